@@ -1,0 +1,48 @@
+"""Every error the daemon raises on purpose; only the command line prints them."""
+
+from __future__ import annotations
+
+
+class WatcherError(Exception):
+    """Something the operator can act on: one sentence that says what, one hint that says what next."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(WatcherError):
+    """Raised when a setting is missing, unknown, of the wrong type or outside its range."""
+
+
+class ModelDirError(WatcherError):
+    """Raised when model_dir does not exist or cannot be read."""
+
+
+class StoreError(WatcherError):
+    """Raised when the database cannot be opened, written or understood."""
+
+
+class AlreadyRunning(WatcherError):
+    """Raised when another daemon holds the lock of this model_dir."""
+
+
+class CorruptCheckpoint(WatcherError):
+    """Raised when a checkpoint's bytes are not what its index says; the message is the reason."""
+
+
+class PinError(WatcherError):
+    """Raised when a checkpoint could neither be linked nor copied into the pins."""
+
+
+class WorkerError(WatcherError):
+    """Raised when the evaluation worker could not be started, died, hung or spoke nonsense."""
+
+
+class WorkerRefused(WatcherError):
+    """Raised when the worker itself reported at start-up that it cannot evaluate this set-up."""
+
+    def __init__(self, code: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
