@@ -1,0 +1,93 @@
+# make demo | test | bench; see README.md. Environments are made again when their lists change.
+#
+# PYTHON     the interpreter of .venv, 3.11 or newer
+# OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
+# OD_PYTHON  its interpreter, as a version or a path
+# OD_VENV    where it is installed
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3.11
+OD_SET ?= py311
+OD_PYTHON ?= $(patsubst py3%,3.%,$(OD_SET))
+OD_VENV ?= .venv-od
+
+LISTS := deploy/requirements
+VENV_PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+UV_INSTALL := $(UV) pip install --quiet --require-hashes --no-deps
+
+# Each stamp is the last thing its rule writes, so an interrupted install starts over.
+DAEMON_STAMP := .venv/.installed
+PROJECT_STAMP := .venv/.installed-project
+OD_STAMP := $(OD_VENV)/.installed-$(OD_SET)
+
+export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
+
+.PHONY: help demo test bench environments requirements clean distclean
+
+help:
+	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
+	@echo "make test    lint, types and all tests"
+	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
+	@echo "make clean   remove what these wrote; make distclean: the environments too"
+
+demo: environments
+	@$(VENV_PYTHON) deploy/demo/launcher.py --training-python $(OD_VENV)/bin/python
+
+test: environments
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy --strict
+	.venv/bin/pytest
+
+bench: environments
+	$(VENV_PYTHON) -m tests.benchmarks
+
+# The lock lets two makes run at once: the second finds what the first has installed.
+environments:
+	@mkdir -p build
+	@flock build/.environments $(MAKE) --silent --no-print-directory $(PROJECT_STAMP) $(OD_STAMP)
+
+$(DAEMON_STAMP): $(LISTS)/uv.txt $(LISTS)/daemon.txt
+	@rm -rf .venv
+	@echo "installing .venv"
+	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	    $(PYTHON) -m venv .venv; \
+	    $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	        -r $(LISTS)/uv.txt; \
+	elif command -v uv >/dev/null; then \
+	    uv venv --quiet --python 3.11 .venv; \
+	    uv pip install --quiet --python $(VENV_PYTHON) --require-hashes --no-deps -r $(LISTS)/uv.txt; \
+	else \
+	    echo "no python3.11 with venv was found: apt install python3.11-venv (or install uv)" >&2; \
+	    exit 1; \
+	fi
+	@$(UV_INSTALL) --python $(VENV_PYTHON) -r $(LISTS)/daemon.txt
+	@touch $@
+
+$(PROJECT_STAMP): $(DAEMON_STAMP) pyproject.toml
+	@$(UV) pip install --quiet --python $(VENV_PYTHON) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(OD_STAMP): $(LISTS)/od-$(OD_SET).txt $(LISTS)/build-constraints.txt | $(DAEMON_STAMP)
+	@rm -rf $(OD_VENV)
+	@echo "installing $(OD_VENV) ($(OD_SET), 2.6 GB)"
+	@$(UV) venv --quiet --python $(OD_PYTHON) $(OD_VENV)
+	@$(UV_INSTALL) --python $(OD_VENV)/bin/python --build-constraint $(LISTS)/build-constraints.txt \
+	    -r $(LISTS)/od-$(OD_SET).txt
+	@touch $@
+
+# Resolves every list again from its source; deploy/requirements/README.md says what is in them.
+requirements: | $(DAEMON_STAMP)
+	@deploy/requirements/compile $(abspath $(UV))
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv $(OD_VENV)
