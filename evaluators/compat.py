@@ -1,0 +1,98 @@
+"""What differs between training environments: imports, versions, devices, repairs."""
+
+import importlib
+import importlib.util
+import os
+
+from evaluators.protocol import Refusal
+
+try:
+    from importlib import metadata
+except ImportError:  # pragma: no cover, Python 3.7
+    metadata = None
+
+NUMPY_ALIASES = {"float": float, "int": int, "bool": bool, "object": object, "str": str}
+
+
+def prepare_process(request):
+    """Applies what must be set before TensorFlow is imported: niceness and quiet logs."""
+    if request.get("nice"):
+        os.nice(int(request["nice"]))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+
+def import_libraries():
+    """Imports TensorFlow and the Object Detection API and returns their versions by name.
+
+    Raises:
+        Refusal: one of them cannot be imported here.
+    """
+    python = os.path.realpath(os.sys.executable)
+    tensorflow = _import("tensorflow", "no_tensorflow", python)
+    restore_numpy_aliases()
+    for module in ("object_detection.protos.pipeline_pb2", "object_detection.model_lib_v2"):
+        _import(module, "no_object_detection", python)
+    tensorflow.get_logger().setLevel("WARNING")
+    import numpy
+
+    return {
+        "python": "{}.{}.{}".format(*os.sys.version_info[:3]),
+        "tensorflow": tensorflow.__version__,
+        "object_detection": _version("tf-models-research-object-detection", "object-detection"),
+        "tf_models_official": _version("tf-models-official", "tf-models-nightly"),
+        "pycocotools": _version("pycocotools"),
+        "numpy": numpy.__version__,
+    }
+
+
+def restore_numpy_aliases():
+    """Puts `np.float` and its like back, which the OD API's metrics use and NumPy 1.24 dropped.
+
+    Only this process sees it. Each alias was the builtin itself, so no number changes.
+    """
+    import numpy
+
+    for name, builtin in NUMPY_ALIASES.items():
+        if name not in vars(numpy):
+            setattr(numpy, name, builtin)
+
+
+def configure_devices(threads):
+    """Sets thread counts and memory growth; returns the device's name, "cpu" without a GPU."""
+    import tensorflow as tf
+
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+        tf.config.threading.set_inter_op_parallelism_threads(int(threads))
+    # model_main_tf2 sets it too; operations without a GPU kernel need it.
+    tf.config.set_soft_device_placement(True)
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus:
+        return "cpu"
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return details.get("device_name", gpus[0].name)
+
+
+def _import(module, code, python):
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a broken environment raises anything, not only ImportError
+        top = module.split(".")[0]
+        present = importlib.util.find_spec(top) is not None
+        state = "cannot be imported in" if present else "is not installed in"
+        raise Refusal(
+            code,
+            "{} {} {}: {}: {}".format(top, state, python, type(error).__name__, error),
+            "give --python the interpreter of the environment that trains",
+        ) from error
+
+
+def _version(*distributions):
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None

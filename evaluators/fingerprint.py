@@ -1,0 +1,85 @@
+"""Identifies an evaluation: two scores compare only when their fingerprints are equal."""
+
+import hashlib
+import json
+
+import tensorflow as tf
+from google.protobuf import text_format
+
+from evaluators import EVALUATOR_VERSION
+
+CHUNK_BYTES = 4 << 20
+COMPARED_VERSIONS = (
+    "tensorflow",
+    "object_detection",
+    "tf_models_official",
+    "pycocotools",
+    "numpy",
+)
+
+
+def file_sha256(path):
+    """Returns the hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while True:
+            chunk = file.read(CHUNK_BYTES)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+
+
+def fingerprint_parts(pipeline, versions):
+    """Returns what the numbers of an evaluation depend on, by name.
+
+    Paths are left out and the content of what they name is put in, so that a moved data set keeps
+    its scores. Reads every record file.
+    """
+    configs = pipeline.configs
+    train_config = configs["train_config"]
+    eval_input = type(pipeline.eval_input)()
+    eval_input.CopyFrom(pipeline.eval_input)
+    eval_input.ClearField("label_map_path")
+    eval_input.ClearField("tf_record_input_reader")
+    return {
+        "model": text_sha256(configs["model"]),
+        "eval_config": text_sha256(configs["eval_config"]),
+        "eval_input": text_sha256(eval_input),
+        "regularization_loss": bool(train_config.add_regularization_loss),
+        "label_map": file_sha256(pipeline.eval_input.label_map_path),
+        "records": [file_sha256(path) for path in pipeline.record_files],
+        "batch_size": pipeline.batch_size,
+        "evaluator": EVALUATOR_VERSION,
+        "versions": {name: versions[name] for name in COMPARED_VERSIONS},
+    }
+
+
+def text_sha256(message):
+    """Returns the hex sha256 of a message's text form."""
+    text = text_format.MessageToString(message)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def digest(parts):
+    """Returns the fingerprint: the hex sha256 of the parts as JSON with sorted keys."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+class FileStates:
+    """Notices that files changed on disk since they were first seen."""
+
+    def __init__(self, paths):
+        self._seen = {path: self._state(path) for path in paths}
+
+    def changed(self):
+        """Returns the paths whose length or time of change differs, or which are gone."""
+        return [path for path, state in self._seen.items() if self._state(path) != state]
+
+    @staticmethod
+    def _state(path):
+        try:
+            stat = tf.io.gfile.stat(path)
+        except tf.errors.OpError:
+            return None
+        return stat.length, stat.mtime_nsec

@@ -1,0 +1,162 @@
+"""Reads pipeline.config as the OD API's evaluation does, and refuses early what cannot work."""
+
+import pathlib
+
+import tensorflow as tf
+from google.protobuf import text_format
+from object_detection import eval_util
+from object_detection.protos import input_reader_pb2
+from object_detection.utils import config_util, label_map_util
+
+from evaluators.protocol import Refusal
+
+
+class Pipeline:
+    """The parts of one pipeline.config that its evaluation depends on.
+
+    Attributes:
+        configs: the OD API's configuration objects by name, with the overrides of
+            `eval_continuously` applied.
+        eval_input: the chosen InputReader.
+        eval_input_name: its name, or its index as text where it has none.
+        record_files: the chosen input's record files, globs expanded, in reading order.
+        batch_size: images in one forward pass.
+        warnings: sentences the operator should read once.
+    """
+
+    def __init__(self, request):
+        self.warnings = []
+        self.configs = _read(request["pipeline_config"])
+        _override(self.configs, request.get("sample_1_of_n"))
+        self.eval_input, self.eval_input_name = _choose(
+            self.configs["eval_input_configs"], request.get("eval_input")
+        )
+        self._refuse_unsupported()
+        self.record_files = _existing_files(self.eval_input)
+        self.categories = _categories(self.eval_input)
+        self._settle_order()
+        # The OD API's loop needs the original image's shape and crashes without it.
+        self.configs["eval_config"].retain_original_images = True
+        self.pipeline_batch_size = self.configs["eval_config"].batch_size
+        self.batch_size = int(request.get("eval_batch_size") or self.pipeline_batch_size)
+
+    @property
+    def metrics_sets(self):
+        """Names of the metric sets that will be computed."""
+        return list(self.configs["eval_config"].metrics_set) or [eval_util.EVAL_DEFAULT_METRIC]
+
+    def _refuse_unsupported(self):
+        eval_config = self.configs["eval_config"]
+        for name in eval_config.metrics_set:
+            if name not in eval_util.EVAL_METRICS_CLASS_DICT:
+                raise Refusal(
+                    "bad_pipeline_config",
+                    "metrics_set ({}) is none the OD API knows".format(name),
+                    "it knows " + ", ".join(sorted(eval_util.EVAL_METRICS_CLASS_DICT)),
+                )
+        if self.eval_input.WhichOneof("input_reader") != "tf_record_input_reader":
+            raise _unsupported("an eval_input_reader other than tf_record_input_reader")
+        if self.eval_input.sample_from_datasets_weights:
+            raise _unsupported("eval_input_reader.sample_from_datasets_weights (a random sample)")
+        if "coco_panoptic_metrics" in eval_config.metrics_set:
+            raise _unsupported("metrics_set coco_panoptic_metrics")
+        if eval_config.use_moving_averages:
+            raise _unsupported("eval_config.use_moving_averages")
+
+    def _settle_order(self):
+        if self.eval_input.shuffle:
+            # A random order changes which images a dropped last batch holds and how ties in
+            # scores fall: scores of two checkpoints would not be comparable.
+            self.eval_input.shuffle = False
+            self.warnings.append("eval_input_reader.shuffle is ignored: images stay in file order")
+
+
+def _unsupported(what):
+    return Refusal("unsupported", what + " is not supported", "")
+
+
+def _read(path):
+    if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+        raise Refusal("missing_file", "pipeline config ({}) is not a file".format(path))
+    try:
+        configs = config_util.get_configs_from_pipeline_file(path)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise Refusal(
+            "bad_pipeline_config",
+            "pipeline config ({}) does not parse: {}".format(path, error),
+            "the trainer must be able to read the same file",
+        ) from error
+    if configs["model"].WhichOneof("model") is None:
+        raise Refusal("bad_pipeline_config", "pipeline config ({}) has no model".format(path))
+    if not configs["eval_input_configs"]:
+        raise Refusal(
+            "bad_pipeline_config", "pipeline config ({}) has no eval_input_reader".format(path)
+        )
+    return configs
+
+
+def _override(configs, sample_1_of_n):
+    # 1 is the command line's default and means what it means to model_main_tf2: as configured.
+    overrides = {"eval_num_epochs": 1, "use_bfloat16": False}
+    if sample_1_of_n and int(sample_1_of_n) > 1:
+        overrides["sample_1_of_n_eval_examples"] = int(sample_1_of_n)
+    config_util.merge_external_params_with_configs(configs, kwargs_dict=overrides)
+
+
+def _choose(eval_inputs, wanted):
+    """Returns the eval input of that name or index, and the name to call it by."""
+    names = [reader.name for reader in eval_inputs]
+    if wanted is None or wanted == "":
+        wanted = 0
+    if isinstance(wanted, str) and names.count(wanted) == 1:
+        index = names.index(wanted)
+    elif str(wanted).isdigit() and int(wanted) < len(eval_inputs):
+        index = int(wanted)
+    else:
+        known = ", ".join("{} ({})".format(i, n or "unnamed") for i, n in enumerate(names))
+        raise Refusal(
+            "bad_pipeline_config",
+            "eval_input ({}) names no single eval_input_reader".format(wanted),
+            "there are " + known,
+        )
+    return eval_inputs[index], names[index] or str(index)
+
+
+def _existing_files(eval_input):
+    label_map = eval_input.label_map_path
+    if not label_map:
+        raise Refusal("bad_pipeline_config", "the eval_input_reader has no label_map_path")
+    if not tf.io.gfile.exists(label_map):
+        raise _missing("label map", label_map)
+    patterns = list(eval_input.tf_record_input_reader.input_path)
+    if not patterns:
+        raise Refusal("bad_pipeline_config", "the eval_input_reader has no input_path")
+    for pattern in patterns:
+        if not tf.io.gfile.glob(pattern):
+            raise _missing("eval records", pattern)
+    return tf.io.gfile.glob(patterns)
+
+
+def _missing(what, path):
+    hint = "a relative path starts at the folder the trainer was started in ({})".format(
+        pathlib.Path.cwd()
+    )
+    return Refusal(
+        "missing_file", "{} ({}) not found".format(what, path), hint.format(pathlib.Path.cwd())
+    )
+
+
+def _categories(eval_input):
+    try:
+        index = label_map_util.create_category_index_from_labelmap(eval_input.label_map_path)
+    except (text_format.ParseError, ValueError, UnicodeDecodeError) as error:
+        raise Refusal(
+            "bad_pipeline_config",
+            "label map ({}) does not parse: {}".format(eval_input.label_map_path, error),
+        ) from error
+    return list(index.values())
+
+
+def is_sequence(eval_input):
+    """Says whether a record holds many images (a SequenceExample)."""
+    return eval_input.input_type == input_reader_pb2.InputType.Value("TF_SEQUENCE_EXAMPLE")

@@ -1,0 +1,85 @@
+"""The worker's side of the line protocol: replies, and the errors that travel as fields."""
+
+import json
+import math
+import os
+import threading
+import traceback
+
+PROTOCOL = 1
+
+
+class Refusal(Exception):
+    """Raised at start-up when this set-up cannot be evaluated; ends the worker."""
+
+    def __init__(self, code, message, hint=""):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class Failure(Exception):
+    """Raised when one checkpoint gets no score; the worker lives on.
+
+    `permanent` says that another attempt at the same checkpoint would end the same way.
+    """
+
+    def __init__(self, code, message, permanent):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.permanent = permanent
+
+
+def one_line(text):
+    """Returns the text with every run of white space made one space."""
+    return " ".join(str(text).split())
+
+
+def finite(value):
+    """Returns the value as a float, or None where it is not finite and JSON has no word for it."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def last_traceback():
+    """Returns the traceback of the exception being handled."""
+    return traceback.format_exc()
+
+
+class Replies:
+    """Writes reply lines to the pipe the daemon reads; safe from several threads."""
+
+    def __init__(self, descriptor):
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def send(self, kind, **fields):
+        """Sends one reply of the type `kind`."""
+        line = json.dumps(dict(type=kind, **fields), allow_nan=False) + "\n"
+        data = line.encode("utf-8")
+        with self._lock:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+
+    def refuse(self, refusal, detail=None):
+        """Sends a start-up error."""
+        self.send(
+            "error",
+            code=refusal.code,
+            message=one_line(refusal.message),
+            hint=one_line(refusal.hint),
+            detail=detail,
+        )
+
+    def fail(self, request_id, failure, detail=None):
+        """Sends the news that one checkpoint got no score."""
+        self.send(
+            "failed",
+            id=request_id,
+            code=failure.code,
+            message=one_line(failure.message),
+            permanent=failure.permanent,
+            detail=detail,
+        )

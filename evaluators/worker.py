@@ -1,0 +1,153 @@
+"""The evaluation worker: `PYTHON .../evaluators/worker.py`, one long-lived process a device.
+
+Speaks JSON lines: requests on stdin, replies on what was stdout when it started (`protocol.py`;
+`PROTOCOL` is its version). The first request must be `start`; the answers are `hello` once the
+libraries are imported, then `ready` once the model is built and traced, or `error` and exit code
+3. Each `evaluate` is answered with `progress` lines and one `result` or `failed`, in the order
+asked. `stop` or the end of stdin ends the process at once with code 0, also in the middle of an
+evaluation. On Linux it dies with the thread that started it. Whatever libraries print goes to
+stderr.
+"""
+
+import os
+import sys
+
+# pycocotools and others print to stdout: the reply pipe must be out of their reach before any
+# of them is imported.
+REPLY_DESCRIPTOR = os.dup(1)
+os.dup2(2, 1)
+
+import ctypes  # noqa: E402
+import importlib.util  # noqa: E402
+import json  # noqa: E402
+import pathlib  # noqa: E402
+import queue  # noqa: E402
+import signal  # noqa: E402
+import threading  # noqa: E402
+
+REFUSED = 3
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent():
+    """Asks Linux to kill this process when its parent dies; does nothing elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request took hold
+        os._exit(0)
+
+
+def load_package():
+    """Makes the package `evaluators` importable from this file's own folder and from there alone.
+
+    The folder leaves `sys.path`: its module names must not shadow anything, and its parent, which
+    may be the daemon's site-packages, never enters.
+    """
+    here = pathlib.Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry).resolve() != here]
+    spec = importlib.util.spec_from_file_location(
+        "evaluators", here / "__init__.py", submodule_search_locations=[str(here)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["evaluators"] = package
+    spec.loader.exec_module(package)
+
+
+def read_requests(requests):
+    """Puts each request into the queue; ends the process on `stop` and at the end of stdin."""
+    for line in sys.stdin.buffer:
+        if not line.strip():
+            continue
+        try:
+            request = json.loads(line.decode("utf-8"))
+        except ValueError:
+            request = {}
+        if not isinstance(request, dict):
+            request = {}
+        if request.get("type") == "stop":
+            break
+        requests.put(request)
+    os._exit(0)
+
+
+def serve(requests, replies):
+    """Answers requests until the process ends; returns an exit code when it cannot start."""
+    from evaluators import protocol
+
+    try:
+        evaluation = start(requests.get(), replies)
+    except protocol.Refusal as refusal:
+        replies.refuse(refusal, protocol.last_traceback())
+        return REFUSED
+    except Exception as error:
+        text = "{}: {}".format(type(error).__name__, error)
+        hint = "see the detail: this is a fault of the evaluator or of the training environment"
+        replies.refuse(protocol.Refusal("internal", text, hint), protocol.last_traceback())
+        return REFUSED
+    while True:
+        answer(requests.get(), evaluation, replies)
+
+
+def start(request, replies):
+    """Imports TensorFlow, says hello, builds the evaluation and says ready; returns it."""
+    from evaluators import compat, protocol
+
+    if request.get("type") != "start" or request.get("protocol") != protocol.PROTOCOL:
+        raise protocol.Refusal(
+            "protocol",
+            "the first request must be start with protocol {}, got type {!r}, protocol {!r}".format(
+                protocol.PROTOCOL, request.get("type"), request.get("protocol")
+            ),
+            "daemon and evaluators must come from the same installation",
+        )
+    compat.prepare_process(request)
+    versions = compat.import_libraries()
+    replies.send("hello", protocol=protocol.PROTOCOL, pid=os.getpid(), versions=versions)
+    from evaluators import evaluation
+
+    built = evaluation.Evaluation(request, versions)
+    replies.send("ready", **built.describe())
+    return built
+
+
+def answer(request, evaluation, replies):
+    """Answers one request after the start."""
+    from evaluators import protocol
+
+    request_id = request.get("id")
+    try:
+        if request.get("type") != "evaluate" or not isinstance(request.get("prefix"), str):
+            message = "expected evaluate with a prefix, got {!r}".format(request)
+            raise protocol.Failure("internal", message, permanent=True)
+
+        def on_progress(done, total):
+            replies.send("progress", id=request_id, done=done, total=total)
+
+        result = evaluation.evaluate(request["prefix"], on_progress)
+    except protocol.Failure as failure:
+        replies.fail(request_id, failure, protocol.last_traceback())
+    except Exception as error:
+        text = "{}: {}".format(type(error).__name__, error)
+        failure = protocol.Failure("internal", text, permanent=False)
+        replies.fail(request_id, failure, protocol.last_traceback())
+    else:
+        replies.send("result", id=request_id, **result)
+
+
+def main():
+    """Runs the worker."""
+    die_with_parent()
+    load_package()
+    from evaluators import protocol
+
+    requests = queue.Queue()
+    threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
+    code = serve(requests, protocol.Replies(REPLY_DESCRIPTOR))
+    sys.stderr.flush()
+    os._exit(code)  # TensorFlow's own shutdown can hang and has nothing of ours to save
+
+
+if __name__ == "__main__":
+    main()

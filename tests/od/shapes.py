@@ -1,0 +1,130 @@
+"""Writes a small detection data set of drawn shapes: `shapes.py FOLDER [--images N] ...`.
+
+Runs in the training interpreter. Each image carries rectangles and ellipses as JPEG, with boxes,
+classes, instance masks (PNG), keypoints, and the flags the metrics treat apart: crowd, difficult
+and group-of boxes, and every tenth image without any box. The same seed gives the same bytes.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+NAMES = ("rect", "ellipse")
+KEYPOINTS = ("top", "bottom", "left", "right")
+
+
+def draw_shape(image, rng):
+    """Draws one shape into `image` in place and returns (class id, box in pixels, mask)."""
+    height, width = image.shape[:2]
+    label = int(rng.integers(1, 3))
+    box_height = int(rng.integers(height // 8, height // 2))
+    box_width = int(rng.integers(width // 8, width // 2))
+    top = int(rng.integers(0, height - box_height))
+    left = int(rng.integers(0, width - box_width))
+    rows, columns = np.mgrid[0:height, 0:width]
+    if label == 1:
+        mask = (rows >= top) & (rows < top + box_height)
+        mask &= (columns >= left) & (columns < left + box_width)
+    else:
+        mask = (
+            ((rows - top - box_height / 2) / (box_height / 2)) ** 2
+            + ((columns - left - box_width / 2) / (box_width / 2)) ** 2
+        ) <= 1
+    image[mask] = rng.integers(0, 256, 3)
+    return label, (top, left, top + box_height, left + box_width), mask.astype(np.uint8)
+
+
+def _bytes(values):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def _ints(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(v) for v in values]))
+
+
+def _floats(values):
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(v) for v in values]))
+
+
+def object_features(shapes, height, width, flags):
+    """Returns the per-object features; `flags` has one row (crowd, difficult, group) an object."""
+    boxes = np.array([box for _, box, _ in shapes], np.float64).reshape(-1, 4)
+    y_centre, x_centre = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    points_x = np.stack([x_centre, x_centre, boxes[:, 1], boxes[:, 3]], axis=1) / width
+    points_y = np.stack([boxes[:, 0], boxes[:, 2], y_centre, y_centre], axis=1) / height
+    masks = [tf.io.encode_png(mask[:, :, None]).numpy() for _, _, mask in shapes]
+    return {
+        "image/object/bbox/ymin": _floats(boxes[:, 0] / height),
+        "image/object/bbox/xmin": _floats(boxes[:, 1] / width),
+        "image/object/bbox/ymax": _floats(boxes[:, 2] / height),
+        "image/object/bbox/xmax": _floats(boxes[:, 3] / width),
+        "image/object/class/label": _ints(label for label, _, _ in shapes),
+        "image/object/class/text": _bytes([NAMES[label - 1].encode() for label, _, _ in shapes]),
+        "image/object/mask": _bytes(masks),
+        "image/object/is_crowd": _ints(flags[:, 0]),
+        "image/object/difficult": _ints(flags[:, 1]),
+        "image/object/group_of": _ints(flags[:, 2]),
+        "image/object/keypoint/x": _floats(points_x.ravel()),
+        "image/object/keypoint/y": _floats(points_y.ravel()),
+        "image/object/keypoint/visibility": _ints([2] * points_x.size),
+        "image/object/keypoint/text": _bytes([name.encode() for name in KEYPOINTS] * len(shapes)),
+    }
+
+
+def example(index, rng, options):
+    """Returns one drawn tf.train.Example."""
+    height, width = options.size
+    if options.vary_size and index % 2:
+        height, width = width, height
+    image = np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
+    count = 0 if options.empty_every and index % options.empty_every == 0 else rng.integers(1, 5)
+    shapes = [draw_shape(image, rng) for _ in range(count)]
+    flags = (rng.random((count, 3)) < 0.15) & bool(options.flags)
+    name = "{}-{}.jpg".format(options.name, index).encode()
+    features = {
+        "image/height": _ints([height]),
+        "image/width": _ints([width]),
+        "image/filename": _bytes([name]),
+        "image/source_id": _bytes([name]),
+        "image/format": _bytes([b"jpeg"]),
+        "image/encoded": _bytes([tf.io.encode_jpeg(image, quality=95).numpy()]),
+    }
+    features.update(object_features(shapes, height, width, flags))
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def write_label_map(path):
+    """Writes the label map of the two shapes, with their keypoints."""
+    items = []
+    for number, name in enumerate(NAMES, start=1):
+        points = "".join(
+            '  keypoints {{ id: {} label: "{}" }}\n'.format(i, p) for i, p in enumerate(KEYPOINTS)
+        )
+        items.append("item {{\n  id: {}\n  name: '{}'\n{}}}\n".format(number, name, points))
+    path.write_text("".join(items))
+
+
+def main():
+    """Writes `NAME.tfrecord` and `label_map.pbtxt` into the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--name", default="val")
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 160))
+    parser.add_argument("--vary-size", action="store_true", help="turn every second image")
+    parser.add_argument("--empty-every", type=int, default=10)
+    parser.add_argument("--flags", type=int, default=1, help="mark some boxes")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(options.seed)
+    with tf.io.TFRecordWriter(str(options.folder / (options.name + ".tfrecord"))) as writer:
+        for index in range(options.images):
+            writer.write(example(index, rng, options).SerializeToString())
+    write_label_map(options.folder / "label_map.pbtxt")
+
+
+if __name__ == "__main__":
+    main()
