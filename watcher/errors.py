@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class WatcherError(Exception):
-    """Something the operator can act on: one sentence that says what, one hint that says what next."""
+    """Something the operator can act on: a sentence that says what, and a hint what to do next."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -30,6 +30,10 @@ class AlreadyRunning(WatcherError):
 
 class CorruptCheckpoint(WatcherError):
     """Raised when a checkpoint's bytes are not what its index says; the message is the reason."""
+
+
+class IncompleteCheckpoint(CorruptCheckpoint):
+    """Raised when a checkpoint may only be unfinished: no whole index yet, or a shard not there."""
 
 
 class PinError(WatcherError):

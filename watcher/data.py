@@ -1,0 +1,106 @@
+"""The values that travel between the stages. Data only: no behaviour, no input or output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCheckpoint:
+    """A checkpoint name seen in model_dir; nothing about its bytes is known yet.
+
+    Attributes:
+        name: File name of the checkpoint prefix, `ckpt-12`.
+        save_counter: The number in the name. It counts saves, it is not the global step.
+        prefix: Full path without suffix.
+        signature: Changes whenever the index or a shard was replaced or rewritten.
+    """
+
+    name: str
+    save_counter: int
+    prefix: Path
+    signature: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A verified private copy of a checkpoint that rotation cannot reach.
+
+    Attributes:
+        prefix: Checkpoint prefix inside `pins/`.
+        method: How the data came there: `link`, `reflink` or `copy`.
+        sha256: Hex digest of the `.index` file, the identity of the content.
+        global_step: Training steps done, None when the checkpoint does not say.
+        size_bytes: Index and shards together.
+        model_variables: Number of variables of the model; 0 means untrained.
+    """
+
+    prefix: Path
+    method: str
+    sha256: str
+    global_step: int | None
+    size_bytes: int
+    model_variables: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to record one outcome of one checkpoint, until it expires or is taken back."""
+
+    checkpoint_id: int
+    token: str
+    name: str
+    global_step: int
+    prefix: Path
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the worker measured on one checkpoint.
+
+    Attributes:
+        metrics: Overall metrics by the OD API's names; None where the value was not finite.
+        category_metrics: (metric name, category name, value).
+        timings: Seconds by phase.
+    """
+
+    fingerprint: str
+    images: int
+    metrics: dict[str, float | None]
+    category_metrics: tuple[tuple[str, str, float | None], ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCheckpoint:
+    """One row of the ledger as ranking and stopping see it.
+
+    Attributes:
+        score: The primary metric of this checkpoint, None when it is not a finite number.
+        evaluated_at: ISO 8601, UTC.
+        pin: Checkpoint prefix of its pin, None when the files were released.
+    """
+
+    checkpoint_id: int
+    evaluation_id: int
+    name: str
+    global_step: int
+    sha256: str
+    score: float | None
+    evaluated_at: str
+    pin: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A checkpoint with a place on the board: its rank (1 is best) and its name in `best/`."""
+
+    rank: int
+    row: ScoredCheckpoint
+    name: str

@@ -1,0 +1,53 @@
+"""Writing files so that a crash leaves the old one or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. File systems that cannot are left as they are."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the bytes of a regular file durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that must not exist yet; the caller syncs it when it has to last."""
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode
+    )
+    with os.fdopen(descriptor, "wb") as file:
+        # The umask of a service may be strict; what others are meant to read stays readable.
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write, sync and rename over `path`. Readers see the old content or the new one.
+
+    Raises:
+        OSError: nothing was replaced; the half-written file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_new_file(temporary, content, mode=mode)
+        fsync_file(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)

@@ -1,0 +1,139 @@
+"""Pin: keep a checkpoint safe from the trainer's rotation, and prove that it is whole.
+
+The shards are hard-linked: the trainer replaces them by rename, so a link stays what it was. The
+index is copied: after a restart without its `checkpoint` file the trainer rewrites `ckpt-2.index`
+in the same inode, and a linked index would change under us. Then the pin, not the original, is
+verified, and only a verified pin gets its final name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from watcher import bundle
+from watcher.data import FoundCheckpoint, Pin
+from watcher.errors import CorruptCheckpoint, PinError
+from watcher.files import write_new_file
+
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
+
+
+def identify(checkpoint: FoundCheckpoint) -> str:
+    """Return the sha256 (hex) of the checkpoint's index as it is now; reads nothing else.
+
+    Raises:
+        FileNotFoundError: it was rotated away.
+        CorruptCheckpoint: the index is larger than any index.
+    """
+    return hashlib.sha256(bundle.read_index(checkpoint.prefix)).hexdigest()
+
+
+def pin(checkpoint: FoundCheckpoint, pins_dir: Path) -> Pin:
+    """Take a verified pin of a checkpoint, in `pins_dir/<sha256>/<name>`.
+
+    Pinning the same content twice gives the same pin. Does not write to the database, and
+    leaves nothing behind when it fails.
+
+    Raises:
+        FileNotFoundError: the checkpoint was rotated away before all of it was pinned.
+        IncompleteCheckpoint: it is not finished yet, as far as can be seen.
+        CorruptCheckpoint: its bytes are not what its index says.
+        PinError: it could neither be linked nor copied.
+    """
+    index = bundle.read_index(checkpoint.prefix)
+    parsed = bundle.parse_index(index)
+    working = pins_dir / f".new-{secrets.token_hex(6)}"
+    working.mkdir(mode=0o700)
+    try:
+        method = "link"
+        for shard in range(parsed.num_shards):
+            name = bundle.shard_name(checkpoint.name, shard, parsed.num_shards)
+            method = take_file(checkpoint.prefix.with_name(name), working / name)
+        prefix = working / checkpoint.name
+        write_new_file(bundle.index_path(prefix), index)
+        facts = bundle.verify(prefix)
+        final = pins_dir / facts.sha256
+        _move_into_place(working, final)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise PinError(
+            f"cannot pin {checkpoint.name}: {error.strerror or error}",
+            hint=f"check free space and permissions of {pins_dir}",
+        ) from error
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return Pin(
+        prefix=final / checkpoint.name,
+        method=method,
+        sha256=facts.sha256,
+        global_step=facts.global_step,
+        size_bytes=facts.size_bytes,
+        model_variables=facts.model_variables,
+    )
+
+
+def release(prefix: Path, pins_dir: Path) -> None:
+    """Delete a pin. The trainer's own files and those in `best/` are not touched by this."""
+    folder = prefix.parent
+    if folder.parent == pins_dir:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(pins_dir: Path, keep: set[str]) -> None:
+    """Delete what a crash left in pins_dir: half-made pins, and pins not in `keep` (sha256)."""
+    for entry in pins_dir.iterdir():
+        ours = entry.name.startswith(".new-") or len(entry.name) == 64
+        if ours and entry.name not in keep:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def take_file(source: Path, target: Path) -> str:
+    """Give `target` the content of a regular file: by hard link, reflink or copy.
+
+    Returns:
+        `link`, `reflink` or `copy`, whichever the file system allowed.
+
+    Raises:
+        FileNotFoundError: the source is gone.
+        CorruptCheckpoint: the source is a symbolic link.
+        OSError: not even a copy was possible.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        # EXDEV: other file system. EPERM: fs.protected_hardlinks or no links here at all.
+        # EMLINK: the inode has no room for another link.
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        return _copy(source, target)
+    if target.is_symlink():  # os.link links a symlink itself; its target may be anywhere
+        target.unlink()
+        raise CorruptCheckpoint(f"{source.name} is a symbolic link")
+    return "link"
+
+
+def _copy(source: Path, target: Path) -> str:
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            shutil.copyfileobj(reader, writer, 4 << 20)
+            return "copy"
+        return "reflink"
+
+
+def _move_into_place(working: Path, final: Path) -> None:
+    try:
+        working.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Only verified pins ever get a final name, and the name is the content's own digest.
