@@ -1,0 +1,40 @@
+"""The database, which is the truth about a run; everything on disk is a projection of it.
+
+One process writes, the daemon that holds the lock; any number may read (`watcher.store.reading`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from watcher.store.database import DATABASE_NAME, PINS_NAME, RunDatabase, iso
+from watcher.store.ledger import Ledger
+from watcher.store.queue import LeaseLost, Queue
+
+__all__ = ["DATABASE_NAME", "PINS_NAME", "LeaseLost", "Ledger", "Queue", "Store", "iso"]
+
+
+class Store:
+    """The writing side of one run: its `queue` of checkpoints and its `ledger` of scores."""
+
+    def __init__(self, path: Path, *, run: str, model_dir: Path, now: float) -> None:
+        """Open or create the database; raises StoreError when that cannot be done."""
+        self._database = RunDatabase(path, run=run, model_dir=model_dir, now=now)
+        self.run_uuid = self._database.run_uuid
+        self.queue = Queue(self._database)
+        self.ledger = Ledger(self._database, self.queue)
+
+    def require_present(self) -> None:
+        """Raise StoreError when the database file was deleted or replaced under us."""
+        self._database.require_present()
+
+    def close(self) -> None:
+        """Close the database; the object is of no use afterwards."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

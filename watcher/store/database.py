@@ -1,0 +1,164 @@
+"""One writer's connection to the database: opening, transactions, the run's row, events."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from watcher.errors import StoreError
+from watcher.store.schema import migrations
+
+DATABASE_NAME = "watcher.db"
+PINS_NAME = "pins"
+_BUSY_SECONDS = 10.0
+
+
+def iso(seconds: float) -> str:
+    """Format seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
+    stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return stamp.replace("+00:00", "Z")
+
+
+class RunDatabase:
+    """The writing connection, bound to one run.
+
+    Attributes:
+        path: The database file.
+        run_id: The run's row.
+        run_uuid: The run's identity, as it stands in the sentinel.
+    """
+
+    def __init__(self, path: Path, *, run: str, model_dir: Path, now: float) -> None:
+        """Open the database, create or migrate it, and find or create the run.
+
+        Raises:
+            StoreError: it cannot be opened or written, or is not a database.
+        """
+        self.path = path
+        with explained(path):
+            # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._db = Database(sqlite3.connect(path, timeout=_BUSY_SECONDS))
+            self._db.execute("PRAGMA foreign_keys = ON")
+            # A network file system refuses WAL and stays in its rollback journal by itself.
+            self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+            self._db.execute("PRAGMA synchronous = FULL")
+            migrations.apply(self._db)
+            status = path.stat()
+            self._identity = (status.st_dev, status.st_ino)
+            self.run_id, self.run_uuid = self._find_run(run, model_dir, now)
+
+    def require_present(self) -> None:
+        """Raise StoreError when the database file was deleted or replaced under us.
+
+        SQLite would go on writing into the deleted file, and all of it would be lost.
+        """
+        try:
+            status = self.path.stat()
+            present = (status.st_dev, status.st_ino)
+        except OSError:
+            present = None
+        if present != self._identity:
+            raise StoreError(
+                f"database {self.path} was deleted or replaced while in use",
+                hint="start again: checkpoints that are still there are evaluated anew",
+            )
+
+    def pin_prefix(self, pin_path: str) -> Path:
+        """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
+        return self.path.parent / PINS_NAME / pin_path
+
+    def close(self) -> None:
+        """Close the connection; the object is of no use afterwards."""
+        self._db.close()
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Run one write transaction. The lock is taken first, so it cannot be lost half-way.
+
+        Raises:
+            StoreError: the database is locked, full, read-only or damaged; nothing was written.
+        """
+        with explained(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.commit()
+            except BaseException:
+                self._db.rollback()
+                raise
+
+    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """Return the first row of a query, None when it has none."""
+        rows = self.all(sql, arguments)
+        return rows[0] if rows else None
+
+    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+        with explained(self.path):
+            return list(self._db.query(sql, list(arguments)))
+
+    def run(self, sql: str, arguments: Sequence[Any] = ()) -> int:
+        """Execute one statement inside `write()` and return how many rows it changed."""
+        return self._db.execute(sql, list(arguments)).rowcount
+
+    def insert(self, table: str, row: dict[str, Any], *, ignore: bool = False) -> int:
+        """Insert a row inside `write()`; returns 0 when `ignore` met an existing one, else 1."""
+        conflict = " ON CONFLICT DO NOTHING" if ignore else ""
+        marks = ", ".join("?" * len(row))
+        return self.run(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}){conflict}",
+            list(row.values()),
+        )
+
+    def event(self, now: float, kind: str, message: str, checkpoint: str | None = None) -> None:
+        """Add a line to the run's diary, inside `write()`."""
+        row = {"run_id": self.run_id, "at": iso(now), "kind": kind}
+        self.insert("events", {**row, "checkpoint": checkpoint, "message": message})
+
+    def _find_run(self, name: str, model_dir: Path, now: float) -> tuple[int, str]:
+        # The database lies with the model_dir, so the first run in it is the run, however the
+        # folder is called today.
+        found = self.one("SELECT id, uuid FROM runs ORDER BY id LIMIT 1")
+        run = found or {"id": 1, "uuid": str(uuid.uuid4())}
+        columns = {"name": name, "model_dir": str(model_dir)}
+        with self.write():
+            if found is None:
+                self.insert(
+                    "runs", {**run, **columns, "created_at": iso(now), "metric": "", "mode": ""}
+                )
+            else:
+                self.run(
+                    "UPDATE runs SET name = ?, model_dir = ? WHERE id = ?",
+                    [*columns.values(), run["id"]],
+                )
+        return run["id"], run["uuid"]
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the ways in which SQLite and the file system fail into a StoreError with a hint."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            hint = "another program holds a write lock on it; close that and try again"
+        elif "not a database" in text or "malformed" in text:
+            hint = "move the file aside; a new one is begun from the checkpoints that are there"
+        else:
+            hint = f"check free space and permissions of {path.parent}, or set --state-dir"
+        raise StoreError(f"database {path}: {text}", hint=hint) from error
+    except OSError as error:
+        raise StoreError(
+            f"database {path}: {error.strerror}",
+            hint=f"check permissions of {path.parent}, or set --state-dir to another folder",
+        ) from error

@@ -1,0 +1,79 @@
+"""Reading a run's database from any process, while it is being written. Never writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlite_utils import Database
+
+from watcher.errors import StoreError
+from watcher.store.database import DATABASE_NAME, explained
+
+
+class Reader:
+    """The reading side of a run's database."""
+
+    def __init__(self, path: Path) -> None:
+        """Open read-only; raises StoreError when there is no database or it cannot be read."""
+        if not path.is_file():
+            raise StoreError(
+                f"no database at {path}",
+                hint="give the model_dir that `checkpoint-watcher run` was started on,"
+                " or its database with --state-dir",
+            )
+        self.path = path
+        with explained(path):
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+            self._db = Database(connection, execute_plugins=False)
+            self._rows("SELECT 1 FROM runs")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def run(self) -> dict[str, Any]:
+        """Return the run's row; `status` is decoded: what the daemon last said of itself."""
+        rows = self._rows("SELECT * FROM runs ORDER BY id LIMIT 1")
+        if not rows:
+            raise StoreError(f"{self.path} holds no run", hint="start `checkpoint-watcher run`")
+        return {**rows[0], "status": msgspec.json.decode(rows[0]["status"])}
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the row of the view `best`, None while nothing is promoted."""
+        rows = self._rows("SELECT * FROM best")
+        return rows[0] if rows else None
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """Return the view `leaderboard`."""
+        return self._rows("SELECT * FROM leaderboard")
+
+    def history(self, last: int | None = None) -> list[dict[str, Any]]:
+        """Return the view `history`, or only its last rows."""
+        rows = self._rows("SELECT * FROM history")
+        return rows if last is None else rows[-last:]
+
+    def states(self) -> dict[str, int]:
+        """Return how many checkpoints are in each state that occurs."""
+        rows = self._rows("SELECT state, count(*) AS n FROM history GROUP BY state")
+        return {row["state"]: row["n"] for row in rows}
+
+    def _rows(self, sql: str) -> list[dict[str, Any]]:
+        with explained(self.path):
+            cursor = self._db.conn.execute(sql)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+@contextmanager
+def open_reader(state_dir: Path) -> Iterator[Reader]:
+    """Open the database in a run's state folder for reading."""
+    reader = Reader(state_dir / DATABASE_NAME)
+    try:
+        yield reader
+    finally:
+        reader.close()

@@ -1,0 +1,158 @@
+"""The database's tables, and the four views that others may rely on.
+
+Times that people read are ISO 8601 in UTC; times that the daemon computes with are seconds since
+the epoch and end in `_at_seconds`. Migrations are only ever added.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("checkpoint-watcher")
+
+_TABLES = (
+    """
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY,
+        uuid TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        model_dir TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        metric TEXT NOT NULL,
+        mode TEXT NOT NULL,
+        fingerprint TEXT,
+        status TEXT NOT NULL DEFAULT '{}'
+    )
+    """,
+    """
+    CREATE TABLE checkpoints (
+        id INTEGER PRIMARY KEY,
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        name TEXT NOT NULL,
+        save_counter INTEGER NOT NULL,
+        sha256 TEXT,
+        signature TEXT,
+        global_step INTEGER,
+        state TEXT NOT NULL CHECK (state IN ('pending', 'leased', 'scored', 'untrained',
+            'corrupt', 'skipped', 'failed', 'missed')),
+        reason TEXT,
+        size_bytes INTEGER,
+        model_variables INTEGER,
+        pin_path TEXT,
+        pin_method TEXT,
+        discovered_at TEXT NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        not_before_seconds REAL NOT NULL DEFAULT 0,
+        lease_token TEXT,
+        lease_expires_at_seconds REAL,
+        UNIQUE (run_id, sha256)
+    )
+    """,
+    "CREATE INDEX checkpoints_by_state ON checkpoints (run_id, state, global_step, id)",
+    """
+    CREATE TABLE evaluations (
+        id INTEGER PRIMARY KEY,
+        checkpoint_id INTEGER NOT NULL REFERENCES checkpoints(id),
+        fingerprint TEXT NOT NULL,
+        score REAL,
+        images INTEGER NOT NULL,
+        device TEXT NOT NULL,
+        started_at TEXT NOT NULL,
+        evaluated_at TEXT NOT NULL,
+        eval_seconds REAL NOT NULL,
+        timings TEXT NOT NULL,
+        versions TEXT NOT NULL,
+        details TEXT NOT NULL,
+        UNIQUE (checkpoint_id, fingerprint)
+    )
+    """,
+    # category '' stands for an overall metric: a primary key cannot tell two NULLs apart.
+    """
+    CREATE TABLE metrics (
+        evaluation_id INTEGER NOT NULL REFERENCES evaluations(id),
+        name TEXT NOT NULL,
+        category TEXT NOT NULL DEFAULT '',
+        value REAL,
+        PRIMARY KEY (evaluation_id, name, category)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE promotions (
+        id INTEGER PRIMARY KEY,
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        checkpoint_id INTEGER NOT NULL REFERENCES checkpoints(id),
+        evaluation_id INTEGER NOT NULL REFERENCES evaluations(id),
+        rank INTEGER NOT NULL,
+        score REAL NOT NULL,
+        metric TEXT NOT NULL,
+        path TEXT NOT NULL,
+        promoted_at TEXT NOT NULL,
+        evicted_at TEXT
+    )
+    """,
+    "CREATE INDEX promotions_now ON promotions (run_id, rank) WHERE evicted_at IS NULL",
+    # Names that files of ours carry in best/: written before the first file, deleted after the
+    # last, so that after a crash it is known which files are ours to finish or to remove.
+    """
+    CREATE TABLE placements (
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        sha256 TEXT NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (run_id, sha256)
+    )
+    """,
+    """
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        at TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        checkpoint TEXT,
+        message TEXT NOT NULL
+    )
+    """,
+)
+
+_VIEWS = (
+    """
+    CREATE VIEW leaderboard AS
+    SELECT p.rank, r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric, p.path,
+        c.sha256, e.evaluated_at
+    FROM promotions p
+    JOIN runs r ON r.id = p.run_id
+    JOIN checkpoints c ON c.id = p.checkpoint_id
+    JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.rank
+    """,
+    """
+    CREATE VIEW best AS
+    SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at
+    FROM leaderboard WHERE rank = 1
+    """,
+    """
+    CREATE VIEW history AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
+        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds
+    FROM checkpoints c
+    JOIN runs r ON r.id = c.run_id
+    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
+    ORDER BY c.id
+    """,
+    """
+    CREATE VIEW metric_values AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, m.name AS metric,
+        NULLIF(m.category, '') AS category, m.value
+    FROM metrics m
+    JOIN evaluations e ON e.id = m.evaluation_id
+    JOIN checkpoints c ON c.id = e.checkpoint_id
+    JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint
+    """,
+)
+
+
+@migrations()
+def m001_first_schema(db: Database) -> None:
+    """Create the tables and the public views."""
+    for statement in _TABLES + _VIEWS:
+        db.execute(statement)
