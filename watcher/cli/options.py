@@ -1,0 +1,78 @@
+"""Options that commands share, and those that the settings table writes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from watcher.config import ENVIRONMENT_PREFIX, Settings, state_path
+
+Command = Callable[..., Any]
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command one option for each setting but `model_dir`, in the table's order."""
+    for field in reversed(msgspec.inspect.type_info(Settings).fields):  # type: ignore[attr-defined]
+        if field.name != "model_dir":
+            command = _option(field)(command)
+    return command
+
+
+def _option(field: Any) -> Callable[[Command], Command]:
+    description, metavar = _about(field.type)
+    flag = f"--{field.name.replace('_', '-')}"
+    default = "" if field.default in (None, msgspec.NODEFAULT, False) else f" [{field.default}]"
+    # Values are validated with those of the file and the environment, so all are text here and
+    # an absent one is None.
+    arguments: dict[str, Any] = {
+        "default": None,
+        "help": f"{description}{default}",
+        "metavar": metavar,
+    }
+    if isinstance(_inner(field.type), msgspec.inspect.BoolType):
+        return click.option(f"{flag}/--no-{flag[2:]}", **{**arguments, "metavar": None})
+    return click.option(flag, **arguments)
+
+
+def _inner(type_info: Any) -> Any:
+    return type_info.type if isinstance(type_info, msgspec.inspect.Metadata) else type_info
+
+
+def _about(type_info: Any) -> tuple[str, str | None]:
+    assert isinstance(type_info, msgspec.inspect.Metadata), "every setting has a description"
+    description = (type_info.extra_json_schema or {}).get("description", "")
+    metavar = (type_info.extra or {}).get("metavar")
+    inner = type_info.type
+    if metavar is None and isinstance(inner, msgspec.inspect.LiteralType):
+        metavar = "|".join(str(value) for value in inner.values)
+    return description, metavar
+
+
+def run_folder(command: Command) -> Command:
+    """Give a reading command its MODEL_DIR argument and `--state-dir`."""
+    command = click.option(
+        "--state-dir",
+        metavar="FOLDER",
+        envvar=f"{ENVIRONMENT_PREFIX}STATE_DIR",
+        help="Where the database is, if not in MODEL_DIR/watcher.",
+    )(command)
+    return click.argument("model_dir", type=click.Path(path_type=Path))(command)
+
+
+def as_json(command: Command) -> Command:
+    """Give a command `--json`."""
+    return click.option("--json", "json_output", is_flag=True, help="Print JSON.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def state_folder(model_dir: Path, state_dir: str | None) -> Path:
+    """Return the state folder that the reading commands open."""
+    return state_path(model_dir.absolute(), state_dir)

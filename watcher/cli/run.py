@@ -1,0 +1,171 @@
+"""`checkpoint-watcher run`: the daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from watcher.cli.options import settings_options
+from watcher.config import Settings, load_settings
+from watcher.daemon import Daemon
+from watcher.device import choose
+from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.intake import Intake
+from watcher.lock import hold_lock
+from watcher.logs import LiveView, configure_logs
+from watcher.projection import Projector
+from watcher.store import DATABASE_NAME, PINS_NAME, Store
+from watcher.supervise import Limits, Supervisor
+from watcher.worker import WORKER_FILE, Worker, device_environment
+
+_log = structlog.get_logger(__name__)
+
+
+class _StopFlag:
+    """Remembers that a signal asked to stop, and passes it on once there is a daemon."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.daemon: Daemon | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        if self.daemon:
+            self.daemon.stop()
+
+
+@click.command()
+@click.argument("model_dir", required=False)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Settings from a TOML file; its keys are these flags with underscores.",
+)
+@settings_options
+def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
+    """Watch MODEL_DIR: pin, evaluate, record, rank, promote, and say when to stop.
+
+    Runs until it is stopped by SIGTERM or SIGINT, or idle for --exit-when-idle. Each flag can be
+    given in the environment, as CHECKPOINT_WATCHER_TOP_K=5, or in the file of --config; a flag
+    overrides the environment, which overrides the file.
+    """
+    settings = load_settings({**flags, "model_dir": model_dir}, os.environ, config_file)
+    stop = _StopFlag()
+    interpreter = _check_inputs(settings)
+    if not _wait_for_model_dir(settings, stop):
+        return
+    with ExitStack() as stack:
+        _make_state_folder(settings)
+        stack.enter_context(hold_lock(settings.state_path / "lock"))
+        store = stack.enter_context(_open_store(settings))
+        view = stack.enter_context(LiveView(settings.state_path, _wants_live(settings)))
+        configure_logs(settings.log_format, settings.state_path, live=view.live)
+        stop.daemon = _build(settings, store, interpreter, view)
+        if not stop.asked:
+            stop.daemon.run()
+
+
+def _check_inputs(settings: Settings) -> str:
+    """Refuse what can be refused without the worker; returns the interpreter's full path."""
+    if not Path(settings.pipeline_config).is_file():
+        raise ConfigError(
+            f"pipeline_config ({settings.pipeline_config}) does not exist or is not a file",
+            hint="give the file that model_main_tf2 got as --pipeline_config_path",
+        )
+    wanted = settings.python or sys.executable
+    interpreter = shutil.which(wanted)
+    if interpreter is None:
+        raise ConfigError(
+            f"python ({wanted}) does not exist or cannot be executed",
+            hint="give the interpreter of the training environment, /path/to/env/bin/python",
+        )
+    return interpreter
+
+
+def _wait_for_model_dir(settings: Settings, stop: _StopFlag) -> bool:
+    """Return True once model_dir is there, False when a signal came first."""
+    folder = settings.model_path
+    if folder.exists() and not folder.is_dir():
+        raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
+    if not folder.exists() and not (settings.wait_for_model_dir and folder.parent.is_dir()):
+        raise ModelDirError(
+            f"model_dir {folder} does not exist",
+            hint="start the trainer first, or wait for it with --wait-for-model-dir"
+            if folder.parent.is_dir()
+            else f"{folder.parent} does not exist either; is the path right?",
+        )
+    while not folder.is_dir() and not stop.asked:
+        time.sleep(0.2)
+    return not stop.asked
+
+
+def _make_state_folder(settings: Settings) -> None:
+    for folder in (settings.state_path, settings.state_path / PINS_NAME):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot create {folder}: {error.strerror}",
+                hint="the watcher must be able to write there, or set --state-dir",
+            ) from error
+    if not os.access(settings.state_path, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"cannot write into {settings.state_path}",
+            hint="the watcher must be able to write there, or set --state-dir",
+        )
+
+
+def _open_store(settings: Settings) -> Store:
+    return Store(
+        settings.state_path / DATABASE_NAME,
+        run=settings.run_name or settings.model_path.name,
+        model_dir=settings.model_path,
+        now=time.time(),
+    )
+
+
+def _wants_live(settings: Settings) -> bool:
+    if settings.log_format == "auto":
+        return sys.stdout.isatty()
+    return settings.log_format == "live"
+
+
+def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -> Daemon:
+    device = choose(settings.device)
+    _log.info("device", device=device.device, reason=device.reason)
+    log = settings.state_path / "worker.log"
+    environment = device_environment(device.device)
+    supervisor = Supervisor(
+        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log),
+        start_request={
+            "pipeline_config": settings.pipeline_config,
+            "eval_input": settings.eval_input,
+            "eval_batch_size": settings.eval_batch_size,
+            "threads": settings.threads,
+            "nice": settings.nice,
+            "coco_backend": settings.coco_backend,
+            "sample_1_of_n": 1,
+        },
+        limits=Limits(start_seconds=settings.start_timeout, stall_seconds=settings.stall_timeout),
+    )
+    intake = Intake(
+        settings.model_path,
+        settings.state_path / PINS_NAME,
+        store.queue,
+        grace_seconds=settings.grace_seconds,
+    )
+    projector = Projector(settings, store, settings.run_name or settings.model_path.name)
+    return Daemon(settings, store, intake, projector, supervisor, on_step=view.refresh)

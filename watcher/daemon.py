@@ -1,0 +1,312 @@
+"""The daemon: one loop that wires the stages together.
+
+Signal handlers and file system events only wake the loop. A step looks at model_dir, takes what
+the worker has to say, records it, gives the worker the next checkpoint and brings `best/` and the
+sentinel up to date. Everything it needs to know after a restart is in the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from watcher.config import Settings
+from watcher.data import Lease
+from watcher.errors import ConfigError, ModelDirError
+from watcher.intake import Intake
+from watcher.projection import Projector
+from watcher.rank import rankable
+from watcher.store import LeaseLost, Store
+from watcher.supervise import (
+    Evaluated,
+    Happening,
+    Progressed,
+    Ready,
+    Rejected,
+    Supervisor,
+    WorkerLost,
+)
+from watcher.watch import Watch
+
+_log = structlog.get_logger(__name__)
+
+_RENEW_SECONDS = 20.0
+_LEASE_MARGIN_SECONDS = 60.0
+
+
+class Daemon:
+    """The loop of one run. `run` returns when it is asked to stop or when it is idle."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        intake: Intake,
+        projector: Projector,
+        supervisor: Supervisor,
+        *,
+        on_step: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._intake = intake
+        self._projector = projector
+        self._supervisor = supervisor
+        self._on_step = on_step
+        self._clock, self._steady = clock, steady
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._watch = Watch(settings.model_path, self.wake)
+        self._stopping = False
+        self._woken = True
+        self._dirty = True
+        self._next_scan = -math.inf
+        self._last_activity = steady()
+        self._renewed = -math.inf
+        self._problem: str | None = None
+        self._progress: dict[str, int] = {}
+        self._published: dict[str, Any] = {}
+
+    def wake(self) -> None:
+        """Make the loop look now. Safe in any thread and in a signal handler."""
+        self._woken = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_writer, b".")
+
+    def stop(self) -> None:
+        """Make `run` return soon. Safe in any thread and in a signal handler."""
+        self._stopping = True
+        self.wake()
+
+    def run(self) -> None:
+        """Run until stopped or idle; the worker is gone and its lease returned afterwards.
+
+        Raises:
+            ConfigError: the worker reports that the metric does not exist.
+            WorkerRefused: the worker reports that this set-up can never be evaluated.
+            WorkerError: no worker could be started.
+            StoreError: the database is gone or cannot be written.
+        """
+        now = self._clock()
+        self._store.queue.return_all(now)
+        self._store.ledger.set_policy(self._settings.metric, self._settings.mode, now)
+        self._intake.recover(now)
+        try:
+            while not self._stopping:
+                self._wait(self.step())
+                self._on_step()
+                if self._idle_for_long():
+                    _log.info("idle, nothing left to do", seconds=self._settings.exit_when_idle)
+                    break
+        finally:
+            self._close()
+
+    def step(self) -> float:
+        """Do all there is to do now; returns the seconds until there is more, if nothing wakes."""
+        now, steady = self._clock(), self._steady()
+        self._look(now, steady)
+        self._take_back_expired(now)
+        for happening in self._supervisor.tick(steady):
+            self._record(happening, now, steady)
+        self._give_next(now, steady)
+        if self._dirty:
+            self._projector.update(now)
+            self._dirty = self._projector.problem is not None
+        self._publish()
+        return max(0.0, self._next_due(now, steady) - steady)
+
+    # -- the stages
+
+    def _look(self, now: float, steady: float) -> None:
+        retry = self._intake.next_retry()
+        if not self._woken and steady < min(self._next_scan, retry or math.inf):
+            return
+        self._woken = False
+        if steady >= self._next_scan:
+            self._store.require_present()
+            self._next_scan = steady + self._settings.rescan_seconds
+            self._dirty = True  # files in best/ may have been touched by others
+        # The watch first, then the scan: what appears in between raises an event.
+        self._watch.ensure()
+        try:
+            recorded = self._intake.look(now, steady)
+            self._problem = self._intake.problem
+        except ModelDirError as error:
+            self._problem = error.message
+            return
+        if recorded:
+            self._last_activity = steady
+            _log.info("found", checkpoints=", ".join(recorded))
+
+    def _take_back_expired(self, now: float) -> None:
+        lease = self._supervisor.lease
+        for name in self._store.queue.return_expired(now):
+            _log.warning("lease expired", checkpoint=name)
+            if lease and lease.name == name:
+                self._supervisor.abandon()
+
+    def _give_next(self, now: float, steady: float) -> None:
+        if not self._supervisor.idle:
+            return
+        lease = self._store.queue.lease_next(now, self._lease_seconds())
+        if lease:
+            self._renewed = steady
+            self._progress = {}
+            self._supervisor.evaluate(lease, steady)
+
+    def _lease_seconds(self) -> float:
+        # The supervisor gives a silent worker up before its lease runs out.
+        return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS
+
+    # -- what the worker said
+
+    def _record(self, happening: Happening, now: float, steady: float) -> None:
+        try:
+            match happening:
+                case Ready():
+                    self._take_ready(happening, now)
+                case Progressed(lease, done, total):
+                    self._progress = {"done": done, "total": total}
+                    if steady - self._renewed > _RENEW_SECONDS:
+                        self._renewed = steady
+                        self._store.queue.renew(lease, now, self._lease_seconds())
+                case Evaluated():
+                    self._take_score(happening, now)
+                    self._last_activity = steady
+                case Rejected(lease, code, message, permanent):
+                    self._take_rejection(lease, code, message, permanent, now)
+                case WorkerLost(lease, reason, restart_at):
+                    _log.warning("worker lost", reason=reason, restart_in=restart_at - steady)
+                    if lease:
+                        self._retry_or_fail(lease, reason, now)
+        except LeaseLost as error:
+            _log.warning("answer refused", reason=error.message)
+
+    def _take_ready(self, ready: Ready, now: float) -> None:
+        metric = self._settings.metric
+        if metric not in ready.metric_names:
+            raise ConfigError(
+                f"metric ({metric}) is not reported by this evaluation",
+                hint=f"there are: {', '.join(ready.metric_names)}",
+            )
+        again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
+        self._dirty = True
+        _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
+        if again:
+            _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
+
+    def _take_score(self, evaluated: Evaluated, now: float) -> None:
+        score = evaluated.evaluation.metrics.get(self._settings.metric)
+        self._store.ledger.record_score(
+            evaluated.lease,
+            evaluated.evaluation,
+            score,
+            started=now - evaluated.seconds,
+            now=now,
+        )
+        self._dirty = True
+        lease = evaluated.lease
+        _log.info(
+            "scored" if rankable(score) else "scored, but the score cannot rank",
+            checkpoint=lease.name,
+            global_step=lease.global_step,
+            score=score,
+            seconds=round(evaluated.seconds, 2),
+        )
+
+    def _take_rejection(
+        self, lease: Lease, code: str, message: str, permanent: bool, now: float
+    ) -> None:
+        if code == "dataset_changed":
+            # Only a new worker reads the new data; the checkpoint is not to blame.
+            self._store.queue.give_back(lease, now)
+            self._supervisor.abandon()
+            _log.warning("the eval data changed, starting a new worker", reason=message)
+        elif permanent:
+            self._fail(lease, f"{code}: {message}", now)
+        else:
+            self._retry_or_fail(lease, f"{code}: {message}", now)
+
+    def _retry_or_fail(self, lease: Lease, reason: str, now: float) -> None:
+        if lease.attempt >= self._settings.max_attempts:
+            self._fail(lease, f"{reason} (attempt {lease.attempt}, the last)", now)
+            return
+        delay = self._supervisor.limits.retry_seconds * 2.0 ** (lease.attempt - 1)
+        self._store.queue.retry_later(lease, reason, now, delay)
+        _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
+
+    def _fail(self, lease: Lease, reason: str, now: float) -> None:
+        self._store.queue.record_failure(lease, reason, now)
+        self._dirty = True
+        _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
+
+    # -- waiting and ending
+
+    def _next_due(self, now: float, steady: float) -> float:
+        due = [self._next_scan, self._supervisor.next_deadline()]
+        retry = self._intake.next_retry()
+        if retry is not None:
+            due.append(retry)
+        pending = self._store.queue.next_due()
+        if pending is not None and self._supervisor.idle:
+            due.append(steady + pending - now)
+        if self._settings.exit_when_idle is not None:
+            due.append(max(self._last_activity + self._settings.exit_when_idle, steady + 0.1))
+        return min(due)
+
+    def _wait(self, seconds: float) -> None:
+        readers = [self._wake_reader]
+        if self._supervisor.worker:
+            readers.append(self._supervisor.worker.fileno())
+        if not self._woken:
+            select.select(readers, [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_reader, 4096)
+
+    def _idle_for_long(self) -> bool:
+        limit = self._settings.exit_when_idle
+        if limit is None or self._intake.waiting or self._store.queue.open_count():
+            return False
+        return self._steady() - self._last_activity >= limit
+
+    def _publish(self) -> None:
+        supervisor = self._supervisor
+        if supervisor.lease:
+            doing = "evaluating"
+        elif supervisor.ready:
+            doing = "ready"
+        else:
+            doing = "starting" if supervisor.worker else "waiting to restart"
+        status: dict[str, Any] = {
+            "pid": os.getpid(),
+            "worker": doing,
+            "checkpoint": supervisor.lease.name if supervisor.lease else None,
+            **(self._progress if supervisor.lease else {}),
+            "device": supervisor.ready.device if supervisor.ready else None,
+            "images": supervisor.ready.images if supervisor.ready else None,
+            "watch": self._watch.degraded or "events",
+            "problem": self._problem or self._projector.problem,
+            "stop": self._projector.decision.message if self._projector.decision else None,
+        }
+        if status != self._published:
+            self._published = status
+            self._store.ledger.set_status(status)
+
+    def _close(self) -> None:
+        lease = self._supervisor.lease
+        self._supervisor.stop(timeout_seconds=3)
+        self._watch.close()
+        if lease:
+            with contextlib.suppress(LeaseLost):
+                self._store.queue.give_back(lease, self._clock())
+        self._store.ledger.set_status({})
+        os.close(self._wake_reader)
+        # The writer stays open: a late signal may still write to it.

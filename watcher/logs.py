@@ -1,0 +1,87 @@
+"""What `run` prints: structured log lines, or on a terminal a live view."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import structlog
+from rich.console import Console
+from rich.live import Live
+
+from watcher.store import DATABASE_NAME
+from watcher.store.reading import Reader
+from watcher.view import overview
+
+LOG_NAME = "watcher.log"
+_REFRESH_SECONDS = 0.25
+
+
+def configure_logs(log_format: str, state_dir: Path, *, live: bool) -> None:
+    """Send log lines to stderr, or to `watcher.log` while the live view holds the terminal.
+
+    Args:
+        log_format: `json` for a JSON object a line, else lines for people.
+        state_dir: Folder of `watcher.log`.
+        live: True while the live view is shown.
+    """
+    stream: TextIO = sys.stderr
+    if live:
+        stream = (state_dir / LOG_NAME).open("a", encoding="utf-8")
+    renderer: structlog.types.Processor = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    if log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+
+
+class LiveView:
+    """The live view of a run on the terminal; does nothing when `live` is False."""
+
+    def __init__(self, state_dir: Path, live: bool) -> None:
+        self.live = live
+        self._path = state_dir / DATABASE_NAME
+        self._reader: Reader | None = None
+        self._screen: Live | None = None
+        self._refreshed = 0.0
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self._reader = Reader(self._path)
+            # Refreshed by the loop alone: no thread of rich's beside the daemon.
+            self._screen = Live(console=Console(), auto_refresh=False, transient=False)
+            self._screen.start()
+        return self
+
+    def refresh(self) -> None:
+        """Draw the run as it is now, at most a few times a second."""
+        if self._screen and time.monotonic() - self._refreshed >= _REFRESH_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._screen and self._reader:
+            self._refreshed = time.monotonic()
+            self._screen.update(overview(self._reader), refresh=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._screen:
+            if error is None:
+                self._draw()
+            self._screen.stop()
+        if self._reader:
+            self._reader.close()
