@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf
+import tensorflow as tf  # noqa: TID251 - this is not the daemon
 from PIL import Image, ImageDraw
 
 CLASSES = ("rectangle", "ellipse")
@@ -113,7 +113,6 @@ def to_example(
     name: str, jpeg: bytes, labels: list[int], boxes: list[tuple[int, int, int, int]]
 ) -> tf.train.Example:
     """Returns what the Object Detection API's TfExampleDecoder reads; boxes go from 0 to 1."""
-    edges = dict(zip(("xmin", "ymin", "xmax", "ymax"), zip(*boxes)))
     features = {
         "image/encoded": bytes_feature([jpeg]),
         "image/format": bytes_feature([b"jpeg"]),
@@ -124,8 +123,8 @@ def to_example(
         "image/object/class/label": int_feature(labels),
         "image/object/class/text": bytes_feature([CLASSES[n - 1].encode() for n in labels]),
     }
-    for edge, pixels in edges.items():
-        fractions = [pixel / IMAGE_PIXELS for pixel in pixels]
+    for position, edge in enumerate(("xmin", "ymin", "xmax", "ymax")):
+        fractions = [box[position] / IMAGE_PIXELS for box in boxes]
         features[f"image/object/bbox/{edge}"] = tf.train.Feature(
             float_list=tf.train.FloatList(value=fractions)
         )
