@@ -125,10 +125,12 @@ def read_index(prefix: Path) -> bytes:
     """
     path = index_path(prefix)
     with _open_regular(path) as file:
-        data = file.read(MAX_INDEX_BYTES + 1)
-    if len(data) > MAX_INDEX_BYTES:
-        raise CorruptCheckpoint(f"{path.name} is larger than {MAX_INDEX_BYTES} bytes")
-    return data
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_INDEX_BYTES:
+            raise CorruptCheckpoint(f"{path.name} is larger than {MAX_INDEX_BYTES} bytes")
+        # What is written after the look at the size is left out: the end is missing then, and
+        # the index shows that it is unfinished.
+        return file.read(size)
 
 
 def verify(
@@ -320,6 +322,8 @@ class _Reader:
                 break
             self.position += 1
             value |= (byte[0] & 0x7F) << shift
-            if byte[0] < 0x80 and value <= 0xFFFFFFFFFFFFFFFF:
+            if byte[0] < 0x80:
+                if value > 0xFFFFFFFFFFFFFFFF or (shift and not byte[0]):
+                    break
                 return value
         raise CorruptCheckpoint(f"{self.name} holds a malformed string length")

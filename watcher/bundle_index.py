@@ -21,7 +21,7 @@ DT_VARIANT = 21
 
 MAX_SHARDS = 4096
 MAX_RANK = 254  # TensorShape::MaxDimensions()
-MAX_SLICES = 100_000
+MAX_EXTENTS = 100_000  # dimensions of slices, all together
 MAX_STRINGS = 1_000_000  # they are walked one by one; a model's checkpoint holds a handful
 
 # Bytes an element by DataType (tensorflow/core/framework/types.proto). 4-bit types are stored in
@@ -112,18 +112,18 @@ def parse_index(data: bytes) -> Bundle:
     num_shards, byte_order = _parse_header(first[1])
     entries: dict[str, TensorEntry] = {}
     slices: dict[str, tuple[_Slice, ...]] = {}
-    num_slices = num_strings = 0
+    num_extents = num_strings = 0
     for raw_key, value in table:
         key = raw_key.decode("utf-8", "surrogateescape")
         entry, parts = _parse_entry(key, value)
         entries[key] = entry
         if parts:
             slices[key] = parts
-        num_slices += len(parts)
+        num_extents += sum(len(part) + 1 for part in parts)
         num_strings += entry.num_elements if entry.dtype == DT_STRING else 0
-        if num_slices > MAX_SLICES or num_strings > MAX_STRINGS:
+        if num_extents > MAX_EXTENTS or num_strings > MAX_STRINGS:
             raise CorruptCheckpoint(
-                f"index lists more than {MAX_SLICES} slices or {MAX_STRINGS} strings"
+                f"index lists more than {MAX_EXTENTS} extents of slices or {MAX_STRINGS} strings"
             )
     _check_places(num_shards, entries)
     for key, parts in slices.items():
@@ -154,14 +154,16 @@ def _parse_entry(key: str, data: bytes) -> tuple[TensorEntry, tuple[_Slice, ...]
     numbers: dict[int, int] = {}
     shape: list[int] = []
     slices: list[_Slice] = []
+    num_extents = 0
     for number, value in _fields(data):
         if number == 2:
             shape += _parse_shape(key, _message(value))
         elif number == 7:
             slices.append(_parse_slice(_message(value)))
+            num_extents += len(slices[-1]) + 1
         elif number in (1, 3, 4, 5, 6):
             numbers[number] = _number(value)
-        if len(shape) > MAX_RANK or len(slices) > MAX_SLICES:
+        if len(shape) > MAX_RANK or num_extents > MAX_EXTENTS:
             raise CorruptCheckpoint(f"index gives {show_key(key)} too many dimensions or slices")
     entry = TensorEntry(
         key=key,

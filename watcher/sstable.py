@@ -28,10 +28,10 @@ from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
 
 FOOTER_SIZE = 48
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
-MAX_ENTRIES = 100_000  # the largest models save some ten thousand tensors
+MAX_ENTRIES = 50_000  # the largest models save some ten thousand tensors
 MAX_KEY_SIZE = 16 * 1024
 MAX_TOTAL_KEY_SIZE = 64 * 1024 * 1024
-MAX_TOTAL_VALUE_SIZE = 8 * 1024 * 1024
+MAX_TOTAL_VALUE_SIZE = 4 * 1024 * 1024
 
 _TRAILER_SIZE = 5
 _MASK_DELTA = 0xA282EAD8
@@ -49,7 +49,7 @@ def crc32c(data: bytes, start: int = 0) -> int:
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Decode a base-128 varint of at most 64 bits.
+    """Decode a base-128 varint of at most 64 bits, in its only permitted, shortest form.
 
     Args:
         data: Holds the varint.
@@ -59,14 +59,16 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
         The value, below 2^64, and the position behind it.
 
     Raises:
-        CorruptCheckpoint: `data` ends inside it or it is longer than ten bytes.
+        CorruptCheckpoint: `data` ends inside it, it is longer than need be or above 64 bits.
     """
+    if position < len(data) and data[position] < 0x80:  # nearly all of them
+        return data[position], position + 1
     value = shift = 0
     for byte in data[position : position + 10]:
         value |= (byte & 0x7F) << shift
         position += 1
         if byte < 0x80:
-            if value > 0xFFFFFFFFFFFFFFFF:
+            if value > 0xFFFFFFFFFFFFFFFF or byte == 0:
                 break
             return value, position
         shift += 7
