@@ -130,6 +130,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_attempts: Annotated[
         int, _about("Evaluations that may break off before a checkpoint is failed.", "N", ge=1)
     ] = 3
+    retry_seconds: Annotated[
+        float,
+        _about("First delay after a broken evaluation; it doubles each time.", "SECONDS", gt=0),
+    ] = 5.0
     start_timeout: Annotated[
         float, _about("Time for the worker to import, build and trace.", "SECONDS", gt=0)
     ] = 600.0

@@ -173,6 +173,7 @@ class Daemon:
             match happening:
                 case Ready():
                     self._take_ready(happening, now)
+                    self._last_activity = steady
                 case Progressed(lease, done, total):
                     self._progress = {"done": done, "total": total}
                     if steady - self._renewed > _RENEW_SECONDS:
@@ -184,7 +185,7 @@ class Daemon:
                 case Rejected(lease, code, message, permanent):
                     self._take_rejection(lease, code, message, permanent, now)
                 case WorkerLost(lease, reason, restart_at):
-                    _log.warning("worker lost", reason=reason, restart_in=restart_at - steady)
+                    _log.warning("worker lost", reason=reason, restart_in=round(restart_at - steady, 1))
                     if lease:
                         self._retry_or_fail(lease, reason, now)
         except LeaseLost as error:
@@ -275,6 +276,8 @@ class Daemon:
         limit = self._settings.exit_when_idle
         if limit is None or self._intake.waiting or self._store.queue.open_count():
             return False
+        if not self._supervisor.was_ready:
+            return False  # a set-up that cannot evaluate must be told, not slept through
         return self._steady() - self._last_activity >= limit
 
     def _publish(self) -> None:

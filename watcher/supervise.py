@@ -112,7 +112,7 @@ class Supervisor:
     _failures: int = 0
     _started: float = 0.0
     _versions: dict[str, str] = field(default_factory=dict)
-    _was_ready: bool = False
+    was_ready: bool = False
 
     @property
     def idle(self) -> bool:
@@ -202,7 +202,7 @@ class Supervisor:
             raise WorkerError(f"the worker sent a {kind} that lacks or mixes up {error}") from error
         except WorkerRefused:
             # What worked once fails for a passing reason, and is tried again like a crash.
-            if not self._was_ready:
+            if not self.was_ready:
                 raise
             raise WorkerError(f"the worker refused to start: {message['message']}") from None
 
@@ -218,7 +218,7 @@ class Supervisor:
                 for key in ("eval_input", "metrics_sets", "build_seconds", "categories")
             },
         )
-        self._was_ready, self._failures, self._deadline = True, 0, math.inf
+        self.was_ready, self._failures, self._deadline = True, 0, math.inf
         return self.ready
 
     def _take_answer(
@@ -242,7 +242,7 @@ class Supervisor:
         lease = self.lease
         self.abandon()
         self._failures += 1
-        if not self._was_ready and self._failures >= self.limits.start_attempts:
+        if not self.was_ready and self._failures >= self.limits.start_attempts:
             raise WorkerError(
                 f"the worker could not be started in {self._failures} attempts: {reason}",
                 hint="what it printed is in worker.log, in the state folder",

@@ -159,7 +159,11 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
             "coco_backend": settings.coco_backend,
             "sample_1_of_n": 1,
         },
-        limits=Limits(start_seconds=settings.start_timeout, stall_seconds=settings.stall_timeout),
+        limits=Limits(
+            start_seconds=settings.start_timeout,
+            stall_seconds=settings.stall_timeout,
+            retry_seconds=settings.retry_seconds,
+        ),
     )
     intake = Intake(
         settings.model_path,

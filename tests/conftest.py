@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from watching import ROOT, Watcher
+
+
+@pytest.fixture(scope="session")
+def od_python() -> str:
+    """The interpreter of a training environment: TensorFlow and the OD API are in it."""
+    path = os.environ.get("CHECKPOINT_WATCHER_OD_PYTHON", str(ROOT / ".venv-od" / "bin" / "python"))
+    if not Path(path).exists():
+        pytest.fail(f"no training environment at {path}: run `make test`, which installs it")
+    return path
+
+
+@pytest.fixture
+def watcher(tmp_path: Path) -> Iterator[Watcher]:
+    """A run in a temporary folder, with the stub evaluator; its processes end with the test."""
+    run = Watcher(tmp_path)
+    yield run
+    run.end()

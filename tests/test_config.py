@@ -1,0 +1,81 @@
+"""Settings come from flags, environment and file, and errors name field, value and origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from watcher.config import Settings, load_settings
+from watcher.errors import ConfigError
+
+REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
+
+
+def test_a_flag_overrides_the_environment_which_overrides_the_file(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('top_k = 1\npatience = 1\nmetric = "a"\n')
+    environment = {"CHECKPOINT_WATCHER_TOP_K": "2", "CHECKPOINT_WATCHER_PATIENCE": "2"}
+    settings = load_settings({**REQUIRED, "top_k": "3"}, environment, file)
+    assert (settings.top_k, settings.patience, settings.metric) == (3, 2, "a")
+
+
+def test_everything_may_come_from_the_file(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('model_dir = "m"\npipeline_config = "p"\n')
+    assert load_settings({}, {}, file) == Settings(model_dir="m", pipeline_config="p")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "rule"),
+    [
+        ("top_k", "-2", "top_k (-2) is invalid: expected int >= -1"),
+        ("top_k", "many", "top_k (many) is invalid: expected int"),
+        ("patience", "0", "patience (0) is invalid: expected int >= 1"),
+        ("min_delta", "nan", "min_delta (nan) is invalid: expected float >= 0.0"),
+        ("mode", "best", "mode (best) is invalid: expected one of max, min"),
+        ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),
+        ("rescan_seconds", "11", "rescan_seconds (11) is invalid: expected float <= 10.0"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: str, rule: str):
+    with pytest.raises(ConfigError) as caught:
+        load_settings({**REQUIRED, flag: value}, {}, None)
+    assert caught.value.message.startswith(rule)
+    assert f"--{flag.replace('_', '-')}" in (caught.value.hint or "")
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text("topk = 1\n")
+    with pytest.raises(ConfigError, match=r"topk in .*run\.toml is not a setting") as caught:
+        load_settings(REQUIRED, {}, file)
+    assert caught.value.hint == "did you mean top_k?"
+
+
+def test_a_file_that_is_not_toml_is_an_error(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text("top_k : 1")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_settings(REQUIRED, {}, file)
+
+
+def test_a_missing_model_dir_or_pipeline_config_is_an_error():
+    with pytest.raises(ConfigError, match="model_dir is not set"):
+        load_settings({}, {}, None)
+    with pytest.raises(ConfigError, match="pipeline_config is not set"):
+        load_settings({"model_dir": "m"}, {}, None)
+
+
+def test_an_eval_input_of_digits_is_an_index():
+    assert load_settings({**REQUIRED, "eval_input": "1"}, {}, None).eval_input == 1
+    assert load_settings({**REQUIRED, "eval_input": "val"}, {}, None).eval_input == "val"
+
+
+def test_the_folders_default_to_model_dir_and_can_be_moved():
+    settings = load_settings({**REQUIRED, "model_dir": "/runs/a"}, {}, None)
+    assert settings.state_path == Path("/runs/a/watcher")
+    assert settings.best_path == Path("/runs/a/best")
+    assert settings.sentinel_path == Path("/runs/a/EARLY_STOP")
+    moved = load_settings({**REQUIRED, "state_dir": "/s", "best_dir": "/b"}, {}, None)
+    assert (moved.state_path, moved.best_path) == (Path("/s"), Path("/b"))
