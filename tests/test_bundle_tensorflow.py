@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fake_trainer as fake
 import pytest
-from fake_trainer import FLOAT, INT64, STRING, Entry, floats, int64, strings
+from fake_bundle import FLOAT, INT64, STRING, Entry, build_index, floats, int64, strings
+from fake_trainer import write_checkpoint
 
 from watcher.bundle import model_variables, parse_index, read_index, verify
 from watcher.errors import CorruptCheckpoint
@@ -43,8 +43,8 @@ class World:
 def world(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     theirs, ours = tmp_path_factory.mktemp("tensorflow"), tmp_path_factory.mktemp("fake")
     prefixes = [
-        fake.write_checkpoint(ours, "one", 1200, TENSORS),
-        fake.write_checkpoint(ours, "three", 1200, TENSORS, shards=3),
+        write_checkpoint(ours, "one", 1200, TENSORS),
+        write_checkpoint(ours, "three", 1200, TENSORS, shards=3),
     ]
     command = [od_python, str(PROGRAM), str(theirs), *map(str, prefixes)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
@@ -101,7 +101,7 @@ def test_fake_index_has_the_same_bytes_as_tensorflows(world: World, name: str) -
         key: Entry(entry.dtype, entry.shape, entry.shard, entry.offset, entry.size, entry.crc32c)
         for key, entry in bundle.entries.items()
     }
-    assert fake.build_index(bundle.num_shards, entries) == index
+    assert build_index(bundle.num_shards, entries) == index
 
 
 @pytest.mark.parametrize("number", [0, 1])

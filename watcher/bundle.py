@@ -56,6 +56,7 @@ __all__ = [
 
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
+_BUFFER_BYTES = 64 * 1024  # small tensors share a read, large ones pass it by
 GLOBAL_STEP_KEY = "step/.ATTRIBUTES/VARIABLE_VALUE"
 
 # The keys that tf.train.Checkpoint(model=...) gives to the variables below `model`.
@@ -197,7 +198,7 @@ def _open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "rb", buffering=CHUNK_BYTES)
+    return os.fdopen(descriptor, "rb", buffering=_BUFFER_BYTES)
 
 
 def _verify_shard(
