@@ -37,7 +37,7 @@ SENTINEL = MODEL_DIR / "EARLY_STOP"
 
 # The learning rate has decayed to nothing at DECAY_STEPS, long before the trainer would end.
 NUM_STEPS = 5000
-DECAY_STEPS = 600
+DECAY_STEPS = 800
 PATIENCE = 3
 MIN_DELTA = 0.005
 

@@ -92,7 +92,7 @@ def free_box(
 ) -> tuple[int, int, int, int] | None:
     """Returns a box that hardly touches the taken ones, or None where a few tries found none."""
     for _ in range(20):
-        width, height = rng.randint(50, 160), rng.randint(50, 160)
+        width, height = rng.randint(64, 176), rng.randint(64, 176)
         left = rng.randint(0, IMAGE_PIXELS - width)
         top = rng.randint(0, IMAGE_PIXELS - height)
         box = (left, top, left + width, top + height)
