@@ -45,7 +45,7 @@ test: environments
 	.venv/bin/pytest
 
 bench: environments
-	$(VENV_PYTHON) -m tests.benchmarks
+	PYTHONPATH=tests $(VENV_PYTHON) -m benchmarks --write
 
 # The lock lets two makes run at once: the second finds what the first has installed.
 environments:

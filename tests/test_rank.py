@@ -58,7 +58,9 @@ def test_what_measured_nothing_never_takes_a_place(score, mode):
 
 
 @given(
-    st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, -1.0]), st.floats()), max_size=6),
+    st.lists(
+        st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, -1.0]), st.floats()), max_size=6
+    ),
     st.integers(-1, 6),
     st.sampled_from(["max", "min"]),
 )

@@ -11,8 +11,8 @@ import pytest
 
 from watcher.data import Evaluation, FoundCheckpoint, Leader, Pin
 from watcher.errors import StoreError
+from watcher.reading import Reader
 from watcher.store import LeaseLost, Store
-from watcher.store.reading import Reader
 
 NOW = 1_700_000_000.0
 MAP = "DetectionBoxes_Precision/mAP"
@@ -183,9 +183,7 @@ def test_the_views_have_the_columns_of_the_public_interface(store: Store, path: 
     assert rows(
         path,
         "SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at FROM best",
-    ) == [
-        ("run", "ckpt-2", 200, 0.5, MAP, "/best/ckpt-2", f"{2:064x}", "2023-11-14T22:13:25.000Z")
-    ]
+    ) == [("run", "ckpt-2", 200, 0.5, MAP, "/best/ckpt-2", f"{2:064x}", "2023-11-14T22:13:25.000Z")]
     assert rows(
         path,
         "SELECT rank, run, checkpoint, global_step, score, metric, path, sha256, evaluated_at"
@@ -246,7 +244,7 @@ def test_a_reader_sees_the_live_database_and_cannot_write(store: Store, path: Pa
         best = reader.best()
         assert best is not None and best["checkpoint"] == "ckpt-1"
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            reader._db.conn.execute("DELETE FROM runs")
+            reader._db.execute("DELETE FROM runs")
     finally:
         reader.close()
 

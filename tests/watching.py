@@ -29,14 +29,16 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> 
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def cli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def cli(
+    *arguments: object, seconds: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command of checkpoint-watcher to its end."""
     return subprocess.run(
         [*CLI, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=60,
+        timeout=seconds,
     )
 
 
@@ -77,6 +79,12 @@ class Watcher:
         """Run the daemon until all is done, and return its exit code."""
         process = self.start("--exit-when-idle", 0.2, *flags, **environment)
         return process.wait(timeout=60)
+
+    def stop(self) -> int:
+        """Ask the daemon to end, and return its exit code."""
+        daemon = self._processes[-1]
+        daemon.terminate()
+        return daemon.wait(timeout=15)
 
     def end(self) -> None:
         """Kill whatever this started and still runs."""

@@ -185,7 +185,9 @@ class Daemon:
                 case Rejected(lease, code, message, permanent):
                     self._take_rejection(lease, code, message, permanent, now)
                 case WorkerLost(lease, reason, restart_at):
-                    _log.warning("worker lost", reason=reason, restart_in=round(restart_at - steady, 1))
+                    _log.warning(
+                        "worker lost", reason=reason, restart_in=round(restart_at - steady, 1)
+                    )
                     if lease:
                         self._retry_or_fail(lease, reason, now)
         except LeaseLost as error:

@@ -12,8 +12,8 @@ import structlog
 from rich.console import Console
 from rich.live import Live
 
-from watcher.store import DATABASE_NAME
-from watcher.store.reading import Reader
+from watcher.database_file import DATABASE_NAME
+from watcher.reading import Reader
 from watcher.view import overview
 
 LOG_NAME = "watcher.log"

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from watcher.store.reading import Reader
+from watcher.reading import Reader
 
 _STATE_STYLE = {
     "scored": "green",

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from watcher import __version__
-from watcher.cli.best import best
-from watcher.cli.history import history
-from watcher.cli.run import run
-from watcher.cli.status import status
 from watcher.errors import AlreadyRunning, WatcherError
 
 EXIT_ERROR = 1
 EXIT_ALREADY_RUNNING = 3
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
+
+    names = ("run", "status", "best", "history")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.names)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.names:
+            return None
+        command = getattr(importlib.import_module(f"watcher.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="checkpoint-watcher")
 def cli() -> None:
     """Keep the best checkpoints of a TensorFlow Object Detection API training run.
@@ -29,10 +45,6 @@ def cli() -> None:
     Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 another watcher
     already runs on this model_dir.
     """
-
-
-for command in (run, status, best, history):
-    cli.add_command(command)
 
 
 def main() -> None:

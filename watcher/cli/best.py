@@ -9,7 +9,7 @@ from rich.console import Console
 
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.errors import WatcherError
-from watcher.store.reading import open_reader
+from watcher.reading import open_reader
 from watcher.view import leaderboard_table
 
 

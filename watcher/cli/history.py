@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
-from watcher.store.reading import open_reader
+from watcher.reading import open_reader
 from watcher.view import history_table
 
 

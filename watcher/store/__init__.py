@@ -1,6 +1,6 @@
 """The database, which is the truth about a run; everything on disk is a projection of it.
 
-One process writes, the daemon that holds the lock; any number may read (`watcher.store.reading`).
+One process writes, the daemon that holds the lock; any number may read (`watcher.reading`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from watcher.store.database import DATABASE_NAME, PINS_NAME, RunDatabase, iso
+from watcher.database_file import DATABASE_NAME, PINS_NAME, iso
+from watcher.store.database import RunDatabase
 from watcher.store.ledger import Ledger
 from watcher.store.queue import LeaseLost, Queue
 

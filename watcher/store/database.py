@@ -7,24 +7,16 @@ import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
+from watcher.database_file import PINS_NAME, explained, iso
 from watcher.errors import StoreError
 from watcher.store.schema import migrations
 
-DATABASE_NAME = "watcher.db"
-PINS_NAME = "pins"
 _BUSY_SECONDS = 10.0
-
-
-def iso(seconds: float) -> str:
-    """Format seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
-    stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return stamp.replace("+00:00", "Z")
 
 
 class RunDatabase:
@@ -141,24 +133,3 @@ class RunDatabase:
                     [*columns.values(), run["id"]],
                 )
         return run["id"], run["uuid"]
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn the ways in which SQLite and the file system fail into a StoreError with a hint."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            hint = "another program holds a write lock on it; close that and try again"
-        elif "not a database" in text or "malformed" in text:
-            hint = "move the file aside; a new one is begun from the checkpoints that are there"
-        else:
-            hint = f"check free space and permissions of {path.parent}, or set --state-dir"
-        raise StoreError(f"database {path}: {text}", hint=hint) from error
-    except OSError as error:
-        raise StoreError(
-            f"database {path}: {error.strerror}",
-            hint=f"check permissions of {path.parent}, or set --state-dir to another folder",
-        ) from error

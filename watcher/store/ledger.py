@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from watcher.data import Evaluation, Leader, Lease, ScoredCheckpoint
-from watcher.store.database import RunDatabase, iso
+from watcher.database_file import iso
+from watcher.store.database import RunDatabase
 from watcher.store.queue import Queue
 
 

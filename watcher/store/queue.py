@@ -10,8 +10,9 @@ import secrets
 from typing import Any
 
 from watcher.data import FoundCheckpoint, Lease, Pin
+from watcher.database_file import iso
 from watcher.errors import StoreError
-from watcher.store.database import RunDatabase, iso
+from watcher.store.database import RunDatabase
 
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlite_utils import Database
 
+from watcher.database_file import DATABASE_NAME, explained
 from watcher.errors import StoreError
-from watcher.store.database import DATABASE_NAME, explained
 
 
 class Reader:
@@ -28,8 +27,8 @@ class Reader:
             )
         self.path = path
         with explained(path):
-            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-            self._db = Database(connection, execute_plugins=False)
+            # Plain sqlite3: the commands that read answer sooner without a library to import.
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
             self._rows("SELECT 1 FROM runs")
 
     def close(self) -> None:
@@ -64,7 +63,7 @@ class Reader:
 
     def _rows(self, sql: str) -> list[dict[str, Any]]:
         with explained(self.path):
-            cursor = self._db.conn.execute(sql)
+            cursor = self._db.execute(sql)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 

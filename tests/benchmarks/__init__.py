@@ -1,0 +1,1 @@
+"""`make bench`: figures of this machine, each a ratio where there is something to compare with."""

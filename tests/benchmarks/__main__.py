@@ -1,0 +1,50 @@
+"""Runs the benchmarks named on the command line, or all, and prints a table of each.
+
+`--write` puts the tables into RESULTS.md, with the machine they were measured on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+from pathlib import Path
+
+from benchmarks.table import Row, as_markdown
+
+BENCHMARKS = ("daemon", "evaluator")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def machine() -> str:
+    """One line about the machine: what a reader needs to compare figures."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{cores} cores ({platform.machine()}), {memory:.0f} GiB, "
+        f"Python {platform.python_version()}, Linux {platform.release().split('-')[0]}"
+    )
+
+
+def main() -> None:
+    """Runs what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    sections = []
+    for name in arguments.names or BENCHMARKS:
+        print(f"\n{name} ...", flush=True)
+        rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run()
+        table = as_markdown(rows)
+        print(table, flush=True)
+        sections.append(f"## {name}\n\n{table}\n")
+    if arguments.write:
+        head = f"# Benchmark results\n\n`make bench`, on a shared machine: {machine()}.\n\n"
+        RESULTS.write_text(head + "\n".join(sections))
+
+
+main()

@@ -1,0 +1,214 @@
+"""The main job on the real parts: unmodified trainer, real evaluator, real checkpoints.
+
+One training run serves all tests here: `model_main_tf2` writes checkpoints, and the watcher,
+started beside it, is through with them when the run is handed to the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics, run_program
+from watching import Watcher, cli, wait_until
+
+from watcher.bundle import verify
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
+
+MAP = "DetectionBoxes_Precision/mAP"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished training run with the watcher beside it."""
+
+    folder: Path
+    watcher: Watcher
+    pipeline: Path
+    python: str
+
+    def flags(self) -> list[object]:
+        return ["--pipeline-config", self.pipeline, "--python", self.python]
+
+
+@pytest.fixture(scope="module")
+def job(od_python: str, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("main_job")
+    watcher = Watcher(folder)
+    draw_shapes(od_python, folder, "train", 64, "--empty-every", 0, "--flags", 0)
+    draw_shapes(od_python, folder, "val", 16, "--seed", 2)
+    config = (PROGRAMS / "ssd_fixed.config").read_text()
+    for name in ("train.tfrecord", "val.tfrecord", "label_map.pbtxt"):
+        config = config.replace(f'"{name}"', f'"{folder / name}"')
+    watcher.pipeline.write_text(config)
+    job = Job(folder, watcher, watcher.pipeline, od_python)
+    try:
+        watcher.start(*job.flags(), "--top-k", 2, "--patience", 1, "--min-delta", 1)
+        train(job)
+        wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 120)
+        watcher.stop()
+        yield job
+    finally:
+        watcher.end()
+
+
+def train(job: Job) -> None:
+    """Run the unmodified trainer to its end."""
+    command = [job.python, "-m", "object_detection.model_main_tf2"]
+    command += ["--pipeline_config_path", str(job.pipeline), "--checkpoint_every_n", "100"]
+    command += ["--model_dir", str(job.watcher.model_dir)]
+    with (job.folder / "trainer.log").open("wb") as log:
+        subprocess.run(command, stdout=log, stderr=log, env=environment(), check=True)
+
+
+def drained(watcher: Watcher) -> bool:
+    saved = {path.stem for path in watcher.model_dir.glob("ckpt-*.index")}
+    states = watcher.states()
+    done = saved <= states.keys() and not {"pending", "leased"} & set(states.values())
+    return done and watcher.sentinel.exists()
+
+
+def test_every_checkpoint_of_the_trainer_has_its_outcome(job: Job):
+    states = job.watcher.states()
+    assert states.pop("ckpt-1") == "untrained"
+    assert len(states) >= 2
+    assert set(states.values()) == {"scored"}
+    steps = job.watcher.query("SELECT global_step FROM history ORDER BY global_step")
+    assert [row["global_step"] for row in steps] == [100 * n for n in range(len(steps))]
+
+
+def test_every_metric_equals_the_od_apis_own_to_the_last_bit(job: Job):
+    prefixes = [job.watcher.model_dir / name for name in ("ckpt-2", "ckpt-3")]
+    reference = reference_metrics(job.python, job.pipeline, *prefixes)
+    for prefix in prefixes:
+        rows = job.watcher.query(
+            "SELECT metric, value FROM metric_values WHERE checkpoint = ? AND category IS NULL",
+            prefix.name,
+        )
+        ours = {row["metric"]: row["value"] for row in rows}
+        assert ours.pop("latency_ms") > 0  # our own; the OD API does not measure it
+        assert ours == reference[str(prefix)]
+        assert any(name.startswith("Loss/") for name in ours)
+
+
+def test_best_is_what_the_database_says_and_tensorflow_finds_it(job: Job):
+    best = job.watcher.query("SELECT checkpoint, path, sha256, score FROM best")[0]
+    scores = job.watcher.query("SELECT max(score) AS score FROM history")[0]
+    assert best["score"] == scores["score"]
+    assert verify(Path(best["path"])).sha256 == best["sha256"]
+    program = "import sys, tensorflow as tf; print(tf.train.latest_checkpoint(sys.argv[1]))"
+    latest = run_program(job.python, "-c", program, job.watcher.best_dir, cwd=job.folder)
+    assert latest.strip() == best["path"]
+    board = json.loads((job.watcher.best_dir / "best.json").read_text())["checkpoints"]
+    assert [row["checkpoint"] for row in board] == job.watcher.leaderboard()
+
+
+def test_the_od_apis_exporter_takes_best_as_it_is(job: Job):
+    run_program(
+        job.python,
+        *("-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"),
+        *("--pipeline_config_path", job.pipeline),
+        *("--trained_checkpoint_dir", job.watcher.best_dir),
+        *("--output_directory", job.folder / "exported"),
+        cwd=job.folder,
+    )
+    assert (job.folder / "exported" / "saved_model" / "saved_model.pb").stat().st_size > 0
+
+
+def test_the_sentinel_tells_why_and_which_is_best(job: Job):
+    notice = job.watcher.stop_notice()
+    assert notice["reason"] == "patience"
+    assert notice["best"]["checkpoint"] == "ckpt-2"  # no gain can be greater than min_delta 1
+    assert notice["run"] == job.watcher.query("SELECT uuid FROM runs")[0]["uuid"]
+
+
+def test_timings_versions_and_device_are_recorded(job: Job):
+    row = job.watcher.query("SELECT timings, versions, device, images FROM evaluations")[0]
+    assert row["images"] == 16 and row["device"] == "cpu"
+    assert json.loads(row["versions"])["tensorflow"].startswith("2.")
+    assert json.loads(row["timings"])["forward_seconds"] > 0
+
+
+def test_a_restart_with_another_metric_needs_no_evaluation(job: Job):
+    evaluated = "SELECT max(evaluated_at) AS at, count(*) AS n FROM evaluations"
+    before = job.watcher.query(evaluated)
+    metric = ["--metric", "Loss/total_loss", "--mode", "min", "--exit-when-idle", 1]
+    ended = cli("run", job.watcher.model_dir, *job.flags(), *metric, seconds=120)
+    assert ended.returncode == 0, ended.stderr
+    assert job.watcher.query(evaluated) == before
+    best = job.watcher.query("SELECT score, metric FROM best")[0]
+    least = job.watcher.query(
+        "SELECT min(value) AS value FROM metric_values WHERE metric = 'Loss/total_loss'"
+        " AND checkpoint IN (SELECT checkpoint FROM leaderboard)"
+    )[0]
+    assert best == {"score": least["value"], "metric": "Loss/total_loss"}
+
+
+def test_an_unknown_metric_is_refused_with_all_the_names_there_are(job: Job):
+    ended = cli(
+        *("run", job.watcher.model_dir, *job.flags(), "--metric", "mAP", "--exit-when-idle", 1),
+        seconds=120,
+    )
+    assert ended.returncode == 1
+    hint = ended.stderr.strip().splitlines()[-1]
+    rows = job.watcher.query("SELECT DISTINCT metric FROM metric_values WHERE category IS NULL")
+    assert all(row["metric"] in hint for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (("num_classes: 2", "num_classes: two"), "pipeline"),
+        (("label_map.pbtxt", "no_map.pbtxt"), "no_map.pbtxt"),
+        (("val.tfrecord", "no_records.tfrecord"), "no_records.tfrecord"),
+    ],
+)
+def test_a_broken_set_up_ends_the_start_with_one_clear_error(
+    job: Job, tmp_path: Path, damage: tuple[str, str], words: str
+):
+    broken = tmp_path / "pipeline.config"
+    broken.write_text(job.pipeline.read_text().replace(*damage))
+    (tmp_path / "model_dir").mkdir()
+    flags = ["--pipeline-config", broken, "--python", job.python]
+    ended = cli("run", tmp_path / "model_dir", *flags, seconds=120)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    error, hint = ended.stderr.strip().splitlines()[-2:]
+    assert error.startswith("error: ") and words in error
+    assert hint.startswith("hint: ")
+
+
+def test_an_interpreter_without_tensorflow_is_refused(job: Job, tmp_path: Path):
+    flags = ["--pipeline-config", job.pipeline, "--python", sys.executable]
+    ended = cli("run", tmp_path, *flags)
+    assert ended.returncode == 1
+    assert "tensorflow is not installed" in ended.stderr
+
+
+def test_the_real_worker_dies_with_a_killed_daemon_even_when_it_is_stopped(job: Job):
+    daemon = job.watcher.start(*job.flags())
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+    worker = wait_until(lambda: children.read_text().split(), "the worker has started")[0]
+    descriptors = Path(f"/proc/{worker}/fd")
+    wait_until(
+        lambda: (descriptors / "1").readlink() == (descriptors / "2").readlink(),
+        "the worker has run its first statements",
+    )
+    os.kill(int(worker), signal.SIGSTOP)
+    daemon.kill()
+    daemon.wait()
+    assert wait_until(lambda: dead(worker), "the stopped worker is gone")
+
+
+def dead(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
