@@ -125,7 +125,9 @@ def test_the_od_apis_exporter_takes_best_as_it_is(job: Job):
 def test_the_sentinel_tells_why_and_which_is_best(job: Job):
     notice = job.watcher.stop_notice()
     assert notice["reason"] == "patience"
-    assert notice["best"]["checkpoint"] == "ckpt-2"  # no gain can be greater than min_delta 1
+    assert "since ckpt-2 " in notice["message"]  # no gain can be greater than min_delta 1
+    best = job.watcher.query("SELECT max(score) AS score FROM history")[0]
+    assert notice["best"]["score"] == best["score"]
     assert notice["run"] == job.watcher.query("SELECT uuid FROM runs")[0]["uuid"]
 
 

@@ -197,7 +197,7 @@ def test_patience_writes_the_sentinel_and_other_settings_withdraw_it(watcher: Wa
     watcher.run("--patience", 2, "--min-delta", 0.01, STUB_SCORES=scores)
     notice = watcher.stop_notice()
     assert notice["reason"] == "patience"
-    assert notice["best"] == {"checkpoint": "ckpt-2", "global_step": 200, "score": 0.5}
+    assert notice["best"] == {"checkpoint": "ckpt-4", "global_step": 400, "score": 0.505}
     assert notice["global_step"] == 400
     assert notice["run"] == watcher.query("SELECT uuid FROM runs")[0]["uuid"]
     watcher.run("--patience", 3, "--min-delta", 0.01)

@@ -55,6 +55,13 @@ def test_small_gains_add_up_against_the_last_real_improvement():
     assert should_stop(rows, StopPolicy(patience=3, min_delta=0.05)) is None
 
 
+def test_the_best_may_be_later_than_the_last_improvement():
+    decision = should_stop(ledger(0.5, 0.52, 0.51), StopPolicy(patience=2, min_delta=0.1))
+    assert decision is not None
+    assert decision.best.name == "ckpt-200"
+    assert "since ckpt-100" in decision.message
+
+
 def test_mode_min_waits_for_smaller_scores():
     policy = StopPolicy(mode="min", patience=2)
     assert should_stop(ledger(0.5, 0.4, 0.3), policy) is None

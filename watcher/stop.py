@@ -8,7 +8,7 @@ run's identity), `metric`, `mode`, `best` (`checkpoint`, `global_step`, `score`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import msgspec
 from watcher import __version__
 from watcher.data import ScoredCheckpoint
 from watcher.files import replace_file
-from watcher.rank import Mode, rankable
+from watcher.rank import Mode, RankPolicy, rank, rankable
 
 SENTINEL_SCHEMA = 1
 
@@ -41,7 +41,11 @@ class StopPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StopDecision:
-    """Why training should stop, as of the evaluation at `global_step`."""
+    """Why training should stop, as of the evaluation at `global_step`.
+
+    `best` is the best of all, which may be a later one than the last improvement that the
+    message names: gains up to min_delta are no improvement, but they are gains.
+    """
 
     reason: str
     message: str
@@ -82,7 +86,7 @@ def follow(rows: Iterable[ScoredCheckpoint], mode: Mode, min_delta: float) -> Pr
     return Progress(best, last, since)
 
 
-def should_stop(rows: Iterable[ScoredCheckpoint], policy: StopPolicy) -> StopDecision | None:
+def should_stop(rows: Sequence[ScoredCheckpoint], policy: StopPolicy) -> StopDecision | None:
     """Decide whether the run should stop, from the rows alone.
 
     Args:
@@ -99,16 +103,16 @@ def should_stop(rows: Iterable[ScoredCheckpoint], policy: StopPolicy) -> StopDec
         return None
     if progress.evaluations_since_best < policy.patience:
         return None
-    best = progress.best
+    reference = progress.best
     return StopDecision(
         reason="patience",
         message=(
             f"no improvement greater than {policy.min_delta:g} in "
-            f"{progress.evaluations_since_best} evaluations since {best.name} "
-            f"(step {best.global_step}, score {best.score:.6g})"
+            f"{progress.evaluations_since_best} evaluations since {reference.name} "
+            f"(step {reference.global_step}, score {reference.score:.6g})"
         ),
         global_step=progress.last.global_step,
-        best=best,
+        best=rank(rows, RankPolicy(mode=policy.mode, top_k=1))[0],
     )
 
 
