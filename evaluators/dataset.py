@@ -1,61 +1,138 @@
-"""The eval set: the OD API's own input pipeline, read once and kept decoded."""
+"""The eval set: the OD API's own input pipeline, decoded once where memory or disk allows."""
 
-import time
+import os
+import pathlib
+import shutil
+import tempfile
 
 import tensorflow as tf
 from object_detection import inputs
 from object_detection.core import standard_fields
 
+from evaluators.model import inputs_of_the_model
 from evaluators.pipeline import is_sequence
 from evaluators.protocol import Refusal
 
 FIELDS = standard_fields.InputDataFields
+LARGEST_CACHE_BYTES = 4 << 30
 
 
 class EvalSet:
     """All batches of the eval set, in the order the OD API's loop sees them.
 
+    Kept decoded in memory up to `cache_bytes`; beyond that in a file of tf.data's cache, and
+    where the disk has no room either, read and decoded anew each time.
+
+    Args:
+        pipeline: the Pipeline; warnings are added to it.
+        model: the OD API's DetectionModel, whose preprocessing the pipeline runs.
+        cache_bytes: None for a quarter of the memory available now, at most 4 GiB.
+
     Attributes:
         images: images in the batches.
-        unique_images: images with an identity of their own; the OD API's metrics ignore the
-            second image with the hash of an earlier one.
-        seconds: time it took to read and decode.
+        shapes: one batch for each combination of tensor shapes: each is traced apart.
+        kept: "memory", "disk" or "nowhere".
     """
 
-    def __init__(self, pipeline, model):
-        began = time.perf_counter()
-        self._batches = list(_dataset(pipeline, model))
-        self.seconds = time.perf_counter() - began
-        hashes = [int(h) for features, _ in self._batches for h in features[inputs.HASH_KEY]]
-        self.images = len(hashes)
-        self.unique_images = len(set(hashes))
+    def __init__(self, pipeline, model, cache_bytes=None):
+        self._budget = default_cache_bytes() if cache_bytes is None else int(cache_bytes)
+        self._dataset = _dataset(pipeline, model)
+        self._batches = []
+        self._bytes = 0
+        self._folder = None
+        self.kept = "memory"
+        self.images = 0
+        self.shapes = []
+        seen = {}
+        hashes = set()
+        try:
+            for features, labels in self._dataset:
+                self._keep((features, labels))
+                seen.setdefault(_shape_key(features, labels), (features, labels))
+                keys = features[inputs.HASH_KEY].numpy()
+                self.images += len(keys)
+                hashes.update(keys.tolist())
+        except tf.errors.InvalidArgumentError as error:
+            raise _cannot_batch(pipeline, error) from error
+        self.shapes = list(seen.values())
         _check_complete(pipeline, self.images)
-        if self.unique_images < self.images:
+        if len(hashes) < self.images:
             pipeline.warnings.append(
                 "{} of {} images share their source_id with another and are ignored by the OD "
-                "API's metrics".format(self.images - self.unique_images, self.images)
+                "API's metrics".format(self.images - len(hashes), self.images)
             )
+        if self.kept != "memory":
+            self._move_to_disk(pipeline)
 
     def __iter__(self):
-        return iter(self._batches)
+        return iter(self._batches or self._dataset)
 
-    def first_of_each_shape(self):
-        """Returns one batch for each combination of tensor shapes: each is traced apart."""
-        seen = {}
-        for batch in self._batches:
-            seen.setdefault(str(tf.nest.map_structure(lambda t: t.shape, batch)), batch)
-        return list(seen.values())
+    def _keep(self, batch):
+        self._bytes += sum(tensor_bytes(t) for t in tf.nest.flatten(batch))
+        if self._bytes > self._budget:
+            self._batches = []
+            self.kept = "nowhere"
+        elif self.kept == "memory":
+            self._batches.append(batch)
+
+    def _move_to_disk(self, pipeline):
+        self._folder = tempfile.TemporaryDirectory(prefix="checkpoint-watcher-")
+        # Room for what others write too: a full disk would stop the trainer's checkpoints.
+        if shutil.disk_usage(self._folder.name).free > 4 * self._bytes:
+            self._dataset = self._dataset.cache(str(pathlib.Path(self._folder.name, "eval_set")))
+            self.kept = "disk"
+        pipeline.warnings.append(
+            "the decoded eval set takes {} MiB, more than the {} MiB for it in memory: {}".format(
+                self._bytes >> 20,
+                self._budget >> 20,
+                "kept on disk" if self.kept == "disk" else "decoded anew for each checkpoint",
+            )
+        )
+
+
+def default_cache_bytes():
+    """Returns a quarter of the memory available now, at most LARGEST_CACHE_BYTES."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        free = LARGEST_CACHE_BYTES
+    return min(LARGEST_CACHE_BYTES, free // 4)
+
+
+def tensor_bytes(tensor):
+    """Returns the bytes a tensor's values take; 64 for each string."""
+    return tensor.shape.num_elements() * (tensor.dtype.size or 64)
+
+
+def _shape_key(features, labels):
+    features = inputs_of_the_model(features)
+    return str(
+        [sorted((k, tuple(t.shape)) for k, t in part.items()) for part in (features, labels)]
+    )
 
 
 def _dataset(pipeline, model):
     configs = pipeline.configs
+    reader = type(pipeline.eval_input)()
+    reader.CopyFrom(pipeline.eval_input)
+    batch_size = pipeline.batch_size
+    rebatched = batch_size != pipeline.pipeline_batch_size
     dataset = inputs.eval_input(
         eval_config=configs["eval_config"],
-        eval_input_config=pipeline.eval_input,
+        eval_input_config=reader,
         model_config=configs["model"],
         model=model,
-        params={"batch_size": pipeline.batch_size},
+        params={"batch_size": 1 if rebatched else batch_size},
     )
+    if rebatched:
+        # The same images as at the pipeline's batch size: a dropped remainder stays dropped.
+        dataset = dataset.unbatch()
+        if not is_sequence(reader):
+            dataset = dataset.take(_expected_images(pipeline)[0])
+        dataset = dataset.batch(batch_size)
     return dataset.map(_without_original_pixels)
 
 
@@ -66,29 +143,44 @@ def _without_original_pixels(features, labels):
     return features, labels
 
 
-def _check_complete(pipeline, images):
+def _cannot_batch(pipeline, error):
+    if pipeline.batch_size > 1 and "batch" in str(error).lower():
+        return Refusal(
+            "unsupported",
+            "a batch size of {} is not possible: images differ in size after the image_resizer "
+            "of pipeline.config".format(pipeline.batch_size),
+            "use batch size 1, or an image_resizer that pads",
+        )
+    return Refusal("bad_pipeline_config", "the eval records cannot be read: {}".format(error), "")
+
+
+def _expected_images(pipeline):
+    """Returns how many images an evaluation must see, and how many of the sample it leaves out."""
     reader = pipeline.eval_input
-    if is_sequence(reader):
-        return
     records = int(
         tf.data.TFRecordDataset(pipeline.record_files).reduce(
             tf.constant(0, tf.int64), lambda count, _: count + 1
         )
     )
     sampled = -(-records // max(1, reader.sample_1_of_n_examples))
-    expected = sampled
-    if reader.drop_remainder:
-        expected -= sampled % pipeline.batch_size
+    left_out = sampled % pipeline.pipeline_batch_size if reader.drop_remainder else 0
+    return sampled - left_out, left_out
+
+
+def _check_complete(pipeline, images):
+    if is_sequence(pipeline.eval_input):
+        return
+    expected, left_out = _expected_images(pipeline)
     if images != expected or not images:
         raise Refusal(
             "bad_pipeline_config",
             "the eval set gives {} images, its records hold {}".format(images, expected),
             "check the eval records of pipeline.config",
         )
-    if expected < sampled:
+    if left_out:
         pipeline.warnings.append(
             "drop_remainder leaves {} of {} images out of every evaluation, as it does in the OD "
             "API's own; set eval_input_reader.drop_remainder to false to count them".format(
-                sampled - expected, sampled
+                left_out, expected + left_out
             )
         )

@@ -5,14 +5,13 @@ import resource
 import sys
 import time
 
-from evaluators import compat, fingerprint
+from evaluators import coco, compat, fingerprint
+from evaluators.clock import Clock, throttled
 from evaluators.dataset import EvalSet
-from evaluators.metrics import Metrics
-from evaluators.model import Model, image_hashes, prepare_eval_dict
+from evaluators.metrics import Metrics, MetricSets
+from evaluators.model import Model
 from evaluators.pipeline import Pipeline
-from evaluators.protocol import Failure, finite
-
-PROGRESS_SECONDS = 0.5
+from evaluators.protocol import Failure, Refusal, finite
 
 
 class Evaluation:
@@ -27,15 +26,17 @@ class Evaluation:
         began = time.perf_counter()
         self._device = compat.configure_devices(request.get("threads"))
         self._pipeline = Pipeline(request)
+        self._backend = coco.choose_backend(request.get("coco_backend"))
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
         self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
         self._model = Model(self._pipeline)
-        self._eval_set = EvalSet(self._pipeline, self._model.network)
-        shapes = self._eval_set.first_of_each_shape()
-        self._model.trace(shapes)
-        self._metric_names = sorted(self._run(shapes[:1], Clock(), lambda done: None).compute())
+        self._eval_set = EvalSet(self._pipeline, self._model.network, request.get("cache_bytes"))
+        self._model.trace(self._eval_set.shapes)
+        self._sets = MetricSets(self._pipeline, self._model.class_agnostic, self._backend)
+        self._sets.add_ground_truth(self._eval_set)
+        self._metric_names = self._dry_run()
         self._build_seconds = time.perf_counter() - began
 
     def describe(self):
@@ -52,18 +53,24 @@ class Evaluation:
                 {"id": int(c["id"]), "name": str(c["name"])} for c in self._pipeline.categories
             ],
             "build_seconds": self._build_seconds,
+            "coco_backend": self._backend,
+            "eval_set_kept": self._eval_set.kept,
             "warnings": self._pipeline.warnings,
         }
 
-    def evaluate(self, prefix, on_progress):
-        """Scores one checkpoint and returns the fields of the `result` reply.
+    def forward(self, prefix, on_progress):
+        """Restores one checkpoint and runs the eval set through it.
 
         Args:
             prefix: the checkpoint's prefix.
             on_progress: called with (images done, images in all), at most twice a second.
 
+        Returns:
+            A function that computes the metrics and returns the fields of the `result` reply. It
+            may run in another thread while the next checkpoint is being run.
+
         Raises:
-            Failure: there is no true score to give.
+            Failure: there is no true score to give; the function returned raises it too.
         """
         self._check_files()
         total = self._eval_set.images
@@ -72,33 +79,60 @@ class Evaluation:
         clock = Clock()
         with clock.measure("restore"):
             self._model.restore(prefix)
+        step = self._model.global_step
         metrics = self._run(self._eval_set, clock, report)
         if metrics.images != total:
             message = "{} of {} images were evaluated".format(metrics.images, total)
             raise Failure("incomplete", message, permanent=False)
+        return lambda: self._result(step, metrics, clock)
+
+    def evaluate(self, prefix, on_progress):
+        """Scores one checkpoint and returns the fields of the `result` reply."""
+        return self.forward(prefix, on_progress)()
+
+    def _result(self, step, metrics, clock):
         with clock.measure("metrics"):
-            values = metrics.compute()
+            values, by_category = metrics.compute()
         check_finite(values)
+        cost = clock.cost()
+        values["latency_ms"] = cost["latency_ms"]
         return {
-            "global_step": int(self._model.global_step.numpy()),
+            "global_step": step,
             "images": metrics.images,
             "metrics": {name: finite(value) for name, value in values.items()},
-            "category_metrics": [],
+            "category_metrics": [dict(m, value=finite(m["value"])) for m in by_category],
             "timings": clock.timings(),
+            "cost": cost,
             "peak_memory_bytes": peak_memory_bytes(),
-            "model_variables": self._model.variables,
+            "model_variables": self._model.variable_count,
         }
 
     def _run(self, batches, clock, report):
-        metrics = Metrics(self._pipeline)
-        for features, labels in batches:
-            with clock.measure("forward"):
+        metrics = Metrics(self._sets)
+        for features, labels in clock.iterate(batches):
+            before = metrics.images
+            with clock.measure("forward") as forward:
                 losses, detections = self._model.forward(features, labels)
             with clock.measure("metrics"):
-                eval_dict, agnostic = prepare_eval_dict(detections, labels, features)
-                metrics.add(losses, eval_dict, agnostic, len(image_hashes(features)))
+                metrics.add(losses, detections, features, labels)
+            clock.count(metrics.images - before, forward.seconds)
             report(metrics.images)
         return metrics
+
+    def _dry_run(self):
+        """Returns the names of the metrics, from one batch through the untrained model."""
+        try:
+            metrics = self._run(self._eval_set.shapes[:1], Clock(), lambda done: None)
+            names = set(metrics.compute()[0])
+        except KeyError as error:
+            raise Refusal(
+                "bad_pipeline_config",
+                "metrics_set ({}) needs {}, which the model or the eval records do not give".format(
+                    ", ".join(self._pipeline.metrics_sets), error
+                ),
+                "choose a metrics_set that fits the model and its records",
+            ) from error
+        return sorted(names | {"latency_ms"})
 
     def _check_files(self):
         changed = self._files.changed()
@@ -108,49 +142,6 @@ class Evaluation:
                 "changed since the evaluator started: " + ", ".join(changed),
                 permanent=False,
             )
-
-
-class Clock:
-    """Adds up the seconds spent in each part of an evaluation."""
-
-    def __init__(self):
-        self._began = time.perf_counter()
-        self._seconds = {"restore": 0.0, "input": 0.0, "forward": 0.0, "metrics": 0.0}
-
-    def measure(self, part):
-        """Returns a context that adds its duration to `part`."""
-        return _Measure(self._seconds, part)
-
-    def timings(self):
-        """Returns {PART_seconds: float}, with `total_seconds` since the clock was made."""
-        found = {part + "_seconds": seconds for part, seconds in self._seconds.items()}
-        found["total_seconds"] = time.perf_counter() - self._began
-        return found
-
-
-class _Measure:
-    def __init__(self, seconds, part):
-        self._seconds = seconds
-        self._part = part
-
-    def __enter__(self):
-        self._began = time.perf_counter()
-
-    def __exit__(self, *exc):
-        self._seconds[self._part] += time.perf_counter() - self._began
-
-
-def throttled(on_progress, total):
-    """Returns a function of the images done that calls on_progress at most twice a second."""
-    last = [-math.inf]
-
-    def report(done):
-        now = time.monotonic()
-        if now - last[0] >= PROGRESS_SECONDS:
-            last[0] = now
-            on_progress(done, total)
-
-    return report
 
 
 def check_finite(metrics):

@@ -46,6 +46,7 @@ def fingerprint_parts(pipeline, versions):
         "eval_config": text_sha256(configs["eval_config"]),
         "eval_input": text_sha256(eval_input),
         "regularization_loss": bool(train_config.add_regularization_loss),
+        "averages": bool(configs["eval_config"].use_moving_averages),
         "label_map": file_sha256(pipeline.eval_input.label_map_path),
         "records": [file_sha256(path) for path in pipeline.record_files],
         "batch_size": pipeline.batch_size,

@@ -1,9 +1,108 @@
-"""Metrics: the OD API's own evaluators, fresh for each checkpoint."""
+"""Metrics of one evaluation: losses, COCO's, and whatever else the OD API's evaluators give."""
 
 import numpy as np
 import tensorflow as tf
-from object_detection import eval_util
+from object_detection import eval_util, inputs, model_lib_v2
+from object_detection.core import standard_fields
 from object_detection.utils import label_map_util
+
+from evaluators import coco
+from evaluators.detections import AbsoluteDetections
+from evaluators.protocol import Refusal
+
+FIELDS = standard_fields.InputDataFields
+DETECTIONS = standard_fields.DetectionResultFields
+
+
+class MetricSets:
+    """What stays the same from checkpoint to checkpoint: the sets asked for and their ground truth.
+
+    COCO's boxes and masks have a fast path of our own; every other set goes through the OD API's
+    evaluators, fed with the OD API's own evaluation dict.
+
+    Args:
+        pipeline: the Pipeline.
+        class_agnostic: whether the model gives no classes.
+        backend: one of `coco.BACKENDS`.
+    """
+
+    def __init__(self, pipeline, class_agnostic, backend):
+        self.eval_config = pipeline.configs["eval_config"]
+        self.class_agnostic = class_agnostic
+        self.backend = backend
+        self.categories = pipeline.categories
+        if class_agnostic:
+            index = label_map_util.create_class_agnostic_category_index()
+            self.categories = list(index.values())
+        fast = [name for name in pipeline.metrics_sets if self._is_fast(name)]
+        self.truths = [coco.GroundTruth(name, self.categories) for name in fast]
+        self._other_config = _with_sets(
+            self.eval_config, [name for name in pipeline.metrics_sets if name not in fast]
+        )
+
+    def add_ground_truth(self, batches):
+        """Takes the eval set, before any checkpoint is scored."""
+        for features, labels in batches if self.truths else ():
+            self._add_batch(features, labels)
+
+    def _add_batch(self, features, labels):
+        eval_dict = self.eval_dict(self._no_detections(features), labels, features)
+        arrays = {key: eval_dict[key].numpy() for key in _TRUTH_KEYS if key in eval_dict}
+        if any(truth.with_masks for truth in self.truths):
+            if FIELDS.groundtruth_instance_masks not in eval_dict:
+                raise Refusal(
+                    "bad_pipeline_config",
+                    "metrics_set coco_mask_metrics needs masks in the eval records",
+                    "set load_instance_masks in the eval_input_reader",
+                )
+            masks = eval_dict[FIELDS.groundtruth_instance_masks]
+            arrays[FIELDS.groundtruth_instance_masks] = masks.numpy()
+        for truth in self.truths:
+            truth.add(arrays)
+
+    def new_evaluators(self):
+        """Returns fresh evaluators of the OD API for the sets without a fast path."""
+        # An empty metrics_set means COCO boxes to the OD API, keypoint metrics included.
+        if not self._other_config.metrics_set and not self._other_config.parameterized_metric:
+            return []
+        evaluators = eval_util.get_evaluators(
+            self._other_config,
+            self.categories,
+            eval_util.evaluator_options_from_eval_config(self._other_config),
+        )
+        return evaluators if self._other_config.metrics_set else evaluators[1:]
+
+    def eval_dict(self, detections, labels, features):
+        """Returns the OD API's evaluation dict of one batch."""
+        return model_lib_v2.prepare_eval_dict(dict(detections), dict(labels), features)[0]
+
+    def _is_fast(self, name):
+        if name not in coco.SETS or self.eval_config.super_categories:
+            return False
+        if self.eval_config.all_metrics_per_category:
+            return False
+        return not self.eval_config.skip_predictions_for_unlabeled_class
+
+    def _no_detections(self, features):
+        batch = len(features[inputs.HASH_KEY])
+        detections = {
+            DETECTIONS.detection_boxes: tf.zeros([batch, 0, 4]),
+            DETECTIONS.detection_scores: tf.zeros([batch, 0]),
+            DETECTIONS.num_detections: tf.zeros([batch]),
+        }
+        if not self.class_agnostic:
+            detections[DETECTIONS.detection_classes] = tf.zeros([batch, 0])
+        return detections
+
+
+_TRUTH_KEYS = (
+    FIELDS.key,
+    FIELDS.original_image_spatial_shape,
+    FIELDS.num_groundtruth_boxes,
+    FIELDS.groundtruth_boxes,
+    FIELDS.groundtruth_classes,
+    FIELDS.groundtruth_is_crowd,
+)
 
 
 class Metrics:
@@ -13,37 +112,49 @@ class Metrics:
         images: images taken so far.
     """
 
-    def __init__(self, pipeline):
-        self._eval_config = pipeline.configs["eval_config"]
-        self._options = eval_util.evaluator_options_from_eval_config(self._eval_config)
-        self._categories = pipeline.categories
-        self._evaluators = None
+    def __init__(self, sets):
+        self._sets = sets
+        self._coco = [
+            coco.CocoMetrics(truth, sets.backend, sets.eval_config) for truth in sets.truths
+        ]
+        self._evaluators = sets.new_evaluators()
         self._losses = {}
         self.images = 0
 
-    def add(self, losses, eval_dict, class_agnostic, images):
-        """Takes one batch: its losses and the OD API's evaluation dict."""
-        if self._evaluators is None:
-            self._evaluators = self._new_evaluators(class_agnostic)
-        for evaluator in self._evaluators:
-            evaluator.add_eval_dict(eval_dict)
+    def add(self, losses, detections, features, labels):
+        """Takes one batch: its losses and detections, and the batch itself."""
+        image_ids = features[inputs.HASH_KEY].numpy()
         for name, value in losses.items():
             self._losses.setdefault(name, []).append(value.numpy())
-        self.images += images
+        if self._coco:
+            sizes = features[FIELDS.original_image_spatial_shape].numpy()
+            absolute = AbsoluteDetections(detections, image_ids, sizes)
+            for metrics in self._coco:
+                metrics.add(absolute)
+        if self._evaluators:
+            eval_dict = self._sets.eval_dict(detections, labels, features)
+            for evaluator in self._evaluators:
+                evaluator.add_eval_dict(eval_dict)
+        self.images += len(image_ids)
 
     def compute(self):
-        """Returns {metric: float}, under the OD API's names."""
-        found = {}
+        """Returns ({metric: float}, [category metric]), under the OD API's names."""
+        found, by_category = {}, []
+        for metrics in self._coco:
+            values, categories = metrics.compute()
+            found.update(values)
+            by_category += categories
         for evaluator in self._evaluators:
             found.update(evaluator.evaluate())
         for name, values in self._losses.items():
             # The same reduction as the OD API's, in the same precision.
             found[name] = tf.reduce_mean(np.array(values)).numpy()
-        return {str(name): float(value) for name, value in found.items()}
+        return {str(name): float(value) for name, value in found.items()}, by_category
 
-    def _new_evaluators(self, class_agnostic):
-        categories = self._categories
-        if class_agnostic:
-            index = label_map_util.create_class_agnostic_category_index()
-            categories = list(index.values())
-        return eval_util.get_evaluators(self._eval_config, categories, self._options)
+
+def _with_sets(eval_config, names):
+    config = type(eval_config)()
+    config.CopyFrom(eval_config)
+    config.ClearField("metrics_set")
+    config.metrics_set.extend(names)
+    return config

@@ -38,6 +38,7 @@ class Pipeline:
         # The OD API's loop needs the original image's shape and crashes without it.
         self.configs["eval_config"].retain_original_images = True
         self.pipeline_batch_size = self.configs["eval_config"].batch_size
+        # Another batch size is another evaluation: faster, and not equal to the last bit.
         self.batch_size = int(request.get("eval_batch_size") or self.pipeline_batch_size)
 
     @property
@@ -60,8 +61,13 @@ class Pipeline:
             raise _unsupported("eval_input_reader.sample_from_datasets_weights (a random sample)")
         if "coco_panoptic_metrics" in eval_config.metrics_set:
             raise _unsupported("metrics_set coco_panoptic_metrics")
-        if eval_config.use_moving_averages:
-            raise _unsupported("eval_config.use_moving_averages")
+        optimizer = self.configs["train_config"].optimizer
+        if eval_config.use_moving_averages and not optimizer.use_moving_average:
+            raise Refusal(
+                "bad_pipeline_config",
+                "eval_config.use_moving_averages is set and the optimizer keeps none",
+                "set use_moving_average in the optimizer, or clear it in eval_config",
+            )
 
     def _settle_order(self):
         if self.eval_input.shuffle:

@@ -6,7 +6,8 @@ libraries are imported, then `ready` once the model is built and traced, or `err
 3. Each `evaluate` is answered with `progress` lines and one `result` or `failed`, in the order
 asked. `stop` or the end of stdin ends the process at once with code 0, also in the middle of an
 evaluation. On Linux it dies with the thread that started it. Whatever libraries print goes to
-stderr.
+stderr. The next `evaluate` may be sent before the last is answered: then the metrics of one
+checkpoint are computed while the next goes through the model.
 """
 
 import os
@@ -86,8 +87,9 @@ def serve(requests, replies):
         hint = "see the detail: this is a fault of the evaluator or of the training environment"
         replies.refuse(protocol.Refusal("internal", text, hint), protocol.last_traceback())
         return REFUSED
+    pending = []
     while True:
-        answer(requests.get(), evaluation, replies)
+        answer(requests.get(), evaluation, replies, pending)
 
 
 def start(request, replies):
@@ -112,28 +114,61 @@ def start(request, replies):
     return built
 
 
-def answer(request, evaluation, replies):
-    """Answers one request after the start."""
-    from evaluators import protocol
+def answer(request, evaluation, replies, pending):
+    """Runs one checkpoint and leaves its metrics to a thread, which sends the reply.
 
+    So the metrics of one checkpoint are computed while the next goes through the model, if it was
+    asked for meanwhile. `pending` holds the last such thread: replies keep the order of requests.
+    """
     request_id = request.get("id")
-    try:
+
+    def on_progress(done, total):
+        replies.send("progress", id=request_id, done=done, total=total)
+
+    def forward():
         if request.get("type") != "evaluate" or not isinstance(request.get("prefix"), str):
+            from evaluators import protocol
+
             message = "expected evaluate with a prefix, got {!r}".format(request)
             raise protocol.Failure("internal", message, permanent=True)
+        return evaluation.forward(request["prefix"], on_progress)
 
-        def on_progress(done, total):
-            replies.send("progress", id=request_id, done=done, total=total)
+    finish = attempt(forward, replies, request_id, pending)
+    wait_for(pending)
+    if finish is None:
+        return
 
-        result = evaluation.evaluate(request["prefix"], on_progress)
-    except protocol.Failure as failure:
-        replies.fail(request_id, failure, protocol.last_traceback())
+    def send_result():
+        result = attempt(finish, replies, request_id, [])
+        if result is not None:
+            replies.send("result", id=request_id, **result)
+
+    thread = threading.Thread(target=send_result, daemon=True)
+    thread.start()
+    pending.append(thread)
+
+
+def wait_for(pending):
+    """Waits until the metrics of the checkpoint before are sent."""
+    while pending:
+        pending.pop().join()
+
+
+def attempt(work, replies, request_id, pending):
+    """Returns what `work` returns, or sends why there is no score and returns None."""
+    from evaluators import protocol
+
+    try:
+        return work()
+    except protocol.Failure as error:
+        failure, detail = error, protocol.last_traceback()
     except Exception as error:
         text = "{}: {}".format(type(error).__name__, error)
         failure = protocol.Failure("internal", text, permanent=False)
-        replies.fail(request_id, failure, protocol.last_traceback())
-    else:
-        replies.send("result", id=request_id, **result)
+        detail = protocol.last_traceback()
+    wait_for(pending)
+    replies.fail(request_id, failure, detail)
+    return None
 
 
 def main():

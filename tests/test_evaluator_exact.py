@@ -45,7 +45,9 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     prefix = f"model_dir/{name}"
     result = run.client.evaluate(prefix)
     assert result["type"] == "result", result
-    assert result["metrics"] == run.reference[prefix]
+    expected = run.reference[prefix]
+    assert {name: result["metrics"][name] for name in expected} == expected
+    assert set(result["metrics"]) - set(expected) == {"latency_ms"}
     assert result["global_step"] == {"ckpt-2": 100, "ckpt-3": 200}[name]
     assert result["images"] == 24
 
@@ -55,6 +57,36 @@ def test_ready_names_the_metrics_a_result_will_have(run: Run) -> None:
     assert run.ready["metric_names"] == sorted(result["metrics"])
     assert run.ready["categories"] == [{"id": 1, "name": "rect"}, {"id": 2, "name": "ellipse"}]
     assert run.ready["images"] == 24
+
+
+def test_each_category_has_its_precision_and_recall(run: Run) -> None:
+    result = run.client.evaluate("model_dir/ckpt-3")
+    name = "DetectionBoxes_Precision/mAP"
+    rows = {(m["name"], m["category"]): m["value"] for m in result["category_metrics"]}
+    mean = (rows[name, "rect"] + rows[name, "ellipse"]) / 2
+    assert mean == pytest.approx(result["metrics"][name], abs=1e-12)
+    assert ("DetectionBoxes_Recall/AR@100", "rect") in rows
+
+
+def test_cost_figures_add_up(run: Run) -> None:
+    result = run.client.evaluate("model_dir/ckpt-3")
+    cost, timings = result["cost"], result["timings"]
+    assert 0 < cost["latency_ms"] <= cost["latency_ms_p90"]
+    assert cost["images_per_second"] == pytest.approx(24 / timings["forward_seconds"])
+    assert result["metrics"]["latency_ms"] == cost["latency_ms"]
+    assert result["peak_memory_bytes"] > 100 << 20
+
+
+def test_requests_sent_ahead_are_answered_in_order(run: Run) -> None:
+    names = ["ckpt-2", "ckpt-1", "ckpt-3"]
+    for name in names:
+        run.client.send(type="evaluate", id=name, prefix=f"model_dir/{name}")
+    answers = [run.client.receive("result", "failed") for _ in names]
+    assert [a["id"] for a in answers] == names
+    assert [a["type"] for a in answers] == ["result", "failed", "result"]
+    for answer in (answers[0], answers[2]):
+        expected = run.reference[f"model_dir/{answer['id']}"]
+        assert {name: answer["metrics"][name] for name in expected} == expected
 
 
 def test_progress_starts_at_zero_and_never_passes_the_total(run: Run) -> None:
@@ -82,7 +114,7 @@ def test_a_truncated_checkpoint_is_unreadable(run: Run) -> None:
     source = run.folder / "model_dir" / "ckpt-3"
     data = source.with_name("ckpt-3.data-00000-of-00001").read_bytes()
     (run.folder / "cut.index").write_bytes(source.with_name("ckpt-3.index").read_bytes())
-    (run.folder / "cut.data-00000-of-00001").write_bytes(data[: len(data) // 2])
+    (run.folder / "cut.data-00000-of-00001").write_bytes(data[: len(data) // 4])
     failed = run.client.evaluate("cut")
     assert (failed["type"], failed["code"]) == ("failed", "unreadable_checkpoint")
 

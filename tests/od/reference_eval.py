@@ -17,6 +17,15 @@ import time
 import numpy as np
 import tensorflow as tf
 
+# The OD API's pascal VOC code needs aliases NumPy dropped in 1.24; without them its loop crashes.
+for alias, builtin in (("float", float), ("bool", bool), ("int", int), ("object", object)):
+    if alias not in vars(np):
+        setattr(np, alias, builtin)
+
+from object_detection import inputs, model_lib_v2  # noqa: E402
+from object_detection.builders import optimizer_builder  # noqa: E402
+from object_detection.utils import config_util  # noqa: E402
+
 
 def parse():
     """Returns the command line's options."""
@@ -25,15 +34,11 @@ def parse():
     parser.add_argument("prefixes", nargs="+")
     parser.add_argument("--eval-index", type=int, default=0)
     parser.add_argument("--sample", type=int, default=None)
-    parser.add_argument("--numpy-aliases", action="store_true")
     return parser.parse_args()
 
 
 def restored(prefix, configs, model, dataset, global_step):
     """Restores one checkpoint as `eval_continuously` does, moving averages included."""
-    from object_detection import model_lib_v2
-    from object_detection.builders import optimizer_builder
-
     optimizer, _ = optimizer_builder.build(
         configs["train_config"].optimizer, global_step=global_step
     )
@@ -48,24 +53,32 @@ def restored(prefix, configs, model, dataset, global_step):
         optimizer.swap_weights()
 
 
-def evaluate(options):
+def reference(pipeline, prefixes, eval_index=0, sample=None):
     """Returns `{prefix: {metric: value}}` and the seconds each took."""
-    from object_detection import inputs, model_lib_v2
-    from object_detection.utils import config_util
+    scope = contextlib.nullcontext()
+    if "use_moving_averages: true" in pathlib.Path(pipeline).read_text():
+        scope = tf.distribute.OneDeviceStrategy("/cpu:0").scope()
+    with scope:
+        return evaluate(pipeline, prefixes, eval_index, sample)
 
-    configs = config_util.get_configs_from_pipeline_file(options.pipeline)
-    overrides = {"eval_num_epochs": 1, "sample_1_of_n_eval_examples": options.sample}
+
+def evaluate(pipeline, prefixes, eval_index, sample):
+    """Does what `reference` returns, under the strategy in scope."""
+    configs = config_util.get_configs_from_pipeline_file(pipeline)
+    overrides = {"eval_num_epochs": 1, "sample_1_of_n_eval_examples": sample}
     configs = config_util.merge_external_params_with_configs(configs, kwargs_dict=overrides)
     results, seconds = {}, {}
-    for prefix in options.prefixes:
+    for prefix in prefixes:
         model = model_lib_v2.MODEL_BUILD_UTIL_MAP["detection_model_fn_base"](
             model_config=configs["model"], is_training=True
         )
-        dataset = inputs.eval_input(
-            eval_config=configs["eval_config"],
-            eval_input_config=configs["eval_input_configs"][options.eval_index],
-            model_config=configs["model"],
-            model=model,
+        dataset = tf.distribute.get_strategy().experimental_distribute_dataset(
+            inputs.eval_input(
+                eval_config=configs["eval_config"],
+                eval_input_config=configs["eval_input_configs"][eval_index],
+                model_config=configs["model"],
+                model=model,
+            )
         )
         global_step = tf.Variable(0, trainable=False, dtype=tf.int64)
         restored(prefix, configs, model, dataset, global_step)
@@ -81,16 +94,9 @@ def main():
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     options = parse()
-    if options.numpy_aliases:
-        for name in ("float", "int", "bool", "object"):
-            if name not in np.__dict__:
-                setattr(np, name, getattr(__import__("builtins"), name))
-    averages = "use_moving_averages: true" in pathlib.Path(options.pipeline).read_text()
-    scope = contextlib.nullcontext()
-    if averages:
-        scope = tf.distribute.OneDeviceStrategy("/cpu:0").scope()
-    with scope:
-        json.dump(evaluate(options), answer)
+    json.dump(
+        reference(options.pipeline, options.prefixes, options.eval_index, options.sample), answer
+    )
     answer.close()
 
 

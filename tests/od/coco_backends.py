@@ -1,0 +1,168 @@
+"""Runs every COCO backend on made-up boxes: `coco_backends.py [--images N] ...`.
+
+Runs in the training interpreter, without any model. Prints one JSON object: for each backend that
+can be imported its metrics, category metrics and seconds (conversion of the detections included),
+and under `od_api` what the OD API's own evaluators give for the same numbers.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+ANSWER = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from evaluators_package import VERSIONS  # noqa: E402, F401, I001
+from evaluators import coco  # noqa: E402
+
+import numpy as np  # noqa: E402
+from object_detection.metrics import coco_evaluation  # noqa: E402
+from object_detection.protos import eval_pb2  # noqa: E402
+
+SIZE = 200
+
+
+class Batch:
+    """Made-up detections in the form of `evaluators.detections.AbsoluteDetections`."""
+
+    def __init__(self, image_ids, images):
+        self.image_ids = image_ids
+        self._images = images
+
+    def image(self, index, with_masks):
+        """Returns (boxes, scores, classes, masks or None) of one image."""
+        boxes, scores, classes = self._images[index]
+        return boxes, scores, classes, draw(boxes) if with_masks else None
+
+
+def draw(boxes):
+    """Returns the boxes as filled masks."""
+    masks = np.zeros((len(boxes), SIZE, SIZE), np.uint8)
+    for mask, (top, left, bottom, right) in zip(masks, boxes.astype(int)):
+        mask[top:bottom, left:right] = 1
+    return masks
+
+
+def made_up(options):
+    """Returns (image identities, ground truth, detections); half the detections fit an object."""
+    rng = np.random.default_rng(options.seed)
+    identities = np.sort(rng.choice(1 << 31, options.images, replace=False)).astype(np.int64)
+    rng.shuffle(identities)
+    truths, found = [], []
+    for _ in identities:
+        count = int(rng.integers(0, 2 * options.objects + 1))
+        corner = rng.random((count, 2)) * SIZE * 0.6
+        size = 4 + rng.random((count, 2)) * SIZE * 0.35
+        boxes = np.concatenate([corner, corner + size], 1).astype(np.float32)
+        classes = rng.integers(1, options.classes + 1, count)
+        crowd = rng.random(count) < 0.05
+        truths.append((boxes, classes, crowd))
+        extra = rng.integers(0, max(count, 1), options.detections) if count else []
+        moved = boxes[extra] if count else np.zeros((0, 4), np.float32)
+        noise = rng.normal(0, 6, moved.shape)
+        moved = np.clip(moved + noise, 0, SIZE).astype(np.float32)
+        moved = np.concatenate(
+            [np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])], 1
+        )
+        guessed = classes[extra] if count else np.zeros(0, np.int64)
+        wrong = rng.random(len(guessed)) < 0.3
+        guessed = np.where(wrong, rng.integers(1, options.classes + 1, len(guessed)), guessed)
+        # Coarse scores, so that ties between images and within one occur.
+        scores = (np.round(rng.random(len(guessed)) * 50) / 50).astype(np.float32)
+        order = np.argsort(-scores, kind="stable")
+        found.append((moved[order], scores[order], guessed[order].astype(np.int64)))
+    if options.nothing_found:
+        found = [(b[:0], s[:0], c[:0]) for b, s, c in found]
+    return identities, truths, found
+
+
+def ground_truth(metrics_set, categories, identities, truths):
+    """Returns our ground truth of the made-up objects."""
+    truth = coco.GroundTruth(metrics_set, categories)
+    for identity, (boxes, classes, crowd) in zip(identities, truths):
+        eval_dict = {
+            "key": np.array([identity]),
+            "num_groundtruth_boxes": np.array([len(boxes)]),
+            "original_image_spatial_shape": np.array([[SIZE, SIZE]]),
+            "groundtruth_boxes": boxes[None],
+            "groundtruth_classes": classes[None],
+            "groundtruth_is_crowd": crowd[None],
+        }
+        if truth.with_masks:
+            eval_dict["groundtruth_instance_masks"] = draw(boxes)[None]
+        truth.add(eval_dict)
+    return truth
+
+
+def od_api(masks, categories, identities, truths, found):
+    """Returns what the OD API's own evaluator gives, and the seconds its last step took."""
+    kind = coco_evaluation.CocoMaskEvaluator if masks else coco_evaluation.CocoDetectionEvaluator
+    evaluator = kind(categories)
+    for identity, (boxes, classes, crowd), (moved, scores, guessed) in zip(
+        identities, truths, found
+    ):
+        evaluator.add_single_ground_truth_image_info(
+            identity,
+            {
+                "groundtruth_boxes": boxes,
+                "groundtruth_classes": classes,
+                "groundtruth_is_crowd": crowd,
+                "groundtruth_instance_masks": draw(boxes) if masks else None,
+            },
+        )
+        evaluator.add_single_detected_image_info(
+            identity,
+            {
+                "detection_boxes": moved,
+                "detection_scores": scores,
+                "detection_classes": guessed,
+                "detection_masks": draw(moved) if masks else None,
+            },
+        )
+    began = time.perf_counter()
+    metrics = evaluator.evaluate()
+    return {name: float(value) for name, value in metrics.items()}, time.perf_counter() - began
+
+
+def main():
+    """Prints the answer."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in (
+        ("images", 30),
+        ("classes", 3),
+        ("objects", 4),
+        ("detections", 30),
+        ("seed", 1),
+    ):
+        parser.add_argument("--" + name, type=int, default=value)
+    parser.add_argument("--masks", action="store_true")
+    parser.add_argument("--nothing-found", action="store_true")
+    options = parser.parse_args()
+    categories = [{"id": i, "name": "class {}".format(i)} for i in range(1, options.classes + 1)]
+    identities, truths, found = made_up(options)
+    name = "coco_mask_metrics" if options.masks else "coco_detection_metrics"
+    truth = ground_truth(name, categories, identities, truths)
+    metrics, seconds = od_api(options.masks, categories, identities, truths, found)
+    answer = {"od_api": {"metrics": metrics, "seconds": seconds}}
+    for backend in [b for b in coco.BACKENDS if coco._importable(b)]:
+        began = time.perf_counter()
+        run = coco.CocoMetrics(truth, backend, eval_pb2.EvalConfig())
+        run.add(Batch(identities, found))
+        added = time.perf_counter()
+        metrics, by_category = run.compute()
+        answer[backend] = {
+            "metrics": metrics,
+            "categories": by_category,
+            "seconds": time.perf_counter() - began,
+            "compute_seconds": time.perf_counter() - added,
+        }
+    json.dump(answer, ANSWER)
+    ANSWER.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Every COCO backend gives what the OD API's own evaluators give with pycocotools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluator_client import PROGRAMS, run_program
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
+
+
+def answers(od_python: str, folder: Path, *options: object) -> dict[str, Any]:
+    out = run_program(od_python, PROGRAMS / "coco_backends.py", *options, cwd=folder)
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options", [("--images", 60, "--seed", 3), ("--masks",), ("--nothing-found",)], ids=str
+)
+def test_backends_equal_the_od_api(
+    od_python: str, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    found = answers(od_python, tmp_path, *options)
+    expected = found.pop("od_api")["metrics"]
+    assert "pycocotools" in found
+    for backend, answer in found.items():
+        assert answer["metrics"] == expected, backend
+        assert answer["categories"] == found["pycocotools"]["categories"], backend
+    scores = list(expected.values())
+    assert max(scores) == 0.0 if "--nothing-found" in options else max(scores) > 0.1

@@ -1,0 +1,73 @@
+"""Model families, metric sets and odd data: equal to the OD API on really trained checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from evaluator_client import PROGRAMS, draw_shapes, run_program
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(900)]
+
+FAMILIES = (
+    "ssd_fpn_ema",
+    "ssd_fpn_ema:1",
+    "ssd_fpn_nothing_found",
+    "faster_rcnn",
+    "mask_rcnn",
+    "center_net",
+)
+
+
+@pytest.fixture(scope="module")
+def compared(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Both sides' numbers by family, all from one process."""
+    folder = tmp_path_factory.mktemp("families")
+    size = ("--size", 100, 120, "--empty-every", 5)
+    draw_shapes(od_python, folder, "train", 8, "--size", 100, 120, "--empty-every", 0, "--flags", 0)
+    draw_shapes(od_python, folder, "val", 9, "--seed", 2, "--vary-size", *size)
+    draw_shapes(od_python, folder, "other", 5, "--seed", 3, *size)
+    out = run_program(od_python, PROGRAMS / "compare.py", folder, *FAMILIES, cwd=folder)
+    lines = [json.loads(line) for line in out.splitlines()]
+    return {f"{line['family']}:{line.get('eval_index', 0)}": line for line in lines}
+
+
+def same(expected: float, found: float | None) -> bool:
+    """Equal to the last bit; the OD API's NaN travels as null."""
+    return found is None if math.isnan(expected) else found == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_metric_equals_the_od_api(compared: dict[str, Any], family: str) -> None:
+    line = compared[family if ":" in family else f"{family}:0"]
+    assert "error" not in line, line["detail"]
+    for backend, result in zip(line["backends"], line["results"], strict=True):
+        wrong = {
+            name: (value, result["metrics"].get(name))
+            for name, value in line["reference"].items()
+            if not same(value, result["metrics"].get(name))
+        }
+        assert not wrong, backend
+        assert set(result["metrics"]) == {*line["reference"], "latency_ms"}
+        assert sorted(result["metrics"]) == line["ready"]["metric_names"]
+
+
+def test_two_eval_inputs_are_two_evaluations(compared: dict[str, Any]) -> None:
+    first, second = compared["ssd_fpn_ema:0"], compared["ssd_fpn_ema:1"]
+    assert (first["ready"]["eval_input"], second["ready"]["eval_input"]) == ("val", "other")
+    assert (first["ready"]["images"], second["ready"]["images"]) == (9, 5)
+    assert first["ready"]["fingerprint"] != second["ready"]["fingerprint"]
+
+
+def test_a_checkpoint_that_finds_nothing_scores_zero(compared: dict[str, Any]) -> None:
+    metrics = compared["ssd_fpn_nothing_found:0"]["results"][0]["metrics"]
+    assert metrics["DetectionBoxes_Precision/mAP"] == 0.0
+
+
+def test_masks_and_keypoints_have_metrics_of_their_own(compared: dict[str, Any]) -> None:
+    masks = compared["mask_rcnn:0"]["ready"]["metric_names"]
+    points = compared["center_net:0"]["ready"]["metric_names"]
+    assert "DetectionMasks_Precision/mAP" in masks
+    assert "Keypoints_Precision/mAP ByCategory/rect" in points
