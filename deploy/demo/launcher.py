@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except DemoError as error:
-        console.print(f"[red]demo failed:[/red] {error}")
+        console.print(f"[red]demo failed:[/red] {escape(str(error))}")
         return 1
     return 0
 
@@ -210,7 +211,7 @@ def show_outcome(seconds: float) -> None:
         table.add_row(str(rank), str(checkpoint), str(step), f"{score:.4f}")
     console.print()
     console.print(table)
-    console.print(f"{ending()}; {seconds:.0f} s in all")
+    console.print(f"{escape(ending())}; {seconds:.0f} s in all", soft_wrap=True)
     console.print(f"best checkpoints: {MODEL_DIR / 'best'}")
     console.print(f"database:         {DATABASE}")
     console.print(f'ask it:           sqlite3 {DATABASE} "{QUESTION}"', soft_wrap=True)
