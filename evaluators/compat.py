@@ -57,10 +57,16 @@ def restore_numpy_aliases():
             setattr(numpy, name, builtin)
 
 
-def configure_devices(threads):
-    """Sets thread counts and memory growth; returns the device's name, "cpu" without a GPU."""
+def configure_devices(request):
+    """Sets thread counts and memory growth; returns the device's name, "cpu" without a GPU.
+
+    Raises:
+        Refusal: a GPU was asked for and TensorFlow sees none. It would fall back to the CPU in
+            silence, and take it from the trainer.
+    """
     import tensorflow as tf
 
+    threads = request.get("threads")
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(int(threads))
         tf.config.threading.set_inter_op_parallelism_threads(int(threads))
@@ -69,6 +75,13 @@ def configure_devices(threads):
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    wanted = request.get("device") or "cpu"
+    if not gpus and wanted != "cpu":
+        raise Refusal(
+            "no_device",
+            "device ({}) is not visible to TensorFlow in this environment".format(wanted),
+            "check nvidia-smi and the CUDA libraries of that environment, or choose cpu",
+        )
     if not gpus:
         return "cpu"
     details = tf.config.experimental.get_device_details(gpus[0])

@@ -24,7 +24,7 @@ class Evaluation:
 
     def __init__(self, request, versions):
         began = time.perf_counter()
-        self._device = compat.configure_devices(request.get("threads"))
+        self._device = compat.configure_devices(request)
         self._pipeline = Pipeline(request)
         self._backend = coco.choose_backend(request.get("coco_backend"))
         self._files = fingerprint.FileStates(
