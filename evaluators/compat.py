@@ -88,6 +88,15 @@ def configure_devices(request):
     return details.get("device_name", gpus[0].name)
 
 
+def peak_gpu_memory_bytes():
+    """Returns the most memory TensorFlow ever held on the first GPU, None without one."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+
+
 def _import(module, code, python):
     try:
         return importlib.import_module(module)

@@ -104,6 +104,7 @@ class Evaluation:
             "timings": clock.timings(),
             "cost": cost,
             "peak_memory_bytes": peak_memory_bytes(),
+            "peak_gpu_memory_bytes": compat.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
         }
 

@@ -125,7 +125,7 @@ class Metrics:
         """Takes one batch: its losses and detections, and the batch itself."""
         image_ids = features[inputs.HASH_KEY].numpy()
         for name, value in losses.items():
-            self._losses.setdefault(name, []).append(value.numpy())
+            self._losses.setdefault(name, []).append(value)
         if self._coco:
             sizes = features[FIELDS.original_image_spatial_shape].numpy()
             absolute = AbsoluteDetections(detections, image_ids, sizes)

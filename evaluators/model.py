@@ -48,8 +48,11 @@ class Model:
         return len(self._variables)
 
     def forward(self, features, labels):
-        """Returns the losses and the detections of one batch, both as dicts of tensors."""
-        return self._forward(inputs_of_the_model(features), labels)
+        """Returns one batch's losses as NumPy scalars and its detections as tensors."""
+        losses, detections = self._forward(inputs_of_the_model(features), labels)
+        # On a GPU the call returns before the work is done; asking for a value waits for it.
+        detections[DETECTIONS.num_detections].numpy()
+        return {name: value.numpy() for name, value in losses.items()}, detections
 
     def restore(self, prefix):
         """Restores one checkpoint, every variable of it.

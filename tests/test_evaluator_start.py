@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from evaluator_client import PROGRAMS, Client, draw_shapes
+from evaluator_client import PROGRAMS, Client, draw_shapes, environment
 
-tensorflow = pytest.mark.tensorflow
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 CONFIG = (PROGRAMS / "ssd_fixed.config").read_text()
+READER = "eval_input_reader {"
 
-
-@pytest.fixture(scope="module")
-def shapes(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes")
-    draw_shapes(od_python, folder, "val", 2)
-    return folder
+# What is changed in a sound pipeline.config, the refusal's code, and what its message names.
+REFUSED = {
+    "no records": (("val.tfrecord", "gone-*.tfrecord"), "missing_file", "gone-*.tfrecord"),
+    "no label map": (("label_map.pbtxt", "no_map.pbtxt"), "missing_file", "no_map.pbtxt"),
+    "unreadable": (("num_classes: 2", "num_classes: two"), "bad_pipeline_config", "two"),
+    "unknown set": (('"coco_detection_metrics"', '"nonsense"'), "bad_pipeline_config", "nonsense"),
+    "panoptic": (
+        ('"coco_detection_metrics"', '"coco_panoptic_metrics"'),
+        "unsupported",
+        "coco_panoptic_metrics",
+    ),
+    "no averages kept": (
+        ("use_moving_averages: false", "use_moving_averages: true"),
+        "bad_pipeline_config",
+        "use_moving_averages",
+    ),
+    "random sample": (
+        (READER, READER + " sample_from_datasets_weights: 1.0"),
+        "unsupported",
+        "sample_from_datasets_weights",
+    ),
+    "no eval input": (
+        (CONFIG[CONFIG.index(READER) :], ""),
+        "bad_pipeline_config",
+        "no eval_input_reader",
+    ),
+}
+# Requests on the sound pipeline.config.
+REFUSED_REQUESTS = {
+    "no such input": ({"eval_input": "test"}, "bad_pipeline_config", "test"),
+    "no such index": ({"eval_input": 7}, "bad_pipeline_config", "7"),
+    "unknown backend": ({"coco_backend": "magic"}, "unsupported", "magic"),
+}
 
 
 def refusal(python: str, cwd: Path, pipeline: str, **overrides: object) -> dict[str, object]:
@@ -47,26 +76,46 @@ def test_end_of_input_ends_the_worker(tmp_path: Path) -> None:
         assert client.process.wait(10) == 0
 
 
-@tensorflow
-@pytest.mark.parametrize(
-    ("change", "code", "named"),
-    [
-        (("val.tfrecord", "gone-*.tfrecord"), "missing_file", "gone-*.tfrecord"),
-        (("label_map.pbtxt", "no_map.pbtxt"), "missing_file", "no_map.pbtxt"),
-        (("num_classes: 2", "num_classes: two"), "bad_pipeline_config", "two"),
-        (('"coco_detection_metrics"', '"nonsense"'), "bad_pipeline_config", "nonsense"),
-    ],
-)
-def test_broken_set_up_is_refused_by_name(
-    od_python: str, shapes: Path, change: tuple[str, str], code: str, named: str
+@pytest.fixture(scope="module")
+def refusals(
+    od_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str] | None]:
+    """The refusal of each broken set-up, all tried in one process."""
+    folder = tmp_path_factory.mktemp("shapes")
+    draw_shapes(od_python, folder, "val", 2)
+    (folder / "sound.config").write_text(CONFIG)
+    requests = {}
+    for name, (change, _, _) in REFUSED.items():
+        path = folder / f"{name}.config"
+        path.write_text(CONFIG.replace(*change))
+        requests[name] = {"pipeline_config": str(path)}
+    for name, (overrides, _, _) in REFUSED_REQUESTS.items():
+        requests[name] = {"pipeline_config": "sound.config", **overrides}
+    ran = subprocess.run(
+        [od_python, str(PROGRAMS / "refusals.py")],
+        input=json.dumps(list(requests.values())),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return dict(zip(requests, json.loads(ran.stdout), strict=True))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", [*REFUSED, *REFUSED_REQUESTS])
+def test_what_cannot_be_evaluated_is_refused_by_name(
+    refusals: dict[str, list[str] | None], name: str
 ) -> None:
-    (shapes / "broken.config").write_text(CONFIG.replace(*change))
-    error = refusal(od_python, shapes, "broken.config")
-    assert error["code"] == code
-    assert named in str(error["message"])
+    _, code, named = {**REFUSED, **REFUSED_REQUESTS}[name]
+    found = refusals[name]
+    assert found is not None
+    assert found[0] == code
+    assert named in found[1]
 
 
-@tensorflow
-def test_missing_pipeline_config_is_refused(od_python: str, shapes: Path) -> None:
-    error = refusal(od_python, shapes, "none.config")
+@pytest.mark.tensorflow
+def test_missing_pipeline_config_is_refused_by_the_worker(od_python: str, tmp_path: Path) -> None:
+    error = refusal(od_python, tmp_path, "none.config")
     assert (error["code"], "none.config" in str(error["message"])) == ("missing_file", True)
