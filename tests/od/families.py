@@ -67,7 +67,7 @@ def faster_rcnn(resizer=ANY_SHAPE, masks="", post=""):
   first_stage_box_predictor_conv_hyperparams {{ op: CONV initializer {{
     truncated_normal_initializer {{ stddev: 0.01 }} }} }}
   first_stage_nms_score_threshold: 0.0 first_stage_nms_iou_threshold: 0.7
-  first_stage_max_proposals: 50 first_stage_localization_loss_weight: 2.0
+  first_stage_max_proposals: 8 first_stage_localization_loss_weight: 2.0
   first_stage_objectness_loss_weight: 1.0
   initial_crop_size: 7 maxpool_kernel_size: 1 maxpool_stride: 1
   second_stage_box_predictor {{ mask_rcnn_box_predictor {{ fc_hyperparams {{ op: FC initializer {{
