@@ -6,6 +6,7 @@ started beside it, is through with them when the run is handed to the tests.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -195,15 +196,16 @@ def test_the_real_worker_dies_with_a_killed_daemon_even_when_it_is_stopped(job: 
     daemon = job.watcher.start(*job.flags())
     children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
     worker = wait_until(lambda: children.read_text().split(), "the worker has started")[0]
-    descriptors = Path(f"/proc/{worker}/fd")
-    wait_until(
-        lambda: (descriptors / "1").readlink() == (descriptors / "2").readlink(),
-        "the worker has run its first statements",
-    )
+    maps = Path(f"/proc/{worker}/maps")
+    wait_until(lambda: "tensorflow" in maps.read_text(), "the worker is at work", 60)
     os.kill(int(worker), signal.SIGSTOP)
-    daemon.kill()
-    daemon.wait()
-    assert wait_until(lambda: dead(worker), "the stopped worker is gone")
+    try:
+        daemon.kill()
+        daemon.wait()
+        assert wait_until(lambda: dead(worker), "the stopped worker is gone")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(worker), signal.SIGKILL)
 
 
 def dead(pid: str) -> bool:
