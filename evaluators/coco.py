@@ -17,6 +17,9 @@ from evaluators.protocol import Refusal
 
 FIELDS = standard_fields.InputDataFields
 BACKENDS = ("hotcoco", "faster-coco-eval", "pycocotools")
+# Those equal to pycocotools to the last bit, the fastest first. faster-coco-eval is not one: on
+# 5,000 images of 80 categories a few precisions of single categories differed by 7e-18.
+EXACT_BACKENDS = ("hotcoco", "pycocotools")
 MODULES = {
     "hotcoco": "hotcoco",
     "faster-coco-eval": "faster_coco_eval",
@@ -36,13 +39,13 @@ CATEGORY_RECALL = "Recall/AR@100"
 
 
 def choose_backend(wanted):
-    """Returns the backend to use: the one asked for, or under "auto" the fastest importable.
+    """Returns the backend to use: the one asked for, or under "auto" the fastest exact one.
 
     Raises:
         Refusal: it is unknown or cannot be imported here.
     """
     if wanted in (None, "auto"):
-        return next(name for name in BACKENDS if _importable(name))
+        return next(name for name in EXACT_BACKENDS if _importable(name))
     if wanted not in BACKENDS:
         raise Refusal(
             "unsupported",

@@ -31,6 +31,7 @@ class Evaluation:
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
         self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
+        self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._model = Model(self._pipeline)
         self._eval_set = EvalSet(self._pipeline, self._model.network, request.get("cache_bytes"))
         self._model.trace(self._eval_set.shapes)
