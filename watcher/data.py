@@ -15,13 +15,19 @@ class FoundCheckpoint:
         name: File name of the checkpoint prefix, `ckpt-12`.
         save_counter: The number in the name. It counts saves, it is not the global step.
         prefix: Full path without suffix.
-        signature: Changes whenever the index or a shard was replaced or rewritten.
+        signature: Changes whenever the index or a shard was replaced or rewritten: inode, size
+            and modification time (ns) of the index, then of each shard.
     """
 
     name: str
     save_counter: int
     prefix: Path
     signature: tuple[tuple[int, ...], ...]
+
+    @property
+    def written_at(self) -> float:
+        """When the index was written last, in seconds since the epoch by the file's own clock."""
+        return self.signature[0][2] / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,17 @@ class Pin:
     global_step: int | None
     size_bytes: int
     model_variables: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A pinned checkpoint that waits, as a queue policy sees it; a larger id was found later."""
+
+    checkpoint_id: int
+    name: str
+    save_counter: int
+    global_step: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

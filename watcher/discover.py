@@ -60,6 +60,9 @@ def _note(
     indexes: dict[str, tuple[int, tuple[int, ...]]],
     shards: dict[str, list[tuple[int, ...]]],
 ) -> None:
+    # Most files of a model_dir are none of ours: ten thousand event files cost no regex each.
+    if not entry.name.startswith("ckpt-"):
+        return
     index = _INDEX_NAME.fullmatch(entry.name)
     shard = None if index else _SHARD_NAME.fullmatch(entry.name)
     if not index and not shard:

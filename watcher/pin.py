@@ -8,12 +8,14 @@ verified, and only a verified pin gets its final name.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
 from watcher import bundle
@@ -22,6 +24,7 @@ from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files import write_new_file
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 
 
 def identify(checkpoint: FoundCheckpoint) -> str:
@@ -52,9 +55,11 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path) -> Pin:
     working.mkdir(mode=0o700)
     try:
         method = "link"
-        for shard in range(parsed.num_shards):
+        for shard, size in enumerate(bundle.shard_sizes(parsed)):
             name = bundle.shard_name(checkpoint.name, shard, parsed.num_shards)
-            method = take_file(checkpoint.prefix.with_name(name), working / name)
+            source = checkpoint.prefix.with_name(name)
+            _require_size(source, size)
+            method = take_file(source, working / name)
         prefix = working / checkpoint.name
         write_new_file(bundle.index_path(prefix), index)
         facts = bundle.verify(prefix)
@@ -102,21 +107,64 @@ def take_file(source: Path, target: Path) -> str:
 
     Raises:
         FileNotFoundError: the source is gone.
-        CorruptCheckpoint: the source is a symbolic link.
+        CorruptCheckpoint: the source is a symbolic link, a pipe or anything but a regular file.
         OSError: not even a copy was possible.
     """
+    _require_regular(source)
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
         # EXDEV: other file system. EPERM: fs.protected_hardlinks or no links here at all.
         # EMLINK: the inode has no room for another link.
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+        if error.errno not in _NO_LINK:
             raise
         return _copy(source, target)
-    if target.is_symlink():  # os.link links a symlink itself; its target may be anywhere
+    try:
+        # os.link links a symlink itself, and the source may have become one since the look.
+        _require_regular(target)
+    except CorruptCheckpoint:
         target.unlink()
-        raise CorruptCheckpoint(f"{source.name} is a symbolic link")
+        raise
     return "link"
+
+
+def probe(model_dir: Path, pins_dir: Path) -> str | None:
+    """Return why pins of `model_dir` cannot be hard links, None when nothing speaks against it.
+
+    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`.
+    """
+    trial = pins_dir / f".new-{secrets.token_hex(6)}"
+    linked = trial.with_name(f"{trial.name}-link")
+    try:
+        if model_dir.stat().st_dev != pins_dir.stat().st_dev:
+            return f"{pins_dir} is on another file system than {model_dir}"
+        write_new_file(trial, b"")
+        os.link(trial, linked)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return f"the file system of {pins_dir} has no hard links"
+    finally:
+        for file in (trial, linked):
+            with contextlib.suppress(OSError):
+                file.unlink()
+    return None
+
+
+def _require_regular(path: Path) -> int:
+    """Return the size of a regular file; what a symlink names is not looked at."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise CorruptCheckpoint(f"{path.name} is a symbolic link")
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptCheckpoint(f"{path.name} is not a regular file")
+    return status.st_size
+
+
+def _require_size(path: Path, size_bytes: int) -> None:
+    """Refuse a shard of the wrong length before it is copied or read, however long it is."""
+    found = _require_regular(path)
+    if found != size_bytes:
+        raise CorruptCheckpoint(f"{path.name} has {found} bytes, {size_bytes} needed")
 
 
 def _copy(source: Path, target: Path) -> str:

@@ -53,17 +53,26 @@ class Reader:
 
     def history(self, last: int | None = None) -> list[dict[str, Any]]:
         """Return the view `history`, or only its last rows."""
-        rows = self._rows("SELECT * FROM history")
-        return rows if last is None else rows[-last:]
+        if last is None:
+            return self._rows("SELECT * FROM history")
+        # Not from the view: it would be read from the start, all of a long run.
+        return self._rows(
+            "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason,"
+            " e.score, c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds"
+            " FROM (SELECT * FROM checkpoints ORDER BY id DESC LIMIT ?) c"
+            " JOIN runs r ON r.id = c.run_id LEFT JOIN evaluations e"
+            " ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint ORDER BY c.id",
+            last,
+        )
 
     def states(self) -> dict[str, int]:
         """Return how many checkpoints are in each state that occurs."""
-        rows = self._rows("SELECT state, count(*) AS n FROM history GROUP BY state")
+        rows = self._rows("SELECT state, count(*) AS n FROM checkpoints GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
 
-    def _rows(self, sql: str) -> list[dict[str, Any]]:
+    def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         with explained(self.path):
-            cursor = self._db.execute(sql)
+            cursor = self._db.execute(sql, arguments)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 

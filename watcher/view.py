@@ -99,6 +99,10 @@ def _activity(status: dict[str, Any], states: dict[str, int]) -> RenderableType:
         lines.append(Text(doing))
     if status.get("watch") != "events":
         lines.append(Text(f"degraded to polling: {status.get('watch')}", style="yellow"))
+    if status.get("pins", "links") != "links":
+        lines.append(Text(f"pins are copies: {status['pins']}", style="yellow"))
+    if status.get("notice"):
+        lines.append(Text(f"notice: {status['notice']}", style="yellow"))
     if status.get("problem"):
         lines.append(Text(f"problem: {status['problem']}", style="red"))
     if status.get("stop"):

@@ -1,11 +1,13 @@
 """Watch: turn file system events in model_dir into a wake-up of the loop.
 
 Events are hints, the scan is the truth: a lost, late or invented event costs at most one rescan
-interval. So nothing here carries data, and nothing here is allowed to fail.
+interval. So nothing here carries data, and nothing here is allowed to fail. What is lost is said:
+`degraded` is the reason for which the loop polls, and `news` tells what happened meanwhile.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,45 +24,88 @@ from watchdog.observers.api import BaseObserver
 class _Waker(FileSystemEventHandler):
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+        self.heard = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         # An index is safe to look at once it is closed after writing. Nothing else is waited
         # for, so thousands of other files in model_dir cost no scan.
         if str(event.src_path).endswith(".index") or str(event.dest_path).endswith(".index"):
             self._wake()
+            self.heard = True
 
 
 class Watch:
-    """The registered watch on one folder, armed again whenever the folder became another one."""
+    """The registered watch on one folder, armed again whenever the folder became another one.
+
+    Attributes:
+        degraded: Why events cannot be relied on at the moment, None when they can.
+    """
 
     def __init__(self, folder: Path, wake: Callable[[], None]) -> None:
         self.folder = folder
         self.degraded: str | None = None
         self._wake = wake
+        self._waker = _Waker(wake)
         self._observer: BaseObserver | None = None
+        self._threads: list[threading.Thread] = []
         self._identity: tuple[int, int] | None = None
+        self._last_identity: tuple[int, int] | None = None
+        self._beyond_repair: str | None = None
+        self._news: list[str] = []
 
-    def ensure(self) -> None:
+    def take_news(self) -> list[str]:
+        """Return what happened to the folder and the watch since the last call, in order."""
+        news, self._news = self._news, []
+        return news
+
+    def doubt(self, reason: str) -> None:
+        """Take note that events were lost: register anew, and poll until one comes again."""
+        if self.degraded is None:
+            self._disarm(None)
+            self.ensure()
+            self._degrade(self.degraded or reason)
+
+    def ensure(self) -> bool:
         """Register the watch if it is not registered on the folder as it is now.
 
         Sets `degraded` to the reason when events cannot be had; the caller's rescans go on.
+
+        Returns:
+            True when it was in force since the last call, so that events are to be expected.
         """
         try:
             status = self.folder.stat()
         except OSError as error:
             self._disarm(f"{self.folder}: {error.strerror}")
-            return
+            return False
         identity = (status.st_dev, status.st_ino)
-        alive = self._observer is not None and all(
-            thread.is_alive() for thread in (self._observer, *self._observer.emitters)
-        )
-        if alive and identity == self._identity:
-            return
+        if self._last_identity not in (None, identity):
+            self._news.append(f"{self.folder} is another folder than before, it is watched now")
+        self._last_identity = identity
+        if self._beyond_repair:
+            self._degrade(self._beyond_repair)
+        elif self._observer is None or identity != self._identity:
+            self._arm(identity)
+        elif dead := [thread for thread in self._threads if not thread.is_alive()]:
+            self._replace(dead, identity)
+        else:
+            if self.degraded and self._waker.heard:
+                self.degraded = None
+                self._news.append("file system events work again")
+            return True
+        return False
+
+    def close(self) -> None:
+        """Stop watching and wait for the observer's threads."""
         self._disarm(None)
-        observer = Observer()
+
+    def _arm(self, identity: tuple[int, int]) -> None:
+        self._disarm(None)
+        self._waker = _Waker(self._wake)
         try:
+            observer = Observer()
             observer.schedule(
-                _Waker(self._wake),
+                self._waker,
                 str(self.folder),
                 recursive=False,
                 event_filter=[FileClosedEvent, FileMovedEvent],
@@ -71,15 +116,38 @@ class Watch:
             self._disarm(f"no file system events: {error}")
             return
         self._observer, self._identity = observer, identity
+        # All of the library's threads, those shared by its observers too: if one of them ends,
+        # no event comes any more, and nothing says so.
+        self._threads = [
+            thread
+            for thread in threading.enumerate()
+            if type(thread).__module__.partition(".")[0] == "watchdog"
+        ]
 
-    def close(self) -> None:
-        """Stop watching and wait for the observer's threads."""
-        self._disarm(None)
+    def _replace(self, dead: list[threading.Thread], identity: tuple[int, int]) -> None:
+        """Arm again after a thread of the library ended."""
+        assert self._observer is not None
+        own = {self._observer, *self._observer.emitters}
+        if not own.issuperset(dead):
+            # A thread that all observers share is not started a second time by the library.
+            self._beyond_repair = "the thread that reads file system events died"
+            self._disarm(self._beyond_repair)
+            return
+        self._arm(identity)
+        self._degrade(self.degraded or "the thread that hands on file system events had ended")
+
+    def _degrade(self, reason: str) -> None:
+        if reason != self.degraded:
+            self._news.append(f"degraded to polling: {reason}")
+        self.degraded = reason
 
     def _disarm(self, reason: str | None) -> None:
-        self.degraded = reason
+        if reason is None:
+            self.degraded = None
+        else:
+            self._degrade(reason)
         if self._observer is not None:
             self._observer.stop()
             if self._observer.is_alive():
                 self._observer.join(timeout=5)
-        self._observer, self._identity = None, None
+        self._observer, self._identity, self._threads = None, None, []

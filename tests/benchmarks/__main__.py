@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("daemon", "evaluator")
+BENCHMARKS = ("daemon", "evaluator", "scale")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

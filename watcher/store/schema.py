@@ -156,3 +156,12 @@ def m001_first_schema(db: Database) -> None:
     """Create the tables and the public views."""
     for statement in _TABLES + _VIEWS:
         db.execute(statement)
+
+
+@migrations()
+def m002_long_runs(db: Database) -> None:
+    """Find the pinned checkpoints and those of one name without reading all there ever were."""
+    db.execute(
+        "CREATE INDEX checkpoints_pinned ON checkpoints (run_id, id) WHERE pin_path IS NOT NULL"
+    )
+    db.execute("CREATE INDEX checkpoints_by_name ON checkpoints (run_id, name)")

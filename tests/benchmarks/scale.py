@@ -1,0 +1,230 @@
+"""What a large run costs: many evaluations in the database, many files, many checkpoints.
+
+The daemon runs in this process, on a database filled by hand, with the stub evaluator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fake_bundle import FLOAT, SUFFIX, Tensor
+from fake_trainer import write_checkpoint
+from watching import ROOT, STUB
+
+from benchmarks.table import Row
+from watcher.bundle import verify
+from watcher.cli.run import _build, _make_state_folder, _open_store
+from watcher.config import Settings, load_settings
+from watcher.daemon import Daemon
+from watcher.discover import scan
+from watcher.logs import LiveView, configure_logs
+from watcher.pin import pin
+from watcher.store import Store
+
+EVALUATIONS = 100_000
+ARRIVING = 1_000
+OTHER_FILES = 10_000
+FINGERPRINT = "f" * 64
+
+
+def run() -> list[Row]:
+    """Runs the parts, each in a folder of its own."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        model_dir = Path(folder) / "model_dir"
+        model_dir.mkdir()
+        settings = _settings(model_dir)
+        _make_state_folder(settings)
+        configure_logs("json", settings.state_path, live=True)
+        with _open_store(settings) as store:
+            store.ledger.set_policy(settings.metric, settings.mode, time.time())
+            store.ledger.set_fingerprint(FINGERPRINT, time.time())
+        _fill(settings.state_path / "watcher.db")
+        for number in range(OTHER_FILES):
+            (model_dir / f"events.out.tfevents.{number}").touch()
+        rows = _arrivals(settings)
+        rows += [_restart(settings), _best(settings)]
+    return rows + _large()
+
+
+def _settings(model_dir: Path) -> Settings:
+    pipeline = model_dir.parent / "pipeline.config"
+    pipeline.write_text("the stub evaluator does not read it\n")
+    flags = {
+        "model_dir": str(model_dir),
+        "pipeline_config": str(pipeline),
+        "python": str(STUB),
+        "patience": 1_000_000,
+        "exit_when_idle": 2,
+        "log_format": "json",
+    }
+    return load_settings(flags, {}, None)
+
+
+def _fill(database: Path) -> None:
+    """Insert so many scored checkpoints with 20 metrics each."""
+    names = ["DetectionBoxes_Precision/mAP", *(f"metric/{n}" for n in range(19))]
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        for n in range(1, EVALUATIONS + 1):
+            sha = hashlib.sha256(b"%d" % n).hexdigest()
+            db.execute(
+                "INSERT INTO checkpoints (id, run_id, name, save_counter, sha256, global_step,"
+                " state, size_bytes, model_variables, discovered_at)"
+                " VALUES (?, 1, ?, ?, ?, ?, 'scored', 1, 1, '2026-01-01T00:00:00.000Z')",
+                [n, f"ckpt-{n}", n, sha, 100 * n],
+            )
+            db.execute(
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, 8, 'cpu', '2026-01-01T00:00:00.000Z',"
+                " '2026-01-01T00:00:00.000Z', 1.0, '{}', '{}', '{}')",
+                [n, n, FINGERPRINT, n % 997 / 1000],
+            )
+            db.executemany(
+                "INSERT INTO metrics VALUES (?, ?, '', ?)",
+                [(n, name, n % 997 / 1000) for name in names],
+            )
+
+
+def _arrivals(settings: Settings) -> list[Row]:
+    """1,000 checkpoints arrive, 20 a second, while the loop is timed."""
+    trainer = [sys.executable, str(ROOT / "tests" / "fake_trainer.py"), settings.model_dir]
+    flags = ["--saves", str(ARRIVING), "--interval", "0.05", "--max-to-keep", "0"]
+    # Goes on from the last one, as a trainer that was restarted does.
+    (settings.model_path / "checkpoint").write_text(
+        f'model_checkpoint_path: "ckpt-{EVALUATIONS}"\n'
+        f'all_model_checkpoint_paths: "ckpt-{EVALUATIONS}"\n'
+        "all_model_checkpoint_timestamps: 1.0\nlast_preserved_timestamp: 1.0\n"
+    )
+    process = subprocess.Popen([*trainer, *flags], stdout=subprocess.DEVNULL)
+    ticks, memory = _time_the_loop(settings)
+    process.wait()
+    cuts = statistics.quantiles(ticks, n=100)
+    with contextlib.closing(sqlite3.connect(settings.state_path / "watcher.db")) as db:
+        (scored,) = db.execute("SELECT count(*) FROM history WHERE state = 'scored'").fetchone()
+    return [
+        Row(
+            f"a step of the loop while {ARRIVING:,} checkpoints arrive ({EVALUATIONS:,}"
+            f" evaluations in the database, {OTHER_FILES:,} files in model_dir)",
+            f"median {statistics.median(ticks) * 1000:.1f} ms, p99 {cuts[98] * 1000:.0f} ms,"
+            f" {len(ticks):,} steps",
+            "20 ms at the median",
+        ),
+        Row(
+            f"scored of {ARRIVING:,} that arrived; resident memory after 200 and after all",
+            f"{scored - EVALUATIONS:,}; {memory[0]:.0f} MiB and {memory[-1]:.0f} MiB",
+        ),
+    ]
+
+
+def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
+    ticks: list[float] = []
+    memory: list[float] = []
+
+    def note(daemon: Daemon, store: Store, seconds: float) -> None:
+        ticks.append(seconds)
+        if len(ticks) % 20 == 0 and _arrived(store) >= 200:
+            memory.append(_resident_mib())
+
+    _loop(settings, note)
+    return ticks, memory or [_resident_mib()]
+
+
+def _loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
+    """Run the daemon here, and tell `note` how long each of its steps took."""
+    with _open_store(settings) as store, LiveView(settings.state_path, False) as view:
+        daemon = _build(settings, store, settings.python or "", view)
+        step = daemon.step
+
+        def timed() -> float:
+            began = time.perf_counter()
+            due = step()
+            note(daemon, store, time.perf_counter() - began)
+            return due
+
+        daemon.step = timed  # type: ignore[method-assign]
+        daemon.run()
+
+
+def _arrived(store: Store) -> int:
+    return (store.queue.last_save_counter() or 0) - EVALUATIONS
+
+
+def _restart(settings: Settings) -> Row:
+    began = time.perf_counter()
+    first: list[float] = []
+
+    def note(daemon: Daemon, store: Store, seconds: float) -> None:
+        if not daemon._intake.more and not first:
+            first.append(time.perf_counter() - began)
+            daemon.stop()
+
+    _loop(settings, note)
+    return Row(
+        f"start: database opened, {ARRIVING:,} known checkpoints compared, best/ checked",
+        f"{first[0]:.2f} s",
+        "3 s",
+    )
+
+
+def _best(settings: Settings) -> Row:
+    database = settings.state_path / "watcher.db"
+    times = []
+    for _ in range(50):
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+            began = time.perf_counter()
+            row = db.execute("SELECT * FROM best").fetchone()
+            times.append(time.perf_counter() - began)
+    assert row
+    return Row(
+        "`SELECT * FROM best`, a new connection each time",
+        f"median {statistics.median(times) * 1000:.2f} ms",
+        "5 ms",
+    )
+
+
+def _large() -> list[Row]:
+    """Pin and promotion of a checkpoint of 1 GB."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        size = 250_000_000
+        block = os.urandom(1 << 20) * (4 * size // (1 << 20) + 1)
+        big = {f"model/large/kernel{SUFFIX}": Tensor(FLOAT, (size,), block[: 4 * size])}
+        prefix = write_checkpoint(folder / "model_dir", "ckpt-1", 100, big)
+        del block, big
+        pins = folder / "pins"
+        pins.mkdir()
+        verifying, pinning = [], []
+        for _ in range(5):
+            began = time.perf_counter()
+            verify(prefix)
+            verifying.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            taken = pin(scan(folder / "model_dir")[0], pins)
+            pinning.append(time.perf_counter() - began)
+            assert taken.method == "link"
+            shutil.rmtree(taken.prefix.parent)
+        ours, alone = statistics.median(pinning), statistics.median(verifying)
+        return [
+            Row(
+                "pin of a checkpoint of 1 GB, in the page cache",
+                f"{ours:.2f} s",
+                f"its verification alone {alone:.2f} s",
+                f"{ours / alone:.2f} times",
+            )
+        ]
+
+
+def _resident_mib() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no resident memory")

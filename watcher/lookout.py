@@ -1,0 +1,76 @@
+"""Lookout: one look at model_dir, and how far its file system events can be trusted.
+
+Wires watch and intake. A rescan that finds what no event announced says that events are lost, and
+from then on model_dir is polled.
+"""
+
+from __future__ import annotations
+
+import math
+
+import structlog
+
+from watcher.errors import ModelDirError
+from watcher.intake import Intake
+from watcher.watch import Watch
+
+_log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 1.0
+
+
+class Lookout:
+    """The watch and the intake of one model_dir.
+
+    Attributes:
+        problem: What keeps checkpoints from being found or pinned, None when nothing does.
+    """
+
+    def __init__(self, watch: Watch, intake: Intake) -> None:
+        self.watch = watch
+        self.intake = intake
+        self.problem: str | None = None
+        self._next_poll = -math.inf
+
+    def due(self) -> float:
+        """Return the steady time of the next look, if no rescan or event comes before it."""
+        retry = self.intake.next_retry()
+        return min(
+            self._next_poll if self.watch.degraded else math.inf,
+            math.inf if retry is None else retry,
+        )
+
+    def look(self, now: float, steady: float, *, announced: bool) -> list[str]:
+        """Look at model_dir once; `announced` tells that an event asked for it.
+
+        Returns:
+            Names of the checkpoints recorded now.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
+        self._next_poll = steady + POLL_SECONDS
+        # The watch first, then the scan: what appears in between raises an event.
+        in_force = self.watch.ensure()
+        try:
+            recorded = self.intake.look(now, steady)
+        except ModelDirError as error:
+            self.problem = error.message
+            return []
+        self.problem = self.intake.problem
+        if self.intake.late and in_force and not announced:
+            self.watch.doubt(f"no event announced {self.intake.late[-1]}")
+        if recorded:
+            _log.info("found", checkpoints=", ".join(recorded))
+        return recorded
+
+    def take_news(self) -> list[str]:
+        """Return what happened to the folder, its events and its pins since the last call."""
+        return self.watch.take_news() + self.intake.take_news()
+
+    def status(self) -> dict[str, str]:
+        """Return what `status` shows of it: where checkpoints are noticed from, and how pinned."""
+        return {
+            "watch": self.watch.degraded or "events",
+            "pins": self.intake.copying or "links",
+        }
