@@ -83,8 +83,8 @@ def test_an_expired_lease_returns_to_the_queue_and_its_late_answer_is_refused(st
     add(store, 1)
     late = store.queue.lease_next(NOW, 60)
     assert late is not None
-    assert store.queue.return_expired(NOW + 59) == []
-    assert store.queue.return_expired(NOW + 60) == ["ckpt-1"]
+    assert store.queue.return_expired(NOW + 59) == {}
+    assert store.queue.return_expired(NOW + 60) == {1: "ckpt-1"}
     current = store.queue.lease_next(NOW + 61, 60)
     assert current is not None and current.attempt == 2
     with pytest.raises(LeaseLost):
@@ -100,7 +100,7 @@ def test_a_renewed_lease_lives_longer(store: Store):
     lease = store.queue.lease_next(NOW, 60)
     assert lease is not None
     store.queue.renew(lease, NOW + 50, 60)
-    assert store.queue.return_expired(NOW + 100) == []
+    assert store.queue.return_expired(NOW + 100) == {}
 
 
 def test_a_lease_given_back_counts_no_attempt_and_a_retry_waits(store: Store):

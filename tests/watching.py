@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "tests" / "workers" / "stub_worker.py"
 CLI = [sys.executable, "-m", "watcher"]
+_QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2"}
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
@@ -55,12 +56,14 @@ class Watcher:
         self.database = self.model_dir / "watcher" / "watcher.db"
         self.best_dir = self.model_dir / "best"
         self.sentinel = self.model_dir / "EARLY_STOP"
+        # Put before the command: `unshare ...` or `strace -D ...`, to run it under a fault.
+        self.prefix: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def command(self, *flags: object) -> list[str]:
         """The command line of the daemon."""
         run = ["run", self.model_dir, "--pipeline-config", self.pipeline, "--python", STUB]
-        return [*CLI, *map(str, [*run, *flags])]
+        return [*self.prefix, *CLI, *map(str, [*run, *flags])]
 
     def start(self, *flags: object, **environment: object) -> subprocess.Popen[bytes]:
         """Start the daemon with the stub evaluator; the environment steers the stub."""
@@ -70,10 +73,14 @@ class Watcher:
                 self.command(*flags),
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "STUB_LOG": str(self.evaluated), **steer},
+                env={**os.environ, **_QUICK, "STUB_LOG": str(self.evaluated), **steer},
             )
         self._processes.append(process)
         return process
+
+    def adopt(self, process: subprocess.Popen[bytes]) -> None:
+        """Let `end` kill a process that was started in another way."""
+        self._processes.append(process)
 
     def run(self, *flags: object, **environment: object) -> int:
         """Run the daemon until all is done, and return its exit code."""
@@ -109,6 +116,13 @@ class Watcher:
         except sqlite3.OperationalError:  # created but not migrated yet
             return {}
         return {row["checkpoint"]: row["state"] for row in rows}
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon last said of itself, empty when it does not run."""
+        with contextlib.suppress(sqlite3.OperationalError, IndexError):
+            status: dict[str, Any] = json.loads(self.query("SELECT status FROM runs")[0]["status"])
+            return status
+        return {}
 
     def leaderboard(self) -> list[str]:
         """Names on the board, best first."""

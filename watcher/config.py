@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from watcher.errors import ConfigError
+from watcher.thin import QueuePolicy, parse_policy, parse_size
 
 ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
 DEFAULT_METRIC = "DetectionBoxes_Precision/mAP"
@@ -84,6 +85,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "N",
         ),
     ] = None
+    sample_1_of_n: Annotated[
+        _Positive | None,
+        _about("Evaluate only every N-th image. Default: as pipeline.config says.", "N"),
+    ] = None
+    eval_cache_mib: Annotated[
+        _Positive | None,
+        _about(
+            "Memory for the decoded eval set; a larger one is kept on disk."
+            " Default: a quarter of what is available, at most 4096.",
+            "MIB",
+        ),
+    ] = None
     threads: Annotated[
         _Positive | None,
         _about("Threads that the evaluation may use. Default: TensorFlow's choice.", "N"),
@@ -127,6 +140,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "How long an incomplete checkpoint may stay so before it is corrupt.", "SECONDS", gt=0
         ),
     ] = 30.0
+    evict_seconds: Annotated[
+        float,
+        _about(
+            "How long what left best/ can still be read there, by those who have its name.",
+            "SECONDS",
+            ge=0,
+        ),
+    ] = 10.0
+    queue_policy: Annotated[
+        str,
+        _about(
+            "What waits when evaluation is slower than training: all; latest; every-N, those"
+            " whose number divides by N; or spread, ten at most, evenly over the steps.",
+            "all|latest|every-N|spread",
+        ),
+    ] = "all"
+    max_pinned_bytes: Annotated[
+        int | str | None,
+        _about(
+            "Size of the checkpoints that may wait, such as 20GB. Beyond it they are thinned"
+            " evenly, and the newest stays. Default: no limit.",
+            "SIZE",
+        ),
+    ] = None
     max_attempts: Annotated[
         int, _about("Evaluations that may break off before a checkpoint is failed.", "N", ge=1)
     ] = 3
@@ -149,6 +186,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def model_path(self) -> Path:
         """MODEL_DIR, absolute."""
         return Path(self.model_dir).absolute()
+
+    @property
+    def waiting_policy(self) -> QueuePolicy:
+        """What may wait: `queue_policy` within `max_pinned_bytes`."""
+        limit = None if self.max_pinned_bytes is None else parse_size(str(self.max_pinned_bytes))
+        return parse_policy(self.queue_policy, limit)
 
     @property
     def state_path(self) -> Path:
@@ -208,11 +251,22 @@ def load_settings(
             raise msgspec.ValidationError(
                 "Expected cpu, auto, gpu:N or a GPU's UUID - at `$.device`"
             )
+        _check_policy(settings)
     except msgspec.ValidationError as error:
         raise _explain(error, merged, origin) from error
     if isinstance(settings.eval_input, str) and settings.eval_input.isdecimal():
         settings = msgspec.structs.replace(settings, eval_input=int(settings.eval_input))
     return settings
+
+
+def _check_policy(settings: Settings) -> None:
+    for name, read in (("queue_policy", parse_policy), ("max_pinned_bytes", parse_size)):
+        value = getattr(settings, name)
+        try:
+            if value is not None:
+                read(str(value))
+        except ValueError as error:
+            raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import math
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,12 @@ import structlog
 
 from watcher.config import Settings
 from watcher.data import Lease
-from watcher.errors import ConfigError, ModelDirError
+from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost
 from watcher.intake import Intake
+from watcher.lookout import Lookout
 from watcher.projection import Projector
 from watcher.rank import rankable
-from watcher.store import LeaseLost, Store
+from watcher.store import LeaseLost, Store, iso
 from watcher.supervise import (
     Evaluated,
     Happening,
@@ -39,6 +41,9 @@ _log = structlog.get_logger(__name__)
 
 _RENEW_SECONDS = 20.0
 _LEASE_MARGIN_SECONDS = 60.0
+_FAILURE_RETRY_SECONDS = 1.0
+_PROJECT_RETRY_SECONDS = 0.5
+_CLOCK_JUMP_SECONDS = 2.0
 
 
 class Daemon:
@@ -64,14 +69,21 @@ class Daemon:
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._watch = Watch(settings.model_path, self.wake)
+        self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
         self._stopping = False
+        self._begun = self._idle = False
         self._woken = True
         self._dirty = True
         self._next_scan = -math.inf
         self._last_activity = steady()
         self._renewed = -math.inf
-        self._problem: str | None = None
+        self._notice: str | None = None
+        self._failure: str | None = None
+        # What the worker said and when, until the database has it.
+        self._unrecorded: deque[tuple[Happening, float, float]] = deque()
+        self._project_after = -math.inf
+        self._project_delay = _PROJECT_RETRY_SECONDS
+        self._clock_lead = clock() - steady()
         self._progress: dict[str, int] = {}
         self._published: dict[str, Any] = {}
 
@@ -93,64 +105,117 @@ class Daemon:
             ConfigError: the worker reports that the metric does not exist.
             WorkerRefused: the worker reports that this set-up can never be evaluated.
             WorkerError: no worker could be started.
-            StoreError: the database is gone or cannot be written.
+            StoreLost: the database was deleted, replaced or is damaged.
         """
-        now = self._clock()
-        self._store.queue.return_all(now)
-        self._store.ledger.set_policy(self._settings.metric, self._settings.mode, now)
-        self._intake.recover(now)
         try:
             while not self._stopping:
-                self._wait(self.step())
-                self._on_step()
-                if self._idle_for_long():
+                seconds = self._guarded_step()
+                with contextlib.suppress(StoreError):  # drawing reads the database too
+                    self._on_step()
+                if self._idle:
                     _log.info("idle, nothing left to do", seconds=self._settings.exit_when_idle)
                     break
+                self._wait(seconds)
         finally:
             self._close()
 
+    def _guarded_step(self) -> float:
+        """Step; while the disk or the database fail, hold what there is and try again soon."""
+        try:
+            seconds = self.step()
+        except (StoreError, ModelDirError, OSError) as error:
+            if isinstance(error, StoreLost):
+                raise
+            self._store.require_present()
+            if str(error) != self._failure:
+                self._failure = str(error)
+                _log.error("cannot go on, trying again", reason=str(error))
+            # What was looked at may not have been recorded: look again at all of it.
+            self._next_scan, self._woken, self._dirty = -math.inf, False, True
+            return _FAILURE_RETRY_SECONDS
+        if self._failure:
+            _log.info("going on again")
+            self._failure = None
+        return seconds
+
     def step(self) -> float:
-        """Do all there is to do now; returns the seconds until there is more, if nothing wakes."""
+        """Do all there is to do now; returns the seconds until there is more, if nothing wakes.
+
+        Raises:
+            StoreError: the database cannot be written now; nothing is lost by calling again.
+        """
         now, steady = self._clock(), self._steady()
+        if not self._begun:
+            self._begin(now)
+        self._follow_clock(now, steady)
+        # What the worker says is taken first, at the time it was said: a lease that runs out
+        # while the database is locked was still held when the answer came.
+        self._unrecorded += ((said, now, steady) for said in self._supervisor.tick(steady))
+        while self._unrecorded:
+            self._record(*self._unrecorded[0])
+            self._unrecorded.popleft()
         self._look(now, steady)
         self._take_back_expired(now)
-        for happening in self._supervisor.tick(steady):
-            self._record(happening, now, steady)
         self._give_next(now, steady)
-        if self._dirty:
-            self._projector.update(now)
-            self._dirty = self._projector.problem is not None
+        self._project(now, steady)
         self._publish()
+        self._idle = self._idle_for_long()
         return max(0.0, self._next_due(now, steady) - steady)
 
     # -- the stages
 
-    def _look(self, now: float, steady: float) -> None:
-        retry = self._intake.next_retry()
-        if not self._woken and steady < min(self._next_scan, retry or math.inf):
+    def _begin(self, now: float) -> None:
+        self._store.queue.return_all(now)
+        self._store.ledger.set_policy(self._settings.metric, self._settings.mode, now)
+        self._intake.recover(now)
+        self._begun = True
+
+    def _follow_clock(self, now: float, steady: float) -> None:
+        """Keep leases and delays as long as they were when the wall clock was set."""
+        jump = now - steady - self._clock_lead
+        if abs(jump) < _CLOCK_JUMP_SECONDS:
             return
-        self._woken = False
-        if steady >= self._next_scan:
-            self._store.require_present()
+        self._store.queue.shift_times(jump)
+        self._unrecorded = deque((said, at + jump, then) for said, at, then in self._unrecorded)
+        self._clock_lead += jump
+        _log.warning("the clock was set", seconds=round(jump, 1))
+
+    def _project(self, now: float, steady: float) -> None:
+        if steady >= self._projector.evict_at:
+            self._dirty = True
+        if not self._dirty or steady < self._project_after:
+            return
+        self._projector.update(now)
+        self._dirty = self._projector.problem is not None
+        if self._dirty:
+            self._project_after = steady + self._project_delay
+            self._project_delay = min(2 * self._project_delay, self._settings.rescan_seconds)
+        else:
+            self._project_delay = _PROJECT_RETRY_SECONDS
+
+    def _look(self, now: float, steady: float) -> None:
+        rescan = steady >= self._next_scan
+        if not (self._woken or rescan or steady >= self._lookout.due()):
+            return
+        announced, self._woken = self._woken, False
+        # Before anything is taken from the folder: it may be another one, without our database.
+        self._store.require_present()
+        if rescan:
             self._next_scan = steady + self._settings.rescan_seconds
             self._dirty = True  # files in best/ may have been touched by others
-        # The watch first, then the scan: what appears in between raises an event.
-        self._watch.ensure()
-        try:
-            recorded = self._intake.look(now, steady)
-            self._problem = self._intake.problem
-        except ModelDirError as error:
-            self._problem = error.message
-            return
-        if recorded:
+        if self._lookout.look(now, steady, announced=announced):
             self._last_activity = steady
-            _log.info("found", checkpoints=", ".join(recorded))
+        self._woken = self._woken or self._intake.more
+        for text in self._lookout.take_news():
+            self._notice = f"{text} ({iso(now)})"
+            _log.warning(text)
+            self._store.ledger.add_event(now, "watch", text)
 
     def _take_back_expired(self, now: float) -> None:
         lease = self._supervisor.lease
-        for name in self._store.queue.return_expired(now):
+        for checkpoint_id, name in self._store.queue.return_expired(now).items():
             _log.warning("lease expired", checkpoint=name)
-            if lease and lease.name == name:
+            if lease and lease.checkpoint_id == checkpoint_id:
                 self._supervisor.abandon()
 
     def _give_next(self, now: float, steady: float) -> None:
@@ -192,6 +257,11 @@ class Daemon:
                         self._retry_or_fail(lease, reason, now)
         except LeaseLost as error:
             _log.warning("answer refused", reason=error.message)
+        except (TypeError, ValueError, OverflowError) as error:
+            lease = getattr(happening, "lease", None)
+            _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+            if lease:
+                self._retry_or_fail(lease, f"its answer cannot be recorded: {error}", now)
 
     def _take_ready(self, ready: Ready, now: float) -> None:
         metric = self._settings.metric
@@ -203,6 +273,8 @@ class Daemon:
         again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
         self._dirty = True
         _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
+        for warning in ready.details.get("warnings") or ():
+            _log.warning(warning)
         if again:
             _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
 
@@ -254,10 +326,8 @@ class Daemon:
     # -- waiting and ending
 
     def _next_due(self, now: float, steady: float) -> float:
-        due = [self._next_scan, self._supervisor.next_deadline()]
-        retry = self._intake.next_retry()
-        if retry is not None:
-            due.append(retry)
+        due = [self._next_scan, self._lookout.due(), self._supervisor.next_deadline()]
+        due.append(self._project_after if self._dirty else self._projector.evict_at)
         pending = self._store.queue.next_due()
         if pending is not None and self._supervisor.idle:
             due.append(steady + pending - now)
@@ -268,7 +338,7 @@ class Daemon:
     def _wait(self, seconds: float) -> None:
         readers = [self._wake_reader]
         if self._supervisor.worker:
-            readers.append(self._supervisor.worker.fileno())
+            readers += self._supervisor.worker.filenos()
         if not self._woken:
             select.select(readers, [], [], seconds)
         with contextlib.suppress(BlockingIOError):
@@ -280,6 +350,8 @@ class Daemon:
             return False
         if not self._supervisor.was_ready:
             return False  # a set-up that cannot evaluate must be told, not slept through
+        if self._projector.evict_at < math.inf:
+            return False
         return self._steady() - self._last_activity >= limit
 
     def _publish(self) -> None:
@@ -297,21 +369,28 @@ class Daemon:
             **(self._progress if supervisor.lease else {}),
             "device": supervisor.ready.device if supervisor.ready else None,
             "images": supervisor.ready.images if supervisor.ready else None,
-            "watch": self._watch.degraded or "events",
-            "problem": self._problem or self._projector.problem,
+            **self._lookout.status(),
+            "notice": self._notice,
+            "problem": self._lookout.problem or self._projector.problem or supervisor.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
         }
         if status != self._published:
-            self._published = status
             self._store.ledger.set_status(status)
+            self._published = status
 
     def _close(self) -> None:
         lease = self._supervisor.lease
-        self._supervisor.stop(timeout_seconds=3)
-        self._watch.close()
-        if lease:
-            with contextlib.suppress(LeaseLost):
-                self._store.queue.give_back(lease, self._clock())
-        self._store.ledger.set_status({})
+        self._supervisor.stop(timeout_seconds=2)
+        self._lookout.watch.close()
         os.close(self._wake_reader)
+        try:
+            while self._unrecorded:
+                self._record(*self._unrecorded.popleft())
+            if lease:
+                with contextlib.suppress(LeaseLost):
+                    self._store.queue.give_back(lease, self._clock())
+            self._store.ledger.set_status({})
+        except StoreError as error:
+            # The next start takes back what is leased, and evaluates it again.
+            _log.error("could not record the end", reason=error.message)
         # The writer stays open: a late signal may still write to it.

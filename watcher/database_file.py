@@ -11,10 +11,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher.errors import StoreError
+from watcher.errors import StoreError, StoreLost
 
 DATABASE_NAME = "watcher.db"
 PINS_NAME = "pins"
+REBUILD_HINT = (
+    "`checkpoint-watcher rebuild MODEL_DIR` makes a new one from best.json and the pins;"
+    " the old file is kept beside it"
+)
+
+# What SQLite says of a file that no waiting will repair.
+_DAMAGE = ("not a database", "malformed")
 
 
 def iso(seconds: float) -> str:
@@ -30,10 +37,10 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         text = str(error)
+        if any(sign in text for sign in _DAMAGE):
+            raise StoreLost(f"database {path}: {text}", hint=REBUILD_HINT) from error
         if "locked" in text or "busy" in text:
             hint = "another program holds a write lock on it; close that and try again"
-        elif "not a database" in text or "malformed" in text:
-            hint = "move the file aside; a new one is begun from the checkpoints that are there"
         else:
             hint = f"check free space and permissions of {path.parent}, or set --state-dir"
         raise StoreError(f"database {path}: {text}", hint=hint) from error

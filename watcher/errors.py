@@ -24,6 +24,10 @@ class StoreError(WatcherError):
     """Raised when the database cannot be opened, written or understood."""
 
 
+class StoreLost(StoreError):
+    """Raised when the database was deleted, replaced or damaged: nothing can be recorded in it."""
+
+
 class AlreadyRunning(WatcherError):
     """Raised when another daemon holds the lock of this model_dir."""
 
@@ -40,8 +44,22 @@ class PinError(WatcherError):
     """Raised when a checkpoint could neither be linked nor copied into the pins."""
 
 
+class LeaderLost(PinError):
+    """Raised when neither best/ nor the pins hold a promoted checkpoint any more."""
+
+    def __init__(self, checkpoint_id: int, message: str) -> None:
+        super().__init__(
+            message, hint="its score stays in the history; the files cannot be brought back"
+        )
+        self.checkpoint_id = checkpoint_id
+
+
 class WorkerError(WatcherError):
     """Raised when the evaluation worker could not be started, died, hung or spoke nonsense."""
+
+
+class WorkerStillThere(WorkerError):
+    """Raised when an earlier worker of the same run has not ended yet, so none may be started."""
 
 
 class WorkerRefused(WatcherError):

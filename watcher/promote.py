@@ -1,9 +1,9 @@
 """Promote: make `best/` show the board, such that at any instant what it names is whole.
 
 The order is what keeps the promise: take and verify new files, make them durable, replace
-`best.json` and `checkpoint` by rename, and only then remove what fell out. A crash between any
-two steps leaves files that are not named yet or not named any more; the next call closes that.
-Files that nobody promoted are reported and left alone.
+`best.json` and `checkpoint` by rename, and only later remove what fell out: somebody may just have
+read its name. A crash between any two steps leaves files that are not named yet or not named any
+more; the next call closes that. Files that nobody promoted are reported and left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import msgspec
 
 from watcher import bundle
 from watcher.data import Leader
-from watcher.errors import CorruptCheckpoint, PinError
+from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
 from watcher.files import fsync_file, fsync_folder, replace_file, write_new_file
 from watcher.pin import take_file
 
@@ -41,6 +40,11 @@ class BoardText:
     run_uuid: str
     metric: str
     mode: str
+    fingerprint: str | None
+
+
+# What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
+Verified = set[tuple[str, tuple[tuple[int, ...], ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,13 @@ class Projection:
 
     Attributes:
         paths: Checkpoint id to its prefix inside `best/`.
+        leaving: Names that are not on the board, whose files are still there.
         evicted: Names whose files are gone from `best/`.
         unknown: Names of files in `best/` that were not put there by us.
     """
 
     paths: dict[int, str]
+    leaving: tuple[str, ...]
     evicted: tuple[str, ...]
     unknown: tuple[str, ...]
 
@@ -72,8 +78,11 @@ def project(
     placed: Collection[str],
     text: BoardText,
     metrics: Mapping[int, Mapping[str, float | None]],
+    *,
+    evict: Collection[str],
+    verified: Verified,
 ) -> Projection:
-    """Make `best_dir` hold exactly the leaders, and its two state files name them.
+    """Make `best_dir` hold the leaders, and its two state files name them and nothing else.
 
     Args:
         best_dir: Created when missing.
@@ -81,60 +90,80 @@ def project(
         placed: Names that are ours in `best_dir`, those of the leaders among them.
         text: What else `best.json` says.
         metrics: Evaluation id to its overall metrics.
+        evict: Names that left the board so long ago that nobody can be reading them.
+        verified: What need not be verified again; added to.
 
     Returns:
-        Where each leader lies, and which foreign files were met.
+        Where each leader lies, what is still to be evicted, and which foreign files were met.
 
     Raises:
+        LeaderLost: a leader is damaged here and in the pins; the others still stand.
         PinError: a leader could not be put in place; what `best_dir` named before still stands.
         OSError: a state file could not be written; likewise.
     """
     if not leaders and not best_dir.is_dir():
-        return Projection(paths={}, evicted=(), unknown=())
+        return Projection(paths={}, leaving=(), evicted=tuple(placed), unknown=())
     best_dir.mkdir(mode=0o755, exist_ok=True)
     for leader in leaders:
-        _put(best_dir, leader)
+        _put(best_dir, leader, verified)
     board = _board(best_dir, leaders, text, metrics)
     state = _state(leaders)
     if _differs(best_dir / BOARD_FILE, board) or _differs(best_dir / STATE_FILE, state):
         fsync_folder(best_dir)
         _write_states(best_dir, board, state if leaders else None)
-    kept = {leader.name for leader in leaders}
-    evicted = set(placed) - kept
-    _evict(best_dir, evicted)
+    left = set(placed) - {leader.name for leader in leaders}
+    _evict(best_dir, left.intersection(evict))
     return Projection(
         paths={leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders},
-        evicted=tuple(sorted(evicted)),
-        unknown=_unknown(best_dir, kept),
+        leaving=tuple(sorted(left.difference(evict))),
+        evicted=tuple(sorted(left.intersection(evict))),
+        unknown=_unknown(best_dir, set(placed)),
     )
 
 
-def _put(best_dir: Path, leader: Leader) -> None:
+def _put(best_dir: Path, leader: Leader, verified: Verified) -> None:
     target = best_dir / leader.name
-    if _whole(target, leader.row.sha256):
+    if _whole(target, leader.row.sha256, verified):
         return
-    if leader.row.pin is None:
-        raise PinError(
-            f"{leader.name} belongs into {best_dir} but its pin is gone",
-            hint="its score stays in the history; the files cannot be brought back",
-        )
     source = leader.row.pin
+    if source is None:
+        raise _gone(best_dir, leader)
     working = best_dir / _WORKING
     shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(mode=0o700)
     try:
+        working.mkdir(mode=0o700)
         _take_verified(source, working / leader.name, leader.row.sha256)
         # The index comes last: without it nobody takes the shards for a checkpoint.
         for file in sorted(working.iterdir(), key=lambda file: file.suffix == ".index"):
             fsync_file(file)
             file.rename(best_dir / file.name)
+        verified.add(_signature(target, leader.row.sha256))
     except (OSError, CorruptCheckpoint) as error:
+        if _lost(source, leader.row.sha256):
+            raise _gone(best_dir, leader) from error
         raise PinError(
             f"cannot promote {leader.name} into {best_dir}: {error}",
             hint=f"check free space and permissions of {best_dir}",
         ) from error
     finally:
         shutil.rmtree(working, ignore_errors=True)
+
+
+def _lost(pin: Path, sha256: str) -> bool:
+    """True when a pin is gone or not what it was; an error that may pass is not."""
+    try:
+        return bundle.verify(pin).sha256 != sha256
+    except (FileNotFoundError, CorruptCheckpoint):
+        return True
+    except OSError:
+        return False
+
+
+def _gone(best_dir: Path, leader: Leader) -> LeaderLost:
+    return LeaderLost(
+        leader.row.checkpoint_id,
+        f"{leader.name} is damaged or gone in {best_dir}, and in the pins too",
+    )
 
 
 def _take_verified(source: Path, target: Path, sha256: str) -> None:
@@ -150,22 +179,25 @@ def _take_verified(source: Path, target: Path, sha256: str) -> None:
         raise CorruptCheckpoint(f"the pin of {target.name} is not the checkpoint that was scored")
 
 
-def _whole(prefix: Path, sha256: str) -> bool:
-    # Checked by lengths and the index's digest alone: this runs at every look, and the bytes
-    # were verified when they came here.
+def _whole(prefix: Path, sha256: str, verified: Verified) -> bool:
     try:
-        index = bundle.read_index(prefix)
-        if hashlib.sha256(index).hexdigest() != sha256:
+        signature = _signature(prefix, sha256)
+        if signature in verified:
+            return hashlib.sha256(bundle.read_index(prefix)).hexdigest() == sha256
+        if bundle.verify(prefix).sha256 != sha256:
             return False
-        sizes = bundle.shard_sizes(bundle.parse_index(index))
-        names = (bundle.shard_name(prefix.name, n, len(sizes)) for n in range(len(sizes)))
-        found = [prefix.with_name(name).lstat() for name in names]
     except (OSError, CorruptCheckpoint):
         return False
-    return all(
-        stat.S_ISREG(status.st_mode) and status.st_size == size
-        for status, size in zip(found, sizes, strict=True)
-    )
+    verified.add(signature)
+    return True
+
+
+def _signature(prefix: Path, sha256: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    """Return what changes when a shard is replaced or written to."""
+    shards = bundle.parse_index(bundle.read_index(prefix)).num_shards
+    names = (bundle.shard_name(prefix.name, shard, shards) for shard in range(shards))
+    found = (prefix.with_name(name).lstat() for name in names)
+    return sha256, tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
 
 
 def _board(
@@ -180,6 +212,7 @@ def _board(
         "run_uuid": text.run_uuid,
         "metric": text.metric,
         "mode": text.mode,
+        "fingerprint": text.fingerprint,
         "checkpoints": [
             {
                 "rank": leader.rank,
@@ -233,11 +266,11 @@ def _evict(best_dir: Path, names: set[str]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _unknown(best_dir: Path, kept: set[str]) -> tuple[str, ...]:
+def _unknown(best_dir: Path, ours: set[str]) -> tuple[str, ...]:
     foreign = []
     for file in best_dir.iterdir():
         match = _OURS.fullmatch(file.name)
-        if file.name in (STATE_FILE, BOARD_FILE, _WORKING) or (match and match[1] in kept):
+        if file.name in (STATE_FILE, BOARD_FILE, _WORKING) or (match and match[1] in ours):
             continue
         foreign.append(file.name)
     return tuple(sorted(foreign))

@@ -12,10 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from watcher.data import Evaluation, Lease
-from watcher.errors import WorkerError, WorkerRefused
+from watcher.errors import WorkerError, WorkerRefused, WorkerStillThere
 from watcher.worker import PROTOCOL, Worker
 
 _RESTART_LIMIT_SECONDS = 300.0
+_STILL_THERE_SECONDS = 0.25
+_KEPT_OF_READY = (
+    *("eval_input", "metrics_sets", "build_seconds", "categories"),
+    *("coco_backend", "eval_set_kept", "warnings"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,10 @@ class Supervisor:
     _failures: int = 0
     _started: float = 0.0
     _versions: dict[str, str] = field(default_factory=dict)
+    _done: int = -1
+    _broken: str | None = None
     was_ready: bool = False
+    problem: str | None = None
 
     @property
     def idle(self) -> bool:
@@ -127,13 +135,8 @@ class Supervisor:
         """Give the idle worker a checkpoint; what comes of it is told by `tick`."""
         assert self.worker is not None and self.idle
         self.lease, self._started = lease, now
-        self._deadline = now + self.limits.stall_seconds
-        request = {"type": "evaluate", "id": lease.token, "prefix": str(lease.prefix)}
-        try:
-            self.worker.send(request)
-        except WorkerError:
-            # Its death is noticed, and the lease given back, by the next tick.
-            self._deadline = now
+        self._deadline, self._done = now + self.limits.stall_seconds, -1
+        self._send({"type": "evaluate", "id": lease.token, "prefix": str(lease.prefix)}, now)
 
     def tick(self, now: float) -> list[Happening]:
         """Start a worker if there is none, and take what the present one has to say.
@@ -142,19 +145,21 @@ class Supervisor:
             WorkerRefused: the worker says that this set-up can never be evaluated.
             WorkerError: no worker ever became ready, in as many attempts as allowed.
         """
-        if self.worker is None:
-            if now < self._restart_at:
-                return []
-            self._start(now)
-        assert self.worker is not None
         happenings: list[Happening] = []
         try:
+            if self.worker is None:
+                if now < self._restart_at:
+                    return []
+                self._start(now)
+            assert self.worker is not None
             for message in self.worker.receive():
                 happening = self._take(message, now)
                 if happening:
                     happenings.append(happening)
             if now >= self._deadline:
-                raise WorkerError(self._overdue())
+                raise WorkerError(self._broken or self._overdue())
+        except WorkerStillThere as error:
+            self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
         except WorkerError as error:
             happenings.append(self._lose(error.message, now))
         return happenings
@@ -176,13 +181,17 @@ class Supervisor:
 
     def _start(self, now: float) -> None:
         self.worker = self.spawn()
+        self.problem = None
         self._deadline = now + self.limits.start_seconds
-        # A worker that is dead already is noticed by `receive`, with the reason.
-        with_protocol = {"type": "start", "protocol": PROTOCOL, **self.start_request}
+        self._send({"type": "start", "protocol": PROTOCOL, **self.start_request}, now)
+
+    def _send(self, message: dict[str, Any], now: float) -> None:
+        assert self.worker is not None
         try:
-            self.worker.send(with_protocol)
-        except WorkerError:
-            self._deadline = now
+            self.worker.send(message)
+        except WorkerError as error:
+            # The next tick ends it and gives back what it holds.
+            self._broken, self._deadline = error.message, now
 
     def _take(self, message: dict[str, Any], now: float) -> Happening | None:
         kind = message["type"]
@@ -198,7 +207,7 @@ class Supervisor:
             if self.lease is None or message.get("id") != self.lease.token:
                 raise WorkerError(f"the worker answered {kind} to nothing that was asked")
             return self._take_answer(kind, message, self.lease, now)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WorkerError(f"the worker sent a {kind} that lacks or mixes up {error}") from error
         except WorkerRefused:
             # What worked once fails for a passing reason, and is tried again like a crash.
@@ -207,16 +216,16 @@ class Supervisor:
             raise WorkerError(f"the worker refused to start: {message['message']}") from None
 
     def _take_ready(self, message: dict[str, Any]) -> Ready:
+        images = int(message["images"])
+        if self.ready is not None or not 0 <= images < 1 << 53:
+            raise WorkerError(f"the worker said ready twice, or with {images} images")
         self.ready = Ready(
             fingerprint=str(message["fingerprint"]),
-            images=int(message["images"]),
+            images=images,
             metric_names=tuple(message["metric_names"]),
             device=str(message["device"]),
             versions=self._versions,
-            details={
-                key: message.get(key)
-                for key in ("eval_input", "metrics_sets", "build_seconds", "categories")
-            },
+            details={key: message.get(key) for key in _KEPT_OF_READY},
         )
         self.was_ready, self._failures, self._deadline = True, 0, math.inf
         return self.ready
@@ -226,8 +235,10 @@ class Supervisor:
     ) -> Happening:
         assert self.ready is not None
         if kind == "progress":
-            self._deadline = now + self.limits.stall_seconds
-            return Progressed(lease, int(message["done"]), int(message["total"]))
+            done = int(message["done"])
+            if done > self._done:  # saying the same again is no progress
+                self._done, self._deadline = done, now + self.limits.stall_seconds
+            return Progressed(lease, done, int(message["total"]))
         if kind == "result":
             evaluation = _evaluation(message, self.ready)
             self.lease, self._deadline, self._failures = None, math.inf, 0
@@ -247,7 +258,8 @@ class Supervisor:
                 f"the worker could not be started in {self._failures} attempts: {reason}",
                 hint="what it printed is in worker.log, in the state folder",
             )
-        delay = self.limits.retry_seconds * 2.0 ** (self._failures - 1)
+        # The exponent is bounded: a float cannot hold the delay after a thousand failures.
+        delay = self.limits.retry_seconds * 2.0 ** min(self._failures - 1, 30)
         self._restart_at = now + min(delay, _RESTART_LIMIT_SECONDS)
         return WorkerLost(lease, reason, self._restart_at)
 
@@ -257,7 +269,7 @@ class Supervisor:
         return f"the evaluation made no progress for {self.limits.stall_seconds:g} s"
 
     def _forget(self) -> None:
-        self.worker = self.ready = self.lease = None
+        self.worker = self.ready = self.lease = self._broken = None
         self._deadline = math.inf
 
 
@@ -278,6 +290,7 @@ def _evaluation(message: dict[str, Any], ready: Ready) -> Evaluation:
         versions=ready.versions,
         details={
             **ready.details,
+            "cost": message.get("cost"),
             "peak_memory_bytes": message.get("peak_memory_bytes"),
             "model_variables": message.get("model_variables"),
         },
@@ -285,4 +298,6 @@ def _evaluation(message: dict[str, Any], ready: Ready) -> Evaluation:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    if value is None or not math.isfinite(number := float(value)):
+        return None
+    return number

@@ -1,28 +1,36 @@
 """The near side of the evaluation worker: one process, JSON lines both ways.
 
 The far side is `evaluators/worker.py`, run by the training environment's interpreter; its
-docstring is the contract of the messages. Nothing here blocks except `stop`.
+docstring is the contract of the messages. Nothing here blocks for long except `stop`.
+
+Each worker inherits a lock that nobody else holds: as long as one lives, whoever started it, no
+other is started for the same run, so two never share the device.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from watcher.errors import WorkerError
+from watcher.errors import WorkerError, WorkerStillThere
+from watcher.worker_log import WorkerLog
 
 PROTOCOL = 1
 WORKER_FILE = Path(__file__).resolve().parent.parent / "evaluators" / "worker.py"
 
-_LINE_LIMIT_BYTES = 64 << 20
+LOCK_NAME = "worker.lock"
+
+_LINE_LIMIT_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
-_LOG_LIMIT_BYTES = 16 << 20
+_ENDING_SECONDS = 2.0
 
 
 def device_environment(device: str) -> dict[str, str]:
@@ -45,44 +53,45 @@ class Worker:
     """A running worker process. It leads a process group of its own."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start the process; what it prints goes to `log`.
+        """Start the process; what it prints goes to `log`, and the lock lies beside that.
 
         Raises:
+            WorkerStillThere: an earlier worker has not ended yet.
             WorkerError: the interpreter could not be started.
         """
-        self.log = log
         self._buffer = bytearray()
-        try:
-            if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
-                log.replace(log.with_name(log.name + ".1"))
-            with log.open("ab") as errors:
+        with _inherited_lock(log.with_name(LOCK_NAME)) as lock:
+            try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=errors,
+                    stderr=subprocess.PIPE,
                     env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **environment},
                     start_new_session=True,
+                    pass_fds=[lock],
                 )
-        except OSError as error:
-            raise WorkerError(
-                f"cannot start the interpreter {command[0]}: {error.strerror}",
-                hint="--python names the interpreter of the training environment,"
-                " for example /path/to/env/bin/python",
-            ) from error
-        assert self._process.stdin is not None and self._process.stdout is not None
+            except OSError as error:
+                raise WorkerError(
+                    f"cannot start the interpreter {command[0]}: {error.strerror}",
+                    hint="--python names the interpreter of the training environment,"
+                    " for example /path/to/env/bin/python",
+                ) from error
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._pump = WorkerLog(self._process.stderr, log)
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
         os.set_blocking(self._stdin.fileno(), False)
+        self._exit = os.pidfd_open(self._process.pid)
 
     @property
     def pid(self) -> int:
         """Process id, which is the process group's id too."""
         return self._process.pid
 
-    def fileno(self) -> int:
-        """File descriptor that becomes readable when the worker answers or dies."""
-        return self._stdout.fileno()
+    def filenos(self) -> tuple[int, int]:
+        """File descriptors of which one becomes readable when the worker answers or dies."""
+        return self._stdout.fileno(), self._exit
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send one message.
@@ -104,65 +113,98 @@ class Worker:
         Raises:
             WorkerError: it ended, or sent something that is not a message.
         """
-        ended = False
+        # Asked first: what it wrote before it died is then in the pipe. The end of the pipe is
+        # not enough, since a process that it left behind may hold that open.
+        dead = self._exited()
+        chunk: bytes | None = None
         with contextlib.suppress(BlockingIOError):
             chunk = os.read(self._stdout.fileno(), _READ_BYTES)
-            self._buffer += chunk
-            ended = not chunk
-        *lines, rest = self._buffer.split(b"\n")
-        self._buffer = bytearray(rest)
-        if len(rest) > _LINE_LIMIT_BYTES:
-            raise WorkerError("the worker sent an endless line")
-        messages = [_decode(bytes(line)) for line in lines]
-        if ended and not messages:
+        messages = [_decode(line) for line in self._lines(chunk or b"")]
+        if not messages and (chunk == b"" or (dead and chunk is None)):
             raise WorkerError(f"the worker is gone: {self.ending()}")
         return messages
 
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        if b"\n" not in chunk:
+            self._buffer += chunk
+            if len(self._buffer) > _LINE_LIMIT_BYTES:
+                raise WorkerError("the worker sent an endless line")
+            return []
+        *lines, rest = (bytes(self._buffer) + chunk).split(b"\n")
+        self._buffer = bytearray(rest)
+        return lines
+
     def kill(self) -> None:
-        """End the worker and whatever it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
+        """End the worker and whatever it started, at once.
+
+        One that the kernel cannot end yet is left behind; it holds the lock, so no other is
+        started before it is gone.
+        """
+        # The process is not waited for before this: as long as it is a zombie its group's number
+        # cannot be another group's.
+        with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDING_SECONDS)
         for stream in (self._stdin, self._stdout):
             # Closing flushes, and the reader of this pipe is dead.
             with contextlib.suppress(OSError):
                 stream.close()
+        os.close(self._exit)
 
     def stop(self, timeout_seconds: float) -> None:
         """Ask the worker to end, wait that long, then kill what is left."""
         with contextlib.suppress(WorkerError):
             self.send({"type": "stop"})
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_seconds)
+        self._exited(timeout_seconds)
         self.kill()
 
     def ending(self) -> str:
         """Say how the process ended, in words; its last line of output is part of it."""
-        try:
-            code = self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
+        status = self._exited(_ENDING_SECONDS)
+        if status is None:
             return "it closed its output"
-        if code < 0:
-            how = f"killed by {signal.Signals(-code).name}"
+        if status.si_code == os.CLD_EXITED:
+            how = f"ended with exit code {status.si_status}"
         else:
-            how = f"ended with exit code {code}"
-        last = self._last_line()
+            how = f"killed by {signal.Signals(status.si_status).name}"
+        last = self._pump.last_line()
         return f"{how} ({last})" if last else how
 
-    def _last_line(self) -> str:
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - 4096))
-                lines = file.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1].strip()[:200] if lines else ""
+    def _exited(self, timeout_seconds: float = 0.0) -> os.waitid_result | None:
+        """Return how it ended, None if it still runs; leaves the zombie where it is."""
+        select.select([self._exit], [], [], timeout_seconds)
+        return os.waitid(os.P_PIDFD, self._exit, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+@contextlib.contextmanager
+def _inherited_lock(path: Path) -> Iterator[int]:
+    """Lock a file for the child that inherits the descriptor; the lock ends with the child."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise WorkerError(
+            f"cannot open {path}: {error.strerror}",
+            hint=f"check free space and permissions of {path.parent}",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    except BlockingIOError as error:
+        raise WorkerStillThere(
+            "an earlier worker has not ended yet, and two must not share the device",
+            hint="it is what holds worker.lock in the state folder; end it if it hangs",
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def _decode(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
-    except ValueError as error:
+        # Half a surrogate pair passes JSON, and nothing that holds text takes it.
+        json.dumps(message, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise WorkerError(f"the worker sent garbage: {line[:80]!r}") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise WorkerError(f"the worker sent garbage: {line[:80]!r}")

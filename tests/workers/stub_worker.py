@@ -1,21 +1,41 @@
 #!/usr/bin/env python3
 """A small evaluation worker without TensorFlow, given to the daemon as its `--python`.
 
-It speaks the protocol of `evaluators/worker.py` and misbehaves as the environment asks:
-STUB_SCORES (JSON, name to score; else step/1000 by the name's number), STUB_CRASH, STUB_HANG,
-STUB_GARBAGE, STUB_SHORT, STUB_REJECT (names of checkpoints, comma-separated), STUB_SECONDS (each
-evaluation lasts so long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at
-the start), STUB_FINGERPRINT, STUB_LOG (a file that gets a line for each evaluation).
+It speaks the protocol of `evaluators/worker.py`, dies with its parent as that does, and misbehaves
+as the environment asks. With names of checkpoints, comma-separated, or * for all:
+
+STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
+(out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
+STUB_CHATTER (the same progress for ever), STUB_ODD (an answer of odd values), STUB_SHORT (one
+image less), STUB_REJECT, STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless
+lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a checkpoint.
+
+Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
+long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
+STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
+STUB_FINGERPRINT, STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one with
+the process id for each worker).
 """
 
+import ctypes
 import json
 import os
+import resource
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
 IMAGES = 8
+
+
+def die_with_parent():
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def reply(kind, **fields):
@@ -24,16 +44,71 @@ def reply(kind, **fields):
 
 
 def asked(what, name):
-    return name in os.environ.get(what, "").split(",")
+    names = os.environ.get(what, "").split(",")
+    if name not in names and "*" not in names:
+        return False
+    if "STUB_ONCE" in os.environ:
+        mark = Path(os.environ["STUB_ONCE"]) / f"{what}-{name}"
+        if mark.exists():
+            return False
+        mark.touch()
+    return True
+
+
+def run_out_of_memory():
+    resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
+    kept = []
+    while True:
+        kept.append(bytearray(16 << 20))
+
+
+def leave_an_orphan():
+    """Dies; a child in its process group lives on and holds the reply pipe open."""
+    if os.fork() == 0:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+        time.sleep(600)
+    os._exit(1)
+
+
+def make_noise():
+    while True:
+        os.write(1, b"loss " * 20_000)
+
+
+def chatter(token):
+    while True:
+        reply("progress", id=token, done=0, total=IMAGES)
+        time.sleep(0.05)
+
+
+def be_loud():
+    while True:
+        os.write(2, b"W tensorflow/core/framework/op_kernel.cc: this is a warning\n" * 1000)
+
+
+FAULTS = {
+    "STUB_CRASH": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "STUB_KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "STUB_EXIT": lambda: os._exit(0),
+    "STUB_MEMORY": run_out_of_memory,
+    "STUB_HANG": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "STUB_GARBAGE": lambda: print("Accumulating evaluation results...", flush=True),
+    "STUB_NOISE": make_noise,
+    "STUB_ORPHAN": leave_an_orphan,
+    "STUB_LOUD": lambda: threading.Thread(target=be_loud, daemon=True).start(),
+}
 
 
 def misbehave(name, token):
-    if asked("STUB_CRASH", name):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if asked("STUB_HANG", name):
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if asked("STUB_GARBAGE", name):
-        print("Accumulating evaluation results...", flush=True)
+    for fault, happen in FAULTS.items():
+        if asked(fault, name):
+            happen()
+    if asked("STUB_CHATTER", name):
+        chatter(token)
+    if asked("STUB_ODD", name):
+        odd = {"DetectionBoxes_Precision/mAP": float("inf"), "\ud800": 0.5}
+        reply("result", id=token, images=IMAGES, metrics=odd, timings={})
+        return True
     if asked("STUB_REJECT", name):
         reply(
             "failed",
@@ -49,7 +124,7 @@ def misbehave(name, token):
 def evaluate(request):
     name, token = Path(request["prefix"]).name, request["id"]
     if "STUB_LOG" in os.environ:
-        with open(os.environ["STUB_LOG"], "a") as log:
+        with Path(os.environ["STUB_LOG"]).open("a") as log:
             log.write(name + "\n")
     reply("progress", id=token, done=0, total=IMAGES)
     if misbehave(name, token):
@@ -71,10 +146,20 @@ def evaluate(request):
     )
 
 
+def note_start():
+    if "STUB_STARTS" in os.environ:
+        with Path(os.environ["STUB_STARTS"]).open("a") as log:
+            log.write(f"{os.getpid()}\n")
+
+
 def main():
-    if "STUB_DIE" in os.environ:
+    die_with_parent()
+    note_start()
+    if "STUB_DIE" in os.environ or Path(os.environ.get("STUB_DIE_IF", "/none")).exists():
         print("ImportError: libcuda.so.1", file=sys.stderr, flush=True)
-        os._exit(int(os.environ["STUB_DIE"]))
+        os._exit(int(os.environ.get("STUB_DIE", "1")))
+    if "STUB_MUTE" in os.environ:
+        time.sleep(600)
     json.loads(sys.stdin.readline())
     if "STUB_REFUSE" in os.environ:
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")

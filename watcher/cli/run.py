@@ -23,6 +23,7 @@ from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
 from watcher.projection import Projector
+from watcher.rebuild import refuse_lost
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 from watcher.supervise import Limits, Supervisor
 from watcher.worker import WORKER_FILE, Worker, device_environment
@@ -70,6 +71,7 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     with ExitStack() as stack:
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
+        refuse_lost(settings.state_path, settings.best_path)
         store = stack.enter_context(_open_store(settings))
         view = stack.enter_context(LiveView(settings.state_path, _wants_live(settings)))
         configure_logs(settings.log_format, settings.state_path, live=view.live)
@@ -157,7 +159,9 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
             "threads": settings.threads,
             "nice": settings.nice,
             "coco_backend": settings.coco_backend,
-            "sample_1_of_n": 1,
+            "sample_1_of_n": settings.sample_1_of_n,
+            "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
+            "device": device.device,
         },
         limits=Limits(
             start_seconds=settings.start_timeout,
@@ -170,6 +174,7 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
         settings.state_path / PINS_NAME,
         store.queue,
         grace_seconds=settings.grace_seconds,
+        policy=settings.waiting_policy,
     )
     projector = Projector(settings, store, settings.run_name or settings.model_path.name)
     return Daemon(settings, store, intake, projector, supervisor, on_step=view.refresh)

@@ -5,6 +5,7 @@ One process writes, the daemon that holds the lock; any number may read (`watche
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Self
 
@@ -19,15 +20,27 @@ __all__ = ["DATABASE_NAME", "PINS_NAME", "LeaseLost", "Ledger", "Queue", "Store"
 class Store:
     """The writing side of one run: its `queue` of checkpoints and its `ledger` of scores."""
 
-    def __init__(self, path: Path, *, run: str, model_dir: Path, now: float) -> None:
-        """Open or create the database; raises StoreError when that cannot be done."""
-        self._database = RunDatabase(path, run=run, model_dir=model_dir, now=now)
+    def __init__(
+        self, path: Path, *, run: str, model_dir: Path, now: float, run_uuid: str | None = None
+    ) -> None:
+        """Open or create the database; raises StoreError when that cannot be done.
+
+        Args:
+            path: The database file.
+            run: Name of the run.
+            model_dir: Its folder.
+            now: Seconds since the epoch.
+            run_uuid: Identity of the run if it is created now; None for a new one.
+        """
+        self._database = RunDatabase(
+            path, run=run, model_dir=model_dir, now=now, new_uuid=run_uuid or str(uuid.uuid4())
+        )
         self.run_uuid = self._database.run_uuid
         self.queue = Queue(self._database)
         self.ledger = Ledger(self._database, self.queue)
 
     def require_present(self) -> None:
-        """Raise StoreError when the database file was deleted or replaced under us."""
+        """Raise StoreLost when the database was deleted, replaced or emptied under us."""
         self._database.require_present()
 
     def close(self) -> None:

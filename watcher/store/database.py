@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from watcher.database_file import PINS_NAME, explained, iso
-from watcher.errors import StoreError
+from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
+from watcher.errors import StoreLost
 from watcher.store.schema import migrations
 
-_BUSY_SECONDS = 10.0
+# While another program holds the lock the loop tries again by itself. A wait inside SQLite hears
+# no signal, and SIGTERM has to end the daemon soon.
+_BUSY_SECONDS = 2.0
+RESCUED_SUFFIX = ".rescued"
 
 
 class RunDatabase:
@@ -28,7 +31,7 @@ class RunDatabase:
         run_uuid: The run's identity, as it stands in the sentinel.
     """
 
-    def __init__(self, path: Path, *, run: str, model_dir: Path, now: float) -> None:
+    def __init__(self, path: Path, *, run: str, model_dir: Path, now: float, new_uuid: str) -> None:
         """Open the database, create or migrate it, and find or create the run.
 
         Raises:
@@ -44,25 +47,45 @@ class RunDatabase:
             self._db.execute("PRAGMA journal_mode = WAL").fetchone()
             self._db.execute("PRAGMA synchronous = FULL")
             migrations.apply(self._db)
-            status = path.stat()
-            self._identity = (status.st_dev, status.st_ino)
-            self.run_id, self.run_uuid = self._find_run(run, model_dir, now)
+            self.run_id, self.run_uuid = self._find_run(run, model_dir, now, new_uuid)
+        self._identities = {file: _identity(file) for file in (path, self._wal_path)}
+
+    @property
+    def _wal_path(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
 
     def require_present(self) -> None:
-        """Raise StoreError when the database file was deleted or replaced under us.
+        """Raise StoreLost when the database was deleted or replaced under us, or lost its tables.
 
-        SQLite would go on writing into the deleted file, and all of it would be lost.
+        SQLite would go on writing into deleted files, and all of it would be lost. What they hold
+        is saved beside the database first.
         """
+        for file, identity in self._identities.items():
+            if identity is not None and _identity(file) != identity:
+                raise StoreLost(
+                    f"database {file} was deleted or replaced while in use{self._rescue()}",
+                    hint=REBUILD_HINT,
+                )
+        with explained(self.path):
+            try:
+                found = self._db.execute("SELECT uuid FROM runs").fetchone()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                found = None
+        if found is None or found[0] != self.run_uuid:
+            raise StoreLost(f"database {self.path} was emptied while in use", hint=REBUILD_HINT)
+
+    def _rescue(self) -> str:
+        rescued = self.path.with_name(self.path.name + RESCUED_SUFFIX)
         try:
-            status = self.path.stat()
-            present = (status.st_dev, status.st_ino)
-        except OSError:
-            present = None
-        if present != self._identity:
-            raise StoreError(
-                f"database {self.path} was deleted or replaced while in use",
-                hint="start again: checkpoints that are still there are evaluated anew",
-            )
+            rescued.unlink(missing_ok=True)
+            os.close(os.open(rescued, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with contextlib.closing(sqlite3.connect(rescued)) as copy:
+                self._db.conn.backup(copy)
+        except (OSError, sqlite3.Error):
+            return ""
+        return f"; all it held is in {rescued.name}, rename that to {self.path.name} to go on"
 
     def pin_prefix(self, pin_path: str) -> Path:
         """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
@@ -85,7 +108,9 @@ class RunDatabase:
                 yield
                 self._db.commit()
             except BaseException:
-                self._db.rollback()
+                # After a full disk SQLite has rolled back by itself, and there is nothing to do.
+                if self._db.conn.in_transaction:
+                    self._db.rollback()
                 raise
 
     def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
@@ -116,11 +141,11 @@ class RunDatabase:
         row = {"run_id": self.run_id, "at": iso(now), "kind": kind}
         self.insert("events", {**row, "checkpoint": checkpoint, "message": message})
 
-    def _find_run(self, name: str, model_dir: Path, now: float) -> tuple[int, str]:
+    def _find_run(self, name: str, model_dir: Path, now: float, new_uuid: str) -> tuple[int, str]:
         # The database lies with the model_dir, so the first run in it is the run, however the
         # folder is called today.
         found = self.one("SELECT id, uuid FROM runs ORDER BY id LIMIT 1")
-        run = found or {"id": 1, "uuid": str(uuid.uuid4())}
+        run = found or {"id": 1, "uuid": new_uuid}
         columns = {"name": name, "model_dir": str(model_dir)}
         with self.write():
             if found is None:
@@ -133,3 +158,11 @@ class RunDatabase:
                     [*columns.values(), run["id"]],
                 )
         return run["id"], run["uuid"]
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

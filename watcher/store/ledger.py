@@ -24,6 +24,8 @@ class Ledger:
     def set_policy(self, metric: str, mode: str, now: float) -> None:
         """Make `metric` the score of the run: every evaluation's score is taken from its rows."""
         row = self._db.one("SELECT metric, mode FROM runs WHERE id = ?", [self._run_id])
+        if row and (row["metric"], row["mode"]) == (metric, mode):
+            return
         with self._db.write():
             self._db.run(
                 "UPDATE runs SET metric = ?, mode = ? WHERE id = ?", [metric, mode, self._run_id]
@@ -33,7 +35,7 @@ class Ledger:
                 " m.evaluation_id = evaluations.id AND m.name = ? AND m.category = '')",
                 [metric],
             )
-            if row and row["metric"] and (row["metric"], row["mode"]) != (metric, mode):
+            if row and row["metric"]:
                 self._db.event(now, "policy", f"ranked by {metric} ({mode}) from now on")
 
     def set_fingerprint(self, fingerprint: str, now: float) -> list[str]:
@@ -45,8 +47,7 @@ class Ledger:
         Returns:
             Names of the checkpoints put back, none when the fingerprint is the same.
         """
-        row = self._db.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
-        before = row["fingerprint"] if row else None
+        before = self.fingerprint()
         if before == fingerprint:
             return []
         stale = self._db.all(
@@ -73,6 +74,11 @@ class Ledger:
                     f" a new leaderboard starts, {len(stale)} checkpoints are evaluated anew",
                 )
         return [checkpoint["name"] for checkpoint in stale]
+
+    def fingerprint(self) -> str | None:
+        """Return the fingerprint of the evaluation that counts, None before the first."""
+        row = self._db.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
+        return row["fingerprint"] if row else None
 
     def record_score(
         self,
@@ -120,15 +126,60 @@ class Ledger:
             shown = "no finite score" if score is None else f"score {score:.6g}"
             self._db.event(now, "scored", shown, lease.name)
 
-    def scored(self) -> list[ScoredCheckpoint]:
-        """Return the evaluations of the run's current fingerprint, by global step."""
+    def restore_score(
+        self,
+        sha256: str,
+        fingerprint: str,
+        score: float,
+        metrics: dict[str, float | None],
+        evaluated_at: str,
+        now: float,
+    ) -> None:
+        """Record a score that was known before the database was lost; no lease is needed.
+
+        The checkpoint has a row; how long it took and on what device is not known any more.
+        """
+        with self._db.write():
+            self._db.run(
+                "INSERT INTO evaluations (checkpoint_id, fingerprint, score, images, device,"
+                " started_at, evaluated_at, eval_seconds, timings, versions, details)"
+                " SELECT id, ?, ?, 0, '', ?, ?, 0, '{}', '{}', '{\"rebuilt\": true}'"
+                " FROM checkpoints WHERE run_id = ? AND sha256 = ? ON CONFLICT DO NOTHING",
+                [fingerprint, score, evaluated_at, evaluated_at, self._run_id, sha256],
+            )
+            for name, value in metrics.items():
+                self._db.run(
+                    "INSERT INTO metrics SELECT e.id, ?, '', ? FROM evaluations e"
+                    " JOIN checkpoints c ON c.id = e.checkpoint_id"
+                    " WHERE c.run_id = ? AND c.sha256 = ? ON CONFLICT DO NOTHING",
+                    [name, value, self._run_id, sha256],
+                )
+            self._db.run(
+                "UPDATE checkpoints SET state = 'scored' WHERE run_id = ? AND sha256 = ?",
+                [self._run_id, sha256],
+            )
+            self._db.event(now, "restored", f"score {score:.6g} from best.json")
+
+    def scored(self, after: int = 0) -> list[ScoredCheckpoint]:
+        """Return the evaluations of the run's current fingerprint, by global step.
+
+        Args:
+            after: Only evaluations with a larger id, those recorded since.
+        """
+        return self._scored("e.id > ?", after)
+
+    def scored_and_pinned(self) -> list[ScoredCheckpoint]:
+        """Return those of `scored` whose files are kept, however many others there are."""
+        return self._scored("c.pin_path IS NOT NULL AND c.run_id = ?", self._run_id)
+
+    def _scored(self, where: str, argument: int) -> list[ScoredCheckpoint]:
         rows = self._db.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
             " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.pin_path"
             " FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
             " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-            " WHERE r.id = ? ORDER BY c.global_step, c.id",
-            [self._run_id],
+            f" WHERE r.id = ? AND {where} ORDER BY c.global_step, c.id",
+            [self._run_id, argument],
         )
         return [
             ScoredCheckpoint(**{**row, "pin": pin and self._db.pin_prefix(pin)})

@@ -7,9 +7,10 @@ States: `pending -> leased -> scored`, and the other ends `untrained`, `corrupt`
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import Any
 
-from watcher.data import FoundCheckpoint, Lease, Pin
+from watcher.data import FoundCheckpoint, Lease, Pin, Queued
 from watcher.database_file import iso
 from watcher.errors import StoreError
 from watcher.store.database import RunDatabase
@@ -145,15 +146,32 @@ class Queue:
                 [now + lease_seconds, lease.checkpoint_id],
             )
 
-    def return_expired(self, now: float) -> list[str]:
-        """Put checkpoints whose lease ran out back into the queue, and name them."""
+    def return_expired(self, now: float) -> dict[int, str]:
+        """Put checkpoints whose lease ran out back into the queue; returns id to name."""
         return self._return("lease_expires_at_seconds <= ?", [now], "its lease expired", now)
 
-    def return_all(self, now: float) -> list[str]:
-        """Put every leased checkpoint back: for the start, when no worker of ours can live."""
+    def return_all(self, now: float) -> dict[int, str]:
+        """Put every leased checkpoint back: for the start, when no worker of ours can live.
+
+        Delays before another attempt end too: the clock may have been set since they began.
+        """
+        with self._db.write():
+            self._db.run(
+                "UPDATE checkpoints SET not_before_seconds = 0 WHERE run_id = ?", [self._run_id]
+            )
         return self._return("1", [], "the daemon that evaluated it is gone", now)
 
-    def _return(self, where: str, arguments: list[Any], reason: str, now: float) -> list[str]:
+    def shift_times(self, seconds: float) -> None:
+        """Move leases and delays along with a clock that was set, so that they last as long."""
+        with self._db.write():
+            self._db.run(
+                "UPDATE checkpoints SET not_before_seconds = not_before_seconds + ?,"
+                " lease_expires_at_seconds = lease_expires_at_seconds + ?"
+                " WHERE run_id = ? AND state IN ('pending', 'leased')",
+                [seconds, seconds, self._run_id],
+            )
+
+    def _return(self, where: str, arguments: list[Any], reason: str, now: float) -> dict[int, str]:
         rows = self._db.all(
             f"SELECT id, name FROM checkpoints WHERE run_id = ? AND state = 'leased' AND {where}",
             [self._run_id, *arguments],
@@ -162,7 +180,7 @@ class Queue:
             with self._db.write():
                 self._to_pending(row["id"], reason=None, not_before=0.0)
                 self._db.event(now, "returned", reason, row["name"])
-        return [row["name"] for row in rows]
+        return {row["id"]: row["name"] for row in rows}
 
     def give_back(self, lease: Lease, now: float) -> None:
         """Return a lease unused, as if it had never been taken: no attempt is counted."""
@@ -214,6 +232,56 @@ class Queue:
             self.require_held(lease, now)
             self.finish(lease, "failed", reason)
             self._db.event(now, "failed", reason, lease.name)
+
+    def waiting(self) -> tuple[list[Queued], int, int]:
+        """Return what a queue policy decides on.
+
+        Returns:
+            The pending checkpoints, but for those of the leaderboard that are measured anew; the
+            step that was evaluated last before the first of them (0 for none); and the bytes of
+            the pin that is being evaluated.
+        """
+        rows = self._db.all(
+            "SELECT id AS checkpoint_id, name, save_counter,"
+            " coalesce(global_step, 0) AS global_step, coalesce(size_bytes, 0) AS size_bytes"
+            " FROM checkpoints WHERE run_id = ? AND state = 'pending' AND id NOT IN"
+            " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) ORDER BY id",
+            [self._run_id],
+        )
+        queued = [Queued(**row) for row in rows]
+        first = min((one.global_step for one in queued), default=0)
+        before = self._db.one(
+            "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
+            " AND state IN ('scored', 'leased') AND global_step <= ?",
+            [self._run_id, first],
+        )
+        held = self._db.one(
+            "SELECT sum(size_bytes) AS size FROM checkpoints WHERE run_id = ? AND state = 'leased'",
+            [self._run_id],
+        )
+        step = before["step"] if before else None
+        return queued, step or 0, (held["size"] if held else None) or 0
+
+    def skip(self, checkpoint_id: int, reason: str, now: float) -> Path | None:
+        """Record a pending checkpoint as `skipped`; nothing happens to one in another state.
+
+        Returns:
+            The prefix of its pin, which is the caller's to delete now.
+        """
+        row = self._db.one(
+            "SELECT name, pin_path FROM checkpoints WHERE id = ? AND state = 'pending'",
+            [checkpoint_id],
+        )
+        if row is None:
+            return None
+        with self._db.write():
+            self._db.run(
+                "UPDATE checkpoints SET state = 'skipped', reason = ?, pin_path = NULL,"
+                " pin_method = NULL WHERE id = ?",
+                [reason, checkpoint_id],
+            )
+            self._db.event(now, "skipped", reason, row["name"])
+        return self._db.pin_prefix(row["pin_path"]) if row["pin_path"] else None
 
     def fail_unpinned(self, checkpoint_id: int, name: str, reason: str, now: float) -> None:
         """Record as `failed` a pending checkpoint whose pin is gone, so that it cannot be read."""

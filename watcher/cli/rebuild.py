@@ -1,0 +1,55 @@
+"""`checkpoint-watcher rebuild`: the database again, after it was lost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from watcher.cli.options import run_folder, state_folder
+from watcher.database_file import DATABASE_NAME
+from watcher.errors import StoreError
+
+
+@click.command()
+@run_folder
+@click.option(
+    "--best-dir",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    envvar="CHECKPOINT_WATCHER_BEST_DIR",
+    help="The best checkpoints, if not in MODEL_DIR/best.",
+)
+def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> None:
+    """Make the database of MODEL_DIR anew from best.json and the pins, after it was lost.
+
+    Brings back the run's identity, the promoted checkpoints with their scores, and the pins that
+    wait to be evaluated. Refuses while a watcher runs and when the database is whole. A damaged
+    one is kept beside the new one. Then start `checkpoint-watcher run` again.
+    """
+    from watcher import rebuild as rebuilding
+    from watcher.lock import hold_lock
+
+    state, best = state_folder(model_dir, state_dir), (best_dir or model_dir / "best").absolute()
+    if not state.is_dir() and not rebuilding.read_board(best):
+        raise StoreError(
+            f"neither {state} nor {best} is there: nothing to rebuild from",
+            hint="give the model_dir that `checkpoint-watcher run` was started on",
+        )
+    try:
+        state.mkdir(mode=0o700, exist_ok=True)
+        with hold_lock(state / "lock"):
+            rebuilding.require_damage(state / DATABASE_NAME)
+            done = rebuilding.rebuild(state, best, model_dir.absolute(), time.time())
+    except OSError as error:
+        raise StoreError(
+            f"cannot rebuild {state / DATABASE_NAME}: {error}",
+            hint=f"check free space and permissions of {state}",
+        ) from error
+    click.echo(f"scored, from {best}: {', '.join(done.scored) or 'none'}")
+    click.echo(f"pending, from the pins: {', '.join(done.pending) or 'none'}")
+    if done.lost:
+        click.echo(f"damaged or gone: {', '.join(done.lost)}")
+    if done.old:
+        click.echo(f"the old database is {done.old}")
