@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import random
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -25,9 +27,10 @@ from faults import (
     never_looking_away,
     noted,
 )
-from watching import wait_until
+from watching import Watcher, wait_until
 
 from watcher.bundle import verify
+from watcher.errors import CorruptCheckpoint
 
 KILLED = -9
 
@@ -205,3 +208,78 @@ def test_what_left_best_stays_readable_for_a_while_and_then_goes(tmp_path: Path)
         time.sleep(0.35)
         projector.update(time.time())
     check(rounds)
+
+
+EDITS = {
+    "data removed": lambda best: (best / f"ckpt-3{DATA}").unlink(),
+    "index removed": lambda best: (best / "ckpt-3.index").unlink(),
+    "data replaced": lambda best: rewrite(best / f"ckpt-3{DATA}", bytes),
+    "data cut": lambda best: rewrite(best / f"ckpt-3{DATA}", lambda size: b"x" * (size // 2)),
+    "index replaced": lambda best: rewrite(best / "ckpt-3.index", bytes),
+    "index is a link": lambda best: relink(best / "ckpt-3.index"),
+    "state file replaced": lambda best: rewrite(best / "checkpoint", lambda _: b"nonsense"),
+    "state file removed": lambda best: (best / "checkpoint").unlink(),
+    "board removed": lambda best: (best / "best.json").unlink(),
+    "all removed": shutil.rmtree,
+}
+DATA = ".data-00000-of-00001"
+
+
+def rewrite(path: Path, content: Callable[[int], bytes]) -> None:
+    size = path.stat().st_size
+    path.unlink()
+    path.write_bytes(content(size))
+
+
+def relink(path: Path) -> None:
+    outside = path.parent.parent / "elsewhere"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def test_whatever_a_user_does_to_best_is_repaired_from_the_pins_and_foreign_files_stay(
+    watcher: Watcher,
+):
+    for number in range(1, 4):
+        save(watcher.model_dir, number)
+    watcher.start("--rescan-seconds", 0.1, "--top-k", 2)
+    wait_until(lambda: watcher.states() and watcher.leaderboard() == ["ckpt-3", "ckpt-2"], "works")
+    wait_until(lambda: len(watcher.best_files()) == 6, "what left is gone")
+    for edit, make in EDITS.items():
+        (watcher.best_dir / "notes.txt").write_text(edit)
+        make(watcher.best_dir)
+        wait_until(partial(repaired, watcher), f"repaired after: {edit}", 10)
+        if make is not shutil.rmtree:
+            assert (watcher.best_dir / "notes.txt").read_text() == edit
+    assert "notes.txt" in watcher.log.read_text()
+    assert len(watcher.evaluations()) == 3
+
+
+def repaired(watcher: Watcher) -> bool:
+    try:
+        names = [latest(watcher.best_dir), "ckpt-2"]
+        steps = [verify(watcher.best_dir / name).global_step for name in names if name]
+        board = json.loads((watcher.best_dir / "best.json").read_text())
+    except (OSError, CorruptCheckpoint, AssertionError, IndexError):
+        return False
+    found = [entry["checkpoint"] for entry in board["checkpoints"]]
+    link = (watcher.best_dir / "ckpt-3.index").is_symlink()
+    return steps == [300, 200] and found == ["ckpt-3", "ckpt-2"] and not link
+
+
+def test_a_promoted_checkpoint_damaged_together_with_its_pin_is_told_and_replaced(
+    watcher: Watcher,
+):
+    """Written to in place: best/, the pin and the trainer's own file are one inode."""
+    for number in range(1, 4):
+        save(watcher.model_dir, number)
+    watcher.start("--rescan-seconds", 0.1, "--top-k", 2)
+    wait_until(lambda: watcher.states() and watcher.leaderboard() == ["ckpt-3", "ckpt-2"], "works")
+    with (watcher.best_dir / f"ckpt-3{DATA}").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff\xff\xff\xff")
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-2"], "the damaged one is off the board")
+    assert latest(watcher.best_dir) == "ckpt-2"
+    assert "and in the pins too" in watcher.log.read_text()
+    wait_until(lambda: len(watcher.best_files()) == 4, "its files go")
+    assert watcher.states()["ckpt-3"] == "scored", "its score stays in the history"
