@@ -1,9 +1,10 @@
-# make demo | test | bench; see README.md. Environments are made again when their lists change.
+# make demo | test | bench | soak; see README.md. Environments are made again when their lists change.
 #
 # PYTHON     the interpreter of .venv, 3.11 or newer
 # OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
 # OD_PYTHON  its interpreter, as a version or a path
 # OD_VENV    where it is installed
+# MINUTES, SEED  how long make soak lasts, and what its faults are drawn with
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,6 +15,8 @@ PYTHON ?= python3.11
 OD_SET ?= py311
 OD_PYTHON ?= $(patsubst py3%,3.%,$(OD_SET))
 OD_VENV ?= .venv-od
+MINUTES ?= 30
+SEED ?= 4
 
 LISTS := deploy/requirements
 VENV_PYTHON := .venv/bin/python
@@ -27,12 +30,13 @@ OD_STAMP := $(OD_VENV)/.installed-$(OD_SET)
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo test bench environments requirements clean distclean
+.PHONY: help demo test bench soak environments requirements clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
 	@echo "make test    lint, types and all tests"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
+	@echo "make soak    MINUTES=30 of faults at random beside a busy run, SEED=4"
 	@echo "make clean   remove what these wrote; make distclean: the environments too"
 
 demo: environments
@@ -46,6 +50,9 @@ test: environments
 
 bench: environments
 	PYTHONPATH=tests $(VENV_PYTHON) -m benchmarks --write
+
+soak: $(PROJECT_STAMP)
+	PYTHONPATH=tests $(VENV_PYTHON) -m soak --minutes $(MINUTES) --seed $(SEED)
 
 # The lock lets two makes run at once: the second finds what the first has installed.
 environments:
