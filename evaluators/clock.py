@@ -77,12 +77,16 @@ def _quantile(ordered, fraction):
 
 
 def throttled(on_progress, total):
-    """Returns a function of the images done that calls on_progress at most twice a second."""
+    """Returns a function of the images done that calls on_progress at most twice a second.
+
+    The call at which all are done is never left out.
+    """
     last = [-math.inf]
 
     def report(done):
         now = time.monotonic()
-        if now - last[0] >= PROGRESS_SECONDS:
+        # The last one is always sent: with it the daemon knows that the model is free again.
+        if now - last[0] >= PROGRESS_SECONDS or done >= total:
             last[0] = now
             on_progress(done, total)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -104,6 +104,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nice: Annotated[
         _Niceness | None, _about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
     ] = None
+    worker_memory_limit: Annotated[
+        int | str | None,
+        _about(
+            "Memory, such as 8GB, above which the worker is replaced after an evaluation."
+            " Default: no limit.",
+            "SIZE",
+        ),
+    ] = None
     coco_backend: Annotated[
         Literal["auto", "pycocotools", "faster-coco-eval", "hotcoco"],
         _about("What computes COCO metrics; auto takes the fastest that is installed there."),
@@ -188,6 +196,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Path(self.model_dir).absolute()
 
     @property
+    def worker_memory_bytes(self) -> int | None:
+        """`worker_memory_limit` in bytes."""
+        limit = self.worker_memory_limit
+        return None if limit is None else parse_size(str(limit))
+
+    @property
     def waiting_policy(self) -> QueuePolicy:
         """What may wait: `queue_policy` within `max_pinned_bytes`."""
         limit = None if self.max_pinned_bytes is None else parse_size(str(self.max_pinned_bytes))
@@ -260,7 +274,9 @@ def load_settings(
 
 
 def _check_policy(settings: Settings) -> None:
-    for name, read in (("queue_policy", parse_policy), ("max_pinned_bytes", parse_size)):
+    readers: dict[str, Callable[[str], object]] = {"queue_policy": parse_policy}
+    readers |= dict.fromkeys(("max_pinned_bytes", "worker_memory_limit"), parse_size)
+    for name, read in readers.items():
         value = getattr(settings, name)
         try:
             if value is not None:

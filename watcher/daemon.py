@@ -34,6 +34,7 @@ from watcher.supervise import (
     Rejected,
     Supervisor,
     WorkerLost,
+    WorkerRecycled,
 )
 from watcher.watch import Watch
 
@@ -212,16 +213,29 @@ class Daemon:
             self._store.ledger.add_event(now, "watch", text)
 
     def _take_back_expired(self, now: float) -> None:
-        lease = self._supervisor.lease
-        for checkpoint_id, name in self._store.queue.return_expired(now).items():
+        expired = self._store.queue.return_expired(now)
+        for name in expired.values():
             _log.warning("lease expired", checkpoint=name)
-            if lease and lease.checkpoint_id == checkpoint_id:
-                self._supervisor.abandon()
+        if any(lease.checkpoint_id in expired for lease in self._supervisor.leases):
+            self._abandon(now)
+
+    def _abandon(self, now: float) -> None:
+        """End the worker; what it evaluates goes back into the queue, to no fault of its own."""
+        leases = self._supervisor.leases
+        self._supervisor.abandon()
+        self._give_back(leases, now)
+
+    def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
+        for lease in leases:
+            with contextlib.suppress(LeaseLost):  # it expired, and is back already
+                self._store.queue.give_back(lease, now)
 
     def _give_next(self, now: float, steady: float) -> None:
         if not self._supervisor.idle:
             return
-        lease = self._store.queue.lease_next(now, self._lease_seconds())
+        # Beside another evaluation, only one that broke no worker before.
+        untried = bool(self._supervisor.leases)
+        lease = self._store.queue.lease_next(now, self._lease_seconds(), untried=untried)
         if lease:
             self._renewed = steady
             self._progress = {}
@@ -249,19 +263,22 @@ class Daemon:
                     self._last_activity = steady
                 case Rejected(lease, code, message, permanent):
                     self._take_rejection(lease, code, message, permanent, now)
-                case WorkerLost(lease, reason, restart_at):
+                case WorkerRecycled(resident_bytes):
+                    mib = round(resident_bytes / 2**20)
+                    _log.info("worker replaced, it had grown too large", mib=mib)
+                case WorkerLost(leases, reason, restart_at):
                     _log.warning(
                         "worker lost", reason=reason, restart_in=round(restart_at - steady, 1)
                     )
-                    if lease:
-                        self._retry_or_fail(lease, reason, now)
+                    for held in leases:
+                        with contextlib.suppress(LeaseLost):
+                            self._retry_or_fail(held, reason, now, alone=len(leases) == 1)
         except LeaseLost as error:
             _log.warning("answer refused", reason=error.message)
         except (TypeError, ValueError, OverflowError) as error:
-            lease = getattr(happening, "lease", None)
             _log.error("answer refused", reason=f"it cannot be recorded: {error}")
-            if lease:
-                self._retry_or_fail(lease, f"its answer cannot be recorded: {error}", now)
+            if isinstance(happening, Evaluated):
+                self._retry_or_fail(happening.lease, f"its answer cannot be recorded: {error}", now)
 
     def _take_ready(self, ready: Ready, now: float) -> None:
         metric = self._settings.metric
@@ -303,15 +320,16 @@ class Daemon:
         if code == "dataset_changed":
             # Only a new worker reads the new data; the checkpoint is not to blame.
             self._store.queue.give_back(lease, now)
-            self._supervisor.abandon()
+            self._abandon(now)
             _log.warning("the eval data changed, starting a new worker", reason=message)
         elif permanent:
             self._fail(lease, f"{code}: {message}", now)
         else:
             self._retry_or_fail(lease, f"{code}: {message}", now)
 
-    def _retry_or_fail(self, lease: Lease, reason: str, now: float) -> None:
-        if lease.attempt >= self._settings.max_attempts:
+    def _retry_or_fail(self, lease: Lease, reason: str, now: float, *, alone: bool = True) -> None:
+        # Of two that shared a broken worker one is innocent: each is tried again, alone.
+        if alone and lease.attempt >= self._settings.max_attempts:
             self._fail(lease, f"{reason} (attempt {lease.attempt}, the last)", now)
             return
         delay = self._supervisor.limits.retry_seconds * 2.0 ** (lease.attempt - 1)
@@ -379,16 +397,14 @@ class Daemon:
             self._published = status
 
     def _close(self) -> None:
-        lease = self._supervisor.lease
+        leases = self._supervisor.leases
         self._supervisor.stop(timeout_seconds=2)
         self._lookout.watch.close()
         os.close(self._wake_reader)
         try:
             while self._unrecorded:
                 self._record(*self._unrecorded.popleft())
-            if lease:
-                with contextlib.suppress(LeaseLost):
-                    self._store.queue.give_back(lease, self._clock())
+            self._give_back(leases, self._clock())
             self._store.ledger.set_status({})
         except StoreError as error:
             # The next start takes back what is leased, and evaluates it again.

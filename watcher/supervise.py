@@ -1,7 +1,8 @@
-"""Supervise: keep one worker alive, give it one checkpoint at a time, and report what came of it.
+"""Supervise: keep one worker alive, give it checkpoints, and report what came of them.
 
-The worker is replaced when it dies, hangs or speaks nonsense. This module never touches the
-database: it returns what happened, and the loop records it.
+The worker runs the images of one checkpoint at a time; while it computes the metrics of that one it
+may have the next. It is replaced when it dies, hangs, speaks nonsense or has grown too large. This
+module never touches the database: it returns what happened, and the loop records it.
 """
 
 from __future__ import annotations
@@ -75,14 +76,21 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The worker died, hung or spoke nonsense; `lease` is what it was evaluating, if anything."""
+    """The worker died, hung or spoke nonsense; `leases` are what it was evaluating."""
 
-    lease: Lease | None
+    leases: tuple[Lease, ...]
     reason: str
     restart_at: float
 
 
-Happening = Ready | Progressed | Evaluated | Rejected | WorkerLost
+@dataclass(frozen=True, slots=True)
+class WorkerRecycled:
+    """The worker was ended in peace, because it held more memory than it may."""
+
+    resident_bytes: int
+
+
+Happening = Ready | Progressed | Evaluated | Rejected | WorkerLost | WorkerRecycled
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,25 @@ class Limits:
         stall_seconds: Without any progress in an evaluation.
         retry_seconds: First delay before a new worker; it doubles up to five minutes.
         start_attempts: Failures before ready, of a worker that never was, until giving up.
+        memory_bytes: Resident memory above which a worker is replaced after its evaluation.
     """
 
     start_seconds: float = 600.0
     stall_seconds: float = 600.0
     retry_seconds: float = 5.0
     start_attempts: int = 3
+    memory_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    """An evaluation that the worker was asked for; `forwarded` when only metrics are left."""
+
+    lease: Lease
+    started: float
+    deadline: float
+    done: int = -1
+    forwarded: bool = False
 
 
 @dataclass(slots=True)
@@ -111,31 +132,48 @@ class Supervisor:
     limits: Limits
     worker: Worker | None = None
     ready: Ready | None = None
-    lease: Lease | None = None
+    _running: list[_Running] = field(default_factory=list)
     _deadline: float = math.inf
     _restart_at: float = 0.0
     _failures: int = 0
-    _started: float = 0.0
     _versions: dict[str, str] = field(default_factory=dict)
-    _done: int = -1
+    _too_large: int | None = None
     _broken: str | None = None
     was_ready: bool = False
     problem: str | None = None
 
     @property
+    def leases(self) -> tuple[Lease, ...]:
+        """What the worker evaluates now, in the order it was asked."""
+        return tuple(running.lease for running in self._running)
+
+    @property
+    def lease(self) -> Lease | None:
+        """The checkpoint whose images run now, or whose metrics are awaited."""
+        return self._running[-1].lease if self._running else None
+
+    @property
     def idle(self) -> bool:
         """True when a checkpoint can be given to the worker now."""
-        return self.ready is not None and self.lease is None
+        if self.ready is None or self._too_large is not None:
+            return False
+        if not self._running:
+            return True
+        # One that broke a worker before stays alone: another must not suffer for it again.
+        only = self._running[0]
+        return len(self._running) == 1 and only.forwarded and only.lease.attempt == 1
 
     def next_deadline(self) -> float:
         """Return when `tick` has something to do even if no message arrives."""
-        return self._deadline if self.worker else self._restart_at
+        return self._next_deadline() if self.worker else self._restart_at
+
+    def _next_deadline(self) -> float:
+        return min([self._deadline, *(running.deadline for running in self._running)])
 
     def evaluate(self, lease: Lease, now: float) -> None:
         """Give the idle worker a checkpoint; what comes of it is told by `tick`."""
         assert self.worker is not None and self.idle
-        self.lease, self._started = lease, now
-        self._deadline, self._done = now + self.limits.stall_seconds, -1
+        self._running.append(_Running(lease, now, now + self.limits.stall_seconds))
         self._send({"type": "evaluate", "id": lease.token, "prefix": str(lease.prefix)}, now)
 
     def tick(self, now: float) -> list[Happening]:
@@ -156,7 +194,9 @@ class Supervisor:
                 happening = self._take(message, now)
                 if happening:
                     happenings.append(happening)
-            if now >= self._deadline:
+            if self._too_large is not None and not self._running:
+                happenings.append(self._recycle(now))
+            elif now >= self._next_deadline():
                 raise WorkerError(self._broken or self._overdue())
         except WorkerStillThere as error:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
@@ -173,7 +213,7 @@ class Supervisor:
     def stop(self, timeout_seconds: float) -> None:
         """End the worker, in peace if it is idle."""
         if self.worker:
-            if self.lease is None:
+            if not self._running:
                 self.worker.stop(timeout_seconds)
             else:
                 self.worker.kill()
@@ -204,9 +244,10 @@ class Supervisor:
             if kind == "error":
                 raise WorkerRefused(message["code"], message["message"], hint=message.get("hint"))
             # An answer to a question not asked now is no answer.
-            if self.lease is None or message.get("id") != self.lease.token:
-                raise WorkerError(f"the worker answered {kind} to nothing that was asked")
-            return self._take_answer(kind, message, self.lease, now)
+            for running in self._running:
+                if message.get("id") == running.lease.token:
+                    return self._take_answer(kind, message, running, now)
+            raise WorkerError(f"the worker answered {kind} to nothing that was asked")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WorkerError(f"the worker sent a {kind} that lacks or mixes up {error}") from error
         except WorkerRefused:
@@ -231,26 +272,40 @@ class Supervisor:
         return self.ready
 
     def _take_answer(
-        self, kind: str, message: dict[str, Any], lease: Lease, now: float
+        self, kind: str, message: dict[str, Any], running: _Running, now: float
     ) -> Happening:
-        assert self.ready is not None
+        assert self.ready is not None and self.worker is not None
         if kind == "progress":
-            done = int(message["done"])
-            if done > self._done:  # saying the same again is no progress
-                self._done, self._deadline = done, now + self.limits.stall_seconds
-            return Progressed(lease, done, int(message["total"]))
+            done, total = int(message["done"]), int(message["total"])
+            if done > running.done:  # saying the same again is no progress
+                running.done, running.deadline = done, now + self.limits.stall_seconds
+            running.forwarded = done >= total
+            return Progressed(running.lease, done, total)
         if kind == "result":
             evaluation = _evaluation(message, self.ready)
-            self.lease, self._deadline, self._failures = None, math.inf, 0
-            return Evaluated(lease, evaluation, now - self._started)
+            self._running.remove(running)
+            self._failures = 0
+            self._weigh(self.worker)
+            return Evaluated(running.lease, evaluation, now - running.started)
         if kind == "failed":
-            self.lease, self._deadline = None, math.inf
+            self._running.remove(running)
             code, text = str(message["code"]), str(message["message"])
-            return Rejected(lease, code, text, bool(message["permanent"]))
+            return Rejected(running.lease, code, text, bool(message["permanent"]))
         raise WorkerError(f"the worker sent an unknown message: {kind}")
 
+    def _weigh(self, worker: Worker) -> None:
+        limit, resident = self.limits.memory_bytes, worker.resident_bytes()
+        if limit is not None and resident > limit:
+            self._too_large = resident
+
+    def _recycle(self, now: float) -> WorkerRecycled:
+        recycled = WorkerRecycled(self._too_large or 0)
+        self.abandon()
+        self._restart_at = now
+        return recycled
+
     def _lose(self, reason: str, now: float) -> WorkerLost:
-        lease = self.lease
+        leases = self.leases
         self.abandon()
         self._failures += 1
         if not self.was_ready and self._failures >= self.limits.start_attempts:
@@ -261,7 +316,7 @@ class Supervisor:
         # The exponent is bounded: a float cannot hold the delay after a thousand failures.
         delay = self.limits.retry_seconds * 2.0 ** min(self._failures - 1, 30)
         self._restart_at = now + min(delay, _RESTART_LIMIT_SECONDS)
-        return WorkerLost(lease, reason, self._restart_at)
+        return WorkerLost(leases, reason, self._restart_at)
 
     def _overdue(self) -> str:
         if self.ready is None:
@@ -269,7 +324,8 @@ class Supervisor:
         return f"the evaluation made no progress for {self.limits.stall_seconds:g} s"
 
     def _forget(self) -> None:
-        self.worker = self.ready = self.lease = self._broken = None
+        self.worker = self.ready = self._broken = self._too_large = None
+        self._running = []
         self._deadline = math.inf
 
 

@@ -93,6 +93,14 @@ class Worker:
         """File descriptors of which one becomes readable when the worker answers or dies."""
         return self._stdout.fileno(), self._exit
 
+    def resident_bytes(self) -> int:
+        """Return the memory the worker holds now, 0 where that cannot be told."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def send(self, message: Mapping[str, Any]) -> None:
         """Send one message.
 
@@ -107,8 +115,10 @@ class Worker:
         except OSError as error:
             raise WorkerError(f"the worker is gone: {self.ending()}") from error
 
-    def receive(self) -> list[dict[str, Any]]:
-        """Return the messages that have arrived, possibly none.
+    def receive(self) -> Iterator[dict[str, Any]]:
+        """Yield the messages that have arrived, possibly none.
+
+        What came before an error is yielded first: it was true when it was said.
 
         Raises:
             WorkerError: it ended, or sent something that is not a message.
@@ -119,10 +129,11 @@ class Worker:
         chunk: bytes | None = None
         with contextlib.suppress(BlockingIOError):
             chunk = os.read(self._stdout.fileno(), _READ_BYTES)
-        messages = [_decode(line) for line in self._lines(chunk or b"")]
-        if not messages and (chunk == b"" or (dead and chunk is None)):
+        lines = self._lines(chunk or b"")
+        for line in lines:
+            yield _decode(line)
+        if not lines and (chunk == b"" or (dead and chunk is None)):
             raise WorkerError(f"the worker is gone: {self.ending()}")
-        return messages
 
     def _lines(self, chunk: bytes) -> list[bytes]:
         if b"\n" not in chunk:

@@ -13,6 +13,7 @@ lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens o
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
+STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_FINGERPRINT, STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one with
 the process id for each worker).
 """
@@ -133,6 +134,21 @@ def evaluate(request):
     for done in range(1, IMAGES + 1):
         time.sleep(seconds / IMAGES)
         reply("progress", id=token, done=done, total=IMAGES)
+    metrics = threading.Thread(target=answer, args=(name, token, list(COMPUTING)), daemon=True)
+    COMPUTING[:] = [metrics]
+    metrics.start()
+    if "STUB_METRICS_SECONDS" not in os.environ:
+        metrics.join()
+
+
+COMPUTING = []
+
+
+def answer(name, token, before):
+    """Computes the metrics, which in the real worker happens beside the next checkpoint."""
+    for thread in before:
+        thread.join()
+    time.sleep(float(os.environ.get("STUB_METRICS_SECONDS", "0")))
     scores = json.loads(os.environ.get("STUB_SCORES", "{}"))
     score = scores.get(name, int(name.split("-")[1]) / 1000)
     reply(

@@ -167,6 +167,7 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
             start_seconds=settings.start_timeout,
             stall_seconds=settings.stall_timeout,
             retry_seconds=settings.retry_seconds,
+            memory_bytes=settings.worker_memory_bytes,
         ),
     )
     intake = Intake(

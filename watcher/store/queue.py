@@ -7,6 +7,7 @@ States: `pending -> leased -> scored`, and the other ends `untrained`, `corrupt`
 from __future__ import annotations
 
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,18 @@ class Queue:
 
     # -- leased
 
-    def lease_next(self, now: float, lease_seconds: float) -> Lease | None:
-        """Lease the pending checkpoint of the smallest global step, None when there is none."""
+    def lease_next(
+        self, now: float, lease_seconds: float, *, untried: bool = False
+    ) -> Lease | None:
+        """Lease the pending checkpoint of the smallest global step, None when there is none.
+
+        `untried` leaves those out of which an evaluation broke off before.
+        """
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            " ORDER BY global_step, id LIMIT 1",
-            [self._run_id, now],
+            " AND attempts <= ? ORDER BY global_step, id LIMIT 1",
+            [self._run_id, now, 0 if untried else sys.maxsize],
         )
         if row is None:
             return None
