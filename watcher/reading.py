@@ -29,7 +29,11 @@ class Reader:
         with explained(path):
             # Plain sqlite3: the commands that read answer sooner without a library to import.
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-            self._rows("SELECT 1 FROM runs")
+            try:
+                self._rows("SELECT 1 FROM runs")
+            except BaseException:
+                self._db.close()
+                raise
 
     def close(self) -> None:
         """Close the connection."""

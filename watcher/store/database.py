@@ -42,13 +42,20 @@ class RunDatabase:
             # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = Database(sqlite3.connect(path, timeout=_BUSY_SECONDS))
-            self._db.execute("PRAGMA foreign_keys = ON")
-            # A network file system refuses WAL and stays in its rollback journal by itself.
-            self._db.execute("PRAGMA journal_mode = WAL").fetchone()
-            self._db.execute("PRAGMA synchronous = FULL")
-            migrations.apply(self._db)
-            self.run_id, self.run_uuid = self._find_run(run, model_dir, now, new_uuid)
+            try:
+                self._prepare()
+                self.run_id, self.run_uuid = self._find_run(run, model_dir, now, new_uuid)
+            except BaseException:
+                self._db.close()
+                raise
         self._identities = {file: _identity(file) for file in (path, self._wal_path)}
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA foreign_keys = ON")
+        # A network file system refuses WAL and stays in its rollback journal by itself.
+        self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+        self._db.execute("PRAGMA synchronous = FULL")
+        migrations.apply(self._db)
 
     @property
     def _wal_path(self) -> Path:
@@ -71,7 +78,7 @@ class RunDatabase:
                 found = self._db.execute("SELECT uuid FROM runs").fetchone()
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
-                    raise
+                    return  # it cannot even be read now; that may pass
                 found = None
         if found is None or found[0] != self.run_uuid:
             raise StoreLost(f"database {self.path} was emptied while in use", hint=REBUILD_HINT)
