@@ -171,7 +171,9 @@ class Soak:
 
     def start_second(self) -> None:
         assert self.daemon
-        if self.watcher.states() and self.daemon.poll() is None:
+        lock = self.watcher.model_dir / "watcher" / "lock"
+        held = lock.exists() and lock.read_text().strip() == str(self.daemon.pid)
+        if held and self.daemon.poll() is None:
             second = subprocess.run(self.watcher.command(), capture_output=True, timeout=30)
             assert second.returncode == 3, second.stderr
 

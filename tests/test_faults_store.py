@@ -20,6 +20,8 @@ from faults import fork_daemon, need_strace
 from watching import ROOT, Watcher, cli, wait_until
 
 from watcher.bundle import verify
+from watcher.discover import scan
+from watcher.pin import pin
 
 LOCK = """
 import sqlite3, sys
@@ -248,3 +250,34 @@ def test_sixty_kills_at_random_moments_lose_no_row_and_forget_no_checkpoint(
     events = watcher.query("SELECT checkpoint FROM events WHERE kind = 'scored'")
     assert len(events) == len(expected), "no checkpoint is scored twice"
     assert watcher.leaderboard() == [f"ckpt-{saves - place}" for place in range(3)]
+
+
+def test_a_pin_without_a_row_is_adopted_although_the_trainer_has_it_no_more(watcher: Watcher):
+    """What a kill between the two leaves; the checkpoint is rotated away before the restart."""
+    save(watcher, 2)
+    pins = watcher.model_dir / "watcher" / "pins"
+    pins.mkdir(parents=True)
+    assert watcher.run("--top-k", 1) == 0
+    save(watcher, 1, first=3)
+    (found,) = [one for one in scan(watcher.model_dir) if one.name == "ckpt-3"]
+    pin(found, pins)
+    for file in watcher.model_dir.glob("ckpt-3.*"):
+        file.unlink()
+    assert watcher.run("--top-k", 1) == 0
+    assert watcher.states() == dict.fromkeys(["ckpt-1", "ckpt-2", "ckpt-3"], "scored")
+
+
+def test_a_checkpoint_that_is_rotated_away_while_the_database_is_locked_is_scored(
+    watcher: Watcher,
+):
+    save(watcher, 1)
+    watcher.start("--rescan-seconds", 0.2)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it works")
+    with locked(watcher.database):
+        save(watcher, 1, first=2)
+        pins = watcher.model_dir / "watcher" / "pins"
+        wait_until(lambda: len([*pins.glob("*/ckpt-2.index")]) == 1, "it is pinned")
+        for file in watcher.model_dir.glob("ckpt-2.*"):
+            file.unlink()
+        time.sleep(2.5)
+    wait_until(lambda: watcher.states().get("ckpt-2") == "scored", "it is recorded and scored")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -36,12 +37,21 @@ def write_new_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         file.write(content)
 
 
+def is_half_written(name: str, final: str) -> bool:
+    """True for the name of a file that `replace_file` had not yet renamed to `final`."""
+    return re.fullmatch(rf"\.{re.escape(final)}\.[0-9a-f]{{8}}\.tmp", name) is not None
+
+
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write, sync and rename over `path`. Readers see the old content or the new one.
 
     Raises:
         OSError: nothing was replaced; the half-written file is removed.
     """
+    for file in path.parent.iterdir():
+        # A crash left it. There is one writer, so nobody writes it now.
+        if is_half_written(file.name, path.name):
+            file.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write_new_file(temporary, content, mode=mode)

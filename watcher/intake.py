@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from watcher.adopt import adopt_pins
 from watcher.bundle import index_path
 from watcher.data import FoundCheckpoint
 from watcher.discover import scan
@@ -71,6 +72,7 @@ class Intake:
         self._news: list[str] = []
         self.more = False
         self.late: list[str] = []
+        self._unrecorded = False
         self.copying: str | None = None
 
     @property
@@ -101,6 +103,7 @@ class Intake:
         self._pins_dir.mkdir(mode=0o700, exist_ok=True)
         rows = self._queue.pinned()
         sweep(self._pins_dir, {row["sha256"] for row in rows})
+        self._adopt(now)
         lost = [row for row in rows if not index_path(row["prefix"]).is_file()]
         here = {found.name: found for found in scan(self._model_dir)} if lost else {}
         for row in lost:
@@ -116,6 +119,12 @@ class Intake:
 
     def _pin_again(self, found: FoundCheckpoint | None, sha256: str) -> bool:
         try:
+    def _adopt(self, now: float) -> None:
+        """Record pins that a crash or a failing database left without a row."""
+        adopted = adopt_pins(self._queue, self._pins_dir, now)
+        if adopted:
+            _log.info("pins that had no row are recorded", checkpoints=", ".join(adopted))
+
             return (
                 found is not None
                 and identify(found) == sha256
@@ -143,6 +152,9 @@ class Intake:
         self.more, self.late = False, []
         found = scan(self._model_dir)
         present = {checkpoint.name for checkpoint in found}
+        if self._unrecorded:  # the trainer may not have it any more
+            self._adopt(now)
+            self._unrecorded = False
         self._settled = {name: sig for name, sig in self._settled.items() if name in present}
         recorded = self._give_up_gone(present, now)
         began = time.monotonic()
@@ -186,7 +198,10 @@ class Intake:
         except PinError as error:
             # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
             return self._wait(checkpoint, now, steady, problem=error.message)
-        if self._queue.record_pin(checkpoint, taken, now) == "untrained":
+        self._unrecorded = True
+        state = self._queue.record_pin(checkpoint, taken, now)
+        self._unrecorded = False
+        if state == "untrained":
             release(taken.prefix, self._pins_dir)
         elif taken.method == "copy":
             self._say_copying(f"{self._model_dir} allows no hard link to {checkpoint.name}")

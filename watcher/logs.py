@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self, TextIO, cast
 
 import structlog
 from rich.console import Console
@@ -18,6 +19,21 @@ from watcher.view import overview
 
 LOG_NAME = "watcher.log"
 _REFRESH_SECONDS = 0.25
+
+
+class _Forgiving:
+    """A stream whose lines may be lost: a full disk must not end the run through its log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def configure_logs(log_format: str, state_dir: Path, *, live: bool) -> None:
@@ -40,7 +56,7 @@ def configure_logs(log_format: str, state_dir: Path, *, live: bool) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(stream))),
         cache_logger_on_first_use=True,
     )
 

@@ -21,8 +21,14 @@ import msgspec
 from watcher import bundle
 from watcher.data import Leader
 from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
-from watcher.files import fsync_file, fsync_folder, replace_file, write_new_file
-from watcher.pin import take_file
+from watcher.files import (
+    fsync_file,
+    fsync_folder,
+    is_half_written,
+    replace_file,
+    write_new_file,
+)
+from watcher.pin import Verified, signature, take_file
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"
@@ -263,6 +269,8 @@ def _evict(best_dir: Path, names: set[str]) -> None:
     for file in sorted(best_dir.iterdir(), key=lambda file: file.suffix == ".index"):
         match = _OURS.fullmatch(file.name)
         if match and match[1] in names:
+        if any(is_half_written(file.name, final) for final in (STATE_FILE, BOARD_FILE)):
+            continue
             file.unlink(missing_ok=True)
 
 

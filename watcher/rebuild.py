@@ -19,15 +19,16 @@ from pathlib import Path
 import msgspec
 
 from watcher import bundle
-from watcher.data import FoundCheckpoint, Leader, Pin
+from watcher.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.data import Leader, Pin
 from watcher.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
-from watcher.errors import CorruptCheckpoint, StoreError, StoreLost
+from watcher.errors import StoreError, StoreLost
 from watcher.files import fsync_folder, write_new_file
 from watcher.pin import take_file
 from watcher.promote import BOARD_FILE
 from watcher.store import Store
 
-_NAME = re.compile(r"ckpt-([1-9][0-9]{0,17})")
+_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
 _PLACED_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}(-[0-9a-f]{8})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -91,7 +92,7 @@ def refuse_lost(state_dir: Path, best_dir: Path) -> None:
     database = state_dir / DATABASE_NAME
     if _has_run(database):
         return
-    if any(_SHA256.fullmatch(entry.name) for entry in _entries(state_dir / PINS_NAME)):
+    if pin_folders(state_dir / PINS_NAME):
         trace = state_dir / PINS_NAME
     elif read_board(best_dir):
         trace = best_dir
@@ -134,7 +135,7 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
     uuid = board.run_uuid if board else None
     with Store(fresh, run=name, model_dir=model_dir, now=now, run_uuid=uuid) as store:
         scored, lost = _restore_board(store, board, best_dir, pins_dir, now) if board else ([], [])
-        pending = _restore_pins(store, pins_dir, now)
+        pending = adopt_pins(store.queue, pins_dir, now)
         store.ledger.add_event(now, "rebuilt", "the database was made anew from best/ and the pins")
     old = _set_aside(state_dir / DATABASE_NAME)
     fresh.rename(state_dir / DATABASE_NAME)
@@ -155,7 +156,7 @@ def _restore_board(
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        store.queue.record_pin(_found(entry.saved_as, pin.prefix), pin, now)
+        store.queue.record_pin(found_as(entry.saved_as, pin.prefix), pin, now)
         store.ledger.restore_score(
             entry.sha256, fingerprint, entry.score, entry.metrics, entry.evaluated_at, now
         )
@@ -172,26 +173,12 @@ def _restore_board(
     return [leader.name for leader in leaders], lost
 
 
-def _restore_pins(store: Store, pins_dir: Path, now: float) -> list[str]:
-    names = []
-    for folder in sorted(_entries(pins_dir)):
-        indexes = list(folder.glob("ckpt-*.index")) if _SHA256.fullmatch(folder.name) else []
-        if len(indexes) != 1 or store.queue.known(folder.name):
-            continue
-        prefix = indexes[0].with_suffix("")
-        pin = _pin(prefix, folder.name)
-        if pin and _NAME.fullmatch(prefix.name):
-            store.queue.record_pin(_found(prefix.name, prefix), pin, now)
-            names.append(prefix.name)
-    return names
-
-
 def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
     """Return the pin of a promoted checkpoint, made from `best/` where it is gone."""
     folder = pins_dir / entry.sha256
-    pin = _pin(folder / entry.saved_as, entry.sha256)
+    pin = read_pin(folder / entry.saved_as, entry.sha256)
     source = best_dir / entry.checkpoint
-    if pin or not (best := _pin(source, entry.sha256)):
+    if pin or not (best := read_pin(source, entry.sha256)):
         return pin
     working = pins_dir / f".new-{secrets.token_hex(6)}"
     working.mkdir(mode=0o700, parents=True)
@@ -211,27 +198,6 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
         size_bytes=best.size_bytes,
         model_variables=best.model_variables,
     )
-
-
-def _pin(prefix: Path, sha256: str) -> Pin | None:
-    """Return what lies at a prefix if it is the checkpoint of this digest, whole."""
-    try:
-        facts = bundle.verify(prefix)
-    except (OSError, CorruptCheckpoint):
-        return None
-    if facts.sha256 != sha256:
-        return None
-    return Pin(prefix, "link", sha256, facts.global_step, facts.size_bytes, facts.model_variables)
-
-
-def _found(name: str, prefix: Path) -> FoundCheckpoint:
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    return FoundCheckpoint(name=name, save_counter=int(match[1]), prefix=prefix, signature=())
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _has_run(database: Path) -> bool:

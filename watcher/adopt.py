@@ -1,0 +1,61 @@
+"""Adopt: give pins that the database does not know a row, instead of losing their checkpoints.
+
+A pin lies there before its row is written. A crash or a failing database in between leaves a pin
+alone, and the trainer may have rotated the checkpoint away by then.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from watcher import bundle
+from watcher.data import FoundCheckpoint, Pin
+from watcher.errors import CorruptCheckpoint
+from watcher.store import Queue
+
+_NAME = re.compile(r"ckpt-([1-9][0-9]{0,17})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
+    """Record each whole pin of a content that has no row yet; returns their names.
+
+    Raises:
+        StoreError: the database cannot be written; what was adopted stays so.
+    """
+    names = []
+    for folder in pin_folders(pins_dir):
+        if queue.known(folder.name):
+            continue
+        prefixes = [index.with_suffix("") for index in folder.glob("ckpt-*.index")]
+        pin = read_pin(prefixes[0], folder.name) if len(prefixes) == 1 else None
+        if pin and _NAME.fullmatch(pin.prefix.name):
+            queue.record_pin(found_as(pin.prefix.name, pin.prefix), pin, now)
+            names.append(pin.prefix.name)
+    return names
+
+
+def pin_folders(pins_dir: Path) -> list[Path]:
+    """Return the folders of the pins, which are named by content."""
+    if not pins_dir.is_dir():
+        return []
+    return sorted(entry for entry in pins_dir.iterdir() if _SHA256.fullmatch(entry.name))
+
+
+def read_pin(prefix: Path, sha256: str) -> Pin | None:
+    """Verify what lies at a prefix; None unless it is the checkpoint of this digest, whole."""
+    try:
+        facts = bundle.verify(prefix)
+    except (OSError, CorruptCheckpoint):
+        return None
+    if facts.sha256 != sha256:
+        return None
+    return Pin(prefix, "link", sha256, facts.global_step, facts.size_bytes, facts.model_variables)
+
+
+def found_as(name: str, prefix: Path) -> FoundCheckpoint:
+    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`."""
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    return FoundCheckpoint(name=name, save_counter=int(match[1]), prefix=prefix, signature=())
