@@ -18,7 +18,7 @@ from watcher.data import FoundCheckpoint
 from watcher.discover import scan
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.gaps import missed_counters
-from watcher.pin import identify, pin, probe, release, sweep
+from watcher.pin import Verified, identify, pin, probe, release, sweep
 from watcher.store import Queue
 from watcher.thin import QueuePolicy, thin
 
@@ -58,21 +58,23 @@ class Intake:
         *,
         grace_seconds: float,
         policy: QueuePolicy | None = None,
+        verified: Verified | None = None,
     ) -> None:
         self._model_dir = model_dir
         self._pins_dir = pins_dir
         self._queue = queue
         self._grace_seconds = grace_seconds
         self._policy = policy or QueuePolicy()
+        self._verified = verified
         self._settled: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._last_counter = queue.last_save_counter()
         self._first_look = self._last_counter is None
         self._counted: FoundCheckpoint | None = None
         self._news: list[str] = []
+        self._unrecorded = False
         self.more = False
         self.late: list[str] = []
-        self._unrecorded = False
         self.copying: str | None = None
 
     @property
@@ -101,9 +103,9 @@ class Intake:
         again if the trainer still has it, else it is recorded as failed.
         """
         self._pins_dir.mkdir(mode=0o700, exist_ok=True)
+        self._adopt(now)
         rows = self._queue.pinned()
         sweep(self._pins_dir, {row["sha256"] for row in rows})
-        self._adopt(now)
         lost = [row for row in rows if not index_path(row["prefix"]).is_file()]
         here = {found.name: found for found in scan(self._model_dir)} if lost else {}
         for row in lost:
@@ -117,14 +119,14 @@ class Intake:
                 self._queue.forget_pin(row["id"])
         self._say_copying(probe(self._model_dir, self._pins_dir))
 
-    def _pin_again(self, found: FoundCheckpoint | None, sha256: str) -> bool:
-        try:
     def _adopt(self, now: float) -> None:
         """Record pins that a crash or a failing database left without a row."""
         adopted = adopt_pins(self._queue, self._pins_dir, now)
         if adopted:
             _log.info("pins that had no row are recorded", checkpoints=", ".join(adopted))
 
+    def _pin_again(self, found: FoundCheckpoint | None, sha256: str) -> bool:
+        try:
             return (
                 found is not None
                 and identify(found) == sha256
@@ -150,11 +152,11 @@ class Intake:
             StoreError: the database cannot be written.
         """
         self.more, self.late = False, []
-        found = scan(self._model_dir)
-        present = {checkpoint.name for checkpoint in found}
         if self._unrecorded:  # the trainer may not have it any more
             self._adopt(now)
             self._unrecorded = False
+        found = scan(self._model_dir)
+        present = {checkpoint.name for checkpoint in found}
         self._settled = {name: sig for name, sig in self._settled.items() if name in present}
         recorded = self._give_up_gone(present, now)
         began = time.monotonic()
@@ -184,7 +186,7 @@ class Intake:
                 return False
             if waited is None:
                 self._count_gap(checkpoint, found, now)
-            taken = pin(checkpoint, self._pins_dir)
+            taken = pin(checkpoint, self._pins_dir, self._verified)
         except FileNotFoundError:
             if index_path(checkpoint.prefix).exists():
                 return self._wait(checkpoint, now, steady, damage="a shard is missing")

@@ -26,6 +26,9 @@ from watcher.files import write_new_file
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 
+# What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
+Verified = set[tuple[str, tuple[tuple[int, ...], ...]]]
+
 
 def identify(checkpoint: FoundCheckpoint) -> str:
     """Return the sha256 (hex) of the checkpoint's index as it is now; reads nothing else.
@@ -37,11 +40,16 @@ def identify(checkpoint: FoundCheckpoint) -> str:
     return hashlib.sha256(bundle.read_index(checkpoint.prefix)).hexdigest()
 
 
-def pin(checkpoint: FoundCheckpoint, pins_dir: Path) -> Pin:
+def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None = None) -> Pin:
     """Take a verified pin of a checkpoint, in `pins_dir/<sha256>/<name>`.
 
     Pinning the same content twice gives the same pin. Does not write to the database, and
     leaves nothing behind when it fails.
+
+    Args:
+        checkpoint: What to pin.
+        pins_dir: Folder of the pins.
+        verified: Gets the pin, so that a link to it needs no verification of its own.
 
     Raises:
         FileNotFoundError: the checkpoint was rotated away before all of it was pinned.
@@ -63,6 +71,8 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path) -> Pin:
         prefix = working / checkpoint.name
         write_new_file(bundle.index_path(prefix), index)
         facts = bundle.verify(prefix)
+        if verified is not None:
+            verified.add(signature(prefix, facts.sha256))
         final = pins_dir / facts.sha256
         _move_into_place(working, final)
     except OSError as error:
@@ -82,6 +92,14 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path) -> Pin:
         size_bytes=facts.size_bytes,
         model_variables=facts.model_variables,
     )
+
+
+def signature(prefix: Path, sha256: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    """Return what changes when a shard is replaced or written to; links have it in common."""
+    shards = bundle.parse_index(bundle.read_index(prefix)).num_shards
+    names = (bundle.shard_name(prefix.name, shard, shards) for shard in range(shards))
+    found = (prefix.with_name(name).lstat() for name in names)
+    return sha256, tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
 
 
 def release(prefix: Path, pins_dir: Path) -> None:

@@ -17,7 +17,7 @@ from watcher import promote, stop
 from watcher.config import Settings
 from watcher.data import Leader, ScoredCheckpoint
 from watcher.errors import LeaderLost, PinError
-from watcher.pin import release
+from watcher.pin import Verified, release
 from watcher.rank import RankPolicy, name_leaders, rank
 from watcher.stop import StopDecision, StopPolicy, should_stop
 from watcher.store import PINS_NAME, Store, iso
@@ -34,6 +34,7 @@ class Projector:
         store: Store,
         run_name: str,
         *,
+        verified: Verified | None = None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -42,7 +43,7 @@ class Projector:
         self._steady = steady
         self._said: set[str] = set()
         self._left: dict[str, float] = {}
-        self._verified: promote.Verified = set()
+        self._verified: Verified = set() if verified is None else verified
         self._rows: list[ScoredCheckpoint] = []  # by evaluation id, those of one fingerprint
         self._rows_of: str | None = None
         self.problem: str | None = None
@@ -128,10 +129,14 @@ class Projector:
     def _release_pins(self, leaders: list[Leader]) -> None:
         promoted = {leader.row.checkpoint_id for leader in leaders}
         pins_dir = self._settings.state_path / PINS_NAME
+        kept = set()
         for row in self._store.queue.pinned():
             if row["id"] not in promoted and row["state"] not in ("pending", "leased"):
                 self._store.queue.forget_pin(row["id"])
                 release(row["prefix"], pins_dir)
+            else:
+                kept.add(row["sha256"])
+        self._verified -= {seen for seen in self._verified if seen[0] not in kept}
 
     def _update_sentinel(self, now: float) -> None:
         settings, path = self._settings, self._settings.sentinel_path

@@ -49,10 +49,6 @@ class BoardText:
     fingerprint: str | None
 
 
-# What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
-Verified = set[tuple[str, tuple[tuple[int, ...], ...]]]
-
-
 @dataclass(frozen=True, slots=True)
 class Projection:
     """What a call of `project` found and did.
@@ -138,12 +134,12 @@ def _put(best_dir: Path, leader: Leader, verified: Verified) -> None:
     shutil.rmtree(working, ignore_errors=True)
     try:
         working.mkdir(mode=0o700)
-        _take_verified(source, working / leader.name, leader.row.sha256)
+        _take_verified(source, working / leader.name, leader.row.sha256, verified)
         # The index comes last: without it nobody takes the shards for a checkpoint.
         for file in sorted(working.iterdir(), key=lambda file: file.suffix == ".index"):
             fsync_file(file)
             file.rename(best_dir / file.name)
-        verified.add(_signature(target, leader.row.sha256))
+        verified.add(signature(target, leader.row.sha256))
     except (OSError, CorruptCheckpoint) as error:
         if _lost(source, leader.row.sha256):
             raise _gone(best_dir, leader) from error
@@ -172,7 +168,7 @@ def _gone(best_dir: Path, leader: Leader) -> LeaderLost:
     )
 
 
-def _take_verified(source: Path, target: Path, sha256: str) -> None:
+def _take_verified(source: Path, target: Path, sha256: str, verified: Verified) -> None:
     index = bundle.read_index(source)
     shards = bundle.parse_index(index).num_shards
     for shard in range(shards):
@@ -181,29 +177,24 @@ def _take_verified(source: Path, target: Path, sha256: str) -> None:
             target.with_name(bundle.shard_name(target.name, shard, shards)),
         )
     write_new_file(bundle.index_path(target), index, mode=0o644)
+    same = hashlib.sha256(index).hexdigest() == sha256
+    if same and signature(target, sha256) in verified:
+        return  # links to shards that were verified when they were pinned
     if bundle.verify(target).sha256 != sha256:
         raise CorruptCheckpoint(f"the pin of {target.name} is not the checkpoint that was scored")
 
 
 def _whole(prefix: Path, sha256: str, verified: Verified) -> bool:
     try:
-        signature = _signature(prefix, sha256)
-        if signature in verified:
+        seen = signature(prefix, sha256)
+        if seen in verified:
             return hashlib.sha256(bundle.read_index(prefix)).hexdigest() == sha256
         if bundle.verify(prefix).sha256 != sha256:
             return False
     except (OSError, CorruptCheckpoint):
         return False
-    verified.add(signature)
+    verified.add(seen)
     return True
-
-
-def _signature(prefix: Path, sha256: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
-    """Return what changes when a shard is replaced or written to."""
-    shards = bundle.parse_index(bundle.read_index(prefix)).num_shards
-    names = (bundle.shard_name(prefix.name, shard, shards) for shard in range(shards))
-    found = (prefix.with_name(name).lstat() for name in names)
-    return sha256, tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
 
 
 def _board(
@@ -269,8 +260,6 @@ def _evict(best_dir: Path, names: set[str]) -> None:
     for file in sorted(best_dir.iterdir(), key=lambda file: file.suffix == ".index"):
         match = _OURS.fullmatch(file.name)
         if match and match[1] in names:
-        if any(is_half_written(file.name, final) for final in (STATE_FILE, BOARD_FILE)):
-            continue
             file.unlink(missing_ok=True)
 
 
@@ -279,6 +268,8 @@ def _unknown(best_dir: Path, ours: set[str]) -> tuple[str, ...]:
     for file in best_dir.iterdir():
         match = _OURS.fullmatch(file.name)
         if file.name in (STATE_FILE, BOARD_FILE, _WORKING) or (match and match[1] in ours):
+            continue
+        if any(is_half_written(file.name, final) for final in (STATE_FILE, BOARD_FILE)):
             continue
         foreign.append(file.name)
     return tuple(sorted(foreign))

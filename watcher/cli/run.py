@@ -22,6 +22,7 @@ from watcher.errors import ConfigError, ModelDirError, StoreError
 from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
+from watcher.pin import Verified
 from watcher.projection import Projector
 from watcher.rebuild import refuse_lost
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
@@ -170,12 +171,15 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
             memory_bytes=settings.worker_memory_bytes,
         ),
     )
+    verified: Verified = set()
     intake = Intake(
         settings.model_path,
         settings.state_path / PINS_NAME,
         store.queue,
         grace_seconds=settings.grace_seconds,
         policy=settings.waiting_policy,
+        verified=verified,
     )
-    projector = Projector(settings, store, settings.run_name or settings.model_path.name)
+    name = settings.run_name or settings.model_path.name
+    projector = Projector(settings, store, name, verified=verified)
     return Daemon(settings, store, intake, projector, supervisor, on_step=view.refresh)

@@ -166,20 +166,28 @@ class Ledger:
         Args:
             after: Only evaluations with a larger id, those recorded since.
         """
-        return self._scored("e.id > ?", after)
+        return self._scored(
+            "evaluations e CROSS JOIN checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?", after
+        )
 
     def scored_and_pinned(self) -> list[ScoredCheckpoint]:
         """Return those of `scored` whose files are kept, however many others there are."""
-        return self._scored("c.pin_path IS NOT NULL AND c.run_id = ?", self._run_id)
+        return self._scored(
+            "checkpoints c INDEXED BY checkpoints_pinned"
+            " CROSS JOIN evaluations e ON e.checkpoint_id = c.id"
+            " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
+            self._run_id,
+        )
 
-    def _scored(self, where: str, argument: int) -> list[ScoredCheckpoint]:
+    def _scored(self, source: str, argument: int) -> list[ScoredCheckpoint]:
+        # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
         rows = self._db.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
             " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.pin_path"
-            " FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
-            " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-            f" WHERE r.id = ? AND {where} ORDER BY c.global_step, c.id",
-            [self._run_id, argument],
+            f" FROM {source} AND c.run_id = ?"
+            " AND e.fingerprint = (SELECT fingerprint FROM runs WHERE id = c.run_id)"
+            " ORDER BY c.global_step, c.id",
+            [argument, self._run_id],
         )
         return [
             ScoredCheckpoint(**{**row, "pin": pin and self._db.pin_prefix(pin)})
