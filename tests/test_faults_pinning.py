@@ -205,6 +205,8 @@ def test_one_that_waited_in_vain_and_was_rotated_away_is_missed_once(watcher: Wa
         data.write_bytes(b"damaged")
     manager.save(300, model_tensors(SIZE, "3"))
     wait_until(lambda: watcher.states().get("ckpt-3") == "scored", "ckpt-3 is scored")
+    wait_until(lambda: "ckpt-2" in watcher.states(), "what became of ckpt-2 is recorded")
+    time.sleep(1)
     rows = watcher.query("SELECT checkpoint FROM history ORDER BY checkpoint")
     assert [row["checkpoint"] for row in rows] == ["ckpt-1", "ckpt-2", "ckpt-3"]
 
