@@ -1,6 +1,7 @@
 """Runs the benchmarks named on the command line, or all, and prints a table of each.
 
-`--write` puts the tables into RESULTS.md, with the machine they were measured on.
+`--write` puts the tables into RESULTS.md, with the machine they were measured on and how busy it
+was; tables of benchmarks that were not run now stay.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ def machine() -> str:
     )
 
 
+def write(sections: dict[str, str]) -> None:
+    """Put these sections into RESULTS.md and leave the others in it."""
+    kept = RESULTS.read_text().split("\n## ")[1:] if RESULTS.exists() else []
+    found = {name: text for name, _, text in (part.partition("\n\n") for part in kept)}
+    found = {name: text.rstrip("\n") + "\n" for name, text in {**found, **sections}.items()}
+    head = "# Benchmark results\n\n`make bench`, on a machine shared with other work.\n"
+    RESULTS.write_text(head + "".join(f"\n## {name}\n\n{text}" for name, text in found.items()))
+
+
 def main() -> None:
     """Runs what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -35,16 +45,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
-    sections = []
+    sections = {}
     for name in arguments.names or BENCHMARKS:
         print(f"\n{name} ...", flush=True)
+        before = os.getloadavg()[0]
         rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run()
         table = as_markdown(rows)
         print(table, flush=True)
-        sections.append(f"## {name}\n\n{table}\n")
+        load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+        sections[name] = f"{machine()}; {load}.\n\n{table}\n"
     if arguments.write:
-        head = f"# Benchmark results\n\n`make bench`, on a shared machine: {machine()}.\n\n"
-        RESULTS.write_text(head + "\n".join(sections))
+        write(sections)
 
 
 main()

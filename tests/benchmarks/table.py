@@ -28,3 +28,17 @@ def as_markdown(rows: Sequence[Row]) -> str:
     lines = ["| what | measured | against | ratio |", "|---|---|---|---|"]
     lines += [f"| {row.what} | {row.measured} | {row.against} | {row.ratio} |" for row in rows]
     return "\n".join(lines)
+
+
+def goal(
+    ratio: float, words: str, at_least: float | None = None, at_most: float | None = None
+) -> str:
+    """Return the ratio in words, with the goal where there is one; a missed one stands out."""
+    text = f"{ratio:.3g} {words}"
+    if at_least is not None:
+        met, rule = ratio >= at_least, f"at least {at_least}"
+    elif at_most is not None:
+        met, rule = ratio <= at_most, f"at most {at_most}"
+    else:
+        return text
+    return f"{text} (goal {rule})" if met else f"**{text}** (goal {rule}: missed)"
