@@ -131,7 +131,7 @@ def test_a_model_dir_that_goes_with_the_database_in_it_ends_the_run_with_a_clear
     watcher: Watcher, tmp_path: Path, how: str
 ):
     daemon = started(watcher, "--rescan-seconds", 0.5)
-    names = save(Manager(watcher.model_dir), 2)
+    save(Manager(watcher.model_dir), 2)
     wait_until(lambda: len(watcher.leaderboard()) == 2, "it works")
     time.sleep(0.5)
     if how == "deleted":
@@ -254,29 +254,6 @@ def test_where_links_are_refused_pins_are_copies_and_status_says_so(
     assert watcher.query("SELECT DISTINCT pin_method FROM checkpoints") == [{"pin_method": "copy"}]
     assert watcher.status()["pins"].endswith("has no hard links")
     assert watcher.stop() == 0
-
-
-def test_on_an_overlay_without_events_checkpoints_are_found_and_pinned(
-    watcher: Watcher, tmp_path: Path
-):
-    # The trainer writes below the overlay: its events are another file system's.
-    below, work = tmp_path / "below", tmp_path / "work"
-    below.mkdir()
-    work.mkdir()
-    lower = tmp_path / "lower"
-    lower.mkdir()
-    options = f"lowerdir={lower},upperdir={below},workdir={work},userxattr"
-    in_namespace(watcher, f"mount -t overlay -o '{options}' overlay '{watcher.model_dir}'")
-    watcher.database = below / "watcher" / "watcher.db"
-    watcher.start("--rescan-seconds", 1, "--top-k", 1, "--best-dir", tmp_path / "best")
-    wait_until(
-        lambda: watcher.database.exists() and watcher.status().get("worker") == "ready", "ready"
-    )
-    names = save(Manager(below), 2)
-    wait_until(lambda: scored(watcher, names), "all are scored")
-    time.sleep(3)
-    late = save(Manager(below), 1)
-    wait_until(lambda: scored(watcher, late), "so is a later one")
 
 
 # -- 6: an index that is not finished

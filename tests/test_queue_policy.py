@@ -158,6 +158,7 @@ def pins(watcher: Watcher) -> set[str]:
 
 def test_latest_evaluates_only_the_newest_and_records_and_releases_the_others(watcher: Watcher):
     save_while_busy(watcher, 5, "--queue-policy", "latest")
+    wait_until(lambda: watcher.states()["ckpt-1"] == "scored", "the first one is done", 10)
     wait_until(lambda: watcher.states()["ckpt-6"] == "leased", "the newest is next", 10)
     assert watcher.states() == {
         "ckpt-1": "scored",
