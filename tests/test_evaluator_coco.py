@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_client import PROGRAMS, run_program
+from evaluator_client import PROGRAMS, ROOT, run_program
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
+
+# Where make installs the fast backends, which the training lists leave out.
+BACKENDS = ROOT / "build" / "coco-backends"
 
 
 def answers(od_python: str, folder: Path, *options: object) -> dict[str, Any]:
@@ -25,11 +28,13 @@ def answers(od_python: str, folder: Path, *options: object) -> dict[str, Any]:
     "options", [("--images", 60, "--seed", 3), ("--masks",), ("--nothing-found",)], ids=str
 )
 def test_backends_equal_the_od_api(
-    od_python: str, tmp_path: Path, options: tuple[object, ...]
+    od_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
 ) -> None:
+    there = BACKENDS.exists()
+    monkeypatch.setenv("PYTHONPATH", str(BACKENDS))
     found = answers(od_python, tmp_path, *options)
     expected = found.pop("od_api")["metrics"]
-    assert "pycocotools" in found
+    assert set(found) >= {"pycocotools", *(("hotcoco", "faster-coco-eval") if there else ())}
     for backend, answer in found.items():
         reference = found["pycocotools"]["categories"]
         if backend == "faster-coco-eval":
@@ -41,3 +46,5 @@ def test_backends_equal_the_od_api(
             assert answer["categories"] == reference, backend
     scores = list(expected.values())
     assert max(scores) == 0.0 if "--nothing-found" in options else max(scores) > 0.1
+    if not there:
+        pytest.skip("pycocotools alone was compared: `make environments` installs the others")
