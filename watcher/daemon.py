@@ -12,36 +12,23 @@ import math
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
 from watcher.config import Settings
-from watcher.data import Lease
-from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost
+from watcher.errors import ModelDirError, StoreError, StoreLost
+from watcher.evaluating import Evaluating
 from watcher.intake import Intake
 from watcher.lookout import Lookout
 from watcher.projection import Projector
-from watcher.rank import rankable
-from watcher.store import LeaseLost, Store, iso
-from watcher.supervise import (
-    Evaluated,
-    Happening,
-    Progressed,
-    Ready,
-    Rejected,
-    Supervisor,
-    WorkerLost,
-    WorkerRecycled,
-)
+from watcher.store import Store, iso
+from watcher.supervise import Supervisor
 from watcher.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
-_RENEW_SECONDS = 20.0
-_LEASE_MARGIN_SECONDS = 60.0
 _FAILURE_RETRY_SECONDS = 1.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
@@ -67,6 +54,7 @@ class Daemon:
         self._intake = intake
         self._projector = projector
         self._supervisor = supervisor
+        self._evaluating = Evaluating(settings, store, supervisor)
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -77,15 +65,11 @@ class Daemon:
         self._dirty = True
         self._next_scan = -math.inf
         self._last_activity = steady()
-        self._renewed = -math.inf
         self._notice: str | None = None
         self._failure: str | None = None
-        # What the worker said and when, until the database has it.
-        self._unrecorded: deque[tuple[Happening, float, float]] = deque()
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
-        self._progress: dict[str, int] = {}
         self._published: dict[str, Any] = {}
 
     def wake(self) -> None:
@@ -151,13 +135,11 @@ class Daemon:
         self._follow_clock(now, steady)
         # What the worker says is taken first, at the time it was said: a lease that runs out
         # while the database is locked was still held when the answer came.
-        self._unrecorded += ((said, now, steady) for said in self._supervisor.tick(steady))
-        while self._unrecorded:
-            self._record(*self._unrecorded[0])
-            self._unrecorded.popleft()
+        if self._evaluating.record(now, steady):
+            self._last_activity, self._dirty = steady, True
         self._look(now, steady)
-        self._take_back_expired(now)
-        self._give_next(now, steady)
+        self._evaluating.take_back_expired(now)
+        self._evaluating.give_next(now, steady)
         self._project(now, steady)
         self._publish()
         self._idle = self._idle_for_long()
@@ -177,7 +159,7 @@ class Daemon:
         if abs(jump) < _CLOCK_JUMP_SECONDS:
             return
         self._store.queue.shift_times(jump)
-        self._unrecorded = deque((said, at + jump, then) for said, at, then in self._unrecorded)
+        self._evaluating.shift_times(jump)
         self._clock_lead += jump
         _log.warning("the clock was set", seconds=round(jump, 1))
 
@@ -211,135 +193,6 @@ class Daemon:
             self._notice = f"{text} ({iso(now)})"
             _log.warning(text)
             self._store.ledger.add_event(now, "watch", text)
-
-    def _take_back_expired(self, now: float) -> None:
-        expired = self._store.queue.return_expired(now)
-        for name in expired.values():
-            _log.warning("lease expired", checkpoint=name)
-        if any(lease.checkpoint_id in expired for lease in self._supervisor.leases):
-            self._abandon(now)
-
-    def _abandon(self, now: float) -> None:
-        """End the worker; what it evaluates goes back into the queue, to no fault of its own."""
-        leases = self._supervisor.leases
-        self._supervisor.abandon()
-        self._give_back(leases, now)
-
-    def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
-        for lease in leases:
-            with contextlib.suppress(LeaseLost):  # it expired, and is back already
-                self._store.queue.give_back(lease, now)
-
-    def _give_next(self, now: float, steady: float) -> None:
-        if not self._supervisor.idle:
-            return
-        # Beside another evaluation, only one that broke no worker before.
-        untried = bool(self._supervisor.leases)
-        lease = self._store.queue.lease_next(now, self._lease_seconds(), untried=untried)
-        if lease:
-            self._renewed = steady
-            self._progress = {}
-            self._supervisor.evaluate(lease, steady)
-
-    def _lease_seconds(self) -> float:
-        # The supervisor gives a silent worker up before its lease runs out.
-        return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS
-
-    # -- what the worker said
-
-    def _record(self, happening: Happening, now: float, steady: float) -> None:
-        try:
-            match happening:
-                case Ready():
-                    self._take_ready(happening, now)
-                    self._last_activity = steady
-                case Progressed(lease, done, total):
-                    self._progress = {"done": done, "total": total}
-                    if steady - self._renewed > _RENEW_SECONDS:
-                        self._renewed = steady
-                        self._store.queue.renew(lease, now, self._lease_seconds())
-                case Evaluated():
-                    self._take_score(happening, now)
-                    self._last_activity = steady
-                case Rejected(lease, code, message, permanent):
-                    self._take_rejection(lease, code, message, permanent, now)
-                case WorkerRecycled(resident_bytes):
-                    mib = round(resident_bytes / 2**20)
-                    _log.info("worker replaced, it had grown too large", mib=mib)
-                case WorkerLost(leases, reason, restart_at):
-                    _log.warning(
-                        "worker lost", reason=reason, restart_in=round(restart_at - steady, 1)
-                    )
-                    for held in leases:
-                        with contextlib.suppress(LeaseLost):
-                            self._retry_or_fail(held, reason, now, alone=len(leases) == 1)
-        except LeaseLost as error:
-            _log.warning("answer refused", reason=error.message)
-        except (TypeError, ValueError, OverflowError) as error:
-            _log.error("answer refused", reason=f"it cannot be recorded: {error}")
-            if isinstance(happening, Evaluated):
-                self._retry_or_fail(happening.lease, f"its answer cannot be recorded: {error}", now)
-
-    def _take_ready(self, ready: Ready, now: float) -> None:
-        metric = self._settings.metric
-        if metric not in ready.metric_names:
-            raise ConfigError(
-                f"metric ({metric}) is not reported by this evaluation",
-                hint=f"there are: {', '.join(ready.metric_names)}",
-            )
-        again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
-        self._dirty = True
-        _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
-        for warning in ready.details.get("warnings") or ():
-            _log.warning(warning)
-        if again:
-            _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
-
-    def _take_score(self, evaluated: Evaluated, now: float) -> None:
-        score = evaluated.evaluation.metrics.get(self._settings.metric)
-        self._store.ledger.record_score(
-            evaluated.lease,
-            evaluated.evaluation,
-            score,
-            started=now - evaluated.seconds,
-            now=now,
-        )
-        self._dirty = True
-        lease = evaluated.lease
-        _log.info(
-            "scored" if rankable(score) else "scored, but the score cannot rank",
-            checkpoint=lease.name,
-            global_step=lease.global_step,
-            score=score,
-            seconds=round(evaluated.seconds, 2),
-        )
-
-    def _take_rejection(
-        self, lease: Lease, code: str, message: str, permanent: bool, now: float
-    ) -> None:
-        if code == "dataset_changed":
-            # Only a new worker reads the new data; the checkpoint is not to blame.
-            self._store.queue.give_back(lease, now)
-            self._abandon(now)
-            _log.warning("the eval data changed, starting a new worker", reason=message)
-        elif permanent:
-            self._fail(lease, f"{code}: {message}", now)
-        else:
-            self._retry_or_fail(lease, f"{code}: {message}", now)
-
-    def _retry_or_fail(self, lease: Lease, reason: str, now: float, *, alone: bool = True) -> None:
-        # Of two that shared a broken worker one is innocent: each is tried again, alone.
-        if alone and lease.attempt >= self._settings.max_attempts:
-            self._fail(lease, f"{reason} (attempt {lease.attempt}, the last)", now)
-            return
-        delay = self._supervisor.limits.retry_seconds * 2.0 ** (lease.attempt - 1)
-        self._store.queue.retry_later(lease, reason, now, delay)
-        _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
-
-    def _fail(self, lease: Lease, reason: str, now: float) -> None:
-        self._store.queue.record_failure(lease, reason, now)
-        self._dirty = True
-        _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
 
     # -- waiting and ending
 
@@ -384,7 +237,7 @@ class Daemon:
             "pid": os.getpid(),
             "worker": doing,
             "checkpoint": supervisor.lease.name if supervisor.lease else None,
-            **(self._progress if supervisor.lease else {}),
+            **self._evaluating.progress,
             "device": supervisor.ready.device if supervisor.ready else None,
             "images": supervisor.ready.images if supervisor.ready else None,
             **self._lookout.status(),
@@ -402,9 +255,7 @@ class Daemon:
         self._lookout.watch.close()
         os.close(self._wake_reader)
         try:
-            while self._unrecorded:
-                self._record(*self._unrecorded.popleft())
-            self._give_back(leases, self._clock())
+            self._evaluating.close(leases, self._clock())
             self._store.ledger.set_status({})
         except StoreError as error:
             # The next start takes back what is leased, and evaluates it again.

@@ -1,0 +1,212 @@
+"""Evaluating: from the queue to the worker, and from the worker into the ledger.
+
+Wires queue, supervisor and ledger: gives the worker what is pending, renews and takes back leases,
+and records what came of each evaluation, whatever came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+
+import structlog
+
+from watcher.config import Settings
+from watcher.data import Lease
+from watcher.errors import ConfigError
+from watcher.rank import rankable
+from watcher.store import LeaseLost, Store
+from watcher.supervise import (
+    Evaluated,
+    Happening,
+    Progressed,
+    Ready,
+    Rejected,
+    Supervisor,
+    WorkerLost,
+    WorkerRecycled,
+)
+
+_log = structlog.get_logger(__name__)
+
+_RENEW_SECONDS = 20.0
+_LEASE_MARGIN_SECONDS = 60.0
+
+
+class Evaluating:
+    """The middle stages of one run: queue to worker to ledger."""
+
+    def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._store = store
+        self._supervisor = supervisor
+        # What the worker said and when, until the database has it.
+        self._unrecorded: deque[tuple[Happening, float, float]] = deque()
+        self._renewed = -math.inf
+        self._progress: dict[str, int] = {}
+        self._changed = False
+
+    @property
+    def progress(self) -> dict[str, int]:
+        """Images `done` of `total` in the running evaluation, empty when there is none."""
+        return self._progress if self._supervisor.lease else {}
+
+    def record(self, now: float, steady: float) -> bool:
+        """Take what the worker has to say and record all of it.
+
+        Returns:
+            True when the ledger or a checkpoint's outcome changed.
+
+        Raises:
+            ConfigError: the worker reports that the metric does not exist.
+            StoreError: the database cannot be written; what was said is kept for the next call.
+            WorkerRefused, WorkerError: as `Supervisor.tick`.
+        """
+        self._changed = False
+        self._unrecorded += ((said, now, steady) for said in self._supervisor.tick(steady))
+        while self._unrecorded:
+            self._record_one(*self._unrecorded[0])
+            self._unrecorded.popleft()
+        return self._changed
+
+    def shift_times(self, seconds: float) -> None:
+        """Follow a wall clock that was set: what was said before it keeps its distance."""
+        self._unrecorded = deque((said, at + seconds, then) for said, at, then in self._unrecorded)
+
+    def close(self, leases: tuple[Lease, ...], now: float) -> None:
+        """Record what is left, and return the leases of a worker that was ended.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
+        while self._unrecorded:
+            self._record_one(*self._unrecorded.popleft())
+        self._give_back(leases, now)
+
+    def take_back_expired(self, now: float) -> None:
+        """Return leases that ran out to the queue, and end the worker that held them."""
+        expired = self._store.queue.return_expired(now)
+        for name in expired.values():
+            _log.warning("lease expired", checkpoint=name)
+        if any(lease.checkpoint_id in expired for lease in self._supervisor.leases):
+            self._abandon(now)
+
+    def _abandon(self, now: float) -> None:
+        """End the worker; what it evaluates goes back into the queue, to no fault of its own."""
+        leases = self._supervisor.leases
+        self._supervisor.abandon()
+        self._give_back(leases, now)
+
+    def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
+        for lease in leases:
+            with contextlib.suppress(LeaseLost):  # it expired, and is back already
+                self._store.queue.give_back(lease, now)
+
+    def give_next(self, now: float, steady: float) -> None:
+        """Give the worker a pending checkpoint if it can take one."""
+        if not self._supervisor.idle:
+            return
+        # Beside another evaluation, only one that broke no worker before.
+        untried = bool(self._supervisor.leases)
+        lease = self._store.queue.lease_next(now, self._lease_seconds(), untried=untried)
+        if lease:
+            self._renewed = steady
+            self._progress = {}
+            self._supervisor.evaluate(lease, steady)
+
+    def _lease_seconds(self) -> float:
+        # The supervisor gives a silent worker up before its lease runs out.
+        return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS
+
+    def _record_one(self, happening: Happening, now: float, steady: float) -> None:
+        try:
+            match happening:
+                case Ready():
+                    self._take_ready(happening, now)
+                case Progressed(lease, done, total):
+                    self._progress = {"done": done, "total": total}
+                    if steady - self._renewed > _RENEW_SECONDS:
+                        self._renewed = steady
+                        self._store.queue.renew(lease, now, self._lease_seconds())
+                case Evaluated():
+                    self._take_score(happening, now)
+                case Rejected(lease, code, message, permanent):
+                    self._take_rejection(lease, code, message, permanent, now)
+                case WorkerRecycled(resident_bytes):
+                    mib = round(resident_bytes / 2**20)
+                    _log.info("worker replaced, it had grown too large", mib=mib)
+                case WorkerLost(leases, reason, restart_at):
+                    _log.warning(
+                        "worker lost", reason=reason, restart_in=round(restart_at - steady, 1)
+                    )
+                    for held in leases:
+                        with contextlib.suppress(LeaseLost):
+                            self._retry_or_fail(held, reason, now, alone=len(leases) == 1)
+        except LeaseLost as error:
+            _log.warning("answer refused", reason=error.message)
+        except (TypeError, ValueError, OverflowError) as error:
+            _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+            if isinstance(happening, Evaluated):
+                self._retry_or_fail(happening.lease, f"its answer cannot be recorded: {error}", now)
+
+    def _take_ready(self, ready: Ready, now: float) -> None:
+        metric = self._settings.metric
+        if metric not in ready.metric_names:
+            raise ConfigError(
+                f"metric ({metric}) is not reported by this evaluation",
+                hint=f"there are: {', '.join(ready.metric_names)}",
+            )
+        again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
+        self._changed = True
+        _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
+        for warning in ready.details.get("warnings") or ():
+            _log.warning(warning)
+        if again:
+            _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
+
+    def _take_score(self, evaluated: Evaluated, now: float) -> None:
+        score = evaluated.evaluation.metrics.get(self._settings.metric)
+        self._store.ledger.record_score(
+            evaluated.lease,
+            evaluated.evaluation,
+            score,
+            started=now - evaluated.seconds,
+            now=now,
+        )
+        self._changed = True
+        lease = evaluated.lease
+        _log.info(
+            "scored" if rankable(score) else "scored, but the score cannot rank",
+            checkpoint=lease.name,
+            global_step=lease.global_step,
+            score=score,
+            seconds=round(evaluated.seconds, 2),
+        )
+
+    def _take_rejection(
+        self, lease: Lease, code: str, message: str, permanent: bool, now: float
+    ) -> None:
+        if code == "dataset_changed":
+            # Only a new worker reads the new data; the checkpoint is not to blame.
+            self._store.queue.give_back(lease, now)
+            self._abandon(now)
+            _log.warning("the eval data changed, starting a new worker", reason=message)
+        elif permanent:
+            self._fail(lease, f"{code}: {message}", now)
+        else:
+            self._retry_or_fail(lease, f"{code}: {message}", now)
+
+    def _retry_or_fail(self, lease: Lease, reason: str, now: float, *, alone: bool = True) -> None:
+        # Of two that shared a broken worker one is innocent: each is tried again, alone.
+        if alone and lease.attempt >= self._settings.max_attempts:
+            self._fail(lease, f"{reason} (attempt {lease.attempt}, the last)", now)
+            return
+        delay = self._supervisor.limits.retry_seconds * 2.0 ** (lease.attempt - 1)
+        self._store.queue.retry_later(lease, reason, now, delay)
+        _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
+
+    def _fail(self, lease: Lease, reason: str, now: float) -> None:
+        self._store.queue.record_failure(lease, reason, now)
+        self._changed = True
+        _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
