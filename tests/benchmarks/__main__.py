@@ -28,6 +28,14 @@ def machine() -> str:
     )
 
 
+def parts(name: str) -> list[str]:
+    """Return `name:part` for each part of a benchmark that has parts, else the name alone."""
+    if name not in BENCHMARKS:
+        return [name]
+    module = importlib.import_module(f"benchmarks.{name}")
+    return [f"{name}:{part}" for part in getattr(module, "PARTS", ())] or [name]
+
+
 def write(sections: dict[str, str]) -> None:
     """Put these sections into RESULTS.md and leave the others in it."""
     kept = RESULTS.read_text().split("\n## ")[1:] if RESULTS.exists() else []
@@ -43,19 +51,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default all")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(BENCHMARKS):
+    names = [part for name in arguments.names or BENCHMARKS for part in parts(name)]
+    if unknown := {name.partition(":")[0] for name in names} - set(BENCHMARKS):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     sections = {}
-    for name in arguments.names or BENCHMARKS:
+    for name in names:
         print(f"\n{name} ...", flush=True)
         before = os.getloadavg()[0]
-        rows: list[Row] = importlib.import_module(f"benchmarks.{name}").run()
+        module, _, part = name.partition(":")
+        run = importlib.import_module(f"benchmarks.{module}").run
+        rows: list[Row] = run(part) if part else run()
         table = as_markdown(rows)
         print(table, flush=True)
         load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after"
         sections[name] = f"{machine()}; {load}.\n\n{table}\n"
-    if arguments.write:
-        write(sections)
+        if arguments.write:
+            write(sections)
 
 
 main()

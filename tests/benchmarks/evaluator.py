@@ -1,13 +1,13 @@
 """What an evaluation costs against the OD API's own, against its bound, and the trainer beside it.
 
-Runs for about ten minutes on two cores. `BENCH_PARTS=speed,coco` runs some parts alone, of
-`speed`, `bound`, `restore`, `coco` and `trainer`; `BENCH_IMAGES` and `BENCH_COCO_IMAGES` make them
-smaller.
+Takes about ten minutes on two quiet cores. `python -m benchmarks evaluator:coco` runs one of PARTS
+alone; BENCH_IMAGES, BENCH_COCO_IMAGES, BENCH_ROUNDS and BENCH_CYCLES make them smaller.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import statistics
 import tempfile
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluator_client import ROOT, Client
+from evaluator_client import ROOT, START, Client
 
 from benchmarks import trainer
 from benchmarks.od_run import OdLoop, TrainingRun, ask, fast_backends, od_python, python_path
@@ -26,32 +26,26 @@ IMAGES = int(os.environ.get("BENCH_IMAGES", "512"))
 COCO_IMAGES = int(os.environ.get("BENCH_COCO_IMAGES", "5000"))
 COCO_CLASSES = 80
 # Rounds of the warm comparison: the OD API's loop runs once in each, our workers several times.
-ROUNDS = 2
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 OURS_A_ROUND = 3
 BOUND_ROUNDS = 7
 RESTORE_ROUNDS = 40
+_folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def run() -> list[Row]:
-    """Measures the parts asked for, one after another."""
-    parts: dict[str, Callable[[TrainingRun], list[Row]]] = {
-        "speed": speed,
-        "bound": bound,
-        "restore": restore,
-        "coco": coco,
-        "trainer": trainer.steps,
-    }
-    wanted = os.environ.get("BENCH_PARTS", ",".join(parts)).split(",")
+def run(*parts: str) -> list[Row]:
+    """Measures these parts, or all, one after another."""
+    with python_path(None):
+        return [row for part in parts or PARTS for row in PARTS[part](training_run())]
+
+
+@functools.cache
+def training_run() -> TrainingRun:
+    """What the parts measure on, made once; its folder goes with the process."""
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as folder, python_path(None):
-        training_run = TrainingRun(Path(folder), IMAGES)
-        for name in wanted:
-            began = time.perf_counter()
-            rows += parts[name](training_run)
-            print(f"  {name}: {time.perf_counter() - began:.0f} s", flush=True)
-    return rows
+    _folders.append(tempfile.TemporaryDirectory(prefix="bench-", dir=build))
+    return TrainingRun(Path(_folders[-1].name), IMAGES)
 
 
 def speed(run: TrainingRun) -> list[Row]:
@@ -94,8 +88,19 @@ def speed(run: TrainingRun) -> list[Row]:
             f"{len(theirs)} metrics",
         )
     )
-    apart = max(abs(metrics["batches of 8"][name] - value) for name, value in theirs.items())
-    rows.append(Row("largest difference of any metric, `--eval-batch-size 8`", f"{apart:.1e}"))
+    for kind in ("Detection", "Loss"):
+        apart, name = max(
+            (abs(metrics["batches of 8"][name] - value), name)
+            for name, value in theirs.items()
+            if name.startswith(kind)
+        )
+        rows.append(
+            Row(
+                f"largest difference of a metric {kind}..., `--eval-batch-size 8`",
+                f"{apart:.1e} in {name}",
+                f"its value {theirs[name]:.3g}",
+            )
+        )
     return rows
 
 
@@ -103,17 +108,20 @@ def _contenders(
     run: TrainingRun, stack: contextlib.ExitStack
 ) -> dict[str, Callable[[Path], dict[str, Any]]]:
     """Start the OD API's loop and our workers; all wait while one evaluates."""
-    theirs = OdLoop(run)
-    stack.callback(theirs.end)
-    found: dict[str, Callable[[Path], dict[str, Any]]] = {"od_api": theirs.metrics}
+    clients = {}
     for name, options in (
         ("hotcoco", {"coco_backend": "hotcoco"}),
         ("pycocotools", {"coco_backend": "pycocotools"}),
         ("batches of 8", {"coco_backend": "hotcoco", "eval_batch_size": 8}),
     ):
         with python_path(fast_backends()):
-            client = stack.enter_context(Client(od_python(), run.folder))
-        ready = client.start(run.pipeline, **options)
+            clients[name] = stack.enter_context(Client(od_python(), run.folder))
+        clients[name].send(**{**START, "pipeline_config": str(run.pipeline), **options})
+    theirs = OdLoop(run)
+    stack.callback(theirs.end)
+    found: dict[str, Callable[[Path], dict[str, Any]]] = {"od_api": theirs.metrics}
+    for name, client in clients.items():
+        ready = client.receive("ready", "error")
         assert ready["type"] == "ready", ready
         found[name] = lambda prefix, client=client: client.evaluate(prefix)["metrics"]
     return found
@@ -187,3 +195,12 @@ def coco(run: TrainingRun) -> list[Row]:
         apart = max(abs(ours["metrics"][n] - v) for n, v in theirs["metrics"].items())
         rows.append(Row(f"largest difference of a metric, {name}", f"{apart:.1e}"))
     return rows
+
+
+PARTS: dict[str, Callable[[TrainingRun], list[Row]]] = {
+    "speed": speed,
+    "bound": bound,
+    "restore": restore,
+    "coco": coco,
+    "trainer": trainer.steps,
+}

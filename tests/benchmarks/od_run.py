@@ -14,7 +14,6 @@ from evaluator_client import PROGRAMS, ROOT, draw_shapes, environment, run_progr
 
 HERE = Path(__file__).parent / "od"
 BACKENDS = ROOT / "build" / "coco-backends"
-BACKEND_PINS = ("hotcoco==1.3.0", "faster-coco-eval==1.8.0")
 BACKEND_LIST = ROOT / "deploy" / "requirements" / "coco-backends.txt"
 UV = ROOT / ".venv" / "bin" / "uv"
 
@@ -39,13 +38,11 @@ def python_path(folder: Path | None) -> Iterator[None]:
 
 
 def fast_backends() -> Path:
-    """Return a folder with the fast COCO backends, installed there on the first call."""
+    """Return the folder of the fast COCO backends, installed here where make did not."""
     if not (BACKENDS / "hotcoco").exists():
-        what = [*BACKEND_PINS]
-        if BACKEND_LIST.exists():
-            what = ["--require-hashes", "-r", str(BACKEND_LIST)]
-        command = [str(UV), "pip", "install", "--quiet", "--no-deps", "--python", od_python()]
-        subprocess.run([*command, "--target", str(BACKENDS), *what], check=True)
+        command = [str(UV), "pip", "install", "--quiet", "--require-hashes", "--no-deps"]
+        command += ["--python", od_python(), "--target", str(BACKENDS)]
+        subprocess.run([*command, "-r", str(BACKEND_LIST)], check=True)
     return BACKENDS
 
 

@@ -35,7 +35,7 @@ CORES = 2
 # Each cycle gives each neighbour one stretch of 100 steps.
 CYCLES = int(os.environ.get("BENCH_CYCLES", "4"))
 WARM_UP = 2
-BACKLOG = 150
+BACKLOG = 100
 START_SECONDS = 300
 STEP = re.compile(r"Step (\d+) per-step time")
 NOTHING, WAITING, EVALUATING, OD_API = "nothing", "waiting", "evaluating", "od_api"
@@ -76,10 +76,15 @@ def steps(run: TrainingRun) -> list[Row]:
             trainer_dir.mkdir()
             backlog_dir.mkdir()
             _fill(run, prefix, backlog_dir)
+            waiting = _daemon(run, trainer_dir, stack, [])
+            quiet = ["--nice", "19", "--threads", "1"]
+            evaluating = _daemon(run, backlog_dir, stack, quiet)
+            loop = OdLoop(run, "nice", "-n", "19", ahead=50 * [prefix])
+            stack.callback(loop.end)
             neighbours = {
-                WAITING: _daemon(run, trainer_dir, stack, []),
-                EVALUATING: _daemon(run, backlog_dir, stack, ["--nice", "19", "--threads", "1"]),
-                OD_API: _od_loop(run, prefix, stack),
+                OD_API: Neighbour(loop.process),
+                WAITING: _ready(waiting, trainer_dir),
+                EVALUATING: _ready(evaluating, backlog_dir),
             }
             seconds = _measure(_trainer(run, trainer_dir, stack), neighbours)
             scored = _scored(backlog_dir)
@@ -93,25 +98,24 @@ def _fill(run: TrainingRun, prefix: Path, folder: Path) -> None:
     run_program(od_python(), HERE / "copies.py", prefix, folder, BACKLOG, cwd=run.folder)
 
 
-def _daemon(run: TrainingRun, model_dir: Path, stack: ExitStack, flags: list[str]) -> Neighbour:
-    log = run.folder / f"{model_dir.name}.log"
+def _daemon(
+    run: TrainingRun, model_dir: Path, stack: ExitStack, flags: list[str]
+) -> subprocess.Popen[bytes]:
     command = [*CLI, "run", str(model_dir), "--pipeline-config", str(run.pipeline)]
     command += ["--python", od_python(), "--log-format", "human", *flags]
-    with log.open("wb") as stream, python_path(fast_backends()):
+    with model_dir.with_suffix(".log").open("wb") as log, python_path(fast_backends()):
         daemon = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=environment(), cwd=run.folder
+            command, stdout=log, stderr=log, env=environment(), cwd=run.folder
         )
     stack.callback(_end, daemon)
-    wait_until(
-        lambda: b"worker ready" in log.read_bytes(), f"worker of {model_dir.name}", START_SECONDS
-    )
+    return daemon
+
+
+def _ready(daemon: subprocess.Popen[bytes], model_dir: Path) -> Neighbour:
+    log = model_dir.with_suffix(".log")
+    what = f"worker of {model_dir.name} ready"
+    wait_until(lambda: b"worker ready" in log.read_bytes(), what, START_SECONDS)
     return Neighbour(daemon)
-
-
-def _od_loop(run: TrainingRun, prefix: Path, stack: ExitStack) -> Neighbour:
-    loop = OdLoop(run, "nice", "-n", "19", ahead=50 * [prefix])
-    stack.callback(loop.end)
-    return Neighbour(loop.process)
 
 
 def _trainer(run: TrainingRun, model_dir: Path, stack: ExitStack) -> Iterator[str]:
@@ -162,7 +166,7 @@ def _scored(model_dir: Path) -> int:
 def _rows(seconds: dict[str, list[float]], scored: int) -> list[Row]:
     rate = {name: 100 * len(values) / sum(values) for name, values in seconds.items()}
     alone = rate[NOTHING]
-    spread = statistics.stdev(seconds[NOTHING]) / statistics.mean(seconds[NOTHING])
+    spread = statistics.pstdev(seconds[NOTHING]) / statistics.mean(seconds[NOTHING])
     rows = []
     for name, what, wanted in (
         (WAITING, "the daemon waiting beside it", 0.99),
