@@ -12,6 +12,7 @@ from object_detection.core import standard_fields
 from evaluators.model import inputs_of_the_model
 from evaluators.pipeline import is_sequence
 from evaluators.protocol import Refusal
+from evaluators.scratch import Scratch
 
 FIELDS = standard_fields.InputDataFields
 LARGEST_CACHE_BYTES = 4 << 30
@@ -27,6 +28,7 @@ class EvalSet:
         pipeline: the Pipeline; warnings are added to it.
         model: the OD API's DetectionModel, whose preprocessing the pipeline runs.
         cache_bytes: None for a quarter of the memory available now, at most 4 GiB.
+        cache_on_disk: whether a set too large for memory may be kept on disk.
 
     Attributes:
         images: images in the batches.
@@ -34,12 +36,12 @@ class EvalSet:
         kept: "memory", "disk" or "nowhere".
     """
 
-    def __init__(self, pipeline, model, cache_bytes=None):
+    def __init__(self, pipeline, model, cache_bytes=None, cache_on_disk=True):
         self._budget = default_cache_bytes() if cache_bytes is None else int(cache_bytes)
         self._dataset = _dataset(pipeline, model)
         self._batches = []
         self._bytes = 0
-        self._folder = None
+        self._scratch = None
         self.kept = "memory"
         self.images = 0
         self.shapes = []
@@ -62,10 +64,20 @@ class EvalSet:
                 "API's metrics".format(self.images - len(hashes), self.images)
             )
         if self.kept != "memory":
-            self._move_to_disk(pipeline)
+            self._move_to_disk(pipeline, cache_on_disk)
 
     def __iter__(self):
         return iter(self._batches or self._dataset)
+
+    def first_with_boxes(self):
+        """Returns the first batch with ground truth, or the first of all where none has any.
+
+        The OD API's weighted pascal VOC evaluators raise where there is none.
+        """
+        for features, labels in self:
+            if tf.reduce_sum(labels[FIELDS.num_groundtruth_boxes]) > 0:
+                return features, labels
+        return self.shapes[0]
 
     def _keep(self, batch):
         self._bytes += sum(tensor_bytes(t) for t in tf.nest.flatten(batch))
@@ -75,11 +87,14 @@ class EvalSet:
         elif self.kept == "memory":
             self._batches.append(batch)
 
-    def _move_to_disk(self, pipeline):
-        self._folder = tempfile.TemporaryDirectory(prefix="checkpoint-watcher-")
+    def _move_to_disk(self, pipeline, allowed):
         # Room for what others write too: a full disk would stop the trainer's checkpoints.
-        if shutil.disk_usage(self._folder.name).free > 4 * self._bytes:
-            self._dataset = self._dataset.cache(str(pathlib.Path(self._folder.name, "eval_set")))
+        if allowed and shutil.disk_usage(tempfile.gettempdir()).free > 4 * self._bytes:
+            self._scratch = Scratch()
+            self._dataset = self._dataset.cache(str(self._scratch.path / "eval_set"))
+            # Written whole now: tf.data refuses a cache that an iteration left half written.
+            for _ in self._dataset:
+                pass
             self.kept = "disk"
         pipeline.warnings.append(
             "the decoded eval set takes {} MiB, more than the {} MiB for it in memory: {}".format(

@@ -33,7 +33,12 @@ class Evaluation:
         self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._model = Model(self._pipeline)
-        self._eval_set = EvalSet(self._pipeline, self._model.network, request.get("cache_bytes"))
+        self._eval_set = EvalSet(
+            self._pipeline,
+            self._model.network,
+            request.get("cache_bytes"),
+            request.get("cache_on_disk", True),
+        )
         self._model.trace(self._eval_set.shapes)
         self._sets = MetricSets(self._pipeline, self._model.class_agnostic, self._backend)
         self._sets.add_ground_truth(self._eval_set)
@@ -124,7 +129,8 @@ class Evaluation:
     def _dry_run(self):
         """Returns the names of the metrics, from one batch through the untrained model."""
         try:
-            metrics = self._run(self._eval_set.shapes[:1], Clock(), lambda done: None)
+            batch = self._eval_set.first_with_boxes()
+            metrics = self._run([batch], Clock(), lambda done: None)
             names = set(metrics.compute()[0])
         except KeyError as error:
             raise Refusal(
