@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from object_detection import eval_util, inputs, model_lib_v2
 from object_detection.core import standard_fields
+from object_detection.metrics import lvis_evaluation, lvis_tools
 from object_detection.utils import label_map_util
 
 from evaluators import coco
@@ -77,11 +78,8 @@ class MetricSets:
         return model_lib_v2.prepare_eval_dict(dict(detections), dict(labels), features)[0]
 
     def _is_fast(self, name):
-        if name not in coco.SETS or self.eval_config.super_categories:
-            return False
-        if self.eval_config.all_metrics_per_category:
-            return False
-        return not self.eval_config.skip_predictions_for_unlabeled_class
+        skips = self.eval_config.skip_predictions_for_unlabeled_class
+        return name in coco.SETS and not (skips and name == "coco_detection_metrics")
 
     def _no_detections(self, features):
         batch = len(features[inputs.HASH_KEY])
@@ -145,11 +143,33 @@ class Metrics:
             found.update(values)
             by_category += categories
         for evaluator in self._evaluators:
+            _give_lvis_a_detection(evaluator)
             found.update(evaluator.evaluate())
         for name, values in self._losses.items():
             # The same reduction as the OD API's, in the same precision.
             found[name] = tf.reduce_mean(np.array(values)).numpy()
         return {str(name): float(value) for name, value in found.items()}, by_category
+
+
+def _give_lvis_a_detection(evaluator):
+    """Adds an empty mask of score 0 where nothing was found, since LVISResults raises on none.
+
+    It is wrong wherever it counts, so every precision and recall is 0 as without it.
+    """
+    if not isinstance(evaluator, lvis_evaluation.LVISMaskEvaluator):
+        return
+    if evaluator._detection_masks_list or not evaluator._groundtruth_list:
+        return
+    truth = evaluator._groundtruth_list[0]
+    empty = np.zeros(evaluator._image_id_to_mask_shape_map[truth["image_id"]][1:], np.uint8)
+    evaluator._detection_masks_list.append(
+        {
+            "image_id": truth["image_id"],
+            "category_id": truth["category_id"],
+            "segmentation": lvis_tools.RleCompress(empty),
+            "score": 0.0,
+        }
+    )
 
 
 def _with_sets(eval_config, names):

@@ -61,6 +61,13 @@ class Pipeline:
             raise _unsupported("eval_input_reader.sample_from_datasets_weights (a random sample)")
         if "coco_panoptic_metrics" in eval_config.metrics_set:
             raise _unsupported("metrics_set coco_panoptic_metrics")
+        if "coco_keypoint_metrics" in eval_config.metrics_set:
+            raise Refusal(
+                "bad_pipeline_config",
+                "metrics_set coco_keypoint_metrics names no class and no keypoints",
+                "use parameterized_metric { coco_keypoint_metrics { class_label: ... } } instead",
+            )
+        _refuse_per_category(eval_config)
         optimizer = self.configs["train_config"].optimizer
         if eval_config.use_moving_averages and not optimizer.use_moving_average:
             raise Refusal(
@@ -75,6 +82,35 @@ class Pipeline:
             # scores fall: scores of two checkpoints would not be comparable.
             self.eval_input.shuffle = False
             self.warnings.append("eval_input_reader.shuffle is ignored: images stay in file order")
+
+
+def _refuse_per_category(eval_config):
+    """Refuses the per-category options with which the OD API's evaluators raise.
+
+    `include_metrics_per_category` by itself is filled by `coco.py`, and for COCO's sets the others
+    change nothing without it.
+    """
+    sets = eval_config.metrics_set
+    detailed = eval_config.include_metrics_per_category
+    wanted = [
+        option
+        for option in ("super_categories", "all_metrics_per_category")
+        if getattr(eval_config, option, None)
+    ]
+    if "lvis_mask_metrics" in sets and (wanted or detailed):
+        raise _unsupported_option((wanted or ["include_metrics_per_category"])[0], sets)
+    if "coco_detection_metrics" in sets and eval_config.skip_predictions_for_unlabeled_class:
+        wanted.append("skip_predictions_for_unlabeled_class")
+    if detailed and wanted:
+        raise _unsupported_option(wanted[0] + " with include_metrics_per_category", sets)
+
+
+def _unsupported_option(option, sets):
+    return Refusal(
+        "unsupported",
+        "eval_config.{} is not supported for metrics_set ({})".format(option, ", ".join(sets)),
+        "clear it: AP and AR of each category are stored without it",
+    )
 
 
 def _unsupported(what):

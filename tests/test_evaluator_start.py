@@ -14,6 +14,8 @@ pytestmark = pytest.mark.timeout(180)
 
 CONFIG = (PROGRAMS / "ssd_fixed.config").read_text()
 READER = "eval_input_reader {"
+EVAL = "eval_config { "
+PER_CATEGORY = "include_metrics_per_category: true "
 
 # What is changed in a sound pipeline.config, the refusal's code, and what its message names.
 REFUSED = {
@@ -30,6 +32,31 @@ REFUSED = {
         ("use_moving_averages: false", "use_moving_averages: true"),
         "bad_pipeline_config",
         "use_moving_averages",
+    ),
+    "keypoints of no class": (
+        ('"coco_detection_metrics"', '"coco_keypoint_metrics"'),
+        "bad_pipeline_config",
+        "coco_keypoint_metrics",
+    ),
+    "super categories": (
+        (EVAL, EVAL + PER_CATEGORY + "super_categories { key: 'all' value: 'rect,ellipse' }"),
+        "unsupported",
+        "super_categories",
+    ),
+    "all metrics by category": (
+        (EVAL, EVAL + PER_CATEGORY + "all_metrics_per_category: true "),
+        "unsupported",
+        "all_metrics_per_category",
+    ),
+    "unlabeled classes skipped": (
+        (EVAL, EVAL + PER_CATEGORY + "skip_predictions_for_unlabeled_class: true "),
+        "unsupported",
+        "skip_predictions_for_unlabeled_class",
+    ),
+    "LVIS by category": (
+        ('"coco_detection_metrics"', '"lvis_mask_metrics" ' + PER_CATEGORY),
+        "unsupported",
+        "include_metrics_per_category",
     ),
     "random sample": (
         (READER, READER + " sample_from_datasets_weights: 1.0"),
