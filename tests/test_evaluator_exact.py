@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     assert set(result["metrics"]) - set(expected) == {"latency_ms"}
     assert result["global_step"] == {"ckpt-2": 100, "ckpt-3": 200}[name]
     assert result["images"] == 24
+
+
+def test_one_niced_thread_gives_the_same_numbers(od_python: str, run: Run) -> None:
+    with Client(od_python, run.folder) as client:
+        ready = client.start("pipeline.config", threads=1, nice=5)
+        assert ready["type"] == "ready", ready
+        assert os.getpriority(os.PRIO_PROCESS, client.process.pid) >= 5
+        result = client.evaluate("model_dir/ckpt-3")
+    expected = run.reference["model_dir/ckpt-3"]
+    assert {name: result["metrics"][name] for name in expected} == expected
+    assert ready["fingerprint"] == run.ready["fingerprint"]
 
 
 def test_ready_names_the_metrics_a_result_will_have(run: Run) -> None:

@@ -1,8 +1,8 @@
-"""Trains, then scores with the OD API and with ours: `compare.py FOLDER FAMILY...`.
+"""Scores with the OD API and with ours: `compare.py FOLDER FAMILY...`.
 
-Runs in the training interpreter, in the folder of the drawn shapes. For each family it trains a
-few steps with the OD API's own `train_loop`, scores the last checkpoint with `eager_eval_loop`
-and with the package `evaluators`, and prints one line of JSON.
+Runs in the training interpreter, in the folder of the drawn shapes. For each family it makes a
+checkpoint (a few steps of the OD API's own `train_loop`, or the initialised model), scores it with
+`eager_eval_loop` and with the package `evaluators`, and prints one line of JSON.
 """
 
 import json
@@ -20,8 +20,9 @@ from evaluators_package import VERSIONS  # noqa: E402, I001
 import tensorflow as tf  # noqa: E402
 from evaluators import coco  # noqa: E402
 from evaluators.evaluation import Evaluation  # noqa: E402
-from families import FAMILIES  # noqa: E402
-from object_detection import model_lib_v2  # noqa: E402
+from families import FAMILIES, REQUESTS, SAME_MODEL, TRAINED  # noqa: E402
+from object_detection import inputs, model_lib_v2  # noqa: E402
+from object_detection.utils import config_util  # noqa: E402
 from reference_eval import reference  # noqa: E402
 
 
@@ -33,8 +34,35 @@ def train(pipeline, model_dir):
     return tf.train.latest_checkpoint(model_dir)
 
 
-# Scored from another family's checkpoint, since only the evaluation differs.
-SAME_MODEL = {"ssd_fpn_nothing_found": "ssd_fpn_ema"}
+def initialise(pipeline, model_dir):
+    """Saves the initialised model as the OD API's trainer would, and returns the checkpoint."""
+    configs = config_util.get_configs_from_pipeline_file(pipeline)
+    model = model_lib_v2.MODEL_BUILD_UTIL_MAP["detection_model_fn_base"](
+        model_config=configs["model"], is_training=True
+    )
+    dataset = inputs.eval_input(
+        eval_config=configs["eval_config"],
+        eval_input_config=configs["eval_input_configs"][0],
+        model_config=configs["model"],
+        model=model,
+    )
+    features, _ = next(iter(dataset))
+    # In the inference mode of eager_eval_loop, which also builds the mask head.
+    model._is_training = False
+    tf.keras.backend.set_learning_phase(False)
+    model.predict(features["image"], features["true_image_shape"])
+    step = tf.Variable(7, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(step=step, model=model)
+    return checkpoint.write(str(pathlib.Path(model_dir, "ckpt-1")))
+
+
+def checkpoint_of(family, path):
+    """Returns a checkpoint of the family's model, made once."""
+    source = SAME_MODEL.get(family, family)
+    model_dir = pathlib.Path(source)
+    if (model_dir / "ckpt-1.index").exists():
+        return tf.train.latest_checkpoint(str(model_dir)) or str(model_dir / "ckpt-1")
+    return (train if source in TRAINED else initialise)(str(path), str(model_dir))
 
 
 def compare(family, eval_index=0):
@@ -46,14 +74,15 @@ def compare(family, eval_index=0):
 
     path = pathlib.Path(family + ".config")
     path.write_text(FAMILIES[family])
-    model_dir = pathlib.Path(SAME_MODEL.get(family, family))
-    prefix = tf.train.latest_checkpoint(str(model_dir)) or train(str(path), str(model_dir))
+    prefix = checkpoint_of(family, path)
     tf.keras.backend.clear_session()
     mark()
-    expected = reference(str(path), [prefix], eval_index)["metrics"][prefix]
+    extra = REQUESTS.get(family, {})
+    sample = extra.get("sample_1_of_n")
+    expected = reference(str(path), [prefix], eval_index, sample)["metrics"][prefix]
     tf.keras.backend.clear_session()
     mark()
-    request = {"pipeline_config": str(path), "eval_input": eval_index}
+    request = {"pipeline_config": str(path), "eval_input": eval_index, **extra}
     evaluation = Evaluation(request, VERSIONS)
     mark()
     results = []

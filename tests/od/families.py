@@ -18,30 +18,30 @@ SSD_PARTS = """
     classification_weight: 1.0 localization_weight: 1.0 }}
   normalize_loss_by_num_matches: true normalize_loc_loss_by_codesize: true
   post_processing {{ batch_non_max_suppression {{ score_threshold: {threshold} iou_threshold: 0.6
-    max_detections_per_class: 100 max_total_detections: 100 }} score_converter: SIGMOID }}
+    max_detections_per_class: 100 max_total_detections: 100 {nms} }} score_converter: SIGMOID }}
 """
 
 
-def ssd_fpn(threshold=1e-8, extra=""):
+def ssd_fpn(threshold=1e-8, nms=""):
     """SSD MobileNet v2 with a feature pyramid."""
-    parts = SSD_PARTS.format(low=3, high=7, threshold=threshold)
-    return """ssd {{ num_classes: 2 freeze_batchnorm: false {extra} {parts}
+    parts = SSD_PARTS.format(low=3, high=7, threshold=threshold, nms=nms)
+    return """ssd {{ num_classes: 2 freeze_batchnorm: false {parts}
   image_resizer {{ fixed_shape_resizer {{ height: 96 width: 96 }} }}
   box_predictor {{ weight_shared_convolutional_box_predictor {{ depth: 16 num_layers_before_predictor: 1
     kernel_size: 3 class_prediction_bias_init: -2.0 {norm} }} }}
   feature_extractor {{ type: 'ssd_mobilenet_v2_fpn_keras' depth_multiplier: 0.25 min_depth: 8
     use_depthwise: true fpn {{ min_level: 3 max_level: 7 additional_layer_depth: 16 }}
     override_base_feature_extractor_hyperparams: true {norm} }} }}""".format(
-        parts=parts, norm=NORMED, extra=extra
+        parts=parts, norm=NORMED
     )
 
 
 def efficientdet():
     """EfficientDet: SSD on EfficientNet b0 with a small BiFPN."""
-    parts = SSD_PARTS.format(low=3, high=7, threshold=1e-8)
+    parts = SSD_PARTS.format(low=3, high=7, threshold=1e-8, nms="")
     norm = NORMED.replace("RELU_6", "SWISH")
     return """ssd {{ num_classes: 2 freeze_batchnorm: false add_background_class: false {parts}
-  image_resizer {{ keep_aspect_ratio_resizer {{ min_dimension: 160 max_dimension: 160
+  image_resizer {{ keep_aspect_ratio_resizer {{ min_dimension: 256 max_dimension: 256
     pad_to_max_dimension: true }} }}
   box_predictor {{ weight_shared_convolutional_box_predictor {{ depth: 16 use_depthwise: true
     num_layers_before_predictor: 1 kernel_size: 3 class_prediction_bias_init: -2.0 {norm} }} }}
@@ -152,17 +152,43 @@ KEYPOINT_METRICS = """parameterized_metric { coco_keypoint_metrics { class_label
   keypoint_label_to_sigmas { key: "left" value: 0.1 } keypoint_label_to_sigmas { key: "right" value: 0.1 }
 } }"""
 VOC = ("pascal_voc_detection_metrics", "weighted_pascal_voc_detection_metrics")
-OPEN_IMAGES = ("oid_V2_detection_metrics", "precision_at_recall_detection_metrics")
+OPEN_IMAGES = (
+    "oid_V2_detection_metrics",
+    "precision_at_recall_detection_metrics",
+    "oid_challenge_detection_metrics",
+)
+INSTANCES = (
+    "coco_mask_metrics",
+    "lvis_mask_metrics",
+    "pascal_voc_instance_segmentation_metrics",
+    "weighted_pascal_voc_instance_segmentation_metrics",
+    "oid_challenge_segmentation_metrics",
+)
+ONE_FOR_ALL = "use_class_agnostic_nms: true max_classes_per_detection: 1"
 
 FAMILIES = {
     "ssd_fpn_ema": pipeline(
-        ssd_fpn(), [COCO, *VOC, *OPEN_IMAGES], averages=True, inputs=("val", "other")
+        ssd_fpn(), [COCO, *VOC, *OPEN_IMAGES], batch=6, averages=True, inputs=("val", "other")
     ),
     "ssd_fpn_nothing_found": pipeline(ssd_fpn(threshold=0.9999), [COCO], batch=1),
-    "faster_rcnn": pipeline(faster_rcnn(), [COCO], batch=1),
-    "mask_rcnn": pipeline(mask_rcnn(), [COCO, "coco_mask_metrics"], batch=1, reader=MASKS),
+    "ssd_fpn_sampled": pipeline(ssd_fpn(nms=ONE_FOR_ALL), [COCO], batch=2, inputs=("val", "other")),
+    "faster_rcnn": pipeline(faster_rcnn(), [COCO], batch=1, inputs=("other",)),
+    "class_agnostic": pipeline(faster_rcnn(ONE_SHAPE, post="number_of_stages: 1"), [COCO], batch=2),
+    "mask_rcnn": pipeline(mask_rcnn(), [COCO, *INSTANCES], batch=1, reader=MASKS),
     "center_net": pipeline(
         center_net(), [COCO], batch=2, reader=KEYPOINTS, evaluation=KEYPOINT_METRICS
     ),
     "efficientdet": pipeline(efficientdet(), [COCO], batch=2),
+}
+
+# Trained by the OD API's own loop; the others are scored as they were initialised, or from
+# another family's checkpoint where only the evaluation differs.
+TRAINED = ("ssd_fpn_ema",)
+SAME_MODEL = {"ssd_fpn_nothing_found": "ssd_fpn_ema", "ssd_fpn_sampled": "ssd_fpn_ema"}
+
+# What the start request says besides; without it the decoded eval set stays in memory.
+REQUESTS = {
+    "ssd_fpn_sampled": {"sample_1_of_n": 2},
+    "ssd_fpn_nothing_found": {"cache_bytes": 1},
+    "faster_rcnn": {"cache_bytes": 1, "cache_on_disk": False},
 }

@@ -2,7 +2,8 @@
 
 Runs in the training interpreter. Each image carries rectangles and ellipses as JPEG, with boxes,
 classes, instance masks (PNG), keypoints, and the flags the metrics treat apart: crowd, difficult
-and group-of boxes, and every tenth image without any box. The same seed gives the same bytes.
+and group-of boxes, classes verified as absent or not exhaustively marked, and every tenth image
+without any box. The same seed gives the same bytes.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 NAMES = ("rect", "ellipse")
+FREQUENCIES = ("FREQUENT", "RARE")
 KEYPOINTS = ("top", "bottom", "left", "right")
 
 
@@ -92,17 +94,24 @@ def example(index, rng, options):
         "image/encoded": _bytes([tf.io.encode_jpeg(image, quality=95).numpy()]),
     }
     features.update(object_features(shapes, height, width, flags))
+    labels = {label for label, _, _ in shapes}
+    features["image/neg_category_ids"] = _ints({1, 2} - labels)
+    features["image/not_exhaustive_category_ids"] = _ints(sorted(labels) if index % 4 == 3 else [])
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
 def write_label_map(path):
-    """Writes the label map of the two shapes, with their keypoints."""
+    """Writes the label map of the two shapes, with their keypoints and LVIS frequencies."""
     items = []
-    for number, name in enumerate(NAMES, start=1):
+    for number, (name, frequency) in enumerate(zip(NAMES, FREQUENCIES), start=1):
         points = "".join(
             '  keypoints {{ id: {} label: "{}" }}\n'.format(i, p) for i, p in enumerate(KEYPOINTS)
         )
-        items.append("item {{\n  id: {}\n  name: '{}'\n{}}}\n".format(number, name, points))
+        items.append(
+            "item {{\n  id: {}\n  name: '{}'\n  frequency: {}\n{}}}\n".format(
+                number, name, frequency, points
+            )
+        )
     path.write_text("".join(items))
 
 
