@@ -49,7 +49,7 @@ test: environments
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict
-	.venv/bin/pytest --numprocesses 2 --dist loadfile
+	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: environments
 	PYTHONPATH=tests $(VENV_PYTHON) -m benchmarks --write
