@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import fork_daemon
-from watching import STUB, Watcher, cli, wait_until
+from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
 from watcher.daemon import Daemon
@@ -33,14 +33,6 @@ def save(watcher: Watcher, count: int, first: int = 1) -> None:
     manager = Manager(watcher.model_dir, max_to_keep=None)
     for number in range(first, first + count):
         manager.save(100 * number, model_tensors(4000, number))
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 class Clock:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import STUB, Watcher, wait_until
+from watching import STUB, Watcher, alive, wait_until
 
 QUICK = ["--retry-seconds", 0.05, "--stall-timeout", 0.5, "--start-timeout", 5]
 FAULTS = {
@@ -36,14 +36,6 @@ def save(watcher: Watcher, count: int) -> None:
     manager = Manager(watcher.model_dir, max_to_keep=None)
     for number in range(1, count + 1):
         manager.save(100 * number, model_tensors(4000, number))
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def started(log: Path) -> list[int]:

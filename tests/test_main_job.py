@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics, run_program
-from watching import Watcher, cli, wait_until
+from watching import Watcher, alive, cli, wait_until
 
 from watcher.bundle import verify
 
@@ -202,14 +202,7 @@ def test_the_real_worker_dies_with_a_killed_daemon_even_when_it_is_stopped(job: 
     try:
         daemon.kill()
         daemon.wait()
-        assert wait_until(lambda: dead(worker), "the stopped worker is gone")
+        assert wait_until(lambda: not alive(int(worker)), "the stopped worker is gone")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(worker), signal.SIGKILL)
-
-
-def dead(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

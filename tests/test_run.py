@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import Watcher, cli, wait_until
+from watching import Watcher, alive, cli, wait_until
 
 from watcher.bundle import verify
 
@@ -27,14 +27,6 @@ def save(manager: Manager, count: int, first_step: int = 100) -> None:
 def children(process: subprocess.Popen[bytes]) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [int(pid) for pid in tasks.split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_checkpoints_that_were_there_before_are_scored_and_the_best_promoted(watcher: Watcher):

@@ -30,6 +30,15 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> 
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
+def alive(pid: int) -> bool:
+    """True while a process runs or is stopped; one that only waits to be reaped is dead."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def cli(
     *arguments: object, seconds: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
