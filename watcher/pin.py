@@ -94,6 +94,29 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
     )
 
 
+def take_checkpoint(source: Path, target: Path, *, index_mode: int = 0o600) -> tuple[bytes, str]:
+    """Give the prefix `target` the shards of `source` and a copy of its index, under its own name.
+
+    Verifies nothing; the caller does, and clears away what a failure leaves.
+
+    Returns:
+        The bytes of the index, and how the shards came there, as `take_file` says it.
+
+    Raises:
+        FileNotFoundError, CorruptCheckpoint, OSError: as `take_file` and `bundle.read_index`.
+    """
+    index = bundle.read_index(source)
+    shards = bundle.parse_index(index).num_shards
+    method = "link"
+    for shard in range(shards):
+        method = take_file(
+            source.with_name(bundle.shard_name(source.name, shard, shards)),
+            target.with_name(bundle.shard_name(target.name, shard, shards)),
+        )
+    write_new_file(bundle.index_path(target), index, mode=index_mode)
+    return index, method
+
+
 def signature(prefix: Path, sha256: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
     """Return what changes when a shard is replaced or written to; links have it in common."""
     shards = bundle.parse_index(bundle.read_index(prefix)).num_shards

@@ -26,9 +26,8 @@ from watcher.files import (
     fsync_folder,
     is_half_written,
     replace_file,
-    write_new_file,
 )
-from watcher.pin import Verified, signature, take_file
+from watcher.pin import Verified, signature, take_checkpoint
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"
@@ -169,14 +168,7 @@ def _gone(best_dir: Path, leader: Leader) -> LeaderLost:
 
 
 def _take_verified(source: Path, target: Path, sha256: str, verified: Verified) -> None:
-    index = bundle.read_index(source)
-    shards = bundle.parse_index(index).num_shards
-    for shard in range(shards):
-        take_file(
-            source.with_name(bundle.shard_name(source.name, shard, shards)),
-            target.with_name(bundle.shard_name(target.name, shard, shards)),
-        )
-    write_new_file(bundle.index_path(target), index, mode=0o644)
+    index, _ = take_checkpoint(source, target, index_mode=0o644)
     same = hashlib.sha256(index).hexdigest() == sha256
     if same and signature(target, sha256) in verified:
         return  # links to shards that were verified when they were pinned

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-from watcher import bundle
 from watcher.adopt import adopt_pins, found_as, pin_folders, read_pin
 from watcher.data import Leader, Pin
 from watcher.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
 from watcher.errors import StoreError, StoreLost
-from watcher.files import fsync_folder, write_new_file
-from watcher.pin import take_file
+from watcher.files import fsync_folder
+from watcher.pin import take_checkpoint
 from watcher.promote import BOARD_FILE
 from watcher.store import Store
 
@@ -182,17 +181,12 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
         return pin
     working = pins_dir / f".new-{secrets.token_hex(6)}"
     working.mkdir(mode=0o700, parents=True)
-    index = bundle.read_index(source)
-    shards = bundle.parse_index(index).num_shards
-    for shard in range(shards):
-        target = working / bundle.shard_name(entry.saved_as, shard, shards)
-        take_file(source.with_name(bundle.shard_name(source.name, shard, shards)), target)
-    write_new_file(bundle.index_path(working / entry.saved_as), index)
+    _, method = take_checkpoint(source, working / entry.saved_as)
     shutil.rmtree(folder, ignore_errors=True)
     working.rename(folder)
     return Pin(
         prefix=folder / entry.saved_as,
-        method="link",
+        method=method,
         sha256=entry.sha256,
         global_step=best.global_step,
         size_bytes=best.size_bytes,
