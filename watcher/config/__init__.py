@@ -1,0 +1,20 @@
+"""Settings: one table from which the flags, the environment variables and the TOML keys come.
+
+A flag overrides the environment (`CHECKPOINT_WATCHER_TOP_K`), which overrides the file. Every
+value passes the same validation, and an error names the field, the value, where it came from and
+the rule.
+"""
+
+from watcher.config.load import ENVIRONMENT_PREFIX, load_settings, read_toml
+from watcher.config.paths import state_path
+from watcher.config.ranking import DEFAULT_METRIC
+from watcher.config.settings import Settings
+
+__all__ = [
+    "DEFAULT_METRIC",
+    "ENVIRONMENT_PREFIX",
+    "Settings",
+    "load_settings",
+    "read_toml",
+    "state_path",
+]

@@ -1,0 +1,91 @@
+"""Settings of the evaluation worker."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from watcher.config.rules import Niceness, Positive, about
+from watcher.config.stopping import StoppingSettings
+from watcher.thin import parse_size
+
+
+class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What evaluates, on what, and how often it is tried."""
+
+    python: Annotated[
+        str | None,
+        about(
+            "Interpreter of the training environment, which evaluates. Default: this one.",
+            "INTERPRETER",
+        ),
+    ] = None
+    device: Annotated[
+        str,
+        about(
+            "Device to evaluate on: cpu, gpu:N as nvidia-smi counts, or a GPU's UUID."
+            " auto takes a GPU that no process uses at the start, else the CPU.",
+            "DEVICE",
+        ),
+    ] = "cpu"
+    eval_input: Annotated[
+        str | int | None,
+        about("Which eval_input_reader, by name or index. Default: the first.", "NAME|INDEX"),
+    ] = None
+    eval_batch_size: Annotated[
+        Positive | None,
+        about(
+            "Batch size of the evaluation. Default: the pipeline's, which gives exactly the"
+            " OD API's numbers.",
+            "N",
+        ),
+    ] = None
+    sample_1_of_n: Annotated[
+        Positive | None,
+        about("Evaluate only every N-th image. Default: as pipeline.config says.", "N"),
+    ] = None
+    eval_cache_mib: Annotated[
+        Positive | None,
+        about(
+            "Memory for the decoded eval set; a larger one is kept on disk."
+            " Default: a quarter of what is available, at most 4096.",
+            "MIB",
+        ),
+    ] = None
+    threads: Annotated[
+        Positive | None,
+        about("Threads that the evaluation may use. Default: TensorFlow's choice.", "N"),
+    ] = None
+    nice: Annotated[
+        Niceness | None, about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
+    ] = None
+    worker_memory_limit: Annotated[
+        int | str | None,
+        about(
+            "Memory, such as 8GB, above which the worker is replaced after an evaluation."
+            " Default: no limit.",
+            "SIZE",
+        ),
+    ] = None
+    coco_backend: Annotated[
+        Literal["auto", "pycocotools", "faster-coco-eval", "hotcoco"],
+        about("What computes COCO metrics; auto takes the fastest that is installed there."),
+    ] = "auto"
+    max_attempts: Annotated[
+        int, about("Evaluations that may break off before a checkpoint is failed.", "N", ge=1)
+    ] = 3
+    retry_seconds: Annotated[
+        float,
+        about("First delay after a broken evaluation; it doubles each time.", "SECONDS", gt=0),
+    ] = 5.0
+    start_timeout: Annotated[
+        float, about("Time for the worker to import, build and trace.", "SECONDS", gt=0)
+    ] = 600.0
+    stall_timeout: Annotated[
+        float, about("Time without progress after which an evaluation hangs.", "SECONDS", gt=0)
+    ] = 600.0
+
+    @property
+    def worker_memory_bytes(self) -> int | None:
+        """`worker_memory_limit` in bytes."""
+        limit = self.worker_memory_limit
+        return None if limit is None else parse_size(str(limit))

@@ -1,0 +1,125 @@
+"""Loading: flags over environment over file, validated; an error names field, value and rule."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from watcher.config.settings import Settings
+from watcher.errors import ConfigError
+from watcher.thin import parse_policy, parse_size
+
+ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
+
+_DEVICE = re.compile(r"cpu|auto|gpu:[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")
+
+
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
+) -> Settings:
+    """Merge flags over environment over file, and validate.
+
+    Args:
+        flags: Field name to value; None means not given.
+        environment: Usually `os.environ`.
+        file: A TOML file, None for none.
+
+    Raises:
+        ConfigError: the file cannot be read, a field is unknown, or a value breaks its rule.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, value in (read_toml(file) if file else {}).items():
+        merged[name], origin[name] = value, str(file)
+    for name in Settings.__struct_fields__:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            merged[name], origin[name] = environment[variable], variable
+        if flags.get(name) is not None:
+            merged[name], origin[name] = flags[name], f"--{name.replace('_', '-')}"
+    _check_names(merged, origin)
+    for name in ("model_dir", "pipeline_config"):
+        if name not in merged:
+            raise ConfigError(
+                f"{name} is not set",
+                hint="give MODEL_DIR and --pipeline-config FILE, or both in the file of --config",
+            )
+    try:
+        # Not strict: flags and environment are text, and "3" is as good a number as 3.
+        settings = msgspec.convert(merged, Settings, strict=False)
+        if not _DEVICE.fullmatch(settings.device):
+            raise msgspec.ValidationError(
+                "Expected cpu, auto, gpu:N or a GPU's UUID - at `$.device`"
+            )
+        _check_policy(settings)
+    except msgspec.ValidationError as error:
+        raise _explain(error, merged, origin) from error
+    if isinstance(settings.eval_input, str) and settings.eval_input.isdecimal():
+        settings = msgspec.structs.replace(settings, eval_input=int(settings.eval_input))
+    return settings
+
+
+def _check_policy(settings: Settings) -> None:
+    readers: dict[str, Callable[[str], object]] = {"queue_policy": parse_policy}
+    readers |= dict.fromkeys(("max_pinned_bytes", "worker_memory_limit"), parse_size)
+    for name, read in readers.items():
+        value = getattr(settings, name)
+        try:
+            if value is not None:
+                read(str(value))
+        except ValueError as error:
+            raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a TOML file into a dict; raises ConfigError when that cannot be done."""
+    try:
+        content = msgspec.toml.decode(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror}", hint="--config names a TOML file"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}", hint="see toml.io for the format") from (
+            error
+        )
+    assert isinstance(content, dict)
+    return content
+
+
+def _choices(name: str) -> list[str]:
+    field = get_type_hints(Settings)[name]
+    return [str(choice) for choice in get_args(field)]
+
+
+def _check_names(merged: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    known = Settings.__struct_fields__
+    for name in merged:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"{name} in {origin[name]} is not a setting",
+                hint=f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}",
+            )
+
+
+def _explain(
+    error: msgspec.ValidationError, merged: Mapping[str, Any], origin: Mapping[str, str]
+) -> ConfigError:
+    text = str(error)
+    match = re.search(r"(.*) - at `\$\.(\w+)", text)
+    if not match:
+        return ConfigError(f"invalid settings: {text}")
+    rule, name = match[1].replace("`", ""), match[2]
+    if "enum" in rule:
+        rule = f"expected one of {', '.join(_choices(name))}"
+    rule = rule[0].lower() + rule[1:]
+    return ConfigError(
+        f"{name} ({merged[name]}) is invalid: {rule}",
+        hint=f"it was set by {origin[name]}; `checkpoint-watcher run --help` says what it takes",
+    )

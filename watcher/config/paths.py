@@ -1,0 +1,57 @@
+"""Settings of the run's name and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from watcher.config.rules import about
+
+
+class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where things lie and what the run is called."""
+
+    model_dir: Annotated[str, about("The folder the trainer writes checkpoints into.")]
+    pipeline_config: Annotated[
+        str, about("The pipeline.config that the trainer was started with.", "FILE")
+    ]
+    run_name: Annotated[
+        str | None, about("Name of the run. Default: the name of MODEL_DIR.", "NAME")
+    ] = None
+    state_dir: Annotated[
+        str | None,
+        about("Database, pins, lock and logs. Default: MODEL_DIR/watcher.", "FOLDER"),
+    ] = None
+    best_dir: Annotated[
+        str | None, about("The best checkpoints. Default: MODEL_DIR/best.", "FOLDER")
+    ] = None
+    sentinel: Annotated[
+        str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
+    ] = None
+
+    @property
+    def model_path(self) -> Path:
+        """MODEL_DIR, absolute."""
+        return Path(self.model_dir).absolute()
+
+    @property
+    def state_path(self) -> Path:
+        """Folder of the database, the pins, the lock and the logs."""
+        return state_path(self.model_path, self.state_dir)
+
+    @property
+    def best_path(self) -> Path:
+        """Folder of the best checkpoints."""
+        return Path(self.best_dir).absolute() if self.best_dir else self.model_path / "best"
+
+    @property
+    def sentinel_path(self) -> Path:
+        """The early-stop file."""
+        return Path(self.sentinel).absolute() if self.sentinel else self.model_path / "EARLY_STOP"
+
+
+def state_path(model_dir: Path, state_dir: str | None) -> Path:
+    """Return the state folder of a run; `state_dir` is the setting of that name."""
+    return Path(state_dir).absolute() if state_dir else model_dir / "watcher"
