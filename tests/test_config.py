@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
+from watcher.cli.options import settings_options
 from watcher.config import Settings, load_settings
 from watcher.errors import ConfigError
 
@@ -79,3 +81,40 @@ def test_the_folders_default_to_model_dir_and_can_be_moved():
     assert settings.sentinel_path == Path("/runs/a/EARLY_STOP")
     moved = load_settings({**REQUIRED, "state_dir": "/s", "best_dir": "/b"}, {}, None)
     assert (moved.state_path, moved.best_path) == (Path("/s"), Path("/b"))
+
+
+def test_a_list_comes_from_a_repeated_flag_an_array_or_one_value(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('metric_plugin = ["a.py:f", "b"]\n')
+    variable = "CHECKPOINT_WATCHER_METRIC_PLUGIN"
+
+    def plugins(flags: dict[str, object], environment: dict[str, str]) -> tuple[str, ...]:
+        return load_settings({**REQUIRED, **flags}, environment, file).metric_plugin
+
+    assert plugins({}, {}) == ("a.py:f", "b")
+    assert plugins({}, {variable: "c.py:g"}) == ("c.py:g",)
+    assert plugins({}, {variable: '["c.py:g", "d"]'}) == ("c.py:g", "d")
+    assert plugins({}, {variable: ""}) == ()
+    assert plugins({"metric_plugin": ("e", "f")}, {variable: "c.py:g"}) == ("e", "f")
+
+
+def test_a_list_that_is_no_array_is_an_error(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('metric_plugin = "a.py:f"\n')
+    with pytest.raises(ConfigError, match=r"metric_plugin \(a.py:f\) is invalid: expected array"):
+        load_settings(REQUIRED, {}, file)
+    with pytest.raises(ConfigError, match=r"metric_plugin \(\[a\) is invalid: expected array"):
+        load_settings(REQUIRED, {"CHECKPOINT_WATCHER_METRIC_PLUGIN": "[a"}, None)
+
+
+def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
+    seen: list[object] = []
+
+    @click.command()
+    @settings_options
+    def command(**flags: object) -> None:
+        seen.append(flags["metric_plugin"])
+
+    for arguments in ([], ["--metric-plugin", "a", "--metric-plugin", "b"]):
+        command.main(arguments, standalone_mode=False)
+    assert seen == [None, ("a", "b")]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from watcher.config import ENVIRONMENT_PREFIX, Settings, state_path
+from watcher.config import ENVIRONMENT_PREFIX, Settings, list_settings, state_path
 
 Command = Callable[..., Any]
 
@@ -25,7 +25,7 @@ def settings_options(command: Command) -> Command:
 def _option(field: Any) -> Callable[[Command], Command]:
     description, metavar = _about(field.type)
     flag = f"--{field.name.replace('_', '-')}"
-    default = "" if field.default in (None, msgspec.NODEFAULT, False) else f" [{field.default}]"
+    default = "" if field.default in (None, msgspec.NODEFAULT, False, ()) else f" [{field.default}]"
     # Values are validated with those of the file and the environment, so all are text here and
     # an absent one is None.
     arguments: dict[str, Any] = {
@@ -35,7 +35,14 @@ def _option(field: Any) -> Callable[[Command], Command]:
     }
     if isinstance(_inner(field.type), msgspec.inspect.BoolType):
         return click.option(f"{flag}/--no-{flag[2:]}", **{**arguments, "metavar": None})
+    if field.name in list_settings():
+        arguments["help"] += " Can be given several times."
+        return click.option(flag, multiple=True, callback=_none_if_empty, **arguments)
     return click.option(flag, **arguments)
+
+
+def _none_if_empty(_context: object, _parameter: object, given: tuple[str, ...]) -> Any:
+    return given or None
 
 
 def _inner(type_info: Any) -> Any:

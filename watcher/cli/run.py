@@ -160,6 +160,7 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
             "threads": settings.threads,
             "nice": settings.nice,
             "coco_backend": settings.coco_backend,
+            "metric_plugins": list(settings.metric_plugin),
             "sample_1_of_n": settings.sample_1_of_n,
             "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
             "device": device.device,

@@ -5,7 +5,7 @@ value passes the same validation, and an error names the field, the value, where
 the rule.
 """
 
-from watcher.config.load import ENVIRONMENT_PREFIX, load_settings, read_toml
+from watcher.config.load import ENVIRONMENT_PREFIX, list_settings, load_settings, read_toml
 from watcher.config.paths import state_path
 from watcher.config.ranking import DEFAULT_METRIC
 from watcher.config.settings import Settings
@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_METRIC",
     "ENVIRONMENT_PREFIX",
     "Settings",
+    "list_settings",
     "load_settings",
     "read_toml",
     "state_path",

@@ -70,6 +70,14 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
         Literal["auto", "pycocotools", "faster-coco-eval", "hotcoco"],
         about("What computes COCO metrics; auto takes the fastest that is installed there."),
     ] = "auto"
+    metric_plugin: Annotated[
+        tuple[str, ...],
+        about(
+            "A metric of your own: a function in a file, or the name of an entry point in the"
+            " group checkpoint_watcher.metrics of the training environment.",
+            "FILE.py:FUNCTION|NAME",
+        ),
+    ] = ()
     max_attempts: Annotated[
         int, about("Evaluations that may break off before a checkpoint is failed.", "N", ge=1)
     ] = 3

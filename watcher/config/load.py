@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -26,7 +27,7 @@ def load_settings(
 
     Args:
         flags: Field name to value; None means not given.
-        environment: Usually `os.environ`.
+        environment: Usually `os.environ`. A list is one value, or an array as TOML writes it.
         file: A TOML file, None for none.
 
     Raises:
@@ -39,7 +40,7 @@ def load_settings(
     for name in Settings.__struct_fields__:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
-            merged[name], origin[name] = environment[variable], variable
+            merged[name], origin[name] = _from_text(name, environment[variable]), variable
         if flags.get(name) is not None:
             merged[name], origin[name] = flags[name], f"--{name.replace('_', '-')}"
     _check_names(merged, origin)
@@ -62,6 +63,27 @@ def load_settings(
     if isinstance(settings.eval_input, str) and settings.eval_input.isdecimal():
         settings = msgspec.structs.replace(settings, eval_input=int(settings.eval_input))
     return settings
+
+
+@functools.cache
+def list_settings() -> frozenset[str]:
+    """Return the names of the settings that hold several values: those annotated as a tuple."""
+    hints = get_type_hints(Settings)
+    return frozenset(
+        name for name in Settings.__struct_fields__ if get_origin(hints[name]) is tuple
+    )
+
+
+def _from_text(name: str, text: str) -> Any:
+    """Return what an environment variable holds: text, for a list a list of one or as in TOML."""
+    if name not in list_settings():
+        return text
+    if not text.lstrip().startswith("["):
+        return [text] if text else []
+    try:
+        return msgspec.toml.decode(f"value = {text}")["value"]
+    except msgspec.DecodeError:
+        return text  # which is no array, and refused as such
 
 
 def _check_policy(settings: Settings) -> None:
