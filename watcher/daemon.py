@@ -22,6 +22,7 @@ from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluating import Evaluating
 from watcher.intake import Intake
 from watcher.lookout import Lookout
+from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.store import Store, iso
 from watcher.supervise import Supervisor
@@ -45,7 +46,7 @@ class Daemon:
         projector: Projector,
         supervisor: Supervisor,
         *,
-        on_step: Callable[[], None] = lambda: None,
+        on_step: Callable[[Presence], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,7 +97,7 @@ class Daemon:
             while not self._stopping:
                 seconds = self._guarded_step()
                 with contextlib.suppress(StoreError):  # drawing reads the database too
-                    self._on_step()
+                    self._on_step(self._presence(seconds))
                 if self._idle:
                     _log.info("idle, nothing left to do", seconds=self._settings.exit_when_idle)
                     break
@@ -248,6 +249,19 @@ class Daemon:
         if status != self._published:
             self._store.ledger.set_status(status)
             self._published = status
+
+    def _presence(self, seconds: float) -> Presence:
+        supervisor, steady = self._supervisor, self._steady()
+        return Presence(
+            turned=steady,
+            due=steady + seconds,
+            worker_due=supervisor.next_deadline() if supervisor.worker else math.inf,
+            status=self._published,
+            failure=self._failure,
+            worker_starts=supervisor.starts,
+            worker_losses=supervisor.losses,
+            worker_failing=supervisor.failures,
+        )
 
     def _close(self) -> None:
         leases = self._supervisor.leases

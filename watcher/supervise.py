@@ -125,7 +125,13 @@ class _Running:
 
 @dataclass(slots=True)
 class Supervisor:
-    """One worker after another, on one device."""
+    """One worker after another, on one device.
+
+    Attributes:
+        starts: Workers started so far.
+        losses: Those that died, hung or spoke nonsense.
+        failures: Losses in a row, since one was ready or gave a result.
+    """
 
     spawn: Callable[[], Worker]
     start_request: dict[str, Any]
@@ -135,12 +141,14 @@ class Supervisor:
     _running: list[_Running] = field(default_factory=list)
     _deadline: float = math.inf
     _restart_at: float = 0.0
-    _failures: int = 0
     _versions: dict[str, str] = field(default_factory=dict)
     _too_large: int | None = None
     _broken: str | None = None
     was_ready: bool = False
     problem: str | None = None
+    starts: int = 0
+    losses: int = 0
+    failures: int = 0
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -221,6 +229,7 @@ class Supervisor:
 
     def _start(self, now: float) -> None:
         self.worker = self.spawn()
+        self.starts += 1
         self.problem = None
         self._deadline = now + self.limits.start_seconds
         self._send({"type": "start", "protocol": PROTOCOL, **self.start_request}, now)
@@ -268,7 +277,7 @@ class Supervisor:
             versions=self._versions,
             details={key: message.get(key) for key in _KEPT_OF_READY},
         )
-        self.was_ready, self._failures, self._deadline = True, 0, math.inf
+        self.was_ready, self.failures, self._deadline = True, 0, math.inf
         return self.ready
 
     def _take_answer(
@@ -284,7 +293,7 @@ class Supervisor:
         if kind == "result":
             evaluation = _evaluation(message, self.ready)
             self._running.remove(running)
-            self._failures = 0
+            self.failures = 0
             self._weigh(self.worker)
             return Evaluated(running.lease, evaluation, now - running.started)
         if kind == "failed":
@@ -307,14 +316,15 @@ class Supervisor:
     def _lose(self, reason: str, now: float) -> WorkerLost:
         leases = self.leases
         self.abandon()
-        self._failures += 1
-        if not self.was_ready and self._failures >= self.limits.start_attempts:
+        self.failures += 1
+        self.losses += 1
+        if not self.was_ready and self.failures >= self.limits.start_attempts:
             raise WorkerError(
-                f"the worker could not be started in {self._failures} attempts: {reason}",
+                f"the worker could not be started in {self.failures} attempts: {reason}",
                 hint="what it printed is in worker.log, in the state folder",
             )
         # The exponent is bounded: a float cannot hold the delay after a thousand failures.
-        delay = self.limits.retry_seconds * 2.0 ** min(self._failures - 1, 30)
+        delay = self.limits.retry_seconds * 2.0 ** min(self.failures - 1, 30)
         self._restart_at = now + min(delay, _RESTART_LIMIT_SECONDS)
         return WorkerLost(leases, reason, self._restart_at)
 

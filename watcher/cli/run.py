@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
 from watcher.pin import Verified
+from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.rebuild import refuse_lost
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
@@ -76,7 +78,10 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
         store = stack.enter_context(_open_store(settings))
         view = stack.enter_context(LiveView(settings.state_path, _wants_live(settings)))
         configure_logs(settings.log_format, settings.state_path, live=view.live)
-        stop.daemon = _build(settings, store, interpreter, view)
+        # Each is called after every turn of the loop, and must return at once. The view comes last:
+        # where the database cannot be read it raises.
+        audience: list[Callable[[Presence], None]] = [lambda _: view.refresh()]
+        stop.daemon = _build(settings, store, interpreter, audience)
         if not stop.asked:
             stop.daemon.run()
 
@@ -146,7 +151,12 @@ def _wants_live(settings: Settings) -> bool:
     return settings.log_format == "live"
 
 
-def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -> Daemon:
+def _build(
+    settings: Settings,
+    store: Store,
+    interpreter: str,
+    audience: Sequence[Callable[[Presence], None]],
+) -> Daemon:
     device = choose(settings.device)
     _log.info("device", device=device.device, reason=device.reason)
     log = settings.state_path / "worker.log"
@@ -183,4 +193,9 @@ def _build(settings: Settings, store: Store, interpreter: str, view: LiveView) -
     )
     name = settings.run_name or settings.model_path.name
     projector = Projector(settings, store, name, verified=verified)
-    return Daemon(settings, store, intake, projector, supervisor, on_step=view.refresh)
+
+    def show(presence: Presence) -> None:
+        for look in audience:
+            look(presence)
+
+    return Daemon(settings, store, intake, projector, supervisor, on_step=show)
