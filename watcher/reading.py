@@ -74,6 +74,15 @@ class Reader:
         rows = self._rows("SELECT state, count(*) AS n FROM checkpoints GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
 
+    def waiting(self) -> int:
+        """Return how many checkpoints wait to be evaluated, that in the worker not counted."""
+        return int(
+            self._rows(
+                "SELECT count(*) AS n FROM checkpoints"
+                " WHERE run_id = (SELECT min(id) FROM runs) AND state = 'pending'"
+            )[0]["n"]
+        )
+
     def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         with explained(self.path):
             cursor = self._db.execute(sql, arguments)

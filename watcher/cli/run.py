@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import structlog
 
 from watcher.cli.options import settings_options
@@ -23,6 +26,7 @@ from watcher.errors import ConfigError, ModelDirError, StoreError
 from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
+from watcher.notify_systemd import Notifier, Service
 from watcher.pin import Verified
 from watcher.presence import Presence
 from watcher.projection import Projector
@@ -37,14 +41,16 @@ _log = structlog.get_logger(__name__)
 class _StopFlag:
     """Remembers that a signal asked to stop, and passes it on once there is a daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: Service) -> None:
         self.asked = False
         self.daemon: Daemon | None = None
+        self._service = service
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
     def _ask(self, *_: object) -> None:
         self.asked = True
+        self._service.stopping()
         if self.daemon:
             self.daemon.stop()
 
@@ -67,20 +73,24 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     overrides the environment, which overrides the file.
     """
     settings = load_settings({**flags, "model_dir": model_dir}, os.environ, config_file)
-    stop = _StopFlag()
+    service = Service(Notifier.from_environment(os.environ))
+    settings = _in_time_for(service, settings)
+    stop = _StopFlag(service)
     interpreter = _check_inputs(settings)
-    if not _wait_for_model_dir(settings, stop):
+    if not _wait_for_model_dir(settings, stop, service):
         return
     with ExitStack() as stack:
+        stack.enter_context(service)
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
         store = stack.enter_context(_open_store(settings))
         view = stack.enter_context(LiveView(settings.state_path, _wants_live(settings)))
         configure_logs(settings.log_format, settings.state_path, live=view.live)
+        service.watch(settings.state_path)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
-        audience: list[Callable[[Presence], None]] = [lambda _: view.refresh()]
+        audience: list[Callable[[Presence], None]] = [service.turned, lambda _: view.refresh()]
         stop.daemon = _build(settings, store, interpreter, audience)
         if not stop.asked:
             stop.daemon.run()
@@ -103,7 +113,16 @@ def _check_inputs(settings: Settings) -> str:
     return interpreter
 
 
-def _wait_for_model_dir(settings: Settings, stop: _StopFlag) -> bool:
+def _in_time_for(service: Service, settings: Settings) -> Settings:
+    """Make the loop turn as often as its watchdog asks for, and show where it hung if it does."""
+    if service.turn_seconds == math.inf:
+        return settings
+    faulthandler.enable()  # the watchdog's signal is SIGABRT
+    rescan = min(settings.rescan_seconds, service.turn_seconds)
+    return msgspec.structs.replace(settings, rescan_seconds=rescan)
+
+
+def _wait_for_model_dir(settings: Settings, stop: _StopFlag, service: Service) -> bool:
     """Return True once model_dir is there, False when a signal came first."""
     folder = settings.model_path
     if folder.exists() and not folder.is_dir():
@@ -116,6 +135,7 @@ def _wait_for_model_dir(settings: Settings, stop: _StopFlag) -> bool:
             else f"{folder.parent} does not exist either; is the path right?",
         )
     while not folder.is_dir() and not stop.asked:
+        service.waiting(f"waiting for {folder}")
         time.sleep(0.2)
     return not stop.asked
 
