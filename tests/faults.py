@@ -26,6 +26,7 @@ from watcher.config import Settings
 from watcher.data import Evaluation
 from watcher.errors import ModelDirError, StoreError
 from watcher.intake import Intake
+from watcher.metric import parse_metric
 from watcher.projection import Projector
 from watcher.store import Store
 
@@ -66,7 +67,7 @@ class Rounds:
     def begin(self, store: Store) -> tuple[Intake, Projector]:
         """What the daemon does at its start."""
         store.queue.return_all(now())
-        store.ledger.set_policy(METRIC, "max", now())
+        store.ledger.set_policy(parse_metric(METRIC), "max", now())
         store.ledger.set_fingerprint("f" * 64, now())
         pins = self.state_dir / "pins"
         intake = Intake(self.settings.model_path, pins, store.queue, grace_seconds=5)

@@ -34,7 +34,7 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
         ("top_k", "-2", "top_k (-2) is invalid: expected int >= -1"),
         ("top_k", "many", "top_k (many) is invalid: expected int"),
         ("patience", "0", "patience (0) is invalid: expected int >= 1"),
-        ("min_delta", "nan", "min_delta (nan) is invalid: expected float >= 0.0"),
+        ("min_delta", "nan", "min_delta (nan) is invalid: expected a number >= 0"),
         ("mode", "best", "mode (best) is invalid: expected one of max, min"),
         ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),
         ("rescan_seconds", "11", "rescan_seconds (11) is invalid: expected float <= 10.0"),

@@ -93,13 +93,13 @@ class Ranking(RuleBasedStateMachine):
     @invariant()
     def best_is_what_brute_force_says(self) -> None:
         self.project()
-        if not self.store.ledger.awaiting_new_score():
+        if not self.store.promotions.awaiting_new_score("best"):
             ranked = sorted(
                 (name for name, score in self.model.items() if score is not None),
                 key=lambda name: (-(self.model[name] or 0.0), int(name.split("-")[1])),
             )
             expected = ranked if self.top_k < 0 else ranked[: self.top_k]
-            board = [row["path"].rsplit("/", 1)[1] for row in self.store.ledger.promoted()]
+            board = [row["path"].rsplit("/", 1)[1] for row in self.store.promotions.present("best")]
             assert board == expected
             best = self.rounds.best_dir
             here = {file.name.split(".")[0] for file in best.glob("ckpt-*")}
@@ -118,7 +118,11 @@ class Ranking(RuleBasedStateMachine):
         best = self.rounds.best_dir
         files = sorted(best.iterdir()) if best.exists() else []
         stats = [(file.name, file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
-        return stats, self.store.ledger.promoted(), self.store.ledger.placements()
+        return (
+            stats,
+            self.store.promotions.present("best"),
+            self.store.promotions.placements("best"),
+        )
 
     def teardown(self) -> None:
         self.store.close()

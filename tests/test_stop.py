@@ -7,13 +7,8 @@ import random
 import pytest
 from test_rank import row
 
-from watcher.stop import (
-    StopPolicy,
-    read_sentinel,
-    sentinel_content,
-    should_stop,
-    write_sentinel,
-)
+from watcher.sentinel import read_sentinel, sentinel_content, write_sentinel
+from watcher.stop import StopPolicy, should_stop
 
 
 def ledger(*scores: float | None) -> list:

@@ -11,6 +11,7 @@ import pytest
 
 from watcher.data import Evaluation, FoundCheckpoint, Leader, Pin
 from watcher.errors import StoreError
+from watcher.metric import parse_metric
 from watcher.reading import Reader
 from watcher.store import LeaseLost, Store
 
@@ -26,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path, tmp_path: Path) -> Iterator[Store]:
     with Store(path, run="run", model_dir=tmp_path, now=NOW) as opened:
-        opened.ledger.set_policy(MAP, "max", NOW)
+        opened.ledger.set_policy(parse_metric(MAP), "max", NOW)
         opened.ledger.set_fingerprint("a" * 64, NOW)
         yield opened
 
@@ -161,9 +162,9 @@ def test_scores_of_another_fingerprint_are_not_seen(store: Store):
 def test_another_metric_changes_the_scores_of_all_rows(store: Store):
     add(store, 1)
     score(store, 0.5)
-    store.ledger.set_policy("Loss/total_loss", "min", NOW)
+    store.ledger.set_policy(parse_metric("Loss/total_loss"), "min", NOW)
     assert [row.score for row in store.ledger.scored()] == [2.0]
-    store.ledger.set_policy("no such metric", "min", NOW)
+    store.ledger.set_policy(parse_metric("no_such_metric"), "min", NOW)
     assert [row.score for row in store.ledger.scored()] == [None]
 
 
@@ -171,7 +172,7 @@ def promote(store: Store, count: int) -> None:
     ranked = sorted(store.ledger.scored(), key=lambda row: -(row.score or 0))[:count]
     leaders = [Leader(rank, row, row.name) for rank, row in enumerate(ranked, start=1)]
     paths = {row.checkpoint_id: f"/best/{row.name}" for row in ranked}
-    store.ledger.record_board(leaders, paths, MAP, NOW)
+    store.promotions.record("best", leaders, paths, MAP, NOW)
 
 
 def test_the_views_have_the_columns_of_the_public_interface(store: Store, path: Path):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from watcher.config import Settings
@@ -22,6 +23,7 @@ from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluating import Evaluating
 from watcher.intake import Intake
 from watcher.lookout import Lookout
+from watcher.policy import boards
 from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.store import Store, iso
@@ -150,9 +152,17 @@ class Daemon:
 
     def _begin(self, now: float) -> None:
         self._store.queue.return_all(now)
-        self._store.ledger.set_policy(self._settings.metric, self._settings.mode, now)
+        self._follow_settings(now)
         self._intake.recover(now)
         self._begun = True
+
+    def _follow_settings(self, now: float) -> None:
+        main, *_ = made = boards(self._settings)
+        self._store.ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
+        self._store.ledger.set_settings(msgspec.to_builtins(self._settings))
+        for board in made:
+            if board.contradiction:
+                _log.warning(board.contradiction, board=board.name)
 
     def _follow_clock(self, now: float, steady: float) -> None:
         """Keep leases and delays as long as they were when the wall clock was set."""

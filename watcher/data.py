@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ class Evaluation:
     versions: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def values(self) -> dict[tuple[str, str], float | None]:
+        """Every recorded value by (metric, category), the category '' for an overall metric."""
+        overall = {(name, ""): value for name, value in self.metrics.items()}
+        return overall | {(name, of): value for name, of, value in self.category_metrics}
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredCheckpoint:
@@ -102,6 +109,9 @@ class ScoredCheckpoint:
         score: The primary metric of this checkpoint, None when it is not a finite number.
         evaluated_at: ISO 8601, UTC.
         pin: Checkpoint prefix of its pin, None when the files were released.
+        values: Recorded values that tie-breaks and vetoes read: (metric, category) to value, the
+            category '' for an overall metric.
+        not_finite: It failed because its weights or metrics are not finite; it has no score.
     """
 
     checkpoint_id: int
@@ -112,6 +122,8 @@ class ScoredCheckpoint:
     score: float | None
     evaluated_at: str
     pin: Path | None = None
+    values: Mapping[tuple[str, str], float | None] = field(default_factory=dict, compare=False)
+    not_finite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

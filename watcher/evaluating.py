@@ -14,7 +14,7 @@ import structlog
 
 from watcher.config import Settings
 from watcher.data import Lease
-from watcher.errors import ConfigError
+from watcher.policy import boards, require_metrics
 from watcher.rank import rankable
 from watcher.store import LeaseLost, Store
 from watcher.supervise import (
@@ -39,6 +39,7 @@ class Evaluating:
 
     def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
         self._settings = settings
+        self._boards = boards(settings)
         self._store = store
         self._supervisor = supervisor
         # What the worker said and when, until the database has it.
@@ -151,12 +152,9 @@ class Evaluating:
                 self._retry_or_fail(happening.lease, f"its answer cannot be recorded: {error}", now)
 
     def _take_ready(self, ready: Ready, now: float) -> None:
-        metric = self._settings.metric
-        if metric not in ready.metric_names:
-            raise ConfigError(
-                f"metric ({metric}) is not reported by this evaluation",
-                hint=f"there are: {', '.join(ready.metric_names)}",
-            )
+        listed = ready.details.get("categories")
+        categories = None if listed is None else {category["name"] for category in listed}
+        require_metrics(self._boards, ready.metric_names, categories)
         again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
         self._changed = True
         _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
@@ -166,7 +164,7 @@ class Evaluating:
             _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
 
     def _take_score(self, evaluated: Evaluated, now: float) -> None:
-        score = evaluated.evaluation.metrics.get(self._settings.metric)
+        score = self._boards[0].metric.value(evaluated.evaluation.values)
         self._store.ledger.record_score(
             evaluated.lease,
             evaluated.evaluation,

@@ -1,32 +1,37 @@
-"""Projection: make `best/`, the pins and the sentinel show what the ledger says.
+"""Projection: make the boards' folders, the pins and the sentinel show what the ledger says.
 
-Wires rank, promote, stop and pin release. The same call runs at the start, after each evaluation
-and at every rescan, so a crash, an edit by hand and a new score are the same case.
+Wires rank, retain, promote, stop and pin release. The same call runs at the start, after each
+evaluation and at every rescan, so a crash, an edit by hand and a new score are the same case.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import structlog
 
-from watcher import promote, stop
 from watcher.config import Settings
-from watcher.data import Leader, ScoredCheckpoint
+from watcher.config.ranking import KEPT_BOARD
+from watcher.data import ScoredCheckpoint
 from watcher.errors import LeaderLost, PinError
+from watcher.folder import BoardFolder
+from watcher.metric import Key
 from watcher.pin import Verified, release
-from watcher.rank import RankPolicy, name_leaders, rank
-from watcher.stop import StopDecision, StopPolicy, should_stop
-from watcher.store import PINS_NAME, Store, iso
+from watcher.policy import Board, boards
+from watcher.promote import BoardText
+from watcher.rank import Ranking, judge
+from watcher.retain import Pinned, RetainPolicy, retain
+from watcher.stop import StopDecision
+from watcher.stopping import Stopping
+from watcher.store import PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """The last three stages of one run: ledger to board to `best/` and sentinel."""
+    """The last three stages of one run: ledger to boards to folders and sentinel."""
 
     def __init__(
         self,
@@ -40,20 +45,38 @@ class Projector:
         self._settings = settings
         self._store = store
         self._run_name = run_name
-        self._steady = steady
-        self._said: set[str] = set()
-        self._left: dict[str, float] = {}
         self._verified: Verified = set() if verified is None else verified
-        self._rows: list[ScoredCheckpoint] = []  # by evaluation id, those of one fingerprint
-        self._rows_of: str | None = None
+        self._boards = boards(settings)
+        places = {board.name: board.folder for board in self._boards}
+        places[KEPT_BOARD] = settings.kept_path
+        self._folders = {
+            name: BoardFolder(
+                name,
+                path,
+                store,
+                evict_seconds=settings.evict_seconds,
+                verified=self._verified,
+                steady=steady,
+            )
+            for name, path in places.items()
+        }
+        self._retain = RetainPolicy(settings.keep_every_steps, settings.keep_last)
+        self._stopping = Stopping(settings, store)
+        self._values: dict[int, dict[Key, float | None]] = {}
+        self._values_of: str | None = None
+        self._notes: dict[int, str] | None = None
+        self._begun = False
         self.problem: str | None = None
-        self.decision: StopDecision | None = None
 
     @property
     def evict_at(self) -> float:
-        """Steady time at which files in `best/` are due to be evicted, infinite when none are."""
-        since = min(self._left.values(), default=math.inf)
-        return since + self._settings.evict_seconds
+        """Steady time at which files in a folder are due to be evicted, infinite when none are."""
+        return min(folder.evict_at for folder in self._folders.values())
+
+    @property
+    def decision(self) -> StopDecision | None:
+        """Why training should stop as of the last update, None to go on."""
+        return self._stopping.decision
 
     def update(self, now: float) -> None:
         """Bring everything up to date; what cannot be written is tried again at the next call.
@@ -63,132 +86,169 @@ class Projector:
         """
         self.problem = None
         try:
-            while not self._update_best(now):
+            if not self._begun:
+                self._begin(now)
+            while (best := self._update_folders(now)) is _ANEW:
                 pass
-            self._update_sentinel(now)
+            self._stopping.update(now, best)
         except (PinError, OSError) as error:
             self.problem = str(error)
 
-    def _update_best(self, now: float) -> bool:
-        """Bring `best/` up to date; False when a leader was lost and the board has to be anew."""
-        ledger, settings = self._store.ledger, self._settings
-        if ledger.awaiting_new_score():
-            # The evaluation changed. What is promoted stays until it is measured anew.
-            self._left.clear()
-            return True
-        rows = ledger.scored_and_pinned()
-        ranked = rank(rows, RankPolicy(mode=settings.mode, top_k=settings.top_k))
-        placed = ledger.placements()
-        foreign = promote.foreign_names(settings.best_path, placed.values())
-        leaders = name_leaders(ranked, placed, foreign)
-        if any(leader.row.sha256 not in placed for leader in leaders):
-            ledger.place(leaders)
-            placed = ledger.placements()
+    def _begin(self, now: float) -> None:
+        """Say once what the settings of this start mean for what was done before."""
+        names = [board.name for board in self._boards]
+        self._store.promotions.retire([*names, KEPT_BOARD], now)
+        rows = self._store.ledger.scored()
+        for board in self._boards:
+            ranking = self._judge(board, rows)
+            for row in [row for row in ranking.leaders if row.pin is None]:
+                _log.warning(
+                    "its score deserves a place, but its files are gone",
+                    checkpoint=row.name,
+                    board=board.name,
+                    score=row.score,
+                )
+        self._values.clear()
+        self._begun = True
+
+    def _update_folders(self, now: float) -> ScoredCheckpoint | None:
+        """Bring the folders up to date; `_ANEW` when a leader was lost on the way."""
+        rows = self._store.ledger.scored_and_pinned()
+        held: set[int] = set()
+        notes: dict[int, str | None] = {}
+        first: list[ScoredCheckpoint] = []
         try:
-            done = self._project(leaders, set(placed.values()))
+            for place, board in enumerate(self._boards):
+                folder = self._folders[board.name]
+                if self._store.promotions.awaiting_new_score(board.name):
+                    # What is promoted stays until it is measured anew.
+                    folder.leave_alone()
+                    held |= self._present(board.name)
+                    continue
+                ranking = self._judge(board, rows)
+                self._show(board.name, ranking.leaders, self._text(board), now)
+                notes |= _notes(board, ranking)
+                held |= {row.checkpoint_id for row in _worth_keeping(ranking, board)}
+                first += ranking.leaders[:1] if place == 0 else ()
+            held |= self._update_kept(rows, now)
         except LeaderLost as error:
             _log.error("promoted checkpoint lost", reason=error.message)
             self._store.queue.forget_pin(error.checkpoint_id)
-            ledger.add_event(now, "lost", error.message)
-            return False
-        if done.unknown:
-            self._say_once("best/ holds files that are not ours", files=", ".join(done.unknown))
-        if ledger.record_board(leaders, done.paths, settings.metric, now) and leaders:
-            best = leaders[0]
-            _log.info("best", checkpoint=best.name, score=best.row.score, of=len(rows))
-        if done.evicted:
-            ledger.unplace(done.evicted)
-        self._release_pins(leaders)
-        return True
+            self._store.ledger.add_event(now, "lost", error.message)
+            return _ANEW
+        self._write_notes(notes)
+        self._release_pins(held)
+        return first[0] if first else None
 
-    def _project(self, leaders: list[Leader], placed: set[str]) -> promote.Projection:
-        """Change the files. Who has read a name before it left has `evict_seconds` to open it."""
-        settings = self._settings
-        text = promote.BoardText(
-            self._run_name,
-            self._store.run_uuid,
-            settings.metric,
-            settings.mode,
-            self._store.ledger.fingerprint(),
-        )
-        oldest = self._steady() - settings.evict_seconds
-        done = promote.project(
-            settings.best_path,
-            leaders,
-            placed,
-            text,
-            self._store.ledger.metrics(leader.row.evaluation_id for leader in leaders),
-            evict={name for name, left in self._left.items() if left <= oldest},
-            verified=self._verified,
-        )
-        # Counted from now on: a moment ago the state files may still have named them.
-        present = self._steady()
-        self._left = {name: self._left.get(name, present) for name in done.leaving}
-        return done
+    def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
+        incumbent = self._store.promotions.incumbent(board.name)
+        return judge(self._as_seen_by(board, rows), board.policy, incumbent)
 
-    def _release_pins(self, leaders: list[Leader]) -> None:
-        promoted = {leader.row.checkpoint_id for leader in leaders}
+    def _as_seen_by(
+        self, board: Board, rows: Sequence[ScoredCheckpoint]
+    ) -> Iterable[ScoredCheckpoint]:
+        """Give rows the board's own score, and the values that decide beside it."""
+        main = board is self._boards[0]
+        keys = {key for metric in board.metrics[main:] for key in metric.keys}
+        if not keys:
+            return rows
+        fingerprint = self._store.ledger.fingerprint()
+        if fingerprint != self._values_of:
+            self._values, self._values_of = {}, fingerprint
+        every = {key for one in self._boards for metric in one.metrics for key in metric.keys}
+        missing = [row.evaluation_id for row in rows if row.evaluation_id not in self._values]
+        self._values |= self._store.ledger.values(missing, every)
+        seen = (replace(row, values=self._values[row.evaluation_id]) for row in rows)
+        if main:
+            return seen
+        return [replace(row, score=board.metric.value(row.values)) for row in seen]
+
+    def _text(self, board: Board) -> BoardText:
+        return BoardText(
+            run=self._run_name,
+            run_uuid=self._store.run_uuid,
+            board=board.name,
+            metric=board.metric.text,
+            mode=board.policy.mode,
+            fingerprint=self._store.ledger.fingerprint(),
+        )
+
+    def _show(
+        self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardText, now: float
+    ) -> None:
+        leaders, changed = self._folders[name].show(rows, text, now)
+        if changed and leaders:
+            first = leaders[0]
+            _log.info(name, checkpoint=first.name, score=first.row.score, of=len(leaders))
+
+    def _present(self, board: str) -> set[int]:
+        return {row["checkpoint_id"] for row in self._store.promotions.present(board)}
+
+    def _update_kept(self, rows: Sequence[ScoredCheckpoint], now: float) -> set[int]:
+        """Show what is kept for another reason than its score; returns the checkpoint ids."""
+        pinned = self._store.queue.pinned()
+        kept = retain(
+            (Pinned(row["id"], row["global_step"], row["state"], row["kept"]) for row in pinned),
+            self._retain,
+        )
+        scored = {row.checkpoint_id: row for row in rows}
+        unscored = {
+            row["id"]: ScoredCheckpoint(
+                checkpoint_id=row["id"],
+                evaluation_id=0,
+                name=row["name"],
+                global_step=row["global_step"],
+                sha256=row["sha256"],
+                score=None,
+                evaluated_at="",
+                pin=row["prefix"],
+            )
+            for row in pinned
+            if row["id"] in kept and row["id"] not in scored
+        }
+        text = replace(self._text(self._boards[0]), board=KEPT_BOARD, file="kept.json")
+        self._show(KEPT_BOARD, [(scored | unscored)[one] for one in kept], text, now)
+        return set(kept)
+
+    def _write_notes(self, notes: dict[int, str | None]) -> None:
+        if self._notes is None:
+            self._notes = self._store.ledger.notes()
+        changed = {id_: note for id_, note in notes.items() if self._notes.get(id_) != note}
+        if not changed:
+            return
+        self._store.ledger.set_notes(changed)
+        for id_, note in changed.items():
+            if note:
+                self._notes[id_] = note
+                _log.info("not promoted", reason=note)
+            else:
+                self._notes.pop(id_, None)
+
+    def _release_pins(self, held: set[int]) -> None:
         pins_dir = self._settings.state_path / PINS_NAME
         kept = set()
         for row in self._store.queue.pinned():
-            if row["id"] not in promoted and row["state"] not in ("pending", "leased"):
+            if row["id"] not in held and row["state"] not in ("pending", "leased"):
                 self._store.queue.forget_pin(row["id"])
                 release(row["prefix"], pins_dir)
             else:
                 kept.add(row["sha256"])
         self._verified -= {seen for seen in self._verified if seen[0] not in kept}
 
-    def _update_sentinel(self, now: float) -> None:
-        settings, path = self._settings, self._settings.sentinel_path
-        policy = StopPolicy(
-            mode=settings.mode,
-            patience=settings.patience,
-            min_delta=settings.min_delta,
-            min_steps=settings.min_steps,
-        )
-        self._decide(policy)
-        present = stop.read_sentinel(path)
-        ours = present is not None and present.get("run") == self._store.run_uuid
-        if self.decision is None:
-            if ours:
-                path.unlink(missing_ok=True)
-                self._store.ledger.add_event(now, "stop_withdrawn", "settings changed: go on")
-            elif present is not None:
-                self._say_once("a sentinel of another run lies here, it is left alone", path=path)
-            return
-        content = stop.sentinel_content(
-            self.decision,
-            run=self._store.run_uuid,
-            metric=settings.metric,
-            mode=settings.mode,
-            created_at=iso(now),
-        )
-        if not ours or not _same_decision(present or {}, content):
-            stop.write_sentinel(path, content)
-            self._store.ledger.add_event(now, "stop", self.decision.message)
-            _log.info("early stop", reason=self.decision.message, sentinel=str(path))
 
-    def _decide(self, policy: StopPolicy) -> None:
-        """Decide anew when there are new scores; a long run is not read again at each look."""
-        ledger = self._store.ledger
-        if policy.patience is None:
-            self.decision = None
-            return
-        if self._rows_of != ledger.fingerprint():
-            self._rows, self._rows_of = [], ledger.fingerprint()
-        last = self._rows[-1].evaluation_id if self._rows else 0
-        new = sorted(ledger.scored(after=last), key=lambda row: row.evaluation_id)
-        self._rows += new
-        if new or not self._rows:
-            self.decision = should_stop(self._rows, policy)
-
-    def _say_once(self, message: str, **details: str | Path) -> None:
-        key = message + str(details)
-        if key not in self._said:
-            self._said.add(key)
-            _log.warning(message, **{name: str(value) for name, value in details.items()})
+_ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
 
 
-def _same_decision(present: dict[str, object], content: dict[str, object]) -> bool:
-    moving = ("created_at", "version")
-    return all(present.get(key) == value for key, value in content.items() if key not in moving)
+def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:
+    """The leaders, and as many of those a veto keeps out: the next best may lift the veto."""
+    vetoed = [row for row, _ in ranking.vetoed]
+    limit = board.policy.top_k
+    return [*ranking.leaders, *(vetoed if limit < 0 else vetoed[:limit])]
+
+
+def _notes(board: Board, ranking: Ranking) -> dict[int, str | None]:
+    notes: dict[int, str | None] = {row.checkpoint_id: None for row in ranking.leaders}
+    return notes | {
+        row.checkpoint_id: f"not promoted to {board.folder.name}/: {why}"
+        for row, why in ranking.vetoed
+    }

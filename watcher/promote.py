@@ -39,13 +39,19 @@ _WORKING = ".new"
 
 @dataclass(frozen=True, slots=True)
 class BoardText:
-    """What `best.json` says beside the leaders: the run's identity and how it ranks."""
+    """What `best.json` says beside the leaders: the run's identity and how it ranks.
+
+    Attributes:
+        file: Name of the JSON file.
+    """
 
     run: str
     run_uuid: str
+    board: str
     metric: str
     mode: str
     fingerprint: str | None
+    file: str = BOARD_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +115,16 @@ def project(
         _put(best_dir, leader, verified)
     board = _board(best_dir, leaders, text, metrics)
     state = _state(leaders)
-    if _differs(best_dir / BOARD_FILE, board) or _differs(best_dir / STATE_FILE, state):
+    if _differs(best_dir / text.file, board) or _differs(best_dir / STATE_FILE, state):
         fsync_folder(best_dir)
-        _write_states(best_dir, board, state if leaders else None)
+        _write_states(best_dir, text.file, board, state if leaders else None)
     left = set(placed) - {leader.name for leader in leaders}
     _evict(best_dir, left.intersection(evict))
     return Projection(
         paths={leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders},
         leaving=tuple(sorted(left.difference(evict))),
         evicted=tuple(sorted(left.intersection(evict))),
-        unknown=_unknown(best_dir, set(placed)),
+        unknown=_unknown(best_dir, text.file, set(placed)),
     )
 
 
@@ -199,6 +205,7 @@ def _board(
         "schema": BOARD_SCHEMA,
         "run": text.run,
         "run_uuid": text.run_uuid,
+        "board": text.board,
         "metric": text.metric,
         "mode": text.mode,
         "fingerprint": text.fingerprint,
@@ -230,8 +237,8 @@ def _state(leaders: Sequence[Leader]) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def _write_states(best_dir: Path, board: bytes, state: bytes | None) -> None:
-    replace_file(best_dir / BOARD_FILE, board, mode=0o644)
+def _write_states(best_dir: Path, file: str, board: bytes, state: bytes | None) -> None:
+    replace_file(best_dir / file, board, mode=0o644)
     if state is None:
         (best_dir / STATE_FILE).unlink(missing_ok=True)
     else:
@@ -255,13 +262,13 @@ def _evict(best_dir: Path, names: set[str]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _unknown(best_dir: Path, ours: set[str]) -> tuple[str, ...]:
+def _unknown(best_dir: Path, board_file: str, ours: set[str]) -> tuple[str, ...]:
     foreign = []
     for file in best_dir.iterdir():
         match = _OURS.fullmatch(file.name)
-        if file.name in (STATE_FILE, BOARD_FILE, _WORKING) or (match and match[1] in ours):
+        if file.name in (STATE_FILE, board_file, _WORKING) or (match and match[1] in ours):
             continue
-        if any(is_half_written(file.name, final) for final in (STATE_FILE, BOARD_FILE)):
+        if any(is_half_written(file.name, final) for final in (STATE_FILE, board_file)):
             continue
         foreign.append(file.name)
     return tuple(sorted(foreign))

@@ -3,21 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from watcher.data import Leader, ScoredCheckpoint
+from watcher.metric import Metric, Mode
 
-Mode = Literal["max", "min"]
+Ties = Literal["oldest", "newest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Veto:
+    """A metric that must not get worse: `drop` is how much worse than the best's it may be."""
+
+    metric: Metric
+    mode: Mode
+    drop: float
+
+    def objection(self, row: ScoredCheckpoint, best: ScoredCheckpoint) -> str | None:
+        """Say why `row` may not stand beside `best`, None when nothing is against it.
+
+        A value that cannot be ranked is worse than any that can. Where the best has none there is
+        nothing to compare with.
+        """
+        here, there = self.metric.value(row.values), self.metric.value(best.values)
+        if not rankable(there):
+            return None
+        assert there is not None
+        beside = f"of {best.name} ({there:.6g})"
+        if not rankable(here):
+            return f"{self.metric.text} was not measured, and is to be compared with that {beside}"
+        assert here is not None
+        drop = there - here if self.mode == "max" else here - there
+        if drop <= self.drop:
+            return None
+        return (
+            f"{self.metric.text} ({here:.6g}) is {drop:.6g} worse than that {beside},"
+            f" and {self.drop:g} is allowed"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RankPolicy:
-    """How to order checkpoints: `mode` of the score, and `top_k` places (-1 all, 0 none)."""
+    """How to order checkpoints.
+
+    Attributes:
+        mode: Whether the larger or the smaller score is better.
+        top_k: Number of places, -1 for all, 0 for none.
+        tie_break: Metrics that decide between equal scores, in turn, each with its mode.
+        ties: Which step comes first when all of them are equal.
+        veto: What a candidate may not be worse in than the best.
+    """
 
     mode: Mode = "max"
     top_k: int = 3
+    tie_break: tuple[tuple[Metric, Mode], ...] = ()
+    ties: Ties = "oldest"
+    veto: tuple[Veto, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The outcome of ranking.
+
+    Attributes:
+        leaders: The rows with a place, best first.
+        vetoed: Rows that a veto keeps from the place their score deserves, each with the reason.
+    """
+
+    leaders: tuple[ScoredCheckpoint, ...]
+    vetoed: tuple[tuple[ScoredCheckpoint, str], ...] = ()
 
 
 def rankable(score: float | None) -> bool:
@@ -33,21 +89,74 @@ def rank(rows: Iterable[ScoredCheckpoint], policy: RankPolicy) -> list[ScoredChe
     """Order rows from best to worst and keep the first `top_k`.
 
     Args:
-        rows: Evaluations of one fingerprint, in any order.
-        policy: Mode and number of places.
+        rows: Evaluations of one fingerprint, in any order; each with the `values` that the
+            policy's tie-breaks and vetoes read.
+        policy: What decides.
 
     Returns:
-        The ranked rows. On equal scores the smaller global step, that is the older checkpoint,
-        comes first. Rows that are not rankable are left out.
+        The ranked rows. Rows that are not rankable, and those vetoed, are left out.
     """
-    sign = -1.0 if policy.mode == "max" else 1.0
+    return list(judge(rows, policy).leaders)
 
-    def key(row: ScoredCheckpoint) -> tuple[float, int, int]:
-        assert row.score is not None
-        return (sign * row.score, row.global_step, row.checkpoint_id)
 
-    ordered = sorted((row for row in rows if rankable(row.score)), key=key)
-    return ordered if policy.top_k < 0 else ordered[: policy.top_k]
+def judge(
+    rows: Iterable[ScoredCheckpoint], policy: RankPolicy, incumbent: int | None = None
+) -> Ranking:
+    """Rank, and say what a veto kept out.
+
+    A veto compares with the best. So the best is found first: of the rows that are not vetoed by
+    the best so far the highest becomes the best, until it stays. It climbs at each turn, which
+    ends it, and the outcome does not depend on the order of the rows.
+
+    Args:
+        rows: As for `rank`.
+        policy: What decides.
+        incumbent: Checkpoint id of the best so far, where the climb begins; without one, or when
+            it is not among the rows, that is the row of the smallest step.
+    """
+    ordered = sorted((row for row in rows if rankable(row.score)), key=_order(policy))
+    if not ordered or not policy.veto:
+        return Ranking(tuple(_first(ordered, policy.top_k)))
+    places = {row.checkpoint_id: place for place, row in enumerate(ordered)}
+    oldest = min(ordered, key=lambda row: (row.global_step, row.checkpoint_id))
+    best = next((row for row in ordered if row.checkpoint_id == incumbent), oldest)
+    while True:
+        free = [row for row in ordered if _objection(row, best, policy) is None]
+        if free[0] is best:
+            break
+        best = free[0]
+    leaders = _first(free, policy.top_k)
+    last = places[leaders[-1].checkpoint_id] if len(leaders) == policy.top_k else len(ordered)
+    vetoed = tuple(
+        (row, why) for row in ordered[:last] if (why := _objection(row, best, policy)) is not None
+    )
+    return Ranking(tuple(leaders), vetoed if policy.top_k else ())
+
+
+def _order(policy: RankPolicy) -> Callable[[ScoredCheckpoint], tuple[float, ...]]:
+    older = 1 if policy.ties == "oldest" else -1
+
+    def key(row: ScoredCheckpoint) -> tuple[float, ...]:
+        ties = (_badness(metric.value(row.values), mode) for metric, mode in policy.tie_break)
+        step = (older * row.global_step, older * row.checkpoint_id)
+        return (_badness(row.score, policy.mode), *ties, *step)
+
+    return key
+
+
+def _badness(value: float | None, mode: Mode) -> float:
+    if value is None or not rankable(value):
+        return math.inf
+    return -value if mode == "max" else value
+
+
+def _first(rows: Sequence[ScoredCheckpoint], top_k: int) -> Sequence[ScoredCheckpoint]:
+    return rows if top_k < 0 else rows[:top_k]
+
+
+def _objection(row: ScoredCheckpoint, best: ScoredCheckpoint, policy: RankPolicy) -> str | None:
+    objections = (veto.objection(row, best) for veto in policy.veto)
+    return next((why for why in objections if why), None)
 
 
 def name_leaders(

@@ -23,6 +23,7 @@ from watcher.data import Leader, Pin
 from watcher.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
 from watcher.errors import StoreError, StoreLost
 from watcher.files import fsync_folder
+from watcher.metric import parse_metric
 from watcher.pin import take_checkpoint
 from watcher.promote import BOARD_FILE
 from watcher.store import Store
@@ -54,6 +55,7 @@ class Board(msgspec.Struct):
     mode: str
     checkpoints: list[Entry]
     fingerprint: str | None = None
+    board: str = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
 def _restore_board(
     store: Store, board: Board, best_dir: Path, pins_dir: Path, now: float
 ) -> tuple[list[str], list[str]]:
-    store.ledger.set_policy(board.metric, board.mode, now)
+    store.ledger.set_policy(parse_metric(board.metric), board.mode, now, board=board.board)
     fingerprint = board.fingerprint or "unknown"
     store.ledger.set_fingerprint(fingerprint, now)
     names: dict[str, str] = {}
@@ -166,9 +168,9 @@ def _restore_board(
         Leader(rank=place, row=rows[entry.sha256], name=names[entry.sha256])
         for place, entry in enumerate(sorted(kept, key=lambda entry: entry.rank), start=1)
     ]
-    store.ledger.place(leaders)
+    store.promotions.place(board.board, leaders)
     paths = {leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders}
-    store.ledger.record_board(leaders, paths, board.metric, now)
+    store.promotions.record(board.board, leaders, paths, board.metric, now)
     return [leader.name for leader in leaders], lost
 
 

@@ -32,6 +32,7 @@ from watcher.daemon import Daemon
 from watcher.data import Leader, Pin, ScoredCheckpoint
 from watcher.discover import scan
 from watcher.logs import LiveView, configure_logs
+from watcher.metric import parse_metric
 from watcher.pin import Verified, pin
 from watcher.promote import BoardText, project
 from watcher.store import Store
@@ -52,7 +53,7 @@ def run() -> list[Row]:
         _make_state_folder(settings)
         configure_logs("json", settings.state_path, live=True)
         with _open_store(settings) as store:
-            store.ledger.set_policy(settings.metric, settings.mode, time.time())
+            store.ledger.set_policy(parse_metric(settings.metric), settings.mode, time.time())
             store.ledger.set_fingerprint(FINGERPRINT, time.time())
         _fill(settings.state_path / "watcher.db")
         for number in range(OTHER_FILES):
@@ -244,7 +245,7 @@ def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:
         best_dir,
         [Leader(1, row, "ckpt-1")],
         {"ckpt-1"},
-        BoardText("run", "uuid", "metric", "max", None),
+        BoardText("run", "uuid", "best", "metric", "max", None),
         {},
         evict=(),
         verified=verified,

@@ -9,15 +9,15 @@ from typing import Any
 import click
 import msgspec
 
-from watcher.config import ENVIRONMENT_PREFIX, Settings, list_settings, state_path
+from watcher.config import ENVIRONMENT_PREFIX, FILE_ONLY, Settings, list_settings, state_path
 
 Command = Callable[..., Any]
 
 
 def settings_options(command: Command) -> Command:
-    """Give a command one option for each setting but `model_dir`, in the table's order."""
+    """Give a command one option for each setting but `model_dir` and tables, in their order."""
     for field in reversed(msgspec.inspect.type_info(Settings).fields):  # type: ignore[attr-defined]
-        if field.name != "model_dir":
+        if field.name != "model_dir" and field.name not in FILE_ONLY:
             command = _option(field)(command)
     return command
 

@@ -5,7 +5,14 @@ value passes the same validation, and an error names the field, the value, where
 the rule.
 """
 
-from watcher.config.load import ENVIRONMENT_PREFIX, list_settings, load_settings, read_toml
+from watcher.config.load import (
+    ENVIRONMENT_PREFIX,
+    FILE_ONLY,
+    list_settings,
+    load_settings,
+    make_settings,
+    read_toml,
+)
 from watcher.config.paths import state_path
 from watcher.config.ranking import DEFAULT_METRIC
 from watcher.config.settings import Settings
@@ -13,9 +20,11 @@ from watcher.config.settings import Settings
 __all__ = [
     "DEFAULT_METRIC",
     "ENVIRONMENT_PREFIX",
+    "FILE_ONLY",
     "Settings",
     "list_settings",
     "load_settings",
+    "make_settings",
     "read_toml",
     "state_path",
 ]

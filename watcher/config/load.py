@@ -11,11 +11,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from watcher.config.ranking import BoardSettings
 from watcher.config.settings import Settings
 from watcher.errors import ConfigError
+from watcher.metric import parse_directed, parse_metric
+from watcher.policy import boards, parse_delta, parse_veto, with_main_board
+from watcher.smooth import parse_smoothing
 from watcher.thin import parse_policy, parse_size
 
 ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
+# Tables cannot be written as a flag.
+FILE_ONLY = frozenset({"board"})
 
 _DEVICE = re.compile(r"cpu|auto|gpu:[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")
 
@@ -37,7 +43,7 @@ def load_settings(
     origin: dict[str, str] = {}
     for name, value in (read_toml(file) if file else {}).items():
         merged[name], origin[name] = value, str(file)
-    for name in Settings.__struct_fields__:
+    for name in set(Settings.__struct_fields__) - FILE_ONLY:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
             merged[name], origin[name] = _from_text(name, environment[variable]), variable
@@ -50,6 +56,20 @@ def load_settings(
                 f"{name} is not set",
                 hint="give MODEL_DIR and --pipeline-config FILE, or both in the file of --config",
             )
+    _override_main_board(merged, origin, str(file))
+    return make_settings(merged, origin)
+
+
+def make_settings(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:
+    """Validate values by field name.
+
+    Args:
+        merged: Values as text, or as TOML types.
+        origin: Where each came from, for the error.
+
+    Raises:
+        ConfigError: a value breaks its rule.
+    """
     try:
         # Not strict: flags and environment are text, and "3" is as good a number as 3.
         settings = msgspec.convert(merged, Settings, strict=False)
@@ -57,12 +77,25 @@ def load_settings(
             raise msgspec.ValidationError(
                 "Expected cpu, auto, gpu:N or a GPU's UUID - at `$.device`"
             )
-        _check_policy(settings)
+        _check_texts(settings)
     except msgspec.ValidationError as error:
         raise _explain(error, merged, origin) from error
     if isinstance(settings.eval_input, str) and settings.eval_input.isdecimal():
         settings = msgspec.structs.replace(settings, eval_input=int(settings.eval_input))
+    settings = with_main_board(settings)
+    boards(settings)
     return settings
+
+
+def _override_main_board(merged: dict[str, Any], origin: Mapping[str, str], file: str) -> None:
+    """Let a flag or the environment have its say over the first `[[board]]` of the file too."""
+    listed = merged.get("board")
+    if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+        return
+    given = {name: merged[name] for name in origin if origin[name] != file}
+    fields = {"best_dir": "folder"} | {name: name for name in BoardSettings.__struct_fields__}
+    first = {field: given[name] for name, field in fields.items() if name in given}
+    merged["board"] = [{**listed[0], **first}, *listed[1:]]
 
 
 @functools.cache
@@ -86,14 +119,26 @@ def _from_text(name: str, text: str) -> Any:
         return text  # which is no array, and refused as such
 
 
-def _check_policy(settings: Settings) -> None:
-    readers: dict[str, Callable[[str], object]] = {"queue_policy": parse_policy}
-    readers |= dict.fromkeys(("max_pinned_bytes", "worker_memory_limit"), parse_size)
-    for name, read in readers.items():
+_TEXTS: dict[str, Callable[[Any], object]] = {
+    "queue_policy": parse_policy,
+    "max_pinned_bytes": lambda value: parse_size(str(value)),
+    "worker_memory_limit": lambda value: parse_size(str(value)),
+    "min_delta": parse_delta,
+    "smoothing": parse_smoothing,
+    "metric": parse_metric,
+    "tie_break": parse_directed,
+    "veto": parse_veto,
+}
+
+
+def _check_texts(settings: Settings) -> None:
+    """Try out what is text with a grammar of its own."""
+    for name, read in _TEXTS.items():
         value = getattr(settings, name)
+        values = value if name in list_settings() else [value] if value is not None else []
         try:
-            if value is not None:
-                read(str(value))
+            for one in values:
+                read(one)
         except ValueError as error:
             raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
 

@@ -27,6 +27,13 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     best_dir: Annotated[
         str | None, about("The best checkpoints. Default: MODEL_DIR/best.", "FOLDER")
     ] = None
+    kept_dir: Annotated[
+        str | None,
+        about(
+            "Checkpoints kept for another reason than their score. Default: MODEL_DIR/kept.",
+            "FOLDER",
+        ),
+    ] = None
     sentinel: Annotated[
         str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
     ] = None
@@ -45,6 +52,11 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def best_path(self) -> Path:
         """Folder of the best checkpoints."""
         return Path(self.best_dir).absolute() if self.best_dir else self.model_path / "best"
+
+    @property
+    def kept_path(self) -> Path:
+        """Folder of the checkpoints that are kept for another reason than their score."""
+        return Path(self.kept_dir).absolute() if self.kept_dir else self.model_path / "kept"
 
     @property
     def sentinel_path(self) -> Path:

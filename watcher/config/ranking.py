@@ -1,20 +1,60 @@
-"""Settings of ranking."""
+"""Settings of ranking and of what is kept."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
+from msgspec import Meta
+
 from watcher.config.paths import PathSettings
-from watcher.config.rules import about
+from watcher.config.rules import Positive, about
 
 DEFAULT_METRIC = "DetectionBoxes_Precision/mAP"
+MAIN_BOARD = "best"
+KEPT_BOARD = "kept"
+
+_TopK = Annotated[int, Meta(ge=-1)]
+
+
+class VetoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric, and how much worse than the best's it may be."""
+
+    metric: str
+    drop: Annotated[float, Meta(ge=0)]
+
+
+class BoardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[[board]]` of the file.
+
+    What the first leaves out is as the setting of that name says, what another one leaves out is
+    as in the first.
+
+    Attributes:
+        name: Letters, digits, `-` and `_`. Default: `best` for the first.
+        folder: Default: `best` for the first, `best-NAME` for the others, in MODEL_DIR.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")] = MAIN_BOARD
+    folder: str | None = None
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
+    top_k: _TopK | None = None
+    tie_break: tuple[str, ...] | None = None
+    ties: Literal["oldest", "newest"] | None = None
+    veto: tuple[str | VetoSettings, ...] | None = None
 
 
 class RankingSettings(PathSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which checkpoint is the better one, and how many are kept."""
+    """Which checkpoint is the better one, and which are kept."""
 
     metric: Annotated[
-        str, about("Primary metric: what ranks and stops, by the OD API's name.", "NAME")
+        str,
+        about(
+            "Primary metric, what ranks and stops: a name of the OD API, mAP, mAP50, loss,"
+            " latency_ms, AP[category], or an expression, such as 'mAP - 0.002 * latency_ms'.",
+            "METRIC",
+        ),
     ] = DEFAULT_METRIC
     mode: Annotated[
         Literal["max", "min"], about("Whether the larger or the smaller score is better.")
@@ -22,3 +62,28 @@ class RankingSettings(PathSettings, frozen=True, kw_only=True, forbid_unknown_fi
     top_k: Annotated[
         int, about("Places in best/. -1 keeps every scored checkpoint, 0 none.", "K", ge=-1)
     ] = 3
+    tie_break: Annotated[
+        tuple[str, ...],
+        about("Metric that decides between equal scores, before the step does.", "METRIC[:MODE]"),
+    ] = ()
+    ties: Annotated[
+        Literal["oldest", "newest"], about("Which step comes first when all scores are equal.")
+    ] = "oldest"
+    veto: Annotated[
+        tuple[str | VetoSettings, ...],
+        about(
+            "Promote nothing whose METRIC is more than DROP worse than that of the best.",
+            "METRIC:DROP",
+        ),
+    ] = ()
+    keep_every_steps: Annotated[
+        Positive | None,
+        about("Keep, in kept/, the first checkpoint of each N steps, whatever its score.", "N"),
+    ] = None
+    keep_last: Annotated[
+        Positive | None, about("Keep the last N checkpoints in kept/, whatever their score.", "N")
+    ] = None
+    board: Annotated[
+        tuple[BoardSettings, ...],
+        Meta(description="Leaderboards, as [[board]] in the file; the first drives stopping."),
+    ] = ()

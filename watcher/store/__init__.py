@@ -12,13 +12,23 @@ from typing import Self
 from watcher.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.database import RunDatabase
 from watcher.store.ledger import Ledger
+from watcher.store.promotions import Promotions
 from watcher.store.queue import LeaseLost, Queue
 
-__all__ = ["DATABASE_NAME", "PINS_NAME", "LeaseLost", "Ledger", "Queue", "Store", "iso"]
+__all__ = [
+    "DATABASE_NAME",
+    "PINS_NAME",
+    "LeaseLost",
+    "Ledger",
+    "Promotions",
+    "Queue",
+    "Store",
+    "iso",
+]
 
 
 class Store:
-    """The writing side of one run: its `queue` of checkpoints and its `ledger` of scores."""
+    """The writing side of one run: `queue` of checkpoints, `ledger` of scores, `promotions`."""
 
     def __init__(
         self, path: Path, *, run: str, model_dir: Path, now: float, run_uuid: str | None = None
@@ -38,6 +48,7 @@ class Store:
         self.run_uuid = self._database.run_uuid
         self.queue = Queue(self._database)
         self.ledger = Ledger(self._database, self.queue)
+        self.promotions = Promotions(self._database)
 
     def require_present(self) -> None:
         """Raise StoreLost when the database was deleted, replaced or emptied under us."""

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from watcher.data import Evaluation, Leader, Lease, ScoredCheckpoint
+from watcher.data import Evaluation, Lease, ScoredCheckpoint
 from watcher.database_file import iso
+from watcher.metric import Key, Metric
 from watcher.store.database import RunDatabase
 from watcher.store.queue import Queue
 
 
 class Ledger:
-    """Verbs on evaluations, metrics, promotions and the run. Each is one transaction."""
+    """Verbs on evaluations, metrics and the run. Each is one transaction.
+
+    Attributes:
+        revision: Counts the times that scores which were recorded before have changed.
+    """
 
     def __init__(self, database: RunDatabase, queue: Queue) -> None:
         self._db = database
         self._queue = queue
         self._run_id = database.run_id
+        self.revision = 0
 
-    def set_policy(self, metric: str, mode: str, now: float) -> None:
-        """Make `metric` the score of the run: every evaluation's score is taken from its rows."""
-        row = self._db.one("SELECT metric, mode FROM runs WHERE id = ?", [self._run_id])
-        if row and (row["metric"], row["mode"]) == (metric, mode):
+    def set_policy(self, metric: Metric, mode: str, now: float, *, board: str = "best") -> None:
+        """Make `metric` the score of the run: every evaluation's score is computed from its rows.
+
+        Args:
+            metric: The main board's metric.
+            mode: Its mode.
+            now: Seconds since the epoch.
+            board: The main board's name, which the view `leaderboard` shows.
+        """
+        row = self._db.one("SELECT metric, mode, board FROM runs WHERE id = ?", [self._run_id])
+        assert row is not None
+        if (row["metric"], row["mode"], row["board"]) == (metric.text, mode, board):
             return
+        rescore = row["metric"] != metric.text
         with self._db.write():
             self._db.run(
-                "UPDATE runs SET metric = ?, mode = ? WHERE id = ?", [metric, mode, self._run_id]
+                "UPDATE runs SET metric = ?, mode = ?, board = ? WHERE id = ?",
+                [metric.text, mode, board, self._run_id],
             )
+            if rescore:
+                self._rescore(metric)
+            if row["metric"]:
+                self._db.event(now, "policy", f"ranked by {metric.text} ({mode}) from now on")
+
+    def _rescore(self, metric: Metric) -> None:
+        self.revision += 1
+        ids = [row["id"] for row in self._db.all("SELECT id FROM evaluations")]
+        values = self.values(ids, metric.keys)
+        for evaluation_id in ids:
             self._db.run(
-                "UPDATE evaluations SET score = (SELECT value FROM metrics m WHERE"
-                " m.evaluation_id = evaluations.id AND m.name = ? AND m.category = '')",
-                [metric],
+                "UPDATE evaluations SET score = ? WHERE id = ?",
+                [metric.value(values[evaluation_id]), evaluation_id],
             )
-            if row and row["metric"]:
-                self._db.event(now, "policy", f"ranked by {metric} ({mode}) from now on")
 
     def set_fingerprint(self, fingerprint: str, now: float) -> list[str]:
         """Make `fingerprint` the evaluation that counts from now on.
@@ -112,7 +135,12 @@ class Ledger:
         with self._db.write():
             self._queue.require_held(lease, now)
             # The same evaluation recorded again replaces the first: recording is idempotent.
-            self._db.insert("evaluations", row, ignore=True)
+            if not self._db.insert("evaluations", row, ignore=True):
+                columns = ", ".join(f"{name} = ?" for name in row)
+                self._db.run(
+                    f"UPDATE evaluations SET {columns} WHERE {where}", [*row.values(), *identity]
+                )
+                self.revision += 1
             stored = self._db.one(f"SELECT id FROM evaluations WHERE {where}", identity)
             assert stored is not None
             self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored["id"]])
@@ -195,6 +223,53 @@ class Ledger:
             for pin in [row.pop("pin_path")]
         ]
 
+    def values(
+        self, evaluation_ids: Iterable[int], keys: Iterable[Key]
+    ) -> dict[int, dict[Key, float | None]]:
+        """Return recorded values: evaluation id to (name, category) to value.
+
+        Args:
+            evaluation_ids: Which evaluations; each is in the answer.
+            keys: Which values; those that were not recorded are left out.
+        """
+        wanted = set(keys)
+        names = sorted({name for name, _ in wanted})
+        marks = ", ".join("?" * len(names))
+        return {
+            evaluation_id: {
+                (row["name"], row["category"]): row["value"]
+                for row in self._db.all(
+                    "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+                    f" AND name IN ({marks})",
+                    [evaluation_id, *names],
+                )
+                if (row["name"], row["category"]) in wanted
+            }
+            for evaluation_id in evaluation_ids
+        }
+
+    def not_finite(self) -> list[ScoredCheckpoint]:
+        """Return the checkpoints that failed because their weights or metrics are not finite."""
+        rows = self._db.all(
+            "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
+            " sha256 FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            " AND reason LIKE 'not_finite:%'",
+            [self._run_id],
+        )
+        return [
+            ScoredCheckpoint(
+                checkpoint_id=row["id"],
+                evaluation_id=0,
+                name=row["name"],
+                global_step=row["global_step"],
+                sha256=row["sha256"],
+                score=None,
+                evaluated_at="",
+                not_finite=True,
+            )
+            for row in rows
+        ]
+
     def metrics(self, evaluation_ids: Iterable[int]) -> dict[int, dict[str, float | None]]:
         """Return the overall metrics of evaluations: evaluation id to name to value."""
         return {
@@ -209,102 +284,58 @@ class Ledger:
             for evaluation_id in evaluation_ids
         }
 
-    def awaiting_new_score(self) -> int:
-        """Return how many promoted checkpoints wait to be measured by a changed evaluation."""
-        row = self._db.one(
-            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
-            " WHERE p.run_id = ? AND p.evicted_at IS NULL AND c.state IN ('pending', 'leased')",
+    def notes(self) -> dict[int, str]:
+        """Return the notes on checkpoints: checkpoint id to text."""
+        rows = self._db.all(
+            "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
             [self._run_id],
         )
-        return int(row["n"]) if row else 0
+        return {row["id"]: row["note"] for row in rows}
 
-    def promoted(self) -> list[dict[str, Any]]:
-        """Return the present promotions: `id, checkpoint_id, evaluation_id, rank, path, score`."""
-        return self._db.all(
-            "SELECT id, checkpoint_id, evaluation_id, rank, path, score, metric FROM promotions"
-            " WHERE run_id = ? AND evicted_at IS NULL ORDER BY rank",
-            [self._run_id],
-        )
-
-    def record_board(
-        self, leaders: Sequence[Leader], paths: dict[int, str], metric: str, now: float
-    ) -> bool:
-        """Make the promotions equal to the board that lies in `best/`.
-
-        Args:
-            leaders: The board, in order.
-            paths: Checkpoint id to its prefix inside `best/`.
-            metric: Name of the metric that ranked them.
-            now: Seconds since the epoch.
-
-        Returns:
-            True when something changed.
-        """
-        wanted = {leader.row.checkpoint_id: leader for leader in leaders}
-        changed = False
+    def set_notes(self, notes: Mapping[int, str | None]) -> None:
+        """Write notes on checkpoints, None to take one away."""
         with self._db.write():
-            kept: dict[int, int] = {}
-            for row in self.promoted():
-                leader = wanted.get(row["checkpoint_id"])
-                if leader and _still_true(row, leader, paths, metric):
-                    kept[row["checkpoint_id"]] = row["rank"]
-                else:
-                    changed = True
-                    self._evict(row, now, replaced=leader is not None)
-            for leader in leaders:
-                before = kept.get(leader.row.checkpoint_id)
-                changed = changed or before != leader.rank
-                if before is None:
-                    self._promote(leader, paths[leader.row.checkpoint_id], metric, now)
-                elif before != leader.rank:
-                    self._db.run(
-                        "UPDATE promotions SET rank = ? WHERE run_id = ? AND checkpoint_id = ?"
-                        " AND evicted_at IS NULL",
-                        [leader.rank, self._run_id, leader.row.checkpoint_id],
-                    )
-        return changed
-
-    def _evict(self, row: dict[str, Any], now: float, *, replaced: bool) -> None:
-        self._db.run("UPDATE promotions SET evicted_at = ? WHERE id = ?", [iso(now), row["id"]])
-        if not replaced:
-            name = row["path"].rsplit("/", 1)[-1]
-            self._db.event(now, "evicted", "no longer among the best", name)
-
-    def _promote(self, leader: Leader, path: str, metric: str, now: float) -> None:
-        row = {
-            "run_id": self._run_id,
-            "checkpoint_id": leader.row.checkpoint_id,
-            "evaluation_id": leader.row.evaluation_id,
-            "rank": leader.rank,
-            "score": leader.row.score,
-            "metric": metric,
-            "path": path,
-            "promoted_at": iso(now),
-        }
-        self._db.insert("promotions", row)
-        self._db.event(now, "promoted", f"rank {leader.rank}", leader.name)
-
-    def placements(self) -> dict[str, str]:
-        """Return the names our files carry in `best/`: sha256 to name."""
-        rows = self._db.all("SELECT sha256, name FROM placements WHERE run_id = ?", [self._run_id])
-        return {row["sha256"]: row["name"] for row in rows}
-
-    def place(self, leaders: Iterable[Leader]) -> None:
-        """Note the names that files are about to get in `best/`, before they get them."""
-        with self._db.write():
-            for leader in leaders:
-                row = {"run_id": self._run_id, "sha256": leader.row.sha256, "name": leader.name}
-                self._db.insert("placements", row, ignore=True)
-
-    def unplace(self, names: Iterable[str]) -> None:
-        """Note that no file of ours carries these names any more."""
-        with self._db.write():
-            for name in names:
-                self._db.run(
-                    "DELETE FROM placements WHERE run_id = ? AND name = ?", [self._run_id, name]
-                )
+            for checkpoint_id, note in notes.items():
+                self._db.run("UPDATE checkpoints SET note = ? WHERE id = ?", [note, checkpoint_id])
 
     # -- the run itself
+
+    def created_at(self) -> str:
+        """Return when the watcher first saw the run, ISO 8601."""
+        return str(self._run_row("created_at"))
+
+    def resumed_step(self) -> int:
+        """Return the step up to which `resume` withdrew every decision to stop, -1 for none."""
+        return int(self._run_row("resumed_step"))
+
+    def resume(self, now: float) -> int:
+        """Withdraw every decision to stop that rests on what is evaluated now.
+
+        Returns:
+            The global step of the last evaluation; rules count from there.
+        """
+        row = self._db.one(
+            "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
+            " AND state IN ('scored', 'failed')",
+            [self._run_id],
+        )
+        step = row["step"] if row and row["step"] is not None else -1
+        with self._db.write():
+            self._db.run("UPDATE runs SET resumed_step = ? WHERE id = ?", [step, self._run_id])
+            self._db.event(now, "resumed", f"go on: patience counts from step {step}")
+        return int(step)
+
+    def set_settings(self, settings: dict[str, Any]) -> None:
+        """Record the settings of the run, for those who explain its decisions later."""
+        encoded = _json(settings)
+        if encoded != self._run_row("settings"):
+            with self._db.write():
+                self._db.run("UPDATE runs SET settings = ? WHERE id = ?", [encoded, self._run_id])
+
+    def _run_row(self, column: str) -> Any:
+        row = self._db.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
+        assert row is not None
+        return row[column]
 
     def add_event(self, now: float, kind: str, message: str) -> None:
         """Add a line to the run's diary."""
@@ -315,12 +346,6 @@ class Ledger:
         """Publish what the daemon is doing, for `status` in another shell."""
         with self._db.write():
             self._db.run("UPDATE runs SET status = ? WHERE id = ?", [_json(status), self._run_id])
-
-
-def _still_true(row: dict[str, Any], leader: Leader, paths: dict[int, str], metric: str) -> bool:
-    said = (row["evaluation_id"], row["score"], row["metric"], row["path"])
-    place = leader.row
-    return said == (place.evaluation_id, place.score, metric, paths[place.checkpoint_id])
 
 
 def _json(value: Any) -> str:

@@ -309,9 +309,14 @@ class Queue:
     # -- looked at
 
     def pinned(self) -> list[dict[str, Any]]:
-        """Return `id, name, state, sha256, prefix` of every checkpoint that has a pin."""
+        """Return each checkpoint that has a pin.
+
+        Returns:
+            `id, name, state, sha256, global_step, kept, prefix` of each, in the order found.
+        """
         rows = self._db.all(
-            "SELECT id, name, state, sha256, pin_path FROM checkpoints"
+            "SELECT id, name, state, sha256, coalesce(global_step, 0) AS global_step, kept,"
+            " pin_path FROM checkpoints"
             " WHERE run_id = ? AND pin_path IS NOT NULL ORDER BY id",
             [self._run_id],
         )

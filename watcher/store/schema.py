@@ -165,3 +165,90 @@ def m002_long_runs(db: Database) -> None:
         "CREATE INDEX checkpoints_pinned ON checkpoints (run_id, id) WHERE pin_path IS NOT NULL"
     )
     db.execute("CREATE INDEX checkpoints_by_name ON checkpoints (run_id, name)")
+
+
+_BOARDS = (
+    # ALTER TABLE RENAME looks at the views, so they go first.
+    *(f"DROP VIEW {view}" for view in ("best", "leaderboard", "history")),
+    "ALTER TABLE runs ADD COLUMN board TEXT NOT NULL DEFAULT 'best'",
+    "ALTER TABLE runs ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'",
+    "ALTER TABLE runs ADD COLUMN resumed_step INTEGER NOT NULL DEFAULT -1",
+    "ALTER TABLE checkpoints ADD COLUMN note TEXT",
+    "ALTER TABLE checkpoints ADD COLUMN kept INTEGER NOT NULL DEFAULT 0",
+    # What is kept for another reason than its score may have none: those two may be NULL now.
+    """
+    CREATE TABLE new_promotions (
+        id INTEGER PRIMARY KEY,
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        board TEXT NOT NULL,
+        checkpoint_id INTEGER NOT NULL REFERENCES checkpoints(id),
+        evaluation_id INTEGER REFERENCES evaluations(id),
+        rank INTEGER NOT NULL,
+        score REAL,
+        metric TEXT NOT NULL,
+        path TEXT NOT NULL,
+        promoted_at TEXT NOT NULL,
+        evicted_at TEXT
+    )
+    """,
+    "INSERT INTO new_promotions SELECT id, run_id, 'best', checkpoint_id, evaluation_id, rank,"
+    " score, metric, path, promoted_at, evicted_at FROM promotions",
+    "DROP TABLE promotions",
+    "ALTER TABLE new_promotions RENAME TO promotions",
+    "CREATE INDEX promotions_now ON promotions (run_id, board, rank) WHERE evicted_at IS NULL",
+    """
+    CREATE TABLE new_placements (
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        board TEXT NOT NULL,
+        sha256 TEXT NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (run_id, board, sha256)
+    )
+    """,
+    "INSERT INTO new_placements SELECT run_id, 'best', sha256, name FROM placements",
+    "DROP TABLE placements",
+    "ALTER TABLE new_placements RENAME TO placements",
+    """
+    CREATE VIEW boards AS
+    SELECT p.board, p.rank, r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric,
+        p.path, c.sha256, e.evaluated_at
+    FROM promotions p
+    JOIN runs r ON r.id = p.run_id
+    JOIN checkpoints c ON c.id = p.checkpoint_id
+    LEFT JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.board, p.rank
+    """,
+    """
+    CREATE VIEW leaderboard AS
+    SELECT p.rank, r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric, p.path,
+        c.sha256, e.evaluated_at
+    FROM promotions p
+    JOIN runs r ON r.id = p.run_id AND r.board = p.board
+    JOIN checkpoints c ON c.id = p.checkpoint_id
+    JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.rank
+    """,
+    """
+    CREATE VIEW best AS
+    SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at
+    FROM leaderboard WHERE rank = 1
+    """,
+    """
+    CREATE VIEW history AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
+        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note
+    FROM checkpoints c
+    JOIN runs r ON r.id = c.run_id
+    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
+    ORDER BY c.id
+    """,
+)
+
+
+@migrations()
+def m003_boards(db: Database) -> None:
+    """Several boards, checkpoints kept for another reason, and why one was not promoted."""
+    for statement in _BOARDS:
+        db.execute(statement)

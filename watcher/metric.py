@@ -1,0 +1,257 @@
+"""Metric: what a score is computed from, named as users write it.
+
+A metric is one of
+
+- a name as the evaluator records it: `DetectionBoxes_Precision/mAP`, `Loss/total_loss`
+- a short name: `mAP`, `mAP50`, `loss`, ... (`SHORT_NAMES`)
+- a category's figure: `AP[person]`, `AP50[traffic light]`, `AR100[car]`
+- an expression over short names, categories' figures and quoted full names:
+  `mAP - 0.002 * latency_ms`, `min(AP[person], AP[car])`, `'Loss/total_loss' / 2`
+
+Pure: text and numbers in, numbers out. simpleeval evaluates the expressions; it has no attribute
+access, no imports, and bounds on powers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from typing import Literal
+
+from watcher.errors import ConfigError
+
+Mode = Literal["max", "min"]
+# (metric name, category); the category is '' for an overall metric.
+Key = tuple[str, str]
+Values = Mapping[Key, float | None]
+
+_BOX, _MASK = "DetectionBoxes_", "DetectionMasks_"
+
+
+def _either(suffix: str, *others: str) -> tuple[str, ...]:
+    """Names of a COCO metric: of boxes, else of masks; then those of other metrics sets."""
+    return (_BOX + suffix, _MASK + suffix, *others)
+
+
+# Short name to the recorded names it may mean; the first that an evaluation has is taken.
+SHORT_NAMES: dict[str, tuple[str, ...]] = {
+    "mAP": _either("Precision/mAP"),
+    "mAP50": _either("Precision/mAP@.50IOU", "PascalBoxes_Precision/mAP@0.5IOU"),
+    "mAP75": _either("Precision/mAP@.75IOU"),
+    "mAP_small": _either("Precision/mAP (small)"),
+    "mAP_medium": _either("Precision/mAP (medium)"),
+    "mAP_large": _either("Precision/mAP (large)"),
+    "AR1": _either("Recall/AR@1"),
+    "AR10": _either("Recall/AR@10"),
+    "AR100": _either("Recall/AR@100"),
+    "AR100_small": _either("Recall/AR@100 (small)"),
+    "AR100_medium": _either("Recall/AR@100 (medium)"),
+    "AR100_large": _either("Recall/AR@100 (large)"),
+    "mask_mAP": (_MASK + "Precision/mAP",),
+    "loss": ("Loss/total_loss",),
+    "latency_ms": ("latency_ms",),
+}
+_CATEGORY_NAMES: dict[str, tuple[str, ...]] = {
+    "AP": _either("Precision/mAP"),
+    "AP50": _either("Precision/mAP@.50IOU"),
+    "AP75": _either("Precision/mAP@.75IOU"),
+    "AR100": _either("Recall/AR@100"),
+    "mask_AP": (_MASK + "Precision/mAP",),
+}
+_KEYWORDS = ("if", "else", "and", "or", "not")
+_FUNCTIONS = {"min": min, "max": max, "abs": abs, "sqrt": math.sqrt, "log": math.log}
+
+# The smaller the better: what these say by their names.
+_LOWER = re.compile(r"^Loss/|loss$|latency|seconds$|_ms$|memory", re.IGNORECASE)
+_TERM = re.compile(
+    r"""(?P<quoted>'[^']+'|"[^"]+"|`[^`]+`)"""
+    r"|(?P<category>[A-Za-z_]\w*)\s*\[(?P<of>[^\[\]]+)\]"
+    r"|(?P<word>(?<![\w.])[A-Za-z_]\w*)"
+)
+
+
+class Metric:
+    """A metric as a user wrote it.
+
+    Attributes:
+        text: What the user wrote.
+        is_expression: False when it is one recorded value as it is.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Parse `text`; raises ConfigError when it is no expression."""
+        self.text = text.strip()
+        self._terms: dict[str, tuple[Key, ...]] = {}
+        self._written: dict[str, str] = {}
+        self._code = self._parse()
+        self.is_expression = self._code != "m0_"
+        if self.is_expression:
+            self._try_out()
+
+    def __repr__(self) -> str:
+        return f"Metric({self.text!r})"
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Every recorded value that the metric may read."""
+        return tuple(key for keys in self._terms.values() for key in keys)
+
+    @property
+    def natural_mode(self) -> Mode | None:
+        """Which score is better by the metric's nature; None for an expression, which has none."""
+        if self.is_expression:
+            return None
+        return "min" if any(_LOWER.search(name) for name, _ in self.keys) else "max"
+
+    def value(self, values: Values) -> float | None:
+        """Compute the metric of one evaluation.
+
+        Args:
+            values: What was recorded, by (name, category).
+
+        Returns:
+            A recorded value as it is, also -1. An expression is None when a part of it was not
+            recorded, is not finite or is -1, which COCO writes where there was nothing to measure.
+        """
+        parts = {alias: _first(values, keys) for alias, keys in self._terms.items()}
+        if not self.is_expression:
+            return parts["m0_"]
+        if any(part is None or not math.isfinite(part) or part == -1.0 for part in parts.values()):
+            return None
+        return self._compute({alias: part for alias, part in parts.items() if part is not None})
+
+    def missing(self, names: Collection[str], categories: Collection[str] | None) -> str | None:
+        """Return the first part that an evaluation will not have, None when it has all.
+
+        Args:
+            names: The overall metrics it records.
+            categories: The categories it records figures of, None when that is not known.
+        """
+        for keys in self._terms.values():
+            overall = [name for name, category in keys if not category]
+            if overall and not set(overall) & set(names):
+                return _shown(keys[0])
+            of = keys[0][1]
+            if of and categories is not None and of not in categories:
+                return f"category {of}"
+        return None
+
+    def _parse(self) -> str:
+        if not self.text:
+            raise ConfigError("metric is empty", hint="the default is DetectionBoxes_Precision/mAP")
+        whole = _TERM.fullmatch(self.text)
+        # Recorded names hold slashes, spaces and @: a name is told from an expression by that.
+        if not whole and _looks_recorded(self.text):
+            self._terms["m0_"] = ((self.text, ""),)
+            return "m0_"
+        return _TERM.sub(self._alias, self.text)
+
+    def _alias(self, match: re.Match[str]) -> str:
+        word = match["word"]
+        if word in _FUNCTIONS or word in _KEYWORDS:
+            return str(word)
+        if match["category"]:
+            figure, of = match["category"], match["of"].strip().strip("'\"")
+            if figure not in _CATEGORY_NAMES:
+                raise ConfigError(
+                    f"metric ({self.text}): {figure}[...] is not a category's figure",
+                    hint=f"there are: {', '.join(_CATEGORY_NAMES)}, as in AP[person]",
+                )
+            keys = tuple((name, of) for name in _CATEGORY_NAMES[figure])
+        else:
+            name = word or match["quoted"][1:-1]
+            keys = tuple((full, "") for full in SHORT_NAMES.get(name, (name,)))
+        for alias, known in self._terms.items():
+            if known == keys:
+                return alias
+        alias = f"m{len(self._terms)}_"
+        self._terms[alias], self._written[alias] = keys, match[0]
+        return alias
+
+    def _try_out(self) -> None:
+        """Find at once what is no expression, by computing it on figures that suit most."""
+        try:
+            self._evaluate(dict.fromkeys(self._terms, 0.5))
+        except ArithmeticError:
+            pass  # it may still be right for other figures
+        except Exception as error:
+            text = str(error).replace("<unknown>, ", "")
+            for alias, written in self._written.items():
+                text = text.replace(alias, written)
+            raise ConfigError(
+                f"metric ({self.text}) is not an expression: {text or type(error).__name__}",
+                hint="write it as `mAP - 0.002 * latency_ms` or `min(AP[person], AP[car])`, a full"
+                " name in quotes",
+            ) from error
+
+    def _compute(self, parts: Mapping[str, float]) -> float | None:
+        try:
+            result = self._evaluate(parts)
+        except (ArithmeticError, ValueError):
+            return None  # a division by 0, the logarithm of 0
+        return result if math.isfinite(result) else None
+
+    def _evaluate(self, parts: Mapping[str, float]) -> float:
+        from simpleeval import SimpleEval  # only where an expression is used
+
+        result = SimpleEval(names=dict(parts), functions=_FUNCTIONS).eval(self._code)
+        if isinstance(result, bool) or not isinstance(result, int | float):
+            raise TypeError(f"it gives {result!r}, which is not a number")
+        return float(result)
+
+
+@lru_cache(maxsize=64)
+def parse_metric(text: str) -> Metric:
+    """Return the metric that `text` names; raises ConfigError when it is not one."""
+    return Metric(text)
+
+
+def parse_directed(text: str) -> tuple[Metric, Mode]:
+    """Parse `METRIC`, `METRIC:max` or `METRIC:min`; without a mode it is the metric's nature."""
+    name, colon, mode = text.rpartition(":")
+    if colon and mode in ("max", "min"):
+        return parse_metric(name), "max" if mode == "max" else "min"
+    metric = parse_metric(text)
+    return metric, metric.natural_mode or "max"
+
+
+def unknown_metric(
+    field: str, text: str, part: str, names: Iterable[str], categories: Iterable[str] | None
+) -> ConfigError:
+    """Return the error for a metric whose `part` the evaluation does not report."""
+    known = [*SHORT_NAMES, *sorted(names)]
+    close = difflib.get_close_matches(part, known, n=1)
+    listed = f"there are: {', '.join(sorted(names))}"
+    if part.startswith("category ") and categories is not None:
+        listed = f"there are: {', '.join(categories)}"
+    hint = f"did you mean {close[0]}? {listed}" if close else listed
+    return ConfigError(
+        f"{field} ({text}): {part} is not reported by this evaluation"
+        if part != text
+        else f"{field} ({text}) is not reported by this evaluation",
+        hint=hint,
+    )
+
+
+def _looks_recorded(text: str) -> bool:
+    """True for one recorded name, such as `DetectionBoxes_Recall/AR@100 (small)`."""
+    if text.split("/")[0].strip() in SHORT_NAMES:
+        return False
+    if re.fullmatch(r"\w+@\S+", text):
+        return True
+    return re.fullmatch(r"[A-Za-z]\w*/[^*+'\"`\[\],]+", text) is not None and not re.search(
+        r"\s[-/]\s|\)\s*/", text
+    )
+
+
+def _first(values: Values, keys: tuple[Key, ...]) -> float | None:
+    return next((values[key] for key in keys if key in values), None)
+
+
+def _shown(key: Key) -> str:
+    name, category = key
+    short = next((short for short, names in SHORT_NAMES.items() if names[0] == name), name)
+    return f"{short}[{category}]" if category else short

@@ -1,0 +1,181 @@
+"""Policy: from the settings, which are text and numbers, to what rank and stop decide by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from watcher.config.ranking import (
+    KEPT_BOARD,
+    MAIN_BOARD,
+    BoardSettings,
+    RankingSettings,
+    VetoSettings,
+)
+from watcher.config.stopping import StoppingSettings
+from watcher.errors import ConfigError
+from watcher.metric import Metric, parse_directed, parse_metric, unknown_metric
+from watcher.rank import RankPolicy, Veto
+from watcher.smooth import parse_smoothing
+from watcher.stop import StopPolicy
+
+SomeSettings = TypeVar("SomeSettings", bound=RankingSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A leaderboard: its folder, its metric, and how it ranks."""
+
+    name: str
+    folder: Path
+    metric: Metric
+    policy: RankPolicy
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Every metric that the board reads, its own first."""
+        ties = (metric for metric, _ in self.policy.tie_break)
+        return (self.metric, *ties, *(veto.metric for veto in self.policy.veto))
+
+    @property
+    def contradiction(self) -> str | None:
+        """A warning when the mode goes against the metric's nature, else None."""
+        natural = self.metric.natural_mode
+        if natural in (None, self.policy.mode):
+            return None
+        best = "highest" if self.policy.mode == "max" else "lowest"
+        return (
+            f"mode {self.policy.mode} takes the {best} {self.metric.text} for the best; if that is"
+            f" not meant, set mode to {natural}"
+        )
+
+
+def boards(settings: RankingSettings) -> tuple[Board, ...]:
+    """Return the boards of a run; the first is the main one, which drives stopping.
+
+    Raises:
+        ConfigError: two boards share a name or a folder, or a metric cannot be read.
+    """
+    made = tuple(
+        _board(settings, board, main=place == 0)
+        for place, board in enumerate(settings.board or (BoardSettings(),))
+    )
+    for what in ("name", "folder"):
+        values = [str(getattr(board, what)) for board in made]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice:
+            raise ConfigError(
+                f"board ({twice}): two boards have this {what}", hint=f"give each its own {what}"
+            )
+    return made
+
+
+def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Board:
+    if board.name == KEPT_BOARD or (not main and board.name == MAIN_BOARD):
+        raise ConfigError(
+            f"board name ({board.name}) is taken",
+            hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD}",
+        )
+    folder = settings.best_path
+    if board.folder or not main:
+        folder = settings.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
+    tie_break = settings.tie_break if board.tie_break is None else board.tie_break
+    veto = settings.veto if board.veto is None else board.veto
+    policy = RankPolicy(
+        mode=board.mode or settings.mode,
+        top_k=settings.top_k if board.top_k is None else board.top_k,
+        tie_break=tuple(parse_directed(text) for text in tie_break),
+        ties=board.ties or settings.ties,
+        veto=tuple(parse_veto(one) for one in veto),
+    )
+    return Board(board.name, folder, parse_metric(board.metric or settings.metric), policy)
+
+
+def with_main_board(settings: SomeSettings) -> SomeSettings:
+    """Return settings whose `metric`, `mode` and so on are those of the first board."""
+    if not settings.board:
+        return settings
+    first = settings.board[0]
+    names = ("metric", "mode", "top_k", "tie_break", "ties", "veto")
+    given = {name: getattr(first, name) for name in names if getattr(first, name) is not None}
+    if first.folder:
+        given["best_dir"] = str(settings.model_path / first.folder)
+    return msgspec.structs.replace(settings, **given)
+
+
+def stop_policy(settings: StoppingSettings, resumed_step: int = -1) -> StopPolicy:
+    """Return what `should_stop` decides by, under these settings.
+
+    Args:
+        settings: Validated settings, those of the main board included.
+        resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
+    """
+    delta, relative = parse_delta(settings.min_delta)
+    return StopPolicy(
+        mode=settings.mode,
+        patience=settings.patience,
+        patience_steps=settings.patience_steps,
+        min_delta=delta,
+        min_delta_relative=relative,
+        min_steps=settings.min_steps,
+        min_evaluations=settings.min_evaluations,
+        target=settings.target,
+        divergence=settings.divergence,
+        max_not_finite=settings.max_not_finite,
+        plateau_window=settings.plateau_window,
+        plateau_std=settings.plateau_std,
+        max_steps=settings.max_steps,
+        max_hours=settings.max_hours,
+        smoothing=parse_smoothing(settings.smoothing),
+        resumed_step=resumed_step,
+    )
+
+
+def require_metrics(
+    all_boards: Iterable[Board], names: Collection[str], categories: Collection[str] | None
+) -> None:
+    """Raise ConfigError when a board reads a metric that the evaluation does not report.
+
+    Args:
+        all_boards: The boards of the run.
+        names: The overall metrics that a result will have.
+        categories: Names of the categories, None when they are not known.
+    """
+    for board in all_boards:
+        for metric in board.metrics:
+            part = metric.missing(names, categories)
+            if part is not None:
+                field = "metric" if metric is board.metric else "tie_break or veto"
+                raise unknown_metric(field, metric.text, part, names, categories)
+
+
+def parse_delta(value: float | str) -> tuple[float, bool]:
+    """Parse `min_delta`: `0.005`, or `1%`, which is relative; raises ValueError with the rule."""
+    text = str(value).strip()
+    try:
+        delta = float(text.removesuffix("%"))
+    except ValueError:
+        delta = -1.0
+    if not 0 <= delta < float("inf"):
+        raise ValueError("expected a number >= 0, or a percentage such as 1%")
+    return (delta / 100, True) if text.endswith("%") else (delta, False)
+
+
+def parse_veto(value: str | VetoSettings) -> Veto:
+    """Parse a veto, `AP[person]:0.02` or a table; raises ValueError with the rule."""
+    if isinstance(value, VetoSettings):
+        name, drop = value.metric, value.drop
+    else:
+        name, _, number = value.rpartition(":")
+        try:
+            drop = float(number)
+        except ValueError:
+            drop = -1.0
+        if not name or not 0 <= drop < float("inf"):
+            raise ValueError("expected METRIC:DROP with DROP >= 0, such as AP[person]:0.02")
+    metric, mode = parse_directed(name)
+    return Veto(metric, mode, drop)

@@ -1,0 +1,63 @@
+"""Retain: which checkpoints are kept for another reason than their score. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_COUNTED = ("pending", "leased", "scored")
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A checkpoint whose files are there; `kept` if a person asked for it."""
+
+    checkpoint_id: int
+    global_step: int
+    state: str
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RetainPolicy:
+    """What to keep beside the boards; None switches a rule off.
+
+    Attributes:
+        every_steps: Of each so many steps the first checkpoint.
+        last: So many of the largest steps.
+    """
+
+    every_steps: int | None = None
+    last: int | None = None
+
+
+def retain(pinned: Iterable[Pinned], policy: RetainPolicy) -> dict[int, str]:
+    """Return which checkpoints stay, and why.
+
+    Args:
+        pinned: Those whose files are there, in any order. What failed is kept only by hand.
+        policy: What to keep.
+
+    Returns:
+        Checkpoint id to the reason, newest step first.
+    """
+    ordered = sorted(pinned, key=lambda one: (one.global_step, one.checkpoint_id))
+    counted = [one for one in ordered if one.state in _COUNTED]
+    reasons: dict[int, list[str]] = {}
+    for one in counted[-policy.last :] if policy.last else ():
+        reasons.setdefault(one.checkpoint_id, []).append(f"one of the last {policy.last}")
+    every, reached = policy.every_steps, 0
+    for one in counted if every else ():
+        assert every
+        if one.global_step // every > reached:
+            reached = one.global_step // every
+            said = f"the first from step {reached * every} on"
+            reasons.setdefault(one.checkpoint_id, []).append(said)
+    for one in ordered:
+        if one.kept:
+            reasons.setdefault(one.checkpoint_id, []).append("kept by hand")
+    return {
+        one.checkpoint_id: ", ".join(reasons[one.checkpoint_id])
+        for one in reversed(ordered)
+        if one.checkpoint_id in reasons
+    }

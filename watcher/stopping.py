@@ -1,0 +1,107 @@
+"""Stopping: the effect of `stop`. The sentinel lies there while the rows say so, else it does not.
+
+A long run is not walked again at each look: rows that come in step order are added to the walk,
+and only a row that comes late, or other settings, walk anew.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import structlog
+
+from watcher.config import Settings
+from watcher.data import ScoredCheckpoint
+from watcher.policy import stop_policy
+from watcher.sentinel import read_sentinel, same_decision, sentinel_content, write_sentinel
+from watcher.stop import StopDecision, StopPolicy, Walk, decide, walk
+from watcher.store import Store, iso
+
+_log = structlog.get_logger(__name__)
+
+
+class Stopping:
+    """Decides for one run, and writes or withdraws its sentinel.
+
+    Attributes:
+        decision: Why training should stop as of now, None to go on.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        # The walk so far, what it rests on, and the last evaluation and failures it has seen.
+        self._walk: Walk | None = None
+        self._basis: tuple[object, ...] = ()
+        self._last = 0
+        self._odd: frozenset[int] = frozenset()
+        self._foreign_told = False
+        self.decision: StopDecision | None = None
+
+    def update(self, now: float, best: ScoredCheckpoint | None) -> None:
+        """Decide, and make the sentinel say so.
+
+        Args:
+            now: Seconds since the epoch.
+            best: The first place of the main board, None while that is empty.
+
+        Raises:
+            OSError: the sentinel could not be written or removed.
+            StoreError: the database cannot be read or written.
+        """
+        self.decision = self._decide(now)
+        path, ledger = self._settings.sentinel_path, self._store.ledger
+        present = read_sentinel(path)
+        ours = present is not None and present.get("run") == self._store.run_uuid
+        if self.decision is None:
+            if ours:
+                path.unlink(missing_ok=True)
+                ledger.add_event(now, "stop_withdrawn", "the rows do not say stop any more: go on")
+                _log.info("early stop withdrawn", sentinel=str(path))
+            elif present is not None and not self._foreign_told:
+                self._foreign_told = True
+                _log.warning(
+                    "a sentinel of another run lies here, it is left alone", path=str(path)
+                )
+            return
+        content = sentinel_content(
+            self.decision,
+            run=self._store.run_uuid,
+            metric=self._settings.metric,
+            mode=self._settings.mode,
+            created_at=iso(now),
+            best=best,
+        )
+        if not ours or not same_decision(present, content):
+            write_sentinel(path, content)
+            ledger.add_event(now, "stop", self.decision.message)
+            _log.info("early stop", reason=self.decision.message, sentinel=str(path))
+
+    def _decide(self, now: float) -> StopDecision | None:
+        policy = stop_policy(self._settings, self._store.ledger.resumed_step())
+        if not policy.is_on:
+            return None
+        begun = datetime.fromisoformat(self._store.ledger.created_at()).timestamp()
+        return decide(self._follow(policy), policy, hours=(now - begun) / 3600)
+
+    def _follow(self, policy: StopPolicy) -> Walk:
+        """Return the walk over all rows, going on from where it was if that is possible."""
+        ledger = self._store.ledger
+        basis = (policy, ledger.fingerprint(), ledger.revision)
+        failed = ledger.not_finite() if policy.max_not_finite else []
+        odd = {row.checkpoint_id: row for row in failed}
+        if self._walk is None or basis != self._basis or not self._odd <= odd.keys():
+            rows = ledger.scored()
+            self._walk = walk([*rows, *odd.values()], policy)
+        else:
+            rows = ledger.scored(after=self._last)
+            new = [*rows, *(odd[id_] for id_ in odd.keys() - self._odd)]
+            new.sort(key=lambda row: (row.global_step, row.checkpoint_id))
+            if all(self._walk.follows(row) for row in new[:1]):
+                for row in new:
+                    self._walk.add(row)
+            else:
+                self._walk = walk([*ledger.scored(), *odd.values()], policy)
+        self._basis, self._odd = basis, frozenset(odd)
+        self._last = max([self._last, *(row.evaluation_id for row in rows)])
+        return self._walk

@@ -1,0 +1,173 @@
+"""The promotions: what lies in each board's folder, and what lay there before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from watcher.data import Leader
+from watcher.database_file import iso
+from watcher.store.database import RunDatabase
+
+
+class Promotions:
+    """Verbs on promotions and placements, by the board's name. Each is one transaction."""
+
+    def __init__(self, database: RunDatabase) -> None:
+        self._db = database
+        self._run_id = database.run_id
+
+    def present(self, board: str) -> list[dict[str, Any]]:
+        """Return a board: `id, checkpoint_id, evaluation_id, rank, path, score, metric`."""
+        return self._db.all(
+            "SELECT id, checkpoint_id, evaluation_id, rank, path, score, metric FROM promotions"
+            " WHERE run_id = ? AND board = ? AND evicted_at IS NULL ORDER BY rank",
+            [self._run_id, board],
+        )
+
+    def incumbent(self, board: str) -> int | None:
+        """Return the checkpoint id of a board's first place, None when it is empty."""
+        row = self._db.one(
+            "SELECT checkpoint_id FROM promotions WHERE run_id = ? AND board = ?"
+            " AND evicted_at IS NULL ORDER BY rank LIMIT 1",
+            [self._run_id, board],
+        )
+        return row["checkpoint_id"] if row else None
+
+    def awaiting_new_score(self, board: str) -> int:
+        """Return how many checkpoints of a board wait to be measured anew."""
+        row = self._db.one(
+            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
+            " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
+            " AND c.state IN ('pending', 'leased')",
+            [self._run_id, board],
+        )
+        return int(row["n"]) if row else 0
+
+    def record(
+        self,
+        board: str,
+        leaders: Sequence[Leader],
+        paths: dict[int, str],
+        metric: str,
+        now: float,
+    ) -> bool:
+        """Make the promotions equal to the board that lies in its folder.
+
+        Args:
+            board: Its name.
+            leaders: The board, in order.
+            paths: Checkpoint id to its prefix inside the folder.
+            metric: Name of the metric that ranked them.
+            now: Seconds since the epoch.
+
+        Returns:
+            True when something changed.
+        """
+        wanted = {leader.row.checkpoint_id: leader for leader in leaders}
+        before = {row["checkpoint_id"]: row for row in self.present(board)}
+        stale = [
+            row
+            for row in before.values()
+            if not _still_true(row, wanted.get(row["checkpoint_id"]), paths, metric)
+        ]
+        for row in stale:
+            del before[row["checkpoint_id"]]
+        places = {checkpoint: row["rank"] for checkpoint, row in before.items()}
+        if not stale and places == {id_: leader.rank for id_, leader in wanted.items()}:
+            return False
+        with self._db.write():
+            for row in stale:
+                self._evict(row, now, replaced=row["checkpoint_id"] in wanted)
+            for checkpoint, leader in wanted.items():
+                if checkpoint not in before:
+                    self._promote(board, leader, paths[checkpoint], metric, now)
+                elif leader.rank != places[checkpoint]:
+                    self._db.run(
+                        "UPDATE promotions SET rank = ? WHERE id = ?",
+                        [leader.rank, before[checkpoint]["id"]],
+                    )
+        return True
+
+    def retire(self, boards: Collection[str], now: float) -> list[str]:
+        """End the promotions of boards that are not among `boards`; returns their names."""
+        rows = self._db.all(
+            "SELECT DISTINCT board FROM promotions WHERE run_id = ? AND evicted_at IS NULL",
+            [self._run_id],
+        )
+        retired = sorted({row["board"] for row in rows} - set(boards))
+        if not retired:
+            return []
+        with self._db.write():
+            for board in retired:
+                self._db.run(
+                    "UPDATE promotions SET evicted_at = ? WHERE run_id = ? AND board = ?"
+                    " AND evicted_at IS NULL",
+                    [iso(now), self._run_id, board],
+                )
+                self._db.event(now, "board_retired", f"board {board} is not set any more")
+        return retired
+
+    def _evict(self, row: dict[str, Any], now: float, *, replaced: bool) -> None:
+        self._db.run("UPDATE promotions SET evicted_at = ? WHERE id = ?", [iso(now), row["id"]])
+        if not replaced:
+            folder, name = row["path"].rsplit("/", 2)[-2:]
+            self._db.event(now, "evicted", f"leaves {folder}/", name)
+
+    def _promote(self, board: str, leader: Leader, path: str, metric: str, now: float) -> None:
+        row = {
+            "run_id": self._run_id,
+            "board": board,
+            "checkpoint_id": leader.row.checkpoint_id,
+            "evaluation_id": leader.row.evaluation_id or None,
+            "rank": leader.rank,
+            "score": leader.row.score,
+            "metric": metric,
+            "path": path,
+            "promoted_at": iso(now),
+        }
+        self._db.insert("promotions", row)
+        folder = path.rsplit("/", 2)[-2]
+        self._db.event(now, "promoted", f"rank {leader.rank} in {folder}/", leader.name)
+
+    # -- names in the folders
+
+    def placements(self, board: str) -> dict[str, str]:
+        """Return the names our files carry in a board's folder: sha256 to name."""
+        rows = self._db.all(
+            "SELECT sha256, name FROM placements WHERE run_id = ? AND board = ?",
+            [self._run_id, board],
+        )
+        return {row["sha256"]: row["name"] for row in rows}
+
+    def place(self, board: str, leaders: Iterable[Leader]) -> None:
+        """Note the names that files are about to get in a folder, before they get them."""
+        with self._db.write():
+            for leader in leaders:
+                row = {"run_id": self._run_id, "board": board}
+                row |= {"sha256": leader.row.sha256, "name": leader.name}
+                self._db.insert("placements", row, ignore=True)
+
+    def unplace(self, board: str, names: Iterable[str]) -> None:
+        """Note that no file of ours carries these names any more."""
+        with self._db.write():
+            for name in names:
+                self._db.run(
+                    "DELETE FROM placements WHERE run_id = ? AND board = ? AND name = ?",
+                    [self._run_id, board, name],
+                )
+
+
+def _still_true(
+    row: dict[str, Any], leader: Leader | None, paths: dict[int, str], metric: str
+) -> bool:
+    if leader is None:
+        return False
+    said = (row["evaluation_id"], row["score"], row["metric"], row["path"])
+    place = leader.row
+    return said == (
+        place.evaluation_id or None,
+        place.score,
+        metric,
+        paths[place.checkpoint_id],
+    )
