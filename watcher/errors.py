@@ -32,6 +32,10 @@ class AlreadyRunning(WatcherError):
     """Raised when another daemon holds the lock of this model_dir."""
 
 
+class ListenError(WatcherError):
+    """Raised when the address for health and metrics cannot be listened on."""
+
+
 class CorruptCheckpoint(WatcherError):
     """Raised when a checkpoint's bytes are not what its index says; the message is the reason."""
 

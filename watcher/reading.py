@@ -17,7 +17,7 @@ from watcher.errors import StoreError
 class Reader:
     """The reading side of a run's database."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, timeout_seconds: float = 5.0) -> None:
         """Open read-only; raises StoreError when there is no database or it cannot be read."""
         if not path.is_file():
             raise StoreError(
@@ -28,7 +28,9 @@ class Reader:
         self.path = path
         with explained(path):
             # Plain sqlite3: the commands that read answer sooner without a library to import.
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+            self._db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_seconds
+            )
             try:
                 self._rows("SELECT 1 FROM runs")
             except BaseException:

@@ -91,6 +91,12 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
         audience: list[Callable[[Presence], None]] = [service.turned, lambda _: view.refresh()]
+        if settings.listen_address:
+            # Its libraries take memory, which a run that does not listen has no use for.
+            from watcher.service.endpoints import endpoints
+
+            show = stack.enter_context(endpoints(settings, _run_name(settings)))
+            audience.insert(0, show)
         stop.daemon = _build(settings, store, interpreter, audience)
         if not stop.asked:
             stop.daemon.run()
@@ -159,10 +165,14 @@ def _make_state_folder(settings: Settings) -> None:
 def _open_store(settings: Settings) -> Store:
     return Store(
         settings.state_path / DATABASE_NAME,
-        run=settings.run_name or settings.model_path.name,
+        run=_run_name(settings),
         model_dir=settings.model_path,
         now=time.time(),
     )
+
+
+def _run_name(settings: Settings) -> str:
+    return settings.run_name or settings.model_path.name
 
 
 def _wants_live(settings: Settings) -> bool:
@@ -211,8 +221,7 @@ def _build(
         policy=settings.waiting_policy,
         verified=verified,
     )
-    name = settings.run_name or settings.model_path.name
-    projector = Projector(settings, store, name, verified=verified)
+    projector = Projector(settings, store, _run_name(settings), verified=verified)
 
     def show(presence: Presence) -> None:
         for look in audience:

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from watcher.config.ranking import BoardSettings
+from watcher.config.service import parse_address
 from watcher.config.settings import Settings
 from watcher.errors import ConfigError
 from watcher.metric import parse_directed, parse_metric
@@ -121,6 +122,7 @@ def _from_text(name: str, text: str) -> Any:
 
 _TEXTS: dict[str, Callable[[Any], object]] = {
     "queue_policy": parse_policy,
+    "listen": lambda value: parse_address(str(value)),
     "max_pinned_bytes": lambda value: parse_size(str(value)),
     "worker_memory_limit": lambda value: parse_size(str(value)),
     "min_delta": parse_delta,

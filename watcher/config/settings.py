@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from watcher.config.evaluation import EvaluationSettings
 from watcher.config.rules import NotNegative, about
+from watcher.config.service import ServiceSettings
 from watcher.thin import QueuePolicy, parse_policy, parse_size
 
 
-class Settings(EvaluationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. Field names are the TOML keys and, with dashes, the flags."""
 
     queue_policy: Annotated[

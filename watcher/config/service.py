@@ -1,0 +1,42 @@
+"""Settings of health, metrics and notifications."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from watcher.config.evaluation import EvaluationSettings
+from watcher.config.rules import about
+
+
+class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How others are told of the run."""
+
+    listen: Annotated[
+        int | str | None,
+        about(
+            "Serve /healthz, /readyz and /metrics there, on 127.0.0.1 unless HOST is given."
+            " Port 0 takes a free one. Default: off.",
+            "[HOST:]PORT",
+        ),
+    ] = None
+    health_seconds: Annotated[
+        float,
+        about("How late the loop may be before /healthz says that it is stuck.", "SECONDS", gt=0),
+    ] = 120.0
+
+    @property
+    def listen_address(self) -> tuple[str, int] | None:
+        """Host and port of `listen`, None when it is off."""
+        return None if self.listen is None else parse_address(str(self.listen))
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read `PORT`, `HOST:PORT` or `[IPV6]:PORT`; raises ValueError with the rule."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("Expected an IPv6 address in brackets, [::1]:PORT")
+    if (colon and not host) or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("Expected PORT or HOST:PORT, with a port from 0 to 65535")
+    return host or "127.0.0.1", int(port)

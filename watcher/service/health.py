@@ -1,0 +1,64 @@
+"""Health: whether the daemon is alive and makes progress, and whether it does its work.
+
+`/healthz` fails when a restart would help: the loop or a worker is stuck. `/readyz` fails when
+checkpoints cannot be scored now, for whatever reason. Both are answered from memory alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from watcher.presence import Presence, stuck
+from watcher.service.http import Answer
+
+
+class Health:
+    """The last turn of the loop, and what follows from it.
+
+    Attributes:
+        presence: The last turn; before the first one, when this was made.
+    """
+
+    def __init__(
+        self, patience_seconds: float, *, steady: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._patience = patience_seconds
+        self._steady = steady
+        began = steady()
+        self.presence = Presence(turned=began, due=began)
+
+    def show(self, presence: Presence) -> None:
+        """Take the loop's latest turn."""
+        self.presence = presence
+
+    def stuck(self) -> str | None:
+        """Say why there is no progress, None when there is."""
+        return stuck(self.presence, self._steady(), self._patience)
+
+    def unready(self) -> str | None:
+        """Say why checkpoints cannot be scored now, None when they can."""
+        presence = self.presence
+        if presence.ready:
+            return self.stuck()
+        if presence.failure or not presence.status:
+            return presence.failure or "starting"
+        return f"the worker is {presence.status['worker']}"
+
+    def healthz(self, _accept: str = "") -> Answer:
+        """Answer `/healthz`: 200 while there is progress, else 503 and why."""
+        return self._answer(self.stuck(), {})
+
+    def readyz(self, _accept: str = "") -> Answer:
+        """Answer `/readyz`: 200 while checkpoints are scored as they come, else 503 and why."""
+        return self._answer(self.unready(), {"degraded": self.presence.degraded})
+
+    def _answer(self, reason: str | None, more: dict[str, Any]) -> Answer:
+        turned = round(self._steady() - self.presence.turned, 1)
+        said = {"ok": reason is None, "reason": reason, "seconds_since_turn": turned, **more}
+        return Answer(
+            200 if reason is None else 503, "application/json", msgspec.json.encode(said) + b"\n"
+        )
