@@ -8,7 +8,7 @@ import pytest
 from test_rank import row
 
 from watcher.sentinel import read_sentinel, sentinel_content, write_sentinel
-from watcher.stop import StopPolicy, should_stop
+from watcher.stop import StopPolicy, patience_left, should_stop, walk
 
 
 def ledger(*scores: float | None) -> list:
@@ -28,6 +28,15 @@ def test_it_stops_after_so_many_evaluations_without_improvement(evaluations, sto
     rows = ledger(0.5, 0.4, 0.5, 0.3)[:evaluations]
     decision = should_stop(rows, StopPolicy(patience=3))
     assert (decision is not None) == stops
+
+
+def test_patience_left_counts_down_to_the_stop_and_starts_anew_with_an_improvement():
+    policy = StopPolicy(patience=2, patience_steps=1000)
+    scores = (0.5, 0.4, 0.6, 0.5, None, 0.5, 0.5)
+    left = [patience_left(walk(ledger(*scores[:n]), policy), policy) for n in range(8)]
+    assert [one["evaluations"] for one in left] == [2, 2, 1, 2, 1, 1, 0, 0]
+    assert [one["steps"] for one in left] == [1000, 1000, 900, 1000, 900, 900, 700, 600]
+    assert patience_left(walk(ledger(0.5), StopPolicy()), StopPolicy()) == {}
 
 
 def test_the_decision_names_the_best_and_the_step_that_decided():

@@ -255,6 +255,7 @@ class Daemon:
             "notice": self._notice,
             "problem": self._lookout.problem or self._projector.problem or supervisor.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
+            "patience_left": self._projector.patience_left,
         }
         if status != self._published:
             self._store.ledger.set_status(status)

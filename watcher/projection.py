@@ -78,6 +78,11 @@ class Projector:
         """Why training should stop as of the last update, None to go on."""
         return self._stopping.decision
 
+    @property
+    def patience_left(self) -> dict[str, int]:
+        """What may still pass without improvement: `evaluations`, `steps`, where limited."""
+        return self._stopping.patience_left
+
     def update(self, now: float) -> None:
         """Bring everything up to date; what cannot be written is tried again at the next call.
 

@@ -243,6 +243,26 @@ def rules(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> list[Rule]
     return sorted(found, key=lambda rule: REASONS.index(rule.reason))
 
 
+def patience_left(walked: Walk, policy: StopPolicy) -> dict[str, int]:
+    """Return what is left of the patience: `evaluations`, `steps`; only what is switched on.
+
+    Once it is 0 the run stops, unless `min_steps` or `min_evaluations` hold that back.
+    """
+    left = {}
+    if policy.patience is not None:
+        left["evaluations"] = policy.patience - walked.since
+    if policy.patience_steps is not None:
+        left["steps"] = policy.patience_steps - _steps_since(walked, policy)
+    return {unit: max(number, 0) for unit, number in left.items()}
+
+
+def _steps_since(walked: Walk, policy: StopPolicy) -> int:
+    if walked.last is None or walked.improved is None:
+        return 0
+    since = max(walked.improved.global_step, policy.resumed_step)
+    return max(walked.last.global_step - since, 0)
+
+
 def _target(walked: Walk, policy: StopPolicy) -> list[Rule]:
     if policy.target is None:
         return []
@@ -276,8 +296,7 @@ def _patience(walked: Walk, policy: StopPolicy) -> list[Rule]:
 def _patience_steps(walked: Walk, policy: StopPolicy) -> list[Rule]:
     if policy.patience_steps is None:
         return []
-    assert walked.last and walked.improved
-    steps = walked.last.global_step - max(walked.improved.global_step, policy.resumed_step)
+    steps = _steps_since(walked, policy)
     message = f"{_no_gain(policy)} in {steps} steps since {_reference(walked, policy)}"
     return [Rule("patience_steps", steps >= policy.patience_steps, message)]
 

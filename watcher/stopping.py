@@ -14,7 +14,7 @@ from watcher.config import Settings
 from watcher.data import ScoredCheckpoint
 from watcher.policy import stop_policy
 from watcher.sentinel import read_sentinel, same_decision, sentinel_content, write_sentinel
-from watcher.stop import StopDecision, StopPolicy, Walk, decide, walk
+from watcher.stop import StopDecision, StopPolicy, Walk, decide, patience_left, walk
 from watcher.store import Store, iso
 
 _log = structlog.get_logger(__name__)
@@ -25,6 +25,7 @@ class Stopping:
 
     Attributes:
         decision: Why training should stop as of now, None to go on.
+        patience_left: `evaluations` and `steps` that may still pass without improvement.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
@@ -37,6 +38,7 @@ class Stopping:
         self._odd: frozenset[int] = frozenset()
         self._foreign_told = False
         self.decision: StopDecision | None = None
+        self.patience_left: dict[str, int] = {}
 
     def update(self, now: float, best: ScoredCheckpoint | None) -> None:
         """Decide, and make the sentinel say so.
@@ -80,9 +82,12 @@ class Stopping:
     def _decide(self, now: float) -> StopDecision | None:
         policy = stop_policy(self._settings, self._store.ledger.resumed_step())
         if not policy.is_on:
+            self.patience_left = {}
             return None
         begun = datetime.fromisoformat(self._store.ledger.created_at()).timestamp()
-        return decide(self._follow(policy), policy, hours=(now - begun) / 3600)
+        walked = self._follow(policy)
+        self.patience_left = patience_left(walked, policy)
+        return decide(walked, policy, hours=(now - begun) / 3600)
 
     def _follow(self, policy: StopPolicy) -> Walk:
         """Return the walk over all rows, going on from where it was if that is possible."""

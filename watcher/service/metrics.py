@@ -158,6 +158,14 @@ class _RunCollector(Collector):
             ("what",),
             [((what,), status.get(key) or 0) for what, key in (("done", "done"), ("all", "total"))],
         )
+        patience = status.get("patience_left") or {}
+        yield self._family(
+            GaugeMetricFamily,
+            "patience_left",
+            "What may still pass without improvement before the run stops.",
+            ("unit",),
+            [((unit,), left) for unit, left in patience.items()],
+        )
         yield self._gauge("early_stop", "1 when training should stop.", status.get("stop"))
 
     def _of_facts(self, facts: Facts) -> Iterator[Metric]:
