@@ -57,5 +57,7 @@ class Keeps:
 NOT_FINITE = "a score that is not finite measured nothing: it neither uses up patience nor ranks"
 UNRANKABLE = "COCO's -1 means that there was nothing to measure: it neither ranks nor counts"
 LEDGER = "decided from all rows in the ledger, so a restart forgets nothing"
+LAST_ROW = "nothing latches: the decision is that of the last row"
+REACHED = "a target is reached by what equals it; theirs has to be beyond"
 WARM_UP = "min_steps only forbids to stop; what came before is a score like any other"
 OLDER = "of equal scores the older stays, unless asked otherwise"

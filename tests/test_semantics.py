@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,12 @@ def evaluations(scores: Scores) -> list[tuple[int, float | None]]:
 
 
 def ledger(scores: Scores) -> list[ScoredCheckpoint]:
-    return [row(step, score) for step, score in evaluations(scores)]
+    """Return the rows; what is not finite failed for that reason and has no score."""
+    rows = []
+    for step, score in evaluations(scores):
+        finite = score is None or math.isfinite(score)
+        rows.append(replace(row(step, score if finite else None), not_finite=not finite))
+    return rows
 
 
 def show(tool: Any, scores: Scores, restart: int) -> list[Any]:
