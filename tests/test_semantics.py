@@ -30,7 +30,7 @@ def evaluations(scores: Scores) -> list[tuple[int, float | None]]:
 
 
 def ledger(scores: Scores) -> list[ScoredCheckpoint]:
-    """Return the rows; what is not finite failed for that reason and has no score."""
+    """Return the rows; what is not finite failed, as it does when weights or losses are not."""
     rows = []
     for step, score in evaluations(scores):
         finite = score is None or math.isfinite(score)
