@@ -64,6 +64,7 @@ class Daemon:
         self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
         self._stopping = False
         self._begun = self._idle = False
+        self._finishing = self._looked_to_finish = False
         self._woken = True
         self._dirty = True
         self._next_scan = -math.inf
@@ -86,6 +87,14 @@ class Daemon:
         self._stopping = True
         self.wake()
 
+    def finish(self) -> None:
+        """Make `run` return once nothing is left to do: the trainer has ended.
+
+        Safe in any thread and in a signal handler.
+        """
+        self._finishing = True
+        self.wake()
+
     def run(self) -> None:
         """Run until stopped or idle; the worker is gone and its lease returned afterwards.
 
@@ -101,7 +110,7 @@ class Daemon:
                 with contextlib.suppress(StoreError):  # drawing reads the database too
                     self._on_step(self._presence(seconds))
                 if self._idle:
-                    _log.info("idle, nothing left to do", seconds=self._settings.exit_when_idle)
+                    _log.info("idle, nothing left to do")
                     break
                 self._wait(seconds)
         finally:
@@ -188,7 +197,8 @@ class Daemon:
             self._project_delay = _PROJECT_RETRY_SECONDS
 
     def _look(self, now: float, steady: float) -> None:
-        rescan = steady >= self._next_scan
+        to_finish = self._finishing and not self._looked_to_finish
+        rescan = to_finish or steady >= self._next_scan
         if not (self._woken or rescan or steady >= self._lookout.due()):
             return
         announced, self._woken = self._woken, False
@@ -199,6 +209,7 @@ class Daemon:
             self._dirty = True  # files in best/ may have been touched by others
         if self._lookout.look(now, steady, announced=announced):
             self._last_activity = steady
+        self._looked_to_finish = self._looked_to_finish or to_finish
         self._woken = self._woken or self._intake.more
         for text in self._lookout.take_news():
             self._notice = f"{text} ({iso(now)})"
@@ -227,10 +238,12 @@ class Daemon:
             os.read(self._wake_reader, 4096)
 
     def _idle_for_long(self) -> bool:
-        limit = self._settings.exit_when_idle
+        limit = 0.0 if self._looked_to_finish else self._settings.exit_when_idle
         if limit is None or self._intake.waiting or self._store.queue.open_count():
             return False
-        if not self._supervisor.was_ready:
+        if self._looked_to_finish and (self._intake.more or self._dirty):
+            return False
+        if not self._looked_to_finish and not self._supervisor.was_ready:
             return False  # a set-up that cannot evaluate must be told, not slept through
         if self._projector.evict_at < math.inf:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _TIMEOUT_SECONDS = 20
@@ -17,12 +18,16 @@ class Choice:
     reason: str
 
 
-def choose(device: str) -> Choice:
+def choose(device: str, taken: Collection[str] = ()) -> Choice:
     """Resolve `auto` by asking nvidia-smi; every other value is taken as it is.
 
     Automatic choice takes the GPU with the most free memory among those on which no process
     computes, by UUID, and the CPU when there is none. It looks once: a trainer that starts later
     is not seen, so start the trainer first or name the device.
+
+    Args:
+        device: The setting.
+        taken: UUIDs of GPUs that somebody else will use.
     """
     if device != "auto":
         return Choice(device, "as set")
@@ -31,7 +36,7 @@ def choose(device: str) -> Choice:
         return Choice("cpu", "there is no nvidia-smi, so no NVIDIA GPU")
     try:
         gpus = _query(program, "gpu=uuid,memory.free")
-        busy = {row[0] for row in _query(program, "compute-apps=gpu_uuid")}
+        busy = {row[0] for row in _query(program, "compute-apps=gpu_uuid")} | set(taken)
     except (OSError, subprocess.SubprocessError) as error:
         return Choice("cpu", f"nvidia-smi failed: {error}")
     free = [(_mebibytes(row), row[0]) for row in gpus if len(row) == 2 and row[0] not in busy]

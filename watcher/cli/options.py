@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,29 @@ Command = Callable[..., Any]
 
 def settings_options(command: Command) -> Command:
     """Give a command one option for each setting but `model_dir` and tables, in their order."""
-    for field in reversed(msgspec.inspect.type_info(Settings).fields):  # type: ignore[attr-defined]
-        if field.name != "model_dir" and field.name not in FILE_ONLY:
-            command = _option(field)(command)
-    return command
+    return options_of(Settings, without=("model_dir",))(command)
+
+
+def options_of(
+    kind: type[Settings], *, without: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """Give a command one option for each setting of a kind, those that `run` has not first."""
+    fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    fields = sorted(fields, key=lambda field: field.name in Settings.__struct_fields__)
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(fields):
+            if field.name not in without and field.name not in FILE_ONLY:
+                command = _option(field)(command)
+        return command
+
+    return decorate
 
 
 def _option(field: Any) -> Callable[[Command], Command]:
     description, metavar = _about(field.type)
     flag = f"--{field.name.replace('_', '-')}"
-    default = "" if field.default in (None, msgspec.NODEFAULT, False, ()) else f" [{field.default}]"
+    default = "" if field.default in (None, msgspec.NODEFAULT, False, (), "") else f" [{field.default}]"
     # Values are validated with those of the file and the environment, so all are text here and
     # an absent one is None.
     arguments: dict[str, Any] = {

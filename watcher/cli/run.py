@@ -39,20 +39,34 @@ _log = structlog.get_logger(__name__)
 
 
 class _StopFlag:
-    """Remembers that a signal asked to stop, and passes it on once there is a daemon."""
+    """Remembers that a signal asked to end, and passes it on once there is a daemon."""
 
     def __init__(self, service: Service) -> None:
-        self.asked = False
+        self.asked = self.asked_to_finish = False
         self.daemon: Daemon | None = None
         self._service = service
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
+        signal.signal(signal.SIGUSR1, self._ask_to_finish)
 
     def _ask(self, *_: object) -> None:
         self.asked = True
         self._service.stopping()
         if self.daemon:
             self.daemon.stop()
+
+    def _ask_to_finish(self, *_: object) -> None:
+        self.asked_to_finish = True
+        if self.daemon:
+            self.daemon.finish()
+
+    def run(self, daemon: Daemon) -> None:
+        """Run the daemon, unless it was asked to stop before there was one."""
+        self.daemon = daemon
+        if self.asked_to_finish:
+            daemon.finish()
+        if not self.asked:
+            daemon.run()
 
 
 @click.command()
@@ -68,9 +82,10 @@ class _StopFlag:
 def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     """Watch MODEL_DIR: pin, evaluate, record, rank, promote, and say when to stop.
 
-    Runs until it is stopped by SIGTERM or SIGINT, or idle for --exit-when-idle. Each flag can be
-    given in the environment, as CHECKPOINT_WATCHER_TOP_K=5, or in the file of --config; a flag
-    overrides the environment, which overrides the file.
+    Runs until it is stopped by SIGTERM or SIGINT, or idle for --exit-when-idle; after SIGUSR1 it
+    finishes what is left to do, and ends. Each flag can be given in the environment, as
+    CHECKPOINT_WATCHER_TOP_K=5, or in the file of --config; a flag overrides the environment, which
+    overrides the file.
     """
     settings = load_settings({**flags, "model_dir": model_dir}, os.environ, config_file)
     service = Service(Notifier.from_environment(os.environ))
@@ -97,9 +112,7 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
 
             show = stack.enter_context(endpoints(settings, _run_name(settings)))
             audience.insert(0, show)
-        stop.daemon = _build(settings, store, interpreter, audience)
-        if not stop.asked:
-            stop.daemon.run()
+        stop.run(_build(settings, store, interpreter, audience))
 
 
 def _check_inputs(settings: Settings) -> str:
@@ -140,10 +153,10 @@ def _wait_for_model_dir(settings: Settings, stop: _StopFlag, service: Service) -
             if folder.parent.is_dir()
             else f"{folder.parent} does not exist either; is the path right?",
         )
-    while not folder.is_dir() and not stop.asked:
+    while not folder.is_dir() and not (stop.asked or stop.asked_to_finish):
         service.waiting(f"waiting for {folder}")
         time.sleep(0.2)
-    return not stop.asked
+    return folder.is_dir() and not stop.asked
 
 
 def _make_state_folder(settings: Settings) -> None:

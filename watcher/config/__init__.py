@@ -5,10 +5,12 @@ value passes the same validation, and an error names the field, the value, where
 the rule.
 """
 
+from watcher.config.launching import LaunchSettings
 from watcher.config.load import (
     ENVIRONMENT_PREFIX,
     FILE_ONLY,
     list_settings,
+    load_as,
     load_settings,
     make_settings,
     read_toml,
@@ -21,8 +23,10 @@ __all__ = [
     "DEFAULT_METRIC",
     "ENVIRONMENT_PREFIX",
     "FILE_ONLY",
+    "LaunchSettings",
     "Settings",
     "list_settings",
+    "load_as",
     "load_settings",
     "make_settings",
     "read_toml",

@@ -7,10 +7,11 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
 from watcher.config.service import parse_address
 from watcher.config.settings import Settings
@@ -26,43 +27,64 @@ FILE_ONLY = frozenset({"board"})
 
 _DEVICE = re.compile(r"cpu|auto|gpu:[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")
 
+_SomeSettings = TypeVar("_SomeSettings", bound=Settings)
+
 
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
 ) -> Settings:
+    """Return the settings of `run`; see `load_as`."""
+    return load_as(Settings, flags, environment, file)
+
+
+def load_as(
+    kind: type[_SomeSettings],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    defaults: Mapping[str, str] | None = None,
+) -> _SomeSettings:
     """Merge flags over environment over file, and validate.
 
     Args:
+        kind: Which settings. A file may hold those of `train` too, which others pass over.
         flags: Field name to value; None means not given.
         environment: Usually `os.environ`. A list is one value, or an array as TOML writes it.
         file: A TOML file, None for none.
+        defaults: What holds for a field that none of these sets.
 
     Raises:
         ConfigError: the file cannot be read, a field is unknown, or a value breaks its rule.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    for name, value in (defaults or {}).items():
+        merged[name], origin[name] = value, "the trainer's command"
     for name, value in (read_toml(file) if file else {}).items():
-        merged[name], origin[name] = value, str(file)
-    for name in set(Settings.__struct_fields__) - FILE_ONLY:
+        if name in kind.__struct_fields__ or name not in launcher_names():
+            merged[name], origin[name] = value, str(file)
+    for name in set(kind.__struct_fields__) - FILE_ONLY:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
             merged[name], origin[name] = _from_text(name, environment[variable]), variable
         if flags.get(name) is not None:
             merged[name], origin[name] = flags[name], f"--{name.replace('_', '-')}"
-    _check_names(merged, origin)
-    for name in ("model_dir", "pipeline_config"):
-        if name not in merged:
-            raise ConfigError(
-                f"{name} is not set",
-                hint="give MODEL_DIR and --pipeline-config FILE, or both in the file of --config",
-            )
+    _check_names(merged, origin, kind.__struct_fields__)
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in merged:
+            raise ConfigError(f"{field.name} is not set", hint=_missing_hint(kind))
     _override_main_board(merged, origin, str(file))
-    return make_settings(merged, origin)
+    return _make(kind, merged, origin)
+
+
+def _missing_hint(kind: type[Settings]) -> str:
+    if issubclass(kind, LaunchSettings):
+        return "give --model-dir, or --model_dir in the trainer's command"
+    return "give MODEL_DIR and --pipeline-config FILE, or both in the file of --config"
 
 
 def make_settings(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:
-    """Validate values by field name.
+    """Validate the settings of `run` by field name.
 
     Args:
         merged: Values as text, or as TOML types.
@@ -71,9 +93,15 @@ def make_settings(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Setti
     Raises:
         ConfigError: a value breaks its rule.
     """
+    return _make(Settings, merged, origin)
+
+
+def _make(
+    kind: type[_SomeSettings], merged: Mapping[str, Any], origin: Mapping[str, str]
+) -> _SomeSettings:
     try:
         # Not strict: flags and environment are text, and "3" is as good a number as 3.
-        settings = msgspec.convert(merged, Settings, strict=False)
+        settings = msgspec.convert(merged, kind, strict=False)
         if not _DEVICE.fullmatch(settings.device):
             raise msgspec.ValidationError(
                 "Expected cpu, auto, gpu:N or a GPU's UUID - at `$.device`"
@@ -166,8 +194,9 @@ def _choices(name: str) -> list[str]:
     return [str(choice) for choice in get_args(field)]
 
 
-def _check_names(merged: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    known = Settings.__struct_fields__
+def _check_names(
+    merged: Mapping[str, Any], origin: Mapping[str, str], known: tuple[str, ...]
+) -> None:
     for name in merged:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

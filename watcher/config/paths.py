@@ -13,7 +13,7 @@ from watcher.config.rules import about
 class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where things lie and what the run is called."""
 
-    model_dir: Annotated[str, about("The folder the trainer writes checkpoints into.")]
+    model_dir: Annotated[str, about("The folder the trainer writes checkpoints into.", "FOLDER")]
     pipeline_config: Annotated[
         str, about("The pipeline.config that the trainer was started with.", "FILE")
     ]

@@ -1,0 +1,148 @@
+"""`checkpoint-watcher train`: the trainer, stopped when it is time, and the watcher beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watcher.cli.options import options_of
+from watcher.config import LaunchSettings, Settings, load_as
+from watcher.errors import ConfigError
+from watcher.launch.command import flag_value, interpreter, visible_devices
+from watcher.launch.gpus import evaluation_device, list_gpus
+from watcher.launch.launcher import Launcher
+from watcher.launch.say import say
+
+# The launcher ends the watcher itself, and makes model_dir.
+_NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
+# What the launcher uses of the watcher's settings; the others need a watcher.
+_SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Settings from a TOML file, which `run` can share; its keys are these flags with"
+    " underscores.",
+)
+@options_of(LaunchSettings, without=_NOT_OURS)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> None:
+    """Run the trainer's COMMAND, unmodified, and end it when EARLY_STOP says so.
+
+    \b
+    checkpoint-watcher train --watch --patience 5 -- \\
+        python -m object_detection.model_main_tf2 \\
+        --model_dir MODEL_DIR --pipeline_config_path PIPELINE.config
+
+    On an early stop the save in progress is waited for, then the trainer's process group gets
+    SIGTERM, and SIGKILL after --stop-grace-seconds. A sentinel of another run means nothing. With
+    --watch, the watcher runs beside it with the same settings as `run`, and finishes its queue
+    after the trainer ended. Where they are not set, MODEL_DIR, --pipeline-config and --python are
+    read from COMMAND. Signals are passed on; output and input are the trainer's own.
+
+    Exit codes: the trainer's, 128+N when signal N ended it, 0 after an early stop, also one of
+    before. 1 as well when the watcher could not finish its queue, or for an error that the message
+    explains; 3 when a trainer is already at work in MODEL_DIR.
+    """
+    settings = load_as(LaunchSettings, flags, os.environ, config_file, _defaults(command))
+    if "://" in settings.model_dir:
+        raise ConfigError(
+            f"model_dir ({settings.model_dir}) is not a folder of this machine",
+            hint="the watcher reads local folders; mount it, and give --model-dir",
+        )
+    _mention_other_model_dir(settings, command)
+    watcher_command = None
+    if settings.watch:
+        watcher_command = _watcher_command(settings, command, config_file, flags)
+    else:
+        _refuse_idle_settings(flags)
+    launcher = Launcher(settings, command, watcher_command=watcher_command, say=say)
+    sys.exit(launcher.run())
+
+
+def _defaults(command: Sequence[str]) -> dict[str, str]:
+    found = {
+        "model_dir": flag_value(command, "model_dir"),
+        "pipeline_config": flag_value(command, "pipeline_config_path"),
+        "python": interpreter(command),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _mention_other_model_dir(settings: LaunchSettings, command: Sequence[str]) -> None:
+    """Another model_dir than the trainer's is right in front of a container, and else a slip."""
+    theirs = flag_value(command, "model_dir")
+    if theirs and Path(theirs).absolute() != settings.model_path:
+        say(f"model_dir is set to {settings.model_dir}, and the trainer's is {theirs}")
+
+
+def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
+    for name, value in flags.items():
+        if value is not None and name in Settings.__struct_fields__ and name not in _SHARED:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is a setting of the watcher, and none is started",
+                hint="add --watch, or give it to the `checkpoint-watcher run` that you started",
+            )
+
+
+def _watcher_command(
+    settings: LaunchSettings,
+    command: Sequence[str],
+    config_file: Path | None,
+    flags: Mapping[str, Any],
+) -> list[str]:
+    """Check what can be checked before there is a trainer, and return the watcher's command."""
+    if not Path(settings.pipeline_config).is_file():
+        raise ConfigError(
+            f"pipeline_config ({settings.pipeline_config}) does not exist or is not a file",
+            hint="give --pipeline-config, or --pipeline_config_path in the trainer's command",
+        )
+    if settings.python and shutil.which(settings.python) is None:
+        raise ConfigError(
+            f"python ({settings.python}) does not exist or cannot be executed",
+            hint="give the interpreter of the training environment, /path/to/env/bin/python",
+        )
+    device = evaluation_device(
+        settings.device,
+        visible_devices(command, os.environ),
+        os.environ.get("CUDA_DEVICE_ORDER"),
+        [] if settings.device == "cpu" else list_gpus(),
+    )
+    if device.device != settings.device:
+        say(f"the watcher evaluates on {device.device}: {device.reason}")
+    known: dict[str, Any] = {
+        "pipeline_config": settings.pipeline_config,
+        "python": settings.python,
+        "device": device.device,
+    }
+    if settings.log_format == "auto" and not settings.trainer_log:
+        known["log_format"] = "human"  # a live view and a trainer do not share a terminal
+    # -P: a `watcher` in the folder we are started in is not this program.
+    words = [sys.executable, "-P", "-m", "watcher", "run", str(settings.model_path)]
+    if config_file:
+        words += ["--config", str(config_file)]
+    given = {name: value for name, value in flags.items() if name in Settings.__struct_fields__}
+    return words + _as_flags({**given, **known, "model_dir": None})
+
+
+def _as_flags(values: Mapping[str, Any]) -> list[str]:
+    words = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{flag}={item}" for item in value]
+        elif value is not None:
+            words.append(f"--{flag}={value}")
+    return words

@@ -1,0 +1,138 @@
+"""The watcher that `train --watch` runs beside the trainer.
+
+It is started again when it ends, and given up when it does not last; the trainer is not concerned.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from watcher.errors import WatcherError
+from watcher.launch.decide import Attempts, describe
+from watcher.launch.group import Group, wait_for
+
+_LASTING_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+_WRONG_USAGE = 2
+_ANOTHER_RUNS = 3
+
+
+class Companion:
+    """One watcher at a time; `tend` is called at every turn of the launcher's loop."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        say: Callable[[str], None],
+        guard: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            command: The watcher's command line.
+            say: Tells the user.
+            guard: Entered around the start of a process, see `Signals.as_found`.
+        """
+        self._command = command
+        self._say = say
+        self._guard = guard
+        self._group: Group | None = None
+        self._attempts = Attempts(limit=5, first_seconds=1.0)
+        self._begun = self._due = 0.0
+        self._finishing = False
+        self._told_to_finish: int | None = None
+        self.done = False
+        self.given_up = False
+        self.another_runs = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._group.pid if self._group and self._group.poll() is None else None
+
+    def tend(self, now: float) -> None:
+        """Notice that it ended, start it when that is due, pass on that it is to finish.
+
+        Args:
+            now: A steady time.
+        """
+        if self.done or self.given_up:
+            return
+        if self._group is None and now >= self._due:
+            self._start(now)
+        if self._group is None:
+            return
+        if self._group.poll() is not None:
+            self._note_end(now)
+        elif self._finishing and self._told_to_finish != self._group.pid:
+            self._tell_to_finish(self._group.pid)
+
+    def finish(self) -> None:
+        """Let it end once all there is has its outcome; `done` or `given_up` tell of that."""
+        self._finishing = True
+
+    def stop(self) -> None:
+        """End it now: it gives its evaluation back to the queue. Waits for it."""
+        if self._group is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._group.poll() is None:
+                self._group.send(number)
+                wait_for(self._group.is_empty, _STOP_SECONDS)
+        self._group.reap()
+        self._group = None
+
+    def _start(self, now: float) -> None:
+        self._begun = now
+        try:
+            with self._guard():
+                self._group = Group(self._command, stdin=subprocess.DEVNULL)
+        except WatcherError as error:  # no memory for another process, say
+            self._again(now, error.message)
+
+    def _tell_to_finish(self, pid: int) -> None:
+        # A process that has no handler for the signal yet would be ended by it.
+        if _catches(pid, signal.SIGUSR1):
+            self._told_to_finish = pid
+            os.kill(pid, signal.SIGUSR1)
+
+    def _note_end(self, now: float) -> None:
+        assert self._group is not None and self._group.returncode is not None
+        code = self._group.returncode
+        # Its worker dies with it, in a session of its own.
+        self._group.reap()
+        self._group = None
+        if self._finishing and code == 0 and self._told_to_finish is not None:
+            self.done = True
+        elif code in (_WRONG_USAGE, _ANOTHER_RUNS):
+            self.given_up, self.another_runs = True, code == _ANOTHER_RUNS
+            self._say(f"the watcher {describe(code)}; the training goes on without one of its own")
+        else:
+            self._again(now, f"the watcher {describe(code)}")
+
+    def _again(self, now: float, what: str) -> None:
+        lasted = now - self._begun >= _LASTING_SECONDS
+        self._attempts, pause = self._attempts.after(progressed=lasted)
+        if pause is None:
+            self.given_up = True
+            self._say(f"{what}, and does not last: it is left alone. To start it by hand:")
+            self._say(" ".join(self._command))
+        else:
+            self._due = now + pause
+            self._say(f"{what}; it is started again in {pause:g} s")
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return False

@@ -1,0 +1,334 @@
+"""The launcher's loop: runs the trainer, obeys the sentinel, tends the watcher.
+
+It sleeps until a signal comes or half a second is over. Errors of what it looks at are told once
+and do not end it: the trainer goes on, and the next look may succeed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO
+
+from watcher.config import LaunchSettings
+from watcher.errors import StoreError
+from watcher.launch.companion import Companion
+from watcher.launch.decide import Attempts, describe, exit_code, is_crash
+from watcher.launch.files import lock_folder, open_log
+from watcher.launch.group import Group
+from watcher.launch.saves import Mark, SaveWatch, complete
+from watcher.launch.sentinel import Sentinel
+from watcher.launch.signals import ENDING, FORWARDED, Signals
+from watcher.launch.terminal import Terminal
+from watcher.reading import open_reader
+
+_LOOK_SECONDS = 0.5
+_CLOSE_LOOK_SECONDS = 0.05
+_FIRST_WORD_SECONDS = 60.0
+EXIT_NOT_FINISHED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one trainer process ended: its code as `Group.poll` gives it, and whether we ended it."""
+
+    returncode: int
+    early: bool
+    progressed: bool
+
+
+class Launcher:
+    """One run of `checkpoint-watcher train`."""
+
+    def __init__(
+        self,
+        settings: LaunchSettings,
+        command: Sequence[str],
+        *,
+        watcher_command: Sequence[str] | None,
+        say: Callable[[str], None],
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            settings: All of them.
+            command: The trainer's command line.
+            watcher_command: The watcher's, None for no watcher.
+            say: Tells the user, whatever happens to the stream it writes to.
+            steady: A clock that nobody sets.
+        """
+        self._settings = settings
+        self._command = command
+        self._say = say
+        self._steady = steady
+        self._signals = Signals()
+        self._sentinel = Sentinel(settings.sentinel_path, settings.state_path, settings.best_path)
+        self._watcher = watcher_command
+        self._companion: Companion | None = None
+        self._trainer: Group | None = None
+        self._asked: signal.Signals | None = None
+        self._told: set[str] = set()
+        self._lock: int | None = None
+        self._output: IO[bytes] | None = None
+
+    def run(self) -> int:
+        """Run the trainer to its end and return the exit code for the launcher.
+
+        Raises:
+            AlreadyRunning: a trainer that another launcher started is at work on model_dir.
+            ModelDirError: model_dir is not there and cannot be made.
+            ConfigError: the trainer's command cannot be executed.
+        """
+        with ExitStack() as stack:
+            self._lock = lock_folder(self._settings.model_path, self._say)
+            if self._lock is not None:
+                stack.callback(os.close, self._lock)
+            if self._settings.trainer_log:
+                self._output = stack.enter_context(open_log(self._settings.trainer_log))
+            self._terminal = Terminal()
+            stack.callback(self._terminal.close)
+            stack.enter_context(self._signals)
+            if self._watcher:
+                self._companion = Companion(self._watcher, self._say, self._signals.as_found)
+                stack.callback(self._companion.stop)
+            return self._run()
+
+    def _run(self) -> int:
+        if self._over_already():
+            return self._drain(0)
+        attempts = Attempts(self._settings.restarts, self._settings.restart_seconds)
+        while self._asked is None:
+            ending = self._train_once()
+            if ending.early:
+                return self._drain(0)
+            code = exit_code(ending.returncode)
+            if self._asked or not self._settings.restarts or not is_crash(ending.returncode):
+                return self._drain(code)
+            attempts, pause = attempts.after(progressed=ending.progressed)
+            if pause is None:
+                self._say(f"the trainer {describe(ending.returncode)}; no restarts are left")
+                return self._drain(code)
+            self._say(
+                f"the trainer {describe(ending.returncode)}; it is started again in {pause:g} s"
+                f" ({attempts.made} of {attempts.limit})"
+            )
+            self._pause(pause)
+            if self._asked is None and self._verdict_is_valid("there is no restart"):
+                return self._drain(0)
+        return self._drain(128 + self._asked)
+
+    # -- before the trainer
+
+    def _over_already(self) -> bool:
+        """Return whether this run was stopped before; a watcher with other settings is asked."""
+        verdict = self._sentinel.look()
+        if verdict.kind == "stale":
+            self._say(f"{self._sentinel.path} is ignored: {verdict.message}")
+        if verdict.kind != "valid":
+            return False
+        if self._companion:
+            self._say("this run was stopped early; the watcher looks at it with these settings")
+            self._wait_for_first_word(self._companion)
+            if self._sentinel.look().kind != "valid":
+                return False
+        self._say(f"training is over, nothing is started: {self._sentinel.look().message}")
+        again = "give other settings, such as a larger --patience"
+        if not self._companion:
+            again = "run the watcher with other settings, such as a larger --patience"
+        self._say(f"to train on, {again}; {self._sentinel.path} goes away then")
+        return True
+
+    def _wait_for_first_word(self, companion: Companion) -> None:
+        """Wait until the watcher has decided anew: its status is written after that."""
+        deadline = self._steady() + _FIRST_WORD_SECONDS
+        while self._asked is None and not companion.given_up and self._steady() < deadline:
+            self._turn(_CLOSE_LOOK_SECONDS)
+            try:
+                with open_reader(self._settings.state_path) as reader:
+                    if reader.run()["status"].get("pid") == companion.pid:
+                        return
+            except StoreError:
+                continue
+
+    # -- while it trains
+
+    def _train_once(self) -> Ending:
+        saves = SaveWatch(self._settings.model_path, self._settings.grace_seconds)
+        before = self._complete()
+        with self._signals.as_found():
+            trainer = self._trainer = Group(
+                self._command,
+                keep_open=[] if self._lock is None else [self._lock],
+                output=self._output,
+            )
+        early = self._watch_over(trainer, saves)
+        progressed = _is_new(self._complete(), before)
+        assert trainer.returncode is not None
+        if early or (self._settings.restarts and is_crash(trainer.returncode)):
+            self._end_group(trainer)  # what it left must not train on beside the next one
+        self._trainer = None
+        self._terminal.take_back()
+        trainer.reap()
+        return Ending(trainer.returncode, early, progressed)
+
+    def _watch_over(self, trainer: Group, saves: SaveWatch) -> bool:
+        """Return when the trainer ended; True when that was an early stop."""
+        asked: dict[str, Mark] | None = None
+        while trainer.poll() is None:
+            try:
+                self._turn(_LOOK_SECONDS if asked is None else _CLOSE_LOOK_SECONDS)
+                asked = self._obeyed(asked)
+                if asked is not None and self._may_stop(trainer, saves, asked):
+                    self._end_group(trainer)
+                    return self._asked is None
+            except Exception as error:  # whatever it was, the trainer goes on
+                self._tell_once(f"cannot look for an early stop: {error!r}")
+                time.sleep(_LOOK_SECONDS)
+        return False
+
+    def _complete(self) -> dict[str, Mark]:
+        try:
+            return complete(self._settings.model_path)
+        except OSError as error:
+            self._tell_once(f"cannot look for checkpoints: {error}")
+            return {}
+
+    def _obeyed(self, asked: dict[str, Mark] | None) -> dict[str, Mark] | None:
+        """Return what was complete when this run's sentinel appeared, None while it is away."""
+        verdict = self._sentinel.look()
+        if verdict.kind == "stale":
+            self._tell_once(f"{self._sentinel.path} is ignored: {verdict.message}")
+        if verdict.kind != "valid":
+            if asked is not None:
+                self._say("the early stop was withdrawn: the training goes on")
+            return None
+        if asked is None:
+            until = "at its next checkpoint" if self._settings.stop_at_checkpoint else "now"
+            self._say(f"early stop, the trainer ends {until}: {verdict.message}")
+            return complete(self._settings.model_path)
+        return asked
+
+    def _may_stop(self, trainer: Group, saves: SaveWatch, asked: dict[str, Mark]) -> bool:
+        """Send SIGTERM unless there is something to wait for; returns whether it was sent."""
+        model_dir = self._settings.model_path
+        if self._settings.stop_at_checkpoint and not _is_new(complete(model_dir), asked):
+            return False
+        if saves.in_progress(self._steady()):
+            return False
+        # A save may begin between a look and the signal, so the last look is at a trainer that
+        # does not move.
+        with trainer.held() as stopped:
+            if not stopped or saves.in_progress(self._steady()):
+                return False
+            trainer.send(signal.SIGTERM)
+            return True
+
+    def _end_group(self, trainer: Group) -> None:
+        """Wait for the whole group to end after SIGTERM, as long as it has; then SIGKILL."""
+        if trainer.poll() is not None:
+            trainer.send(signal.SIGTERM)
+        deadline = self._steady() + self._settings.stop_grace_seconds
+        while not trainer.is_empty():
+            if self._steady() >= deadline:
+                self._say("the trainer did not end in time and is killed")
+                trainer.send(signal.SIGKILL)
+                deadline = self._steady() + _LOOK_SECONDS
+            self._turn(_CLOSE_LOOK_SECONDS)
+
+    # -- one turn
+
+    def _turn(self, seconds: float) -> None:
+        """Wait so long at most; pass signals on, and tend the watcher and the terminal."""
+        for number in self._signals.wait(seconds):
+            self._handle(number)
+        if self._trainer:
+            self._follow_stop(self._trainer)
+        if self._companion:
+            try:
+                self._companion.tend(self._steady())
+            except Exception as error:  # the trainer is not concerned
+                self._tell_once(f"cannot tend the watcher: {error}")
+
+    def _handle(self, number: signal.Signals) -> None:
+        if number in ENDING:
+            self._asked = number
+        if number == signal.SIGTSTP:
+            self._stop_with(self._trainer)
+        elif number in FORWARDED and self._trainer:
+            self._trainer.send(number)
+            if number in ENDING:
+                self._trainer.send(signal.SIGCONT)  # a stopped one would not notice
+
+    def _follow_stop(self, trainer: Group) -> None:
+        """Lend the terminal to a trainer that was stopped for asking; stop with it on Ctrl-Z."""
+        by = trainer.stopped_by()
+        if by in (signal.SIGTTIN, signal.SIGTTOU):
+            if self._terminal.lend(trainer.pid):
+                trainer.send(signal.SIGCONT)
+            else:
+                self._stop_with(trainer)
+        elif by == signal.SIGTSTP and self._terminal.lent_to:
+            self._stop_with(trainer)
+
+    def _stop_with(self, trainer: Group | None) -> None:
+        """Stop, trainer and launcher, until the shell lets them go on."""
+        lent = self._terminal.lent_to is not None
+        self._terminal.take_back()
+        if trainer:
+            trainer.send(signal.SIGTSTP)
+        self._signals.stop_self()
+        if trainer:
+            trainer.stopped_by()
+            if lent:
+                self._terminal.lend(trainer.pid)
+            trainer.send(signal.SIGCONT)
+
+    def _pause(self, seconds: float) -> None:
+        due = self._steady() + seconds
+        while self._asked is None and self._steady() < due:
+            self._turn(min(_LOOK_SECONDS, due - self._steady()))
+
+    def _verdict_is_valid(self, so: str) -> bool:
+        verdict = self._sentinel.look()
+        if verdict.kind == "valid":
+            self._say(f"early stop, {so}: {verdict.message}")
+        return verdict.kind == "valid"
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._say(text)
+
+    # -- after the trainer
+
+    def _drain(self, code: int) -> int:
+        """Let the watcher finish, unless somebody wants an end now; returns the exit code."""
+        companion = self._companion
+        if companion is None or self._asked:
+            return code
+        limit = self._settings.drain_timeout
+        deadline = None if limit is None else self._steady() + limit
+        stopped_early = self._sentinel.look().kind == "valid"
+        if not companion.given_up:
+            self._say("the trainer has ended; the watcher finishes what is left")
+        companion.finish()
+        while not (companion.done or companion.given_up):
+            self._turn(_LOOK_SECONDS)
+            if self._asked:
+                return 128 + self._asked
+            if deadline is not None and self._steady() >= deadline:
+                self._say(f"the watcher is not through after {limit:g} s and is stopped")
+                break
+        if companion.done and stopped_early and self._sentinel.look().kind == "none":
+            self._say("what was evaluated since takes the early stop back: start again to train on")
+        failed = not (companion.done or companion.another_runs)
+        return EXIT_NOT_FINISHED if code == 0 and failed else code
+
+
+def _is_new(now: dict[str, Mark], before: dict[str, Mark]) -> bool:
+    return any(before.get(name) != mark for name, mark in now.items())

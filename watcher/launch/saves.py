@@ -1,0 +1,144 @@
+"""Tells whether the trainer is in the middle of a save, from what lies in model_dir.
+
+A save begins with the folder `ckpt-N_temp`, goes on with the data files, then with the index that
+is written in place, and ends when the state file `checkpoint` names it; see `watcher/discover.py`
+for the names. What a killed trainer left looks the same and never changes, so what was there before
+this trainer, and what did not change for a while, is no save in progress.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from watcher.bundle import parse_index, read_index
+from watcher.discover import scan
+from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
+
+# A name, and what changes when the thing is worked on.
+Mark = tuple[object, ...]
+
+_TEMPORARY = re.compile(r"ckpt-[1-9][0-9]{0,17}_temp")
+_STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
+_SHARD = re.compile(r"(ckpt-[1-9][0-9]{0,17})\.data-[0-9]{5}-of-[0-9]{5}")
+
+
+def unfinished(model_dir: Path) -> frozenset[Mark]:
+    """Return a mark for each thing in model_dir that a save in progress would show.
+
+    None when there is no such folder: nothing is being saved into it.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    if not model_dir.exists():
+        return frozenset()
+    marks: set[Mark] = set()
+    shards: dict[str, list[Mark]] = {}
+    with os.scandir(model_dir) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                marks.add(_folder_mark(Path(entry.path)))
+            elif _STATE_TEMPORARY.fullmatch(entry.name):
+                marks.add(_mark(Path(entry.path)))
+            elif shard := _SHARD.fullmatch(entry.name):
+                shards.setdefault(shard[1], []).append(_mark(Path(entry.path)))
+    whole = complete(model_dir)
+    listed = _listed(model_dir / "checkpoint")
+    for name, parts in shards.items():
+        if name not in whole:
+            marks.add((name, *sorted(parts, key=str), _mark(model_dir / f"{name}.index")))
+        elif listed is not None and name not in listed:
+            marks.add(("not in the state file yet", name, whole[name]))
+    return frozenset(marks)
+
+
+def complete(model_dir: Path) -> dict[str, Mark]:
+    """Return the checkpoints whose index is whole, with what changes when one is saved anew.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    try:
+        found = scan(model_dir)
+    except ModelDirError as error:
+        raise OSError(error.message) from error
+    return {entry.name: entry.signature for entry in found if _has_end(entry.prefix)}
+
+
+def still_changing(
+    marks: Iterable[Mark], since: Mapping[Mark, float], now: float
+) -> dict[Mark, float]:
+    """Return since when each of the marks has been as it is."""
+    return {mark: since.get(mark, now) for mark in marks}
+
+
+class SaveWatch:
+    """What may be a save in progress of one trainer; made before that is started."""
+
+    def __init__(self, model_dir: Path, patience_seconds: float) -> None:
+        """Take what lies there now as left over from an earlier trainer.
+
+        Args:
+            model_dir: The folder that the trainer saves into.
+            patience_seconds: What stays unfinished and unchanged for so long was given up.
+        """
+        self._model_dir = model_dir
+        self._patience_seconds = patience_seconds
+        try:
+            self._left_over = unfinished(model_dir)
+        except OSError:  # then what is left over is waited for, in vain and not for ever
+            self._left_over = frozenset()
+        self._since: dict[Mark, float] = {}
+
+    def in_progress(self, now: float) -> bool:
+        """Return whether a save is under way; `now` is a steady time.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        marks = unfinished(self._model_dir) - self._left_over
+        self._since = still_changing(marks, self._since, now)
+        return any(now - since < self._patience_seconds for since in self._since.values())
+
+
+def _has_end(prefix: Path) -> bool:
+    try:
+        parse_index(read_index(prefix))
+    except (IncompleteCheckpoint, OSError):
+        return False
+    except CorruptCheckpoint:
+        pass  # damaged, but nobody is writing it
+    return True
+
+
+def _listed(state_file: Path) -> set[str] | None:
+    """Return the names in the trainer's state file, None when it cannot be read."""
+    try:
+        text = state_file.read_text()
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return {Path(path).name for path in re.findall(r'^\w+_path\w*: "([^"]*)"', text, re.MULTILINE)}
+
+
+def _mark(path: Path) -> Mark:
+    try:
+        status = path.lstat()
+    except OSError:
+        return (path.name,)
+    return (path.name, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _folder_mark(folder: Path) -> Mark:
+    try:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return (folder.name,)
+        inside = sorted((_mark(path) for path in folder.iterdir()), key=str)
+    except OSError:
+        inside = []
+    return (_mark(folder), *inside)

@@ -1,0 +1,96 @@
+"""Tells a sentinel of this run from a stale one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from watcher.database_file import DATABASE_NAME
+from watcher.errors import StoreError
+from watcher.promote import BOARD_FILE
+from watcher.reading import Reader
+from watcher.sentinel import read_sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a sentinel means.
+
+    Attributes:
+        kind: `none`: there is no file. `valid`: this run is to end. `stale`: it is of another run,
+            or nobody can tell, and means nothing.
+        message: Why the run is to end, or why the file means nothing.
+    """
+
+    kind: Literal["none", "valid", "stale"]
+    message: str = ""
+
+
+def judge(content: dict[str, Any] | None, identity: str | None, *, is_new: bool) -> Verdict:
+    """Decide what a sentinel means.
+
+    Args:
+        content: What `watcher.sentinel.read_sentinel` gives.
+        identity: Of this run; None while nobody can tell.
+        is_new: The file appeared or changed since the launcher was started. Where the run's
+            identity is unknown, only such a one is taken as this run's.
+    """
+    if content is None:
+        return Verdict("none")
+    run = content.get("run")
+    if not isinstance(run, str):
+        return Verdict("stale", "it is not the watcher's")
+    if identity is not None and run != identity:
+        return Verdict("stale", "it is of another run")
+    if identity is None and not is_new:
+        return Verdict("stale", "it was there before, and there is no database to tell whose it is")
+    return Verdict("valid", str(content.get("message") or content.get("reason") or "no reason"))
+
+
+def run_identity(state_dir: Path, best_dir: Path) -> str | None:
+    """Return `runs.uuid`, from the database or else from `best.json`; None when there is neither.
+
+    The folder of the database is closed to other users, `best/` is not.
+    """
+    try:
+        reader = Reader(state_dir / DATABASE_NAME)
+        try:
+            return str(reader.run()["uuid"])
+        finally:
+            reader.close()
+    except (StoreError, OSError):
+        pass
+    try:
+        board = msgspec.json.decode((best_dir / BOARD_FILE).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    found = board.get("run_uuid") if isinstance(board, dict) else None
+    return found if isinstance(found, str) else None
+
+
+class Sentinel:
+    """The sentinel file of a run, and what it meant when the launcher was started."""
+
+    def __init__(self, path: Path, state_dir: Path, best_dir: Path) -> None:
+        self.path = path
+        self._state_dir, self._best_dir = state_dir, best_dir
+        self._first = _mark(path)
+
+    def look(self) -> Verdict:
+        """Return what it means now."""
+        mark = _mark(self.path)
+        if mark is None:
+            return Verdict("none")
+        identity = run_identity(self._state_dir, self._best_dir)
+        return judge(read_sentinel(self.path), identity, is_new=mark != self._first)
+
+
+def _mark(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
