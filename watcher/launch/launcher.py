@@ -128,7 +128,7 @@ class Launcher:
         """Return whether this run was stopped before; a watcher with other settings is asked."""
         verdict = self._sentinel.look()
         if verdict.kind == "stale":
-            self._say(f"{self._sentinel.path} is ignored: {verdict.message}")
+            self._tell_once(f"{self._sentinel.path} is ignored: {verdict.message}")
         if verdict.kind != "valid":
             return False
         if self._companion:
@@ -315,7 +315,7 @@ class Launcher:
         deadline = None if limit is None else self._steady() + limit
         stopped_early = self._sentinel.look().kind == "valid"
         if not companion.given_up:
-            self._say("the trainer has ended; the watcher finishes what is left")
+            self._say("the watcher finishes what is left to evaluate")
         companion.finish()
         while not (companion.done or companion.given_up):
             self._turn(_LOOK_SECONDS)

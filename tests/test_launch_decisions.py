@@ -1,0 +1,187 @@
+"""What the launcher decides, on values alone."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from fake_trainer import Killed, Manager, model_tensors
+
+from watcher.errors import ConfigError
+from watcher.launch.command import flag_value, interpreter, visible_devices
+from watcher.launch.companion import Companion
+from watcher.launch.decide import Attempts, delay, describe, exit_code, is_crash
+from watcher.launch.gpus import Gpu, evaluation_device, trainers
+from watcher.launch.saves import SaveWatch, complete, unfinished
+from watcher.launch.sentinel import judge, run_identity
+
+TRAINER = ["python", "-m", "object_detection.model_main_tf2"]
+GPUS = [Gpu(0, "GPU-aaa-1", "H"), Gpu(1, "GPU-bbb-2", "H"), Gpu(2, "GPU-ccc-3", "H")]
+MIXED = [Gpu(0, "GPU-aaa-1", "slow"), Gpu(1, "GPU-bbb-2", "fast")]
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--model_dir=M"], "M"),
+        (["--model_dir", "M"], "M"),
+        (["-model_dir", "M", "--other", "x"], "M"),
+        (["--model_dir=A", "--model_dir=B"], "B"),
+        (["--model_dir=a=b"], "a=b"),
+        (["--model_dir_x=M", "model_dir=M"], None),
+        (["--model_dir"], None),
+    ],
+)
+def test_a_flag_is_read_as_absl_reads_it(words: list[str], value: str | None):
+    assert flag_value([*TRAINER, *words], "model_dir") == value
+
+
+def test_the_interpreter_is_found_behind_other_programs():
+    assert interpreter(TRAINER) == "python"
+    assert (
+        interpreter(["nice", "-n", "5", "/env/bin/python3.9", "train.py"]) == "/env/bin/python3.9"
+    )
+    assert interpreter(["./train.sh", "pythonic"]) is None
+
+
+def test_the_trainers_devices_are_those_of_its_own_environment():
+    assert visible_devices(TRAINER, {}) is None
+    assert visible_devices(TRAINER, {"CUDA_VISIBLE_DEVICES": "0"}) == "0"
+    given = ["env", "CUDA_VISIBLE_DEVICES=1", *TRAINER, "CUDA_VISIBLE_DEVICES=2"]
+    assert visible_devices(given, {"CUDA_VISIBLE_DEVICES": "0"}) == "1"
+
+
+@pytest.mark.parametrize(
+    ("visible", "used"),
+    [
+        (None, {"GPU-aaa-1", "GPU-bbb-2", "GPU-ccc-3"}),
+        ("", set()),
+        ("-1", set()),
+        ("0,2", {"GPU-aaa-1", "GPU-ccc-3"}),
+        ("1,-1,2", {"GPU-bbb-2"}),
+        ("GPU-bbb", {"GPU-bbb-2"}),
+        ("MIG-x", {"MIG-x"}),
+    ],
+)
+def test_the_trainers_gpus_are_those_that_cuda_leaves_it(visible: str | None, used: set[str]):
+    assert trainers(visible, GPUS) == used
+
+
+@pytest.mark.parametrize(
+    ("device", "visible"),
+    [("gpu:1", None), ("gpu:1", "1"), ("gpu:1", "GPU-bbb"), ("GPU-bbb-2", "0,1")],
+)
+def test_a_gpu_of_the_trainers_is_refused(device: str, visible: str | None):
+    with pytest.raises(ConfigError, match="a GPU that the trainer uses too") as caught:
+        evaluation_device(device, visible, None, GPUS)
+    assert "CUDA_VISIBLE_DEVICES=0" in (caught.value.hint or "")
+
+
+def test_another_gpu_the_cpu_or_a_trainer_on_the_cpu_are_no_conflict():
+    assert evaluation_device("cpu", None, None, GPUS).device == "cpu"
+    assert evaluation_device("gpu:1", "0", None, GPUS).device == "gpu:1"
+    assert evaluation_device("gpu:1", "-1", None, GPUS).device == "gpu:1"
+    assert evaluation_device("gpu:0", None, None, []).device == "gpu:0"  # the worker will refuse it
+
+
+def test_auto_takes_no_gpu_where_the_trainer_may_use_each():
+    choice = evaluation_device("auto", None, None, GPUS)
+    assert (choice.device, choice.reason) == ("cpu", "the trainer may use every GPU")
+
+
+def test_numbers_that_mean_different_gpus_to_cuda_are_refused():
+    for device in ("gpu:1", "auto"):
+        with pytest.raises(ConfigError, match="may mean another GPU to the trainer"):
+            evaluation_device(device, "0", None, MIXED)
+    assert evaluation_device("gpu:1", "0", "PCI_BUS_ID", MIXED).device == "gpu:1"
+    assert evaluation_device("gpu:1", "GPU-aaa", None, MIXED).device == "gpu:1"
+
+
+@pytest.mark.parametrize(
+    ("content", "identity", "is_new", "kind"),
+    [
+        (None, "me", True, "none"),
+        ({"run": "me"}, "me", False, "valid"),
+        ({"run": "other"}, "me", True, "stale"),
+        ({"run": "other"}, None, True, "valid"),
+        ({"run": "other"}, None, False, "stale"),
+        ({}, "me", True, "stale"),
+        ({"run": 5}, None, True, "stale"),
+    ],
+)
+def test_only_a_sentinel_of_this_run_counts(content, identity, is_new: bool, kind: str):
+    assert judge(content, identity, is_new=is_new).kind == kind
+
+
+def test_the_identity_comes_from_best_json_where_the_database_is_closed_to_us(tmp_path: Path):
+    assert run_identity(tmp_path / "watcher", tmp_path / "best") is None
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text('{"run_uuid": "me"}')
+    assert run_identity(tmp_path / "watcher", tmp_path / "best") == "me"
+    (tmp_path / "best" / "best.json").write_text("[1]")
+    assert run_identity(tmp_path / "watcher", tmp_path / "best") is None
+
+
+def test_a_crash_is_what_nobody_asked_for():
+    assert not is_crash(0)
+    assert all(is_crash(code) for code in (1, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT))
+    assert not any(is_crash(-number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    assert (exit_code(3), exit_code(-9)) == (3, 137)
+    assert [describe(code) for code in (1, -9, -40)] == [
+        *("ended with code 1", "was ended by SIGKILL", "was ended by signal 40")
+    ]
+
+
+def test_delays_double_up_to_five_minutes_and_progress_begins_them_anew():
+    attempts, waits = Attempts(limit=9, first_seconds=5), []
+    for _ in range(10):
+        attempts, pause = attempts.after(progressed=False)
+        waits.append(pause)
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300, None]
+    attempts, pause = attempts.after(progressed=True)
+    assert (attempts.made, pause) == (1, 5)
+    assert delay(10_000, 1) == 300
+
+
+@pytest.mark.parametrize("stage", ["temp", "data", "index"])
+def test_each_stage_of_a_save_is_seen_until_it_does_not_change_for_long(tmp_path: Path, stage: str):
+    saves = SaveWatch(tmp_path, patience_seconds=30)
+    manager = Manager(tmp_path)
+    manager.save(100, model_tensors(1000, "1"))
+    assert not saves.in_progress(now=0)
+    with pytest.raises(Killed):
+        manager.save(200, model_tensors(1000, "2"), die_at=stage)
+    assert saves.in_progress(now=10) and saves.in_progress(now=39)
+    assert not saves.in_progress(now=40)
+    assert not SaveWatch(tmp_path, patience_seconds=30).in_progress(now=0)  # the next trainer
+    assert complete(tmp_path).keys() == {"ckpt-1"}
+
+
+def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):
+    manager = Manager(tmp_path, max_to_keep=1)
+    manager.save(100, model_tensors(1000, "1"))
+    state = (tmp_path / "checkpoint").read_text()
+    manager.save(200, model_tensors(1000, "2"))
+    assert unfinished(tmp_path) == frozenset()
+    (tmp_path / "checkpoint").write_text(state)
+    assert SaveWatch(tmp_path / "none", 30).in_progress(0) is False
+    assert len(unfinished(tmp_path)) == 1
+    (tmp_path / "checkpoint").unlink()
+    assert len(unfinished(tmp_path)) == 1
+
+
+def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():
+    said: list[str] = []
+    companion, now = Companion(["false", "--flag"], said.append, contextlib.nullcontext), 0.0
+    while not companion.given_up:
+        companion.tend(now)
+        time.sleep(0.01)
+        now += 1.0
+    assert [text for text in said if "started again" in text] == [
+        f"the watcher ended with code 1; it is started again in {pause} s"
+        for pause in (1, 2, 4, 8, 16)
+    ]
+    assert said[-1] == "false --flag"
