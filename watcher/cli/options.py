@@ -38,7 +38,9 @@ def options_of(
 def _option(field: Any) -> Callable[[Command], Command]:
     description, metavar = _about(field.type)
     flag = f"--{field.name.replace('_', '-')}"
-    default = "" if field.default in (None, msgspec.NODEFAULT, False, (), "") else f" [{field.default}]"
+    default = (
+        "" if field.default in (None, msgspec.NODEFAULT, False, (), "") else f" [{field.default}]"
+    )
     # Values are validated with those of the file and the environment, so all are text here and
     # an absent one is None.
     arguments: dict[str, Any] = {

@@ -217,7 +217,9 @@ def _explain(
     if "enum" in rule:
         rule = f"expected one of {', '.join(_choices(name))}"
     rule = rule[0].lower() + rule[1:]
+    command = "train" if name in launcher_names() else "run"
     return ConfigError(
         f"{name} ({merged[name]}) is invalid: {rule}",
-        hint=f"it was set by {origin[name]}; `checkpoint-watcher run --help` says what it takes",
+        hint=f"it was set by {origin[name]};"
+        f" `checkpoint-watcher {command} --help` says what it takes",
     )
