@@ -77,6 +77,7 @@ class Rounds:
     def go(self, store: Store, intake: Intake, projector: Projector) -> str | None:
         """Do all there is to do; returns what went wrong, None when all is done."""
         intake.look(now(), time.monotonic())
+        intake.write_down(now())
         if intake.problem:
             return intake.problem
         self.score_all(store)

@@ -6,6 +6,7 @@ namespace of its own, a failing system call.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,10 +14,12 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
+from faults import need_strace
 from watching import Watcher, cli, wait_until
 
 from watcher.bundle import verify
@@ -155,38 +158,47 @@ def test_a_model_dir_that_goes_with_the_database_in_it_ends_the_run_with_a_clear
 # -- 3: the event threads
 
 
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        ("write", "the thread that hands on file system events had ended"),
-        ("read", "the thread that reads file system events died"),
-    ],
-)
-def test_a_dead_event_thread_is_noticed_and_the_rescan_goes_on(
-    watcher: Watcher, tmp_path: Path, call: str, said: str
-):
-    # `write` fails in the handler, when it wakes the loop; `read` where events are read.
-    daemon = started(watcher, "--rescan-seconds", 1)
+@contextlib.contextmanager
+def failing_in_threads(daemon: subprocess.Popen[bytes], trace: Path, call: str) -> Iterator[None]:
+    """The first such call in each thread but the main one fails."""
     tasks = {int(task.name) for task in Path(f"/proc/{daemon.pid}/task").iterdir()}
-    trace = tmp_path / "trace"
     attach = [f"--attach={task}" for task in tasks - {daemon.pid}]
     inject = f"--inject={call}:error=EIO:when=1"
     strace = subprocess.Popen(["strace", "-o", trace, *attach, f"--trace={call}", inject])
     try:
         time.sleep(0.5)
-        manager = Manager(watcher.model_dir)
-        names = save(manager, 3)
-        wait_until(lambda: scored(watcher, names), "the rescan finds them")
-        wait_until(lambda: said in events(watcher), "the status says what happened")
-        assert watcher.status()["watch"] != "events"
+        yield
         assert f"{call}(" in trace.read_text() and "INJECTED" in trace.read_text()
     finally:
         strace.terminate()
         strace.wait()
+
+
+def test_a_dead_event_thread_is_noticed_and_the_rescan_goes_on(watcher: Watcher, tmp_path: Path):
+    need_strace()
+    daemon = started(watcher, "--rescan-seconds", 1)
+    manager = Manager(watcher.model_dir)
+    with failing_in_threads(daemon, tmp_path / "trace", "read"):
+        names = save(manager, 3)
+        wait_until(lambda: scored(watcher, names), "the rescan finds them")
+        said = "the thread that reads file system events died"
+        wait_until(lambda: said in events(watcher), "the status says what happened")
+        assert watcher.status()["watch"] != "events"
     names = save(manager, 2)
     wait_until(lambda: scored(watcher, names), "new ones are found as well")
-    if call == "write":  # that thread can be replaced
-        wait_until(lambda: watcher.status()["watch"] == "events", "events work again")
+
+
+def test_an_event_that_cannot_wake_the_loop_is_taken_up_all_the_same(
+    watcher: Watcher, tmp_path: Path
+):
+    need_strace()
+    daemon = started(watcher, "--rescan-seconds", 10)
+    with failing_in_threads(daemon, tmp_path / "trace", "write"):
+        asked = time.monotonic()
+        names = save(Manager(watcher.model_dir), 1)
+        wait_until(lambda: scored(watcher, names), "it is found")
+        assert time.monotonic() - asked < 8, "long before the rescan"
+    assert watcher.status()["watch"] == "events", "no thread died of it"
 
 
 # -- 4 and 5: machines without events or hard links

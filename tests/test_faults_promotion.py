@@ -194,6 +194,7 @@ def test_what_left_best_stays_readable_for_a_while_and_then_goes(tmp_path: Path)
         for number in range(1, 30):
             save(folder, number)
             stages[0].look(time.time(), time.monotonic())
+            stages[0].write_down(time.time())
             rounds.score_all(store)
             projector.update(time.time())
             name = latest(rounds.best_dir)

@@ -44,6 +44,7 @@ class Ranking(RuleBasedStateMachine):
         number = self.manager.save_counter + 1
         self.manager.save(100 * number, model_tensors(500, number))
         self.intake.look(time.time(), time.monotonic())
+        self.intake.write_down(time.time())
 
     @rule(score=SCORES)
     def score(self, score: float | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from faults import fork_daemon
+from faults import fork_daemon, need_strace
 from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
@@ -144,6 +144,56 @@ def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_lef
     assert set(codes) <= {0, -signal.SIGTERM} and codes.count(0) > 15
     assert watcher.run() == 0
     assert set(watcher.states().values()) == {"scored"}
+
+
+def writes_fail(daemon: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Fail each `write` from now on: pipes to workers and between threads, logs, wake-ups."""
+    need_strace()
+    inject = ["-etrace=write", "-einject=write:error=EIO"]
+    strace = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(daemon.pid), *inject]
+    fault = subprocess.Popen(strace)
+    status = Path(f"/proc/{daemon.pid}/status")
+    wait_until(lambda: "TracerPid:\t0" not in status.read_text(), "it is traced")
+    return fault
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_sigterm_ends_it_while_every_write_fails(watcher: Watcher, tmp_path: Path, busy: bool):
+    save(watcher, 2)
+    starts = tmp_path / "starts"
+    daemon = watcher.start(STUB_SECONDS=60 if busy else 0, STUB_STARTS=starts)
+    last = "leased" if busy else "scored"
+    wait_until(lambda: last in watcher.states().values(), "it works")
+    fault = writes_fail(daemon)
+    try:
+        time.sleep(1)
+        daemon.terminate()
+        assert daemon.wait(timeout=10) == 0
+    finally:
+        fault.terminate()
+        fault.wait()
+    assert not any(alive(int(worker)) for worker in starts.read_text().split())
+
+
+def test_sigterm_ends_it_after_writes_failed_while_its_watch_was_exchanged(
+    watcher: Watcher, tmp_path: Path
+):
+    """The library's thread is told to end by a write, and joined without a limit."""
+    save(watcher, 1)
+    elsewhere = ["--state-dir", tmp_path / "state", "--best-dir", tmp_path / "best"]
+    watcher.database = tmp_path / "state" / "watcher.db"
+    daemon = watcher.start(*elsewhere, "--rescan-seconds", 0.3)
+    wait_until(lambda: "scored" in watcher.states().values(), "it works")
+    fault = writes_fail(daemon)
+    watcher.model_dir.rename(tmp_path / "away")
+    watcher.model_dir.mkdir()
+    time.sleep(3)
+    fault.terminate()
+    fault.wait()
+    save(watcher, 2)
+    wait_until(lambda: watcher.states().get("ckpt-2") == "scored", "it goes on by itself")
+    daemon.terminate()
+    assert daemon.wait(timeout=10) == 0
 
 
 def test_of_daemons_that_race_for_one_model_dir_one_wins_and_the_others_say_so(watcher: Watcher):

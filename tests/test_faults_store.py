@@ -11,44 +11,23 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import fork_daemon, need_strace
+from locks import locked
 from watching import ROOT, Watcher, cli, wait_until
 
 from watcher.bundle import verify
 from watcher.discover import scan
 from watcher.pin import pin
 
-LOCK = """
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-db.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
-
 
 def save(watcher: Watcher, count: int, first: int = 1) -> None:
     manager = Manager(watcher.model_dir, max_to_keep=None)
     for number in range(first, first + count):
         manager.save(100 * number, model_tensors(4000, number))
-
-
-@contextlib.contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """Another process holds the write lock."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LOCK, str(database)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout and holder.stdout.readline() == b"locked\n"
-        yield
-        holder.communicate()
 
 
 def board(watcher: Watcher) -> list[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager
+from faults import need_strace
+from watching import wait_until
 
 from watcher.watch import Watch
 
@@ -53,3 +58,58 @@ def test_a_folder_deleted_and_made_again_is_watched_again(watch: Watch, woken: t
     woken.clear()
     Manager(watch.folder).save(100, {})
     assert woken.wait(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_replaced_and_said_to_be(tmp_path: Path):
+    def wake() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("as a fault in the library would")
+
+    calls: list[int] = []
+    watch = Watch(tmp_path, wake)
+    watch.ensure()
+    manager = Manager(tmp_path)
+    manager.save(100, {})
+    wait_until(lambda: not watch.ensure(), "the dead thread is noticed")
+    assert watch.degraded == "the thread that hands on file system events had ended"
+    manager.save(200, {})
+    wait_until(lambda: watch.ensure() and watch.degraded is None, "events work again")
+    assert watch.take_news()[-1] == "file system events work again"
+    watch.close()
+
+
+CLOSING = """
+import sys, time
+from pathlib import Path
+from watcher.watch import Watch
+watches = [Watch(Path(sys.argv[1]), lambda: None) for _ in range(3)]
+for watch in watches:
+    watch.ensure()
+print("armed", flush=True)
+sys.stdin.readline()
+began = time.monotonic()
+for watch in watches:
+    watch.close()
+Path(sys.argv[1], "ended").mkdir()
+"""
+
+
+def test_closing_ends_although_the_library_cannot_tell_its_threads_to(tmp_path: Path):
+    """They are told through a pipe, and joined without a limit."""
+    need_strace()
+    closing = subprocess.Popen(
+        [sys.executable, "-c", CLOSING, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert closing.stdin and closing.stdout and closing.stdout.readline() == b"armed\n"
+    inject = ["-etrace=write", "-einject=write:error=EIO"]
+    strace = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(closing.pid), *inject]
+    with subprocess.Popen(strace) as fault:
+        status = Path(f"/proc/{closing.pid}/status")
+        wait_until(lambda: "TracerPid:\t0" not in status.read_text(), "it is traced")
+        closing.communicate(b"go\n", timeout=20)
+        assert (tmp_path / "ended").is_dir()
+        fault.wait(timeout=10)

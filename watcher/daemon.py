@@ -12,6 +12,7 @@ import math
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,11 +29,17 @@ from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.store import Store, iso
 from watcher.supervise import Supervisor
+from watcher.trouble import Trouble
 from watcher.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
-_FAILURE_RETRY_SECONDS = 1.0
+# What waits inside SQLite neither pins nor hears a signal: the loop itself tries again.
+_BUSY_SECONDS = 0.1
+_BUSY_AGAIN_SECONDS = 0.02
+_BUSY_AT_END_SECONDS = 2.0
+# A signal handler that could not write its wake-up is noticed after so long.
+_WAIT_SECONDS = 2.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
 
@@ -70,7 +77,8 @@ class Daemon:
         self._next_scan = -math.inf
         self._last_activity = steady()
         self._notice: str | None = None
-        self._failure: str | None = None
+        self._news: deque[tuple[str, float]] = deque()
+        self._trouble = Trouble()
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
@@ -79,7 +87,8 @@ class Daemon:
     def wake(self) -> None:
         """Make the loop look now. Safe in any thread and in a signal handler."""
         self._woken = True
-        with contextlib.suppress(BlockingIOError):
+        # Nothing may be raised here: it would come out of whatever a signal interrupted.
+        with contextlib.suppress(OSError):
             os.write(self._wake_writer, b".")
 
     def stop(self) -> None:
@@ -104,6 +113,7 @@ class Daemon:
             WorkerError: no worker could be started.
             StoreLost: the database was deleted, replaced or is damaged.
         """
+        self._store.set_patience(_BUSY_SECONDS)
         try:
             while not self._stopping:
                 seconds = self._guarded_step()
@@ -118,22 +128,33 @@ class Daemon:
 
     def _guarded_step(self) -> float:
         """Step; while the disk or the database fail, hold what there is and try again soon."""
+        trouble = self._trouble
         try:
-            seconds = self.step()
+            if self._steady() >= trouble.retry_at:
+                seconds = self.step()
+                if trouble.present:
+                    self._store.set_patience(_BUSY_SECONDS)
+                if trouble.worked():
+                    _log.info("going on again")
+                return seconds
         except (StoreError, ModelDirError, OSError) as error:
             if isinstance(error, StoreLost):
                 raise
-            self._store.require_present()
-            if str(error) != self._failure:
-                self._failure = str(error)
-                _log.error("cannot go on, trying again", reason=str(error))
+            if reason := trouble.failed(error, self._steady()):
+                _log.error("cannot go on, trying again", reason=reason)
+            self._store.set_patience(_BUSY_AGAIN_SECONDS)
             # What was looked at may not have been recorded: look again at all of it.
-            self._next_scan, self._woken, self._dirty = -math.inf, False, True
-            return _FAILURE_RETRY_SECONDS
-        if self._failure:
-            _log.info("going on again")
-            self._failure = None
-        return seconds
+            self._next_scan, self._dirty = -math.inf, True
+        self._pin_meanwhile()
+        return max(0.0, trouble.retry_at - self._steady())
+
+    def _pin_meanwhile(self) -> None:
+        """Pin what there is while nothing can be recorded: the trainer does not wait for us."""
+        self._store.require_present()
+        self._woken = False
+        with contextlib.suppress(OSError):
+            self._lookout.look(self._clock(), self._steady(), announced=True)
+        self._woken = self._woken or self._intake.more
 
     def step(self) -> float:
         """Do all there is to do now; returns the seconds until there is more, if nothing wakes.
@@ -199,22 +220,30 @@ class Daemon:
     def _look(self, now: float, steady: float) -> None:
         to_finish = self._finishing and not self._looked_to_finish
         rescan = to_finish or steady >= self._next_scan
-        if not (self._woken or rescan or steady >= self._lookout.due()):
-            return
-        announced, self._woken = self._woken, False
-        # Before anything is taken from the folder: it may be another one, without our database.
-        self._store.require_present()
-        if rescan:
-            self._next_scan = steady + self._settings.rescan_seconds
-            self._dirty = True  # files in best/ may have been touched by others
-        if self._lookout.look(now, steady, announced=announced):
+        if self._woken or rescan or steady >= self._lookout.due():
+            announced, self._woken = self._woken, False
+            # Before anything is taken from the folder: it may be another one, without our
+            # database.
+            self._store.require_present()
+            if rescan:
+                self._next_scan = steady + self._settings.rescan_seconds
+                self._dirty = True  # files in best/ may have been touched by others
+            self._lookout.look(now, steady, announced=announced)
+            self._looked_to_finish = self._looked_to_finish or to_finish
+            self._woken = self._woken or self._intake.more
+        if self._lookout.write_down(now):
             self._last_activity = steady
-        self._looked_to_finish = self._looked_to_finish or to_finish
-        self._woken = self._woken or self._intake.more
+        self._tell_news(now)
+
+    def _tell_news(self, now: float) -> None:
         for text in self._lookout.take_news():
             self._notice = f"{text} ({iso(now)})"
             _log.warning(text)
-            self._store.ledger.add_event(now, "watch", text)
+            self._news.append((text, now))
+        while self._news:
+            text, at = self._news[0]
+            self._store.ledger.add_event(at, "watch", text)
+            self._news.popleft()
 
     # -- waiting and ending
 
@@ -230,10 +259,12 @@ class Daemon:
 
     def _wait(self, seconds: float) -> None:
         readers = [self._wake_reader]
-        if self._supervisor.worker:
+        if self._supervisor.worker and not self._trouble.present:
             readers += self._supervisor.worker.filenos()
-        if not self._woken:
-            select.select(readers, [], [], seconds)
+        until = self._steady() + seconds
+        while not self._woken and (left := until - self._steady()) > 0:
+            if select.select(readers, [], [], min(left, _WAIT_SECONDS))[0]:
+                break
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
@@ -281,7 +312,7 @@ class Daemon:
             due=steady + seconds,
             worker_due=supervisor.next_deadline() if supervisor.worker else math.inf,
             status=self._published,
-            failure=self._failure,
+            failure=self._trouble.told,
             worker_starts=supervisor.starts,
             worker_losses=supervisor.losses,
             worker_failing=supervisor.failures,
@@ -293,6 +324,8 @@ class Daemon:
         self._lookout.watch.close()
         os.close(self._wake_reader)
         try:
+            self._store.set_patience(_BUSY_AT_END_SECONDS)
+            self._lookout.write_down(self._clock())
             self._evaluating.close(leases, self._clock())
             self._store.ledger.set_status({})
         except StoreError as error:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher.errors import StoreError, StoreLost
+from watcher.errors import StoreBusy, StoreError, StoreLost
 
 DATABASE_NAME = "watcher.db"
 PINS_NAME = "pins"
@@ -41,8 +41,8 @@ def explained(path: Path) -> Iterator[None]:
             raise StoreLost(f"database {path}: {text}", hint=REBUILD_HINT) from error
         if "locked" in text or "busy" in text:
             hint = "another program holds a write lock on it; close that and try again"
-        else:
-            hint = f"check free space and permissions of {path.parent}, or set --state-dir"
+            raise StoreBusy(f"database {path}: {text}", hint=hint) from error
+        hint = f"check free space and permissions of {path.parent}, or set --state-dir"
         raise StoreError(f"database {path}: {text}", hint=hint) from error
     except OSError as error:
         raise StoreError(

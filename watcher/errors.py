@@ -24,6 +24,10 @@ class StoreError(WatcherError):
     """Raised when the database cannot be opened, written or understood."""
 
 
+class StoreBusy(StoreError):
+    """Raised when another program holds the database's lock; it works again when that lets go."""
+
+
 class StoreLost(StoreError):
     """Raised when the database was deleted, replaced or damaged: nothing can be recorded in it."""
 

@@ -44,6 +44,7 @@ class Evaluating:
         self._supervisor = supervisor
         # What the worker said and when, until the database has it.
         self._unrecorded: deque[tuple[Happening, float, float]] = deque()
+        self._returning: deque[Lease] = deque()
         self._renewed = -math.inf
         self._progress: dict[str, int] = {}
         self._changed = False
@@ -69,6 +70,7 @@ class Evaluating:
         while self._unrecorded:
             self._record_one(*self._unrecorded[0])
             self._unrecorded.popleft()
+        self._give_back((), now)
         return self._changed
 
     def shift_times(self, seconds: float) -> None:
@@ -100,9 +102,11 @@ class Evaluating:
         self._give_back(leases, now)
 
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
-        for lease in leases:
+        self._returning += leases
+        while self._returning:
             with contextlib.suppress(LeaseLost):  # it expired, and is back already
-                self._store.queue.give_back(lease, now)
+                self._store.queue.give_back(self._returning[0], now)
+            self._returning.popleft()
 
     def give_next(self, now: float, steady: float) -> None:
         """Give the worker a pending checkpoint if it can take one."""

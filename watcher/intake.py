@@ -1,22 +1,28 @@
 """Intake: compare model_dir with the database and close the difference, by pinning.
 
 Wires discover, pin and queue. Every wake-up, timer, restart and crash leads into `look`.
+
+A pin waits for nothing: what `look` finds out is only remembered, and `write_down` records it as
+soon as the database takes it. Should the process end in between, the pins are adopted at its next
+start, so a database that is locked for an hour costs no checkpoint.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from watcher.adopt import adopt_pins
+from watcher.adopt import found_as, orphans
 from watcher.bundle import index_path
-from watcher.data import FoundCheckpoint
+from watcher.data import FoundCheckpoint, Pin
 from watcher.discover import scan
-from watcher.errors import CorruptCheckpoint, PinError
+from watcher.errors import CorruptCheckpoint, PinError, StoreError, StoreLost
 from watcher.gaps import missed_counters
 from watcher.pin import Verified, identify, pin, probe, release, sweep
 from watcher.store import Queue
@@ -41,12 +47,29 @@ class _Waiting:
     problem: str | None = None
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """What became of a checkpoint, until the database has it.
+
+    Attributes:
+        state: `pinned`, `corrupt` or `missed`.
+        before: Digest of the checkpoint whose coming showed that nobody saw this one.
+    """
+
+    state: str
+    found: FoundCheckpoint
+    at: float
+    pin: Pin | None = None
+    reason: str = ""
+    before: str | None = None
+
+
 class Intake:
     """The first three stages of one run: model_dir to pins to queue.
 
     Attributes:
         more: True when a look ended with checkpoints left to take, so that another is due now.
-        late: Names recorded by the last look that had been there for a while.
+        late: Names pinned by the last look that had been there for a while.
         copying: Why pins are copies that take space of their own, None while they are links.
     """
 
@@ -70,17 +93,18 @@ class Intake:
         self._waiting: dict[str, _Waiting] = {}
         self._last_counter = queue.last_save_counter()
         self._first_look = self._last_counter is None
-        self._counted: FoundCheckpoint | None = None
+        self._outcomes: deque[_Outcome] = deque()
+        self._recorded: list[str] = []
+        self._readable = True
         self._news: list[str] = []
-        self._unrecorded = False
         self.more = False
         self.late: list[str] = []
         self.copying: str | None = None
 
     @property
     def waiting(self) -> int:
-        """How many checkpoints are seen but could not be pinned yet."""
-        return len(self._waiting)
+        """How many checkpoints are seen but have no row yet."""
+        return len(self._waiting) + len(self._outcomes)
 
     @property
     def problem(self) -> str | None:
@@ -121,9 +145,15 @@ class Intake:
 
     def _adopt(self, now: float) -> None:
         """Record pins that a crash or a failing database left without a row."""
-        adopted = adopt_pins(self._queue, self._pins_dir, now)
+        adopted = orphans(self._queue, self._pins_dir)
+        present = {found.save_counter for found in scan(self._model_dir)} if adopted else set()
+        for orphan, pinned_at in adopted:
+            found = found_as(orphan.prefix.name, orphan.prefix)
+            self._count_gap(found, orphan.sha256, present, now)
+            self._outcomes.append(_Outcome("pinned", found, min(pinned_at, now), orphan))
         if adopted:
-            _log.info("pins that had no row are recorded", checkpoints=", ".join(adopted))
+            names = ", ".join(self.write_down(now))
+            _log.info("pins that had no row are recorded", checkpoints=names)
 
     def _pin_again(self, found: FoundCheckpoint | None, sha256: str) -> bool:
         try:
@@ -135,30 +165,27 @@ class Intake:
         except (OSError, CorruptCheckpoint, PinError):
             return False
 
-    def look(self, now: float, steady: float) -> list[str]:
-        """Scan model_dir once, and pin and record what is new.
+    def look(self, now: float, steady: float) -> None:
+        """Scan model_dir once, and pin what is new; `write_down` records it.
 
-        It ends early, with `more` set, when pinning takes long.
+        Writes nothing to the database, and does without it where it cannot be read. Ends early,
+        with `more` set, when pinning takes long.
 
         Args:
             now: Seconds since the epoch, for the records.
             steady: Monotonic seconds, for the waiting.
 
-        Returns:
-            Names recorded now, in whatever state.
-
         Raises:
             ModelDirError: model_dir is missing or cannot be listed.
-            StoreError: the database cannot be written.
+            StoreLost: the database is damaged.
         """
-        self.more, self.late = False, []
-        if self._unrecorded:  # the trainer may not have it any more
-            self._adopt(now)
-            self._unrecorded = False
+        self.more, self.late, self._readable = False, [], True
         found = scan(self._model_dir)
-        present = {checkpoint.name for checkpoint in found}
-        self._settled = {name: sig for name, sig in self._settled.items() if name in present}
-        recorded = self._give_up_gone(present, now)
+        names = {checkpoint.name for checkpoint in found}
+        counters = {checkpoint.save_counter for checkpoint in found}
+        self._settled = {name: sig for name, sig in self._settled.items() if name in names}
+        for gone in [entry for name, entry in self._waiting.items() if name not in names]:
+            self._give_up(gone, now)
         began = time.monotonic()
         for checkpoint in found:
             if self._settled.get(checkpoint.name) == checkpoint.signature:
@@ -166,51 +193,98 @@ class Intake:
             if time.monotonic() - began > _LOOK_SECONDS:
                 self.more = True
                 break
-            if self._handle(checkpoint, now, steady, found):
-                recorded.append(checkpoint.name)
+            self._handle(checkpoint, now, steady, counters)
         self._first_look = self._first_look and self.more
-        if recorded:
+
+    def write_down(self, now: float) -> list[str]:
+        """Record all that looks found out since the last time, in the order it happened.
+
+        Returns:
+            Names recorded, in whatever state; but for the saves that nobody saw.
+
+        Raises:
+            StoreError: the database cannot be written; the rest is kept for the next call.
+        """
+        while self._outcomes:
+            if self._write(self._outcomes[0]):
+                self._recorded.append(self._outcomes[0].found.name)
+            self._outcomes.popleft()
+        if self._recorded:
             self._thin(now)
+        recorded, self._recorded = self._recorded, []
         return recorded
 
+    def _write(self, outcome: _Outcome) -> bool:
+        """Record one outcome; False when that is no news."""
+        found, pin, queue = outcome.found, outcome.pin, self._queue
+        if pin:
+            known = queue.known(pin.sha256)
+            queue.record_pin(found, pin, outcome.at)
+            if not queue.has_pin(pin.sha256):
+                # Untrained; or released before, and known only now that it can be read.
+                release(pin.prefix, self._pins_dir)
+            return not known
+        if outcome.state == "corrupt":
+            if not queue.known_damage(found):
+                queue.record_corrupt(found, outcome.reason, outcome.at)
+            return True
+        if outcome.before is None or not queue.known(outcome.before):
+            queue.record_missed(found.name, found.save_counter, outcome.reason, outcome.at)
+        return outcome.before is None
+
     def _handle(
-        self, checkpoint: FoundCheckpoint, now: float, steady: float, found: list[FoundCheckpoint]
-    ) -> bool:
+        self, checkpoint: FoundCheckpoint, now: float, steady: float, present: set[int]
+    ) -> None:
         waited = self._waiting.get(checkpoint.name)
         unchanged = waited is not None and waited.found.signature == checkpoint.signature
         if waited and unchanged and steady < waited.retry_at:
-            return False
+            return None
+        sha256 = ""
         try:
-            if self._queue.known_damage(checkpoint) or self._queue.known(identify(checkpoint)):
-                self._settle(checkpoint)
-                return False
+            if self._is(lambda: self._queue.known_damage(checkpoint)):
+                return self._settle(checkpoint)
+            sha256 = identify(checkpoint)
+            if self._is(lambda: self._queue.known(sha256)):
+                return self._settle(checkpoint)
             if waited is None:
-                self._count_gap(checkpoint, found, now)
+                self._count_gap(checkpoint, sha256, present, now)
             taken = pin(checkpoint, self._pins_dir, self._verified)
         except FileNotFoundError:
             if index_path(checkpoint.prefix).exists():
                 return self._wait(checkpoint, now, steady, damage="a shard is missing")
             if self._is_settled(checkpoint):
-                return False
-            if waited is None:
-                self._count_gap(checkpoint, found, now)
+                return None
+            if waited is None and not sha256 and self._readable:
+                self._count_gap(checkpoint, sha256, present, now)
             return self._give_up(waited or _Waiting(checkpoint, steady, steady), now)
         except CorruptCheckpoint as error:
             return self._wait(checkpoint, now, steady, damage=error.message)
         except PinError as error:
             # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
             return self._wait(checkpoint, now, steady, problem=error.message)
-        self._unrecorded = True
-        state = self._queue.record_pin(checkpoint, taken, now)
-        self._unrecorded = False
-        if state == "untrained":
-            release(taken.prefix, self._pins_dir)
-        elif taken.method == "copy":
+        except OSError as error:
+            problem = f"cannot read {checkpoint.name}: {error.strerror or error}"
+            return self._wait(checkpoint, now, steady, problem=problem)
+        self._outcomes.append(_Outcome("pinned", checkpoint, now, taken))
+        if taken.method == "copy":
             self._say_copying(f"{self._model_dir} allows no hard link to {checkpoint.name}")
         self._settle(checkpoint)
         if waited is None and now - checkpoint.written_at > _LATE_SECONDS:
             self.late.append(checkpoint.name)
-        return True
+        return None
+
+    def _is(self, question: Callable[[], bool]) -> bool:
+        """Ask the database; while it cannot be read the answer is no: a pin too many is released
+        when its row is met, one too few is lost.
+        """
+        if self._readable:
+            try:
+                return question()
+            except StoreLost:
+                raise
+            except StoreError:
+                self._readable = False
+        return False
 
     def _settle(self, checkpoint: FoundCheckpoint) -> None:
         self._settled[checkpoint.name] = checkpoint.signature
@@ -240,7 +314,7 @@ class Intake:
         *,
         damage: str | None = None,
         problem: str | None = None,
-    ) -> bool:
+    ) -> None:
         """Look again later, each time after twice as long; lasting damage makes it corrupt."""
         entry = self._waiting.get(checkpoint.name)
         if entry is None or entry.found.signature != checkpoint.signature:
@@ -248,43 +322,31 @@ class Intake:
             self._waiting[checkpoint.name] = entry
         entry.problem = problem
         if damage is not None and steady - entry.since >= self._grace_seconds:
-            self._queue.record_corrupt(checkpoint, damage, now)
+            self._outcomes.append(_Outcome("corrupt", checkpoint, now, reason=damage))
             self._settle(checkpoint)
-            return True
+            return
         remaining = max(entry.since + self._grace_seconds - steady, _FIRST_RETRY_SECONDS)
         entry.retry_at = steady + min(entry.delay, remaining)
         entry.delay = min(entry.delay * 2, self._grace_seconds)
-        return False
 
     def _count_gap(
-        self, checkpoint: FoundCheckpoint, found: list[FoundCheckpoint], now: float
+        self, checkpoint: FoundCheckpoint, sha256: str, present: set[int], now: float
     ) -> None:
-        """Record the saves between the one seen last and this one, which nobody saw."""
-        if self._counted == checkpoint:
-            return  # the database could not be written after it was counted
+        """Note the saves between the one seen last and this one, which nobody saw."""
         if not self._first_look:
-            present = {other.save_counter for other in found}
             seen, reason = checkpoint.save_counter, "saved and rotated away while nobody looked"
             for counter in missed_counters(self._last_counter, seen, present):
-                self._queue.record_missed(f"ckpt-{counter}", counter, reason, now)
-                self._last_counter = counter
-        self._last_counter, self._counted = checkpoint.save_counter, checkpoint
+                missed = found_as(f"ckpt-{counter}", self._model_dir)
+                self._outcomes.append(_Outcome("missed", missed, now, None, reason, sha256))
+        self._last_counter = checkpoint.save_counter
 
-    def _give_up(self, entry: _Waiting, now: float) -> bool:
-        """Record a checkpoint as missed; it stays in the waiting until that is written."""
+    def _give_up(self, entry: _Waiting, now: float) -> None:
+        """Note a checkpoint as missed."""
         found, reason = entry.found, "rotated away before it could be pinned"
-        self._waiting[found.name] = entry
         if entry.problem:
             reason = f"{reason}: {entry.problem}"
-        self._queue.record_missed(found.name, found.save_counter, reason, now)
-        del self._waiting[found.name]
-        return True
-
-    def _give_up_gone(self, present: set[str], now: float) -> list[str]:
-        gone = [entry for name, entry in self._waiting.items() if name not in present]
-        for entry in gone:
-            self._give_up(entry, now)
-        return [entry.found.name for entry in gone]
+        self._outcomes.append(_Outcome("missed", found, now, reason=reason))
+        self._waiting.pop(found.name, None)
 
     def _thin(self, now: float) -> None:
         """Skip what the queue policy does not let wait, and release its pins."""

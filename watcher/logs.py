@@ -73,7 +73,8 @@ class LiveView:
 
     def __enter__(self) -> Self:
         if self.live:
-            self._reader = Reader(self._path)
+            # The loop draws, and must not wait here for another program's lock.
+            self._reader = Reader(self._path, timeout_seconds=0.1)
             # Refreshed by the loop alone: no thread of rich's beside the daemon.
             self._screen = Live(console=Console(), auto_refresh=False, transient=False)
             self._screen.start()

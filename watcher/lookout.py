@@ -40,29 +40,34 @@ class Lookout:
             math.inf if retry is None else retry,
         )
 
-    def look(self, now: float, steady: float, *, announced: bool) -> list[str]:
-        """Look at model_dir once; `announced` tells that an event asked for it.
-
-        Returns:
-            Names of the checkpoints recorded now.
+    def look(self, now: float, steady: float, *, announced: bool) -> None:
+        """Look at model_dir once, and pin; `announced` tells that an event asked for it.
 
         Raises:
-            StoreError: the database cannot be written.
+            StoreLost: the database is damaged.
         """
         self._next_poll = steady + POLL_SECONDS
         # The watch first, then the scan: what appears in between raises an event.
         in_force = self.watch.ensure()
         try:
-            recorded = self.intake.look(now, steady)
+            self.intake.look(now, steady)
         except ModelDirError as error:
             self.problem = error.message
-            return []
+            return
         self.problem = self.intake.problem
         if self.intake.late and in_force and not announced:
             self.watch.doubt(f"no event announced {self.intake.late[-1]}")
+
+    def write_down(self, now: float) -> bool:
+        """Record what the looks found; True when that was something.
+
+        Raises:
+            StoreError: the database cannot be written; it is kept for the next call.
+        """
+        recorded = self.intake.write_down(now)
         if recorded:
             _log.info("found", checkpoints=", ".join(recorded))
-        return recorded
+        return bool(recorded)
 
     def take_news(self) -> list[str]:
         """Return what happened to the folder, its events and its pins since the last call."""

@@ -215,8 +215,16 @@ def _copy(source: Path, target: Path) -> str:
             fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except OSError:
             shutil.copyfileobj(reader, writer, 4 << 20)
-            return "copy"
-        return "reflink"
+            method = "copy"
+        else:
+            method = "reflink"
+        writer.flush()
+        # As a link has them: when the trainer wrote it, which tells in which order checkpoints
+        # were saved, and who may read it in best/.
+        status = os.fstat(reader.fileno())
+        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
+        os.utime(writer.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+    return method
 
 
 def _move_into_place(working: Path, final: Path) -> None:

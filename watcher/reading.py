@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from watcher.database_file import DATABASE_NAME, explained
-from watcher.errors import StoreError
+from watcher.errors import StoreBusy, StoreError
 
 
 class Reader:
@@ -19,18 +20,36 @@ class Reader:
 
     def __init__(self, path: Path, *, timeout_seconds: float = 5.0) -> None:
         """Open read-only; raises StoreError when there is no database or it cannot be read."""
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {path}: {error.strerror}",
+                hint="it is its owner's alone, unless `run` was given a --group to share it with",
+            ) from error
+        if not there:
             raise StoreError(
                 f"no database at {path}",
                 hint="give the model_dir that `checkpoint-watcher run` was started on,"
                 " or its database with --state-dir",
             )
         self.path = path
-        with explained(path):
+        try:
+            self._open("mode=ro", timeout_seconds)
+        except StoreBusy:
+            raise
+        except StoreError:
+            # One that nobody has open, in a folder where we may not write: SQLite wants to create
+            # a WAL there to read it. There is none, so all there is lies in the one file.
+            if path.with_name(path.name + "-wal").exists() or os.access(path.parent, os.W_OK):
+                raise
+            self._open("mode=ro&immutable=1", timeout_seconds)
+
+    def _open(self, how: str, timeout_seconds: float) -> None:
+        with explained(self.path):
             # Plain sqlite3: the commands that read answer sooner without a library to import.
-            self._db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_seconds
-            )
+            uri = f"{self.path.absolute().as_uri()}?{how}"
+            self._db = sqlite3.connect(uri, uri=True, timeout=timeout_seconds)
             try:
                 self._rows("SELECT 1 FROM runs")
             except BaseException:

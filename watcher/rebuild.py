@@ -199,7 +199,8 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
 def _has_run(database: Path) -> bool:
     if not database.is_file():
         return False
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
+    uri = f"{database.as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.1)) as db:
         try:
             return db.execute("SELECT 1 FROM runs").fetchone() is not None
         except sqlite3.OperationalError as error:

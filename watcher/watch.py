@@ -7,6 +7,7 @@ interval. So nothing here carries data, and nothing here is allowed to fail. Wha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+
+_ENDING_SECONDS = 2.0
 
 
 class _Waker(FileSystemEventHandler):
@@ -101,6 +104,9 @@ class Watch:
 
     def _arm(self, identity: tuple[int, int]) -> None:
         self._disarm(None)
+        if self._beyond_repair:
+            self._degrade(self._beyond_repair)
+            return
         self._waker = _Waker(self._wake)
         try:
             observer = Observer()
@@ -146,8 +152,29 @@ class Watch:
             self.degraded = None
         else:
             self._degrade(reason)
-        if self._observer is not None:
-            self._observer.stop()
-            if self._observer.is_alive():
-                self._observer.join(timeout=5)
-        self._observer, self._identity, self._threads = None, None, []
+        observer, self._observer = self._observer, None
+        self._identity, self._threads = None, []
+        if observer is not None and not _ended(observer):
+            # Each new one would leave threads behind too.
+            self._beyond_repair = "the threads that hand on file system events do not end"
+
+
+def _ended(observer: BaseObserver) -> bool:
+    """Stop the library's threads; False when they have not ended after a while.
+
+    It joins them without a limit, and one is told to end through a pipe, in which a failed write
+    is not written again: so it is not waited for in the thread that has to hear SIGTERM.
+    """
+
+    def stop() -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            observer.stop()
+            if observer.is_alive():
+                observer.join()
+            ended.set()
+
+    ended = threading.Event()
+    ending = threading.Thread(target=stop, name="watch-ending", daemon=True)
+    ending.start()
+    ending.join(_ENDING_SECONDS)
+    return ended.is_set()

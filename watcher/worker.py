@@ -167,7 +167,7 @@ class Worker:
         """Ask the worker to end, wait that long, then kill what is left."""
         with contextlib.suppress(WorkerError):
             self.send({"type": "stop"})
-        self._exited(timeout_seconds)
+            self._exited(timeout_seconds)
         self.kill()
 
     def ending(self) -> str:

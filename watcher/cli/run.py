@@ -27,11 +27,13 @@ from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
 from watcher.notify_systemd import Notifier, Service
+from watcher.opening import open_store
 from watcher.pin import Verified
 from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.rebuild import refuse_lost
-from watcher.store import DATABASE_NAME, PINS_NAME, Store
+from watcher.sharing import Sharing
+from watcher.store import PINS_NAME, Store
 from watcher.supervise import Limits, Supervisor
 from watcher.worker import WORKER_FILE, Worker, device_environment
 
@@ -92,6 +94,7 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     settings = _in_time_for(service, settings)
     stop = _StopFlag(service)
     interpreter = _check_inputs(settings)
+    sharing = Sharing(settings.group, settings.state_path, settings.best_path)
     if not _wait_for_model_dir(settings, stop, service):
         return
     with ExitStack() as stack:
@@ -99,13 +102,22 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
-        store = stack.enter_context(_open_store(settings))
-        view = stack.enter_context(LiveView(settings.state_path, _wants_live(settings)))
-        configure_logs(settings.log_format, settings.state_path, live=view.live)
+        sharing.begin()
+        live = _wants_live(settings)
+        configure_logs(settings.log_format, settings.state_path, live=live)
+        opened = open_store(settings, stopped=lambda: stop.asked, waiting=service.waiting)
+        if opened is None:
+            return
+        store = stack.enter_context(opened)
+        view = stack.enter_context(LiveView(settings.state_path, live))
         service.watch(settings.state_path)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
-        audience: list[Callable[[Presence], None]] = [service.turned, lambda _: view.refresh()]
+        audience: list[Callable[[Presence], None]] = [
+            service.turned,
+            lambda _: sharing.keep(),
+            lambda _: view.refresh(),
+        ]
         if settings.listen_address:
             # Its libraries take memory, which a run that does not listen has no use for.
             from watcher.service.endpoints import endpoints
@@ -173,15 +185,6 @@ def _make_state_folder(settings: Settings) -> None:
             f"cannot write into {settings.state_path}",
             hint="the watcher must be able to write there, or set --state-dir",
         )
-
-
-def _open_store(settings: Settings) -> Store:
-    return Store(
-        settings.state_path / DATABASE_NAME,
-        run=_run_name(settings),
-        model_dir=settings.model_path,
-        now=time.time(),
-    )
 
 
 def _run_name(settings: Settings) -> str:

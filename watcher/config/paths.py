@@ -38,6 +38,15 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
     ] = None
 
+    group: Annotated[
+        str | None,
+        about(
+            "Group, by name or number, whose members may read the database and best/."
+            " Default: the database is its owner's alone.",
+            "GROUP",
+        ),
+    ] = None
+
     @property
     def model_path(self) -> Path:
         """MODEL_DIR, absolute."""

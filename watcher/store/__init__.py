@@ -31,7 +31,14 @@ class Store:
     """The writing side of one run: `queue` of checkpoints, `ledger` of scores, `promotions`."""
 
     def __init__(
-        self, path: Path, *, run: str, model_dir: Path, now: float, run_uuid: str | None = None
+        self,
+        path: Path,
+        *,
+        run: str,
+        model_dir: Path,
+        now: float,
+        run_uuid: str | None = None,
+        busy_seconds: float = 2.0,
     ) -> None:
         """Open or create the database; raises StoreError when that cannot be done.
 
@@ -41,14 +48,24 @@ class Store:
             model_dir: Its folder.
             now: Seconds since the epoch.
             run_uuid: Identity of the run if it is created now; None for a new one.
+            busy_seconds: How long to wait for another program's lock, before StoreBusy.
         """
         self._database = RunDatabase(
-            path, run=run, model_dir=model_dir, now=now, new_uuid=run_uuid or str(uuid.uuid4())
+            path,
+            run=run,
+            model_dir=model_dir,
+            now=now,
+            new_uuid=run_uuid or str(uuid.uuid4()),
+            busy_seconds=busy_seconds,
         )
         self.run_uuid = self._database.run_uuid
         self.queue = Queue(self._database)
         self.ledger = Ledger(self._database, self.queue)
         self.promotions = Promotions(self._database)
+
+    def set_patience(self, seconds: float) -> None:
+        """Say how long a call waits for another program's lock, before StoreBusy."""
+        self._database.set_patience(seconds)
 
     def require_present(self) -> None:
         """Raise StoreLost when the database was deleted, replaced or emptied under us."""

@@ -16,8 +16,6 @@ from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.errors import StoreLost
 from watcher.store.schema import migrations
 
-# While another program holds the lock the loop tries again by itself. A wait inside SQLite hears
-# no signal, and SIGTERM has to end the daemon soon.
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"
 
@@ -31,7 +29,16 @@ class RunDatabase:
         run_uuid: The run's identity, as it stands in the sentinel.
     """
 
-    def __init__(self, path: Path, *, run: str, model_dir: Path, now: float, new_uuid: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run: str,
+        model_dir: Path,
+        now: float,
+        new_uuid: str,
+        busy_seconds: float = _BUSY_SECONDS,
+    ) -> None:
         """Open the database, create or migrate it, and find or create the run.
 
         Raises:
@@ -41,7 +48,7 @@ class RunDatabase:
         with explained(path):
             # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = Database(sqlite3.connect(path, timeout=_BUSY_SECONDS))
+            self._db = Database(sqlite3.connect(path, timeout=busy_seconds))
             try:
                 self._prepare()
                 self.run_id, self.run_uuid = self._find_run(run, model_dir, now, new_uuid)
@@ -98,8 +105,20 @@ class RunDatabase:
         """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
         return self.path.parent / PINS_NAME / pin_path
 
+    def set_patience(self, seconds: float) -> None:
+        """Say how long to wait for a lock that another program holds, before StoreBusy."""
+        self._db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
+
     def close(self) -> None:
-        """Close the connection; the object is of no use afterwards."""
+        """Close the connection; the object is of no use afterwards.
+
+        Leaves a database without a WAL where nobody else has it open: who may only read could not
+        open one that has, since they would have to create its files.
+        """
+        if all(_identity(file) == identity for file, identity in self._identities.items()):
+            with contextlib.suppress(sqlite3.Error):
+                self.set_patience(0)
+                self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
         self._db.close()
 
     @contextmanager

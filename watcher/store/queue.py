@@ -39,6 +39,14 @@ class Queue:
         )
         return found is not None
 
+    def has_pin(self, sha256: str) -> bool:
+        """True when the checkpoint of this content has a pin that is still needed."""
+        found = self._db.one(
+            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ? AND pin_path IS NOT NULL",
+            [self._run_id, sha256],
+        )
+        return found is not None
+
     def last_save_counter(self) -> int | None:
         """Return the save counter of the checkpoint recorded last, None for an empty run."""
         row = self._db.one(

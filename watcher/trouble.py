@@ -1,0 +1,47 @@
+"""Trouble: when to try again what disk or database refused, and when to tell of it. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from watcher.errors import StoreBusy
+
+_RETRY_SECONDS = 1.0
+# A lock is soon gone as a rule. Only one that lasts is worth a line in the log.
+_BUSY_RETRY_SECONDS = 0.25
+_BUSY_TOLD_SECONDS = 2.0
+
+
+class Trouble:
+    """The fault that the loop is in, if it is in one. Times are steady seconds.
+
+    Attributes:
+        retry_at: When to try again; in the past while all is well.
+        told: What was told of it, None when nothing was.
+    """
+
+    def __init__(self) -> None:
+        self.retry_at = -math.inf
+        self.told: str | None = None
+        self._since: float | None = None
+
+    @property
+    def present(self) -> bool:
+        """True from the first failure until something works again."""
+        return self._since is not None
+
+    def failed(self, error: Exception, steady: float) -> str | None:
+        """Take note of a failure; returns what to tell of it, None when that was told before."""
+        busy = isinstance(error, StoreBusy)
+        self._since = steady if self._since is None else self._since
+        self.retry_at = steady + (_BUSY_RETRY_SECONDS if busy else _RETRY_SECONDS)
+        if str(error) == self.told or (busy and steady - self._since < _BUSY_TOLD_SECONDS):
+            return None
+        self.told = str(error)
+        return self.told
+
+    def worked(self) -> bool:
+        """Take note that all works; True when that is to be told."""
+        told, self.told, self._since = self.told, None, None
+        self.retry_at = -math.inf
+        return told is not None
