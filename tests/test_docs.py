@@ -37,6 +37,13 @@ def test_every_flag_in_the_readme_exists():
     assert set(re.findall(r"`(--[a-z][a-z-]+)", "\n".join(ours))) <= known
 
 
+def test_every_test_that_the_readme_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", README))
+    text = "\n".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 50
+    assert named <= set(re.findall(r"^(?:def )?(test_\w+)", text, re.MULTILINE))
+
+
 def test_the_views_have_the_columns_that_the_readme_promises(watcher: Watcher):
     watcher.run()
     table = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)`", README, re.MULTILINE))
