@@ -175,12 +175,13 @@ def test_latest_evaluates_only_the_newest_and_records_and_releases_the_others(wa
 def test_within_the_byte_budget_all_wait_and_beyond_it_they_are_thinned(watcher: Watcher):
     one = 26_000
     save_while_busy(watcher, 8, "--max-pinned-bytes", 5 * one)
-    waiting = watcher.query(
-        "SELECT name, size_bytes FROM checkpoints WHERE state IN ('pending', 'leased')"
+    busy = "SELECT name, size_bytes FROM checkpoints WHERE state IN ('pending', 'leased')"
+    waiting = wait_until(
+        lambda: len(rows := watcher.query(busy)) == 5 and rows, "the last one is thinned as well", 2
     )
     assert sum(row["size_bytes"] for row in waiting) <= 5 * one
-    assert waiting[-1]["name"] == "ckpt-9" and len(waiting) == 5
-    assert pins(watcher) == {row["name"] for row in waiting}
+    assert waiting[-1]["name"] == "ckpt-9"
+    wait_until(lambda: pins(watcher) == {row["name"] for row in waiting}, "pins are released", 2)
     reasons = watcher.query("SELECT DISTINCT reason FROM history WHERE state = 'skipped'")
     assert [row["reason"] for row in reasons] == [
         f"queue policy all: more than max_pinned_bytes ({5 * one}) waited"
