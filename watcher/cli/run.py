@@ -32,6 +32,7 @@ from watcher.pin import Verified
 from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.rebuild import refuse_lost
+from watcher.service import told_of
 from watcher.sharing import Sharing
 from watcher.store import PINS_NAME, Store
 from watcher.supervise import Limits, Supervisor
@@ -118,12 +119,7 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
             lambda _: sharing.keep(),
             lambda _: view.refresh(),
         ]
-        if settings.listen_address:
-            # Its libraries take memory, which a run that does not listen has no use for.
-            from watcher.service.endpoints import endpoints
-
-            show = stack.enter_context(endpoints(settings, _run_name(settings)))
-            audience.insert(0, show)
+        audience[:0] = told_of(settings, _run_name(settings), stack)
         stop.run(_build(settings, store, interpreter, audience))
 
 

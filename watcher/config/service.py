@@ -23,6 +23,23 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
         float,
         about("How late the loop may be before /healthz says that it is stuck.", "SECONDS", gt=0),
     ] = 120.0
+    notify: Annotated[
+        tuple[str, ...],
+        about(
+            "Tell of a new best, early stop, degradation and failure there, with apprise.", "URL"
+        ),
+    ] = ()
+    notify_command: Annotated[
+        tuple[str, ...],
+        about(
+            "A program and its arguments that is run for each notice, with JSON on standard input"
+            " and without a shell.",
+            "PROGRAM|ARGUMENT",
+        ),
+    ] = ()
+    notify_seconds: Annotated[
+        float, about("Time that one notice may take to be delivered.", "SECONDS", gt=0)
+    ] = 30.0
 
     @property
     def listen_address(self) -> tuple[str, int] | None:
