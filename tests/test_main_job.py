@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics, run_program
-from watching import Watcher, alive, cli, wait_until
+from watching import CLI, Watcher, alive, cli, wait_until
 
 from watcher.bundle import verify
+from watcher.sentinel import write_sentinel
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
@@ -60,11 +61,15 @@ def job(od_python: str, tmp_path_factory: pytest.TempPathFactory):
         watcher.end()
 
 
-def train(job: Job) -> None:
-    """Run the unmodified trainer to its end."""
+def trainer_command(job: Job, model_dir: Path) -> list[str]:
     command = [job.python, "-m", "object_detection.model_main_tf2"]
     command += ["--pipeline_config_path", str(job.pipeline), "--checkpoint_every_n", "100"]
-    command += ["--model_dir", str(job.watcher.model_dir)]
+    return [*command, "--model_dir", str(model_dir)]
+
+
+def train(job: Job) -> None:
+    """Run the unmodified trainer to its end."""
+    command = trainer_command(job, job.watcher.model_dir)
     with (job.folder / "trainer.log").open("wb") as log:
         subprocess.run(command, stdout=log, stderr=log, env=environment(), check=True)
 
@@ -206,3 +211,23 @@ def test_the_real_worker_dies_with_a_killed_daemon_even_when_it_is_stopped(job: 
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(worker), signal.SIGKILL)
+
+
+def test_the_launcher_ends_the_unmodified_trainer_after_one_more_whole_checkpoint(job: Job):
+    model_dir = job.folder / "stopped_early"
+    trainer = [*trainer_command(job, model_dir), "--num_train_steps", "100000"]
+    command = [*CLI, "train", "--stop-at-checkpoint", "--", *trainer]
+    state, sentinel = model_dir / "checkpoint", model_dir / "EARLY_STOP"
+    with (job.folder / "launcher.log").open("wb") as log:
+        launcher = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+    try:
+        wait_until(lambda: state.exists() and "ckpt-2" in state.read_text(), "two saves", 90)
+        write_sentinel(sentinel, {"run": "this one", "message": "no improvement"})
+        assert launcher.wait(timeout=60) == 0
+    finally:
+        launcher.terminate()  # which the trainer gets too
+        launcher.wait()
+    saved = {path.stem: verify(path.with_suffix("")) for path in model_dir.glob("ckpt-*.index")}
+    assert {"ckpt-1", "ckpt-2", "ckpt-3"} <= saved.keys()
+    assert all(f'"{name}"' in state.read_text() for name in saved)
+    assert not list(model_dir.glob("*_temp"))

@@ -1,8 +1,8 @@
 """Runs the demo: an unmodified trainer, checkpoint-watcher beside it, and early stopping.
 
 `launcher.py --training-python INTERPRETER` writes everything under `build/demo/` and replaces what
-an earlier run left there. The trainer reads no file, so what acts on the watcher's EARLY_STOP is
-this script: it ends the trainer, lets the watcher evaluate what is left, and shows the outcome.
+an earlier run left there. The work is one command, `checkpoint-watcher train --watch`; what this
+adds is a data set before it and a look at the outcome after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -42,9 +42,6 @@ DECAY_STEPS = 800
 PATIENCE = 3
 MIN_DELTA = 0.005
 
-TRAINER_GRACE_SECONDS = 10.0
-WATCHER_GRACE_SECONDS = 15.0
-DRAIN_LIMIT_SECONDS = 180.0
 QUESTION = "SELECT checkpoint, global_step, score, path FROM best"
 
 console = Console(highlight=False)
@@ -102,23 +99,26 @@ def prepare(python: Path) -> None:
 
 
 def run(python: Path) -> None:
-    """Runs trainer and watcher until early stopping, and leaves neither behind."""
+    """Trains and watches until early stopping ends it."""
     console.print(f"training; its log is {TRAINER_LOG}")
-    with ExitStack() as stack:
-        log = stack.enter_context(TRAINER_LOG.open("wb"))
-        # In a session of its own: a Ctrl-C reaches this script and the watcher, which end in order.
-        trainer = subprocess.Popen(
-            trainer_command(python), stdout=log, stderr=log, start_new_session=True
-        )
-        stack.callback(stop_trainer, trainer)
-        watcher = subprocess.Popen(watcher_command(python))
-        stack.callback(stop_watcher, watcher)
-        wait_for_sentinel(trainer, watcher)
-        stop_trainer(trainer)
-        wait_until_drained(watcher)
-        stop_watcher(watcher)
-    if watcher.returncode:
-        raise DemoError(f"the watcher ended with status {watcher.returncode}")
+    launcher = subprocess.Popen([*launcher_command(), "--", *trainer_command(python)])
+    try:
+        code = launcher.wait()
+    except BaseException:
+        # It ends the trainer and the watcher, and then itself.
+        launcher.terminate()
+        launcher.wait()
+        raise
+    if code:
+        raise DemoError(f"`checkpoint-watcher train` ended with code {code}: {log_tail()}")
+
+
+def launcher_command() -> Sequence[str | Path]:
+    return [
+        *(Path(sys.executable).with_name("checkpoint-watcher"), "train", "--watch"),
+        *("--device", "cpu", "--patience", str(PATIENCE), "--min-delta", str(MIN_DELTA)),
+        *("--top-k", "3", "--trainer-log", TRAINER_LOG),
+    ]
 
 
 def trainer_command(python: Path) -> Sequence[str | Path]:
@@ -129,71 +129,9 @@ def trainer_command(python: Path) -> Sequence[str | Path]:
     ]
 
 
-def watcher_command(python: Path) -> Sequence[str | Path]:
-    return [
-        *(Path(sys.executable).with_name("checkpoint-watcher"), "run", MODEL_DIR),
-        *("--pipeline-config", PIPELINE_CONFIG, "--python", python, "--device", "cpu"),
-        *("--patience", str(PATIENCE), "--min-delta", str(MIN_DELTA), "--top-k", "3"),
-        "--wait-for-model-dir",
-    ]
-
-
-def wait_for_sentinel(trainer: subprocess.Popen[bytes], watcher: subprocess.Popen[bytes]) -> None:
-    """Returns when the sentinel is there or the trainer is through."""
-    while not SENTINEL.exists():
-        if watcher.poll() is not None:
-            raise DemoError(f"the watcher ended early with status {watcher.returncode}")
-        if trainer.poll() is not None:
-            if trainer.returncode:
-                raise DemoError(f"the trainer ended with status {trainer.returncode}: {log_tail()}")
-            return
-        time.sleep(0.2)
-
-
 def log_tail() -> str:
     lines = TRAINER_LOG.read_text(errors="replace").splitlines()
     return f"see {TRAINER_LOG}" + "".join(f"\n  {line}" for line in lines[-8:])
-
-
-def stop_trainer(trainer: subprocess.Popen[bytes]) -> None:
-    """Ends the trainer and what it started; it has no state of its own to save."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        # The group is there as long as its leader was not waited for.
-        if trainer.poll() is not None:
-            return
-        os.killpg(trainer.pid, number)
-        try:
-            trainer.wait(TRAINER_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def stop_watcher(watcher: subprocess.Popen[bytes]) -> None:
-    if watcher.poll() is not None:
-        return
-    watcher.terminate()
-    try:
-        watcher.wait(WATCHER_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        watcher.kill()
-        watcher.wait()
-
-
-def wait_until_drained(watcher: subprocess.Popen[bytes]) -> None:
-    """Returns when every checkpoint the trainer has left ended in a recorded outcome."""
-    deadline = time.monotonic() + DRAIN_LIMIT_SECONDS
-    while not drained():
-        if watcher.poll() is not None:
-            raise DemoError(f"the watcher ended early with status {watcher.returncode}")
-        if time.monotonic() > deadline:
-            raise DemoError(f"the watcher was not through after {DRAIN_LIMIT_SECONDS:.0f} s")
-        time.sleep(0.2)
-
-
-def drained() -> bool:
-    states = dict(ask("SELECT checkpoint, state FROM history"))
-    saved = {path.stem for path in MODEL_DIR.glob("ckpt-*.index")}
-    return saved <= states.keys() and not {"pending", "leased"} & set(states.values())
 
 
 def ask(query: str) -> list[tuple[Any, ...]]:

@@ -17,7 +17,7 @@ from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.gpus import evaluation_device, list_gpus
 from watcher.launch.launcher import Launcher
-from watcher.launch.say import say
+from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
 _NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
@@ -66,8 +66,21 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
         watcher_command = _watcher_command(settings, command, config_file, flags)
     else:
         _refuse_idle_settings(flags)
-    launcher = Launcher(settings, command, watcher_command=watcher_command, say=say)
-    sys.exit(launcher.run())
+    if not _has_live_view(settings):
+        sys.exit(Launcher(settings, command, watcher_command=watcher_command, say=say).run())
+    later = SayLater(Path(settings.trainer_log or os.devnull))
+    try:
+        code = Launcher(settings, command, watcher_command=watcher_command, say=later).run()
+    finally:
+        later.show()
+    sys.exit(code)
+
+
+def _has_live_view(settings: LaunchSettings) -> bool:
+    """Return whether the watcher draws on the terminal, which a trainer's output would spoil."""
+    if not (settings.watch and settings.trainer_log):
+        return False
+    return settings.log_format == "live" or (settings.log_format == "auto" and os.isatty(1))
 
 
 def _defaults(command: Sequence[str]) -> dict[str, str]:

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
+from pathlib import Path
 
 from watcher.database_file import iso
 
 _PATIENCE_SECONDS = 1.0
+_STDERR = 2
 
 
 def say(text: str) -> None:
     """Write one line to stderr, or lose it: a reader that is gone or does not read ends nothing."""
-    line = f"{iso(time.time())} [launcher ] {text}\n".encode(errors="replace")
-    try:
-        if select.select([], [2], [], _PATIENCE_SECONDS)[1]:
-            os.write(2, line[: select.PIPE_BUF])
-    except (OSError, ValueError):
-        pass
+    _write(_line(text))
+
+
+class SayLater:
+    """Writes lines to the trainer's log while a live view holds the terminal, and shows them after.
+
+    The log is a file and takes them at once.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._held: list[bytes] = []
+
+    def __call__(self, text: str) -> None:
+        """Tell it in the log now."""
+        line = _line(text)
+        self._held.append(line)
+        with contextlib.suppress(OSError), self._log.open("ab") as file:
+            file.write(line)
+
+    def show(self) -> None:
+        """Tell it on stderr too: the live view has ended."""
+        for line in self._held:
+            _write(line)
+        self._held.clear()
+
+
+def _line(text: str) -> bytes:
+    line = f"{iso(time.time())} [launcher ] {text}"
+    return line.encode(errors="replace")[: select.PIPE_BUF - 1] + b"\n"
+
+
+def _write(line: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [_STDERR], [], _PATIENCE_SECONDS)[1]:
+            os.write(_STDERR, line)
