@@ -15,7 +15,7 @@ from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, delay, describe, exit_code, is_crash
 from watcher.launch.gpus import Gpu, evaluation_device, trainers
-from watcher.launch.saves import SaveWatch, complete, unfinished
+from watcher.launch.saves import Checkpoints, SaveWatch
 from watcher.launch.sentinel import judge, run_identity
 
 TRAINER = ["python", "-m", "object_detection.model_main_tf2"]
@@ -148,7 +148,7 @@ def test_delays_double_up_to_five_minutes_and_progress_begins_them_anew():
 
 @pytest.mark.parametrize("stage", ["temp", "data", "index"])
 def test_each_stage_of_a_save_is_seen_until_it_does_not_change_for_long(tmp_path: Path, stage: str):
-    saves = SaveWatch(tmp_path, patience_seconds=30)
+    saves = SaveWatch(Checkpoints(tmp_path), patience_seconds=30)
     manager = Manager(tmp_path)
     manager.save(100, model_tensors(1000, "1"))
     assert not saves.in_progress(now=0)
@@ -156,8 +156,10 @@ def test_each_stage_of_a_save_is_seen_until_it_does_not_change_for_long(tmp_path
         manager.save(200, model_tensors(1000, "2"), die_at=stage)
     assert saves.in_progress(now=10) and saves.in_progress(now=39)
     assert not saves.in_progress(now=40)
-    assert not SaveWatch(tmp_path, patience_seconds=30).in_progress(now=0)  # the next trainer
-    assert complete(tmp_path).keys() == {"ckpt-1"}
+    assert not SaveWatch(Checkpoints(tmp_path), patience_seconds=30).in_progress(
+        now=0
+    )  # the next trainer
+    assert Checkpoints(tmp_path).complete().keys() == {"ckpt-1"}
 
 
 def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):
@@ -165,12 +167,12 @@ def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):
     manager.save(100, model_tensors(1000, "1"))
     state = (tmp_path / "checkpoint").read_text()
     manager.save(200, model_tensors(1000, "2"))
-    assert unfinished(tmp_path) == frozenset()
+    assert Checkpoints(tmp_path).unfinished() == frozenset()
     (tmp_path / "checkpoint").write_text(state)
-    assert SaveWatch(tmp_path / "none", 30).in_progress(0) is False
-    assert len(unfinished(tmp_path)) == 1
+    assert SaveWatch(Checkpoints(tmp_path / "none"), 30).in_progress(0) is False
+    assert len(Checkpoints(tmp_path).unfinished()) == 1
     (tmp_path / "checkpoint").unlink()
-    assert len(unfinished(tmp_path)) == 1
+    assert len(Checkpoints(tmp_path).unfinished()) == 1
 
 
 def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():

@@ -221,13 +221,13 @@ def test_the_launcher_ends_the_unmodified_trainer_after_one_more_whole_checkpoin
     with (job.folder / "launcher.log").open("wb") as log:
         launcher = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
     try:
-        wait_until(lambda: state.exists() and "ckpt-2" in state.read_text(), "two saves", 90)
+        wait_until(state.exists, "it has saved ckpt-1", 200)
         write_sentinel(sentinel, {"run": "this one", "message": "no improvement"})
-        assert launcher.wait(timeout=60) == 0
+        assert launcher.wait(timeout=200) == 0
     finally:
         launcher.terminate()  # which the trainer gets too
         launcher.wait()
     saved = {path.stem: verify(path.with_suffix("")) for path in model_dir.glob("ckpt-*.index")}
-    assert {"ckpt-1", "ckpt-2", "ckpt-3"} <= saved.keys()
+    assert saved.keys() == {"ckpt-1", "ckpt-2"}
     assert all(f'"{name}"' in state.read_text() for name in saved)
     assert not list(model_dir.glob("*_temp"))

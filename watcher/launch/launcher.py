@@ -20,7 +20,7 @@ from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
 from watcher.launch.files import lock_folder, open_log
 from watcher.launch.group import Group
-from watcher.launch.saves import Mark, SaveWatch, complete
+from watcher.launch.saves import Checkpoints, Mark, SaveWatch
 from watcher.launch.sentinel import Sentinel
 from watcher.launch.signals import ENDING, FORWARDED, Signals
 from watcher.launch.terminal import Terminal
@@ -72,6 +72,7 @@ class Launcher:
         self._companion: Companion | None = None
         self._trainer: Group | None = None
         self._asked: signal.Signals | None = None
+        self._checkpoints = Checkpoints(settings.model_path)
         self._told: set[str] = set()
         self._lock: int | None = None
         self._output: IO[bytes] | None = None
@@ -134,9 +135,10 @@ class Launcher:
         if self._companion:
             self._say("this run was stopped early; the watcher looks at it with these settings")
             self._wait_for_first_word(self._companion)
-            if self._sentinel.look().kind != "valid":
+            verdict = self._sentinel.look()
+            if self._asked or verdict.kind != "valid":
                 return False
-        self._say(f"training is over, nothing is started: {self._sentinel.look().message}")
+        self._say(f"training is over, nothing is started: {verdict.message}")
         again = "give other settings, such as a larger --patience"
         if not self._companion:
             again = "run the watcher with other settings, such as a larger --patience"
@@ -150,7 +152,7 @@ class Launcher:
             self._turn(_CLOSE_LOOK_SECONDS)
             try:
                 with open_reader(self._settings.state_path) as reader:
-                    if reader.run()["status"].get("pid") == companion.pid:
+                    if companion.pid and companion.pid == reader.run()["status"].get("pid"):
                         return
             except StoreError:
                 continue
@@ -158,7 +160,7 @@ class Launcher:
     # -- while it trains
 
     def _train_once(self) -> Ending:
-        saves = SaveWatch(self._settings.model_path, self._settings.grace_seconds)
+        saves = SaveWatch(self._checkpoints, self._settings.grace_seconds)
         before = self._complete()
         with self._signals.as_found():
             trainer = self._trainer = Group(
@@ -193,7 +195,7 @@ class Launcher:
 
     def _complete(self) -> dict[str, Mark]:
         try:
-            return complete(self._settings.model_path)
+            return self._checkpoints.complete()
         except OSError as error:
             self._tell_once(f"cannot look for checkpoints: {error}")
             return {}
@@ -210,13 +212,13 @@ class Launcher:
         if asked is None:
             until = "at its next checkpoint" if self._settings.stop_at_checkpoint else "now"
             self._say(f"early stop, the trainer ends {until}: {verdict.message}")
-            return complete(self._settings.model_path)
+            return self._checkpoints.complete()
         return asked
 
     def _may_stop(self, trainer: Group, saves: SaveWatch, asked: dict[str, Mark]) -> bool:
         """Send SIGTERM unless there is something to wait for; returns whether it was sent."""
-        model_dir = self._settings.model_path
-        if self._settings.stop_at_checkpoint and not _is_new(complete(model_dir), asked):
+        again = self._settings.stop_at_checkpoint
+        if again and not _is_new(self._checkpoints.complete(), asked):
             return False
         if saves.in_progress(self._steady()):
             return False
@@ -235,7 +237,7 @@ class Launcher:
         deadline = self._steady() + self._settings.stop_grace_seconds
         while not trainer.is_empty():
             if self._steady() >= deadline:
-                self._say("the trainer did not end in time and is killed")
+                self._tell_once("the trainer did not end in time and is killed")
                 trainer.send(signal.SIGKILL)
                 deadline = self._steady() + _LOOK_SECONDS
             self._turn(_CLOSE_LOOK_SECONDS)

@@ -26,47 +26,61 @@ _STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
 _SHARD = re.compile(r"(ckpt-[1-9][0-9]{0,17})\.data-[0-9]{5}-of-[0-9]{5}")
 
 
-def unfinished(model_dir: Path) -> frozenset[Mark]:
-    """Return a mark for each thing in model_dir that a save in progress would show.
+class Checkpoints:
+    """What lies in model_dir. An index that was whole is not read again before it changes."""
 
-    None when there is no such folder: nothing is being saved into it.
+    def __init__(self, model_dir: Path) -> None:
+        self._model_dir = model_dir
+        self._whole: dict[str, Mark] = {}
 
-    Raises:
-        OSError: the folder cannot be listed.
-    """
-    if not model_dir.exists():
-        return frozenset()
-    marks: set[Mark] = set()
-    shards: dict[str, list[Mark]] = {}
-    with os.scandir(model_dir) as entries:
-        for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
-                marks.add(_folder_mark(Path(entry.path)))
-            elif _STATE_TEMPORARY.fullmatch(entry.name):
-                marks.add(_mark(Path(entry.path)))
-            elif shard := _SHARD.fullmatch(entry.name):
-                shards.setdefault(shard[1], []).append(_mark(Path(entry.path)))
-    whole = complete(model_dir)
-    listed = _listed(model_dir / "checkpoint")
-    for name, parts in shards.items():
-        if name not in whole:
-            marks.add((name, *sorted(parts, key=str), _mark(model_dir / f"{name}.index")))
-        elif listed is not None and name not in listed:
-            marks.add(("not in the state file yet", name, whole[name]))
-    return frozenset(marks)
+    def complete(self) -> dict[str, Mark]:
+        """Return the checkpoints whose index is whole, with what changes when one is saved anew.
 
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        if not self._model_dir.exists():
+            return {}
+        try:
+            found = scan(self._model_dir)
+        except ModelDirError as error:
+            raise OSError(error.message) from error
+        self._whole = {
+            entry.name: entry.signature
+            for entry in found
+            if self._whole.get(entry.name) == entry.signature or _has_end(entry.prefix)
+        }
+        return dict(self._whole)
 
-def complete(model_dir: Path) -> dict[str, Mark]:
-    """Return the checkpoints whose index is whole, with what changes when one is saved anew.
+    def unfinished(self) -> frozenset[Mark]:
+        """Return a mark for each thing that a save in progress would show.
 
-    Raises:
-        OSError: the folder cannot be listed.
-    """
-    try:
-        found = scan(model_dir)
-    except ModelDirError as error:
-        raise OSError(error.message) from error
-    return {entry.name: entry.signature for entry in found if _has_end(entry.prefix)}
+        None when there is no such folder: nothing is being saved into it.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        if not self._model_dir.exists():
+            return frozenset()
+        marks: set[Mark] = set()
+        shards: dict[str, list[Mark]] = {}
+        with os.scandir(self._model_dir) as entries:
+            for entry in entries:
+                if _TEMPORARY.fullmatch(entry.name):
+                    marks.add(_folder_mark(Path(entry.path)))
+                elif _STATE_TEMPORARY.fullmatch(entry.name):
+                    marks.add(_mark(Path(entry.path)))
+                elif shard := _SHARD.fullmatch(entry.name):
+                    shards.setdefault(shard[1], []).append(_mark(Path(entry.path)))
+        whole = self.complete()
+        listed = _listed(self._model_dir / "checkpoint")
+        for name, parts in shards.items():
+            if name not in whole:
+                index = _mark(self._model_dir / f"{name}.index")
+                marks.add((name, *sorted(parts, key=str), index))
+            elif listed is not None and name not in listed:
+                marks.add(("not in the state file yet", name, whole[name]))
+        return frozenset(marks)
 
 
 def still_changing(
@@ -79,17 +93,17 @@ def still_changing(
 class SaveWatch:
     """What may be a save in progress of one trainer; made before that is started."""
 
-    def __init__(self, model_dir: Path, patience_seconds: float) -> None:
+    def __init__(self, checkpoints: Checkpoints, patience_seconds: float) -> None:
         """Take what lies there now as left over from an earlier trainer.
 
         Args:
-            model_dir: The folder that the trainer saves into.
+            checkpoints: Of the folder that the trainer saves into.
             patience_seconds: What stays unfinished and unchanged for so long was given up.
         """
-        self._model_dir = model_dir
+        self._checkpoints = checkpoints
         self._patience_seconds = patience_seconds
         try:
-            self._left_over = unfinished(model_dir)
+            self._left_over = checkpoints.unfinished()
         except OSError:  # then what is left over is waited for, in vain and not for ever
             self._left_over = frozenset()
         self._since: dict[Mark, float] = {}
@@ -100,7 +114,7 @@ class SaveWatch:
         Raises:
             OSError: the folder cannot be listed.
         """
-        marks = unfinished(self._model_dir) - self._left_over
+        marks = self._checkpoints.unfinished() - self._left_over
         self._since = still_changing(marks, self._since, now)
         return any(now - since < self._patience_seconds for since in self._since.values())
 
