@@ -1,0 +1,56 @@
+"""A MODEL_DIR whose file system raises no events and has no hard links, as over a network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import ROOT, Watcher, wait_until
+
+from watcher.bundle import verify
+
+
+@pytest.fixture
+def silent(watcher: Watcher, tmp_path: Path) -> list[object]:
+    """The daemon sees model_dir through FUSE; the trainer writes to what lies beneath."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/fuse, readable and writable for this user")
+    view = [sys.executable, str(ROOT / "tests" / "silent_fs.py"), str(watcher.model_dir)]
+    watcher.prefix = ["unshare", "--user", "--map-root-user", "--mount", *view]
+    trial = subprocess.run([*watcher.prefix, "true"], capture_output=True, text=True)
+    if trial.returncode:
+        pytest.skip(f"cannot mount FUSE in a namespace of this user: {trial.stderr.strip()}")
+    state, watcher.best_dir = tmp_path / "state", tmp_path / "best"
+    watcher.database = state / "watcher.db"
+    return ["--state-dir", state, "--best-dir", watcher.best_dir]
+
+
+def test_on_a_file_system_without_events_each_checkpoint_is_found_and_pinned_by_copy(
+    watcher: Watcher, silent: list[object]
+):
+    daemon = watcher.start(*silent, "--rescan-seconds", 3, "--top-k", 2)
+    wait_until(lambda: watcher.status().get("worker") == "ready", "the daemon is ready")
+    assert watcher.status()["watch"] == "events", "the kernel takes the watch, and says nothing"
+    manager = Manager(watcher.model_dir, max_to_keep=3)
+    manager.save(100, model_tensors(4000, 1))
+    wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "the rescan finds it")
+    wait_until(lambda: watcher.status()["watch"] == "no event announced ckpt-1", "status says so")
+    for number in range(2, 7):
+        # Rotated away after 4.5 s: sooner than two rescans, later than a poll.
+        manager.save(100 * number, model_tensors(4000, number))
+        time.sleep(1.5)
+    expected = {f"ckpt-{number}": "scored" for number in range(1, 7)}
+    wait_until(lambda: watcher.states() == expected, "all are scored, none is missed")
+    assert watcher.leaderboard() == ["ckpt-6", "ckpt-5"]
+    for name in watcher.leaderboard():
+        verify(watcher.best_dir / name)
+    assert "another file system" in watcher.status()["pins"]
+    methods = watcher.query("SELECT pin_method AS how FROM checkpoints WHERE pin_path IS NOT NULL")
+    assert methods == 2 * [{"how": "copy"}]
+    daemon.terminate()
+    assert daemon.wait(timeout=15) == 0
