@@ -1,26 +1,25 @@
 """Faults at chosen system calls, a reader that never looks away, and one round of the stages.
 
 A round is what the daemon does with a new checkpoint, without the worker: look and pin, lease,
-record a score, promote, evict. It runs in a forked child, so that strace can kill it or fail one of
-its calls, and the libraries need not be imported each time.
+record a score, promote, evict. It runs in a forked process (`forks`), so that strace can kill it or
+fail one of its calls, and the libraries need not be imported each time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import Fork, Said
 
 from watcher.config import Settings
 from watcher.data import Evaluation
@@ -49,6 +48,7 @@ class Rounds:
     """The state of one run, and the stages on it, in this process."""
 
     def __init__(self, folder: Path, *, top_k: int = 2, evict_seconds: float = 0.0) -> None:
+        self.options = {"folder": str(folder), "top_k": top_k, "evict_seconds": evict_seconds}
         self.settings = Settings(
             model_dir=str(folder),
             pipeline_config="none",
@@ -100,7 +100,7 @@ class Rounds:
             problem = self.go(store, *self.begin(store))
         assert problem is None, problem
 
-    def stubborn_round(self, said: mmap.mmap) -> None:
+    def stubborn_round(self, said: Said) -> None:
         """As the daemon does: try again while something fails, and say what."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -108,21 +108,13 @@ class Rounds:
                 with self.open() as store:
                     stages = self.begin(store)
                     while problem := self.go(store, *stages):
-                        note(said, problem)
+                        said.note(problem)
                         time.sleep(0.02)
                 return
             except (StoreError, ModelDirError, OSError) as error:
-                note(said, str(error))
+                said.note(str(error))
                 time.sleep(0.02)
         raise AssertionError("it never recovered")
-
-
-def note(said: mmap.mmap, text: str) -> None:
-    said[: len(said)] = text.encode()[: len(said)].ljust(len(said), b"\0")
-
-
-def noted(said: mmap.mmap) -> str:
-    return said[:].rstrip(b"\0").decode(errors="replace")
 
 
 def now() -> float:
@@ -135,29 +127,20 @@ def score_of(sha256: str) -> float:
 
 
 class Child:
-    """`work` in a forked child; strace, when asked, injects a fault into it until `heal`."""
+    """A forked process at work; strace, when asked, injects a fault into it until `heal`."""
 
-    def __init__(
-        self, work: Callable[[], object], fault: str | None = None, calls: str = MUTATING
-    ) -> None:
-        """Fork and start; `fault` is strace's: `signal=KILL:when=3`, `error=ENOSPC:when=3+`."""
-        go_reader, go_writer = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(go_writer)
-            os.read(go_reader, 1)
-            _run_and_exit(work)
-        os.close(go_reader)
+    def __init__(self, fork: Fork, fault: str | None = None, calls: str = MUTATING) -> None:
+        """Start; `fault` is strace's: `signal=KILL:when=3`, `error=ENOSPC:when=3+`."""
+        self.fork = fork
         self.tracer: subprocess.Popen[bytes] | None = None
         if fault:
             inject = [f"-etrace={calls}", f"-einject={calls}:{fault}"]
-            command = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(self.pid), *inject]
+            command = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(fork.pid), *inject]
             self.tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            while "TracerPid:\t0" in Path(f"/proc/{self.pid}/status").read_text():
+            while "TracerPid:\t0" in Path(f"/proc/{fork.pid}/status").read_text():
                 assert self.tracer.poll() is None, "strace cannot attach: is ptrace allowed here?"
                 time.sleep(0.001)
-        os.write(go_writer, b".")
-        os.close(go_writer)
+        fork.go()
 
     def heal(self) -> None:
         """End the fault; the child lives on."""
@@ -166,27 +149,21 @@ class Child:
             self.tracer.wait()
 
     def wait(self) -> int:
-        """Return 0, 1 when `work` raised, or the negative number of the signal that ended it."""
-        _, status = os.waitpid(self.pid, 0)
+        """Return 0, 1 when its work raised, or the negative number of the signal that ended it."""
+        code = self.fork.wait()
         if self.tracer:
             self.tracer.wait()
-        return os.waitstatus_to_exitcode(status)
+        return code
 
 
-def _run_and_exit(work: Callable[[], object]) -> None:
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def whole_round(rounds: Rounds, fault: str | None = None) -> int:
+    """Do a round in a child, with a fault if one is given; see Child."""
+    return Child(Fork("round", **rounds.options), fault).wait()
 
 
-def in_child(work: Callable[[], object], fault: str | None = None, calls: str = MUTATING) -> int:
-    """Run `work` in a child, with a fault if one is given; see Child."""
-    return Child(work, fault, calls).wait()
+def stubborn_round(rounds: Rounds, said: Path, fault: str, calls: str = MUTATING) -> Child:
+    """Begin a round in a child that tries again while something fails, and says what in `said`."""
+    return Child(Fork("stubborn round", said=str(said), **rounds.options), fault, calls)
 
 
 def check(rounds: Rounds) -> list[str]:
@@ -274,26 +251,11 @@ def never_looking_away(best_dir: Path, grace_seconds: float, end: Path) -> Itera
     assert int(said) > 0, "the reader has never read anything"
 
 
-def fork_daemon(command: list[str], log: Path, environment: dict[str, object]) -> int:
-    """Start `checkpoint-watcher` in a forked child: its own process, the libraries imported."""
-    from watcher.cli import main
-
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
-        sys.argv = command
-        os.environ.update({name: str(value) for name, value in environment.items()})
-        main()
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def fork_daemon(command: list[str], log: Path, environment: dict[str, object]) -> Fork:
+    """Start `checkpoint-watcher` in a forked process: the libraries are imported already."""
+    steer = {name: str(value) for name, value in environment.items()}
+    daemon = Fork(
+        "daemon", command=[str(part) for part in command], log=str(log), environment=steer
+    )
+    daemon.go()
+    return daemon

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import random
 import shutil
 import time
@@ -18,15 +17,15 @@ from faults import (
     EXHAUSTIVE,
     MUTATING,
     OPENING,
-    Child,
     Rounds,
     check,
-    in_child,
     latest,
     need_strace,
     never_looking_away,
-    noted,
+    stubborn_round,
+    whole_round,
 )
+from forks import Said
 from watching import Watcher, wait_until
 
 from watcher.bundle import verify
@@ -55,13 +54,13 @@ def full_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rounds = Rounds(folder)
     for number in range(1, 5):
         save(folder, number)
-    assert in_child(rounds.whole_round) == 0
+    assert whole_round(rounds) == 0
     before = check(rounds)
     for number in count(5):
         trial = folder.with_name(f"trial-{number}")
         shutil.copytree(folder, trial)
         save(trial, number)
-        assert in_child(Rounds(trial).whole_round) == 0
+        assert whole_round(Rounds(trial)) == 0
         after = check(Rounds(trial))
         if after[0] != before[0]:  # the new one is the best, and one of two falls out
             save(folder, number)
@@ -81,10 +80,10 @@ def test_a_kill_at_every_call_that_changes_a_file_leaves_best_whole_and_is_recov
     need_strace()
     for number in count(1):
         rounds = copy(full_board, tmp_path / "run")
-        code = in_child(rounds.whole_round, f"signal=KILL:when={number}")
+        code = whole_round(rounds, f"signal=KILL:when={number}")
         best_is_whole(rounds)
         if code == KILLED:
-            assert in_child(rounds.whole_round) == 0
+            assert whole_round(rounds) == 0
         check(rounds)
         if code != KILLED:
             break
@@ -98,11 +97,11 @@ def test_a_kill_during_the_recovery_from_a_kill_is_recovered_from(full_board: Pa
         pairs = random.Random(23).sample(pairs, 40)
     for first, then in pairs:
         rounds = copy(full_board, tmp_path / "run")
-        in_child(rounds.whole_round, f"signal=KILL:when={first}")
+        whole_round(rounds, f"signal=KILL:when={first}")
         best_is_whole(rounds)
-        in_child(rounds.whole_round, f"signal=KILL:when={then}")
+        whole_round(rounds, f"signal=KILL:when={then}")
         best_is_whole(rounds)
-        assert in_child(rounds.whole_round) == 0
+        assert whole_round(rounds) == 0
         check(rounds)
 
 
@@ -116,11 +115,11 @@ def test_each_call_that_fails_once_leaves_best_whole_and_is_done_again(
     problems = set()
     for number in count(1, step):
         rounds = copy(full_board, tmp_path / "run")
-        said = mmap.mmap(-1, 4096)
+        said = tmp_path / "said"
         fault = f"error={error}:when={number}"
-        assert in_child(partial(rounds.stubborn_round, said), fault, calls) == 0
+        assert stubborn_round(rounds, said, fault, calls).wait() == 0
         check(rounds)
-        problems.add(noted(said))
+        problems.add(str(Said(said)))
         if number > (250 if error == "EACCES" else 100):  # beyond the last call of a round
             break
     assert len(problems) > 3, "faults are told"
@@ -134,10 +133,10 @@ def test_a_fault_during_the_recovery_from_a_kill_is_told_and_recovered_from(
     chance = random.Random(error)
     for _ in range(80 if EXHAUSTIVE else 8):
         rounds = copy(full_board, tmp_path / "run")
-        in_child(rounds.whole_round, f"signal=KILL:when={chance.randrange(1, 90)}")
-        said = mmap.mmap(-1, 4096)
+        whole_round(rounds, f"signal=KILL:when={chance.randrange(1, 90)}")
+        said = tmp_path / "said"
         fault = f"error={error}:when={chance.randrange(1, 60)}"
-        assert in_child(partial(rounds.stubborn_round, said), fault) == 0
+        assert stubborn_round(rounds, said, fault).wait() == 0
         best_is_whole(rounds)
         check(rounds)
 
@@ -150,9 +149,10 @@ def test_while_every_call_fails_the_old_best_stands_and_the_fault_is_told(
     for number in (1, 10, 20, 30, 40) if EXHAUSTIVE else (1, 30):
         rounds = copy(full_board, tmp_path / "run")
         before = latest(rounds.best_dir)
-        said = mmap.mmap(-1, 4096)
-        child = Child(partial(rounds.stubborn_round, said), f"error={error}:when={number}+")
-        wait_until(lambda said=said: noted(said), f"{error} from call {number} on is told")
+        said = tmp_path / "said"
+        said.unlink(missing_ok=True)
+        child = stubborn_round(rounds, said, f"error={error}:when={number}+")
+        wait_until(lambda said=said: str(Said(said)), f"{error} from call {number} on is told")
         time.sleep(0.1)
         best_is_whole(rounds)
         assert latest(rounds.best_dir) in (before, "ckpt-5", "ckpt-6", "ckpt-7", "ckpt-8")
@@ -168,17 +168,17 @@ def test_a_reader_that_never_looks_away_never_sees_a_broken_checkpoint(tmp_path:
     folder.mkdir()
     rounds = Rounds(folder, evict_seconds=grace)
     save(folder, 1)
-    assert in_child(rounds.whole_round) == 0
+    assert whole_round(rounds) == 0
     chance = random.Random(15)
     killed = 0
     with never_looking_away(rounds.best_dir, grace, tmp_path / "end"):
         for number in range(2, 300 if EXHAUSTIVE else 40):
             save(folder, number)
             when = chance.randrange(1, 80)
-            killed += in_child(rounds.whole_round, f"signal=KILL:when={when}") == KILLED
+            killed += whole_round(rounds, f"signal=KILL:when={when}") == KILLED
             if chance.random() < 0.5:
-                assert in_child(rounds.whole_round) == 0
-        assert in_child(rounds.whole_round) == 0
+                assert whole_round(rounds) == 0
+        assert whole_round(rounds) == 0
     check(rounds)
     assert killed > 20
 

@@ -124,13 +124,12 @@ def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_lef
     codes = []
     for _ in range(25):
         steer = {"STUB_SECONDS": 0.15, "STUB_STARTS": starts, "STUB_LOG": watcher.evaluated}
-        pid = fork_daemon(command, watcher.log, steer)
+        daemon = fork_daemon(command, watcher.log, steer)
         time.sleep(chance.uniform(0.0, 0.7))
-        os.kill(pid, signal.SIGTERM)
+        daemon.kill(signal.SIGTERM)
         asked = time.monotonic()
-        _, status = os.waitpid(pid, 0)
+        codes.append(daemon.wait())
         assert time.monotonic() - asked < 10
-        codes.append(os.waitstatus_to_exitcode(status))
         if watcher.states():
             rows = watcher.query(
                 "SELECT lease_token, attempts FROM checkpoints WHERE"
@@ -200,20 +199,16 @@ def test_of_daemons_that_race_for_one_model_dir_one_wins_and_the_others_say_so(w
     save(watcher, 2)
     for _ in range(3):
         command = watcher.command()[2:]
-        pids = [fork_daemon(command, watcher.log, {"STUB_SECONDS": 0.2}) for _ in range(5)]
-        lost = []
+        racing = [fork_daemon(command, watcher.log, {"STUB_SECONDS": 0.2}) for _ in range(5)]
         deadline = time.monotonic() + 30
-        while len(lost) < 4 and time.monotonic() < deadline:
-            for pid in set(pids) - set(lost):
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
-                    assert os.waitstatus_to_exitcode(status) == 3
-                    lost.append(pid)
+        while len(racing) > 1 and time.monotonic() < deadline:
+            assert {daemon.poll() for daemon in racing} <= {3, None}
+            racing = [daemon for daemon in racing if daemon.poll() is None]
             time.sleep(0.02)
-        (winner,) = set(pids) - set(lost)
+        (winner,) = racing
         wait_until(lambda: set(watcher.states().values()) == {"scored"}, "the winner works")
-        os.kill(winner, signal.SIGTERM)
-        assert os.waitstatus_to_exitcode(os.waitpid(winner, 0)[1]) == 0
+        winner.kill(signal.SIGTERM)
+        assert winner.wait() == 0
     assert "already watches this model_dir" in watcher.log.read_text()
 
 
@@ -244,10 +239,10 @@ def test_what_reading_commands_say_while_the_daemon_is_being_killed_is_whole(wat
     save(watcher, 3)
     command = watcher.command()[2:]
     for moment in (0.1, 0.25, 0.4):
-        pid = fork_daemon(command, watcher.log, {"STUB_SECONDS": 0.1})
+        daemon = fork_daemon(command, watcher.log, {"STUB_SECONDS": 0.1})
         time.sleep(moment)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        daemon.kill()
+        daemon.wait()
         if watcher.states():
             done = cli("status", watcher.model_dir, "--json")
             assert done.returncode == 0, done.stderr

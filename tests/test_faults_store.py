@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -149,6 +148,30 @@ def test_a_deleted_database_is_rebuilt_from_best_and_the_pins(watcher: Watcher):
     assert "not ours" not in watcher.log.read_text()
 
 
+def test_what_was_leaving_best_when_the_database_was_lost_is_told_and_left_alone(
+    watcher: Watcher,
+):
+    save(watcher, 1)
+    flags = ["--top-k", 1, "--rescan-seconds", 0.2]
+    daemon = watcher.start(*flags, CHECKPOINT_WATCHER_EVICT_SECONDS=60)
+    wait_until(lambda: board(watcher) == ["ckpt-1"], "it works")
+    save(watcher, 1, first=2)
+    wait_until(lambda: board(watcher) == ["ckpt-2"], "there is a better one")
+    daemon.kill()
+    daemon.wait()
+    (watcher.best_dir / "ckpt-99.index").write_text("a user's")
+    for file in watcher.database.parent.glob("watcher.db*"):
+        file.unlink()
+    for file in watcher.model_dir.glob("ckpt-*"):
+        file.unlink()
+    rebuilt = cli("rebuild", watcher.model_dir)
+    assert "not in best.json, left alone from now on: ckpt-1, ckpt-99\n" in rebuilt.stdout
+    assert watcher.run(*flags) == 0
+    assert {"ckpt-1.index", "ckpt-2.index", "ckpt-99.index"} < watcher.best_files()
+    assert watcher.leaderboard() == ["ckpt-2"]
+    assert "holds files that are not ours" in watcher.log.read_text()
+
+
 def test_pins_that_wait_survive_the_loss_of_the_database(watcher: Watcher):
     save(watcher, 3)
     daemon = watcher.start(STUB_SECONDS=60)
@@ -211,13 +234,13 @@ def test_sixty_kills_at_random_moments_lose_no_row_and_forget_no_checkpoint(
     acknowledged: set[tuple[str, float]] = set()
     with subprocess.Popen([*map(str, [*trainer, *options])], stdout=subprocess.DEVNULL) as training:
         for _ in range(kills):
-            pid = fork_daemon(command, watcher.log, steer)
+            daemon = fork_daemon(command, watcher.log, steer)
             time.sleep(chance.uniform(0.0, 0.6))
             if watcher.states():
                 rows = watcher.query("SELECT sha256, score FROM history WHERE state = 'scored'")
                 acknowledged |= {(row["sha256"], row["score"]) for row in rows}
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            daemon.kill()
+            daemon.wait()
         training.wait(timeout=60)
     assert watcher.run("--top-k", 3) == 0
     assert watcher.query("PRAGMA integrity_check") == [{"integrity_check": "ok"}]

@@ -16,16 +16,16 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import STUB, Watcher, alive, wait_until
 
-QUICK = ["--retry-seconds", 0.05, "--stall-timeout", 0.5, "--start-timeout", 5]
+QUICK = ["--retry-seconds", 0.05, "--stall-timeout", 1, "--start-timeout", 5]
 FAULTS = {
     "STUB_CRASH": "SIGSEGV",
     "STUB_KILL": "SIGKILL",
     "STUB_EXIT": "ended with exit code 0",
     "STUB_MEMORY": "MemoryError",
-    "STUB_HANG": "no progress for 0.5 s",
+    "STUB_HANG": "no progress for 1 s",
     "STUB_GARBAGE": "garbage",
     "STUB_NOISE": "endless line",
-    "STUB_CHATTER": "no progress for 0.5 s",
+    "STUB_CHATTER": "no progress for 1 s",
     "STUB_ODD": "garbage",
     "STUB_SHORT": "7 images of 8",
     "STUB_ORPHAN": "ended with exit code 1",

@@ -25,7 +25,7 @@ from watcher.errors import StoreError, StoreLost
 from watcher.files import fsync_folder
 from watcher.metric import parse_metric
 from watcher.pin import take_checkpoint
-from watcher.promote import BOARD_FILE
+from watcher.promote import BOARD_FILE, foreign_names
 from watcher.store import Store
 
 _NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
@@ -66,12 +66,15 @@ class Rebuilt:
         scored: Names of checkpoints in `best/`, best first.
         pending: Names of pins that wait to be evaluated.
         lost: Names in `best.json` whose files are neither in `best/` nor in the pins, whole.
+        unnamed: Names of checkpoints in `best/` that `best.json` does not name. They may have been
+            on their way out, or a user's; nothing tells now, so they stay.
         old: Where the old database is now, None when there was none.
     """
 
     scored: tuple[str, ...]
     pending: tuple[str, ...]
     lost: tuple[str, ...]
+    unnamed: tuple[str, ...]
     old: Path | None
 
 
@@ -141,7 +144,9 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
     old = _set_aside(state_dir / DATABASE_NAME)
     fresh.rename(state_dir / DATABASE_NAME)
     fsync_folder(state_dir)
-    return Rebuilt(tuple(scored), tuple(pending), tuple(lost), old)
+    named = [entry.checkpoint for entry in board.checkpoints] if board else []
+    unnamed = tuple(sorted(foreign_names(best_dir, named)))
+    return Rebuilt(tuple(scored), tuple(pending), tuple(lost), unnamed, old)
 
 
 def _restore_board(

@@ -1,8 +1,8 @@
 """Sharing: let the members of a group read a run; without one its state is the owner's alone.
 
-Measured with SQLite 3.40: while somebody writes, and after they were killed, it is enough to read
-the database, its `-wal` and its `-shm`. After a clean end in WAL mode a reader would have to create
-the last two, so the writer leaves the database without a WAL (`RunDatabase.close`).
+Measured with SQLite 3.40: to read the database, its `-wal` and its `-shm` is enough while somebody
+writes, and after they were killed. After a clean end the last two are gone, and a reader would have
+to create them. So a connection that can only read is closed last here: it cannot remove them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import grp
 import os
 import stat
 from pathlib import Path
+from typing import Self
 
 from watcher.database_file import DATABASE_NAME
-from watcher.errors import ConfigError
+from watcher.errors import ConfigError, StoreError
+from watcher.reading import Reader
 
 _FOLDER_MODE = stat.S_ISGID | 0o750  # what is made in it belongs to the group
 _FILE_MODE = 0o640
@@ -30,7 +32,8 @@ class Sharing:
         """
         self._group = group
         self._gid = None if group is None else _find(group)
-        database = state_dir / DATABASE_NAME
+        self._database = database = state_dir / DATABASE_NAME
+        self._last: Reader | None = None
         files = (database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm"))
         self._modes = {
             state_dir: _FOLDER_MODE,
@@ -57,6 +60,17 @@ class Sharing:
         """Share what has come since; what cannot be shared now is tried again at the next call."""
         with contextlib.suppress(OSError):
             self._share()
+        if self._gid is not None and self._last is None:
+            with contextlib.suppress(StoreError):
+                self._last = Reader(self._database, timeout_seconds=0.1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Call it after the database is closed by its writer."""
+        if self._last:
+            self._last.close()
 
     def _share(self) -> None:
         if self._gid is None:

@@ -51,5 +51,8 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
     click.echo(f"pending, from the pins: {', '.join(done.pending) or 'none'}")
     if done.lost:
         click.echo(f"damaged or gone: {', '.join(done.lost)}")
+    if done.unnamed:
+        names = ", ".join(done.unnamed)
+        click.echo(f"in {best} but not in best.json, left alone from now on: {names}")
     if done.old:
         click.echo(f"the old database is {done.old}")

@@ -103,7 +103,7 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
-        sharing.begin()
+        stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.log_format, settings.state_path, live=live)
         opened = open_store(settings, stopped=lambda: stop.asked, waiting=service.waiting)

@@ -110,15 +110,7 @@ class RunDatabase:
         self._db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
 
     def close(self) -> None:
-        """Close the connection; the object is of no use afterwards.
-
-        Leaves a database without a WAL where nobody else has it open: who may only read could not
-        open one that has, since they would have to create its files.
-        """
-        if all(_identity(file) == identity for file, identity in self._identities.items()):
-            with contextlib.suppress(sqlite3.Error):
-                self.set_patience(0)
-                self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
+        """Close the connection; the object is of no use afterwards."""
         self._db.close()
 
     @contextmanager
