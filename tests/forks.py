@@ -120,17 +120,23 @@ WORK = {"round": _round, "stubborn round": _stubborn_round, "daemon": _daemon}
 
 
 def _fork(what: str, arguments: dict[str, Any]) -> tuple[int, int]:
-    reader, writer = os.pipe()
+    """Return the child's process id once it is prepared, and the pipe that lets it go."""
+    go_reader, go_writer = os.pipe()
+    ready_reader, ready_writer = os.pipe()
     pid = os.fork()
     if pid:
-        os.close(reader)
-        return pid, writer
-    os.close(writer)
+        os.close(go_reader)
+        os.close(ready_writer)
+        os.read(ready_reader, 1)
+        os.close(ready_reader)
+        return pid, go_writer
+    os.close(go_writer)
     code = 1
     try:
         os.dup2(2, 1)  # fd 1 is the server's
         work = WORK[what](**arguments)
-        os.read(reader, 1)
+        os.close(ready_writer)
+        os.read(go_reader, 1)
         work()
         code = 0
     except SystemExit as ended:
