@@ -47,6 +47,11 @@ class AbsoluteDetections:
         self._masks = None
         self._tensors = detections
 
+    @property
+    def has_masks(self):
+        """Whether the model gives masks."""
+        return DETECTIONS.detection_masks in self._tensors
+
     def image(self, index, with_masks):
         """Returns (boxes, scores, classes, masks or None) of one image's detections."""
         count = self._counts[index]

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 
-from evaluators import coco, compat, fingerprint
+from evaluators import coco, compat, fingerprint, plugins
 from evaluators.clock import Clock, throttled
 from evaluators.dataset import EvalSet
 from evaluators.metrics import Metrics, MetricSets
@@ -25,6 +25,8 @@ class Evaluation:
     def __init__(self, request, versions):
         began = time.perf_counter()
         self._device = compat.configure_devices(request)
+        # After the devices: TensorFlow refuses to configure them once a plugin has used it.
+        self._plugins = plugins.load(request.get("metric_plugins") or ())
         self._pipeline = Pipeline(request)
         self._backend = coco.choose_backend(request.get("coco_backend"))
         self._files = fingerprint.FileStates(
@@ -32,6 +34,8 @@ class Evaluation:
         )
         self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
+        if self._plugins:
+            self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
         self._model = Model(self._pipeline)
         self._eval_set = EvalSet(
             self._pipeline,
@@ -40,7 +44,9 @@ class Evaluation:
             request.get("cache_on_disk", True),
         )
         self._model.trace(self._eval_set.shapes)
-        self._sets = MetricSets(self._pipeline, self._model.class_agnostic, self._backend)
+        self._sets = MetricSets(
+            self._pipeline, self._model.class_agnostic, self._backend, self._plugins
+        )
         self._sets.add_ground_truth(self._eval_set)
         self._metric_names = self._dry_run()
         self._build_seconds = time.perf_counter() - began
@@ -100,12 +106,16 @@ class Evaluation:
         with clock.measure("metrics"):
             values, by_category = metrics.compute()
         check_finite(values)
+        with clock.measure("metrics"):
+            # Last, with arrays of their own: whatever a plugin does, these values stand.
+            custom, plugin_warnings = metrics.compute_plugins()
         cost = clock.cost()
         values["latency_ms"] = cost["latency_ms"]
         return {
             "global_step": step,
             "images": metrics.images,
-            "metrics": {name: finite(value) for name, value in values.items()},
+            "metrics": {**{name: finite(value) for name, value in values.items()}, **custom},
+            "metric_warnings": plugin_warnings,
             "category_metrics": [dict(m, value=finite(m["value"])) for m in by_category],
             "timings": clock.timings(),
             "cost": cost,
@@ -140,7 +150,20 @@ class Evaluation:
                 ),
                 "choose a metrics_set that fits the model and its records",
             ) from error
-        return sorted(names | {"latency_ms"})
+        names.add("latency_ms")
+        return sorted(names | self._plugin_names(names))
+
+    def _plugin_names(self, taken):
+        if self._plugins:
+            self._sets.plugin_truths.try_out()
+        names = {name for plugin in self._plugins for name in plugin.metric_names}
+        if names & taken:
+            raise Refusal(
+                "bad_metric_plugin",
+                "metric_plugin gives {}, which the evaluation has".format(*sorted(names & taken)),
+                "metrics are named after their function or entry point: rename it",
+            )
+        return names
 
     def _check_files(self):
         changed = self._files.changed()

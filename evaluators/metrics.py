@@ -9,6 +9,7 @@ from object_detection.utils import label_map_util
 
 from evaluators import coco
 from evaluators.detections import AbsoluteDetections
+from evaluators.plugin_images import PluginMetrics, Truths
 from evaluators.protocol import Refusal
 
 FIELDS = standard_fields.InputDataFields
@@ -25,9 +26,10 @@ class MetricSets:
         pipeline: the Pipeline.
         class_agnostic: whether the model gives no classes.
         backend: one of `coco.BACKENDS`.
+        plugins: metrics of the user's own, loaded (`plugins.load`).
     """
 
-    def __init__(self, pipeline, class_agnostic, backend):
+    def __init__(self, pipeline, class_agnostic, backend, plugins=()):
         self.eval_config = pipeline.configs["eval_config"]
         self.class_agnostic = class_agnostic
         self.backend = backend
@@ -37,29 +39,33 @@ class MetricSets:
             self.categories = list(index.values())
         fast = [name for name in pipeline.metrics_sets if self._is_fast(name)]
         self.truths = [coco.GroundTruth(name, self.categories) for name in fast]
+        self.plugin_truths = Truths(plugins, self.categories) if plugins else None
         self._other_config = _with_sets(
             self.eval_config, [name for name in pipeline.metrics_sets if name not in fast]
         )
 
     def add_ground_truth(self, batches):
         """Takes the eval set, before any checkpoint is scored."""
-        for features, labels in batches if self.truths else ():
+        for features, labels in batches if self.truths or self.plugin_truths else ():
             self._add_batch(features, labels)
 
     def _add_batch(self, features, labels):
         eval_dict = self.eval_dict(self._no_detections(features), labels, features)
         arrays = {key: eval_dict[key].numpy() for key in _TRUTH_KEYS if key in eval_dict}
-        if any(truth.with_masks for truth in self.truths):
-            if FIELDS.groundtruth_instance_masks not in eval_dict:
-                raise Refusal(
-                    "bad_pipeline_config",
-                    "metrics_set coco_mask_metrics needs masks in the eval records",
-                    "set load_instance_masks in the eval_input_reader",
-                )
+        needed = any(truth.with_masks for truth in self.truths)
+        if needed and FIELDS.groundtruth_instance_masks not in eval_dict:
+            raise Refusal(
+                "bad_pipeline_config",
+                "metrics_set coco_mask_metrics needs masks in the eval records",
+                "set load_instance_masks in the eval_input_reader",
+            )
+        if needed or (self.plugin_truths and FIELDS.groundtruth_instance_masks in eval_dict):
             masks = eval_dict[FIELDS.groundtruth_instance_masks]
             arrays[FIELDS.groundtruth_instance_masks] = masks.numpy()
         for truth in self.truths:
             truth.add(arrays)
+        if self.plugin_truths:
+            self.plugin_truths.add(arrays)
 
     def new_evaluators(self):
         """Returns fresh evaluators of the OD API for the sets without a fast path."""
@@ -100,6 +106,8 @@ _TRUTH_KEYS = (
     FIELDS.groundtruth_boxes,
     FIELDS.groundtruth_classes,
     FIELDS.groundtruth_is_crowd,
+    FIELDS.groundtruth_difficult,
+    FIELDS.groundtruth_group_of,
 )
 
 
@@ -115,6 +123,7 @@ class Metrics:
         self._coco = [
             coco.CocoMetrics(truth, sets.backend, sets.eval_config) for truth in sets.truths
         ]
+        self._plugins = PluginMetrics(sets.plugin_truths) if sets.plugin_truths else None
         self._evaluators = sets.new_evaluators()
         self._losses = {}
         self.images = 0
@@ -124,10 +133,11 @@ class Metrics:
         image_ids = features[inputs.HASH_KEY].numpy()
         for name, value in losses.items():
             self._losses.setdefault(name, []).append(value)
-        if self._coco:
+        takers = [*self._coco, self._plugins] if self._plugins else self._coco
+        if takers:
             sizes = features[FIELDS.original_image_spatial_shape].numpy()
             absolute = AbsoluteDetections(detections, image_ids, sizes)
-            for metrics in self._coco:
+            for metrics in takers:
                 metrics.add(absolute)
         if self._evaluators:
             eval_dict = self._sets.eval_dict(detections, labels, features)
@@ -149,6 +159,10 @@ class Metrics:
             # The same reduction as the OD API's, in the same precision.
             found[name] = tf.reduce_mean(np.array(values)).numpy()
         return {str(name): float(value) for name, value in found.items()}, by_category
+
+    def compute_plugins(self):
+        """Returns ({metric: float or None}, [warning]) of the metric plugins."""
+        return self._plugins.compute() if self._plugins else ({}, [])
 
 
 def _give_lvis_a_detection(evaluator):

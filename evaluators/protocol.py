@@ -57,8 +57,9 @@ class Replies:
 
     def send(self, kind, **fields):
         """Sends one reply of the type `kind`."""
-        line = json.dumps(dict(type=kind, **fields), allow_nan=False) + "\n"
-        data = line.encode("utf-8")
+        line = json.dumps(dict(type=kind, **fields), allow_nan=False, ensure_ascii=False) + "\n"
+        # An error's text may hold half a surrogate pair, which is no text to the reader.
+        data = line.encode("utf-8", "replace")
         with self._lock:
             while data:
                 data = data[os.write(self._descriptor, data) :]

@@ -13,9 +13,11 @@ checkpoint are computed while the next goes through the model.
 import os
 import sys
 
-# pycocotools and others print to stdout: the reply pipe must be out of their reach before any
-# of them is imported.
+# pycocotools and others print to stdout, and a metric plugin may start programs that read stdin:
+# both pipes must be out of their reach before any of them is imported.
+REQUEST_DESCRIPTOR = os.dup(0)
 REPLY_DESCRIPTOR = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)
 
 import ctypes  # noqa: E402
@@ -58,7 +60,7 @@ def load_package():
 
 def read_requests(requests):
     """Puts each request into the queue; ends the process on `stop` and at the end of stdin."""
-    for line in sys.stdin.buffer:
+    for line in os.fdopen(REQUEST_DESCRIPTOR, "rb"):
         if not line.strip():
             continue
         try:

@@ -58,13 +58,15 @@ class Client:
     `replies` keeps every line received, in order.
     """
 
-    def __init__(self, od_python: str, cwd: Path, log: Path | None = None) -> None:
+    def __init__(
+        self, od_python: str, cwd: Path, log: Path | None = None, **variables: str
+    ) -> None:
         self.replies: list[dict[str, Any]] = []
         self._log = (log or cwd / "worker.log").open("ab")
         self.process = subprocess.Popen(
             [od_python, str(WORKER)],
             cwd=cwd,
-            env=environment(),
+            env={**environment(), **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

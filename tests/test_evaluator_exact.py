@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_client import PROGRAMS, Client, draw_shapes, reference_metrics, run_program
+from evaluator_client import PROGRAMS, ROOT, Client, draw_shapes, reference_metrics, run_program
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
@@ -141,3 +145,148 @@ def test_changed_records_are_noticed_before_the_next_score(run: Run) -> None:
         records.write_bytes(whole)
     assert (failed["type"], failed["code"]) == ("failed", "dataset_changed")
     assert "val.tfrecord" in failed["message"]
+
+
+# Metric plugins, all in one worker.
+
+PLUGINS = PROGRAMS / "metric_plugins.py"
+MAP50 = "DetectionBoxes_Precision/mAP@.50IOU"
+NAMES = (
+    *("ap50", "vandal", "counts", "records", "chatterbox"),
+    *("raises", "bad_text", "leaves", "nothing", "words", "changes_its_mind"),
+)
+
+
+def readme_plugin() -> str:
+    """The file that the README shows."""
+    found = re.search(r"```python\n(# deployed\.py.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found
+    return found[1]
+
+
+def install_distribution(folder: Path) -> None:
+    """Builds a distribution with an entry point, and installs it into the folder `site`."""
+    source = folder / "source"
+    source.mkdir()
+    (source / "house_metrics.py").write_text("def score(images, categories): return len(images)\n")
+    (source / "pyproject.toml").write_text(
+        textwrap.dedent("""
+            [build-system]
+            requires = ["hatchling"]
+            build-backend = "hatchling.build"
+            [project]
+            name = "house-metrics"
+            version = "1.2.3"
+            [project.entry-points."checkpoint_watcher.metrics"]
+            house = "house_metrics:score"
+            broken = "house_metrics:gone"
+        """)
+    )
+    pip = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--offline", "--no-deps"]
+    pip += ["--no-build-isolation", "--python", sys.executable, "--target", str(folder / "site")]
+    subprocess.run([*pip, str(source)], check=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugged:
+    """What a worker with all the plugins said, of one checkpoint twice."""
+
+    ready: dict[str, Any]
+    result: dict[str, Any]
+    again: dict[str, Any]
+    log: str
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        metrics: dict[str, Any] = self.result["metrics"]
+        return metrics
+
+
+@pytest.fixture(scope="module")
+def plugged(od_python: str, run: Run) -> Plugged:
+    folder = run.folder
+    (folder / "deployed.py").write_text(readme_plugin())
+    install_distribution(folder)
+    plugins = [*(f"{PLUGINS}:{name}" for name in NAMES), "house", "deployed.py:deployed"]
+    log = folder / "plugged.log"
+    with Client(od_python, folder, log, PYTHONPATH=str(folder / "site")) as client:
+        ready = client.start("pipeline.config", metric_plugins=plugins)
+        assert ready["type"] == "ready", ready
+        result, again = [client.evaluate("model_dir/ckpt-3") for _ in range(2)]
+    assert result["type"] == again["type"] == "result", result
+    return Plugged(ready, result, again, log.read_text())
+
+
+def test_a_plugin_gets_what_coco_is_computed_from(plugged: Plugged) -> None:
+    """Brute force in a plugin gives COCO's average precision, crowds and empty images included."""
+    assert plugged.metrics[MAP50] > 0
+    assert plugged.metrics["ap50"] == pytest.approx(plugged.metrics[MAP50], rel=1e-9)
+
+
+def test_a_plugin_gets_what_the_records_hold(plugged: Plugged) -> None:
+    """One plugin counts what it gets, the other what it reads from the records itself."""
+    names = ["images", "pixels", "is_crowd", "difficult", "group_of", "rect", "ellipse"]
+    for name in names:
+        assert plugged.metrics[f"counts/{name}"] == plugged.metrics[f"records/{name}"] > 0, name
+    assert plugged.metrics["counts/detections"] > 0
+    assert plugged.metrics["counts/masks"] == 0
+
+
+def test_ready_names_every_metric_of_plugins_and_the_fingerprint_holds_their_code(
+    plugged: Plugged,
+) -> None:
+    assert plugged.ready["metric_names"] == sorted(plugged.metrics)
+    parts = plugged.ready["fingerprint_parts"]["metric_plugins"]
+    assert parts["house"] == "house-metrics 1.2.3 house_metrics:score"
+    assert parts["ap50"] == parts["vandal"] != parts["deployed"]
+
+
+def test_an_entry_point_of_an_installed_distribution_is_a_metric(plugged: Plugged) -> None:
+    assert plugged.metrics["house"] == 24
+
+
+def test_a_plugin_that_changes_what_it_gets_changes_nothing_for_others(plugged: Plugged) -> None:
+    """The vandal runs between the brute force and the counts, and before the second evaluation."""
+    assert plugged.metrics["vandal"] == 1
+
+    def told(result: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in result["metrics"].items() if "latency" not in name}
+
+    assert told(plugged.again) == told(plugged.result)
+
+
+def test_a_plugin_that_prints_and_starts_programs_breaks_no_pipe(plugged: Plugged) -> None:
+    assert plugged.metrics["chatterbox"] == 0
+    for line in ('{"type": "result"}', "not JSON", "a plugin was here"):
+        assert line in plugged.log
+
+
+def test_a_metric_without_a_value_is_null_with_its_reason_and_the_others_stand(
+    plugged: Plugged,
+) -> None:
+    missing = {name for name, value in plugged.metrics.items() if value is None}
+    mind = "changes_its_mind"
+    assert missing == {"raises", "bad_text", "leaves", "nothing", "words", f"{mind}/first"}
+    assert plugged.metrics[f"{mind}/kept"] == 2
+    warnings = plugged.result["metric_warnings"]
+    expected = [
+        r"metric raises has no value: IndexError: list .* \(metric_plugins.py, line \d+\)",
+        r"metric bad_text has no value: RuntimeError: \? \? .*\.\.\. \(metric_plugins.py, .*",
+        r"metric leaves has no value: SystemExit: 7 \(metric_plugins.py, line \d+\)",
+        r"metric nothing has no value: is nan",
+        r"metric words has no value: is a str, not a number",
+        r"metric changes_its_mind/first has no value: was not returned",
+        r"metric changes_its_mind/later: not returned for the first image, so left out",
+    ]
+    assert len(warnings) == len(expected), warnings
+    for warning, pattern in zip(warnings, expected, strict=True):
+        assert re.fullmatch(pattern, warning), warning
+    assert "Traceback" in plugged.log
+
+
+def test_the_plugin_of_the_readme_runs(plugged: Plugged) -> None:
+    assert {name for name in plugged.metrics if name.startswith("deployed")} == {
+        "deployed/precision",
+        "deployed/recall",
+        "deployed/f1",
+    }

@@ -185,6 +185,8 @@ class Evaluating:
             score=score,
             seconds=round(evaluated.seconds, 2),
         )
+        for warning in evaluated.evaluation.details.get("metric_warnings") or ():
+            _log.warning(warning, checkpoint=lease.name)
 
     def _take_rejection(
         self, lease: Lease, code: str, message: str, permanent: bool, now: float

@@ -203,6 +203,14 @@ class Metric:
         return float(result)
 
 
+def is_taken(name: str) -> bool:
+    """Tell whether `name`, as a user writes it, means something else than the metric of that name.
+
+    What the evaluation records under its full name is not looked at: the evaluator knows that.
+    """
+    return name in SHORT_NAMES or name in _CATEGORY_NAMES or name in (*_FUNCTIONS, *_KEYWORDS)
+
+
 @lru_cache(maxsize=64)
 def parse_metric(text: str) -> Metric:
     """Return the metric that `text` names; raises ConfigError when it is not one."""

@@ -2,7 +2,8 @@
 
 Runs in the training interpreter, without any model. Prints one JSON object: for each backend that
 can be imported its metrics, category metrics and seconds (conversion of the detections included),
-and under `od_api` what the OD API's own evaluators give for the same numbers.
+under `od_api` what the OD API's own evaluators give for the same numbers, and under `plugin` what
+a metric plugin makes of them by brute force.
 """
 
 import argparse
@@ -17,7 +18,7 @@ os.dup2(2, 1)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from evaluators_package import VERSIONS  # noqa: E402, F401, I001
-from evaluators import coco  # noqa: E402
+from evaluators import coco, plugin_images, plugins  # noqa: E402
 
 import numpy as np  # noqa: E402
 from object_detection.metrics import coco_evaluation  # noqa: E402
@@ -28,6 +29,8 @@ SIZE = 200
 
 class Batch:
     """Made-up detections in the form of `evaluators.detections.AbsoluteDetections`."""
+
+    has_masks = True
 
     def __init__(self, image_ids, images):
         self.image_ids = image_ids
@@ -83,6 +86,13 @@ def made_up(options):
 def ground_truth(metrics_set, categories, identities, truths):
     """Returns our ground truth of the made-up objects."""
     truth = coco.GroundTruth(metrics_set, categories)
+    for eval_dict in eval_dicts(truth.with_masks, identities, truths):
+        truth.add(eval_dict)
+    return truth
+
+
+def eval_dicts(masks, identities, truths):
+    """Yields the made-up objects as the OD API's evaluation dicts."""
     for identity, (boxes, classes, crowd) in zip(identities, truths):
         eval_dict = {
             "key": np.array([identity]),
@@ -92,10 +102,24 @@ def ground_truth(metrics_set, categories, identities, truths):
             "groundtruth_classes": classes[None],
             "groundtruth_is_crowd": crowd[None],
         }
-        if truth.with_masks:
+        if masks:
             eval_dict["groundtruth_instance_masks"] = draw(boxes)[None]
-        truth.add(eval_dict)
-    return truth
+        yield eval_dict
+
+
+def by_plugin(masks, categories, identities, truths, found):
+    """Returns the average precision at IoU 0.5 that a metric plugin computes."""
+    file = pathlib.Path(__file__).resolve().parent / "metric_plugins.py"
+    loaded = plugins.load(["{}:{}".format(file, "mask_ap50" if masks else "ap50")])
+    images = plugin_images.Truths(loaded, categories)
+    for eval_dict in eval_dicts(masks, identities, truths):
+        images.add(eval_dict)
+    images.try_out()
+    run = plugin_images.PluginMetrics(images)
+    run.add(Batch(identities, found))
+    values, warnings = run.compute()
+    assert not warnings, warnings
+    return next(iter(values.values()))
 
 
 def od_api(masks, categories, identities, truths, found):
@@ -148,6 +172,7 @@ def main():
     truth = ground_truth(name, categories, identities, truths)
     metrics, seconds = od_api(options.masks, categories, identities, truths, found)
     answer = {"od_api": {"metrics": metrics, "seconds": seconds}}
+    answer["plugin"] = by_plugin(options.masks, categories, identities, truths, found)
     for backend in [b for b in coco.BACKENDS if coco._importable(b)]:
         began = time.perf_counter()
         run = coco.CocoMetrics(truth, backend, eval_pb2.EvalConfig())

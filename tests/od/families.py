@@ -1,5 +1,7 @@
 """Tiny pipeline.configs of the model families the OD API evaluates, as text."""
 
+import pathlib
+
 CONV = """conv_hyperparams {{ activation: RELU_6 regularizer {{ l2_regularizer {{ weight: 0.00004 }} }}
   initializer {{ truncated_normal_initializer {{ stddev: 0.03 }} }} {norm} }}"""
 NORM = "batch_norm { train: true scale: true center: true decay: 0.9 epsilon: 0.001 }"
@@ -187,7 +189,9 @@ TRAINED = ("ssd_fpn_ema",)
 SAME_MODEL = {"ssd_fpn_nothing_found": "ssd_fpn_ema", "ssd_fpn_sampled": "ssd_fpn_ema"}
 
 # What the start request says besides; without it the decoded eval set stays in memory.
+PLUGINS = str(pathlib.Path(__file__).resolve().parent / "metric_plugins.py")
 REQUESTS = {
+    "mask_rcnn": {"metric_plugins": [PLUGINS + ":mask_places"]},
     "ssd_fpn_sampled": {"sample_1_of_n": 2},
     "ssd_fpn_nothing_found": {"cache_bytes": 1},
     "faster_rcnn": {"cache_bytes": 1, "cache_on_disk": False},

@@ -14,6 +14,7 @@ Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each ev
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
+STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_FINGERPRINT, STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one with
 the process id for each worker).
 """
@@ -159,6 +160,7 @@ def answer(name, token, before):
         metrics={"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)},
         category_metrics=[{"name": "AP", "category": "rectangle", "value": score}],
         timings={"total_seconds": 0.1},
+        metric_warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),
     )
 
 

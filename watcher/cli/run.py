@@ -26,6 +26,7 @@ from watcher.errors import ConfigError, ModelDirError, StoreError
 from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
+from watcher.metric import is_taken
 from watcher.notify_systemd import Notifier, Service
 from watcher.opening import open_store
 from watcher.pin import Verified
@@ -137,6 +138,13 @@ def _check_inputs(settings: Settings) -> str:
             f"python ({wanted}) does not exist or cannot be executed",
             hint="give the interpreter of the training environment, /path/to/env/bin/python",
         )
+    for plugin in settings.metric_plugin:
+        if is_taken(name := plugin.rpartition(":")[2]):
+            raise ConfigError(
+                f"metric_plugin ({plugin}) names its metric {name}, which --metric understands"
+                " otherwise",
+                hint="a metric is named after its function or entry point: rename that",
+            )
     return interpreter
 
 
