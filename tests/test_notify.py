@@ -214,11 +214,8 @@ def test_a_channel_that_is_added_later_is_told_only_what_comes(watcher: Watcher,
     assert [told["checkpoint"] for told in hook.told()] == ["ckpt-3"]
 
 
-@pytest.mark.parametrize("behave", ["sleep 600", "yes >&2"])
-def test_a_hook_that_hangs_holds_up_neither_the_loop_nor_its_end(
-    watcher: Watcher, tmp_path: Path, behave: str
-):
-    hook = Hook(tmp_path, behave)
+def test_a_hook_that_hangs_holds_up_neither_the_loop_nor_its_end(watcher: Watcher, tmp_path: Path):
+    hook = Hook(tmp_path, "sleep 600")
     watcher.start(*hook.flags)
     save(watcher, 1)
     wait_until(lambda: hook.told(), "it is told")
@@ -297,7 +294,8 @@ def test_apprise_delivers_and_an_address_that_is_down_is_told_once_and_counted(
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 60_000
     assert "secret" not in log()
-    assert "secret" not in (watcher.database.parent / "notified.json").read_text()
+    for file in watcher.database.parent.glob("*.*"):
+        assert b"secret" not in file.read_bytes(), file
 
 
 def test_an_address_that_apprise_does_not_know_is_refused_without_showing_it(watcher: Watcher):

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import structlog
 
 from watcher.config import Settings
@@ -189,7 +188,7 @@ class Daemon:
     def _follow_settings(self, now: float) -> None:
         main, *_ = made = boards(self._settings)
         self._store.ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
-        self._store.ledger.set_settings(msgspec.to_builtins(self._settings))
+        self._store.ledger.set_settings(self._settings.to_show())
         for board in made:
             if board.contradiction:
                 _log.warning(board.contradiction, board=board.name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
+
+import msgspec
 
 from watcher.config.evaluation import EvaluationSettings
 from watcher.config.rules import about
+
+_SECRET = ("notify", "notify_command")
 
 
 class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +44,11 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
     notify_seconds: Annotated[
         float, about("Time that one notice may take to be delivered.", "SECONDS", gt=0)
     ] = 30.0
+
+    def to_show(self) -> dict[str, Any]:
+        """Return all settings that others may see: those without a password in them."""
+        shown: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in shown.items() if name not in _SECRET}
 
     @property
     def listen_address(self) -> tuple[str, int] | None:
