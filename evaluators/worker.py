@@ -42,6 +42,16 @@ def die_with_parent():
         os._exit(0)
 
 
+def leave_signals_to_the_parent():
+    """Ignores the signals that a batch system sends to all processes of a job and not just to one.
+
+    They ask the daemon to end or to finish; it ends this process when it is time.
+    """
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def load_package():
     """Makes the package `evaluators` importable from this file's own folder and from there alone.
 
@@ -175,6 +185,7 @@ def attempt(work, replies, request_id, pending):
 
 def main():
     """Runs the worker."""
+    leave_signals_to_the_parent()
     die_with_parent()
     load_package()
     from evaluators import protocol

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import Watcher, alive, cli, wait_until
+from watching import ROOT, Watcher, alive, cli, wait_until
 
 from watcher.bundle import verify
 
@@ -128,6 +131,42 @@ def test_a_signal_ends_it_within_ten_seconds_and_returns_the_running_evaluation(
     assert not alive(worker)
     rows = watcher.query("SELECT state, attempts, lease_token FROM checkpoints")
     assert rows == [{"state": "pending", "attempts": 0, "lease_token": None}]
+
+
+def test_signals_to_all_processes_of_a_job_break_no_evaluation(watcher: Watcher):
+    save(Manager(watcher.model_dir), 1)
+    process = watcher.start(STUB_SECONDS=0.5)
+    wait_until(watcher.evaluations, "an evaluation")
+    for worker in children(process):
+        os.kill(worker, signal.SIGUSR1)
+        os.kill(worker, signal.SIGTERM)
+    wait_until(lambda: watcher.states() == {"ckpt-1": "scored"}, "a score")
+    assert watcher.evaluations() == ["ckpt-1"]
+
+
+def test_the_real_worker_ignores_them_too():
+    command = [sys.executable, str(ROOT / "evaluators" / "worker.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as worker:
+        status = Path(f"/proc/{worker.pid}/status")
+        both = (1 << signal.SIGTERM - 1) | (1 << signal.SIGUSR1 - 1)
+        wait_until(
+            lambda: int(re.search(r"SigIgn:\s*(\w+)", status.read_text())[1], 16) & both == both,
+            "both signals ignored",
+        )
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.stdin.close()
+        assert worker.wait(timeout=10) == 0
+
+
+def test_asked_to_finish_again_and_again_it_ends_with_code_0(watcher: Watcher):
+    save(Manager(watcher.model_dir), 2)
+    process = watcher.start()
+    wait_until(lambda: watcher.status().get("pid"), "it runs")
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.002)
+    assert process.returncode == 0
+    assert set(watcher.states().values()) == {"scored"}
 
 
 def test_a_second_watcher_on_one_model_dir_says_so_and_exits_with_its_own_code(watcher: Watcher):

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """A small evaluation worker without TensorFlow, given to the daemon as its `--python`.
 
-It speaks the protocol of `evaluators/worker.py`, dies with its parent as that does, and misbehaves
-as the environment asks. With names of checkpoints, comma-separated, or * for all:
+It speaks the protocol of `evaluators/worker.py`, dies with its parent and ignores signals as that
+does, and misbehaves as the environment asks. With names of checkpoints, comma-separated, or * for
+all:
 
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
@@ -171,6 +172,8 @@ def note_start():
 
 
 def main():
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     die_with_parent()
     note_start()
     if "STUB_DIE" in os.environ or Path(os.environ.get("STUB_DIE_IF", "/none")).exists():

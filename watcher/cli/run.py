@@ -69,8 +69,14 @@ class _StopFlag:
         self.daemon = daemon
         if self.asked_to_finish:
             daemon.finish()
-        if not self.asked:
-            daemon.run()
+        try:
+            if not self.asked:
+                daemon.run()
+        finally:
+            # Python's own end lets signals kill again, and the exit code would tell of that:
+            # whoever asks now asks for what is being done.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
 
 
 @click.command()
