@@ -16,7 +16,8 @@ from watcher.errors import WatcherError
 from watcher.launch.decide import Attempts, describe
 from watcher.launch.group import Group, wait_for
 
-_LASTING_SECONDS = 60.0
+# Longer than its worker may take to start, so that one that is refused each time does not count.
+_LASTING_SECONDS = 900.0
 _STOP_SECONDS = 15.0
 _WRONG_USAGE = 2
 _ANOTHER_RUNS = 3
@@ -42,7 +43,7 @@ class Companion:
         self._say = say
         self._guard = guard
         self._group: Group | None = None
-        self._attempts = Attempts(limit=5, first_seconds=1.0)
+        self._attempts = Attempts(limit=3, first_seconds=1.0)
         self._begun = self._due = 0.0
         self._finishing = False
         self._told_to_finish: int | None = None

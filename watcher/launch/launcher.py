@@ -29,6 +29,8 @@ from watcher.reading import open_reader
 _LOOK_SECONDS = 0.5
 _CLOSE_LOOK_SECONDS = 0.05
 _FIRST_WORD_SECONDS = 60.0
+# A trainer that hangs in the kernel does not hold still, and is not to train on for that.
+_HOLDS = 10
 EXIT_NOT_FINISHED = 1
 
 
@@ -74,6 +76,7 @@ class Launcher:
         self._asked: signal.Signals | None = None
         self._checkpoints = Checkpoints(settings.model_path)
         self._told: set[str] = set()
+        self._holds = 0
         self._lock: int | None = None
         self._output: IO[bytes] | None = None
 
@@ -225,7 +228,8 @@ class Launcher:
         # A save may begin between a look and the signal, so the last look is at a trainer that
         # does not move.
         with trainer.held() as stopped:
-            if not stopped or saves.in_progress(self._steady()):
+            self._holds += 1
+            if saves.in_progress(self._steady()) or (not stopped and self._holds < _HOLDS):
                 return False
             trainer.send(signal.SIGTERM)
             return True
