@@ -21,12 +21,14 @@ import structlog
 from watcher.config import Settings
 from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluating import Evaluating
+from watcher.inbox import Inbox
 from watcher.intake import Intake
 from watcher.lookout import Lookout
+from watcher.orders import Orders
 from watcher.policy import boards
 from watcher.presence import Presence
 from watcher.projection import Projector
-from watcher.store import Store, iso
+from watcher.store import PINS_NAME, Store, iso
 from watcher.supervise import Supervisor
 from watcher.trouble import Trouble
 from watcher.watch import Watch
@@ -54,6 +56,7 @@ class Daemon:
         projector: Projector,
         supervisor: Supervisor,
         *,
+        inbox: Inbox | None = None,
         on_step: Callable[[Presence], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
@@ -63,6 +66,8 @@ class Daemon:
         self._intake = intake
         self._projector = projector
         self._supervisor = supervisor
+        self._inbox = inbox
+        self._orders = Orders(store, settings.model_path, settings.state_path / PINS_NAME)
         self._evaluating = Evaluating(settings, store, supervisor)
         self._on_step = on_step
         self._clock, self._steady = clock, steady
@@ -170,6 +175,7 @@ class Daemon:
         if self._evaluating.record(now, steady):
             self._last_activity, self._dirty = steady, True
         self._look(now, steady)
+        self._take_requests(now)
         self._evaluating.take_back_expired(now)
         self._evaluating.give_next(now, steady)
         self._project(now, steady)
@@ -244,6 +250,16 @@ class Daemon:
             self._store.ledger.add_event(at, "watch", text)
             self._news.popleft()
 
+    def _take_requests(self, now: float) -> None:
+        if self._inbox is None:
+            return
+        for key, request in self._inbox.take():
+            answer = self._orders.carry_out(request, now)
+            # What was asked for is to be seen when it is answered.
+            self._projector.update(now)
+            self._inbox.answer(key, answer)
+            self._dirty = True
+
     # -- waiting and ending
 
     def _next_due(self, now: float, steady: float) -> float:
@@ -258,6 +274,8 @@ class Daemon:
 
     def _wait(self, seconds: float) -> None:
         readers = [self._wake_reader]
+        if self._inbox and not self._trouble.present:
+            readers += self._inbox.filenos()
         if self._supervisor.worker and not self._trouble.present:
             readers += self._supervisor.worker.filenos()
         until = self._steady() + seconds
@@ -321,6 +339,8 @@ class Daemon:
         leases = self._supervisor.leases
         self._supervisor.stop(timeout_seconds=2)
         self._lookout.watch.close()
+        if self._inbox:
+            self._inbox.close()
         os.close(self._wake_reader)
         try:
             self._store.set_patience(_BUSY_AT_END_SECONDS)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from watcher.database_file import DATABASE_NAME, explained
+from watcher.database_file import DATABASE_NAME, PINS_NAME, explained
 from watcher.errors import StoreBusy, StoreError
+from watcher.rows import Rows
 
 
 class Reader:
@@ -89,6 +90,20 @@ class Reader:
             " ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint ORDER BY c.id",
             last,
         )
+
+    def rows(self) -> Rows:
+        """Return the evaluations as rank and stop see them."""
+        pins = self.path.parent / PINS_NAME
+        return Rows(self, self.run()["id"], lambda pin_path: pins / pin_path)
+
+    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+        return self._rows(sql, *arguments)
+
+    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """Return the first row of a query, None when it has none."""
+        rows = self._rows(sql, *arguments)
+        return rows[0] if rows else None
 
     def states(self) -> dict[str, int]:
         """Return how many checkpoints are in each state that occurs."""

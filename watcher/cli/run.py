@@ -23,6 +23,7 @@ from watcher.config import Settings, load_settings
 from watcher.daemon import Daemon
 from watcher.device import choose
 from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.inbox import Inbox
 from watcher.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
@@ -253,4 +254,5 @@ def _build(
         for look in audience:
             look(presence)
 
-    return Daemon(settings, store, intake, projector, supervisor, on_step=show)
+    inbox = Inbox(settings.state_path)
+    return Daemon(settings, store, intake, projector, supervisor, inbox=inbox, on_step=show)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from watcher.database_file import DATABASE_NAME, PINS_NAME, iso
+from watcher.store.by_hand import ByHand
 from watcher.store.database import RunDatabase
 from watcher.store.ledger import Ledger
 from watcher.store.promotions import Promotions
@@ -28,7 +29,7 @@ __all__ = [
 
 
 class Store:
-    """The writing side of one run: `queue` of checkpoints, `ledger` of scores, `promotions`."""
+    """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `by_hand`."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Store:
         self.queue = Queue(self._database)
         self.ledger = Ledger(self._database, self.queue)
         self.promotions = Promotions(self._database)
+        self.by_hand = ByHand(self._database)
 
     def set_patience(self, seconds: float) -> None:
         """Say how long a call waits for another program's lock, before StoreBusy."""

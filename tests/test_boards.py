@@ -1,0 +1,193 @@
+"""Boards, vetoes, retention and requests, on a real daemon with the stub evaluator."""
+
+from __future__ import annotations
+
+import json
+
+from fake_trainer import Manager, model_tensors
+from watching import Watcher, cli, wait_until
+
+from watcher.bundle import verify
+
+MAP, LOSS = "DetectionBoxes_Precision/mAP", "Loss/total_loss"
+
+
+def save(watcher: Watcher, count: int) -> None:
+    manager = Manager(watcher.model_dir, max_to_keep=count)
+    for number in range(1, count + 1):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+
+
+def settings_file(watcher: Watcher, text: str) -> str:
+    path = watcher.model_dir.parent / "watcher.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def scores(**by_name: float) -> dict[str, str]:
+    return {"STUB_SCORES": json.dumps({f"ckpt-{name[1:]}": s for name, s in by_name.items()})}
+
+
+def names(watcher: Watcher, board: str) -> list[str]:
+    rows = watcher.query("SELECT checkpoint FROM boards WHERE board = ?", board)
+    return [row["checkpoint"] for row in rows]
+
+
+def test_several_boards_lie_over_the_same_files_and_the_first_is_the_leaderboard(watcher: Watcher):
+    save(watcher, 4)
+    file = settings_file(
+        watcher,
+        f"""
+        [[board]]
+        top_k = 2
+        [[board]]
+        name = "low-loss"
+        metric = "'{LOSS}' + 0 * mAP"
+        mode = "min"
+        top_k = 1
+        [[board]]
+        name = "worst"
+        metric = "mAP"
+        mode = "min"
+        top_k = 2
+        folder = "worst-of-all"
+        """,
+    )
+    assert watcher.run("--config", file, **scores(c1=0.3, c2=0.5, c3=0.1, c4=0.2)) == 0
+    assert watcher.leaderboard() == names(watcher, "best") == ["ckpt-2", "ckpt-1"]
+    assert names(watcher, "low-loss") == ["ckpt-2"]
+    assert names(watcher, "worst") == ["ckpt-3", "ckpt-4"]
+    for folder, name in (
+        ("best", "ckpt-2"),
+        ("best-low-loss", "ckpt-2"),
+        ("worst-of-all", "ckpt-3"),
+    ):
+        assert verify(watcher.model_dir / folder / name).model_variables
+        assert f'"{name}"' in (watcher.model_dir / folder / "checkpoint").read_text()
+    data = "ckpt-2.data-00000-of-00001"
+    same = [
+        (watcher.model_dir / folder / data).stat().st_ino for folder in ("best", "best-low-loss")
+    ]
+    assert same[0] == same[1]
+
+
+def test_other_boards_need_no_evaluation_and_what_is_gone_is_said(watcher: Watcher):
+    save(watcher, 4)
+    by = scores(c1=0.1, c2=0.2, c3=0.3, c4=0.4)
+    assert watcher.run("--top-k", 2, **by) == 0
+    for file in watcher.model_dir.glob("ckpt-[12].*"):
+        file.unlink()  # the trainer's rotation
+    before = watcher.evaluations()
+    assert watcher.run("--metric", "loss", "--mode", "max", "--top-k", 1, **by) == 0
+    assert watcher.evaluations() == before
+    assert watcher.leaderboard() == ["ckpt-3"]
+    log = watcher.log.read_text()
+    assert "its files are gone" in log and "checkpoint=ckpt-1" in log
+    assert "mode max takes the highest loss for the best" in log
+
+
+def test_a_vetoed_checkpoint_is_not_promoted_and_history_says_why(watcher: Watcher):
+    save(watcher, 3)
+    by = scores(c1=0.3, c2=0.4, c3=0.6)
+    # The stub's loss is 1 - score: what is better by score is worse by a loss that should be high.
+    assert watcher.run("--veto", f"'{LOSS}':max:0.15", "--top-k", 1, **by) == 0
+    assert watcher.leaderboard() == ["ckpt-2"]
+    notes = {row["checkpoint"]: row["note"] for row in watcher.query("SELECT * FROM history")}
+    assert notes["ckpt-3"].startswith("not promoted to best/: 'Loss/total_loss' (0.4) is 0.2 worse")
+    assert notes["ckpt-1"] is notes["ckpt-2"] is None
+
+
+def test_the_last_and_some_between_are_kept_beside_the_best(watcher: Watcher):
+    save(watcher, 7)
+    flags = ("--top-k", 1, "--keep-last", 2, "--keep-every-steps", 300)
+    by = scores(c1=0.9, c2=0.1, c3=0.1, c4=0.1, c5=0.1, c6=0.1, c7=0.1)
+    assert watcher.run(*flags, **by) == 0
+    assert watcher.leaderboard() == ["ckpt-1"]
+    assert names(watcher, "kept") == ["ckpt-7", "ckpt-6", "ckpt-3"]
+    kept = watcher.model_dir / "kept"
+    assert '"ckpt-7"' in (kept / "checkpoint").read_text()
+    assert {verify(kept / name).global_step for name in names(watcher, "kept")} == {300, 600, 700}
+    assert json.loads((kept / "kept.json").read_text())["checkpoints"][0]["checkpoint"] == "ckpt-7"
+
+
+def test_keep_and_its_undo_work_while_the_watcher_runs_and_after(watcher: Watcher):
+    save(watcher, 3)
+    by = scores(c1=0.1, c2=0.2, c3=0.9)
+    daemon = watcher.start("--top-k", 1, **by)
+    wait_until(lambda: set(watcher.states().values()) == {"scored"}, "all scored")
+    said = cli("keep", watcher.model_dir, "ckpt-1")
+    assert (said.returncode, said.stdout) == (0, "ckpt-1 (step 100) is kept\n")
+    assert names(watcher, "kept") == ["ckpt-1"]
+    assert verify(watcher.model_dir / "kept" / "ckpt-1").global_step == 100
+    refused = cli("keep", watcher.model_dir, "ckpt-9")
+    assert refused.returncode == 1 and "ckpt-9 is no checkpoint of this run" in refused.stderr
+    daemon.terminate()
+    assert daemon.wait(15) == 0
+    said = cli("keep", watcher.model_dir, "ckpt-1", "--undo")
+    assert said.returncode == 0, said.stderr
+    assert names(watcher, "kept") == []
+
+
+def test_what_is_kept_survives_the_trainer_and_what_is_gone_is_refused(watcher: Watcher):
+    save(watcher, 2)
+    by = scores(c1=0.1, c2=0.2)
+    assert watcher.run("--top-k", 1, **by) == 0
+    for file in watcher.model_dir.glob("ckpt-1.*"):
+        file.unlink()
+    refused = cli("keep", watcher.model_dir, "ckpt-1")
+    assert refused.returncode == 1 and "its files are gone" in refused.stderr
+    assert cli("keep", watcher.model_dir, "ckpt-2").returncode == 0
+    for file in watcher.model_dir.glob("ckpt-2.*"):
+        file.unlink()
+    assert watcher.run("--top-k", 0, **by) == 0
+    assert watcher.leaderboard() == []
+    assert verify(watcher.model_dir / "kept" / "ckpt-2").global_step == 200
+
+
+def test_requeue_evaluates_the_kept_ones_anew_and_best_stays_meanwhile(watcher: Watcher):
+    save(watcher, 3)
+    assert watcher.run("--top-k", 2, **scores(c1=0.1, c2=0.2, c3=0.3)) == 0
+    done = watcher.evaluations()
+    said = cli("requeue", watcher.model_dir, "--all")
+    assert said.returncode == 0 and len(said.stdout.splitlines()) == 2, said.stderr
+    assert watcher.leaderboard() == ["ckpt-3", "ckpt-2"]
+    assert watcher.run("--top-k", 2, **scores(c2=0.9, c3=0.3)) == 0
+    assert sorted(watcher.evaluations()[len(done) :]) == ["ckpt-2", "ckpt-3"]
+    assert watcher.leaderboard() == ["ckpt-2", "ckpt-3"]
+
+
+def test_resume_withdraws_the_stop_and_patience_counts_anew(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=9)
+
+    def save_next() -> None:
+        number = manager.save_counter + 1
+        manager.save(100 * number, model_tensors(1000, str(number)))
+
+    for _ in range(3):
+        save_next()
+    by = scores(c1=0.5, c2=0.1, c3=0.1, c4=0.1, c5=0.1)
+    watcher.start("--patience", 2, **by)
+    wait_until(watcher.sentinel.exists, "early stop")
+    said = cli("resume", watcher.model_dir)
+    assert said.returncode == 0 and "step 300" in said.stdout, said.stderr
+    assert not watcher.sentinel.exists()
+    save_next()
+    wait_until(lambda: watcher.states().get("ckpt-4") == "scored", "scored")
+    assert not watcher.sentinel.exists()
+    save_next()
+    wait_until(watcher.sentinel.exists, "the next early stop")
+    assert "the resume at step 300" in watcher.stop_notice()["message"]
+    assert watcher.stop() == 0
+    assert cli("resume", watcher.model_dir).returncode == 0
+    assert not watcher.sentinel.exists()
+
+
+def test_a_request_that_nobody_answered_is_carried_out_after_the_restart(watcher: Watcher):
+    save(watcher, 2)
+    assert watcher.run("--top-k", 1, **scores(c1=0.1, c2=0.2)) == 0
+    requests = watcher.model_dir / "watcher" / "requests"
+    (requests / "1.json").write_text('{"verb": "keep", "checkpoints": ["ckpt-1"]}')
+    (requests / "2.json").write_text('{"verb": "rm -rf"}')
+    assert watcher.run("--top-k", 1) == 0
+    assert names(watcher, "kept") == ["ckpt-1"]
+    assert not list(requests.glob("*.json"))

@@ -1,0 +1,29 @@
+"""`checkpoint-watcher keep`: keep a checkpoint whatever its score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from watcher.cli.options import run_folder, state_folder
+
+
+@click.command()
+@run_folder
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option("--undo", is_flag=True, help="Keep them no longer.")
+def keep(model_dir: Path, state_dir: str | None, checkpoints: tuple[str, ...], undo: bool) -> None:
+    """Keep checkpoints of MODEL_DIR in kept/, whatever their score.
+
+    A checkpoint is named as ckpt-12, or by the beginning of its sha256. Works while the watcher
+    runs and after. One whose files were released is taken again if the trainer still has it.
+    """
+    from watcher.cli.asking import carry_out
+    from watcher.inbox import Request
+
+    verb = "let_go" if undo else "keep"
+    carry_out(
+        state_folder(model_dir, state_dir),
+        Request(verb=verb, checkpoints=checkpoints),  # type: ignore[arg-type]
+    )

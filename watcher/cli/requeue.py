@@ -1,0 +1,38 @@
+"""`checkpoint-watcher requeue`: evaluate checkpoints anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from watcher.cli.options import run_folder, state_folder
+
+
+@click.command()
+@run_folder
+@click.argument("checkpoints", nargs=-1, metavar="[CHECKPOINT...]")
+@click.option("--all", "everything", is_flag=True, help="All whose files are kept.")
+@click.option("--failed", is_flag=True, help="All that failed.")
+def requeue(
+    model_dir: Path,
+    state_dir: str | None,
+    checkpoints: tuple[str, ...],
+    everything: bool,
+    failed: bool,
+) -> None:
+    """Evaluate checkpoints of MODEL_DIR anew: those named, all that are kept, or all that failed.
+
+    best/ stays as it is until they are measured. What is neither kept nor in MODEL_DIR any more
+    cannot be evaluated, and is named.
+    """
+    from watcher.cli.asking import carry_out
+    from watcher.inbox import Request
+
+    if [bool(checkpoints), everything, failed].count(True) != 1:
+        raise click.UsageError("give checkpoints, or --all, or --failed")
+    every: Literal["pinned", "failed"] | None = "failed" if failed else None
+    every = "pinned" if everything else every
+    request = Request(verb="requeue", checkpoints=checkpoints, every=every)
+    carry_out(state_folder(model_dir, state_dir), request)

@@ -1,0 +1,90 @@
+"""Explain: how the present rows were ranked, and why the run stops or goes on. Pure.
+
+It asks the same functions that decide, `judge`, `walk` and `rules`, under the settings of the run
+or under others, so that what it says is what would happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from watcher.data import ScoredCheckpoint
+from watcher.metric import Key
+from watcher.policy import Board
+from watcher.rank import Ranking, judge, rankable
+from watcher.stop import Rule, StopDecision, StopPolicy, Walk, decide, rules, too_early, walk
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How one board and the stop stand.
+
+    Attributes:
+        board: The board.
+        ranking: Its order over all rows, those whose files are gone among them.
+        unranked: Rows whose score cannot rank.
+        walked: Where the run stands for stopping.
+        rules: The rules that are switched on, in the order in which they are looked at.
+        early: Why the rules about scores wait, None when they do not.
+        decision: Why to stop as of now, None to go on.
+        first_stop: The decision at the first row at which one would have been made, in step order.
+    """
+
+    board: Board
+    ranking: Ranking
+    unranked: tuple[ScoredCheckpoint, ...]
+    walked: Walk
+    rules: tuple[Rule, ...]
+    early: str | None
+    decision: StopDecision | None
+    first_stop: StopDecision | None
+
+
+def explain(
+    rows: Sequence[ScoredCheckpoint],
+    values: Mapping[int, Mapping[Key, float | None]],
+    board: Board,
+    policy: StopPolicy,
+    *,
+    incumbent: int | None = None,
+    hours: float = 0.0,
+    not_finite: Sequence[ScoredCheckpoint] = (),
+) -> Explanation:
+    """Decide anew, and keep what was decided by.
+
+    Args:
+        rows: Evaluations of one fingerprint, in any order.
+        values: Evaluation id to the recorded values that the board reads.
+        board: The board; its metric is computed from `values`.
+        policy: When to stop.
+        incumbent: Checkpoint id of the board's present first place, where a veto begins.
+        hours: How long the run has lasted.
+        not_finite: Checkpoints that failed because their numbers are not finite.
+    """
+    seen = [
+        replace(row, score=board.metric.value(found), values=found)
+        for row in rows
+        for found in [values.get(row.evaluation_id, {})]
+    ]
+    walked = walk([*seen, *not_finite], policy)
+    return Explanation(
+        board=board,
+        ranking=judge(seen, board.policy, incumbent),
+        unranked=tuple(row for row in seen if not rankable(row.score)),
+        walked=walked,
+        rules=tuple(rules(walked, policy, hours=hours)),
+        early=too_early(walked, policy),
+        decision=decide(walked, policy, hours=hours),
+        first_stop=_first_stop([*seen, *not_finite], policy),
+    )
+
+
+def _first_stop(rows: Sequence[ScoredCheckpoint], policy: StopPolicy) -> StopDecision | None:
+    walked = Walk(policy)
+    for row in sorted(rows, key=lambda row: (row.global_step, row.checkpoint_id)):
+        walked.add(row)
+        decision = decide(walked, policy)
+        if decision:
+            return decision
+    return None

@@ -1,0 +1,131 @@
+"""Orders: carries out what a person asks for by `keep`, `requeue` and `resume`.
+
+The same code runs in the daemon, through its inbox, and in the command itself while no daemon runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from watcher.discover import scan
+from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
+from watcher.inbox import Answer, Request
+from watcher.pin import identify, pin
+from watcher.store import Store
+
+_log = structlog.get_logger(__name__)
+
+# What never held a model, or nothing whole, cannot be evaluated however often it is asked for.
+_REFUSED = ("untrained", "corrupt", "missed")
+
+
+class Orders:
+    """Verbs on one run that answer to a person; each tells what it did and what it could not."""
+
+    def __init__(self, store: Store, model_dir: Path, pins_dir: Path) -> None:
+        self._store = store
+        self._model_dir = model_dir
+        self._pins_dir = pins_dir
+
+    def carry_out(self, request: Request, now: float) -> Answer:
+        """Do what is asked for; doing it again changes nothing more.
+
+        Raises:
+            StoreError: the database cannot be written; ask again.
+        """
+        match request.verb:
+            case "keep":
+                answer = self._keep(request.checkpoints, now)
+            case "let_go":
+                answer = self._let_go(request.checkpoints, now)
+            case "requeue":
+                answer = self._requeue(request, now)
+            case "resume":
+                step = self._store.ledger.resume(now)
+                answer = Answer(done=(f"no decision to stop up to step {step} counts any more",))
+        for line in answer.done:
+            _log.info(request.verb, done=line)
+        for line in answer.refused:
+            _log.warning(request.verb, refused=line)
+        return answer
+
+    def _keep(self, names: Iterable[str], now: float) -> Answer:
+        done, refused = [], []
+        for name in names:
+            checkpoint = self._store.by_hand.find(name)
+            if checkpoint is None:
+                refused.append(_unknown(name))
+            elif not self._has_files(checkpoint):
+                refused.append(f"{checkpoint['name']} is {checkpoint['state']}: its files are gone")
+            else:
+                self._store.by_hand.keep(checkpoint, True, now)
+                done.append(f"{_shown(checkpoint)} is kept")
+        return Answer(done=tuple(done), refused=tuple(refused))
+
+    def _let_go(self, names: Iterable[str], now: float) -> Answer:
+        done, refused = [], []
+        for name in names:
+            checkpoint = self._store.by_hand.find(name)
+            if checkpoint is None:
+                refused.append(_unknown(name))
+            else:
+                self._store.by_hand.keep(checkpoint, False, now)
+                done.append(f"{_shown(checkpoint)} is no longer kept by hand")
+        return Answer(done=tuple(done), refused=tuple(refused))
+
+    def _requeue(self, request: Request, now: float) -> Answer:
+        done, refused = [], []
+        chosen: list[dict[str, Any]] = []
+        if request.every == "pinned":
+            chosen = self._store.by_hand.pinned()
+        elif request.every == "failed":
+            chosen = self._store.by_hand.failed()
+        for name in request.checkpoints:
+            checkpoint = self._store.by_hand.find(name)
+            if checkpoint is None:
+                refused.append(_unknown(name))
+            else:
+                chosen.append(checkpoint)
+        for checkpoint in chosen:
+            if checkpoint["state"] in ("pending", "leased"):
+                done.append(f"{_shown(checkpoint)} is waiting already")
+            elif checkpoint["state"] in _REFUSED:
+                refused.append(f"{checkpoint['name']} is {checkpoint['state']}")
+            elif not self._has_files(checkpoint):
+                refused.append(f"{_shown(checkpoint)}: its files are gone")
+            else:
+                self._store.by_hand.requeue(checkpoint, now)
+                done.append(f"{_shown(checkpoint)} waits to be evaluated anew")
+        return Answer(done=tuple(done), refused=tuple(refused))
+
+    def _has_files(self, checkpoint: dict[str, Any]) -> bool:
+        """True when there is a pin; one is made where the trainer still has the checkpoint."""
+        if checkpoint["pin_path"]:
+            return True
+        if checkpoint["state"] in _REFUSED or not checkpoint["sha256"]:
+            return False
+        try:
+            for found in scan(self._model_dir):
+                if found.name == checkpoint["name"] and identify(found) == checkpoint["sha256"]:
+                    taken = pin(found, self._pins_dir)
+                    if taken.sha256 != checkpoint["sha256"]:
+                        return False
+                    path = "/".join(taken.prefix.parts[-2:])
+                    self._store.by_hand.note_pin(checkpoint, path, taken.method)
+                    return True
+        except (OSError, CorruptCheckpoint, PinError, ModelDirError):
+            return False
+        return False
+
+
+def _unknown(name: str) -> str:
+    return f"{name} is no checkpoint of this run"
+
+
+def _shown(checkpoint: dict[str, Any]) -> str:
+    step = checkpoint["global_step"]
+    return checkpoint["name"] if step is None else f"{checkpoint['name']} (step {step})"

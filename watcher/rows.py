@@ -1,0 +1,154 @@
+"""Rows: a run's database as rank and stop see it. Reads only.
+
+The daemon reads through the connection it writes with, commands through one of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from watcher.data import ScoredCheckpoint
+from watcher.metric import Key
+
+
+class Queries(Protocol):
+    """A connection to read with."""
+
+    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+
+    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """Return the first row of a query, None when it has none."""
+
+
+class Rows:
+    """Questions about one run's evaluations."""
+
+    def __init__(self, database: Queries, run_id: int, pin_prefix: Callable[[str], Path]) -> None:
+        self._queries = database
+        self._run_id = run_id
+        self._pin_prefix = pin_prefix
+
+    def fingerprint(self) -> str | None:
+        """Return the fingerprint of the evaluation that counts, None before the first."""
+        row = self._queries.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
+        return row["fingerprint"] if row else None
+
+    def scored(self, after: int = 0) -> list[ScoredCheckpoint]:
+        """Return the evaluations of the run's current fingerprint, by global step.
+
+        Args:
+            after: Only evaluations with a larger id, those recorded since.
+        """
+        return self._scored(
+            "evaluations e CROSS JOIN checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?", after
+        )
+
+    def scored_and_pinned(self) -> list[ScoredCheckpoint]:
+        """Return those of `scored` whose files are kept, however many others there are."""
+        return self._scored(
+            "checkpoints c INDEXED BY checkpoints_pinned"
+            " CROSS JOIN evaluations e ON e.checkpoint_id = c.id"
+            " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
+            self._run_id,
+        )
+
+    def _scored(self, source: str, argument: int) -> list[ScoredCheckpoint]:
+        # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
+        rows = self._queries.all(
+            "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
+            " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.pin_path"
+            f" FROM {source} AND c.run_id = ?"
+            " AND e.fingerprint = (SELECT fingerprint FROM runs WHERE id = c.run_id)"
+            " ORDER BY c.global_step, c.id",
+            [argument, self._run_id],
+        )
+        return [
+            ScoredCheckpoint(**{**row, "pin": pin and self._pin_prefix(pin)})
+            for row in rows
+            for pin in [row.pop("pin_path")]
+        ]
+
+    def values(
+        self, evaluation_ids: Iterable[int], keys: Iterable[Key]
+    ) -> dict[int, dict[Key, float | None]]:
+        """Return recorded values: evaluation id to (name, category) to value.
+
+        Args:
+            evaluation_ids: Which evaluations; each is in the answer.
+            keys: Which values; those that were not recorded are left out.
+        """
+        wanted = set(keys)
+        names = sorted({name for name, _ in wanted})
+        marks = ", ".join("?" * len(names))
+        return {
+            evaluation_id: {
+                (row["name"], row["category"]): row["value"]
+                for row in self._queries.all(
+                    "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+                    f" AND name IN ({marks})",
+                    [evaluation_id, *names],
+                )
+                if (row["name"], row["category"]) in wanted
+            }
+            for evaluation_id in evaluation_ids
+        }
+
+    def not_finite(self) -> list[ScoredCheckpoint]:
+        """Return the checkpoints that failed because their weights or metrics are not finite."""
+        rows = self._queries.all(
+            "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
+            " sha256 FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            " AND reason LIKE 'not_finite:%'",
+            [self._run_id],
+        )
+        return [
+            ScoredCheckpoint(
+                checkpoint_id=row["id"],
+                evaluation_id=0,
+                name=row["name"],
+                global_step=row["global_step"],
+                sha256=row["sha256"],
+                score=None,
+                evaluated_at="",
+                not_finite=True,
+            )
+            for row in rows
+        ]
+
+    def metrics(self, evaluation_ids: Iterable[int]) -> dict[int, dict[str, float | None]]:
+        """Return the overall metrics of evaluations: evaluation id to name to value."""
+        return {
+            evaluation_id: {
+                row["name"]: row["value"]
+                for row in self._queries.all(
+                    "SELECT name, value FROM metrics WHERE evaluation_id = ? AND category = ''"
+                    " ORDER BY name",
+                    [evaluation_id],
+                )
+            }
+            for evaluation_id in evaluation_ids
+        }
+
+    def notes(self) -> dict[int, str]:
+        """Return the notes on checkpoints: checkpoint id to text."""
+        rows = self._queries.all(
+            "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
+            [self._run_id],
+        )
+        return {row["id"]: row["note"] for row in rows}
+
+    def created_at(self) -> str:
+        """Return when the watcher first saw the run, ISO 8601."""
+        return str(self._run_row("created_at"))
+
+    def resumed_step(self) -> int:
+        """Return the step up to which `resume` withdrew every decision to stop, -1 for none."""
+        return int(self._run_row("resumed_step"))
+
+    def _run_row(self, column: str) -> Any:
+        row = self._queries.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
+        assert row is not None
+        return row[column]

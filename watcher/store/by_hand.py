@@ -1,0 +1,71 @@
+"""By hand: what a person may change about checkpoints. Each verb is one transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from watcher.store.database import RunDatabase
+
+_COLUMNS = "id, name, state, sha256, global_step, kept, pin_path"
+
+
+class ByHand:
+    """Verbs on the `checkpoints` table that answer to a person."""
+
+    def __init__(self, database: RunDatabase) -> None:
+        self._db = database
+        self._run_id = database.run_id
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """Return the checkpoint of a name, the latest of several, or of a sha256's beginning.
+
+        Returns:
+            `id, name, state, sha256, global_step, kept, pin_path`, None when there is none.
+        """
+        by_digest = "OR (length(?2) >= 6 AND sha256 LIKE ?2 || '%')"
+        return self._db.one(
+            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ?1 AND (name = ?2 {by_digest})"
+            " ORDER BY id DESC LIMIT 1",
+            [self._run_id, name],
+        )
+
+    def pinned(self) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints whose files are kept, as `find` does."""
+        return self._db.all(
+            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND pin_path IS NOT NULL"
+            " AND state NOT IN ('pending', 'leased') ORDER BY global_step, id",
+            [self._run_id],
+        )
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Return the checkpoints that failed, as `find` does."""
+        return self._db.all(
+            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            " ORDER BY global_step, id",
+            [self._run_id],
+        )
+
+    def keep(self, checkpoint: dict[str, Any], kept: bool, now: float) -> None:
+        """Keep a checkpoint's files whatever its score, or no longer."""
+        with self._db.write():
+            self._db.run("UPDATE checkpoints SET kept = ? WHERE id = ?", [kept, checkpoint["id"]])
+            said = "kept by hand" if kept else "no longer kept by hand"
+            self._db.event(now, "kept" if kept else "let_go", said, checkpoint["name"])
+
+    def requeue(self, checkpoint: dict[str, Any], now: float) -> None:
+        """Put a pinned checkpoint back into the queue, with all its attempts before it."""
+        with self._db.write():
+            self._db.run(
+                "UPDATE checkpoints SET state = 'pending', attempts = 0, not_before_seconds = 0,"
+                " reason = 'to be evaluated anew' WHERE id = ?",
+                [checkpoint["id"]],
+            )
+            self._db.event(now, "requeued", "to be evaluated anew", checkpoint["name"])
+
+    def note_pin(self, checkpoint: dict[str, Any], pin_path: str, method: str) -> None:
+        """Note that a checkpoint which had no pin any more has one again."""
+        with self._db.write():
+            self._db.run(
+                "UPDATE checkpoints SET pin_path = ?, pin_method = ? WHERE id = ?",
+                [pin_path, method, checkpoint["id"]],
+            )
