@@ -192,6 +192,9 @@ class Metric:
             result = self._evaluate(parts)
         except (ArithmeticError, ValueError):
             return None  # a division by 0, the logarithm of 0
+        if result == -1.0:
+            # A figure of its own here, not COCO's mark for nothing measured: the next number to it.
+            return math.nextafter(-1.0, 0.0)
         return result if math.isfinite(result) else None
 
     def _evaluate(self, parts: Mapping[str, float]) -> float:

@@ -96,6 +96,24 @@ class Reader:
         pins = self.path.parent / PINS_NAME
         return Rows(self, self.run()["id"], lambda pin_path: pins / pin_path)
 
+    def incumbent(self, board: str) -> int | None:
+        """Return the checkpoint id of a board's first place, None when it is empty."""
+        row = self.one(
+            "SELECT checkpoint_id FROM promotions WHERE board = ? AND evicted_at IS NULL"
+            " ORDER BY rank LIMIT 1",
+            [board],
+        )
+        return row["checkpoint_id"] if row else None
+
+    def measured(self) -> tuple[set[str], set[str]]:
+        """Return which metrics and which categories the last evaluation recorded."""
+        rows = self._rows(
+            "SELECT name, category FROM metrics"
+            " WHERE evaluation_id = (SELECT max(id) FROM evaluations)"
+        )
+        overall = {row["name"] for row in rows if not row["category"]}
+        return overall, {row["category"] for row in rows if row["category"]}
+
     def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
         return self._rows(sql, *arguments)

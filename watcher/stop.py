@@ -102,12 +102,14 @@ class Rule:
         fires: True when it would end the run, `min_steps` and `min_evaluations` apart.
         message: What it says, for people.
         guarded: True when it waits for `min_steps` and `min_evaluations`.
+        left: What is left of it, `2 more evaluations`; empty when that is no count, or it fires.
     """
 
     reason: str
     fires: bool
     message: str
     guarded: bool = True
+    left: str = ""
 
 
 class Walk:
@@ -282,23 +284,26 @@ def _not_finite(walked: Walk, policy: StopPolicy) -> list[Rule]:
     limit = policy.max_not_finite
     if limit is None:
         return []
-    message = f"{walked.not_finite} checkpoints in a row that are not finite, of {limit}"
+    message = f"{_count(walked.not_finite, 'checkpoint')} in a row not finite, of {limit}"
     return [Rule("not_finite", walked.not_finite >= limit, message, guarded=False)]
 
 
 def _patience(walked: Walk, policy: StopPolicy) -> list[Rule]:
     if policy.patience is None:
         return []
-    message = f"{_no_gain(policy)} in {walked.since} evaluations since {_reference(walked, policy)}"
-    return [Rule("patience", walked.since >= policy.patience, message)]
+    since = _count(walked.since, "evaluation")
+    message = f"{_no_gain(policy)} in {since} since {_reference(walked, policy)}"
+    left = policy.patience - walked.since
+    return [Rule("patience", left <= 0, message, left=_left(left, "evaluation"))]
 
 
 def _patience_steps(walked: Walk, policy: StopPolicy) -> list[Rule]:
     if policy.patience_steps is None:
         return []
     steps = _steps_since(walked, policy)
-    message = f"{_no_gain(policy)} in {steps} steps since {_reference(walked, policy)}"
-    return [Rule("patience_steps", steps >= policy.patience_steps, message)]
+    message = f"{_no_gain(policy)} in {_count(steps, 'step')} since {_reference(walked, policy)}"
+    left = policy.patience_steps - steps
+    return [Rule("patience_steps", left <= 0, message, left=_left(left, "step"))]
 
 
 def _plateau(walked: Walk, policy: StopPolicy) -> list[Rule]:
@@ -320,6 +325,14 @@ _SCORE_RULES: tuple[Callable[[Walk, StopPolicy], list[Rule]], ...] = (
     _patience_steps,
     _plateau,
 )
+
+
+def _left(count: int, unit: str) -> str:
+    return _count(count, f"more {unit}") if count > 0 else ""
+
+
+def _count(count: int, unit: str) -> str:
+    return f"{count} {unit}{'s' * (count != 1)}"
 
 
 def _no_gain(policy: StopPolicy) -> str:

@@ -17,7 +17,10 @@ EXIT_ALREADY_RUNNING = 3
 class _Commands(click.Group):
     """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
 
-    names = ("run", "train", "status", "best", "history", "keep", "requeue", "resume", "rebuild")
+    names = (
+        *("run", "train", "status", "best", "history", "explain"),
+        *("keep", "requeue", "resume", "rebuild"),
+    )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.names)

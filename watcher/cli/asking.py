@@ -47,7 +47,7 @@ def _do_it(state_dir: Path, request: Request, run: dict[str, object]) -> Answer 
     from watcher.projection import Projector
     from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
-    values = msgspec.json.decode(str(run["settings"]))
+    values = msgspec.json.decode(str(run.get("settings", "{}")))
     if not values:
         raise StoreError(
             f"{state_dir / DATABASE_NAME} is of an earlier version",

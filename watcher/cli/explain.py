@@ -1,0 +1,132 @@
+"""`checkpoint-watcher explain`: how rank and stop were decided, or would be."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watcher.cli.options import as_json, print_json, run_folder, state_folder
+from watcher.errors import ConfigError, StoreError
+
+_DECIDING = frozenset(
+    {
+        *("metric", "mode", "top_k", "tie_break", "ties", "veto"),
+        *("patience", "patience_steps", "min_delta", "smoothing", "min_steps", "min_evaluations"),
+        *("target", "divergence", "max_not_finite", "plateau_std", "plateau_window"),
+        *("max_steps", "max_hours"),
+    }
+)
+
+
+@click.command()
+@run_folder
+@as_json
+@click.option(
+    "--what-if",
+    "what_if",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="Decide by another setting, patience=3 say. Can be given several times.",
+)
+@click.option("--board", "board_name", metavar="NAME", help="Another board than the first.")
+def explain(
+    model_dir: Path,
+    state_dir: str | None,
+    json_output: bool,
+    what_if: tuple[str, ...],
+    board_name: str | None,
+) -> None:
+    """Explain how the checkpoints of MODEL_DIR are ranked, and why the run stops or goes on.
+
+    By the settings that the watcher was started with last, or by others with --what-if: the same
+    rows are decided on anew. Reads the live database and changes nothing.
+    """
+    from rich.console import Console
+
+    from watcher.reading import open_reader
+    from watcher.view_explain import as_json as plain
+    from watcher.view_explain import drawn
+
+    with open_reader(state_folder(model_dir, state_dir)) as reader:
+        told = _explained(reader, what_if, board_name)
+    if json_output:
+        print_json(plain(told))
+    else:
+        Console().print(drawn(told))
+
+
+def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:
+    import time
+
+    from watcher.explain import explain as explained
+    from watcher.policy import boards, stop_policy
+
+    run, rows = reader.run(), reader.rows()
+    settings = _settings(run, what_if)
+    made = {board.name: board for board in boards(settings)}
+    board = made.get(board_name or next(iter(made)))
+    if board is None:
+        raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
+    scored = rows.scored()
+    keys = {key for metric in board.metrics for key in metric.keys}
+    values = rows.values([row.evaluation_id for row in scored], keys)
+    _require_measured(board, values, reader)
+    begun = datetime.fromisoformat(rows.created_at()).timestamp()
+    return explained(
+        scored,
+        values,
+        board,
+        stop_policy(settings, rows.resumed_step()),
+        incumbent=reader.incumbent(board.name),
+        hours=(time.time() - begun) / 3600,
+        not_finite=rows.not_finite(),
+    )
+
+
+def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:
+    import msgspec
+
+    from watcher.config import list_settings, make_settings
+
+    values = msgspec.json.decode(run.get("settings", "{}"))
+    if not values:
+        raise StoreError(
+            "this database is of an earlier version and does not hold its settings",
+            hint="start `checkpoint-watcher run` on it once",
+        )
+    origin = dict.fromkeys(values, "the run's database")
+    fresh: set[str] = set()
+    for pair in what_if:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in _DECIDING:
+            close = difflib.get_close_matches(name, _DECIDING, n=1)
+            raise ConfigError(
+                f"--what-if ({pair}) is no SETTING=VALUE that ranks or stops",
+                hint=f"did you mean {close[0]}?"
+                if close
+                else f"there are: {', '.join(sorted(_DECIDING))}",
+            )
+        if name in list_settings():
+            values[name] = [*(values[name] if name in fresh else []), value]
+        else:
+            values[name] = None if value == "none" and name != "smoothing" else value
+        fresh.add(name)
+        origin[name] = "--what-if"
+    if values["board"] and fresh:
+        first = {name: values[name] for name in fresh if name in values["board"][0]}
+        values["board"] = [{**values["board"][0], **first}, *values["board"][1:]]
+    return make_settings(values, origin)
+
+
+def _require_measured(board: Any, values: Any, reader: Any) -> None:
+    """Raise ConfigError for a metric that no evaluation of this run has."""
+    from watcher.policy import require_metrics
+
+    if values:
+        names, categories = reader.measured()
+        require_metrics([board], names, categories)

@@ -1,0 +1,145 @@
+"""View: an explanation, drawn with rich or as JSON. No decision is made here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from watcher.data import ScoredCheckpoint
+from watcher.explain import Explanation
+from watcher.stop import Rule, StopDecision
+
+_SHOWN = 10
+
+
+def drawn(told: Explanation) -> RenderableType:
+    """Draw how a board was ranked, and how the stop stands."""
+    parts: list[RenderableType] = [_heading(told), _board(told)]
+    for row, why in told.ranking.vetoed[:_SHOWN]:
+        parts.append(Text(f"vetoed: {_named(row)}: {why}", style="yellow"))
+    if told.unranked:
+        names = ", ".join(row.name for row in told.unranked[:_SHOWN])
+        more = f" and {len(told.unranked) - _SHOWN} more" if len(told.unranked) > _SHOWN else ""
+        parts.append(Text(f"without a score that can rank: {names}{more}", style="dim"))
+    if told.board.contradiction:
+        parts.append(Text(told.board.contradiction, style="yellow"))
+    return Group(*parts, Text(), *_stop(told))
+
+
+def as_json(told: Explanation) -> dict[str, Any]:
+    """Return an explanation as plain data, with stable names."""
+    walked, board = told.walked, told.board
+    return {
+        "board": board.name,
+        "metric": board.metric.text,
+        "mode": board.policy.mode,
+        "leaders": [_row(row) for row in told.ranking.leaders],
+        "vetoed": [{**_row(row), "reason": why} for row, why in told.ranking.vetoed],
+        "unranked": [row.name for row in told.unranked],
+        "evaluations": walked.evaluations,
+        "last": walked.last and _row(walked.last),
+        "last_improvement": walked.improved and _row(walked.improved),
+        "evaluations_since": walked.since,
+        "waits_for": told.early,
+        "rules": [
+            {
+                "reason": rule.reason,
+                "fires": rule.fires,
+                "left": rule.left,
+                "message": rule.message,
+            }
+            for rule in told.rules
+        ],
+        "stop": _decision(told.decision),
+        "first_stop": _decision(told.first_stop),
+    }
+
+
+def _heading(told: Explanation) -> Text:
+    policy = told.board.policy
+    places = "all" if policy.top_k < 0 else str(policy.top_k)
+    ranked = told.walked.evaluations
+    return Text.assemble(
+        ("Ranking ", "bold"),
+        f"{told.board.folder.name}/ by {told.board.metric.text} ({policy.mode}): {ranked} of"
+        f" {ranked + len(told.unranked)} evaluations can rank, {places} places",
+    )
+
+
+def _board(told: Explanation) -> Table:
+    table = Table()
+    for name in ("rank", "checkpoint", "step", "score", "behind", "files"):
+        justify = "left" if name in ("checkpoint", "files") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    best = told.ranking.leaders[0].score if told.ranking.leaders else None
+    for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
+        assert row.score is not None and best is not None
+        behind = "" if place == 1 else f"{abs(best - row.score):.6f}"
+        files = "kept" if row.pin else Text("gone", style="red")
+        table.add_row(str(place), row.name, str(row.global_step), f"{row.score:.6f}", behind, files)
+    return table
+
+
+def _stop(told: Explanation) -> list[RenderableType]:
+    walked = told.walked
+    if told.decision:
+        head = Text.assemble(
+            ("Stopping: yes ", "bold magenta"), f"({told.decision.reason}) {told.decision.message}"
+        )
+    else:
+        head = Text.assemble(("Stopping: no", "bold"), "" if told.rules else ", no rule is set")
+    parts: list[RenderableType] = [head]
+    if walked.improved and walked.last:
+        parts.append(
+            Text(
+                f"last improvement: {_named(walked.improved)}; since then {walked.since} of"
+                f" {walked.evaluations} evaluations, up to {_named(walked.last)}"
+            )
+        )
+    if told.early and any(rule.guarded for rule in told.rules):
+        parts.append(Text(f"rules about scores wait: {told.early}"))
+    if told.rules:
+        parts.append(_rules(told.rules))
+    if told.first_stop and told.decision != told.first_stop:
+        first = told.first_stop
+        said = f"walked from the start, the first stop was at step {first.global_step}"
+        parts.append(Text(f"{said} ({first.reason}): {first.message}", style="dim"))
+    return parts
+
+
+def _rules(rules: tuple[Rule, ...]) -> Table:
+    table = Table()
+    table.add_column("rule", no_wrap=True)
+    table.add_column("fires", no_wrap=True)
+    table.add_column("left", no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for rule in rules:
+        fires = Text("yes", style="magenta") if rule.fires else Text("no")
+        table.add_row(rule.reason, fires, rule.left, rule.message)
+    return table
+
+
+def _named(row: ScoredCheckpoint) -> str:
+    return f"{row.name} (step {row.global_step}, {row.score:.6g})"
+
+
+def _row(row: ScoredCheckpoint) -> dict[str, Any]:
+    return {
+        "checkpoint": row.name,
+        "global_step": row.global_step,
+        "score": row.score,
+        "files": row.pin is not None,
+    }
+
+
+def _decision(decision: StopDecision | None) -> dict[str, Any] | None:
+    if decision is None:
+        return None
+    return {
+        "reason": decision.reason,
+        "message": decision.message,
+        "global_step": decision.global_step,
+    }
