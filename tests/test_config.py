@@ -10,6 +10,7 @@ import pytest
 from watcher.cli.options import settings_options
 from watcher.config import Settings, load_settings
 from watcher.errors import ConfigError
+from watcher.policy import boards
 
 REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
 
@@ -118,3 +119,38 @@ def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
     for arguments in ([], ["--metric-plugin", "a", "--metric-plugin", "b"]):
         command.main(arguments, standalone_mode=False)
     assert seen == [None, ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[board]]\ntop_k = -3", "board[0].top_k is invalid: expected int >= -1"),
+        ('[[board]]\nmode = "up"', "board[0].mode is invalid: expected one of max, min"),
+        ('[[board]]\nnam = "x"', "unknown field nam"),
+        ("[[board]]\n[[board]]", "board name (best) is taken"),
+        ('[[board]]\nveto = ["mAP"]', "veto of board best is invalid: expected METRIC:DROP"),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "of x is that of best too"),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "."', "is the trainer's MODEL_DIR"),
+        ('best_dir = "{model_dir}"', "is the trainer's MODEL_DIR"),
+        ('kept_dir = "{model_dir}/watcher"', "is the watcher's state folder"),
+        ('metric = "mAP -"', "is not an expression"),
+        ('smoothing = "ema:2"', "smoothing (ema:2) is invalid: expected none, ema:W"),
+    ],
+)
+def test_what_ranking_cannot_use_is_named_before_anything_is_written(tmp_path, text, words):
+    file = tmp_path / "watcher.toml"
+    file.write_text(text.replace("{model_dir}", str(tmp_path)))
+    with pytest.raises(ConfigError) as caught:
+        load_settings({**REQUIRED, "model_dir": str(tmp_path)}, {}, file)
+    assert words in caught.value.message
+
+
+def test_a_flag_has_its_say_over_the_first_board_and_the_others_follow_the_first(tmp_path):
+    file = tmp_path / "watcher.toml"
+    file.write_text('[[board]]\nmetric = "loss"\nmode = "min"\ntop_k = 5\n[[board]]\nname = "b"\n')
+    settings = load_settings({**REQUIRED, "metric": "mAP", "mode": "max"}, {}, file)
+    first, second = boards(settings)
+    assert (first.metric.text, first.policy.mode, first.policy.top_k) == ("mAP", "max", 5)
+    assert (second.metric.text, second.policy.mode, second.policy.top_k) == ("mAP", "max", 5)
+    assert (settings.metric, settings.top_k) == ("mAP", 5)
+    assert second.folder == settings.model_path / "best-b"

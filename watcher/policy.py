@@ -58,20 +58,35 @@ def boards(settings: RankingSettings) -> tuple[Board, ...]:
     """Return the boards of a run; the first is the main one, which drives stopping.
 
     Raises:
-        ConfigError: two boards share a name or a folder, or a metric cannot be read.
+        ConfigError: two boards share a name or a folder, a folder is one of something else, or a
+            metric or a veto cannot be read.
     """
     made = tuple(
         _board(settings, board, main=place == 0)
         for place, board in enumerate(settings.board or (BoardSettings(),))
     )
-    for what in ("name", "folder"):
-        values = [str(getattr(board, what)) for board in made]
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice:
-            raise ConfigError(
-                f"board ({twice}): two boards have this {what}", hint=f"give each its own {what}"
-            )
+    names = [board.name for board in made]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"board ({twice}): two have this name", hint="give each its own")
+    _check_folders(settings, made)
     return made
+
+
+def _check_folders(settings: RankingSettings, made: tuple[Board, ...]) -> None:
+    """Refuse a folder that something else lies in: promoting would write over it."""
+    taken = {
+        settings.model_path.resolve(): "the trainer's MODEL_DIR",
+        settings.state_path.resolve(): "the watcher's state folder",
+    }
+    folders = [(KEPT_BOARD, settings.kept_path), *((board.name, board.folder) for board in made)]
+    for name, folder in folders:
+        there = taken.get(folder.resolve())
+        if there:
+            raise ConfigError(
+                f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
+            )
+        taken[folder.resolve()] = f"that of {name} too"
 
 
 def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Board:
@@ -85,12 +100,16 @@ def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Bo
         folder = settings.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
     tie_break = settings.tie_break if board.tie_break is None else board.tie_break
     veto = settings.veto if board.veto is None else board.veto
+    try:
+        vetoes = tuple(parse_veto(one) for one in veto)
+    except ValueError as error:
+        raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
     policy = RankPolicy(
         mode=board.mode or settings.mode,
         top_k=settings.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
         ties=board.ties or settings.ties,
-        veto=tuple(parse_veto(one) for one in veto),
+        veto=vetoes,
     )
     return Board(board.name, folder, parse_metric(board.metric or settings.metric), policy)
 

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -189,9 +189,13 @@ def read_toml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _choices(name: str) -> list[str]:
-    field = get_type_hints(Settings)[name]
-    return [str(choice) for choice in get_args(field)]
+def _choices(table: type, name: str) -> list[str]:
+    """Return what a field may be: the values of its Literal, which may be one of a union."""
+    hint = get_type_hints(table)[name]
+    kinds = [hint, *get_args(hint)]
+    return [
+        str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
+    ]
 
 
 def _check_names(
@@ -210,16 +214,18 @@ def _explain(
     error: msgspec.ValidationError, merged: Mapping[str, Any], origin: Mapping[str, str]
 ) -> ConfigError:
     text = str(error)
-    match = re.search(r"(.*) - at `\$\.(\w+)", text)
+    match = re.search(r"(.*) - at `\$\.(\w+)([^`]*)`", text)
     if not match:
         return ConfigError(f"invalid settings: {text}")
-    rule, name = match[1].replace("`", ""), match[2]
+    rule, name, field = match[1].replace("`", ""), match[2], match[3].rpartition(".")[2]
     if "enum" in rule:
-        rule = f"expected one of {', '.join(_choices(name))}"
+        table = (BoardSettings, field) if field else (Settings, name)
+        rule = f"expected one of {', '.join(_choices(*table))}"
     rule = rule[0].lower() + rule[1:]
+    said = f"{name}{match[3]}" if match[3] else f"{name} ({merged[name]})"
     command = "train" if name in launcher_names() else "run"
     return ConfigError(
-        f"{name} ({merged[name]}) is invalid: {rule}",
+        f"{said} is invalid: {rule}",
         hint=f"it was set by {origin[name]};"
         f" `checkpoint-watcher {command} --help` says what it takes",
     )
