@@ -145,7 +145,8 @@ class Launcher:
         again = "give other settings, such as a larger --patience"
         if not self._companion:
             again = "run the watcher with other settings, such as a larger --patience"
-        self._say(f"to train on, {again}; {self._sentinel.path} goes away then")
+        resume = f"`checkpoint-watcher resume {self._settings.model_path}`"
+        self._say(f"to train on, {again}, or {resume}; {self._sentinel.path} goes away then")
         return True
 
     def _wait_for_first_word(self, companion: Companion) -> None:
