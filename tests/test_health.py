@@ -27,7 +27,10 @@ from watcher.service.http import CONNECTIONS
 class Client:
     """Asks the endpoints of the daemon that was started last."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, port: int | None = None) -> None:
+        if port is not None:
+            self.port = port
+            return
         pattern = re.compile(r"listening\s.*http://127\.0\.0\.1:(\d+)")
         found = wait_until(lambda: pattern.findall(watcher.log.read_text()), "it listens")
         self.port = int(found[-1])
@@ -38,6 +41,11 @@ class Client:
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, response.read().decode()
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self.ask("/healthz"))
+        return False
 
     def code(self, path: str) -> int:
         return self.ask(path)[0]
@@ -227,6 +235,27 @@ def test_a_port_in_use_ends_the_start_with_one_clear_error(watcher: Watcher):
     ]
 
 
+def test_a_second_watcher_of_one_run_is_told_of_the_first_and_not_of_its_port(watcher: Watcher):
+    client = listen(watcher)
+    done = cli(*watcher.command("--listen", client.port)[3:])
+    assert done.returncode == 3, done.stderr
+
+
+def test_while_it_waits_for_its_model_dir_it_is_alive_and_not_ready(watcher: Watcher):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    watcher.model_dir.rmdir()
+    watcher.start("--listen", port, "--wait-for-model-dir", "--health-seconds", 0.3)
+    client = Client(watcher, port)
+    wait_until(lambda: client.answers(), "it listens")
+    time.sleep(0.5)
+    assert client.code("/healthz") == 200
+    assert client.told("/readyz")["reason"] == "starting"
+    assert client.metrics()["database_readable"] == 0
+    watcher.model_dir.mkdir()
+    wait_until(lambda: client.code("/readyz") == 200, "it is ready")
+
+
 def test_without_prometheus_client_health_is_served_and_metrics_say_what_to_install(
     watcher: Watcher, tmp_path: Path
 ):
@@ -245,7 +274,7 @@ def test_listening_costs_little_memory_and_no_time_while_nobody_asks(watcher: Wa
     wait_until(lambda: client.code("/readyz") == 200, "it is ready")
     client.metrics()
     before = cpu_seconds(daemon)
-    time.sleep(3)
+    time.sleep(2)
     assert cpu_seconds(daemon) - before <= 0.06
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 60_000

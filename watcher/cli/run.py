@@ -34,7 +34,7 @@ from watcher.pin import Verified
 from watcher.presence import Presence
 from watcher.projection import Projector
 from watcher.rebuild import refuse_lost
-from watcher.service import told_of
+from watcher.service import listen, told_of
 from watcher.sharing import Sharing
 from watcher.store import PINS_NAME, Store
 from watcher.supervise import Limits, Supervisor
@@ -104,13 +104,18 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     stop = _StopFlag(service)
     interpreter = _check_inputs(settings)
     sharing = Sharing(settings.group, settings.state_path, settings.best_path)
-    if not _wait_for_model_dir(settings, stop, service):
-        return
     with ExitStack() as stack:
+        name, endpoints = _run_name(settings), None
+        if not settings.model_path.is_dir():  # a run that waits for it is asked how it is, too
+            endpoints = listen(settings, name, stack)
+        if not _wait_for_model_dir(settings, stop, service):
+            return
         stack.enter_context(service)
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
+        # After the lock: another watcher of this MODEL_DIR has the port as well.
+        endpoints = endpoints or listen(settings, name, stack)
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.log_format, settings.state_path, live=live)
@@ -127,7 +132,7 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
             lambda _: sharing.keep(),
             lambda _: view.refresh(),
         ]
-        audience[:0] = told_of(settings, _run_name(settings), stack)
+        audience[:0] = told_of(settings, name, stack, endpoints)
         stop.run(_build(settings, store, interpreter, audience))
 
 

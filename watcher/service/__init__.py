@@ -6,38 +6,54 @@ the loop showed, and reads the database as any reader does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from watcher.config import Settings
 from watcher.presence import Presence
 
+if TYPE_CHECKING:
+    from watcher.service.endpoints import Endpoints
 
-def told_of(settings: Settings, run: str, stack: ExitStack) -> list[Callable[[Presence], None]]:
-    """Start what the settings ask for, until `stack` is closed.
+# Imported where it is asked for: the libraries take memory that others have no use for.
+
+
+def listen(settings: Settings, run: str, stack: ExitStack) -> Endpoints | None:
+    """Serve what `--listen` asks for until `stack` is closed; raises ListenError if it cannot."""
+    if settings.listen_address is None:
+        return None
+    from watcher.service.endpoints import Endpoints
+
+    return stack.enter_context(Endpoints(settings, run))
+
+
+def told_of(
+    settings: Settings, run: str, stack: ExitStack, endpoints: Endpoints | None
+) -> list[Callable[[Presence], None]]:
+    """Begin to tell of the loop, until `stack` is closed.
 
     Args:
         settings: Those of the run.
         run: Its name.
         stack: Ends what is started.
+        endpoints: What `listen` returned.
 
     Returns:
         What to show each turn of the loop to.
 
     Raises:
-        ConfigError, ListenError, StoreError: what is asked for cannot be done.
+        ConfigError, StoreError: the notifications that are asked for cannot be sent.
     """
     audience: list[Callable[[Presence], None]] = []
-    counts: Callable[[], Mapping[tuple[str, str], int]] = dict
-    # Imported where it is asked for: the libraries take memory that others have no use for.
     if settings.notify or settings.notify_command:
         from watcher.service.notify import Notifications
 
         notifications = stack.enter_context(Notifications(settings, run))
         audience.append(notifications.show)
-        counts = notifications.counts
-    if settings.listen_address:
-        from watcher.service.endpoints import endpoints
-
-        audience.append(stack.enter_context(endpoints(settings, run, counts)))
+        if endpoints:
+            endpoints.sent = notifications.counts
+    if endpoints:
+        endpoints.begin()
+        audience.append(endpoints.show)
     return audience

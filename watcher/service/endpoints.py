@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import structlog
 
@@ -12,8 +12,6 @@ from watcher.presence import Presence
 from watcher.service.health import Health
 from watcher.service.http import Answer, HttpServer, Respond
 
-Sent = Callable[[], Mapping[tuple[str, str], int]]
-
 _log = structlog.get_logger(__name__)
 
 _NO_METRICS = (
@@ -21,40 +19,64 @@ _NO_METRICS = (
     " pip install 'checkpoint-watcher[metrics]'"
 )
 
+Sent = Callable[[], Mapping[tuple[str, str], int]]
 
-@contextmanager
-def endpoints(
-    settings: Settings, run: str, sent: Sent = dict
-) -> Iterator[Callable[[Presence], None]]:
-    """Serve /healthz, /readyz and /metrics while inside.
 
-    Args:
-        settings: With `listen` set.
-        run: Name of the run, a label of the metrics.
+class Endpoints:
+    """/healthz, /readyz and /metrics of one run; a context manager.
+
+    It may be entered before there is anything to tell: a run that waits for its MODEL_DIR is alive.
+
+    Attributes:
         sent: Returns how many notifications there were, (channel, outcome) to number.
-
-    Yields:
-        What to show each turn of the loop to.
-
-    Raises:
-        ListenError: the address cannot be listened on.
     """
-    assert settings.listen_address is not None
-    health = Health(settings.health_seconds)
-    paths: dict[str, Respond] = {
-        "/healthz": health.healthz,
-        "/readyz": health.readyz,
-        "/metrics": _metrics(settings, run, health, sent),
-    }
-    with HttpServer(*settings.listen_address, paths) as server:
-        _log.info("listening", url=server.url)
-        yield health.show
+
+    def __init__(self, settings: Settings, run: str) -> None:
+        """Take the address.
+
+        Args:
+            settings: With `listen` set.
+            run: Name of the run, a label of the metrics.
+
+        Raises:
+            ListenError: the address cannot be listened on.
+        """
+        assert settings.listen_address is not None
+        self.sent: Sent = dict
+        self._health = Health(settings.health_seconds)
+        self._metrics = self._make_metrics(settings, run)
+        paths: dict[str, Respond] = {
+            "/healthz": self._health.healthz,
+            "/readyz": self._health.readyz,
+            "/metrics": self._metrics or _without_metrics,
+        }
+        self._server = HttpServer(*settings.listen_address, paths)
+
+    def _make_metrics(self, settings: Settings, run: str) -> Respond | None:
+        try:
+            from watcher.service.metrics import Metrics
+        except ImportError:
+            return None
+        return Metrics(settings, run, self._health, lambda: self.sent())
+
+    def begin(self) -> None:
+        """Say where it listens, and expect the loop to turn from now on."""
+        _log.info("listening", url=self._server.url)
+        if self._metrics is None:
+            _log.warning("/metrics is off", reason=_NO_METRICS)
+        self._health.begin()
+
+    def show(self, presence: Presence) -> None:
+        """Take one turn of the loop; returns at once."""
+        self._health.show(presence)
+
+    def __enter__(self) -> Self:
+        self._server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
 
 
-def _metrics(settings: Settings, run: str, health: Health, sent: Sent) -> Respond:
-    try:
-        from watcher.service.metrics import Metrics
-    except ImportError:
-        _log.warning("/metrics is off", reason=_NO_METRICS)
-        return lambda _: Answer(501, "text/plain; charset=utf-8", _NO_METRICS.encode() + b"\n")
-    return Metrics(settings, run, health, sent)
+def _without_metrics(_accept: str) -> Answer:
+    return Answer(501, "text/plain; charset=utf-8", _NO_METRICS.encode() + b"\n")

@@ -6,6 +6,7 @@ checkpoints cannot be scored now, for whatever reason. Both are answered from me
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ class Health:
     """The last turn of the loop, and what follows from it.
 
     Attributes:
-        presence: The last turn; before the first one, when this was made.
+        presence: The last turn; before the loop begins, one that it need not follow.
     """
 
     def __init__(
@@ -28,8 +29,12 @@ class Health:
     ) -> None:
         self._patience = patience_seconds
         self._steady = steady
-        began = steady()
-        self.presence = Presence(turned=began, due=began)
+        self.presence = Presence(turned=steady(), due=math.inf)
+
+    def begin(self) -> None:
+        """Expect the loop to turn from now on."""
+        steady = self._steady()
+        self.presence = Presence(turned=steady, due=steady)
 
     def show(self, presence: Presence) -> None:
         """Take the loop's latest turn."""
