@@ -34,8 +34,8 @@ from watcher.bundle import verify
 GRACE_SECONDS = 1.0
 FLAGS = ["--rescan-seconds", 0.5, "--top-k", 3, "--retry-seconds", 0.1, "--stall-timeout", 2]
 FLAGS += ["--max-attempts", 1000, "--evict-seconds", GRACE_SECONDS, "--grace-seconds", 3]
-# Not write: it would fail pipes and events between threads, which no full disk does.
-WRITES = "pwrite64,fdatasync,fsync,link,linkat,mkdir,rename,unlink,ftruncate"
+# With write, the pipes to the worker and between threads fail too, which no full disk does.
+WRITES = "write,pwrite64,fdatasync,fsync,link,linkat,mkdir,rename,unlink,ftruncate"
 BREAKS = ("STUB_KILL", "STUB_EXIT", "STUB_GARBAGE", "STUB_HANG", "STUB_ORPHAN", "STUB_SHORT")
 
 
