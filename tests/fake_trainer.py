@@ -14,6 +14,7 @@ old checkpoints in between. Nothing is synced.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import struct
 import sys
@@ -114,7 +115,10 @@ def _merge(
         _write_all(file, index[half:])
     for name in names:
         (temporary / f"{name}.index").unlink()
-    temporary.rmdir()
+    # Parts that a killed trainer left keep the folder there; TensorFlow does not mind either
+    # (save_restore_v2_ops.cc, MergeV2Checkpoints, only logs it).
+    with contextlib.suppress(OSError):
+        temporary.rmdir()
 
 
 def _write_all(file, content: bytes) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,11 +14,20 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from faults import Rounds
 from locks import EXCLUSIVE, locked
-from watching import ROOT, Watcher, cli, wait_until
+from watching import ROOT, STUB, Watcher, cli, wait_until
 
 from watcher.adopt import pin_folders
+from watcher.config import Settings
+from watcher.daemon import Daemon
 from watcher.database_file import iso
+from watcher.discover import scan
 from watcher.errors import StoreBusy
+from watcher.intake import Intake
+from watcher.pin import pin
+from watcher.projection import Projector
+from watcher.store import Store
+from watcher.supervise import Limits, Supervisor
+from watcher.worker import Worker
 
 SAVES = 12
 
@@ -183,3 +193,56 @@ def test_pins_without_rows_are_adopted_in_the_order_they_were_saved(watcher: Wat
         assert cli("rebuild", watcher.model_dir).returncode == 0
     assert watcher.run() == 0
     assert rows(watcher) == [(f"ckpt-{n}", "scored") for n in range(1, 9)]
+
+
+def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watcher):
+    """What a crash left without rows is adopted first, then what was pinned meanwhile."""
+    manager = Manager(watcher.model_dir, max_to_keep=1)
+    numbers = iter(range(1, 10))
+
+    def save_one() -> None:
+        number = next(numbers)
+        manager.save(100 * number, model_tensors(4000, number))
+
+    save_one()
+    assert watcher.run() == 0
+    pins = watcher.database.parent / "pins"
+    for orphan in (3, 5):
+        save_one()
+        save_one()
+        (found,) = scan(watcher.model_dir)
+        assert pin(found, pins).prefix.name == f"ckpt-{orphan}"
+    save_one()
+    save_one()
+    settings = Settings(model_dir=str(watcher.model_dir), pipeline_config="none", exit_when_idle=0)
+    with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:
+        supervisor = Supervisor(
+            spawn=lambda: Worker([str(STUB)], {}, watcher.database.with_name("worker.log")),
+            start_request={},
+            limits=Limits(),
+        )
+        intake = Intake(watcher.model_dir, pins, store.queue, grace_seconds=5)
+        daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), supervisor)
+
+        def unlock_later() -> None:
+            wait_until(lambda: "ckpt-7" in pinned(watcher), "it is pinned")
+            release.set()
+
+        release = threading.Event()
+        watching = threading.Thread(target=unlock_later)
+        holder = threading.Thread(target=hold_until, args=(watcher.database, release))
+        holder.start()
+        wait_until(lambda: holder.name == "locked", "another program has the lock")
+        watching.start()
+        daemon.run()
+        watching.join()
+        holder.join()
+    seen = ("ckpt-1", "ckpt-3", "ckpt-5", "ckpt-7")
+    expected = [(f"ckpt-{n}", "scored" if f"ckpt-{n}" in seen else "missed") for n in range(1, 8)]
+    assert rows(watcher) == expected
+
+
+def hold_until(database: Path, release: threading.Event) -> None:
+    with locked(database):
+        threading.current_thread().name = "locked"
+        release.wait(60)

@@ -23,6 +23,7 @@ from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluating import Evaluating
 from watcher.inbox import Inbox
 from watcher.intake import Intake
+from watcher.keeper import Keeper
 from watcher.lookout import Lookout
 from watcher.orders import Orders
 from watcher.policy import boards
@@ -73,6 +74,7 @@ class Daemon:
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
+        self._keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
         self._stopping = False
         self._begun = self._idle = False
         self._finishing = self._looked_to_finish = False
@@ -156,6 +158,9 @@ class Daemon:
         """Pin what there is while nothing can be recorded: the trainer does not wait for us."""
         self._store.require_present()
         self._woken = False
+        if not self._begun:
+            self._keeper.keep()
+            return
         with contextlib.suppress(OSError):
             self._lookout.look(self._clock(), self._steady(), announced=True)
         self._woken = self._woken or self._intake.more

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
 from watcher.config import Settings
-from watcher.discover import scan
-from watcher.errors import CorruptCheckpoint, ModelDirError, PinError, StoreBusy
-from watcher.pin import identify, pin
+from watcher.errors import StoreBusy
+from watcher.keeper import Keeper
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 from watcher.trouble import Trouble
 
@@ -42,7 +40,7 @@ def open_store(
         StoreError: it cannot be opened for another reason.
     """
     path = settings.state_path / DATABASE_NAME
-    keeper = _Keeper(settings.model_path, settings.state_path / PINS_NAME)
+    keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
     trouble = Trouble()
     while not stopped():
         try:
@@ -62,30 +60,3 @@ def open_store(
             keeper.keep()
         time.sleep(_AGAIN_SECONDS)
     return None
-
-
-class _Keeper:
-    """Pins what lies in model_dir, without knowing what of it has a row."""
-
-    def __init__(self, model_dir: Path, pins_dir: Path) -> None:
-        self._model_dir = model_dir
-        self._pins_dir = pins_dir
-        self._tried: dict[str, tuple[tuple[int, ...], ...]] = {}
-
-    def keep(self) -> None:
-        """Pin what is new since the last call. What is unfinished or damaged is left to later."""
-        try:
-            found = scan(self._model_dir)
-        except ModelDirError:
-            return
-        for checkpoint in found:
-            if self._tried.get(checkpoint.name) == checkpoint.signature:
-                continue
-            try:
-                if not (self._pins_dir / identify(checkpoint)).exists():
-                    pin(checkpoint, self._pins_dir)
-            except PinError:
-                continue
-            except (OSError, CorruptCheckpoint):
-                pass
-            self._tried[checkpoint.name] = checkpoint.signature
