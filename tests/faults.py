@@ -44,6 +44,20 @@ def need_strace() -> None:
         pytest.skip("needs strace: apt install strace")
 
 
+def end_strace(tracer: subprocess.Popen[bytes]) -> None:
+    """End a fault; what was traced lives on.
+
+    A strace that is asked to end while a child is being forked can wait for the parent, which
+    waits for the child, which waits for strace. The kernel lets go of them when it is killed.
+    """
+    tracer.terminate()
+    try:
+        tracer.wait(timeout=3)
+    except subprocess.TimeoutExpired:
+        tracer.kill()
+        tracer.wait()
+
+
 class Rounds:
     """The state of one run, and the stages on it, in this process."""
 
@@ -145,8 +159,7 @@ class Child:
     def heal(self) -> None:
         """End the fault; the child lives on."""
         if self.tracer:
-            self.tracer.terminate()
-            self.tracer.wait()
+            end_strace(self.tracer)
 
     def wait(self) -> int:
         """Return 0, 1 when its work raised, or the negative number of the signal that ended it."""

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import latest, never_looking_away
+from faults import end_strace, latest, never_looking_away
 from watching import ROOT, Watcher, wait_until
 
 from watcher.bundle import verify
@@ -149,8 +149,7 @@ class Soak:
         strace = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(self.daemon.pid), *inject]
         tracer = subprocess.Popen(strace, stderr=subprocess.DEVNULL)
         time.sleep(self.chance.uniform(0.2, 3))
-        tracer.terminate()
-        tracer.wait()
+        end_strace(tracer)
 
     def kill_trainer(self) -> None:
         assert self.trainer

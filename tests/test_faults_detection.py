@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
-from faults import need_strace
+from faults import end_strace, need_strace
 from watching import Watcher, cli, wait_until
 
 from watcher.bundle import verify
@@ -170,8 +170,7 @@ def failing_in_threads(daemon: subprocess.Popen[bytes], trace: Path, call: str) 
         yield
         assert f"{call}(" in trace.read_text() and "INJECTED" in trace.read_text()
     finally:
-        strace.terminate()
-        strace.wait()
+        end_strace(strace)
 
 
 def test_a_dead_event_thread_is_noticed_and_the_rescan_goes_on(watcher: Watcher, tmp_path: Path):

@@ -77,7 +77,10 @@ def test_torture_kills_and_name_reuse_never_leave_a_pin_that_is_not_whole(watche
             *(watcher.model_dir, "--saves", 60, "--interval", 0.02, "--max-to-keep", 3),
             *("--forget-state", "--seed", generations, "--megabytes", 0.1),
         )
-        time.sleep(chance.uniform(0.5, 2.5))
+        assert trainer.stdout
+        for _ in range(chance.randrange(5, 60)):
+            trainer.stdout.readline()
+        time.sleep(chance.uniform(0, 0.03))
         trainer.kill()
         trainer.communicate()
         for prefix in set(pins_of(watcher)) - seen:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from faults import fork_daemon, need_strace
+from faults import end_strace, fork_daemon, need_strace
 from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
@@ -169,8 +169,7 @@ def test_sigterm_ends_it_while_every_write_fails(watcher: Watcher, tmp_path: Pat
         daemon.terminate()
         assert daemon.wait(timeout=10) == 0
     finally:
-        fault.terminate()
-        fault.wait()
+        end_strace(fault)
     assert not any(alive(int(worker)) for worker in starts.read_text().split())
 
 
@@ -187,8 +186,7 @@ def test_sigterm_ends_it_after_writes_failed_while_its_watch_was_exchanged(
     watcher.model_dir.rename(tmp_path / "away")
     watcher.model_dir.mkdir()
     time.sleep(3)
-    fault.terminate()
-    fault.wait()
+    end_strace(fault)
     save(watcher, 2)
     wait_until(lambda: watcher.states().get("ckpt-2") == "scored", "it goes on by itself")
     daemon.terminate()

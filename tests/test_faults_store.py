@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from faults import fork_daemon, need_strace
+from faults import end_strace, fork_daemon, need_strace
 from locks import locked
 from watching import ROOT, Watcher, cli, wait_until
 
@@ -71,8 +71,7 @@ def test_a_file_system_that_takes_no_writes_for_a_while_loses_nothing(watcher: W
     wait_until(lambda: "cannot go on, trying again" in watcher.log.read_text(), "it is told")
     save(watcher, 1, first=2)
     time.sleep(1)
-    fault.terminate()
-    fault.wait()
+    end_strace(fault)
     wait_until(lambda: board(watcher) == ["ckpt-2", "ckpt-1"], "it recovers by itself")
     assert watcher.evaluations() == ["ckpt-1", "ckpt-2"]
     assert "going on again" in watcher.log.read_text()

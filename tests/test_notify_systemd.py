@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from faults import need_strace
+from faults import end_strace, need_strace
 from watching import Watcher, wait_until
 
 from watcher.notify_systemd import Notifier, Service
@@ -140,8 +140,7 @@ def test_a_loop_that_hangs_in_one_call_is_not_pinged_for_though_its_threads_live
         wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "the call ended")
         assert path_manager.pings() > before
     finally:
-        strace.terminate()
-        strace.wait()
+        end_strace(strace)
 
 
 def state_of(pid: int) -> str:
