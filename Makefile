@@ -30,6 +30,9 @@ OD_STAMP := $(OD_VENV)/.installed-$(OD_SET)
 # The fast COCO backends that the tests hold to pycocotools; there are none for Python 3.9.
 BACKENDS := build/coco-backends
 BACKENDS_STAMP := $(if $(filter py39,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
+# The linters and schemas that the tests hold deploy/ to.
+CHECKS := build/deploy-checks
+KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
@@ -60,7 +63,8 @@ soak: $(PROJECT_STAMP)
 # The lock lets two makes run at once: the second finds what the first has installed.
 environments:
 	@mkdir -p build
-	@flock build/.environments $(MAKE) --silent --no-print-directory $(PROJECT_STAMP) $(OD_STAMP) $(BACKENDS_STAMP)
+	@flock build/.environments $(MAKE) --silent --no-print-directory $(PROJECT_STAMP) $(OD_STAMP) $(BACKENDS_STAMP) \
+	    $(CHECKS)/.installed
 
 $(DAEMON_STAMP): $(LISTS)/uv.txt $(LISTS)/daemon.txt
 	@rm -rf .venv
@@ -94,6 +98,14 @@ $(OD_STAMP): $(LISTS)/od-$(OD_SET).txt $(LISTS)/build-constraints.txt | $(DAEMON
 $(BACKENDS)/.installed-$(OD_SET): $(LISTS)/coco-backends.txt $(OD_STAMP)
 	@rm -rf $(BACKENDS)
 	@$(UV_INSTALL) --python $(OD_VENV)/bin/python --target $(BACKENDS) -r $(LISTS)/coco-backends.txt
+	@touch $@
+
+# Of the Kubernetes schemas, thirteen versions of two kinds, one is kept: 40 MB instead of 150.
+$(CHECKS)/.installed: $(LISTS)/checks.txt | $(DAEMON_STAMP)
+	@rm -rf $(CHECKS)
+	@$(UV_INSTALL) --python $(VENV_PYTHON) --target $(CHECKS) -r $(LISTS)/checks.txt
+	@find $(CHECKS)/kubernetes_validate/kubernetes-json-schema -mindepth 1 -maxdepth 1 \
+	    -not -name $(KUBERNETES)-local-strict -exec rm -r {} +
 	@touch $@
 
 # Resolves every list again from its source; deploy/requirements/README.md says what is in them.
