@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -286,11 +287,16 @@ def test_apprise_delivers_and_an_address_that_is_down_is_told_once_and_counted(
     log = watcher.log.read_text
     wait_until(lambda: "notification failed" in log(), "the other fails")
     port = re.search(r"listening\s.*http://127\.0\.0\.1:(\d+)", log())[1]
-    metrics = subprocess.run(
-        ["curl", "-s", f"127.0.0.1:{port}/metrics"], capture_output=True, text=True, check=True
-    ).stdout
-    assert re.search(r'notifications_total{channel="apprise",outcome="sent",.*} 1.0', metrics)
-    assert re.search(r'notifications_total{channel="apprise",outcome="failed",.*} [12].0', metrics)
+
+    def counted(outcome: str, number: str) -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        sample = rf'notifications_total{{channel="apprise",outcome="{outcome}",.*}} {number}'
+        return bool(re.search(sample, text))
+
+    wait_until(lambda: counted("sent", "1.0"), "what was sent is counted")
+    wait_until(lambda: counted("failed", "[1-4].0"), "what failed is counted")
+    assert log().count("notification failed") == 1
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 60_000
     assert "secret" not in log()
