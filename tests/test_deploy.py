@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,13 @@ def test_an_image_gets_the_versions_that_the_tests_ran_with(name: str):
     tested = pins("daemon")
     chosen = pins(name)
     assert chosen and {package: tested.get(package) for package in chosen} == chosen
+
+
+def test_an_image_gets_all_that_the_watcher_may_use():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for group in (project["dependencies"], *project["optional-dependencies"].values()):
+        for requirement in group:
+            assert re.match(r"[\w.-]+", requirement)[0] in pins("image"), requirement
 
 
 def pins(name: str) -> dict[str, str]:
@@ -362,7 +370,7 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model_dir = folder / "run" / "model_dir"
-        for name in ("bin", "steps", "run", "data"):
+        for name in ("bin", "steps", "data"):
             (folder / name).mkdir()
         for name, text in _SLURM.items():
             program = folder / "bin" / name
