@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -108,4 +109,7 @@ def test_no_sentinel_reads_as_none_and_a_foreign_one_as_empty(tmp_path):
     path = tmp_path / "EARLY_STOP"
     assert read_sentinel(path) is None
     path.write_text("stop please")
+    assert read_sentinel(path) == {}
+    path.unlink()
+    os.mkfifo(path)  # which nobody will ever write to
     assert read_sentinel(path) == {}

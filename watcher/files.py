@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 
 
@@ -24,6 +26,20 @@ def fsync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, *, limit_bytes: int = 64 << 20) -> bytes:
+    """Read a small file that others may have put there: no pipe is waited for, nothing is endless.
+
+    Raises:
+        OSError: there is none, it cannot be read, is no regular file, or is larger than the limit.
+    """
+    # A pipe without a writer would block at the opening; this way it is opened, and refused.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit_bytes:
+            raise OSError(errno.EINVAL, "not a regular file of reasonable size", str(path))
+        return file.read(limit_bytes)
 
 
 def write_new_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:

@@ -25,6 +25,7 @@ from watcher.files import (
     fsync_file,
     fsync_folder,
     is_half_written,
+    read_regular,
     replace_file,
 )
 from watcher.pin import Verified, signature, take_checkpoint
@@ -247,9 +248,11 @@ def _write_states(best_dir: Path, file: str, board: bytes, state: bytes | None) 
 
 def _differs(path: Path, content: bytes) -> bool:
     try:
-        return path.read_bytes() != content
+        return read_regular(path) != content
     except FileNotFoundError:
         return content != b""
+    except OSError:
+        return True  # whatever lies there, it is not what should
 
 
 def _evict(best_dir: Path, names: set[str]) -> None:

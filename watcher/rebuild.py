@@ -22,7 +22,7 @@ from watcher.adopt import adopt_pins, found_as, pin_folders, read_pin
 from watcher.data import Leader, Pin
 from watcher.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
 from watcher.errors import StoreError, StoreLost
-from watcher.files import fsync_folder
+from watcher.files import fsync_folder, read_regular
 from watcher.metric import parse_metric
 from watcher.pin import take_checkpoint
 from watcher.promote import BOARD_FILE, foreign_names
@@ -81,7 +81,7 @@ class Rebuilt:
 def read_board(best_dir: Path) -> Board | None:
     """Read `best.json`; None when there is none, or none of ours."""
     try:
-        board = msgspec.json.decode((best_dir / BOARD_FILE).read_bytes(), type=Board)
+        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=Board)
     except (OSError, msgspec.DecodeError):
         return None
     for entry in board.checkpoints:

@@ -14,7 +14,7 @@ import msgspec
 
 from watcher import __version__
 from watcher.data import ScoredCheckpoint
-from watcher.files import replace_file
+from watcher.files import read_regular, replace_file
 from watcher.stop import StopDecision
 
 SENTINEL_SCHEMA = 1
@@ -78,7 +78,7 @@ def write_sentinel(path: Path, content: dict[str, Any]) -> None:
 def read_sentinel(path: Path) -> dict[str, Any] | None:
     """Return the sentinel's object, None when there is none; a foreign content gives `{}`."""
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = msgspec.json.decode(read_regular(path, limit_bytes=1 << 20))
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError):

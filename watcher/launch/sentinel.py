@@ -10,6 +10,7 @@ import msgspec
 
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
+from watcher.files import read_regular
 from watcher.promote import BOARD_FILE
 from watcher.reading import Reader
 from watcher.sentinel import read_sentinel
@@ -64,7 +65,7 @@ def run_identity(state_dir: Path, best_dir: Path) -> str | None:
     except (StoreError, OSError):
         pass
     try:
-        board = msgspec.json.decode((best_dir / BOARD_FILE).read_bytes())
+        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE))
     except (OSError, msgspec.DecodeError):
         return None
     found = board.get("run_uuid") if isinstance(board, dict) else None
