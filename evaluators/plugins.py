@@ -71,6 +71,8 @@ class Plugin:
     def compute(self, images, categories):
         """Returns ({metric: float, None where there is no value}, [a sentence a reason])."""
         values = dict.fromkeys(self.metric_names)
+        # The last line in worker.log of a plugin that hangs.
+        print("running the metric plugin", self.given, file=sys.stderr, flush=True)
         try:
             found = self._call(images, categories)
             numbers = {name: _number(value) for name, value in found.items()}
@@ -177,7 +179,9 @@ def _of_entry_point(given):
         names = ", ".join("{} ({})".format(name, owner) for owner, name in sorted(found)) or "none"
         raise _refusal(
             given,
-            "is the name of {} entry points in the training environment".format(len(matching)),
+            "is an entry point of several distributions"
+            if matching
+            else "is no entry point in the training environment",
             "the group {} has: {}; for a file write FILE.py:FUNCTION".format(
                 ENTRY_POINT_GROUP, names
             ),

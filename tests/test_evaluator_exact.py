@@ -282,6 +282,7 @@ def test_a_metric_without_a_value_is_null_with_its_reason_and_the_others_stand(
     for warning, pattern in zip(warnings, expected, strict=True):
         assert re.fullmatch(pattern, warning), warning
     assert "Traceback" in plugged.log
+    assert f"running the metric plugin {PLUGINS}:leaves" in plugged.log
 
 
 def test_the_plugin_of_the_readme_runs(plugged: Plugged) -> None:
