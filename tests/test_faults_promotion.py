@@ -211,6 +211,23 @@ def test_what_left_best_stays_readable_for_a_while_and_then_goes(tmp_path: Path)
     check(rounds)
 
 
+def test_a_best_folder_that_cannot_be_made_is_told_in_status_and_made_when_it_can(
+    watcher: Watcher,
+):
+    save(watcher.model_dir, 1)
+    watcher.best_dir.write_text("a file where the folder belongs")
+    watcher.start("--rescan-seconds", 0.5)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "evaluation goes on")
+    wait_until(lambda: "File exists" in (watcher.status().get("problem") or ""), "status says so")
+    assert watcher.leaderboard() == [], "nothing is said to be promoted that is not"
+    save(watcher.model_dir, 2)
+    wait_until(lambda: watcher.states().get("ckpt-2") == "scored", "evaluation goes on")
+    watcher.best_dir.unlink()
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-2", "ckpt-1"], "made by itself")
+    assert latest(watcher.best_dir) == "ckpt-2"
+    wait_until(lambda: watcher.status()["problem"] is None, "the problem is gone")
+
+
 def remove_all(best_dir: Path) -> None:
     """At once, by a rename: file by file the daemon would put new ones in meanwhile."""
     shutil.rmtree(best_dir.rename(best_dir.with_name("removed")))

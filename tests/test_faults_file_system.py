@@ -1,4 +1,4 @@
-"""A MODEL_DIR whose file system raises no events and has no hard links, as over a network."""
+"""File systems that raise no events, have no hard links, or cannot read what they hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from faults import end_strace, need_strace
 from watching import ROOT, Watcher, wait_until
 
 from watcher.bundle import verify
@@ -54,3 +55,28 @@ def test_on_a_file_system_without_events_each_checkpoint_is_found_and_pinned_by_
     assert methods == 2 * [{"how": "copy"}]
     daemon.terminate()
     assert daemon.wait(timeout=15) == 0
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_and_holds_up_no_other(watcher: Watcher):
+    need_strace()
+    daemon = watcher.start("--rescan-seconds", 1, "--grace-seconds", 2)
+    wait_until(lambda: watcher.status().get("worker") == "ready", "the daemon is ready")
+    bad = watcher.model_dir / "ckpt-1.index"
+    inject = ["-f", f"--trace-path={bad}", "--trace=openat", "--inject=openat:error=EIO"]
+    strace = ["strace", "-qq", "-o", os.devnull, *inject, "-p", str(daemon.pid)]
+    fault = subprocess.Popen(strace, stderr=subprocess.DEVNULL)
+    try:
+        traced = Path(f"/proc/{daemon.pid}/status")
+        wait_until(lambda: "TracerPid:\t0" not in traced.read_text(), "it is traced")
+        manager = Manager(watcher.model_dir)
+        for step in (100, 200, 300):
+            manager.save(step, model_tensors(4000, step))
+        wait_until(lambda: watcher.states().get("ckpt-3") == "scored", "the others go on")
+        said = "cannot read ckpt-1: Input/output error"
+        wait_until(lambda: watcher.status()["problem"] == said, "status says so")
+        time.sleep(2.5)
+        assert "ckpt-1" not in watcher.states(), "it is not called corrupt, however long it takes"
+    finally:
+        end_strace(fault)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it is read when that works")
+    wait_until(lambda: watcher.status()["problem"] is None, "the problem is gone")
