@@ -19,7 +19,7 @@ class _Commands(click.Group):
 
     names = (
         *("run", "train", "status", "best", "history", "explain"),
-        *("keep", "requeue", "resume", "rebuild"),
+        *("keep", "requeue", "resume", "rebuild", "install-units"),
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -28,7 +28,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.names:
             return None
-        command = getattr(importlib.import_module(f"watcher.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"watcher.cli.{module}"), module)
         assert isinstance(command, click.Command)
         return command
 

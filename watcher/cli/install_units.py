@@ -1,0 +1,178 @@
+"""`checkpoint-watcher install-units`: the files by which systemd runs a training run."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watcher import units
+from watcher.cli.options import settings_options
+from watcher.config import Settings, load_settings, read_toml
+from watcher.errors import ConfigError
+
+
+@click.command(name="install-units")
+@click.argument("model_dir", required=False)
+@click.option("--run", "name", required=True, metavar="NAME", help="The NAME of the units.")
+@click.option(
+    "--trainer",
+    type=click.Choice(["launcher", "plain", "none"]),
+    default="launcher",
+    show_default=True,
+    help="The trainer's units: through `train`, the trainer alone and a unit that stops it, none.",
+)
+@click.option(
+    "--trainer-flags",
+    default="",
+    metavar="FLAGS",
+    help="More flags of model_main_tf2, as one text: --trainer-flags='--checkpoint_every_n=500'.",
+)
+@click.option(
+    "--user",
+    metavar="USER[:GROUP]",
+    help="Who trainer and watcher run as. Default: the owner of MODEL_DIR.",
+)
+@click.option(
+    "--working-directory",
+    metavar="FOLDER",
+    help="Where both are started, for relative paths in pipeline.config.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/"),
+    metavar="FOLDER",
+    help="Write into a system that lies in this folder. Default: this system.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the files, write nothing.")
+@settings_options
+def install_units(
+    model_dir: str | None,
+    name: str,
+    trainer: units.Trainer,
+    trainer_flags: str,
+    user: str | None,
+    working_directory: str | None,
+    root: Path,
+    dry_run: bool,
+    **flags: Any,
+) -> None:
+    """Write the systemd units of one run: checkpoint-watcher@NAME, od-train@NAME.
+
+    MODEL_DIR and the settings, which are those of `run`, go into /etc/checkpoint-watcher/NAME.toml.
+    Where that file is there already, give none, and the units are written anew for it. Nothing is
+    started; what to do next is printed.
+    """
+    file = units.CONFIG_FOLDER / f"{units.check_name(name)}.toml"
+    text, settings = _settings(name, {**flags, "model_dir": model_dir}, _under(root, file))
+    account, group = _account(user, settings)
+    installation = units.Installation(
+        name=name,
+        settings=settings,
+        interpreter=_interpreter(settings),
+        program=Path(sys.prefix, "bin", "checkpoint-watcher"),
+        user=account,
+        group=group,
+        missing=tuple(path for path in units.writable_folders(settings) if not path.is_dir()),
+        working_directory=Path(working_directory).absolute() if working_directory else None,
+        trainer=trainer,
+        trainer_flags=tuple(trainer_flags.split()),
+    )
+    written = {file: text, **units.files(installation)}
+    for path, content in written.items():
+        if dry_run:
+            click.echo(f"# {path}\n{content}")
+        else:
+            _write(_under(root, path), content, keep=path.suffix == ".env")
+    if not dry_run:
+        click.echo(_next_steps(installation))
+
+
+def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Settings]:
+    """Return the settings file's text, and what it says."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    if file.exists() and not given:
+        settings = load_settings({}, {}, file)
+        values = read_toml(file)
+        if units.absolute(values) != values:
+            raise ConfigError(
+                f"{file} has a path that is not absolute",
+                hint="a service is started in another folder; write the whole path",
+            )
+        return file.read_text(encoding="utf-8"), settings
+    settings = load_settings({"run_name": name, **given}, {}, None)
+    # As they were understood: 3 and not "3".
+    values = {key: getattr(settings, key) for key in ("model_dir", "run_name", *given)}
+    values = units.absolute({**values, "python": str(_interpreter(settings))})
+    text = units.settings_file(values)
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"{file} is there already, with other settings",
+            hint="edit it and give no settings here, or remove it first",
+        )
+    return text, load_settings(values, {}, None)
+
+
+def _interpreter(settings: Settings) -> Path:
+    """Return the interpreter's absolute path; a link stays, an environment is known by it."""
+    wanted = settings.python or sys.executable
+    found = shutil.which(wanted)
+    if found is None:
+        raise ConfigError(
+            f"python ({wanted}) does not exist or cannot be executed",
+            hint="give the interpreter of the training environment, /path/to/env/bin/python",
+        )
+    return Path(found).absolute()
+
+
+def _account(user: str | None, settings: Settings) -> tuple[str, str]:
+    if user:
+        name, _, group = user.partition(":")
+        return name, group or name
+    if settings.model_path.is_dir():
+        return units.owner_of(settings.model_path)
+    return units.DEFAULT_USER, units.DEFAULT_USER
+
+
+def _under(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _write(path: Path, content: str, *, keep: bool) -> None:
+    try:
+        present = path.read_text(encoding="utf-8") if path.exists() else None
+        if present == content:
+            click.echo(f"as it was  {path}")
+        elif present is not None and keep:
+            click.echo(f"kept       {path}, which was changed; remove it to have it written anew")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+            click.echo(f"wrote      {path}")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}",
+            hint="run it as root, or look at the files with --dry-run",
+        ) from error
+
+
+def _next_steps(installation: units.Installation) -> str:
+    name = installation.name
+    unit = "checkpoint-watcher" if installation.trainer == "none" else "od-train"
+    lines = [
+        *("", "next:"),
+        "  systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload",
+        f"  systemctl enable checkpoint-watcher@{name}",
+    ]
+    if installation.trainer == "plain":
+        lines.append(f"  systemctl enable od-train-stop@{name}.path")
+    lines.append(f"  systemctl enable --now {unit}@{name}")
+    lines.append(f"  systemctl status checkpoint-watcher@{name}")
+    if unit == "checkpoint-watcher":
+        del lines[3]
+    return "\n".join(lines)
