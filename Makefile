@@ -36,11 +36,12 @@ KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo test bench soak environments requirements clean distclean
+.PHONY: help demo test test-systemd bench soak environments requirements clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
-	@echo "make test    lint, types and all tests"
+	@echo "make test    lint, types and all tests, but for:"
+	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
 	@echo "make soak    MINUTES=30 of faults at random beside a busy run, SEED=4"
 	@echo "make clean   remove what these wrote; make distclean: the environments too"
@@ -53,6 +54,11 @@ test: environments
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict
 	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Boots a small Debian in a container. The base is made once, in a minute and a half.
+test-systemd: $(PROJECT_STAMP)
+	@PYTHONPATH=tests $(VENV_PYTHON) tests/systemd/machine.py
+	.venv/bin/pytest tests/systemd/services.py
 
 bench: environments
 	PYTHONPATH=tests $(VENV_PYTHON) -m benchmarks --write
