@@ -23,10 +23,10 @@ from forks import Fork, Said
 
 from watcher.config import Settings
 from watcher.data import Evaluation
+from watcher.decision.metric import parse_metric
 from watcher.errors import ModelDirError, StoreError
-from watcher.intake import Intake
-from watcher.metric import parse_metric
-from watcher.projection import Projector
+from watcher.intake.intake import Intake
+from watcher.promotion.projection import Projector
 from watcher.store import Store
 
 METRIC = "DetectionBoxes_Precision/mAP"
@@ -181,7 +181,7 @@ def stubborn_round(rounds: Rounds, said: Path, fault: str, calls: str = MUTATING
 
 def check(rounds: Rounds) -> list[str]:
     """Assert what must hold after recovery; returns the names on the board, best first."""
-    from watcher.bundle import verify
+    from watcher.checkpoints.bundle import verify
 
     database = rounds.state_dir / "watcher.db"
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
@@ -224,7 +224,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from faults import latest
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 best_dir, grace, looks = Path(sys.argv[1]), float(sys.argv[2]), 0
 print("reading", flush=True)
 while not Path(sys.argv[4]).exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from watching import CLI, ROOT, STUB, wait_until
 
-from watcher.sentinel import write_sentinel
+from watcher.promotion.sentinel import write_sentinel
 from watcher.store import Store
 
 FAKE_TRAINER = ROOT / "tests" / "fake_trainer.py"

@@ -16,8 +16,8 @@ from typing import Any
 from other_keepers import Keeper
 from other_stoppers import Stopper
 
-from watcher.rank import RankPolicy
-from watcher.stop import StopPolicy
+from watcher.decision.rank import RankPolicy
+from watcher.decision.stop import StopPolicy
 
 NAN, INF = math.nan, math.inf
 SAME = "the same"

@@ -3,7 +3,7 @@
 import other_keepers as tools
 from semantics import INF, LEDGER, NAN, NOT_FINITE, OLDER, UNRANKABLE, Keeps
 
-from watcher.rank import RankPolicy
+from watcher.decision.rank import RankPolicy
 
 KEEPS = [
     Keeps(

@@ -3,7 +3,7 @@
 import other_stoppers as tools
 from semantics import LAST_ROW, LEDGER, NAN, NOT_FINITE, REACHED, UNRANKABLE, WARM_UP, Stops
 
-from watcher.stop import StopPolicy
+from watcher.decision.stop import StopPolicy
 
 STOPS = [
     Stops(

@@ -29,7 +29,7 @@ from pathlib import Path
 from faults import end_strace, latest, never_looking_away
 from watching import ROOT, Watcher, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 
 GRACE_SECONDS = 1.0
 FLAGS = ["--rescan-seconds", 0.5, "--top-k", 3, "--retry-seconds", 0.1, "--stall-timeout", 2]

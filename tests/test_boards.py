@@ -7,7 +7,7 @@ import json
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 
 MAP, LOSS = "DetectionBoxes_Precision/mAP", "Loss/total_loss"
 

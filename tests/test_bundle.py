@@ -30,10 +30,10 @@ from fake_trainer import Manager, model_tensors, write_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from watcher import bundle
-from watcher.bundle import model_variables, parse_index, read_index, verify
+from watcher.checkpoints import bundle
+from watcher.checkpoints.bundle import model_variables, parse_index, read_index, verify
+from watcher.checkpoints.sstable import crc32c
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
-from watcher.sstable import crc32c
 
 DATA = "ckpt-7.data-00000-of-00001"
 

@@ -11,8 +11,8 @@ from fake_bundle import FLOAT, STRING, Entry, build_index, build_table
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from watcher import bundle_index, sstable
-from watcher.bundle import parse_index, shard_sizes
+from watcher.checkpoints import bundle_index, sstable
+from watcher.checkpoints.bundle import parse_index, shard_sizes
 from watcher.errors import CorruptCheckpoint
 
 

@@ -12,7 +12,7 @@ import pytest
 from fake_bundle import FLOAT, INT64, STRING, Entry, build_index, floats, int64, strings
 from fake_trainer import write_checkpoint
 
-from watcher.bundle import model_variables, parse_index, read_index, verify
+from watcher.checkpoints.bundle import model_variables, parse_index, read_index, verify
 from watcher.errors import CorruptCheckpoint
 
 pytestmark = pytest.mark.tensorflow

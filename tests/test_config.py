@@ -9,8 +9,8 @@ import pytest
 
 from watcher.cli.options import settings_options
 from watcher.config import Settings, load_settings
+from watcher.decision.policy import boards
 from watcher.errors import ConfigError
-from watcher.policy import boards
 
 REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
 

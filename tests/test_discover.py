@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher.discover import scan
+from watcher.checkpoints.discover import scan
 from watcher.errors import ModelDirError
 
 

@@ -13,7 +13,7 @@ import fake_trainer
 import pytest
 from fake_trainer import Manager
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 from watcher.errors import IncompleteCheckpoint
 
 PROGRAM = Path(fake_trainer.__file__)

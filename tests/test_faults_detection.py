@@ -22,7 +22,7 @@ from fake_trainer import Manager, model_tensors, write_checkpoint
 from faults import end_strace, need_strace
 from watching import Watcher, cli, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 
 SIZE = 20_000
 BATCH = 30

@@ -13,7 +13,7 @@ from fake_trainer import Manager, model_tensors
 from faults import end_strace, need_strace
 from watching import ROOT, Watcher, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 
 
 @pytest.fixture

@@ -16,18 +16,18 @@ from faults import Rounds
 from locks import EXCLUSIVE, locked
 from watching import ROOT, STUB, Watcher, cli, wait_until
 
-from watcher.adopt import pin_folders
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import pin
 from watcher.config import Settings
 from watcher.daemon import Daemon
 from watcher.database_file import iso
-from watcher.discover import scan
 from watcher.errors import StoreBusy
-from watcher.intake import Intake
-from watcher.pin import pin
-from watcher.projection import Projector
+from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.worker import Worker
+from watcher.intake.adopt import pin_folders
+from watcher.intake.intake import Intake
+from watcher.promotion.projection import Projector
 from watcher.store import Store
-from watcher.supervise import Limits, Supervisor
-from watcher.worker import Worker
 
 SAVES = 12
 

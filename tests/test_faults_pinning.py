@@ -23,11 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from watching import ROOT, Watcher, wait_until
 
-from watcher.bundle import verify
-from watcher.discover import scan
+from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import pin
 from watcher.errors import CorruptCheckpoint, WatcherError
-from watcher.gaps import missed_counters
-from watcher.pin import pin
+from watcher.intake.gaps import missed_counters
 
 TRAINER = [sys.executable, str(ROOT / "tests" / "fake_trainer.py")]
 TORTURE_SECONDS = float(os.environ.get("CHECKPOINT_WATCHER_TORTURE_SECONDS", "20"))

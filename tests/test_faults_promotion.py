@@ -28,7 +28,7 @@ from faults import (
 from forks import Said
 from watching import Watcher, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 from watcher.errors import CorruptCheckpoint
 
 KILLED = -9

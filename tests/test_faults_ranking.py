@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 from watcher.data import Evaluation
 
 # Few values, so that ties are common; and what must never rank.

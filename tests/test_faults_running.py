@@ -20,11 +20,11 @@ from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
 from watcher.daemon import Daemon
-from watcher.intake import Intake
-from watcher.projection import Projector
+from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.worker import Worker
+from watcher.intake.intake import Intake
+from watcher.promotion.projection import Projector
 from watcher.store import Store
-from watcher.supervise import Limits, Supervisor
-from watcher.worker import Worker
 
 HOUR = 3600.0
 

@@ -18,9 +18,9 @@ from faults import end_strace, fork_daemon, need_strace
 from locks import locked
 from watching import ROOT, Watcher, cli, wait_until
 
-from watcher.bundle import verify
-from watcher.discover import scan
-from watcher.pin import pin
+from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import pin
 
 
 def save(watcher: Watcher, count: int, first: int = 1) -> None:

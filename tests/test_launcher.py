@@ -14,7 +14,7 @@ import pytest
 from launching import Launch, children, kill_group, python
 from watching import alive, cli, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 
 SAY_WHEN_READY = "print('ready', flush=True)\n"
 IGNORES_SIGTERM = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\n"

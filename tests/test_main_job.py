@@ -19,8 +19,8 @@ import pytest
 from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics, run_program
 from watching import CLI, Watcher, alive, cli, wait_until
 
-from watcher.bundle import verify
-from watcher.sentinel import write_sentinel
+from watcher.checkpoints.bundle import verify
+from watcher.promotion.sentinel import write_sentinel
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 

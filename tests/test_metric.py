@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from watcher.decision.metric import SHORT_NAMES, Metric, parse_directed, unknown_metric
 from watcher.errors import ConfigError
-from watcher.metric import SHORT_NAMES, Metric, parse_directed, unknown_metric
 
 MAP, LOSS = "DetectionBoxes_Precision/mAP", "Loss/total_loss"
 VALUES = {

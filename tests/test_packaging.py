@@ -40,7 +40,7 @@ def test_the_installed_worker_starts_without_the_daemons_packages(installed: Pat
     """Its folder's parent is site-packages: nothing of that may reach the training environment."""
     site = Path(shutil.copytree(installed, tmp_path / "site"))
     (site / "tensorflow.py").write_text("raise SystemExit('leaked from site-packages')\n")
-    program = "from watcher.worker import WORKER_FILE; print(WORKER_FILE)"
+    program = "from watcher.evaluation.worker import WORKER_FILE; print(WORKER_FILE)"
     worker_file = subprocess.run(
         [sys.executable, "-c", program], cwd=site, capture_output=True, text=True
     ).stdout.strip()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
 
-from watcher.bundle import verify
-from watcher.discover import scan
+from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import identify, pin, release, sweep
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
-from watcher.pin import identify, pin, release, sweep
 
 
 @pytest.fixture

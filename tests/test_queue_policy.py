@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from watching import Watcher, cli, wait_until
 
 from watcher.data import Queued
-from watcher.thin import SPREAD_PLACES, QueuePolicy, parse_policy, parse_size, thin
+from watcher.intake.thin import SPREAD_PLACES, QueuePolicy, parse_policy, parse_size, thin
 
 SIZE = 20_000
 

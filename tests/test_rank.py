@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watcher.data import ScoredCheckpoint
-from watcher.metric import parse_directed, parse_metric
-from watcher.rank import RankPolicy, Veto, judge, name_leaders, rank, rankable
+from watcher.decision.metric import parse_directed, parse_metric
+from watcher.decision.rank import RankPolicy, Veto, judge, name_leaders, rank, rankable
 
 
 def row(step: int, score: float | None, *, name: str | None = None) -> ScoredCheckpoint:

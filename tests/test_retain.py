@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from watcher.retain import Pinned, RetainPolicy, retain
+from watcher.decision.retain import Pinned, RetainPolicy, retain
 
 
 def pinned(*steps: int, state: str = "scored") -> list[Pinned]:

@@ -15,7 +15,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import ROOT, Watcher, alive, cli, wait_until
 
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
 
 SIZE = 20_000
 

@@ -21,8 +21,8 @@ from semantics_stopping import STOPS
 from test_rank import row
 
 from watcher.data import ScoredCheckpoint
-from watcher.rank import rank
-from watcher.stop import should_stop
+from watcher.decision.rank import rank
+from watcher.decision.stop import should_stop
 
 
 def evaluations(scores: Scores) -> list[tuple[int, float | None]]:

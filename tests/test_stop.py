@@ -8,8 +8,8 @@ import random
 import pytest
 from test_rank import row
 
-from watcher.sentinel import read_sentinel, sentinel_content, write_sentinel
-from watcher.stop import StopPolicy, patience_left, should_stop, walk
+from watcher.decision.stop import StopPolicy, patience_left, should_stop, walk
+from watcher.promotion.sentinel import read_sentinel, sentinel_content, write_sentinel
 
 
 def ledger(*scores: float | None) -> list:

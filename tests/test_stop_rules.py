@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_rank import row
 
-from watcher.rank import rankable
-from watcher.smooth import Smoothing, make_smoother, parse_smoothing
-from watcher.stop import REASONS, StopPolicy, rules, should_stop, walk
+from watcher.decision.rank import rankable
+from watcher.decision.smooth import Smoothing, make_smoother, parse_smoothing
+from watcher.decision.stop import REASONS, StopPolicy, rules, should_stop, walk
 
 
 def ledger(*scores: float | None) -> list:

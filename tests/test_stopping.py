@@ -11,10 +11,10 @@ from test_store import NOW, add
 
 from watcher.config import Settings
 from watcher.data import Evaluation
-from watcher.policy import stop_policy
-from watcher.sentinel import read_sentinel
-from watcher.stop import should_stop
-from watcher.stopping import Stopping
+from watcher.decision.policy import stop_policy
+from watcher.decision.stop import should_stop
+from watcher.promotion.sentinel import read_sentinel
+from watcher.promotion.stopping import Stopping
 from watcher.store import Store
 
 MAP = "DetectionBoxes_Precision/mAP"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from watcher.data import Evaluation, FoundCheckpoint, Leader, Pin
+from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError
-from watcher.metric import parse_metric
 from watcher.reading import Reader
 from watcher.store import LeaseLost, Store
 

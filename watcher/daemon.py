@@ -19,20 +19,20 @@ from typing import Any
 import structlog
 
 from watcher.config import Settings
+from watcher.decision.policy import boards
 from watcher.errors import ModelDirError, StoreError, StoreLost
-from watcher.evaluating import Evaluating
+from watcher.evaluation.evaluating import Evaluating
+from watcher.evaluation.supervise import Supervisor
 from watcher.inbox import Inbox
-from watcher.intake import Intake
-from watcher.keeper import Keeper
-from watcher.lookout import Lookout
+from watcher.intake.intake import Intake
+from watcher.intake.keeper import Keeper
+from watcher.intake.lookout import Lookout
+from watcher.intake.watch import Watch
 from watcher.orders import Orders
-from watcher.policy import boards
 from watcher.presence import Presence
-from watcher.projection import Projector
+from watcher.promotion.projection import Projector
 from watcher.store import PINS_NAME, Store, iso
-from watcher.supervise import Supervisor
 from watcher.trouble import Trouble
-from watcher.watch import Watch
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import structlog
 
 from watcher.config import Settings
 from watcher.errors import StoreBusy
-from watcher.keeper import Keeper
+from watcher.intake.keeper import Keeper
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 from watcher.trouble import Trouble
 

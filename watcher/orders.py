@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 
-from watcher.discover import scan
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import identify, pin
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.inbox import Answer, Request
-from watcher.pin import identify, pin
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import msgspec
 
-from watcher.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.checkpoints.pin import take_checkpoint
 from watcher.data import Leader, Pin
 from watcher.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
+from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
 from watcher.files import fsync_folder, read_regular
-from watcher.metric import parse_metric
-from watcher.pin import take_checkpoint
-from watcher.promote import BOARD_FILE, foreign_names
+from watcher.intake.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.promotion.promote import BOARD_FILE, foreign_names
 from watcher.store import Store
 
 _NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from watcher.data import ScoredCheckpoint
-from watcher.metric import Key
+from watcher.decision.metric import Key
 
 
 class Queries(Protocol):

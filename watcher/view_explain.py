@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from watcher.data import ScoredCheckpoint
-from watcher.explain import Explanation
-from watcher.stop import Rule, StopDecision
+from watcher.decision.explain import Explanation
+from watcher.decision.stop import Rule, StopDecision
 
 _SHOWN = 10
 

@@ -25,16 +25,16 @@ from fake_trainer import write_checkpoint
 from watching import ROOT, STUB
 
 from benchmarks.table import Row
-from watcher.bundle import verify
+from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import Verified, pin
 from watcher.cli.run import _build, _make_state_folder, _open_store
 from watcher.config import Settings, load_settings
 from watcher.daemon import Daemon
 from watcher.data import Leader, Pin, ScoredCheckpoint
-from watcher.discover import scan
+from watcher.decision.metric import parse_metric
 from watcher.logs import LiveView, configure_logs
-from watcher.metric import parse_metric
-from watcher.pin import Verified, pin
-from watcher.promote import BoardText, project
+from watcher.promotion.promote import BoardText, project
 from watcher.store import Store
 
 EVALUATIONS = 100_000

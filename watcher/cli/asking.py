@@ -44,7 +44,7 @@ def _do_it(state_dir: Path, request: Request, run: dict[str, object]) -> Answer 
 
     from watcher.lock import hold_lock
     from watcher.orders import Orders
-    from watcher.projection import Projector
+    from watcher.promotion.projection import Projector
     from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
     values = msgspec.json.decode(str(run.get("settings", "{}")))

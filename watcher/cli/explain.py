@@ -62,8 +62,8 @@ def explain(
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:
     import time
 
-    from watcher.explain import explain as explained
-    from watcher.policy import boards, stop_policy
+    from watcher.decision.explain import explain as explained
+    from watcher.decision.policy import boards, stop_policy
 
     run, rows = reader.run(), reader.rows()
     settings = _settings(run, what_if)
@@ -125,7 +125,7 @@ def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:
 
 def _require_measured(board: Any, values: Any, reader: Any) -> None:
     """Raise ConfigError for a metric that no evaluation of this run has."""
-    from watcher.policy import require_metrics
+    from watcher.decision.policy import require_metrics
 
     if values:
         names, categories = reader.measured()

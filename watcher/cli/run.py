@@ -18,27 +18,27 @@ import click
 import msgspec
 import structlog
 
+from watcher.checkpoints.pin import Verified
 from watcher.cli.options import settings_options
 from watcher.config import Settings, load_settings
 from watcher.daemon import Daemon
-from watcher.device import choose
+from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.evaluation.device import choose
+from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
 from watcher.inbox import Inbox
-from watcher.intake import Intake
+from watcher.intake.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
-from watcher.metric import is_taken
 from watcher.notify_systemd import Notifier, Service
 from watcher.opening import open_store
-from watcher.pin import Verified
 from watcher.presence import Presence
-from watcher.projection import Projector
+from watcher.promotion.projection import Projector
 from watcher.rebuild import refuse_lost
 from watcher.service import listen, told_of
 from watcher.sharing import Sharing
 from watcher.store import PINS_NAME, Store
-from watcher.supervise import Limits, Supervisor
-from watcher.worker import WORKER_FILE, Worker, device_environment
 
 _log = structlog.get_logger(__name__)
 

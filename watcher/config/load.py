@@ -15,11 +15,11 @@ from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
 from watcher.config.service import parse_address
 from watcher.config.settings import Settings
+from watcher.decision.metric import parse_directed, parse_metric
+from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
+from watcher.decision.smooth import parse_smoothing
 from watcher.errors import ConfigError
-from watcher.metric import parse_directed, parse_metric
-from watcher.policy import boards, parse_delta, parse_veto, with_main_board
-from watcher.smooth import parse_smoothing
-from watcher.thin import parse_policy, parse_size
+from watcher.intake.thin import parse_policy, parse_size
 
 ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
 # Tables cannot be written as a flag.

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from watcher.device import Choice, choose
 from watcher.errors import ConfigError
+from watcher.evaluation.device import Choice, choose
 
 _TIMEOUT_SECONDS = 20
 _HINT = (

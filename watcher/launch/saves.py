@@ -1,7 +1,7 @@
 """Tells whether the trainer is in the middle of a save, from what lies in model_dir.
 
 A save begins with the folder `ckpt-N_temp`, goes on with the data files, then with the index that
-is written in place, and ends when the state file `checkpoint` names it; see `watcher/discover.py`
+is written in place, and ends when the state file `checkpoint` names it; see `discover`
 for the names. What a killed trainer left looks the same and never changes, so what was there before
 this trainer, and what did not change for a while, is no save in progress.
 """
@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from watcher.bundle import parse_index, read_index
-from watcher.discover import scan
+from watcher.checkpoints.bundle import parse_index, read_index
+from watcher.checkpoints.discover import scan
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
 
 # A name, and what changes when the thing is worked on.

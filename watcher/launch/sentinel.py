@@ -11,9 +11,9 @@ import msgspec
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
 from watcher.files import read_regular
-from watcher.promote import BOARD_FILE
+from watcher.promotion.promote import BOARD_FILE
+from watcher.promotion.sentinel import read_sentinel
 from watcher.reading import Reader
-from watcher.sentinel import read_sentinel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def judge(content: dict[str, Any] | None, identity: str | None, *, is_new: bool)
     """Decide what a sentinel means.
 
     Args:
-        content: What `watcher.sentinel.read_sentinel` gives.
+        content: What `watcher.promotion.sentinel.read_sentinel` gives.
         identity: Of this run; None while nobody can tell.
         is_new: The file appeared or changed since the launcher was started. Where the run's
             identity is unknown, only such a one is taken as this run's.

@@ -9,7 +9,7 @@ import msgspec
 
 from watcher.data import Evaluation, Lease
 from watcher.database_file import iso
-from watcher.metric import Metric
+from watcher.decision.metric import Metric
 from watcher.rows import Rows
 from watcher.store.database import RunDatabase
 from watcher.store.queue import Queue

@@ -12,19 +12,19 @@ from dataclasses import replace
 
 import structlog
 
+from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
 from watcher.config.ranking import KEPT_BOARD
 from watcher.data import ScoredCheckpoint
+from watcher.decision.metric import Key
+from watcher.decision.policy import Board, boards
+from watcher.decision.rank import Ranking, judge
+from watcher.decision.retain import Pinned, RetainPolicy, retain
+from watcher.decision.stop import StopDecision
 from watcher.errors import LeaderLost, PinError
-from watcher.folder import BoardFolder
-from watcher.metric import Key
-from watcher.pin import Verified, release
-from watcher.policy import Board, boards
-from watcher.promote import BoardText
-from watcher.rank import Ranking, judge
-from watcher.retain import Pinned, RetainPolicy, retain
-from watcher.stop import StopDecision
-from watcher.stopping import Stopping
+from watcher.promotion.folder import BoardFolder
+from watcher.promotion.promote import BoardText
+from watcher.promotion.stopping import Stopping
 from watcher.store import PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import structlog
 
-from watcher import promote
+from watcher.checkpoints.pin import Verified
 from watcher.data import Leader, ScoredCheckpoint
-from watcher.pin import Verified
-from watcher.rank import name_leaders
+from watcher.decision.rank import name_leaders
+from watcher.promotion import promote
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""Decodes the `.index` of a tensor bundle into tensors; `watcher/bundle.py` explains the format.
+"""Decodes the `.index` of a tensor bundle into tensors; `bundle` explains the format.
 
 The protocol buffers are BundleHeaderProto and BundleEntryProto
 (`tensorflow/core/protobuf/tensor_bundle.proto`), VersionDef, TensorShapeProto and TensorSliceProto
@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from watcher.checkpoints.sstable import read_table, read_varint, unmask
 from watcher.errors import CorruptCheckpoint
-from watcher.sstable import read_table, read_varint, unmask
 
 DT_STRING = 7
 DT_INT64 = 9

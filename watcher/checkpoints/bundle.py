@@ -1,6 +1,6 @@
 """Reads and verifies a TensorFlow checkpoint (a "tensor bundle") without TensorFlow.
 
-A checkpoint `P` is `P.index`, a table (see `watcher/sstable.py`), and `P.data-SSSSS-of-NNNNN`, the
+A checkpoint `P` is `P.index`, a table (see `sstable`), and `P.data-SSSSS-of-NNNNN`, the
 shards with the tensors' bytes. The format's source is `tensorflow/core/util/tensor_bundle/
 tensor_bundle.cc` and `tensorflow/core/protobuf/tensor_bundle.proto`:
 
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from watcher.bundle_index import (
+from watcher.checkpoints.bundle_index import (
     DT_INT64,
     DT_STRING,
     DT_VARIANT,
@@ -38,8 +38,8 @@ from watcher.bundle_index import (
     parse_index,
     show_key,
 )
+from watcher.checkpoints.sstable import crc32c, unmask
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
-from watcher.sstable import crc32c, unmask
 
 __all__ = [
     "Bundle",
@@ -313,7 +313,7 @@ class _Reader:
         return crc
 
     def varint(self) -> int:
-        """Decode one varint64; see `watcher.sstable.read_varint`."""
+        """Decode one varint64; see `watcher.checkpoints.sstable.read_varint`."""
         value = 0
         for shift in range(0, 70, 7):
             if self.position == self._end:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from watcher.data import Leader, ScoredCheckpoint
-from watcher.metric import Metric, Mode
+from watcher.decision.metric import Metric, Mode
 
 Ties = Literal["oldest", "newest"]
 

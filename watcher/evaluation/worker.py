@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from watcher.errors import WorkerError, WorkerStillThere
-from watcher.worker_log import WorkerLog
+from watcher.evaluation.worker_log import WorkerLog
 
 PROTOCOL = 1
-WORKER_FILE = Path(__file__).resolve().parent.parent / "evaluators" / "worker.py"
+WORKER_FILE = Path(__file__).resolve().parents[2] / "evaluators" / "worker.py"
 
 LOCK_NAME = "worker.lock"
 

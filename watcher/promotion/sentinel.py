@@ -1,6 +1,6 @@
 """The sentinel: a file that says training should end, and why. The effect of `stop`.
 
-One JSON object: `schema` (1), `reason` (code, see `watcher.stop.REASONS`), `message`, `run` (the
+One JSON object: `schema` (1), `reason` (code, see `stop.REASONS`), `message`, `run` (the
 run's identity, as `runs.uuid`), `metric`, `mode`, `best` (`checkpoint`, `global_step`, `score`),
 `global_step` (of the evaluation that decided), `created_at`, `version`.
 """
@@ -14,8 +14,8 @@ import msgspec
 
 from watcher import __version__
 from watcher.data import ScoredCheckpoint
+from watcher.decision.stop import StopDecision
 from watcher.files import read_regular, replace_file
-from watcher.stop import StopDecision
 
 SENTINEL_SCHEMA = 1
 _MOVING = ("created_at", "version")

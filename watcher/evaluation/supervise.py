@@ -14,7 +14,7 @@ from typing import Any
 
 from watcher.data import Evaluation, Lease
 from watcher.errors import WorkerError, WorkerRefused, WorkerStillThere
-from watcher.worker import PROTOCOL, Worker
+from watcher.evaluation.worker import PROTOCOL, Worker
 
 _RESTART_LIMIT_SECONDS = 300.0
 _STILL_THERE_SECONDS = 0.25

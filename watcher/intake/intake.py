@@ -18,15 +18,15 @@ from pathlib import Path
 
 import structlog
 
-from watcher.adopt import found_as, orphans
-from watcher.bundle import index_path
+from watcher.checkpoints.bundle import index_path
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import Verified, identify, pin, probe, release, sweep
 from watcher.data import FoundCheckpoint, Pin
-from watcher.discover import scan
 from watcher.errors import CorruptCheckpoint, PinError, StoreError, StoreLost
-from watcher.gaps import missed_counters
-from watcher.pin import Verified, identify, pin, probe, release, sweep
+from watcher.intake.adopt import found_as, orphans
+from watcher.intake.gaps import missed_counters
+from watcher.intake.thin import QueuePolicy, thin
 from watcher.store import Queue
-from watcher.thin import QueuePolicy, thin
 
 _log = structlog.get_logger(__name__)
 

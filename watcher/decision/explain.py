@@ -10,10 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from watcher.data import ScoredCheckpoint
-from watcher.metric import Key
-from watcher.policy import Board
-from watcher.rank import Ranking, judge, rankable
-from watcher.stop import Rule, StopDecision, StopPolicy, Walk, decide, rules, too_early, walk
+from watcher.decision.metric import Key
+from watcher.decision.policy import Board
+from watcher.decision.rank import Ranking, judge, rankable
+from watcher.decision.stop import (
+    Rule,
+    StopDecision,
+    StopPolicy,
+    Walk,
+    decide,
+    rules,
+    too_early,
+    walk,
+)
 
 
 @dataclass(frozen=True, slots=True)

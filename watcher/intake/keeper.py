@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from watcher.discover import scan
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import identify, pin
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
-from watcher.pin import identify, pin
 
 
 class Keeper:

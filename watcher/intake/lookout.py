@@ -11,8 +11,8 @@ import math
 import structlog
 
 from watcher.errors import ModelDirError
-from watcher.intake import Intake
-from watcher.watch import Watch
+from watcher.intake.intake import Intake
+from watcher.intake.watch import Watch
 
 _log = structlog.get_logger(__name__)
 

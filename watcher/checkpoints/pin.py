@@ -18,7 +18,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from watcher import bundle
+from watcher.checkpoints import bundle
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files import write_new_file

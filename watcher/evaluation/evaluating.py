@@ -14,10 +14,9 @@ import structlog
 
 from watcher.config import Settings
 from watcher.data import Lease
-from watcher.policy import boards, require_metrics
-from watcher.rank import rankable
-from watcher.store import LeaseLost, Store
-from watcher.supervise import (
+from watcher.decision.policy import boards, require_metrics
+from watcher.decision.rank import rankable
+from watcher.evaluation.supervise import (
     Evaluated,
     Happening,
     Progressed,
@@ -27,6 +26,7 @@ from watcher.supervise import (
     WorkerLost,
     WorkerRecycled,
 )
+from watcher.store import LeaseLost, Store
 
 _log = structlog.get_logger(__name__)
 

@@ -12,9 +12,14 @@ import structlog
 
 from watcher.config import Settings
 from watcher.data import ScoredCheckpoint
-from watcher.policy import stop_policy
-from watcher.sentinel import read_sentinel, same_decision, sentinel_content, write_sentinel
-from watcher.stop import StopDecision, StopPolicy, Walk, decide, patience_left, walk
+from watcher.decision.policy import stop_policy
+from watcher.decision.stop import StopDecision, StopPolicy, Walk, decide, patience_left, walk
+from watcher.promotion.sentinel import (
+    read_sentinel,
+    same_decision,
+    sentinel_content,
+    write_sentinel,
+)
 from watcher.store import Store, iso
 
 _log = structlog.get_logger(__name__)

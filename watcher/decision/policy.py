@@ -17,11 +17,11 @@ from watcher.config.ranking import (
     VetoSettings,
 )
 from watcher.config.stopping import StoppingSettings
+from watcher.decision.metric import Metric, parse_directed, parse_metric, unknown_metric
+from watcher.decision.rank import RankPolicy, Veto
+from watcher.decision.smooth import parse_smoothing
+from watcher.decision.stop import StopPolicy
 from watcher.errors import ConfigError
-from watcher.metric import Metric, parse_directed, parse_metric, unknown_metric
-from watcher.rank import RankPolicy, Veto
-from watcher.smooth import parse_smoothing
-from watcher.stop import StopPolicy
 
 SomeSettings = TypeVar("SomeSettings", bound=RankingSettings)
 

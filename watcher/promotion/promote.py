@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from watcher import bundle
+from watcher.checkpoints import bundle
+from watcher.checkpoints.pin import Verified, signature, take_checkpoint
 from watcher.data import Leader
 from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
 from watcher.files import (
@@ -28,7 +29,6 @@ from watcher.files import (
     read_regular,
     replace_file,
 )
-from watcher.pin import Verified, signature, take_checkpoint
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"

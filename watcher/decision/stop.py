@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from watcher.data import ScoredCheckpoint
-from watcher.metric import Mode
-from watcher.rank import rankable
-from watcher.smooth import Smoothing, make_smoother
+from watcher.decision.metric import Mode
+from watcher.decision.rank import rankable
+from watcher.decision.smooth import Smoothing, make_smoother
 
 # In the order in which they are looked at: what is certain comes before what is patience.
 REASONS = (

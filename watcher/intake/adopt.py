@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from watcher import bundle
+from watcher.checkpoints import bundle
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint
 from watcher.store import Queue

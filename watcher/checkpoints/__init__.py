@@ -1,0 +1,1 @@
+"""What a checkpoint is: found by name, read without TensorFlow, pinned safe from rotation."""

@@ -1,0 +1,1 @@
+"""What is best, what is kept and when to stop: pure functions over the recorded rows."""

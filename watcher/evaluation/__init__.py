@@ -1,0 +1,1 @@
+"""From the queue to a score: the device, the worker processes, their answers."""
