@@ -67,7 +67,7 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
             )
             intake = Intake(watcher.model_dir, state_dir / "pins", store.queue, grace_seconds=5)
             projector = Projector(settings, store, "r")
-            daemons.append(Daemon(settings, store, intake, projector, supervisor, clock=clock))
+            daemons.append(Daemon(settings, store, intake, projector, [supervisor], clock=clock))
             daemons[0].run()
 
     daemons: list[Daemon] = []

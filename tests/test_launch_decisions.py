@@ -11,10 +11,12 @@ import pytest
 from fake_trainer import Killed, Manager, model_tensors
 
 from watcher.errors import ConfigError
+from watcher.evaluation.device import visible_to_cuda
+from watcher.evaluation.gpus import Gpu
 from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, delay, describe, exit_code, is_crash
-from watcher.launch.gpus import Gpu, evaluation_device, trainers
+from watcher.launch.gpus import evaluation_device
 from watcher.launch.saves import Checkpoints, SaveWatch
 from watcher.launch.sentinel import judge, run_identity
 
@@ -67,7 +69,7 @@ def test_the_trainers_devices_are_those_of_its_own_environment():
     ],
 )
 def test_the_trainers_gpus_are_those_that_cuda_leaves_it(visible: str | None, used: set[str]):
-    assert trainers(visible, GPUS) == used
+    assert visible_to_cuda(visible, GPUS) == used
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The daemon: one loop that wires the stages together.
 
 Signal handlers and file system events only wake the loop. A step looks at model_dir, takes what
-the worker has to say, records it, gives the worker the next checkpoint and brings `best/` and the
+the workers have to say, records it, gives them the next checkpoints and brings `best/` and the
 sentinel up to date. Everything it needs to know after a restart is in the database.
 """
 
@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -55,7 +55,7 @@ class Daemon:
         store: Store,
         intake: Intake,
         projector: Projector,
-        supervisor: Supervisor,
+        supervisors: Sequence[Supervisor],
         *,
         inbox: Inbox | None = None,
         on_step: Callable[[Presence], None] = lambda _: None,
@@ -66,10 +66,10 @@ class Daemon:
         self._store = store
         self._intake = intake
         self._projector = projector
-        self._supervisor = supervisor
         self._inbox = inbox
         self._orders = Orders(store, settings.model_path, settings.state_path / PINS_NAME)
-        self._evaluating = Evaluating(settings, store, supervisor)
+        self._evaluating = Evaluating(settings, store, supervisors)
+        self._crew = self._evaluating.crew
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -111,7 +111,7 @@ class Daemon:
         self.wake()
 
     def run(self) -> None:
-        """Run until stopped or idle; the worker is gone and its lease returned afterwards.
+        """Run until stopped or idle; the workers are gone and their leases returned afterwards.
 
         Raises:
             ConfigError: the worker reports that the metric does not exist.
@@ -182,7 +182,7 @@ class Daemon:
         self._look(now, steady)
         self._take_requests(now)
         self._evaluating.take_back_expired(now)
-        self._evaluating.give_next(now, steady)
+        self._evaluating.give_out(now, steady)
         self._project(now, steady)
         self._publish()
         self._idle = self._idle_for_long()
@@ -268,10 +268,10 @@ class Daemon:
     # -- waiting and ending
 
     def _next_due(self, now: float, steady: float) -> float:
-        due = [self._next_scan, self._lookout.due(), self._supervisor.next_deadline()]
+        due = [self._next_scan, self._lookout.due(), self._crew.next_deadline()]
         due.append(self._project_after if self._dirty else self._projector.evict_at)
         pending = self._store.queue.next_due()
-        if pending is not None and self._supervisor.idle:
+        if pending is not None and (self._crew.idle or self._crew.resting):
             due.append(steady + pending - now)
         if self._settings.exit_when_idle is not None:
             due.append(max(self._last_activity + self._settings.exit_when_idle, steady + 0.1))
@@ -281,8 +281,8 @@ class Daemon:
         readers = [self._wake_reader]
         if self._inbox and not self._trouble.present:
             readers += self._inbox.filenos()
-        if self._supervisor.worker and not self._trouble.present:
-            readers += self._supervisor.worker.filenos()
+        if not self._trouble.present:
+            readers += self._crew.filenos()
         until = self._steady() + seconds
         while not self._woken and (left := until - self._steady()) > 0:
             if select.select(readers, [], [], min(left, _WAIT_SECONDS))[0]:
@@ -296,30 +296,19 @@ class Daemon:
             return False
         if self._looked_to_finish and (self._intake.more or self._dirty):
             return False
-        if not self._looked_to_finish and not self._supervisor.was_ready:
+        if not self._looked_to_finish and not self._crew.was_ready:
             return False  # a set-up that cannot evaluate must be told, not slept through
         if self._projector.evict_at < math.inf:
             return False
         return self._steady() - self._last_activity >= limit
 
     def _publish(self) -> None:
-        supervisor = self._supervisor
-        if supervisor.lease:
-            doing = "evaluating"
-        elif supervisor.ready:
-            doing = "ready"
-        else:
-            doing = "starting" if supervisor.worker else "waiting to restart"
         status: dict[str, Any] = {
             "pid": os.getpid(),
-            "worker": doing,
-            "checkpoint": supervisor.lease.name if supervisor.lease else None,
-            **self._evaluating.progress,
-            "device": supervisor.ready.device if supervisor.ready else None,
-            "images": supervisor.ready.images if supervisor.ready else None,
+            **self._crew.status(),
             **self._lookout.status(),
             "notice": self._notice,
-            "problem": self._lookout.problem or self._projector.problem or supervisor.problem,
+            "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
             "patience_left": self._projector.patience_left,
         }
@@ -328,21 +317,18 @@ class Daemon:
             self._published = status
 
     def _presence(self, seconds: float) -> Presence:
-        supervisor, steady = self._supervisor, self._steady()
+        steady = self._steady()
         return Presence(
             turned=steady,
             due=steady + seconds,
-            worker_due=supervisor.next_deadline() if supervisor.worker else math.inf,
+            worker_due=self._crew.worker_due(),
             status=self._published,
             failure=self._trouble.told,
-            worker_starts=supervisor.starts,
-            worker_losses=supervisor.losses,
-            worker_failing=supervisor.failures,
+            **self._crew.counts(),
         )
 
     def _close(self) -> None:
-        leases = self._supervisor.leases
-        self._supervisor.stop(timeout_seconds=2)
+        leases = self._crew.stop(timeout_seconds=2)
         self._lookout.watch.close()
         if self._inbox:
             self._inbox.close()

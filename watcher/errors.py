@@ -70,6 +70,10 @@ class WorkerStillThere(WorkerError):
     """Raised when an earlier worker of the same run has not ended yet, so none may be started."""
 
 
+class DeviceTaken(WorkerStillThere):
+    """Raised when another watcher evaluates on the device, so that it is not our turn."""
+
+
 class WorkerRefused(WatcherError):
     """Raised when the worker itself reported at start-up that it cannot evaluate this set-up."""
 

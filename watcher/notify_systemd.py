@@ -162,6 +162,8 @@ def _sentence(presence: Presence, best: dict[str, object] | None, waiting: int) 
         f"{waiting} waiting",
         f"worker: {doing or 'none'}",
     ]
+    if status.get("waiting_for"):
+        parts.append(status["waiting_for"])
     if status.get("stop"):
         parts.append(f"early stop: {status['stop']}")
     if status.get("problem"):

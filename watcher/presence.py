@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# At rest: nothing waits, and the device is left to other watchers meanwhile.
+_AT_WORK = ("ready", "evaluating", "at rest")
+
 
 @dataclass(frozen=True, slots=True)
 class Presence:
@@ -39,8 +42,8 @@ class Presence:
 
     @property
     def ready(self) -> bool:
-        """True when a worker is ready and the loop can do its work."""
-        return self.failure is None and self.status.get("worker") in ("ready", "evaluating")
+        """True when a worker is ready, or none is needed, and the loop can do its work."""
+        return self.failure is None and self.status.get("worker") in _AT_WORK
 
     @property
     def degraded(self) -> dict[str, str]:

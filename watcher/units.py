@@ -36,7 +36,10 @@ _PLAIN_TRAINER = (
     " --pipeline_config_path=${PIPELINE_CONFIG} $TRAINER_FLAGS"
 )
 _PATH_SETTINGS = frozenset(
-    {"model_dir", "pipeline_config", "state_dir", "best_dir", "kept_dir", "sentinel"}
+    {
+        *("model_dir", "pipeline_config", "state_dir", "best_dir", "kept_dir", "sentinel"),
+        "device_lock_dir",
+    }
 )
 
 
@@ -158,6 +161,8 @@ def writable_folders(settings: Settings) -> list[Path]:
         *(settings.model_path, settings.state_path, settings.best_path, settings.kept_path),
         settings.sentinel_path.parent,
     ]
+    if settings.device_lock_dir:
+        every.append(Path(settings.device_lock_dir).absolute())
     unique = list(dict.fromkeys(every))
     return [
         path

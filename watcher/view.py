@@ -87,16 +87,12 @@ def _activity(status: dict[str, Any], states: dict[str, int]) -> RenderableType:
     lines: list[RenderableType] = [Text(counts or "no checkpoints yet", style="dim")]
     if not status:
         return Group(*lines, Text("no watcher is running", style="dim"))
-    on = f" on {status['device']}" if status.get("device") else ""
-    doing = f"worker: {status['worker']} {status.get('checkpoint') or ''}".rstrip() + on
-    if status.get("total"):
-        grid = Table.grid(padding=(0, 1))
-        done, total = status["done"], status["total"]
-        bar = ProgressBar(total=total, completed=done, width=30)
-        grid.add_row(Text(doing), bar, Text(f"{done}/{total} images"))
-        lines.append(grid)
-    else:
-        lines.append(Text(doing))
+    grid = Table.grid(padding=(0, 1))
+    for worker in status.get("workers") or [status]:
+        grid.add_row(*_worker(worker))
+    lines.append(grid)
+    if status.get("waiting_for"):
+        lines.append(Text(status["waiting_for"], style="yellow"))
     if status.get("watch") != "events":
         lines.append(Text(f"degraded to polling: {status.get('watch')}", style="yellow"))
     if status.get("pins", "links") != "links":
@@ -108,6 +104,19 @@ def _activity(status: dict[str, Any], states: dict[str, int]) -> RenderableType:
     if status.get("stop"):
         lines.append(Text(f"early stop: {status['stop']}", style="bold magenta"))
     return Group(*lines)
+
+
+def _worker(worker: dict[str, Any]) -> list[RenderableType]:
+    """Return what one worker does, and how far it is, as the cells of a row."""
+    on = worker.get("device")
+    if str(worker.get("on")) != "cpu":  # several may be of one name
+        on = worker["on"]
+    doing = f"worker: {worker['worker']} {worker.get('checkpoint') or ''}".rstrip()
+    cells: list[RenderableType] = [Text(f"{doing} on {on}" if on else doing)]
+    if worker.get("total"):
+        done, total = worker["done"], worker["total"]
+        cells += [ProgressBar(total=total, completed=done, width=30), f"{done}/{total} images"]
+    return cells
 
 
 def _number(value: Any, form: str) -> str:

@@ -17,7 +17,8 @@ STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothi
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_FINGERPRINT, STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one with
-the process id for each worker).
+the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name in
+CUDA_VISIBLE_DEVICES to an object of these variables.
 """
 
 import ctypes
@@ -175,6 +176,8 @@ def main():
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
+    of_devices = json.loads(os.environ.get("STUB_ON", "{}"))
+    os.environ.update(of_devices.get(os.environ.get("CUDA_VISIBLE_DEVICES"), {}))
     note_start()
     if "STUB_DIE" in os.environ or Path(os.environ.get("STUB_DIE_IF", "/none")).exists():
         print("ImportError: libcuda.so.1", file=sys.stderr, flush=True)

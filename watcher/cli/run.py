@@ -24,9 +24,7 @@ from watcher.config import Settings, load_settings
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError, ModelDirError, StoreError
-from watcher.evaluation.device import choose
-from watcher.evaluation.supervise import Limits, Supervisor
-from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
+from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
 from watcher.lock import hold_lock
@@ -219,31 +217,7 @@ def _build(
     interpreter: str,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
-    device = choose(settings.device)
-    _log.info("device", device=device.device, reason=device.reason)
-    log = settings.state_path / "worker.log"
-    environment = device_environment(device.device)
-    supervisor = Supervisor(
-        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log),
-        start_request={
-            "pipeline_config": settings.pipeline_config,
-            "eval_input": settings.eval_input,
-            "eval_batch_size": settings.eval_batch_size,
-            "threads": settings.threads,
-            "nice": settings.nice,
-            "coco_backend": settings.coco_backend,
-            "metric_plugins": list(settings.metric_plugin),
-            "sample_1_of_n": settings.sample_1_of_n,
-            "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
-            "device": device.device,
-        },
-        limits=Limits(
-            start_seconds=settings.start_timeout,
-            stall_seconds=settings.stall_timeout,
-            retry_seconds=settings.retry_seconds,
-            memory_bytes=settings.worker_memory_bytes,
-        ),
-    )
+    supervisors = make_supervisors(settings, interpreter, _run_name(settings))
     verified: Verified = set()
     intake = Intake(
         settings.model_path,
@@ -260,4 +234,4 @@ def _build(
             look(presence)
 
     inbox = Inbox(settings.state_path)
-    return Daemon(settings, store, intake, projector, supervisor, inbox=inbox, on_step=show)
+    return Daemon(settings, store, intake, projector, supervisors, inbox=inbox, on_step=show)

@@ -14,8 +14,10 @@ import click
 from watcher.cli.options import options_of
 from watcher.config import LaunchSettings, Settings, load_as
 from watcher.errors import ConfigError
+from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.workers import other_evaluators
 from watcher.launch.command import flag_value, interpreter, visible_devices
-from watcher.launch.gpus import evaluation_device, list_gpus
+from watcher.launch.gpus import evaluation_device
 from watcher.launch.launcher import Launcher
 from watcher.launch.say import SayLater, say
 
@@ -125,11 +127,13 @@ def _watcher_command(
             f"python ({settings.python}) does not exist or cannot be executed",
             hint="give the interpreter of the training environment, /path/to/env/bin/python",
         )
+    listing = Listing() if settings.device == "cpu" else list_gpus()
     device = evaluation_device(
         settings.device,
         visible_devices(command, os.environ),
         os.environ.get("CUDA_DEVICE_ORDER"),
-        [] if settings.device == "cpu" else list_gpus(),
+        listing.gpus,
+        other_evaluators(settings.device_lock_dir, listing),
     )
     if device.device != settings.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")

@@ -22,11 +22,28 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
     device: Annotated[
         str,
         about(
-            "Device to evaluate on: cpu, gpu:N as nvidia-smi counts, or a GPU's UUID."
-            " auto takes a GPU that no process uses at the start, else the CPU.",
+            "Device to evaluate on: cpu, gpu:N as nvidia-smi counts, or a GPU's UUID; several"
+            " GPUs, as gpu:1,gpu:2, run a worker each. auto takes a GPU that no process but"
+            " another watcher's uses at the start, else the CPU.",
             "DEVICE",
         ),
     ] = "cpu"
+    device_turn_seconds: Annotated[
+        float,
+        about(
+            "How long to keep a GPU that another watcher waits for, while checkpoints wait.",
+            "SECONDS",
+            ge=0,
+        ),
+    ] = 600.0
+    device_lock_dir: Annotated[
+        str | None,
+        about(
+            "Where the watchers of this machine lock GPUs. Default: checkpoint-watcher in"
+            " /run/lock, else in /dev/shm or /tmp.",
+            "FOLDER",
+        ),
+    ] = None
     eval_input: Annotated[
         str | int | None,
         about("Which eval_input_reader, by name or index. Default: the first.", "NAME|INDEX"),

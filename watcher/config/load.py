@@ -19,13 +19,12 @@ from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
 from watcher.decision.smooth import parse_smoothing
 from watcher.errors import ConfigError
+from watcher.evaluation.device import check_device
 from watcher.intake.thin import parse_policy, parse_size
 
 ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
 # Tables cannot be written as a flag.
 FILE_ONLY = frozenset({"board"})
-
-_DEVICE = re.compile(r"cpu|auto|gpu:[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")
 
 _SomeSettings = TypeVar("_SomeSettings", bound=Settings)
 
@@ -102,10 +101,6 @@ def _make(
     try:
         # Not strict: flags and environment are text, and "3" is as good a number as 3.
         settings = msgspec.convert(merged, kind, strict=False)
-        if not _DEVICE.fullmatch(settings.device):
-            raise msgspec.ValidationError(
-                "Expected cpu, auto, gpu:N or a GPU's UUID - at `$.device`"
-            )
         _check_texts(settings)
     except msgspec.ValidationError as error:
         raise _explain(error, merged, origin) from error
@@ -149,6 +144,7 @@ def _from_text(name: str, text: str) -> Any:
 
 
 _TEXTS: dict[str, Callable[[Any], object]] = {
+    "device": check_device,
     "queue_policy": parse_policy,
     "listen": lambda value: parse_address(str(value)),
     "max_pinned_bytes": lambda value: parse_size(str(value)),

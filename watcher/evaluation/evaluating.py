@@ -1,7 +1,7 @@
-"""Evaluating: from the queue to the worker, and from the worker into the ledger.
+"""Evaluating: from the queue to the workers, and from the workers into the ledger.
 
-Wires queue, supervisor and ledger: gives the worker what is pending, renews and takes back leases,
-and records what came of each evaluation, whatever came of it.
+Wires queue, supervisors and ledger: gives each worker what is pending, renews and takes back
+leases, and records what came of each evaluation, whatever came of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
+from collections.abc import Sequence
 
 import structlog
 
@@ -16,16 +17,18 @@ from watcher.config import Settings
 from watcher.data import Lease
 from watcher.decision.policy import boards, require_metrics
 from watcher.decision.rank import rankable
-from watcher.evaluation.supervise import (
+from watcher.evaluation.crew import Crew
+from watcher.evaluation.happenings import (
     Evaluated,
+    GaveWay,
     Happening,
     Progressed,
     Ready,
     Rejected,
-    Supervisor,
     WorkerLost,
     WorkerRecycled,
 )
+from watcher.evaluation.supervise import Supervisor
 from watcher.store import LeaseLost, Store
 
 _log = structlog.get_logger(__name__)
@@ -35,27 +38,25 @@ _LEASE_MARGIN_SECONDS = 60.0
 
 
 class Evaluating:
-    """The middle stages of one run: queue to worker to ledger."""
+    """The middle stages of one run: queue to workers to ledger.
 
-    def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
+    Attributes:
+        crew: The workers' supervisors.
+    """
+
+    def __init__(self, settings: Settings, store: Store, supervisors: Sequence[Supervisor]) -> None:
         self._settings = settings
         self._boards = boards(settings)
         self._store = store
-        self._supervisor = supervisor
-        # What the worker said and when, until the database has it.
-        self._unrecorded: deque[tuple[Happening, float, float]] = deque()
+        self.crew = Crew(supervisors)
+        # What each worker said and when, until the database has it.
+        self._unrecorded: deque[tuple[Supervisor, Happening, float, float]] = deque()
         self._returning: deque[Lease] = deque()
-        self._renewed = -math.inf
-        self._progress: dict[str, int] = {}
+        self._renewed: dict[str, float] = {}
         self._changed = False
 
-    @property
-    def progress(self) -> dict[str, int]:
-        """Images `done` of `total` in the running evaluation, empty when there is none."""
-        return self._progress if self._supervisor.lease else {}
-
     def record(self, now: float, steady: float) -> bool:
-        """Take what the worker has to say and record all of it.
+        """Take what the workers have to say and record all of it.
 
         Returns:
             True when the ledger or a checkpoint's outcome changed.
@@ -63,10 +64,10 @@ class Evaluating:
         Raises:
             ConfigError: the worker reports that the metric does not exist.
             StoreError: the database cannot be written; what was said is kept for the next call.
-            WorkerRefused, WorkerError: as `Supervisor.tick`.
+            WorkerRefused, WorkerError: as `Crew.tick`.
         """
         self._changed = False
-        self._unrecorded += ((said, now, steady) for said in self._supervisor.tick(steady))
+        self._unrecorded += ((who, said, now, steady) for who, said in self.crew.tick(steady))
         while self._unrecorded:
             self._record_one(*self._unrecorded[0])
             self._unrecorded.popleft()
@@ -75,10 +76,12 @@ class Evaluating:
 
     def shift_times(self, seconds: float) -> None:
         """Follow a wall clock that was set: what was said before it keeps its distance."""
-        self._unrecorded = deque((said, at + seconds, then) for said, at, then in self._unrecorded)
+        self._unrecorded = deque(
+            (who, said, at + seconds, then) for who, said, at, then in self._unrecorded
+        )
 
     def close(self, leases: tuple[Lease, ...], now: float) -> None:
-        """Record what is left, and return the leases of a worker that was ended.
+        """Record what is left, and return the leases of workers that were ended.
 
         Raises:
             StoreError: the database cannot be written.
@@ -88,17 +91,18 @@ class Evaluating:
         self._give_back(leases, now)
 
     def take_back_expired(self, now: float) -> None:
-        """Return leases that ran out to the queue, and end the worker that held them."""
+        """Return leases that ran out to the queue, and end the workers that held them."""
         expired = self._store.queue.return_expired(now)
         for name in expired.values():
             _log.warning("lease expired", checkpoint=name)
-        if any(lease.checkpoint_id in expired for lease in self._supervisor.leases):
-            self._abandon(now)
+        for supervisor in self.crew:
+            if any(lease.checkpoint_id in expired for lease in supervisor.leases):
+                self._abandon(supervisor, now)
 
-    def _abandon(self, now: float) -> None:
-        """End the worker; what it evaluates goes back into the queue, to no fault of its own."""
-        leases = self._supervisor.leases
-        self._supervisor.abandon()
+    def _abandon(self, supervisor: Supervisor, now: float) -> None:
+        """End a worker; what it evaluates goes back into the queue, to no fault of its own."""
+        leases = supervisor.leases
+        supervisor.abandon()
         self._give_back(leases, now)
 
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
@@ -108,31 +112,36 @@ class Evaluating:
                 self._store.queue.give_back(self._returning[0], now)
             self._returning.popleft()
 
-    def give_next(self, now: float, steady: float) -> None:
-        """Give the worker a pending checkpoint if it can take one."""
-        if not self._supervisor.idle:
-            return
-        # Beside another evaluation, only one that broke no worker before.
-        untried = bool(self._supervisor.leases)
-        lease = self._store.queue.lease_next(now, self._lease_seconds(), untried=untried)
-        if lease:
-            self._renewed = steady
-            self._progress = {}
-            self._supervisor.evaluate(lease, steady)
+    def give_out(self, now: float, steady: float) -> None:
+        """Give each worker that can take one a pending checkpoint; those without any come first."""
+        held = {lease.token for lease in self.crew.leases}
+        self._renewed = {token: at for token, at in self._renewed.items() if token in held}
+        for supervisor in sorted(self.crew, key=lambda one: len(one.leases)):
+            if not supervisor.idle:
+                continue
+            # Beside another evaluation, only one that broke no worker before.
+            untried = bool(supervisor.leases)
+            lease = self._store.queue.lease_next(now, self._lease_seconds(), untried=untried)
+            if lease:
+                self._renewed[lease.token] = steady
+                supervisor.evaluate(lease, steady)
+        due = self._store.queue.next_due()
+        self.crew.want(due is not None and due <= now)
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
         return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS
 
-    def _record_one(self, happening: Happening, now: float, steady: float) -> None:
+    def _record_one(
+        self, supervisor: Supervisor, happening: Happening, now: float, steady: float
+    ) -> None:
         try:
             match happening:
                 case Ready():
-                    self._take_ready(happening, now)
-                case Progressed(lease, done, total):
-                    self._progress = {"done": done, "total": total}
-                    if steady - self._renewed > _RENEW_SECONDS:
-                        self._renewed = steady
+                    self._take_ready(supervisor, happening, now, steady)
+                case Progressed(lease):
+                    if steady - self._renewed.get(lease.token, -math.inf) > _RENEW_SECONDS:
+                        self._renewed[lease.token] = steady
                         self._store.queue.renew(lease, now, self._lease_seconds())
                 case Evaluated():
                     self._take_score(happening, now)
@@ -141,6 +150,8 @@ class Evaluating:
                 case WorkerRecycled(resident_bytes):
                     mib = round(resident_bytes / 2**20)
                     _log.info("worker replaced, it had grown too large", mib=mib)
+                case GaveWay(device):
+                    _log.info("worker ended, another watcher's turn has come", device=device)
                 case WorkerLost(leases, reason, restart_at):
                     _log.warning(
                         "worker lost", reason=reason, restart_in=round(restart_at - steady, 1)
@@ -155,7 +166,11 @@ class Evaluating:
             if isinstance(happening, Evaluated):
                 self._retry_or_fail(happening.lease, f"its answer cannot be recorded: {error}", now)
 
-    def _take_ready(self, ready: Ready, now: float) -> None:
+    def _take_ready(self, supervisor: Supervisor, ready: Ready, now: float, steady: float) -> None:
+        if reason := self.crew.disagreement(supervisor, ready):
+            _log.error("worker refused", device=supervisor.device, reason=reason)
+            supervisor.refuse(reason, steady)
+            return
         listed = ready.details.get("categories")
         categories = None if listed is None else {category["name"] for category in listed}
         require_metrics(self._boards, ready.metric_names, categories)
@@ -192,9 +207,10 @@ class Evaluating:
         self, lease: Lease, code: str, message: str, permanent: bool, now: float
     ) -> None:
         if code == "dataset_changed":
-            # Only a new worker reads the new data; the checkpoint is not to blame.
+            # Only new workers read the new data; the checkpoint is not to blame.
             self._store.queue.give_back(lease, now)
-            self._abandon(now)
+            for supervisor in self.crew:
+                self._abandon(supervisor, now)
             _log.warning("the eval data changed, starting a new worker", reason=message)
         elif permanent:
             self._fail(lease, f"{code}: {message}", now)
@@ -206,7 +222,7 @@ class Evaluating:
         if alone and lease.attempt >= self._settings.max_attempts:
             self._fail(lease, f"{reason} (attempt {lease.attempt}, the last)", now)
             return
-        delay = self._supervisor.limits.retry_seconds * 2.0 ** (lease.attempt - 1)
+        delay = self.crew.retry_seconds * 2.0 ** (lease.attempt - 1)
         self._store.queue.retry_later(lease, reason, now, delay)
         _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
 

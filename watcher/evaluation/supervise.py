@@ -1,8 +1,9 @@
 """Supervise: keep one worker alive, give it checkpoints, and report what came of them.
 
 The worker runs the images of one checkpoint at a time; while it computes the metrics of that one it
-may have the next. It is replaced when it dies, hangs, speaks nonsense or has grown too large. This
-module never touches the database: it returns what happened, and the loop records it.
+may have the next. It is replaced when it dies, hangs, speaks nonsense or has grown too large, and
+ended when another watcher's turn on the GPU has come. This module never touches the database: it
+returns what happened, and the loop records it.
 """
 
 from __future__ import annotations
@@ -13,84 +14,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from watcher.data import Evaluation, Lease
-from watcher.errors import WorkerError, WorkerRefused, WorkerStillThere
+from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
+from watcher.evaluation.device_lock import DeviceLock
+from watcher.evaluation.happenings import (
+    Evaluated,
+    GaveWay,
+    Happening,
+    Progressed,
+    Ready,
+    Rejected,
+    WorkerLost,
+    WorkerRecycled,
+)
 from watcher.evaluation.worker import PROTOCOL, Worker
 
 _RESTART_LIMIT_SECONDS = 300.0
 _STILL_THERE_SECONDS = 0.25
+# How often to ask for a device that another watcher has, and whether others wait for ours.
+_TAKEN_SECONDS = 1.0
+_WANTED_SECONDS = 2.0
+# So long those who wait for a device may take to notice that it is free.
+_GIVE_WAY_SECONDS = 3.0
 _KEPT_OF_READY = (
     *("eval_input", "metrics_sets", "build_seconds", "categories"),
     *("coco_backend", "eval_set_kept", "warnings"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The worker has built its model and can evaluate.
-
-    Attributes:
-        fingerprint: Identity of the evaluation; scores under another one do not compare.
-        images: Size of the eval set.
-        metric_names: Every overall metric that a result will have.
-    """
-
-    fingerprint: str
-    images: int
-    metric_names: tuple[str, ...]
-    device: str
-    versions: dict[str, str]
-    details: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """The running evaluation has done so many images of so many."""
-
-    lease: Lease
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """The leased checkpoint was measured, completely."""
-
-    lease: Lease
-    evaluation: Evaluation
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The worker could not evaluate the leased checkpoint, and says why.
-
-    Attributes:
-        permanent: True when another attempt would end the same way.
-    """
-
-    lease: Lease
-    code: str
-    message: str
-    permanent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
-    """The worker died, hung or spoke nonsense; `leases` are what it was evaluating."""
-
-    leases: tuple[Lease, ...]
-    reason: str
-    restart_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRecycled:
-    """The worker was ended in peace, because it held more memory than it may."""
-
-    resident_bytes: int
-
-
-Happening = Ready | Progressed | Evaluated | Rejected | WorkerLost | WorkerRecycled
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +51,7 @@ class Limits:
         retry_seconds: First delay before a new worker; it doubles up to five minutes.
         start_attempts: Failures before ready, of a worker that never was, until giving up.
         memory_bytes: Resident memory above which a worker is replaced after its evaluation.
+        turn_seconds: How long to keep a device that another watcher waits for.
     """
 
     start_seconds: float = 600.0
@@ -110,6 +59,7 @@ class Limits:
     retry_seconds: float = 5.0
     start_attempts: int = 3
     memory_bytes: int | None = None
+    turn_seconds: float = 600.0
 
 
 @dataclass(slots=True)
@@ -120,6 +70,7 @@ class _Running:
     started: float
     deadline: float
     done: int = -1
+    total: int = 0
     forwarded: bool = False
 
 
@@ -128,6 +79,11 @@ class Supervisor:
     """One worker after another, on one device.
 
     Attributes:
+        device: What to call the device in front of people.
+        lock: The device's, None where nobody shares it.
+        wanted: There is something to evaluate. Without that, a device that is shared is neither
+            asked for nor kept from others.
+        waiting_for: Who has the device when that keeps us from starting a worker.
         starts: Workers started so far.
         losses: Those that died, hung or spoke nonsense.
         failures: Losses in a row, since one was ready or gave a result.
@@ -136,6 +92,10 @@ class Supervisor:
     spawn: Callable[[], Worker]
     start_request: dict[str, Any]
     limits: Limits
+    device: str = "cpu"
+    lock: DeviceLock | None = None
+    wanted: bool = True
+    waiting_for: str | None = None
     worker: Worker | None = None
     ready: Ready | None = None
     _running: list[_Running] = field(default_factory=list)
@@ -144,6 +104,9 @@ class Supervisor:
     _versions: dict[str, str] = field(default_factory=dict)
     _too_large: int | None = None
     _broken: str | None = None
+    _turn_ends: float = math.inf
+    _look_at: float = -math.inf
+    _others_wait: bool = False
     was_ready: bool = False
     problem: str | None = None
     starts: int = 0
@@ -161,9 +124,25 @@ class Supervisor:
         return self._running[-1].lease if self._running else None
 
     @property
+    def progress(self) -> dict[str, int]:
+        """Images `done` of `total` of that checkpoint, empty before the first is told."""
+        running = self._running[-1] if self._running else None
+        return {"done": running.done, "total": running.total} if running and running.total else {}
+
+    @property
+    def resting(self) -> bool:
+        """True when there is no worker because none is needed."""
+        return self.worker is None and not self._needed
+
+    @property
+    def worker_due(self) -> float:
+        """When something of the worker is overdue, infinite while nothing is awaited of it."""
+        return self._next_deadline() if self.worker else math.inf
+
+    @property
     def idle(self) -> bool:
         """True when a checkpoint can be given to the worker now."""
-        if self.ready is None or self._too_large is not None:
+        if self.ready is None or self._too_large is not None or self._others_wait:
             return False
         if not self._running:
             return True
@@ -173,7 +152,15 @@ class Supervisor:
 
     def next_deadline(self) -> float:
         """Return when `tick` has something to do even if no message arrives."""
-        return self._next_deadline() if self.worker else self._restart_at
+        if self.worker:
+            look_at = self._look_at if self.lock and self.ready else math.inf
+            return min(self._next_deadline(), look_at)
+        return self._restart_at if self._needed else math.inf
+
+    @property
+    def _needed(self) -> bool:
+        # One that nobody shares is started beforehand; each once, to find out whether it works.
+        return self.wanted or self.lock is None or not self.was_ready
 
     def _next_deadline(self) -> float:
         return min([self._deadline, *(running.deadline for running in self._running)])
@@ -194,7 +181,9 @@ class Supervisor:
         happenings: list[Happening] = []
         try:
             if self.worker is None:
-                if now < self._restart_at:
+                if not self._needed:
+                    self._stand_back()
+                if now < self._restart_at or not self._needed:
                     return []
                 self._start(now)
             assert self.worker is not None
@@ -206,10 +195,14 @@ class Supervisor:
                 happenings.append(self._recycle(now))
             elif now >= self._next_deadline():
                 raise WorkerError(self._broken or self._overdue())
+            elif self._gives_way(now):
+                happenings.append(self._give_way(now))
+        except DeviceTaken as error:
+            self.waiting_for, self._restart_at = error.message, now + _TAKEN_SECONDS
         except WorkerStillThere as error:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
         except WorkerError as error:
-            happenings.append(self._lose(error.message, now))
+            happenings.append(self._lose(error.message, now, error.hint))
         return happenings
 
     def abandon(self) -> None:
@@ -225,12 +218,39 @@ class Supervisor:
                 self.worker.stop(timeout_seconds)
             else:
                 self.worker.kill()
+        self._stand_back()
         self._forget()
+
+    def _stand_back(self) -> None:
+        """Wait for the device no longer."""
+        self.waiting_for = None
+        if self.lock:
+            self.lock.withdraw()
+
+    def _gives_way(self, now: float) -> bool:
+        """True when the device is another watcher's now; before that nothing more is begun."""
+        if self.lock is None or self.ready is None:
+            return False
+        if now >= self._look_at:
+            self._look_at = now + _WANTED_SECONDS
+            done = not self.wanted or now >= self._turn_ends
+            self._others_wait = done and self.lock.is_wanted()
+        return self._others_wait and not self._running
+
+    def _give_way(self, now: float) -> GaveWay:
+        self.abandon()
+        self._restart_at = now + _GIVE_WAY_SECONDS
+        return GaveWay(self.device)
+
+    def refuse(self, reason: str, now: float) -> None:
+        """End the ready worker because of what it said, and try again as after a crash."""
+        self._lose(reason, now)
+        self.problem = reason
 
     def _start(self, now: float) -> None:
         self.worker = self.spawn()
         self.starts += 1
-        self.problem = None
+        self.problem = self.waiting_for = None
         self._deadline = now + self.limits.start_seconds
         self._send({"type": "start", "protocol": PROTOCOL, **self.start_request}, now)
 
@@ -249,7 +269,7 @@ class Supervisor:
                 self._versions = dict(message["versions"])
                 return None
             if kind == "ready":
-                return self._take_ready(message)
+                return self._take_ready(message, now)
             if kind == "error":
                 raise WorkerRefused(message["code"], message["message"], hint=message.get("hint"))
             # An answer to a question not asked now is no answer.
@@ -265,7 +285,7 @@ class Supervisor:
                 raise
             raise WorkerError(f"the worker refused to start: {message['message']}") from None
 
-    def _take_ready(self, message: dict[str, Any]) -> Ready:
+    def _take_ready(self, message: dict[str, Any], now: float) -> Ready:
         images = int(message["images"])
         if self.ready is not None or not 0 <= images < 1 << 53:
             raise WorkerError(f"the worker said ready twice, or with {images} images")
@@ -278,6 +298,7 @@ class Supervisor:
             details={key: message.get(key) for key in _KEPT_OF_READY},
         )
         self.was_ready, self.failures, self._deadline = True, 0, math.inf
+        self._look_at, self._turn_ends = now, now + self.limits.turn_seconds
         return self.ready
 
     def _take_answer(
@@ -288,6 +309,7 @@ class Supervisor:
             done, total = int(message["done"]), int(message["total"])
             if done > running.done:  # saying the same again is no progress
                 running.done, running.deadline = done, now + self.limits.stall_seconds
+            running.total = total
             running.forwarded = done >= total
             return Progressed(running.lease, done, total)
         if kind == "result":
@@ -313,7 +335,7 @@ class Supervisor:
         self._restart_at = now
         return recycled
 
-    def _lose(self, reason: str, now: float) -> WorkerLost:
+    def _lose(self, reason: str, now: float, hint: str | None = None) -> WorkerLost:
         leases = self.leases
         self.abandon()
         self.failures += 1
@@ -321,7 +343,7 @@ class Supervisor:
         if not self.was_ready and self.failures >= self.limits.start_attempts:
             raise WorkerError(
                 f"the worker could not be started in {self.failures} attempts: {reason}",
-                hint="what it printed is in worker.log, in the state folder",
+                hint=hint or "what it printed is in worker.log, in the state folder",
             )
         # The exponent is bounded: a float cannot hold the delay after a thousand failures.
         delay = self.limits.retry_seconds * 2.0 ** min(self.failures - 1, 30)
@@ -336,6 +358,7 @@ class Supervisor:
     def _forget(self) -> None:
         self.worker = self.ready = self._broken = self._too_large = None
         self._running = []
+        self._others_wait = False
         self._deadline = math.inf
 
 

@@ -4,7 +4,8 @@ The far side is `evaluators/worker.py`, run by the training environment's interp
 docstring is the contract of the messages. Nothing here blocks for long except `stop`.
 
 Each worker inherits a lock that nobody else holds: as long as one lives, whoever started it, no
-other is started for the same run, so two never share the device.
+other is started in its place, so two of a run never share the device. On a GPU it inherits that
+one's lock as well, which keeps the workers of other runs off it (`device_lock.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from watcher.errors import WorkerError, WorkerStillThere
+from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.worker_log import WorkerLog
 
 PROTOCOL = 1
 WORKER_FILE = Path(__file__).resolve().parents[2] / "evaluators" / "worker.py"
 
-LOCK_NAME = "worker.lock"
+LOCK_SUFFIX = ".lock"
 
 _LINE_LIMIT_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
@@ -52,15 +54,32 @@ def device_environment(device: str) -> dict[str, str]:
 class Worker:
     """A running worker process. It leads a process group of its own."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start the process; what it prints goes to `log`, and the lock lies beside that.
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        device_lock: DeviceLock | None = None,
+    ) -> None:
+        """Start the process; what it prints goes to `log`, and its lock lies beside that.
+
+        Args:
+            command: The interpreter and its program.
+            environment: What is added to ours.
+            log: Another file for each worker of a run that may live at the same time.
+            device_lock: What the worker holds as long as it lives, None where nobody shares.
 
         Raises:
             WorkerStillThere: an earlier worker has not ended yet.
+            DeviceTaken: another watcher evaluates on the device.
             WorkerError: the interpreter could not be started.
         """
         self._buffer = bytearray()
-        with _inherited_lock(log.with_name(LOCK_NAME)) as lock:
+        with contextlib.ExitStack() as locks:
+            held = [locks.enter_context(_inherited_lock(log.with_suffix(LOCK_SUFFIX)))]
+            taken = locks.enter_context(device_lock.take()) if device_lock else None
+            if taken:
+                held.append(taken.descriptor)
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -69,7 +88,7 @@ class Worker:
                     stderr=subprocess.PIPE,
                     env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **environment},
                     start_new_session=True,
-                    pass_fds=[lock],
+                    pass_fds=held,
                 )
             except OSError as error:
                 raise WorkerError(
@@ -77,6 +96,8 @@ class Worker:
                     hint="--python names the interpreter of the training environment,"
                     " for example /path/to/env/bin/python",
                 ) from error
+            if taken:
+                taken.note(self._process.pid)
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._pump = WorkerLog(self._process.stderr, log)
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

@@ -1,0 +1,177 @@
+"""Crew: the workers of a run, one a device, as one.
+
+They take from the same queue, so all must measure the same: one whose evaluation has another
+fingerprint is refused. One that cannot be started is left out as long as others may work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import structlog
+
+from watcher.data import Lease
+from watcher.errors import WorkerError, WorkerRefused
+from watcher.evaluation.happenings import Happening, Ready
+from watcher.evaluation.supervise import Supervisor
+
+_log = structlog.get_logger(__name__)
+
+# What a worker does, the most telling first: `status` shows that of the first that does it.
+_DOING = ("evaluating", "ready", "starting", "waiting for the device", "waiting to restart")
+AT_REST = "at rest"
+
+
+class Crew:
+    """The supervisors of a run, of which at least one is always there."""
+
+    def __init__(self, supervisors: Sequence[Supervisor]) -> None:
+        assert supervisors
+        self._all = list(supervisors)
+        self._present = list(supervisors)
+        self._left_out: list[str] = []
+
+    def __iter__(self) -> Iterator[Supervisor]:
+        return iter(self._present)
+
+    @property
+    def retry_seconds(self) -> float:
+        """First delay before another attempt."""
+        return self._present[0].limits.retry_seconds
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """What the workers evaluate now."""
+        return tuple(lease for supervisor in self for lease in supervisor.leases)
+
+    @property
+    def idle(self) -> bool:
+        """True when a checkpoint can be given to a worker now."""
+        return any(supervisor.idle for supervisor in self)
+
+    @property
+    def resting(self) -> bool:
+        """True when a worker is to be started once there is something to evaluate."""
+        return any(supervisor.resting for supervisor in self)
+
+    @property
+    def was_ready(self) -> bool:
+        """True once a worker has been ready."""
+        return any(supervisor.was_ready for supervisor in self)
+
+    @property
+    def problem(self) -> str | None:
+        """Why a device is not evaluated on, None when each is."""
+        found = [supervisor.problem for supervisor in self if supervisor.problem]
+        return "; ".join([*found, *self._left_out]) or None
+
+    def tick(self, steady: float) -> list[tuple[Supervisor, Happening]]:
+        """Let each supervisor do its part, and return what happened.
+
+        Raises:
+            WorkerRefused, WorkerError: as `Supervisor.tick`, when there is no other worker that
+                may work.
+        """
+        happened: list[tuple[Supervisor, Happening]] = []
+        for supervisor in list(self._present):
+            try:
+                happened += ((supervisor, happening) for happening in supervisor.tick(steady))
+            except (WorkerRefused, WorkerError) as error:
+                if len(self._present) == 1:
+                    raise
+                self._leave_out(supervisor, error.message)
+        return happened
+
+    def _leave_out(self, supervisor: Supervisor, reason: str) -> None:
+        supervisor.stop(timeout_seconds=0)
+        self._present.remove(supervisor)
+        self._left_out.append(f"{supervisor.device} is left out until the next start: {reason}")
+        _log.error("device left out", device=supervisor.device, reason=reason)
+
+    def want(self, wanted: bool) -> None:
+        """Say whether there is something to evaluate now."""
+        for supervisor in self:
+            supervisor.wanted = wanted
+
+    def disagreement(self, supervisor: Supervisor, ready: Ready) -> str | None:
+        """Say why a worker that got ready cannot work beside the others, None when it can."""
+        for other in self:
+            if other is supervisor or other.ready is None:
+                continue
+            if other.ready.fingerprint != ready.fingerprint:
+                return (
+                    f"{supervisor.device} is not used: its evaluation ({ready.fingerprint[:8]}) is"
+                    f" not that of {other.device} ({other.ready.fingerprint[:8]}), so"
+                    " pipeline.config, the eval data or a library was changed in between; start"
+                    " the watcher again"
+                )
+        return None
+
+    def next_deadline(self) -> float:
+        """Return the steady time at which `tick` has something to do without any message."""
+        return min(supervisor.next_deadline() for supervisor in self)
+
+    def worker_due(self) -> float:
+        """Return the steady time by which something is awaited of a worker, infinite for never."""
+        return min(supervisor.worker_due for supervisor in self)
+
+    def filenos(self) -> list[int]:
+        """File descriptors of which one becomes readable when a worker has something to say."""
+        return [
+            fd for supervisor in self if supervisor.worker for fd in supervisor.worker.filenos()
+        ]
+
+    def stop(self, timeout_seconds: float) -> tuple[Lease, ...]:
+        """End all workers, in peace if they are idle; returns the leases they held."""
+        leases = self.leases
+        for supervisor in self:
+            supervisor.stop(timeout_seconds)
+        return leases
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` shows of the first worker, of each if there are several."""
+        workers = [_describe(supervisor) for supervisor in self]
+        first = min(workers, key=lambda one: _rank(one["worker"]))
+        waiting = [supervisor.waiting_for for supervisor in self if supervisor.waiting_for]
+        return {
+            **first,
+            "workers": workers if len(self._all) > 1 else [],
+            "waiting_for": "; ".join(waiting) or None,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many workers were started and lost, and lost in a row, for `Presence`."""
+        return {
+            "worker_starts": sum(supervisor.starts for supervisor in self._all),
+            "worker_losses": sum(supervisor.losses for supervisor in self._all),
+            "worker_failing": max(supervisor.failures for supervisor in self._all),
+        }
+
+
+def _rank(doing: str) -> int:
+    return _DOING.index(doing) if doing in _DOING else len(_DOING)
+
+
+def _describe(supervisor: Supervisor) -> dict[str, Any]:
+    """Return one worker as `status` shows it."""
+    if supervisor.lease:
+        doing = "evaluating"
+    elif supervisor.ready:
+        doing = "ready"
+    elif supervisor.worker:
+        doing = "starting"
+    elif supervisor.waiting_for:
+        doing = "waiting for the device"
+    elif supervisor.resting:
+        doing = AT_REST
+    else:
+        doing = "waiting to restart"
+    return {
+        "worker": doing,
+        "on": supervisor.device,
+        "checkpoint": supervisor.lease.name if supervisor.lease else None,
+        **supervisor.progress,
+        "device": supervisor.ready.device if supervisor.ready else None,
+        "images": supervisor.ready.images if supervisor.ready else None,
+    }

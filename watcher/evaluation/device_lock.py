@@ -1,0 +1,236 @@
+"""The lock of a GPU, by which the watchers of several runs evaluate on it in turn.
+
+A worker's GPU memory is its own until it ends, and two workers may not fit. So the lock belongs to
+the worker, which inherits it: the kernel lets go of it when that process is gone, whatever became
+of the watcher. Who comes next holds a second lock meanwhile, which tells the first watcher that
+somebody waits, and the others that they are not next.
+
+The locks are files that every user of the machine may lock. They lie in a folder with the sticky
+bit, where the kernel may refuse to open another user's file with O_CREAT
+(`fs.protected_regular`), and where anybody could have put a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcher.errors import DeviceTaken, WorkerError
+
+_FOLDER_NAME = "checkpoint-watcher"
+# The same for every user and service of a machine: neither TMPDIR nor XDG_RUNTIME_DIR is. The first
+# is there by systemd-tmpfiles, or open to all on Debian; newer systems keep it to root.
+_BASES = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))
+_READ_BYTES = 1000
+_CREATING_SECONDS = 0.02
+_TEXT_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a device, as it wrote itself: another user may have written anything."""
+
+    watcher: int
+    worker: int
+    run: str
+
+    def __str__(self) -> str:
+        return f"the watcher of {self.run or 'a run'} (process {self.watcher})"
+
+
+class DeviceLock:
+    """One watcher's way to one GPU: take it, wait for it, see who waits.
+
+    Attributes:
+        path: The file of the lock.
+    """
+
+    def __init__(self, folder: Path, device: str, *, label: str, run: str) -> None:
+        """Touch nothing yet.
+
+        Args:
+            folder: From `lock_folder`.
+            device: UUID; it names the files.
+            label: What to call the device in front of people.
+            run: What others are told of us.
+        """
+        name = re.sub(r"[^0-9A-Za-z-]", "_", device)
+        self.path = folder / f"{name}.lock"
+        self._next_path = folder / f"{name}.next"
+        self._label = label
+        self._run = run
+        self._next: int | None = None
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[Taken]:
+        """Take the device for a worker that is started inside; without one it is free afterwards.
+
+        Raises:
+            DeviceTaken: another has it, or comes before us. From the first call on we are waiting,
+                until it is taken or `withdraw` is called.
+            WorkerError: the files cannot be made or opened.
+        """
+        if self._next is None:
+            self._next = _locked(self._next_path)
+            if self._next is None:
+                raise self._refusal(", and another one is next")
+        descriptor = _locked(self.path)
+        if descriptor is None:
+            raise self._refusal()
+        try:
+            self.withdraw()
+            taken = Taken(descriptor, self._run)
+            taken.note(0)
+            yield taken
+        finally:
+            os.close(descriptor)
+
+    def withdraw(self) -> None:
+        """Wait no longer."""
+        if self._next is not None:
+            os.close(self._next)
+            self._next = None
+
+    def is_wanted(self) -> bool:
+        """Return whether another watcher waits for the device."""
+        try:
+            descriptor = _locked(self._next_path)
+        except WorkerError:
+            return False
+        if descriptor is None:
+            return True
+        os.close(descriptor)
+        return False
+
+    def holder(self) -> Holder | None:
+        """Return who has the device now, None when nobody has or it does not say."""
+        try:
+            descriptor = _locked(self.path)
+        except WorkerError:
+            return None
+        if descriptor is None:
+            return _read_holder(self.path)
+        os.close(descriptor)
+        return None
+
+    def _refusal(self, more: str = "") -> DeviceTaken:
+        who = _read_holder(self.path) or "another process"
+        return DeviceTaken(
+            f"waiting for {self._label}: {who} evaluates on it{more}",
+            hint=f"it is what holds {self.path}; it is the other's turn until that lets go",
+        )
+
+
+class Taken:
+    """A device that is ours; `descriptor` is what the worker has to inherit."""
+
+    def __init__(self, descriptor: int, run: str) -> None:
+        self.descriptor = descriptor
+        self._run = run
+
+    def note(self, worker: int) -> None:
+        """Write down for others who has the device; `worker` is its process id, 0 before."""
+        text = json.dumps({"watcher": os.getpid(), "worker": worker, "run": self._run})
+        # It is of use to people alone: a full disk must not keep us from evaluating.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, text.encode() + b"\n", 0)
+
+
+def lock_folder(wanted: str | None, bases: Sequence[Path] = _BASES) -> Path | None:
+    """Return the folder of the locks, made if need be; None where there can be none.
+
+    Args:
+        wanted: The setting, taken as it is.
+        bases: Where to look for it else, the same on each call.
+    """
+    if wanted:
+        return Path(wanted).absolute()
+    for base in bases:
+        folder = base / _FOLDER_NAME
+        try:
+            folder.mkdir()
+            folder.chmod(0o1777)
+        except OSError:
+            pass
+        # Not a link: whoever made that would choose the folder.
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(folder.lstat().st_mode) and os.access(folder, os.W_OK | os.X_OK):
+                return folder
+    return None
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of a file, None when another one holds it."""
+    while True:
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Somebody may have tidied up between the two: then it is not the file that others lock.
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            descriptor = _create(path, flags)
+        except PermissionError:  # another user's, perhaps made this moment: see `_create`
+            time.sleep(_CREATING_SECONDS)
+            descriptor = os.open(path, flags)
+        found = os.fstat(descriptor)
+        # Not a second name of a file that is somebody's own.
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(descriptor)
+            raise OSError(0, "it is not a plain file of its own")
+    except OSError as error:
+        raise WorkerError(
+            f"cannot lock the device by {path}: {error.strerror}",
+            hint="all watchers of the machine must be able to write there;"
+            " --device-lock-dir names another folder",
+        ) from error
+    return descriptor
+
+
+def _create(path: Path, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(descriptor, 0o666)  # whatever our umask: other users lock it too
+    return descriptor
+
+
+def _read_holder(path: Path) -> Holder | None:
+    try:
+        descriptor = _open(path)
+    except WorkerError:
+        return None
+    try:
+        said = json.loads(os.pread(descriptor, _READ_BYTES, 0))
+        run = "".join(filter(str.isprintable, str(said["run"])))[:_TEXT_CHARACTERS]
+        return Holder(int(said["watcher"]), int(said["worker"]), run)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,130 @@
+"""GPUs: which this machine has, how much of their memory is free, and what computes on them.
+
+Asked of NVML through nvidia-ml-py where that is installed, else of the program nvidia-smi. Both
+count GPUs by their place on the bus.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU at the moment of asking.
+
+    Attributes:
+        index: As nvidia-smi counts.
+        computing: Ids of the processes that compute on it; None when that cannot be told.
+        split: It is divided by MIG, so that only its instances can be computed on.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    free_bytes: int = 0
+    total_bytes: int = 0
+    computing: frozenset[int] | None = frozenset()
+    split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The GPUs of this machine; `problem` says why there are none to see."""
+
+    gpus: tuple[Gpu, ...] = ()
+    problem: str | None = None
+
+
+def list_gpus() -> Listing:
+    """Look at the GPUs once; nothing of NVML stays open afterwards."""
+    try:
+        import pynvml
+    except ImportError:
+        return _ask_nvidia_smi("there is no nvidia-smi, and nvidia-ml-py is not installed")
+    # The second says that the driver is older than what nvidia-ml-py was made for.
+    refusals = (pynvml.NVMLError, getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError))
+    try:
+        pynvml.nvmlInit()
+        try:
+            count = pynvml.nvmlDeviceGetCount()
+            return Listing(tuple(_ask_nvml(pynvml, index) for index in range(count)))
+        finally:
+            pynvml.nvmlShutdown()
+    except refusals as error:
+        return _ask_nvidia_smi(f"NVML: {error}")
+
+
+def _ask_nvml(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        computing = frozenset(process.pid for process in running)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):
+        computing = None
+    try:
+        split = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
+    except nvml.NVMLError_NotSupported:
+        split = False
+    return Gpu(
+        index=index,
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
+        free_bytes=memory.free,
+        total_bytes=memory.total,
+        computing=computing,
+        split=split,
+    )
+
+
+def _ask_nvidia_smi(otherwise: str) -> Listing:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Listing(problem=otherwise)
+    try:
+        fields = "index,uuid,name,memory.free,memory.total,mig.mode.current"
+        gpus = _query(program, f"gpu={fields}")
+        processes = _query(program, "compute-apps=gpu_uuid,pid")
+        return Listing(tuple(_read(gpus, processes)))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return Listing(problem=f"nvidia-smi failed: {error}")
+
+
+def _query(program: str, what: str) -> list[list[str]]:
+    output = subprocess.run(
+        [program, f"--query-{what}", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=_TIMEOUT_SECONDS,
+    ).stdout
+    return [[field.strip() for field in line.split(",")] for line in output.splitlines() if line]
+
+
+def _read(gpus: Iterable[list[str]], processes: Iterable[list[str]]) -> Iterable[Gpu]:
+    computing: dict[str, set[int]] = defaultdict(set)
+    for uuid, pid in processes:
+        # One that cannot be named, as `[N/A]`, is there all the same.
+        computing[uuid].add(int(pid) if pid.isdecimal() else 0)
+    for index, uuid, name, free, total, mig in gpus:
+        yield Gpu(
+            index=int(index),
+            uuid=uuid,
+            name=name,
+            free_bytes=_mebibytes(free),
+            total_bytes=_mebibytes(total),
+            computing=frozenset(computing[uuid]),
+            split=mig == "Enabled",
+        )
+
+
+def _mebibytes(text: str) -> int:
+    return int(text) << 20 if text.isdecimal() else 0

@@ -1,0 +1,106 @@
+"""Workers: the supervisors of a run, one a device, made from its settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from watcher.config import Settings
+from watcher.evaluation.device import Choice, choose
+from watcher.evaluation.device_lock import DeviceLock, lock_folder
+from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
+
+_log = structlog.get_logger(__name__)
+
+
+def make_supervisors(
+    settings: Settings, interpreter: str, run: str, environment: Mapping[str, str] = os.environ
+) -> list[Supervisor]:
+    """Choose the devices and return a supervisor for each; no worker is started yet.
+
+    Args:
+        settings: The run's.
+        interpreter: Of the training environment.
+        run: The run's name, which other watchers are told.
+        environment: The watcher's own.
+
+    Raises:
+        ConfigError: a GPU that is named is not there.
+    """
+    listing = Listing() if settings.device == "cpu" else list_gpus()
+    choices = choose(
+        settings.device,
+        listing,
+        visible=environment.get("CUDA_VISIBLE_DEVICES"),
+        evaluators=other_evaluators(settings.device_lock_dir, listing),
+    )
+    supervisors = []
+    for number, choice in enumerate(choices):
+        _log.info("device", device=choice.device, reason=choice.reason)
+        supervisors.append(_supervisor(settings, interpreter, run, choice, number))
+    return supervisors
+
+
+def other_evaluators(lock_dir: str | None, listing: Listing) -> dict[str, int]:
+    """Return the GPUs that watchers evaluate on now: UUID to process id of the worker."""
+    folder = lock_folder(lock_dir) if listing.gpus else None
+    found = {}
+    for gpu in listing.gpus if folder else ():
+        assert folder
+        holder = DeviceLock(folder, gpu.uuid, label="", run="").holder()
+        if holder:
+            found[gpu.uuid] = holder.worker
+    return found
+
+
+def _supervisor(
+    settings: Settings, interpreter: str, run: str, choice: Choice, number: int
+) -> Supervisor:
+    lock = _lock(settings, run, choice) if choice.is_gpu else None
+    environment = device_environment(choice.device)
+    # The first has the name that the only one has.
+    log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
+    return Supervisor(
+        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
+        start_request=_start_request(settings, choice.device),
+        limits=Limits(
+            start_seconds=settings.start_timeout,
+            stall_seconds=settings.stall_timeout,
+            retry_seconds=settings.retry_seconds,
+            memory_bytes=settings.worker_memory_bytes,
+            turn_seconds=settings.device_turn_seconds,
+        ),
+        device=choice.label,
+        lock=lock,
+    )
+
+
+def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
+    folder = lock_folder(settings.device_lock_dir)
+    if folder is None:
+        _log.warning(
+            "the device is not locked: there is no folder for it; --device-lock-dir names one",
+            device=choice.label,
+        )
+        return None
+    return DeviceLock(folder, choice.device, label=choice.label, run=run)
+
+
+def _start_request(settings: Settings, device: str) -> dict[str, Any]:
+    return {
+        "pipeline_config": settings.pipeline_config,
+        "eval_input": settings.eval_input,
+        "eval_batch_size": settings.eval_batch_size,
+        "threads": settings.threads,
+        "nice": settings.nice,
+        "coco_backend": settings.coco_backend,
+        "metric_plugins": list(settings.metric_plugin),
+        "sample_1_of_n": settings.sample_1_of_n,
+        "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
+        "device": device,
+    }
