@@ -191,3 +191,22 @@ def test_a_request_that_nobody_answered_is_carried_out_after_the_restart(watcher
     assert watcher.run("--top-k", 1) == 0
     assert names(watcher, "kept") == ["ckpt-1"]
     assert not list(requests.glob("*.json"))
+
+
+def test_settings_under_which_nothing_can_rank_leave_best_as_it_is(watcher: Watcher):
+    save(watcher, 3)
+    assert watcher.run("--top-k", 2, **scores(c1=0.1, c2=0.2, c3=0.3)) == 0
+    for file in watcher.model_dir.glob("ckpt-*"):
+        file.unlink()
+    before = watcher.best_files()
+    # Another evaluation, which measures nothing, and then one in which each evaluation fails.
+    nothing = scores(c2=-1.0, c3=-1.0)
+    assert watcher.run("--top-k", 2, STUB_FINGERPRINT="a" * 64, **nothing) == 0
+    assert watcher.run("--top-k", 2, STUB_FINGERPRINT="b" * 64, STUB_REJECT="*") == 0
+    assert set(watcher.states().values()) == {"scored", "failed"}
+    assert watcher.best_files() == before and watcher.leaderboard() == ["ckpt-3", "ckpt-2"]
+    assert "no checkpoint can rank, what is promoted stays" in watcher.log.read_text()
+    assert cli("requeue", watcher.model_dir, "--failed").returncode == 0
+    again = scores(c2=0.9, c3=0.3)
+    assert watcher.run("--top-k", 2, STUB_FINGERPRINT="b" * 64, **again) == 0
+    assert watcher.leaderboard() == ["ckpt-2", "ckpt-3"]

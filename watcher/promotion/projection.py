@@ -65,6 +65,7 @@ class Projector:
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
+        self._nothing_ranks: set[str] = set()
         self._begun = False
         self.problem: str | None = None
 
@@ -124,13 +125,11 @@ class Projector:
         first: list[ScoredCheckpoint] = []
         try:
             for place, board in enumerate(self._boards):
-                folder = self._folders[board.name]
-                if self._store.promotions.awaiting_new_score(board.name):
-                    # What is promoted stays until it is measured anew.
-                    folder.leave_alone()
+                ranking = self._judge(board, rows)
+                if self._stays(board, ranking):
+                    self._folders[board.name].leave_alone()
                     held |= self._present(board.name)
                     continue
-                ranking = self._judge(board, rows)
                 self._show(board.name, ranking.leaders, self._text(board), now)
                 notes |= _notes(board, ranking)
                 held |= {row.checkpoint_id for row in _worth_keeping(ranking, board)}
@@ -144,6 +143,24 @@ class Projector:
         self._write_notes(notes)
         self._release_pins(held)
         return first[0] if first else None
+
+    def _stays(self, board: Board, ranking: Ranking) -> bool:
+        """True when what is promoted stays as it is, whatever the ranking says.
+
+        While it waits to be measured anew. And when nothing ranks at all, since every evaluation
+        under other settings failed or the metric has no value: files that left could not be
+        brought back once the settings are right again.
+        """
+        promotions = self._store.promotions
+        if promotions.awaiting_new_score(board.name):
+            return True
+        if ranking.leaders or not board.policy.top_k or not promotions.still_pinned(board.name):
+            self._nothing_ranks.discard(board.name)
+            return False
+        if board.name not in self._nothing_ranks:
+            self._nothing_ranks.add(board.name)
+            _log.warning("no checkpoint can rank, what is promoted stays", board=board.name)
+        return True
 
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
         incumbent = self._store.promotions.incumbent(board.name)

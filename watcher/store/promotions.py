@@ -44,6 +44,16 @@ class Promotions:
         )
         return int(row["n"]) if row else 0
 
+    def still_pinned(self, board: str) -> int:
+        """Return how many checkpoints of a board have their files in the pins."""
+        row = self._db.one(
+            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
+            " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
+            " AND c.pin_path IS NOT NULL",
+            [self._run_id, board],
+        )
+        return int(row["n"]) if row else 0
+
     def record(
         self,
         board: str,
