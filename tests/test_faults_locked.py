@@ -229,7 +229,7 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
             limits=Limits(),
         )
         intake = Intake(watcher.model_dir, pins, store.queue, grace_seconds=5)
-        daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), supervisor)
+        daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
 
         def unlock_later() -> None:
             wait_until(lambda: "ckpt-7" in pinned(watcher), "it is pinned")

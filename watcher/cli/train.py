@@ -133,7 +133,7 @@ def _watcher_command(
         visible_devices(command, os.environ),
         os.environ.get("CUDA_DEVICE_ORDER"),
         listing.gpus,
-        other_evaluators(settings.device_lock_dir, listing),
+        other_evaluators(settings, listing),
     )
     if device.device != settings.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")

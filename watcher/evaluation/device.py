@@ -13,6 +13,9 @@ _ONE = r"gpu:[0-9]+|(?:GPU|MIG)-[0-9A-Za-z/-]+"
 _DEVICE = re.compile(rf"cpu|auto|(?:{_ONE})(?:,(?:{_ONE}))*")
 
 
+_SHORT_UUID = len("GPU-01234567")
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A device to evaluate on, and why it was chosen.
@@ -166,4 +169,5 @@ def _processes(pids: Collection[int]) -> str:
 
 
 def _label(gpu: Gpu) -> str:
-    return f"gpu:{gpu.index} {gpu.name} ({gpu.uuid})"
+    # As much of a UUID as tells GPUs apart; CUDA and we take it for the whole.
+    return f"gpu:{gpu.index} {gpu.name} ({gpu.uuid[:_SHORT_UUID]})"

@@ -112,6 +112,8 @@ class DeviceLock:
 
     def holder(self) -> Holder | None:
         """Return who has the device now, None when nobody has or it does not say."""
+        if not self.path.exists():
+            return None
         try:
             descriptor = _locked(self.path)
         except WorkerError:

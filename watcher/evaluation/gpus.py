@@ -6,8 +6,11 @@ count GPUs by their place on the bus.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,45 +47,68 @@ class Listing:
 
 
 def list_gpus() -> Listing:
-    """Look at the GPUs once; nothing of NVML stays open afterwards."""
-    try:
-        import pynvml
-    except ImportError:
+    """Look at the GPUs once.
+
+    NVML is asked by another process, this file as a program: the library takes 17 MiB that a daemon
+    would keep, and a driver that hangs must not hang it.
+    """
+    if importlib.util.find_spec("pynvml") is None:
         return _ask_nvidia_smi("there is no nvidia-smi, and nvidia-ml-py is not installed")
+    try:
+        # -P: the modules beside this file are no libraries.
+        gpus = json.loads(_output([sys.executable, "-P", __file__]))
+        if isinstance(gpus, str):
+            return _ask_nvidia_smi(gpus)
+        return Listing(tuple(Gpu(**{**gpu, "computing": _set(gpu["computing"])}) for gpu in gpus))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return _ask_nvidia_smi(f"NVML: {error}")
+
+
+def _set(pids: list[int] | None) -> frozenset[int] | None:
+    return None if pids is None else frozenset(pids)
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_SECONDS
+    ).stdout
+
+
+def main() -> None:
+    """Print what NVML says as JSON: a list of GPUs, or a text, why there is none."""
+    import pynvml
+
     # The second says that the driver is older than what nvidia-ml-py was made for.
     refusals = (pynvml.NVMLError, getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError))
     try:
         pynvml.nvmlInit()
-        try:
-            count = pynvml.nvmlDeviceGetCount()
-            return Listing(tuple(_ask_nvml(pynvml, index) for index in range(count)))
-        finally:
-            pynvml.nvmlShutdown()
+        gpus = [_ask_nvml(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+        print(json.dumps(gpus))
     except refusals as error:
-        return _ask_nvidia_smi(f"NVML: {error}")
+        print(json.dumps(f"NVML: {error}"))
 
 
-def _ask_nvml(nvml: Any, index: int) -> Gpu:
+def _ask_nvml(nvml: Any, index: int) -> dict[str, Any]:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     try:
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        computing = frozenset(process.pid for process in running)
+        computing = [process.pid for process in running]
     except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):
         computing = None
     try:
         split = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
     except nvml.NVMLError_NotSupported:
         split = False
-    return Gpu(
-        index=index,
-        uuid=nvml.nvmlDeviceGetUUID(handle),
-        name=nvml.nvmlDeviceGetName(handle),
-        free_bytes=memory.free,
-        total_bytes=memory.total,
-        computing=computing,
-        split=split,
-    )
+    return {
+        "index": index,
+        "uuid": nvml.nvmlDeviceGetUUID(handle),
+        "name": nvml.nvmlDeviceGetName(handle),
+        "free_bytes": memory.free,
+        "total_bytes": memory.total,
+        "computing": computing,
+        "split": split,
+    }
 
 
 def _ask_nvidia_smi(otherwise: str) -> Listing:
@@ -99,13 +125,7 @@ def _ask_nvidia_smi(otherwise: str) -> Listing:
 
 
 def _query(program: str, what: str) -> list[list[str]]:
-    output = subprocess.run(
-        [program, f"--query-{what}", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_TIMEOUT_SECONDS,
-    ).stdout
+    output = _output([program, f"--query-{what}", "--format=csv,noheader,nounits"])
     return [[field.strip() for field in line.split(",")] for line in output.splitlines() if line]
 
 
@@ -128,3 +148,7 @@ def _read(gpus: Iterable[list[str]], processes: Iterable[list[str]]) -> Iterable
 
 def _mebibytes(text: str) -> int:
     return int(text) << 20 if text.isdecimal() else 0
+
+
+if __name__ == "__main__":
+    main()

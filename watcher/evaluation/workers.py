@@ -37,7 +37,7 @@ def make_supervisors(
         settings.device,
         listing,
         visible=environment.get("CUDA_VISIBLE_DEVICES"),
-        evaluators=other_evaluators(settings.device_lock_dir, listing),
+        evaluators=other_evaluators(settings, listing),
     )
     supervisors = []
     for number, choice in enumerate(choices):
@@ -46,12 +46,13 @@ def make_supervisors(
     return supervisors
 
 
-def other_evaluators(lock_dir: str | None, listing: Listing) -> dict[str, int]:
-    """Return the GPUs that watchers evaluate on now: UUID to process id of the worker."""
-    folder = lock_folder(lock_dir) if listing.gpus else None
-    found = {}
-    for gpu in listing.gpus if folder else ():
-        assert folder
+def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
+    """Return what `auto` has to know: the GPUs that watchers evaluate on, with the worker's id."""
+    folder = lock_folder(settings.device_lock_dir) if settings.device == "auto" else None
+    found: dict[str, int] = {}
+    if folder is None:
+        return found
+    for gpu in listing.gpus:
         holder = DeviceLock(folder, gpu.uuid, label="", run="").holder()
         if holder:
             found[gpu.uuid] = holder.worker
