@@ -78,7 +78,10 @@ def test_a_run_tells_that_it_is_ready_how_it_stands_and_that_it_stops(
     assert manager.listen().count("READY=1") == 1
     assert manager.pings() == 0, "nobody asked for pings"
     assert watcher.stop() == 0
-    assert manager.listen()[-2:] == ["STOPPING=1", "STATUS=stopping"]
+    assert [text for text in manager.listen() if text != "STOPPING=1"][-2:] == [
+        "STATUS=stopping",
+        "STATUS=ended",
+    ]
 
 
 def test_the_status_tells_the_queue_and_an_early_stop(watcher: Watcher, path_manager: Manages):
@@ -93,6 +96,14 @@ def test_the_status_tells_the_queue_and_an_early_stop(watcher: Watcher, path_man
         *("--patience", 1), NOTIFY_SOCKET=path_manager.address, STUB_SCORES='{"ckpt-4": 0.0}'
     )
     wait_until(lambda: "early stop: no improvement" in path_manager.status(), "the decision")
+
+
+def test_a_run_that_ends_with_an_error_leaves_it_in_the_status(
+    watcher: Watcher, path_manager: Manages
+):
+    refused = "label map nowhere.pbtxt does not exist"
+    assert watcher.run(NOTIFY_SOCKET=path_manager.address, STUB_REFUSE=refused) == 1
+    assert path_manager.status() == f"ended by an error: {refused}"
 
 
 def test_a_run_that_waits_for_its_model_dir_is_ready_and_says_so(

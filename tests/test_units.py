@@ -127,6 +127,20 @@ def test_a_run_on_the_cpu_sees_no_devices_and_one_in_a_home_folder_sees_that(
     assert f"d {home} 0755 you you\n" in folders
 
 
+def test_what_other_settings_need_is_in_the_drop_in(run_files: dict[str, Path]):
+    flags = ["--group", "0", "--notify", "json://127.0.0.1", "--device-lock-dir", "/srv/locks"]
+    elsewhere = run_files["config"].parent / "state"
+    done = install(run_files, *flags, "--state-dir", elsewhere, "--user", "you")
+    assert done.returncode == 0, done.stderr
+    written = drop_in(run_files, "checkpoint-watcher@cats.service")
+    assert f"\nReadWritePaths={run_files['model_dir']} {elsewhere} /srv/locks\n" in written
+    assert "\nSupplementaryGroups=0\nRestrictSUIDSGID=no\nSystemCallFilter=@chown\n" in written
+    assert "\nIPAddressAllow=any\n" in written
+    folders = installed(run_files, "etc/tmpfiles.d/checkpoint-watcher-cats.conf")
+    assert f"d {elsewhere} 0755 you you\n" in folders
+    assert str(run_files["model_dir"]) not in folders, "what is there already is not made"
+
+
 def test_a_plain_trainer_is_stopped_by_a_unit_that_waits_for_the_sentinel(
     run_files: dict[str, Path],
 ):

@@ -117,8 +117,8 @@ class Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stopping()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._notifier.send("STOPPING=1", f"STATUS={_ending(error)}")
         if self._reader:
             self._reader.close()
             self._reader = None
@@ -149,6 +149,10 @@ class Service:
         except StoreError as error:
             return f"cannot read the database: {error.message}"
         return _sentence(presence, best, waiting)
+
+
+def _ending(error: BaseException | None) -> str:
+    return f"ended by an error: {error}" if isinstance(error, Exception) else "ended"
 
 
 def _sentence(presence: Presence, best: dict[str, object] | None, waiting: int) -> str:
