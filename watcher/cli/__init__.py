@@ -19,7 +19,7 @@ class _Commands(click.Group):
 
     names = (
         *("run", "train", "status", "best", "history", "explain"),
-        *("keep", "requeue", "resume", "rebuild", "install-units"),
+        *("keep", "requeue", "resume", "rebuild", "install-units", "doctor"),
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:

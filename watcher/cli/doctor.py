@@ -1,0 +1,92 @@
+"""`checkpoint-watcher doctor`: checks before and during a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from watcher.cli.options import as_json, print_json, settings_options
+from watcher.config import load_settings
+
+if TYPE_CHECKING:
+    from watcher.doctor.finding import Finding
+
+_STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+@click.command()
+@click.argument("model_dir", required=False)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Settings from a TOML file, as for run.",
+)
+@click.option("--strict", is_flag=True, help="Exit with code 1 for warnings too.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    metavar="SECONDS",
+    help="How long the training environment may take to answer [120].",
+)
+@as_json
+@settings_options
+def doctor(
+    model_dir: str | None,
+    config_file: Path | None,
+    strict: bool,
+    time_limit: float,
+    json_output: bool,
+    **flags: Any,
+) -> None:
+    """Check what a run on MODEL_DIR needs, and say what to do about what is missing.
+
+    Takes the settings of run, before a run or beside one; writes nothing that lasts and computes on
+    no GPU. Exit code 0 without an error, 1 with one (with --strict also for a warning). A check
+    that hangs or fails is a warning that says so.
+    """
+    from watcher.doctor.examine import examine
+    from watcher.doctor.finding import exit_code
+
+    settings = load_settings({**flags, "model_dir": model_dir}, os.environ, config_file)
+    found = examine(settings, time_limit)
+    code = exit_code(found, strict=strict)
+    if json_output:
+        counts = Counter(finding.severity for finding in found)
+        numbers = {severity: counts[severity] for severity in ("ok", "note", "warning", "error")}
+        print_json({"ok": code == 0, "counts": numbers, "findings": found})
+    else:
+        _show(found)
+    # Not sys.exit: a check that was left hanging must not hold up the end.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _show(found: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in found:
+        mark = Text(finding.severity, style=_STYLE[finding.severity])
+        table.add_row(mark, finding.check, Text(finding.message))
+        if finding.remedy:
+            table.add_row("", "", Text.assemble(("-> ", "bold"), finding.remedy))
+    counts = Counter[str](finding.severity for finding in found)
+    console = Console(highlight=False)
+    console.print(table)
+    kinds = [("error", "errors"), ("warning", "warnings")]
+    said = [f"{counts[one]} {one if counts[one] == 1 else many}" for one, many in kinds]
+    console.print(f"\n{' and '.join(said)} in {len(found)} findings")

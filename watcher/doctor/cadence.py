@@ -1,0 +1,131 @@
+"""Cadence: how often the trainer saves, which steps it never saves, and whether we keep up. Pure.
+
+model_main_tf2 runs 100 steps at a time and looks only then whether it is time to save: that is
+every ceil(checkpoint_every_n / 100) * 100 steps. It does not save at the end.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from watcher.data import FoundCheckpoint
+from watcher.doctor.finding import Finding, duration
+
+LOOP_STEPS = 100
+_ENOUGH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast checkpoints come and are dealt with.
+
+    Attributes:
+        every_n: The trainer's --checkpoint_every_n.
+        source: Where that is known from.
+        num_steps: Steps of the whole training, None when unknown.
+        save_seconds: Between two saves, None when unknown.
+        eval_seconds: Of one evaluation, None when unknown.
+        workers: Evaluations at the same time.
+        queue_policy: As set.
+    """
+
+    every_n: int
+    source: str
+    num_steps: int | None = None
+    save_seconds: float | None = None
+    eval_seconds: float | None = None
+    workers: int = 1
+    queue_policy: str = "all"
+
+
+def save_seconds(found: Sequence[FoundCheckpoint]) -> float | None:
+    """Return the median seconds between saves in a row, None when there are too few."""
+    ordered = sorted(found, key=lambda checkpoint: checkpoint.save_counter)
+    # The first is saved before the model is built, and says nothing about the pace.
+    pairs = [
+        (after.written_at - before.written_at)
+        for before, after in pairwise(ordered)
+        if after.save_counter == before.save_counter + 1 and before.save_counter > 1
+    ]
+    pairs = [seconds for seconds in pairs if seconds > 0]
+    return statistics.median(pairs) if len(pairs) >= _ENOUGH else None
+
+
+def rounded(every_n: int) -> int:
+    """Return how many steps lie between two saves."""
+    return max(1, -(-every_n // LOOP_STEPS)) * LOOP_STEPS
+
+
+def saving(pace: Pace) -> list[Finding]:
+    """Say at which steps the trainer saves, and which last steps are never saved."""
+    interval = rounded(pace.every_n)
+    found = []
+    if interval != pace.every_n:
+        found.append(
+            Finding(
+                "saving",
+                "note",
+                f"checkpoint_every_n is {pace.every_n} ({pace.source}), and the trainer saves every"
+                f" {interval} steps: it looks only each {LOOP_STEPS} steps",
+            )
+        )
+    if not pace.num_steps:
+        text = f"a checkpoint every {interval} steps ({pace.source})"
+        return found or [Finding("saving", "ok", text)]
+    total = -(-pace.num_steps // LOOP_STEPS) * LOOP_STEPS
+    saves, lost = divmod(total, interval)
+    if lost:
+        found.append(
+            Finding(
+                "saving",
+                "warning",
+                f"training ends at step {total}, and the last checkpoint will be that of step"
+                f" {total - lost}: the last {lost} steps are never saved"
+                f" (a save every {interval} steps, {pace.source})",
+                f"set num_steps to {total - lost or interval} or"
+                f" {total - lost + interval}, or --checkpoint_every_n to a divisor of {total}",
+            )
+        )
+    else:
+        text = f"{saves} checkpoints in {total} steps, one every {interval} ({pace.source})"
+        found.append(Finding("saving", "ok", f"{text}; the last step is saved"))
+    return found
+
+
+def keeping_up(pace: Pace) -> list[Finding]:
+    """Say whether evaluations are faster than saves, and how far the queue would grow."""
+    if pace.save_seconds is None or pace.eval_seconds is None:
+        missing = "time between saves" if pace.save_seconds is None else "time of an evaluation"
+        text = f"the {missing} is not known yet: look again when three checkpoints were scored"
+        return [Finding("pace", "note", text)]
+    each = pace.eval_seconds / pace.workers
+    times = f"an evaluation takes {duration(pace.eval_seconds)}"
+    times += f" ({pace.workers} at a time)" if pace.workers > 1 else ""
+    times += f", a checkpoint comes every {duration(pace.save_seconds)}"
+    if each <= pace.save_seconds:
+        return [Finding("pace", "ok", f"{times}: the queue does not grow")]
+    growth = 3600 / pace.save_seconds - 3600 / each
+    if pace.queue_policy != "all":
+        text = f"{times}: some are skipped, as queue_policy ({pace.queue_policy}) says"
+        return [Finding("pace", "ok", text)]
+    needed = rounded(int(rounded(pace.every_n) * each / pace.save_seconds))
+    return [
+        Finding(
+            "pace",
+            "warning",
+            f"{times}: the queue grows by {growth:.0f} an hour"
+            + (_backlog(pace, each) if pace.num_steps else ""),
+            f"--eval-batch-size, --sample-1-of-n, --queue-policy latest, or save every {needed}"
+            " steps",
+        )
+    ]
+
+
+def _backlog(pace: Pace, each: float) -> str:
+    assert pace.num_steps and pace.save_seconds is not None
+    saves = pace.num_steps // rounded(pace.every_n)
+    hours = saves * (each - pace.save_seconds)
+    return f"; after {saves} checkpoints it would go on for {duration(hours)} after the trainer"

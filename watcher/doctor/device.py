@@ -1,0 +1,96 @@
+"""Device: whether the device to evaluate on is there, free, and not the trainer's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from watcher.config import Settings
+from watcher.doctor.finding import Finding
+from watcher.doctor.processes import Trainer, command_of
+from watcher.errors import ConfigError
+from watcher.evaluation.device import Choice, choose, visible_to_cuda
+from watcher.evaluation.gpus import Gpu, Listing
+
+_REMEDY = (
+    "give trainer and watcher different GPUs: CUDA_VISIBLE_DEVICES for the trainer, --device for us"
+)
+
+
+def device(
+    settings: Settings,
+    listing: Listing,
+    running: Sequence[Trainer],
+    command: Callable[[int], str] = command_of,
+) -> list[Finding]:
+    """Judge `--device` by what computes on the GPUs now.
+
+    Args:
+        settings: The run's.
+        listing: The GPUs of this machine.
+        running: The trainers that are seen.
+        command: Gives the command line of a process id.
+    """
+    used = trainers_gpus(running, listing)
+    try:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        evaluators = {
+            gpu.uuid: pid
+            for gpu in listing.gpus
+            for pid in gpu.computing or ()
+            if is_worker(command(pid))
+        }
+        choices = choose(
+            settings.device, listing, visible=visible, taken=used, evaluators=evaluators
+        )
+    except ConfigError as error:
+        return [Finding("device", "error", error.message, error.hint)]
+    by_uuid = {gpu.uuid: gpu for gpu in listing.gpus}
+    found = []
+    for choice in choices:
+        gpu = by_uuid.get(choice.device)
+        found.append(_judge(choice, gpu, used, command) if gpu else _without(choice))
+    return found
+
+
+def trainers_gpus(running: Sequence[Trainer], listing: Listing) -> dict[str, int]:
+    """Return the UUIDs of the GPUs that trainers may use, with the trainer's process id.
+
+    A trainer whose environment we may not read is left out: its GPUs show what computes on them.
+    """
+    return {
+        uuid: trainer.pid
+        for trainer in running
+        if trainer.visible != "unknown"
+        for uuid in visible_to_cuda(trainer.visible, listing.gpus)
+    }
+
+
+def _without(choice: Choice) -> Finding:
+    if choice.is_gpu:
+        text = f"{choice.device} is asked for, and nothing here lists GPUs"
+        return Finding("device", "warning", text, "install nvidia-smi or nvidia-ml-py")
+    return Finding("device", "ok", f"evaluates on the CPU: {choice.reason}")
+
+
+def _judge(
+    choice: Choice,
+    gpu: Gpu,
+    used: dict[str, int],
+    command: Callable[[int], str],
+) -> Finding:
+    if trainer := used.get(gpu.uuid):
+        text = f"{choice.label} is one that trainer {trainer} computes on"
+        return Finding("device", "error", text, _REMEDY)
+    others = [pid for pid in sorted(gpu.computing or ()) if not is_worker(command(pid))]
+    if others:
+        named = ", ".join(f"{pid} ({command(pid)[:60] or 'hidden'})" for pid in others[:3])
+        text = f"others compute on {choice.label}: {named}"
+        return Finding("device", "warning", text, _REMEDY)
+    free = f"{gpu.free_bytes >> 20} of {gpu.total_bytes >> 20} MiB are free"
+    return Finding("device", "ok", f"{choice.label}: {free}; {choice.reason}")
+
+
+def is_worker(words: str) -> bool:
+    """True for the command line of an evaluation worker: those take a GPU in turn."""
+    return "evaluators/worker.py" in words

@@ -1,0 +1,141 @@
+"""Examine: all checks of a run, in two rounds; the second needs what the first found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from watcher.checkpoints.discover import scan
+from watcher.config import Settings
+from watcher.decision.policy import boards
+from watcher.doctor import cadence, device, folders, service, space, state, training
+from watcher.doctor.finding import Finding
+from watcher.doctor.limits import Check, look_at
+from watcher.doctor.processes import Trainer, trainers
+from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.evaluation.device import choose
+from watcher.evaluation.gpus import list_gpus
+
+CHECK_SECONDS = 10.0
+# Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.
+_DEVICE_SECONDS = 45.0
+_DEFAULT_EVERY_N = 1000
+
+
+def examine(settings: Settings, time_limit: float) -> list[Finding]:
+    """Look at everything around a run, and return what was found.
+
+    Writes nothing but two empty files that it removes again, in the run's own `pins/` if there is
+    one. Returns after both time limits at the latest.
+
+    Args:
+        settings: The run's.
+        time_limit: Seconds for the training environment's answer; other checks have ten.
+    """
+    running: list[Trainer] = []
+    first = look_at([Check("trainer", lambda: _find(running), CHECK_SECONDS)])
+    answer = training.Answer()
+
+    def ask() -> list[Finding]:
+        nonlocal answer
+        answer = training.ask(settings, _device(settings, running), time_limit)
+        return [*training.environment(answer.facts), *answer.findings]
+
+    mounts = Path("/proc/self/mountinfo")
+    first += look_at(
+        [
+            # It keeps its own time, and needs a little more to end what it started.
+            Check("environment", ask, time_limit + _DEVICE_SECONDS + 10),
+            Check("model_dir", lambda: folders.model_dir(settings, running), CHECK_SECONDS),
+            Check(
+                "file system",
+                lambda: folders.file_system(settings, mounts.read_text()),
+                CHECK_SECONDS,
+            ),
+            Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
+            Check("device", lambda: device.device(settings, list_gpus(), running), _DEVICE_SECONDS),
+            Check("systemd", lambda: service.units(settings), CHECK_SECONDS),
+        ]
+    )
+    facts = answer.facts
+    return first + look_at(
+        [
+            Check("coco backend", lambda: training.coco_backend(facts), CHECK_SECONDS),
+            Check("pace", lambda: _pace(settings, running, facts.get("num_steps")), CHECK_SECONDS),
+            Check("disk space", lambda: _room(settings, facts.get("num_steps")), CHECK_SECONDS),
+        ]
+    )
+
+
+def _find(running: list[Trainer]) -> list[Finding]:
+    running += trainers()
+    return []
+
+
+def _device(settings: Settings, running: Sequence[Trainer]) -> str:
+    """Return the device that the training environment is asked about."""
+    if settings.device == "cpu":
+        return "cpu"
+    listing = list_gpus()
+    try:
+        taken = device.trainers_gpus(running, listing)
+        return choose(settings.device, listing, taken=taken)[0].device
+    except ConfigError:  # the check of the device tells it
+        return "cpu"
+
+
+def _recorded(settings: Settings) -> state.RunState:
+    try:
+        return state.load(settings.state_path) or state.RunState({})
+    except StoreError:  # the check of the database tells it
+        return state.RunState({})
+
+
+def _pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> list[Finding]:
+    recorded = _recorded(settings)
+    here = settings.model_path.resolve()
+    trainer = next((one for one in running if one.model_dir == here), None)
+    if trainer:
+        every_n, source = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
+        steps = trainer.num_train_steps or steps
+    elif recorded.steps:
+        every_n, source = recorded.steps, "as the recorded checkpoints lie"
+    else:
+        every_n, source = _DEFAULT_EVERY_N, "the OD API's default"
+    try:
+        found = scan(settings.model_path)
+    except ModelDirError:
+        found = []
+    pace = cadence.Pace(
+        every_n,
+        source,
+        steps or None,
+        cadence.save_seconds(found),
+        recorded.eval_seconds,
+        workers=settings.device.count(",") + 1,
+        queue_policy=settings.queue_policy,
+    )
+    return [*cadence.saving(pace), *cadence.keeping_up(pace)]
+
+
+def _room(settings: Settings, steps: int | None) -> list[Finding]:
+    recorded = _recorded(settings)
+    try:
+        found = scan(settings.model_path)
+    except ModelDirError:
+        found = []
+    sizes = [sum(part[1] for part in checkpoint.signature) for checkpoint in found]
+    places = [board.policy.top_k for board in boards(settings)]
+    more = settings.keep_last or 0
+    every = cadence.rounded(recorded.steps or _DEFAULT_EVERY_N)
+    endless = any(place < 0 for place in places) or settings.keep_every_steps
+    demand = space.Demand(
+        checkpoint_bytes=max(sizes, default=None),
+        kept=None if endless else sum(places) + more,
+        held=recorded.promoted,
+        waiting=recorded.waiting,
+        max_waiting_bytes=settings.waiting_policy.max_bytes,
+        present=len(found),
+        expected=steps // every if steps else None,
+    )
+    return space.room(demand, space.free_bytes(folders.present(settings.state_path)))

@@ -1,0 +1,260 @@
+"""Folders: whether checkpoints appear in MODEL_DIR, and how well its file system serves us."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcher.checkpoints.discover import scan
+from watcher.checkpoints.pin import probe
+from watcher.config import Settings
+from watcher.data import FoundCheckpoint
+from watcher.doctor.finding import Finding, duration
+from watcher.doctor.processes import Trainer
+from watcher.errors import ModelDirError
+from watcher.store import PINS_NAME
+
+_SIBLINGS = 1000
+_ALIKE = 0.8
+_NETWORK = frozenset(
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs"),
+        *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "pvfs2", "orangefs"),
+    )
+)
+_NO_LINKS = frozenset(("vfat", "msdos", "exfat"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The file system that a path lies on."""
+
+    point: Path
+    kind: str
+
+    @property
+    def is_remote(self) -> bool:
+        """True for network file systems and for those that a program serves (FUSE)."""
+        return self.kind in _NETWORK or self.kind == "fuse" or self.kind.startswith("fuse.")
+
+
+def mount_of(path: Path, mountinfo: str) -> Mount | None:
+    """Find the mount of an absolute path without links in the text of /proc/self/mountinfo. Pure.
+
+    Its format is in proc(5): the mount point is the fifth field, with octal escapes; the type is
+    the first one after a lone dash. Of mounts over each other the last one counts.
+    """
+    best: Mount | None = None
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        words = fields.split(" ")
+        if len(words) < 5 or not rest:
+            continue
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[4]))
+        if path.is_relative_to(point) and (
+            best is None or len(point.parts) >= len(best.point.parts)
+        ):
+            best = Mount(point, rest.split(" ")[0])
+    return best
+
+
+def present(path: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that is there, without links."""
+    for folder in (path, *path.parents):
+        if folder.is_dir():
+            return folder.resolve()
+    return Path("/")
+
+
+def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
+    """Say whether checkpoints appear in MODEL_DIR, or which other folder they may appear in."""
+    folder = settings.model_path
+    ours = [trainer for trainer in running if trainer.model_dir == folder.resolve()]
+    if not folder.is_dir():
+        return [_missing(settings, running)]
+    found = scan(folder)
+    if found:
+        newest = max(found, key=lambda checkpoint: checkpoint.written_at)
+        age = duration(max(0.0, time.time() - newest.written_at))
+        writing = f"; trainer {ours[0].pid} writes here" if ours else ""
+        message = f"{len(found)} checkpoints, {newest.name} written {age} ago{writing}"
+        return [Finding("model_dir", "ok", message)]
+    if ours:
+        message = f"no checkpoint yet; trainer {ours[0].pid} writes here"
+        return [Finding("model_dir", "ok", message)]
+    if elsewhere := _elsewhere(folder, running):
+        return [elsewhere]
+    return [Finding("model_dir", "ok", f"no checkpoint in {folder} yet, and no trainer is seen")]
+
+
+def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
+    folder = settings.model_path
+    if elsewhere := _elsewhere(folder, running):
+        message = f"{folder} does not exist: {elsewhere.message}"
+        return Finding("model_dir", "error", message, elsewhere.remedy)
+    if folder.exists():
+        return Finding("model_dir", "error", f"{folder} is not a folder", "give a folder")
+    if folder.parent.is_dir() and settings.wait_for_model_dir:
+        message = f"{folder} does not exist yet, and is waited for"
+        return Finding("model_dir", "ok", message)
+    return Finding(
+        "model_dir",
+        "error",
+        f"{folder} does not exist",
+        "start the trainer first, or use --wait-for-model-dir"
+        if folder.parent.is_dir()
+        else f"{folder.parent} does not exist either; is the path right?",
+    )
+
+
+def _elsewhere(folder: Path, running: Sequence[Trainer]) -> Finding | None:
+    """Say which other folder gets the checkpoints that were expected here."""
+    remedy = "give the folder that the trainer got as --model_dir"
+    since = folder.stat().st_mtime if folder.is_dir() else 0.0
+    for sibling in _lookalikes(folder):
+        if (count := _checkpoints_since(sibling, since)) > 0:
+            # The same words without this one's name would send people to look at the wrong folder.
+            message = f"{count} checkpoints are in {sibling}, which is spelled almost like it"
+            return Finding("model_dir", "warning", message, remedy)
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    for child in inside[:_SIBLINGS]:
+        ours = child.name in ("best", "kept", "watcher") or child.name.startswith("best-")
+        if not ours and child.is_dir() and (count := _checkpoints_since(child, 0.0)) > 0:
+            message = f"no checkpoint in {folder}, but {count} in {child}"
+            return Finding("model_dir", "warning", message, remedy)
+    if len(running) == 1:
+        message = f"the only trainer here, {running[0].pid}, writes into {running[0].model_dir}"
+        return Finding("model_dir", "warning", message, remedy)
+    return None
+
+
+def _lookalikes(folder: Path) -> list[Path]:
+    """List the folders beside it whose names are its own but for a slip. Another number is none."""
+    try:
+        with os.scandir(folder.parent) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(_SIBLINGS), strict=False)]
+    except OSError:
+        return []
+    alike = [name for name in names if name != folder.name and is_slip(name, folder.name)]
+    return [folder.parent / name for name in sorted(alike)]
+
+
+def is_slip(name: str, other: str) -> bool:
+    """True when one name may be the other, mistyped; run-1 and run-2 are two runs. Pure."""
+    first, second = (re.sub(r"[-_. ]", "", text.casefold()) for text in (name, other))
+    if first == second:
+        return True
+    if re.findall(r"[0-9]+", first) != re.findall(r"[0-9]+", second):
+        return False
+    return difflib.SequenceMatcher(None, first, second).ratio() >= _ALIKE
+
+
+def _checkpoints_since(folder: Path, since: float) -> int:
+    try:
+        found: list[FoundCheckpoint] = scan(folder)
+    except ModelDirError:
+        return 0
+    if since and not any(checkpoint.written_at > since for checkpoint in found):
+        return 0
+    return len(found)
+
+
+def file_system(settings: Settings, mountinfo: str) -> list[Finding]:
+    """Say whether events, hard links and SQLite work as they should where the run lies."""
+    trainers_place, our_place = present(settings.model_path), present(settings.state_path)
+    theirs, ours = mount_of(trainers_place, mountinfo), mount_of(our_place, mountinfo)
+    return [
+        *_events(settings.model_path, theirs),
+        *_links(settings, trainers_place, our_place, ours),
+        *_journal(our_place, ours),
+    ]
+
+
+def _events(folder: Path, mount: Mount | None) -> list[Finding]:
+    if mount and mount.is_remote:
+        return [
+            Finding(
+                "events",
+                "warning",
+                f"MODEL_DIR is on {mount.kind}, which tells of no file that another machine or"
+                " program writes: the watcher looks again at intervals, and misses nothing that"
+                " lasts as long as one",
+                "lower --rescan-seconds if checkpoints are saved every few seconds",
+            )
+        ]
+    if not folder.is_dir():
+        return []
+    from watcher.intake.watch import Watch
+
+    watch = Watch(folder, lambda: None)
+    try:
+        watch.ensure()
+        degraded = watch.degraded
+    finally:
+        watch.close()
+    if degraded:
+        remedy = "raise fs.inotify.max_user_instances and max_user_watches with sysctl"
+        text = f"{degraded}; MODEL_DIR is looked at each second instead"
+        return [Finding("events", "warning", text, remedy)]
+    kind = f" on {mount.kind}" if mount else ""
+    return [Finding("events", "ok", f"file system events can be had{kind}")]
+
+
+def _links(settings: Settings, theirs: Path, ours: Path, mount: Mount | None) -> list[Finding]:
+    pins = settings.state_path / PINS_NAME
+    reason = None
+    if theirs.stat().st_dev != ours.stat().st_dev:
+        reason = f"{settings.state_path} is on another file system than {settings.model_path}"
+    elif mount and mount.kind in _NO_LINKS:
+        reason = f"{mount.kind} has no hard links"
+    elif pins.is_dir():
+        reason = probe(settings.model_path, pins)
+    reason = reason or _foreign(settings.model_path)
+    if reason is None:
+        text = "pins can be hard links: they take no time and no space of their own"
+        return [Finding("hard links", "ok", text)]
+    return [
+        Finding(
+            "hard links",
+            "warning",
+            f"pins will be copies, which take time and space: {reason}",
+            "run the watcher as the trainer's user, with --state-dir on MODEL_DIR's file system",
+        )
+    ]
+
+
+def _foreign(folder: Path) -> str | None:
+    """Say that the newest checkpoint is somebody else's, which the kernel lets nobody link."""
+    try:
+        protected = Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
+        found = scan(folder)
+    except (OSError, ModelDirError):
+        return None
+    if not protected or not found or os.geteuid() == 0:
+        return None
+    newest = max(found, key=lambda checkpoint: checkpoint.written_at)
+    shards = sorted(folder.glob(f"{newest.name}.data-*"))
+    if not shards or shards[0].stat().st_uid == os.geteuid() or os.access(shards[0], os.W_OK):
+        return None
+    return f"{shards[0].name} belongs to another user (fs.protected_hardlinks)"
+
+
+def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
+    if not mount or not mount.is_remote:
+        kind = f" ({mount.kind})" if mount else ""
+        return [Finding("database place", "ok", f"a local file system{kind}: WAL can be used")]
+    return [
+        Finding(
+            "database place",
+            "warning",
+            f"the database is on {mount.kind}: write-ahead logging needs a local disk, and locks"
+            " may not reach from one machine to another",
+            "read and write it on one machine only; --state-dir on a local disk helps the"
+            " database, but makes the pins copies",
+        )
+    ]

@@ -1,0 +1,63 @@
+"""Time limits: a check that hangs or fails is a finding like any other."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from watcher.doctor.finding import Finding
+from watcher.errors import WatcherError
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A function to call, what to call it, and how long it may take."""
+
+    name: str
+    look: Callable[[], list[Finding]]
+    seconds: float
+
+
+def look_at(checks: Sequence[Check]) -> list[Finding]:
+    """Run all checks at the same time, and return their findings in the order of the checks.
+
+    Returns after the longest limit at the latest: a thread that hangs, in a file system say, is
+    left behind.
+    """
+    answers: list[queue.SimpleQueue[list[Finding]]] = [queue.SimpleQueue() for _ in checks]
+    began = time.monotonic()
+    for check, answer in zip(checks, answers, strict=True):
+        threading.Thread(target=_run, args=(check, answer), name=check.name, daemon=True).start()
+    found: list[Finding] = []
+    for check, answer in zip(checks, answers, strict=True):
+        try:
+            found += answer.get(timeout=max(0.0, began + check.seconds - time.monotonic()))
+        except queue.Empty:
+            found.append(_hung(check))
+    return found
+
+
+def _run(check: Check, answer: queue.SimpleQueue[list[Finding]]) -> None:
+    try:
+        answer.put(check.look())
+    except WatcherError as error:
+        answer.put([_failed(check, error.message, error.hint)])
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        answer.put([_failed(check, text, None)])
+
+
+def _failed(check: Check, why: str, remedy: str | None) -> Finding:
+    return Finding(check.name, "warning", f"this could not be checked: {why}", remedy)
+
+
+def _hung(check: Check) -> Finding:
+    return Finding(
+        check.name,
+        "warning",
+        f"this could not be checked: no answer within {check.seconds:g} s",
+        "a disk, a mount or a program that it asks hangs, or the machine is very busy",
+    )

@@ -1,0 +1,90 @@
+"""Processes: which trainers run on this machine, as far as /proc shows them to us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcher.launch.command import flag_value
+
+_TRAINER = "model_main_tf2"
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """A running model_main_tf2.
+
+    Attributes:
+        model_dir: Where it writes, absolute and with links resolved.
+        checkpoint_every_n: The flag, 1000 when it is not given.
+        num_train_steps: The flag, None when it is not given.
+        visible: Its CUDA_VISIBLE_DEVICES, None when not set; `unknown` when we may not look.
+    """
+
+    pid: int
+    model_dir: Path
+    checkpoint_every_n: int
+    num_train_steps: int | None
+    visible: str | None
+
+
+def trainers(proc: Path = Path("/proc")) -> list[Trainer]:
+    """List the running trainers whose model_dir can be told, oldest process id first."""
+    found = []
+    for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if is_trainer(words) and (trainer := _trainer(folder, words)):
+            found.append(trainer)
+    return found
+
+
+def is_trainer(words: list[str]) -> bool:
+    """True for the command line of a Python that trains with the OD API, not only evaluates."""
+    if not words or not Path(words[0]).name.startswith("python"):
+        return False
+    runs = any(
+        word.removesuffix(".py").rpartition("/")[2].endswith(_TRAINER) for word in words[1:4]
+    )
+    return runs and not flag_value(words, "checkpoint_dir")
+
+
+def command_of(pid: int) -> str:
+    """Return the command line of a process, empty when it is gone or hidden."""
+    try:
+        content = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return content.decode(errors="replace").replace("\0", " ").strip()
+
+
+def _trainer(folder: Path, words: list[str]) -> Trainer | None:
+    given = flag_value(words, "model_dir")
+    try:
+        if not given:
+            return None
+        model_dir = ((folder / "cwd").readlink() / given).resolve()
+    except OSError:
+        model_dir = Path(given or "")
+    return Trainer(
+        pid=int(folder.name),
+        model_dir=model_dir,
+        checkpoint_every_n=_number(flag_value(words, "checkpoint_every_n")) or 1000,
+        num_train_steps=_number(flag_value(words, "num_train_steps")),
+        visible=_visible(folder),
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _visible(folder: Path) -> str | None:
+    try:
+        variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "unknown"
+    prefix = "CUDA_VISIBLE_DEVICES="
+    return next((v.removeprefix(prefix) for v in variables if v.startswith(prefix)), None)

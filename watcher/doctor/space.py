@@ -1,0 +1,69 @@
+"""Space: whether the disk has room for what will be kept and what may wait. Pure but for `look`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcher.doctor.finding import Finding, Severity, sizes
+
+TRAINER_KEEPS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run may come to hold.
+
+    Attributes:
+        checkpoint_bytes: Size of the largest checkpoint, None before the first.
+        kept: Places on all boards and in kept/; None when there is no limit.
+        held: Checkpoints that lie there or wait already.
+        waiting: Checkpoints that wait for their evaluation.
+        max_waiting_bytes: What may wait at most, None for no limit.
+        present: Checkpoints of the trainer in MODEL_DIR.
+        expected: Checkpoints of the whole training, None when unknown.
+    """
+
+    checkpoint_bytes: int | None
+    kept: int | None
+    held: int = 0
+    waiting: int = 0
+    max_waiting_bytes: int | None = None
+    present: int = 0
+    expected: int | None = None
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that we may still write on a folder's file system."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def room(demand: Demand, free: int) -> list[Finding]:
+    """Compare what is free with what the trainer's seven, best/ and the queue may come to."""
+    size = demand.checkpoint_bytes
+    if not size:
+        text = f"{sizes(free)} are free; how large a checkpoint is shows with the first one"
+        return [Finding("disk space", "note", text)]
+    # The trainer writes one more before it deletes the oldest.
+    trainers = max(0, TRAINER_KEEPS + 1 - demand.present)
+    kept = demand.kept if demand.kept is not None else demand.expected
+    if kept is None:
+        text = f"every checkpoint ({sizes(size)}) is kept, {sizes(free)} are free: room for"
+        room_for = f"{text} {free // size} more"
+        return [Finding("disk space", "note", room_for)]
+    queue = max(2, demand.waiting) * size
+    if demand.max_waiting_bytes is not None:
+        queue = max(2 * size, min(queue, demand.max_waiting_bytes))
+    needed = max(0, kept - demand.held) * size + trainers * size + queue
+    parts = (
+        f"{sizes(free)} are free; the trainer's {TRAINER_KEEPS}, {kept} kept and"
+        f" {max(2, demand.waiting)} waiting checkpoints of {sizes(size)} may still take"
+        f" {sizes(needed)}"
+    )
+    if free >= needed:
+        return [Finding("disk space", "ok", parts)]
+    remedy = "free some, lower --top-k, set --max-pinned-bytes, or put MODEL_DIR elsewhere"
+    severity: Severity = "error" if free < 2 * size else "warning"
+    return [Finding("disk space", severity, parts, remedy)]

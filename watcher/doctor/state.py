@@ -1,0 +1,147 @@
+"""State: what the run's database says of it, if there is one, and what SQLite it is written by."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import statistics
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from watcher.database_file import DATABASE_NAME, explained
+from watcher.doctor.finding import Finding
+from watcher.errors import StoreError
+from watcher.reading import Reader
+
+# Before it, two connections that write may damage the database (sqlite.org/wal.html).
+_WAL_RESET_FIXED = (3, 51, 3)
+_LAST_EVALUATIONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What is recorded of a run; all empty before its first start.
+
+    Attributes:
+        status: What the daemon last said of itself.
+        eval_seconds: Median of the last evaluations, None before the first.
+        steps: Median of the steps between recorded checkpoints, None when too few are.
+        waiting: Checkpoints that wait.
+        promoted: Places taken on all boards.
+        journal: SQLite's journal mode.
+    """
+
+    status: dict[str, Any]
+    eval_seconds: float | None = None
+    steps: int | None = None
+    waiting: int = 0
+    promoted: int = 0
+    journal: str | None = None
+
+
+def load(state_dir: Path) -> RunState | None:
+    """Read what is recorded, None when there is no database yet.
+
+    Raises:
+        StoreError: there is one, and it cannot be read.
+    """
+    path = state_dir / DATABASE_NAME
+    if not path.exists():
+        return None
+    with closing(Reader(path, timeout_seconds=2.0)) as reader:
+        with explained(path):
+            rows = reader.all("SELECT status FROM runs ORDER BY id LIMIT 1")
+        seconds = reader.all(
+            "SELECT eval_seconds FROM evaluations WHERE eval_seconds IS NOT NULL"
+            " ORDER BY id DESC LIMIT ?",
+            [_LAST_EVALUATIONS],
+        )
+        steps = reader.all(
+            "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0"
+            " ORDER BY global_step DESC LIMIT 30"
+        )
+        promoted = reader.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
+        return RunState(
+            status=msgspec.json.decode(rows[0]["status"]) if rows else {},
+            eval_seconds=_median([row["eval_seconds"] for row in seconds]),
+            steps=_step(sorted(row["global_step"] for row in steps)),
+            waiting=reader.waiting(),
+            promoted=promoted["n"] if promoted else 0,
+            journal=reader.all("PRAGMA journal_mode")[0]["journal_mode"],
+        )
+
+
+def database(state_dir: Path) -> list[Finding]:
+    """Say what SQLite this is, what its fault means for us, and whether the database is sound."""
+    found = [sqlite(sqlite3.sqlite_version)]
+    try:
+        state = load(state_dir)
+    except StoreError as error:
+        return [*found, Finding("database", "error", error.message, error.hint)]
+    if state is None:
+        return [*found, Finding("database", "ok", "none yet; `run` makes it")]
+    if state.journal != "wal":
+        text = f"its journal mode is {state.journal}, not wal: a reader and the watcher wait for"
+        remedy = "this is so on a network file system; --state-dir puts it on another one"
+        found.append(Finding("database", "warning", f"{text} each other", remedy))
+    else:
+        found.append(Finding("database", "ok", "it can be read, and is in WAL mode"))
+    return [*found, *watcher(state.status)]
+
+
+def sqlite(version: str) -> Finding:
+    """Judge SQLite's version. Pure."""
+    if tuple(int(part) for part in version.split(".")[:3]) >= _WAL_RESET_FIXED:
+        return Finding("sqlite", "ok", f"SQLite {version}")
+    return Finding(
+        "sqlite",
+        "ok",
+        f"SQLite {version} has the WAL-reset fault (mended in 3.51.3), which takes two programs"
+        " that write: the watcher is the only one, so let no other write into watcher.db; reading"
+        " is safe",
+    )
+
+
+def watcher(status: dict[str, Any]) -> list[Finding]:
+    """Say whether a watcher runs, and what it says of itself."""
+    pid = status.get("pid")
+    if not pid:
+        return [Finding("watcher", "ok", "none runs on this MODEL_DIR now")]
+    if not _alive(pid):
+        text = f"the last one (process {pid}) ended without saying so, killed or with its machine"
+        return [Finding("watcher", "note", f"{text}; `run` goes on where it was")]
+    found = []
+    for what, name in (("watch", "events"), ("pins", "links")):
+        said = status.get(what)
+        if said not in (None, name):
+            text = f"the watcher that runs (process {pid}) does without {name}: {said}"
+            found.append(Finding("watcher", "warning", text))
+    if problem := status.get("problem"):
+        remedy = "`checkpoint-watcher status MODEL_DIR` and the log say more"
+        found.append(Finding("watcher", "warning", f"process {pid} says: {problem}", remedy))
+    text = f"process {pid} runs; worker: {status.get('worker')}"
+    return found or [Finding("watcher", "ok", text)]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _step(steps: list[int]) -> int | None:
+    gaps = [after - before for before, after in pairwise(steps)]
+    return round(statistics.median(gaps)) if len(gaps) > 1 else None

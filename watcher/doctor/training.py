@@ -1,0 +1,251 @@
+"""The training environment: what `evaluators/doctor.py` finds in it, and how it is asked."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from watcher.config import Settings
+from watcher.doctor.finding import Finding, Severity
+from watcher.evaluation.worker import device_environment
+
+PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "doctor.py"
+_LIMIT_BYTES = 1 << 20
+_ENDING_SECONDS = 2.0
+_FAST_COCO_IMAGES = 1000
+# The README's table "Environments that were run": Python, TensorFlow, tf-models-official.
+RUN = (("3.11", "2.13.1", "2.15.0"), ("3.10", "2.13.1", "2.13.2"), ("3.9", "2.8.4", "2.8.0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the training interpreter said.
+
+    Attributes:
+        facts: Values by name; what came before a crash or the time limit is in it.
+        findings: Its own.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def ask(settings: Settings, device: str, seconds: float) -> Answer:
+    """Run the program in the training interpreter, and end it after so many seconds.
+
+    Args:
+        settings: The run's.
+        device: Where an evaluation would run; the process sees this one alone.
+        seconds: Time limit.
+    """
+    wanted = settings.python or sys.executable
+    interpreter = shutil.which(wanted)
+    if interpreter is None:
+        return Answer(
+            findings=[
+                Finding(
+                    "environment",
+                    "error",
+                    f"python ({wanted}) does not exist or cannot be executed",
+                    "give --python the interpreter of the training environment,"
+                    " /path/to/env/bin/python",
+                )
+            ]
+        )
+    request = {
+        "pipeline_config": settings.pipeline_config,
+        "eval_input": settings.eval_input,
+        "eval_batch_size": settings.eval_batch_size,
+        "sample_1_of_n": settings.sample_1_of_n,
+        "coco_backend": settings.coco_backend,
+        "device": device,
+        "nice": 10,  # a trainer may be running here
+    }
+    try:
+        output, noise, ending = _talk(interpreter, request, device_environment(device), seconds)
+    except OSError as error:
+        text = f"cannot start the interpreter {interpreter}: {error.strerror}"
+        return Answer(findings=[Finding("environment", "error", text, "check --python")])
+    return read(output, noise, ending, interpreter)
+
+
+def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
+    """Turn what the program wrote into an answer. Pure.
+
+    Args:
+        output: Its reply pipe.
+        noise: The end of its standard error.
+        ending: How it ended, in words.
+        interpreter: For the messages.
+    """
+    answer, done = Answer(), False
+    for line in output.splitlines():
+        try:
+            message = json.loads(line)
+            if message["type"] == "fact":
+                answer.facts[str(message["name"])] = message["value"]
+            elif message["type"] == "finding":
+                severity = message["severity"]
+                if severity not in get_args(Severity):
+                    severity = "warning"
+                answer.findings.append(
+                    Finding(
+                        str(message["check"]),
+                        cast(Severity, severity),
+                        str(message["message"]),
+                        message["remedy"],
+                    )
+                )
+            else:
+                done = done or message["type"] == "done"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    if not done:
+        last = noise.decode(errors="replace").strip().splitlines()[-1:]
+        said = f" ({last[0].strip()[:200]})" if last else ""
+        answer.findings.append(
+            Finding(
+                "environment",
+                "error",
+                f"the interpreter {interpreter} {ending}{said}",
+                "run it by hand: PYTHON -c 'import tensorflow, object_detection.model_lib_v2';"
+                " on a busy machine give a larger --time-limit",
+            )
+        )
+    return answer
+
+
+def environment(facts: Mapping[str, Any]) -> list[Finding]:
+    """Compare the versions with those that this evaluator was run with. Pure."""
+    versions = facts.get("versions")
+    if not isinstance(versions, dict):
+        return []
+    python = ".".join(str(versions.get("python")).split(".")[:2])
+    tensorflow, models = versions.get("tensorflow"), versions.get("tf_models_official")
+    text = (
+        f"Python {versions.get('python')}, TensorFlow {tensorflow}, tf-models-official {models},"
+        f" NumPy {versions.get('numpy')}"
+    )
+    if (python, tensorflow, models) in RUN:
+        return [Finding("environment", "ok", f"{text}: a combination that was run")]
+    if tensorflow in {known for _, known, _ in RUN}:
+        message = f"{text}: this TensorFlow was run, though not in this combination"
+        return [Finding("environment", "note", message)]
+    return [
+        Finding(
+            "environment",
+            "warning",
+            f"{text}: this evaluator was not run with this TensorFlow",
+            "compare one score with the OD API's own evaluation;"
+            " 'Environments that were run' in the README has those that were",
+        )
+    ]
+
+
+def coco_backend(facts: Mapping[str, Any]) -> list[Finding]:
+    """Say what computes COCO metrics, and recommend the fast one where it would be felt. Pure."""
+    backend, images = facts.get("coco_backend"), facts.get("images")
+    sets = facts.get("metrics_sets")
+    if backend is None or not any(str(name).startswith("coco_") for name in sets or ()):
+        return []
+    if backend != "pycocotools":
+        return [Finding("coco backend", "ok", f"{backend} computes the COCO metrics")]
+    python = str((facts.get("versions") or {}).get("python", ""))
+    old = python.split(".")[:2] in (["3", "8"], ["3", "9"])
+    if old or not isinstance(images, int) or images < _FAST_COCO_IMAGES:
+        why = "there is no faster one for this Python" if old else "fast enough for a small set"
+        return [Finding("coco backend", "ok", f"pycocotools computes the COCO metrics: {why}")]
+    return [
+        Finding(
+            "coco backend",
+            "warning",
+            f"pycocotools computes the COCO metrics of {images} images; hotcoco gives the same"
+            " numbers in a small part of the time",
+            "with the training environment's pip: pip install --no-deps hotcoco==1.3.0"
+            " (or deploy/requirements/coco-backends.txt, with hashes)",
+        )
+    ]
+
+
+def _talk(
+    interpreter: str, request: Mapping[str, Any], variables: Mapping[str, str], seconds: float
+) -> tuple[bytes, bytes, str]:
+    """Return the output, the end of the error output, and how it ended."""
+    process = subprocess.Popen(
+        [interpreter, str(PROGRAM)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **variables},
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout and process.stderr
+    atexit.register(_kill, process)  # Ctrl-C ends doctor and not what it waits for
+    try:
+        # Smaller than a pipe, so this does not wait for a reader.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
+        texts, finished = _listen(process.stdout.fileno(), process.stderr.fileno(), seconds)
+        if finished:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_ENDING_SECONDS)
+        code = process.poll() if finished else None
+    finally:
+        _kill(process)
+        atexit.unregister(_kill)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDING_SECONDS)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+    return texts[0], texts[1], _ending(code, finished, seconds)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    # Once it is waited for, its group's number may be another's.
+    if process.returncode is None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ending(code: int | None, finished: bool, seconds: float) -> str:
+    if code is None:
+        return (
+            "closed its output and went on"
+            if finished
+            else f"did not finish looking within {seconds:g} s"
+        )
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code} before it had looked at everything"
+
+
+def _listen(out: int, error: int, seconds: float) -> tuple[tuple[bytes, bytes], bool]:
+    """Read both pipes until they end; False when time was up or too much was said."""
+    deadline = time.monotonic() + seconds
+    texts = {out: b"", error: b""}
+    is_open = {out, error}
+    while is_open:
+        ready, _, _ = select.select(list(is_open), [], [], max(0.0, deadline - time.monotonic()))
+        if not ready or len(texts[out]) > _LIMIT_BYTES or time.monotonic() > deadline:
+            return (texts[out], texts[error]), False
+        for descriptor in ready:
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                is_open.discard(descriptor)
+            texts[descriptor] += chunk
+        texts[error] = texts[error][-4096:]
+    return (texts[out], texts[error]), True
