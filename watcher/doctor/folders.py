@@ -129,7 +129,7 @@ def _elsewhere(folder: Path, running: Sequence[Trainer]) -> Finding | None:
             return Finding("model_dir", "warning", message, remedy)
     if len(running) == 1:
         message = f"the only trainer here, {running[0].pid}, writes into {running[0].model_dir}"
-        return Finding("model_dir", "warning", message, remedy)
+        return Finding("model_dir", "note", message, remedy)
     return None
 
 
