@@ -289,7 +289,7 @@ def _remove_group(group: Path) -> None:
 
 
 def set_up() -> None:
-    """Install what is missing, where that can be done, and make the base."""
+    """Install what is missing, where that can be done, make the base, and boot it once."""
     packages = missing_packages()
     if packages and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(packages)}", file=sys.stderr)
@@ -297,7 +297,15 @@ def set_up() -> None:
         command("apt-get", "install", "-qq", "--no-install-recommends", *packages)
     if missing := what_is_missing():
         sys.exit(f"make test-systemd needs {missing}")
-    base()
+    try:
+        base()
+        machine = Machine()
+        try:
+            machine.boot()
+        finally:
+            machine.close()
+    except (CommandFailed, AssertionError, OSError) as error:
+        sys.exit(f"make test-systemd: no machine can be booted here: {error}")
 
 
 if __name__ == "__main__":
