@@ -103,7 +103,7 @@ def test_two_gpus_evaluate_at_the_same_time_and_each_checkpoint_once(machine: Ma
     )
     assert both[0]["on"] == "gpu:1 Fake GPU (GPU-b1)"
     shown = cli("status", watcher.model_dir).stdout
-    assert shown.count("worker: evaluating ckpt-") == 2 and "/8 images" in shown
+    assert shown.count("evaluating ckpt-") == 2 and "/8 images" in shown
     wait_until(lambda: len(scored(watcher)) == 8, "all are scored")
     assert watcher.stop() == 0
     first, second = evaluated_on(machine.folder)

@@ -10,15 +10,18 @@ from types import TracebackType
 from typing import Self, TextIO, cast
 
 import structlog
-from rich.console import Console
+from rich.console import ConsoleDimensions
 from rich.live import Live
 
 from watcher.database_file import DATABASE_NAME
 from watcher.reading import Reader
-from watcher.view import overview
+from watcher.view import make_console
+from watcher.view.look import Look, Looker
+from watcher.view.overview import Overview
 
 LOG_NAME = "watcher.log"
 _REFRESH_SECONDS = 0.25
+_HISTORY_ROWS = 40  # more than fit on most terminals
 
 
 class _Forgiving:
@@ -68,6 +71,8 @@ class LiveView:
         self.live = live
         self._path = state_dir / DATABASE_NAME
         self._reader: Reader | None = None
+        self._looker: Looker | None = None
+        self._drawn: tuple[Look, ConsoleDimensions] | None = None
         self._screen: Live | None = None
         self._refreshed = 0.0
 
@@ -75,8 +80,9 @@ class LiveView:
         if self.live:
             # The loop draws, and must not wait here for another program's lock.
             self._reader = Reader(self._path, timeout_seconds=0.1)
+            self._looker = Looker(self._reader)
             # Refreshed by the loop alone: no thread of rich's beside the daemon.
-            self._screen = Live(console=Console(), auto_refresh=False, transient=False)
+            self._screen = Live(console=make_console(), auto_refresh=False, transient=False)
             self._screen.start()
         return self
 
@@ -86,9 +92,12 @@ class LiveView:
             self._draw()
 
     def _draw(self) -> None:
-        if self._screen and self._reader:
+        if self._screen and self._looker:
             self._refreshed = time.monotonic()
-            self._screen.update(overview(self._reader), refresh=True)
+            look, size = self._looker.look(recent=_HISTORY_ROWS), self._screen.console.size
+            if (look, size) != self._drawn:
+                self._drawn = look, size
+                self._screen.update(Overview(look, fit=True), refresh=True)
 
     def __exit__(
         self,

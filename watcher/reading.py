@@ -137,6 +137,89 @@ class Reader:
             )[0]["n"]
         )
 
+    def queue(self, first: int | None = None) -> list[dict[str, Any]]:
+        """Return `checkpoint, global_step` of what waits, in the order it will be evaluated."""
+        return self._rows(
+            "SELECT name AS checkpoint, global_step FROM checkpoints"
+            " WHERE run_id = (SELECT min(id) FROM runs) AND state = 'pending'"
+            " ORDER BY global_step, id LIMIT ?",
+            -1 if first is None else first,
+        )
+
+    def curve(self) -> list[tuple[int, float]]:
+        """Return global step and score of each evaluation that can rank, in step order.
+
+        NULL stands for a score that is not finite, -1 for COCO's nothing measured: neither ranks.
+        """
+        rows = self._rows(
+            "SELECT coalesce(c.global_step, 0) AS global_step, e.score FROM evaluations e"
+            " JOIN checkpoints c ON c.id = e.checkpoint_id"
+            " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+            " WHERE e.score IS NOT NULL AND e.score != -1"
+            " AND r.id = (SELECT min(id) FROM runs) ORDER BY c.global_step, c.id"
+        )
+        return [(row["global_step"], row["score"]) for row in rows]
+
+    def failed(self, last: int) -> list[dict[str, Any]]:
+        """Return `checkpoint, state, reason` of what failed or is corrupt, the latest first."""
+        return self._rows(
+            "SELECT name AS checkpoint, state, reason FROM checkpoints"
+            " WHERE run_id = (SELECT min(id) FROM runs) AND state IN ('failed', 'corrupt')"
+            " ORDER BY id DESC LIMIT ?",
+            last,
+        )
+
+    def last_seconds(self, last: int) -> list[float]:
+        """Return how long the last evaluations took."""
+        rows = self._rows(
+            "SELECT eval_seconds FROM evaluations WHERE eval_seconds > 0 ORDER BY id DESC LIMIT ?",
+            last,
+        )
+        return [row["eval_seconds"] for row in rows]
+
+    def step_of(self, name: str) -> int | None:
+        """Return the global step of the latest checkpoint of a name."""
+        row = self.one(
+            "SELECT global_step FROM checkpoints WHERE run_id = (SELECT min(id) FROM runs)"
+            " AND name = ? ORDER BY id DESC LIMIT 1",
+            [name],
+        )
+        return row["global_step"] if row else None
+
+    def last_stop(self) -> str | None:
+        """Return why the run was stopped, None when it was not or that was withdrawn."""
+        row = self.one(
+            "SELECT kind, message FROM events WHERE kind IN ('stop', 'stop_withdrawn')"
+            " ORDER BY id DESC LIMIT 1"
+        )
+        return row["message"] if row and row["kind"] == "stop" else None
+
+    def last_event(self) -> int:
+        """Return the id of the last row of `events`, 0 for none."""
+        return int(self._rows("SELECT coalesce(max(id), 0) AS id FROM events")[0]["id"])
+
+    def evaluated(self) -> list[dict[str, Any]]:
+        """Return every evaluation that counts, in step order.
+
+        The columns: `run, checkpoint, global_step, sha256, score, evaluated_at, evaluation_id`.
+        """
+        return self._rows(
+            "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.sha256, e.score,"
+            " e.evaluated_at, e.id AS evaluation_id FROM evaluations e"
+            " JOIN checkpoints c ON c.id = e.checkpoint_id"
+            " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+            " ORDER BY c.global_step, c.id"
+        )
+
+    def values_of(self, evaluation_id: int) -> dict[tuple[str, str], float | None]:
+        """Return what an evaluation recorded: (metric, category) to value, '' for overall ones."""
+        rows = self._rows(
+            "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+            " ORDER BY name, category",
+            evaluation_id,
+        )
+        return {(row["name"], row["category"]): row["value"] for row in rows}
+
     def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         with explained(self.path):
             cursor = self._db.execute(sql, arguments)

@@ -18,8 +18,9 @@ class _Commands(click.Group):
     """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
 
     names = (
-        *("run", "train", "status", "best", "history", "explain"),
-        *("keep", "requeue", "resume", "rebuild", "install-units", "doctor"),
+        *("run", "train", "status", "best", "leaderboard", "history"),
+        *("metrics", "compare", "explain", "doctor"),
+        *("keep", "requeue", "resume", "rebuild", "install-units"),
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:

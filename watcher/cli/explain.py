@@ -45,18 +45,17 @@ def explain(
     By the settings that the watcher was started with last, or by others with --what-if: the same
     rows are decided on anew. Reads the live database and changes nothing.
     """
-    from rich.console import Console
-
     from watcher.reading import open_reader
-    from watcher.view_explain import as_json as plain
-    from watcher.view_explain import drawn
+    from watcher.view import make_console
+    from watcher.view.explanation import as_json as plain
+    from watcher.view.explanation import drawn
 
     with open_reader(state_folder(model_dir, state_dir)) as reader:
         told = _explained(reader, what_if, board_name)
     if json_output:
         print_json(plain(told))
     else:
-        Console().print(drawn(told))
+        make_console().print(drawn(told))
 
 
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.console import Console
 
-from watcher.cli.options import as_json, print_json, run_folder, state_folder
-from watcher.reading import open_reader
-from watcher.view import history_table
+from watcher.cli.options import as_json, print_json
+from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
+from watcher.view import make_console
+from watcher.view.tables import history_table
 
 
 @click.command()
-@run_folder
+@run_folders
 @as_json
-def history(model_dir: Path, state_dir: str | None, json_output: bool) -> None:
+def history(folders: tuple[Path, ...], state_dir: str | None, json_output: bool) -> None:
     """List every checkpoint of MODEL_DIR ever seen, with its state, its score and the reason.
 
-    The same as `SELECT * FROM history` on the database.
+    The same as `SELECT * FROM history` on the database. Several MODEL_DIRs, or a folder that holds
+    some, are shown one after the other.
     """
-    with open_reader(state_folder(model_dir, state_dir)) as reader:
-        rows, board = reader.history(), reader.leaderboard()
+    asked, every = find_runs(folders, state_dir), list[Any]()
+    for place, reader in each_reader(asked):
+        rows = reader.history()
+        if json_output:
+            every += with_folder(rows, place, asked)
+            continue
+        title = f"Checkpoints of {reader.run()['name']}"
+        make_console().print(history_table(rows, reader.leaderboard(), title=title, whole=True))
     if json_output:
-        print_json(rows)
-    else:
-        Console().print(history_table(rows, board))
+        print_json(every)

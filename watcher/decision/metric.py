@@ -54,7 +54,8 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "loss": ("Loss/total_loss",),
     "latency_ms": ("latency_ms",),
 }
-_CATEGORY_NAMES: dict[str, tuple[str, ...]] = {
+# The same of a category, as in AP[person].
+CATEGORY_NAMES: dict[str, tuple[str, ...]] = {
     "AP": _either("Precision/mAP"),
     "AP50": _either("Precision/mAP@.50IOU"),
     "AP75": _either("Precision/mAP@.75IOU"),
@@ -104,7 +105,7 @@ class Metric:
         """Which score is better by the metric's nature; None for an expression, which has none."""
         if self.is_expression:
             return None
-        return "min" if any(_LOWER.search(name) for name, _ in self.keys) else "max"
+        return "min" if any(lower_is_better(name) for name, _ in self.keys) else "max"
 
     def value(self, values: Values) -> float | None:
         """Compute the metric of one evaluation.
@@ -155,12 +156,12 @@ class Metric:
             return str(word)
         if match["category"]:
             figure, of = match["category"], match["of"].strip().strip("'\"")
-            if figure not in _CATEGORY_NAMES:
+            if figure not in CATEGORY_NAMES:
                 raise ConfigError(
                     f"metric ({self.text}): {figure}[...] is not a category's figure",
-                    hint=f"there are: {', '.join(_CATEGORY_NAMES)}, as in AP[person]",
+                    hint=f"there are: {', '.join(CATEGORY_NAMES)}, as in AP[person]",
                 )
-            keys = tuple((name, of) for name in _CATEGORY_NAMES[figure])
+            keys = tuple((name, of) for name in CATEGORY_NAMES[figure])
         else:
             name = word or match["quoted"][1:-1]
             keys = tuple((full, "") for full in SHORT_NAMES.get(name, (name,)))
@@ -206,12 +207,17 @@ class Metric:
         return float(result)
 
 
+def lower_is_better(name: str) -> bool:
+    """Tell whether less of a recorded metric is better, as a loss or a latency says by its name."""
+    return _LOWER.search(name) is not None
+
+
 def is_taken(name: str) -> bool:
     """Tell whether `name`, as a user writes it, means something else than the metric of that name.
 
     What the evaluation records under its full name is not looked at: the evaluator knows that.
     """
-    return name in SHORT_NAMES or name in _CATEGORY_NAMES or name in (*_FUNCTIONS, *_KEYWORDS)
+    return name in SHORT_NAMES or name in CATEGORY_NAMES or name in (*_FUNCTIONS, *_KEYWORDS)
 
 
 @lru_cache(maxsize=64)

@@ -72,6 +72,18 @@ class _Running:
     done: int = -1
     total: int = 0
     forwarded: bool = False
+    first_done: int = 0
+    first_told: float = 0.0
+    images_per_second: float | None = None
+
+    def came(self, done: int, now: float) -> None:
+        """Note that more images are done, and how fast they go since the first progress."""
+        if self.done < 0:
+            self.first_done, self.first_told = done, now
+        elif now > self.first_told:
+            rate = (done - self.first_done) / (now - self.first_told)
+            self.images_per_second = round(rate, 2)
+        self.done = done
 
 
 @dataclass(slots=True)
@@ -124,10 +136,18 @@ class Supervisor:
         return self._running[-1].lease if self._running else None
 
     @property
-    def progress(self) -> dict[str, int]:
-        """Images `done` of `total` of that checkpoint, empty before the first is told."""
+    def progress(self) -> dict[str, float]:
+        """Images `done` of `total` of that checkpoint, empty before the first is told.
+
+        And `images_per_second`, as soon as that can be told.
+        """
         running = self._running[-1] if self._running else None
-        return {"done": running.done, "total": running.total} if running and running.total else {}
+        if running is None or not running.total:
+            return {}
+        progress: dict[str, float] = {"done": running.done, "total": running.total}
+        if running.images_per_second is not None:
+            progress["images_per_second"] = running.images_per_second
+        return progress
 
     @property
     def resting(self) -> bool:
@@ -308,7 +328,8 @@ class Supervisor:
         if kind == "progress":
             done, total = int(message["done"]), int(message["total"])
             if done > running.done:  # saying the same again is no progress
-                running.done, running.deadline = done, now + self.limits.stall_seconds
+                running.came(done, now)
+                running.deadline = now + self.limits.stall_seconds
             running.total = total
             running.forwarded = done >= total
             return Progressed(running.lease, done, total)

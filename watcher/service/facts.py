@@ -134,10 +134,6 @@ class FactReader(Reader):
             waiting_bytes=pinned["waiting"],
         )
 
-    def last_event(self) -> int:
-        """Return the id of the last row of `events`, 0 for none."""
-        return int(self._rows("SELECT coalesce(max(id), 0) AS id FROM events")[0]["id"])
-
     def failures(self, after: int, last: int) -> list[dict[str, Any]]:
         """Return `checkpoint, message` of what failed after one event, up to another."""
         return self._rows(

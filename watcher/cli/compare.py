@@ -1,0 +1,46 @@
+"""`checkpoint-watcher compare`: what got better and worse between two checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from watcher.cli.evaluations import find_evaluation
+from watcher.cli.options import as_json, print_json, run_folder
+from watcher.cli.runs import only_reader
+from watcher.view import make_console
+from watcher.view.changes import changes
+from watcher.view.tables import changes_table
+
+
+@click.command()
+@run_folder
+@click.argument("old", metavar="FROM")
+@click.argument("new", metavar="TO")
+@as_json
+def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_output: bool) -> None:
+    """Compare two checkpoints of MODEL_DIR, metric by metric and category by category.
+
+    The largest gains and losses come first, those of losses and costs, which have other units,
+    after the others. FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the
+    beginnings of sha256s. Only evaluations of the present evaluation are compared.
+    """
+    with only_reader(model_dir, state_dir) as reader:
+        before, after = find_evaluation(reader, old), find_evaluation(reader, new)
+    overall, categories = changes(before, after)
+    if json_output:
+        print_json(
+            {
+                "from": _identity(before.as_data()),
+                "to": _identity(after.as_data()),
+                "metrics": [change.as_data() for change in overall],
+                "categories": [change.as_data() for change in categories],
+            }
+        )
+    else:
+        make_console().print(changes_table(overall, categories, before, after))
+
+
+def _identity(data: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in data.items() if name not in ("metrics", "categories")}

@@ -1,0 +1,36 @@
+"""`checkpoint-watcher leaderboard`: the promoted checkpoints, best first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watcher.cli.options import as_json, print_json
+from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
+from watcher.view import make_console
+from watcher.view.tables import leaderboard_table
+
+
+@click.command()
+@run_folders
+@as_json
+def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: bool) -> None:
+    """Show the checkpoints in best/ of MODEL_DIR, best first, and how far each is behind.
+
+    The same as `SELECT * FROM leaderboard` on the database. Several MODEL_DIRs, or a folder that
+    holds some, are shown one after the other; their scores are not ranked against each other.
+    """
+    asked, every = find_runs(folders, state_dir), list[Any]()
+    for place, reader in each_reader(asked):
+        rows, run = reader.leaderboard(), reader.run()
+        if json_output:
+            every += with_folder(rows, place, asked)
+        elif rows:
+            title = f"Leaderboard of {run['name']} by {run['metric']}"
+            make_console().print(leaderboard_table(rows, title=title))
+        else:
+            click.echo(f"no checkpoint of {place.model_dir} is promoted yet")
+    if json_output:
+        print_json(every)

@@ -1,0 +1,124 @@
+"""Which databases a reading command is about: one run's, several, or all below a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watcher.cli.options import state_folder
+from watcher.config import ENVIRONMENT_PREFIX
+from watcher.database_file import DATABASE_NAME
+from watcher.errors import StoreError
+from watcher.reading import Reader, open_reader
+
+_BELOW = (f"*/watcher/{DATABASE_NAME}", f"*/*/watcher/{DATABASE_NAME}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run's files are."""
+
+    model_dir: Path
+    state_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The runs that a command is about; `many` when it was asked for more than one MODEL_DIR."""
+
+    places: tuple[RunPlace, ...]
+    many: bool
+
+
+def run_folders(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a reading command its MODEL_DIR arguments and `--state-dir`."""
+    command = click.option(
+        "--state-dir",
+        metavar="FOLDER",
+        envvar=f"{ENVIRONMENT_PREFIX}STATE_DIR",
+        help="Where the database is, if not in MODEL_DIR/watcher.",
+    )(command)
+    return click.argument(
+        "folders",
+        metavar="MODEL_DIR...",
+        nargs=-1,
+        required=True,
+        type=click.Path(path_type=Path),
+    )(command)
+
+
+def find_runs(folders: Sequence[Path], state_dir: str | None) -> Asked:
+    """Return the runs in `folders`: each is a MODEL_DIR, a state folder, or above some.
+
+    Below a folder that is neither, databases one and two levels down are found. A MODEL_DIR without
+    a database is returned all the same: opening it says what is wrong.
+    """
+    if state_dir:
+        if len(folders) > 1:
+            raise click.UsageError("--state-dir is of one run, and several were given")
+        return Asked((RunPlace(folders[0].absolute(), state_folder(folders[0], state_dir)),), False)
+    places: list[RunPlace] = []
+    many = len(folders) > 1
+    for folder in folders:
+        here = folder.absolute()
+        own = _own_place(here)
+        below = [] if own else sorted({path for one in _BELOW for path in here.glob(one)})
+        many = many or bool(below)
+        found = [RunPlace(path.parent.parent, path.parent) for path in below]
+        places += found or [own or RunPlace(here, state_folder(here, None))]
+    return Asked(tuple(dict.fromkeys(places)), many)
+
+
+def each_reader(asked: Asked) -> Iterator[tuple[RunPlace, Reader]]:
+    """Open one run after the other; of several, one that cannot be read is told and passed over.
+
+    Raises:
+        StoreError: the only one, or none of them, can be read.
+    """
+    failed: StoreError | None = None
+    read = 0
+    for place in asked.places:
+        try:
+            with open_reader(place.state_dir) as reader:
+                yield place, reader
+                read += 1
+        except StoreError as error:
+            if not asked.many:
+                raise
+            failed = error
+            click.echo(f"warning: {error.message}", err=True)
+    if failed and not read:
+        raise failed
+
+
+@contextmanager
+def only_reader(folder: Path, state_dir: str | None) -> Iterator[Reader]:
+    """Open the one run that a command is about."""
+    asked = find_runs([folder], state_dir)
+    if len(asked.places) > 1:
+        names = ", ".join(str(place.model_dir) for place in asked.places[:5])
+        raise click.UsageError(f"{folder} holds several runs, give one of them: {names}")
+    with open_reader(asked.places[0].state_dir) as reader:
+        yield reader
+
+
+def with_folder(rows: Sequence[dict[str, Any]], place: RunPlace, asked: Asked) -> list[Any]:
+    """Return rows as they are, and of several runs with the folder that they are from."""
+    if not asked.many:
+        return list(rows)
+    return [{"model_dir": str(place.model_dir), **row} for row in rows]
+
+
+def _own_place(folder: Path) -> RunPlace | None:
+    for state_dir, model_dir in ((folder / "watcher", folder), (folder, folder.parent)):
+        try:
+            if (state_dir / DATABASE_NAME).is_file():
+                return RunPlace(model_dir, state_dir)
+        except OSError:  # opening it says why
+            return RunPlace(model_dir, state_dir)
+    return None

@@ -1,0 +1,133 @@
+"""Changes: what one evaluation measured, and how another differs from it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from watcher.decision.metric import CATEGORY_NAMES, lower_is_better
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One evaluation and all it recorded.
+
+    Attributes:
+        row: `run, checkpoint, global_step, sha256, score, evaluated_at`.
+        overall: Metric to value; None where it was not finite.
+        categories: Metric to category to value.
+    """
+
+    row: Mapping[str, Any]
+    overall: dict[str, float | None]
+    categories: dict[str, dict[str, float | None]]
+
+    @property
+    def title(self) -> str:
+        """The checkpoint and its step."""
+        return f"{self.row['checkpoint']} (step {self.row['global_step']})"
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics that there are of categories."""
+        return list(self.categories)
+
+    @property
+    def category_names(self) -> list[str]:
+        """The categories, by name."""
+        return sorted({category for values in self.categories.values() for category in values})
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as plain data with stable names."""
+        row = {name: value for name, value in self.row.items() if name != "evaluation_id"}
+        return {**row, "metrics": self.overall, "categories": self.categories}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One metric of two evaluations.
+
+    Attributes:
+        metric: As it was recorded.
+        category: The category, None for an overall metric.
+        old: Its value before; None when there is none.
+        new: Its value after.
+    """
+
+    metric: str
+    category: str | None
+    old: float | None
+    new: float | None
+
+    @property
+    def label(self) -> str:
+        """How people name it."""
+        return f"{short_name(self.metric)}[{self.category}]" if self.category else self.metric
+
+    @property
+    def change(self) -> float | None:
+        """New minus old; None where one of them measured nothing, which COCO writes as -1."""
+        if self.old is None or self.new is None or -1 in (self.old, self.new):
+            return None
+        return self.new - self.old
+
+    @property
+    def gain(self) -> float:
+        """How much better it is now: the change, turned round where less is better."""
+        change = self.change or 0.0
+        return -change if lower_is_better(self.metric) else change
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as plain data with stable names; `better` is None where nothing changed."""
+        return {
+            "metric": self.metric,
+            "category": self.category,
+            "from": self.old,
+            "to": self.new,
+            "change": self.change,
+            "better": None if not self.gain else self.gain > 0,
+        }
+
+
+def measured(row: Mapping[str, Any], values: Mapping[tuple[str, str], float | None]) -> Measured:
+    """Return an evaluation in the form that is shown."""
+    categories: dict[str, dict[str, float | None]] = {}
+    for (name, category), value in values.items():
+        if category:
+            categories.setdefault(name, {})[category] = value
+    overall = {name: value for (name, category), value in values.items() if not category}
+    return Measured(row, overall, categories)
+
+
+def changes(old: Measured, new: Measured) -> tuple[list[Change], list[Change]]:
+    """Return the overall changes and those of categories, largest gains and losses first.
+
+    Precision and recall come before losses and costs, whose figures are of another size.
+    """
+    overall = [
+        Change(name, None, old.overall.get(name), new.overall.get(name))
+        for name in {**old.overall, **new.overall}
+    ]
+    categories = [
+        Change(name, category, *(one.categories.get(name, {}).get(category) for one in (old, new)))
+        for name in {**old.categories, **new.categories}
+        for category in {**old.categories.get(name, {}), **new.categories.get(name, {})}
+    ]
+    return sorted(overall, key=_order), sorted(categories, key=_order)
+
+
+def short_name(metric: str) -> str:
+    """Return `AP50` and the like for what a category's metric is recorded as, else its name."""
+    return next((short for short, names in CATEGORY_NAMES.items() if metric in names), metric)
+
+
+def _order(change: Change) -> tuple[bool, bool, float, str, str]:
+    unlike = lower_is_better(change.metric)
+    size = abs(change.change) if change.change is not None else 0.0
+    if unlike and size:
+        assert change.old is not None and change.new is not None
+        size /= max(abs(change.old), abs(change.new))
+    known = change.change is not None and math.isfinite(size)
+    return (not known, unlike, -size, change.metric, change.category or "")

@@ -1,0 +1,250 @@
+"""Look: what is to be seen of a run at one moment, as plain data. Reads only."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from watcher.reading import Reader
+
+_PACE_OF = 5
+_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a run's database.
+
+    Attributes:
+        run: The row of `runs`; `status` is what the daemon last said of itself.
+        running: True while the process that wrote the status is there.
+        states: State to the number of checkpoints in it, only those that occur.
+        board: The view `leaderboard`.
+        recent: The last rows of the view `history`.
+        queue: `checkpoint, global_step` of what waits, next first; perhaps only the first of it.
+        waiting: How many wait.
+        running_now: The running evaluations, one a worker: `checkpoint, global_step, device`, and
+            as far as they were told `done`, `total`, `images_per_second`, `seconds_left`.
+        curve: (global step, score) of what can rank, in step order.
+        pace_seconds: What an evaluation took lately, None before the first.
+        patience_left: `evaluations` and `steps` that may pass without improvement, where limited.
+        stop: Why the run should stop, None when it should not.
+        failures: `checkpoint, state, reason` of what failed or is corrupt, the latest first.
+    """
+
+    run: dict[str, Any]
+    running: bool
+    states: dict[str, int]
+    board: list[dict[str, Any]]
+    recent: list[dict[str, Any]]
+    queue: list[dict[str, Any]]
+    waiting: int
+    running_now: list[dict[str, Any]]
+    curve: tuple[tuple[int, float], ...]
+    pace_seconds: float | None
+    patience_left: dict[str, int]
+    stop: str | None
+    failures: list[dict[str, Any]]
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the daemon last said of itself, empty when it ended in peace."""
+        status: dict[str, Any] = self.run["status"]
+        return status
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the view `best`."""
+        row = next((row for row in self.board if row["rank"] == 1), None)
+        return row and {name: row[name] for name in row if name != "rank"}
+
+    @property
+    def current(self) -> dict[str, Any] | None:
+        """The running evaluation, of several the first; None when there is none."""
+        return self.running_now[0] if self.running_now else None
+
+    @property
+    def last(self) -> tuple[int, float] | None:
+        """Step and score of the last point of the curve."""
+        return self.curve[-1] if self.curve else None
+
+    @property
+    def queue_seconds(self) -> float | None:
+        """Seconds until all that waits is evaluated, None when that cannot be told."""
+        if self.pace_seconds is None:
+            return None
+        workers = max(len(self.running_now), 1)
+        left = [one.get("seconds_left", self.pace_seconds) for one in self.running_now]
+        return float(sum(left) + self.waiting * self.pace_seconds) / workers
+
+    @property
+    def failed(self) -> int:
+        """How many checkpoints failed or are corrupt."""
+        return sum(self.states.get(state, 0) for state in ("failed", "corrupt"))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not work as it should, a sentence each, failed checkpoints last."""
+        found = self.troubles + [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
+        if self.failed > len(self.failures):
+            found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
+        return found
+
+    @property
+    def troubles(self) -> list[str]:
+        """What the watcher itself has to cope with, a sentence each."""
+        status, found = self.status, []
+        if status and not self.running:
+            found.append(
+                f"process {status.get('pid')} wrote this and is not there any more: the watcher was"
+                " killed, or runs on another machine"
+            )
+        if status.get("problem"):
+            found.append(f"problem: {status['problem']}")
+        if status.get("waiting_for"):
+            found.append(status["waiting_for"])
+        if status.get("watch", "events") != "events":
+            found.append(f"degraded to polling: {status['watch']}")
+        if status.get("pins", "links") != "links":
+            found.append(f"pins are copies: {status['pins']}")
+        if status.get("notice"):
+            found.append(f"notice: {status['notice']}")
+        return found
+
+
+class Looker:
+    """Looks at one run again and again; reads the curve anew only when something was recorded."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._curve: tuple[tuple[int, float], ...] = ()
+        self._curve_of: object = None
+
+    def look(self, *, recent: int = 12, queue: int | None = 5) -> Look:
+        """Look once.
+
+        Args:
+            recent: How many rows of the history to read.
+            queue: How much of the queue to read, None for all.
+
+        Raises:
+            StoreError: the database cannot be read now.
+        """
+        reader = self._reader
+        run = reader.run()
+        running = _is_there(run["status"].get("pid"))
+        states = reader.states()
+        live = bool(run["status"])
+        return Look(
+            run=run,
+            running=running,
+            states=states,
+            board=reader.leaderboard(),
+            recent=reader.history(recent),
+            queue=reader.queue(queue) if states.get("pending") else [],
+            waiting=reader.waiting(),
+            running_now=_running_now(run["status"], reader),
+            curve=self._follow_curve(run),
+            pace_seconds=_pace(reader),
+            patience_left=(run["status"].get("patience_left") or {})
+            if live
+            else _patience_now(reader, run),
+            stop=run["status"].get("stop") if live else reader.last_stop(),
+            failures=reader.failed(_FAILURES),
+        )
+
+    def _follow_curve(self, run: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+        # Each evaluation and each new policy is also an event, so its number says when to read.
+        basis = (run["metric"], run["fingerprint"], self._reader.last_event())
+        if basis != self._curve_of:
+            self._curve, self._curve_of = tuple(self._reader.curve()), basis
+        return self._curve
+
+
+def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
+    """Return a look as plain data with stable names, for `status --json`."""
+    run = look.run
+    return {
+        **{name: run[name] for name in ("name", "uuid", "metric", "mode", "status")},
+        "model_dir": str(model_dir),
+        "running": look.running,
+        "states": look.states,
+        "evaluation": look.current,
+        "evaluations": look.running_now,
+        "waiting": look.waiting,
+        "queue": look.queue,
+        "queue_seconds_left": look.queue_seconds,
+        "best": look.best,
+        "leaderboard": look.board,
+        "last": look.last and {"global_step": look.last[0], "score": look.last[1]},
+        "patience_left": look.patience_left,
+        "stop": look.stop,
+        "warnings": look.warnings,
+    }
+
+
+def _is_there(pid: object) -> bool:
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def _running_now(status: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
+    workers = status.get("workers") or [status]
+    return [_told(one, reader) for one in workers if one.get("worker") == "evaluating"]
+
+
+def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
+    name, device = str(worker.get("checkpoint")), worker.get("on")
+    told: dict[str, Any] = {
+        "checkpoint": name,
+        "global_step": reader.step_of(name),
+        # Several GPUs may be of one name, so they are told by their number.
+        "device": worker.get("device") if device in (None, "cpu") else device,
+    }
+    told |= {
+        field: worker[field] for field in ("done", "total", "images_per_second") if field in worker
+    }
+    if rate := told.get("images_per_second"):
+        told["seconds_left"] = round((told["total"] - told["done"]) / rate, 1)
+    return told
+
+
+def _pace(reader: Reader) -> float | None:
+    took = reader.last_seconds(_PACE_OF)
+    return statistics.median(took) if took else None
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    said = row["reason"] or "no reason was recorded"
+    return f"{'is corrupt' if row['state'] == 'corrupt' else 'failed'}: {said}"
+
+
+def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
+    """Return what is left of the patience when no daemon says so, by the run's last settings."""
+    import msgspec  # these only here: a daemon says it by itself
+
+    from watcher.config import make_settings
+    from watcher.decision.policy import stop_policy
+    from watcher.decision.stop import patience_left, walk
+    from watcher.errors import ConfigError
+
+    values = msgspec.json.decode(run.get("settings") or "{}")
+    if not values or (values.get("patience"), values.get("patience_steps")) == (None, None):
+        return {}
+    try:
+        settings = make_settings(values, dict.fromkeys(values, "the run's database"))
+    except ConfigError:  # of a version with other rules
+        return {}
+    rows = reader.rows()
+    policy = stop_policy(settings, rows.resumed_step())
+    return patience_left(walk([*rows.scored(), *rows.not_finite()], policy), policy)

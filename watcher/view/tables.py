@@ -1,0 +1,199 @@
+"""Tables: checkpoints, the leaderboard, the metrics of one and the differences of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from watcher.view.changes import Change, Measured, short_name
+
+STATE_STYLE = {
+    "scored": "green",
+    "leased": "cyan",
+    "pending": "yellow",
+    "corrupt": "red",
+    "failed": "red",
+    "missed": "magenta",
+    "untrained": "dim",
+    "skipped": "dim",
+}
+
+
+def history_table(
+    history: Sequence[dict[str, Any]],
+    board: Sequence[dict[str, Any]],
+    *,
+    title: str = "Checkpoints",
+    whole: bool = False,
+) -> RenderableType:
+    """Draw checkpoints in the order they were found; those on the board carry their rank.
+
+    Args:
+        history: Rows of the view `history`.
+        board: Rows of the view `leaderboard`.
+        title: Above the table.
+        whole: Fold long notes instead of cutting them off at the end of the line.
+    """
+    places = {row["sha256"]: row["rank"] for row in board}
+    table = plain_table()
+    for name in ("checkpoint", "step", "state", "score", "seconds", "rank"):
+        left = name in ("checkpoint", "state")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    # The one column that gives way, so it has to wrap for rich; its text may not.
+    table.add_column("note", overflow="fold")
+    for row in history:
+        note = Text(row["reason"] or row.get("note") or "")
+        if not whole:
+            note.no_wrap, note.overflow = True, "ellipsis"
+        place = places.get(row["sha256"])
+        table.add_row(
+            row["checkpoint"],
+            figure(row["global_step"], "d"),
+            Text(row["state"], STATE_STYLE.get(row["state"], "")),
+            figure(row["score"], ".4f"),
+            figure(row["eval_seconds"], ".1f"),
+            str(place or ""),
+            note,
+            style="bold" if place == 1 else "",
+        )
+    return _under(title, table)
+
+
+def leaderboard_table(
+    board: Sequence[dict[str, Any]], *, title: str = "Leaderboard"
+) -> RenderableType:
+    """Draw the promoted checkpoints, best first, and the folder that they are in."""
+    folder = Path(board[0]["path"]).parent if board else None
+    table = plain_table()
+    renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
+    names = ("rank", "checkpoint", "step", "score", "behind", *(("file",) if renamed else ()))
+    for name in names:
+        justify = "left" if name in ("checkpoint", "file") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in board:
+        behind = abs(board[0]["score"] - row["score"]) if row is not board[0] else None
+        table.add_row(
+            str(row["rank"]),
+            row["checkpoint"],
+            figure(row["global_step"], "d"),
+            figure(row["score"], ".6f"),
+            figure(behind, ".6f"),
+            *((Path(row["path"]).name,) if renamed else ()),
+            style="bold" if row["rank"] == 1 else "",
+        )
+    return _under(f"{title}: {folder}" if folder else title, table)
+
+
+def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """Draw the best checkpoint of each of several runs."""
+    table = plain_table()
+    table.add_column("run", no_wrap=True)
+    table.add_column("checkpoint", no_wrap=True)
+    for name in ("step", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("metric", overflow="fold")
+    table.add_column("path", overflow="fold")
+    for row in rows:
+        step, score = figure(row["global_step"], "d"), figure(row["score"], ".4f")
+        table.add_row(row["run"], row["checkpoint"], step, score, row["metric"], row["path"])
+    return _under("Best of each run", table)
+
+
+def metrics_table(measured: Measured, *, categories: bool) -> RenderableType:
+    """Draw what one evaluation recorded, with `categories` those of each category too."""
+    overall = plain_table()
+    overall.add_column("metric", overflow="fold")
+    overall.add_column("value", justify="right", no_wrap=True)
+    for name, value in measured.overall.items():
+        overall.add_row(name, _measured(value))
+    shown = _under(f"Metrics of {measured.title}", overall)
+    if not categories:
+        return shown
+    if not measured.names:
+        return Group(shown, Text("no figures of categories were recorded"))
+    return Group(shown, Text(), _under("Categories", _categories(measured)))
+
+
+def changes_table(
+    overall: Sequence[Change], categories: Sequence[Change], old: Measured, new: Measured
+) -> RenderableType:
+    """Draw the differences between two evaluations, metric by metric and category by category."""
+    parts: list[RenderableType] = [Text(f"From {old.title} to {new.title}", style="bold")]
+    for title, changes in (("metric", overall), ("category", categories)):
+        if not changes:
+            continue
+        table = plain_table()
+        table.add_column(title, overflow="fold")
+        for name in ("from", "to", "change"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        for change in changes:
+            verdict, style = _verdict(change)
+            shown = "" if change.change is None else f"{change.change:+.4f}"
+            table.add_row(
+                change.label,
+                *map(_measured, (change.old, change.new)),
+                Text(shown, style=style),
+                Text(verdict, style=style),
+            )
+        parts += [Text(), table]
+    return Group(*parts)
+
+
+def figure(value: Any, form: str) -> str:
+    """Return a number as text, empty for None."""
+    return "" if value is None else format(value, form)
+
+
+def plain_table() -> Table:
+    """Return an empty table with a line under its head and no frame."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _under(title: str, table: Table) -> RenderableType:
+    # Not the table's own title: that is folded to the table's width.
+    return Group(Text(title, style="bold"), table)
+
+
+def _categories(measured: Measured) -> Table:
+    """One row a category, the best in the first metric first; what has no value comes last."""
+    table = plain_table()
+    table.add_column("category", overflow="fold")
+    for name in measured.names:
+        table.add_column(short_name(name), justify="right", overflow="fold")
+    first = measured.categories[measured.names[0]]
+
+    def place(category: str) -> tuple[bool, float]:
+        value = first.get(category)
+        return (value is None or value == -1, -(value or 0.0))
+
+    for category in sorted(measured.category_names, key=place):
+        values = (measured.categories[name].get(category) for name in measured.names)
+        table.add_row(category, *map(_measured, values))
+    return table
+
+
+def _measured(value: float | None) -> str:
+    if value is None:
+        return "none"
+    # COCO's mark for nothing of that kind in the eval set.
+    return "-1" if value == -1 else f"{value:.4f}"
+
+
+def _verdict(change: Change) -> tuple[str, str]:
+    if change.change is None:
+        return "not comparable", "dim"
+    if change.gain == 0:
+        return "same", "dim"
+    return ("better", "green") if change.gain > 0 else ("worse", "red")
