@@ -21,8 +21,9 @@ class Clock:
         return _Measure(self._seconds, part)
 
     def count(self, images, seconds):
-        """Takes one forward pass: its images and its duration."""
-        self._latencies.append(1000 * seconds / images)
+        """Takes one forward pass: its images, and its duration or None where others ran beside."""
+        if seconds is not None:
+            self._latencies.append(1000 * seconds / images)
         self._images += images
 
     def iterate(self, items):
@@ -46,7 +47,8 @@ class Clock:
         """Returns the cost figures of the forward pass.
 
         `latency_ms` is the median and `latency_ms_p90` the 90th percentile, over batches, of
-        milliseconds an image; `images_per_second` is over the forward passes alone.
+        milliseconds an image of a pass that runs alone; `images_per_second` is over the seconds
+        of the forward passes, several at once where they ran so.
         """
         ordered = sorted(self._latencies)
         return {

@@ -8,6 +8,7 @@ heights subtracted in float32, areas of ground truth multiplied in float32.
 """
 
 import importlib
+import sys
 
 import numpy as np
 from object_detection.core import standard_fields
@@ -59,6 +60,16 @@ def choose_backend(wanted):
             "install it there, or choose auto",
         )
     return wanted
+
+
+def recommendation(wanted, backend):
+    """Returns a sentence that names a faster backend, None where one is used or none would run."""
+    if wanted not in (None, "auto") or backend != "pycocotools" or sys.version_info < (3, 10):
+        return None
+    return (
+        "COCO metrics are computed by pycocotools; hotcoco gives the same numbers many times "
+        "faster and leaves the environment as it is: pip install --no-deps hotcoco"
+    )
 
 
 def _importable(name):

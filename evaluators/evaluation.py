@@ -10,6 +10,7 @@ from evaluators.clock import Clock, throttled
 from evaluators.dataset import EvalSet
 from evaluators.metrics import Metrics, MetricSets
 from evaluators.model import Model
+from evaluators.passes import Passes, passes_at_once
 from evaluators.pipeline import Pipeline
 from evaluators.protocol import Failure, Refusal, finite
 
@@ -44,9 +45,14 @@ class Evaluation:
             request.get("cache_on_disk", True),
         )
         self._model.trace(self._eval_set.shapes)
+        at_once = passes_at_once(self._device, request.get("threads"))
+        self._passes = Passes(self._model.forward, at_once)
         self._sets = MetricSets(
             self._pipeline, self._model.class_agnostic, self._backend, self._plugins
         )
+        faster = coco.recommendation(request.get("coco_backend"), self._backend)
+        if faster and self._sets.truths:
+            self._pipeline.warnings.append(faster)
         self._sets.add_ground_truth(self._eval_set)
         self._metric_names = self._dry_run()
         self._build_seconds = time.perf_counter() - began
@@ -126,14 +132,15 @@ class Evaluation:
 
     def _run(self, batches, clock, report):
         metrics = Metrics(self._sets)
-        for features, labels in clock.iterate(batches):
+
+        def take(batch, found, seconds):
             before = metrics.images
-            with clock.measure("forward") as forward:
-                losses, detections = self._model.forward(features, labels)
             with clock.measure("metrics"):
-                metrics.add(losses, detections, features, labels)
-            clock.count(metrics.images - before, forward.seconds)
+                metrics.add(*found, *batch)
+            clock.count(metrics.images - before, seconds)
             report(metrics.images)
+
+        self._passes.run(batches, clock, take)
         return metrics
 
     def _dry_run(self):

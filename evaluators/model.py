@@ -5,9 +5,13 @@ from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
 
 from evaluators import checkpoints
+from evaluators.protocol import Refusal, one_line
 
 FIELDS = standard_fields.InputDataFields
 DETECTIONS = standard_fields.DetectionResultFields
+# What the OD API's builders raise for a model or a size of image they do not take.
+BUILD_ERRORS = (ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError)
+MESSAGE_LENGTH = 400
 
 
 class Model:
@@ -25,9 +29,12 @@ class Model:
         self._add_regularization_loss = pipeline.configs["train_config"].add_regularization_loss
         # Built for training and switched over afterwards, exactly as the OD API does: some
         # architectures build different layers otherwise.
-        self.network = model_lib_v2.MODEL_BUILD_UTIL_MAP["detection_model_fn_base"](
-            model_config=pipeline.configs["model"], is_training=True
-        )
+        try:
+            self.network = model_lib_v2.MODEL_BUILD_UTIL_MAP["detection_model_fn_base"](
+                model_config=pipeline.configs["model"], is_training=True
+            )
+        except BUILD_ERRORS as error:
+            raise _cannot_build(error) from error
         self.global_step = 0
         self.class_agnostic = False
         self._forward = tf.function(self._losses_and_detections)
@@ -37,8 +44,11 @@ class Model:
         """Builds the variables and traces the forward pass for each batch's shapes."""
         self.network._is_training = False
         tf.keras.backend.set_learning_phase(False)
-        for features, labels in batches:
-            _, detections = self.forward(features, labels)
+        try:
+            for features, labels in batches:
+                _, detections = self.forward(features, labels)
+        except BUILD_ERRORS as error:
+            raise _cannot_build(error) from error
         self.class_agnostic = DETECTIONS.detection_classes not in detections
         self._variables = checkpoints.variables_by_key(model=self.network)
 
@@ -86,6 +96,15 @@ class Model:
         )
         detections = self.network.postprocess(predictions, features[FIELDS.true_image_shape])
         return losses, detections
+
+
+def _cannot_build(error):
+    return Refusal(
+        "bad_pipeline_config",
+        "the model of pipeline.config cannot be built with this version of the OD API: "
+        "{}: {}".format(type(error).__name__, one_line(error)[:MESSAGE_LENGTH]),
+        "train with it first, with the same interpreter",
+    )
 
 
 def inputs_of_the_model(features):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -57,15 +58,57 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     assert result["images"] == 24
 
 
-def test_one_niced_thread_gives_the_same_numbers(od_python: str, run: Run) -> None:
+@pytest.fixture(scope="module")
+def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
+    """A niced worker, ready: one pass at a time, and nothing of the eval set kept."""
     with Client(od_python, run.folder) as client:
-        ready = client.start("pipeline.config", threads=1, nice=5)
+        options = {"threads": 1, "nice": 2, "cache_bytes": 1, "cache_on_disk": False}
+        ready = client.start("pipeline.config", **options)
         assert ready["type"] == "ready", ready
-        assert os.getpriority(os.PRIO_PROCESS, client.process.pid) >= 5
-        result = client.evaluate("model_dir/ckpt-3")
+        yield client, ready
+
+
+def test_one_niced_thread_gives_the_same_numbers(
+    niced: tuple[Client, dict[str, Any]], run: Run
+) -> None:
+    client, ready = niced
+    result = client.evaluate("model_dir/ckpt-3")
     expected = run.reference["model_dir/ckpt-3"]
     assert {name: result["metrics"][name] for name in expected} == expected
     assert ready["fingerprint"] == run.ready["fingerprint"]
+
+
+def test_a_niced_worker_gives_way_by_process_and_by_session(
+    niced: tuple[Client, dict[str, Any]],
+) -> None:
+    pid = niced[0].process.pid
+    niceness = os.getpriority(os.PRIO_PROCESS, pid)
+    assert niceness >= 2
+    group = Path(f"/proc/{pid}/autogroup")
+    with contextlib.suppress(OSError):  # a kernel without autogroups, or one that names none
+        assert not (text := group.read_text()) or text.split()[-1] == str(niceness)
+
+
+def test_records_that_break_half_way_give_no_score_and_the_worker_lives_on(
+    niced: tuple[Client, dict[str, Any]], run: Run
+) -> None:
+    client, _ = niced
+    records = run.folder / "val.tfrecord"
+    whole, stat = records.read_bytes(), records.stat()
+    broken = bytearray(whole)
+    broken[len(whole) // 2] ^= 255
+    try:
+        records.write_bytes(broken)
+        # As a disk that goes bad would do it: neither length nor time of the file changes.
+        os.utime(records, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        failed = client.evaluate("model_dir/ckpt-2")
+    finally:
+        records.write_bytes(whole)
+        os.utime(records, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (failed["type"], failed["permanent"]) == ("failed", False)
+    result = client.evaluate("model_dir/ckpt-2")
+    expected = run.reference["model_dir/ckpt-2"]
+    assert {name: result["metrics"][name] for name in expected} == expected
 
 
 def test_ready_names_the_metrics_a_result_will_have(run: Run) -> None:
@@ -118,6 +161,34 @@ def test_a_checkpoint_without_the_model_is_no_score(run: Run) -> None:
     assert (failed["type"], failed["code"]) == ("failed", "unmatched_variables")
     assert failed["permanent"]
     assert "_box_predictor" in failed["message"]
+
+
+@pytest.fixture(scope="module")
+def spoiled(od_python: str, run: Run) -> Path:
+    """A folder with checkpoints that have something wrong in them."""
+    folder = run.folder / "spoiled"
+    folder.mkdir()
+    program = PROGRAMS / "spoiled.py"
+    run_program(od_python, program, run.folder / "model_dir" / "ckpt-3", folder, cwd=run.folder)
+    return folder
+
+
+def test_a_checkpoint_of_more_classes_is_refused_with_the_variables_that_differ(
+    run: Run, spoiled: Path
+) -> None:
+    failed = run.client.evaluate(spoiled / "classes")
+    assert (failed["type"], failed["code"]) == ("failed", "unmatched_variables")
+    assert failed["permanent"]
+    assert "12 variables of the checkpoint do not match" in failed["message"]
+    assert "_class_predictor_layers/0/bias" in failed["message"]
+    assert "is float32[12] and must be float32[9]" in failed["message"]
+
+
+def test_a_checkpoint_with_a_number_that_is_none_is_no_score(run: Run, spoiled: Path) -> None:
+    failed = run.client.evaluate(spoiled / "nan")
+    assert (failed["type"], failed["code"]) == ("failed", "not_finite")
+    assert failed["permanent"]
+    assert "_class_predictor_layers/0/kernel" in failed["message"]
 
 
 def test_a_missing_checkpoint_is_unreadable_and_the_worker_lives_on(run: Run) -> None:

@@ -19,6 +19,7 @@ FAMILIES = (
     "class_agnostic",
     "mask_rcnn",
     "center_net",
+    "efficientdet",
 )
 
 # What the metrics of the pascal VOC and open images instance sets start with.

@@ -63,6 +63,11 @@ REFUSED = {
         "unsupported",
         "sample_from_datasets_weights",
     ),
+    "unknown model": (
+        ("'ssd_mobilenet_v2_keras'", "'ssd_of_another_version'"),
+        "bad_pipeline_config",
+        "ssd_of_another_version",
+    ),
     "no eval input": (
         (CONFIG[CONFIG.index(READER) :], ""),
         "bad_pipeline_config",

@@ -136,7 +136,7 @@ def _trainer(run: TrainingRun, model_dir: Path, stack: ExitStack) -> Iterator[st
 
 def _measure(lines: Iterator[str], neighbours: dict[str, Neighbour]) -> dict[str, list[float]]:
     """Return seconds for 100 steps beside each neighbour, stretch by stretch."""
-    marks = (time.perf_counter() for line in lines if STEP.search(line))
+    marks = _marks(lines)
     for _ in range(WARM_UP):
         last = next(marks)
     order = [NOTHING, EVALUATING, WAITING, OD_API]
@@ -152,6 +152,16 @@ def _measure(lines: Iterator[str], neighbours: dict[str, Neighbour]) -> dict[str
             seconds[name].append(mark - last)
             last = mark
     return seconds
+
+
+def _marks(lines: Iterator[str]) -> Iterator[float]:
+    """Give the time of each new step logged: two handlers of the trainer print each line twice."""
+    last = ""
+    for line in lines:
+        found = STEP.search(line)
+        if found and found[1] != last:
+            last = found[1]
+            yield time.perf_counter()
 
 
 def _scored(model_dir: Path) -> int:

@@ -39,16 +39,20 @@ def ssd_fpn(threshold=1e-8, nms=""):
 
 
 def efficientdet():
-    """EfficientDet: SSD on EfficientNet b0 with a small BiFPN."""
-    parts = SSD_PARTS.format(low=3, high=7, threshold=1e-8, nms="")
+    """EfficientDet: SSD on EfficientNet b0 with a small BiFPN.
+
+    The BiFPN wants a level above the backbone's last, which is 5, and each level to be exactly
+    half of the one below: the image's size must be a multiple of 64.
+    """
+    parts = SSD_PARTS.format(low=4, high=6, threshold=1e-8, nms="")
     norm = NORMED.replace("RELU_6", "SWISH")
     return """ssd {{ num_classes: 2 freeze_batchnorm: false add_background_class: false {parts}
-  image_resizer {{ keep_aspect_ratio_resizer {{ min_dimension: 256 max_dimension: 256
+  image_resizer {{ keep_aspect_ratio_resizer {{ min_dimension: 192 max_dimension: 192
     pad_to_max_dimension: true }} }}
   box_predictor {{ weight_shared_convolutional_box_predictor {{ depth: 16 use_depthwise: true
     num_layers_before_predictor: 1 kernel_size: 3 class_prediction_bias_init: -2.0 {norm} }} }}
   feature_extractor {{ type: 'ssd_efficientnet-b0_bifpn_keras'
-    bifpn {{ min_level: 3 max_level: 7 num_iterations: 1 num_filters: 16 }} {norm} }} }}""".format(
+    bifpn {{ min_level: 4 max_level: 6 num_iterations: 1 num_filters: 16 }} {norm} }} }}""".format(
         parts=parts, norm=norm
     )
 

@@ -402,6 +402,7 @@ def _evaluation(message: dict[str, Any], ready: Ready) -> Evaluation:
             **ready.details,
             "cost": message.get("cost"),
             "peak_memory_bytes": message.get("peak_memory_bytes"),
+            "peak_gpu_memory_bytes": message.get("peak_gpu_memory_bytes"),
             "model_variables": message.get("model_variables"),
             "metric_warnings": [str(text) for text in message.get("metric_warnings") or ()],
         },
