@@ -161,7 +161,7 @@ def test_a_restart_with_another_metric_needs_no_evaluation(job: Job):
 
 def test_an_unknown_metric_is_refused_with_all_the_names_there_are(job: Job):
     ended = cli(
-        *("run", job.watcher.model_dir, *job.flags(), "--metric", "mAP", "--exit-when-idle", 1),
+        *("run", job.watcher.model_dir, *job.flags(), "--metric", "mAPP", "--exit-when-idle", 1),
         seconds=240,
     )
     assert ended.returncode == 1
