@@ -28,12 +28,12 @@ from benchmarks.table import Row
 from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, pin
-from watcher.cli.run import _build, _make_state_folder, _open_store
+from watcher.cli.run import _build, _make_state_folder
 from watcher.config import Settings, load_settings
 from watcher.daemon import Daemon
 from watcher.data import Leader, Pin, ScoredCheckpoint
 from watcher.decision.metric import parse_metric
-from watcher.logs import LiveView, configure_logs
+from watcher.logs import configure_logs
 from watcher.promotion.promote import BoardText, project
 from watcher.store import Store
 
@@ -52,7 +52,7 @@ def run() -> list[Row]:
         settings = _settings(model_dir)
         _make_state_folder(settings)
         configure_logs("json", settings.state_path, live=True)
-        with _open_store(settings) as store:
+        with _open(settings) as store:
             store.ledger.set_policy(parse_metric(settings.metric), settings.mode, time.time())
             store.ledger.set_fingerprint(FINGERPRINT, time.time())
         _fill(settings.state_path / "watcher.db")
@@ -61,6 +61,15 @@ def run() -> list[Row]:
         rows = _arrivals(settings)
         rows += [_restart(settings), _best(settings)]
     return rows + _large()
+
+
+def _open(settings: Settings) -> Store:
+    return Store(
+        settings.state_path / "watcher.db",
+        run="run",
+        model_dir=settings.model_path,
+        now=time.time(),
+    )
 
 
 def _settings(model_dir: Path) -> Settings:
@@ -147,8 +156,8 @@ def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
 
 def _loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
     """Run the daemon here, and tell `note` how long each of its steps took."""
-    with _open_store(settings) as store, LiveView(settings.state_path, False) as view:
-        daemon = _build(settings, store, settings.python or "", view)
+    with _open(settings) as store:
+        daemon = _build(settings, store, settings.python or "", [])
         step = daemon.step
 
         def timed() -> float:
