@@ -1,0 +1,244 @@
+"""Panel: one panel of a picture on matplotlib's axes: curves, marks, labels and legend."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import Counter
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+
+from watcher.plot.legend import Entry, common_stop, legend_of, own_stops
+from watcher.plot.placing import Box, place_labels
+from watcher.plot.series import Curve, Mark, Panel
+from watcher.plot.style import look_of
+
+_INK, _GOLD = "#222222", "#F0E442"
+_FEW_POINTS, _MARKERS_A_CURVE = 40, 12
+_GAP_POINTS = 2.0
+_STEP_LABELS, _VALUE_LABELS, _ROUND = 8, 7, [1, 2, 2.5, 5, 10]
+# Sign to marker and its size in points.
+_SIGNS = {"best": ("*", 14.0), "place": ("o", 7.5), "former": ("^", 5.0), "stops": ("8", 10.0)}
+
+
+def scale_steps(axes: Axes, first: int, last: int) -> None:
+    """Let the axis that the panels share reach over all steps; thousands are kept apart."""
+    margin = max((last - first) * 0.02, 0.5 if last > first else max(last * 0.1, 1.0))
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=_STEP_LABELS, steps=_ROUND, integer=True, min_n_ticks=1)
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    axes.set_xlabel("global step")
+
+
+class DrawnPanel:
+    """A panel on its axes."""
+
+    def __init__(self, place: int, panel: Panel, axes: Axes, letters: int) -> None:
+        """Take axes for a panel.
+
+        Args:
+            place: Which panel of the picture it is, from 0; its parts are named by that.
+            panel: What to draw.
+            axes: Where.
+            letters: How many letters a line of its title may have.
+        """
+        self.axes = axes
+        self._name = f"panel-{place}"
+        self._names: Counter[str] = Counter()
+        self._panel = panel
+        self._letters = letters
+        self._several = len({curve.label for curve in panel.curves if curve.marks}) > 1
+
+    def draw(self, *, beside: bool, last: bool) -> None:
+        """Draw the curves, what is marked on them, the labels and the legend.
+
+        Args:
+            beside: The legend goes to the right of the panel and not under it.
+            last: It is the lowest panel, with the axis of the steps.
+        """
+        panel, axes = self._panel, self.axes
+        lines = [*textwrap.wrap(panel.title, self._letters), panel.note]
+        axes.set_title("\n".join(line for line in lines if line))
+        axes.set_ylabel(panel.axis)
+        for curve in panel.curves:
+            self._draw_curve(curve)
+            self._draw_marks(curve)
+        stop = common_stop(panel)
+        if stop:
+            axes.axvline(
+                stop.step,
+                color=_INK,
+                linestyle=(0, (4, 3)),
+                linewidth=1.1,
+                gid=self._gid("stop"),
+                zorder=1.5,
+            )
+        for curve, (step, value) in own_stops(panel):
+            self._sign("stops", step, value, look_of(curve.number).colour)
+        self._scale_values()
+        self._draw_legend(beside=beside, last=last)
+
+    def write_ranks(self) -> None:
+        """Write the ranks beside the marks, where there is room. The layout must be done."""
+        figure = self.axes.get_figure(root=True)
+        assert figure is not None
+        pixel = figure.dpi / 72
+        place = self.axes.transData.transform
+        marks = [mark for curve in self._panel.curves for mark in curve.marks if mark.rank]
+        marks.sort(key=lambda mark: mark.rank or 0)
+        where = [(float(mark.point.step), mark.point.value or 0.0) for mark in marks]
+        points = [(float(x), float(y)) for x, y in map(place, where)]
+        taken = [
+            Box(*point, *(2 * [_SIGNS[mark.place][1] * pixel * 0.8]))
+            for mark, point in zip(marks, points, strict=True)
+        ]
+        labels = [self._label(str(mark.rank), mark) for mark in marks]
+        sizes = [(box.width, box.height) for box in (text.get_window_extent() for text in labels)]
+        frame = self.axes.get_window_extent()
+        room = Box((frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2, frame.width, frame.height)
+        stop = common_stop(self._panel)
+        if stop:
+            taken.append(Box(place((stop.step, 0))[0], room.y, 3 * pixel, room.high))
+        gaps = [(_SIGNS[mark.place][1] / 2 + _GAP_POINTS) * pixel for mark in marks]
+        places = place_labels(points, sizes, taken, room, gaps)
+        for text, point, box in zip(labels, points, places, strict=True):
+            if box is None:
+                text.remove()
+            else:
+                text.set_position(((box.x - point[0]) / pixel, (box.y - point[1]) / pixel))
+
+    def _draw_curve(self, curve: Curve) -> None:
+        gap = math.nan
+        self.axes.plot(
+            [point.step for point in curve.points],
+            [gap if point.value is None else point.value for point in curve.points],
+            markevery=_marked(curve),
+            gid=self._gid(f"curve-{curve.number}"),
+            **_curve_look(curve.number),
+        )
+
+    def _draw_marks(self, curve: Curve) -> None:
+        edge = look_of(curve.number).colour if self._several else _INK
+        for mark in curve.marks:
+            if mark.place == "former" and self._several:
+                continue
+            assert mark.point.value is not None
+            self._sign(mark.place, mark.point.step, mark.point.value, edge)
+
+    def _sign(self, sign: str, step: int, value: float, edge: str) -> None:
+        self.axes.plot([step], [value], gid=self._gid(f"{sign}-{step}"), **_sign_look(sign, edge))
+
+    def _label(self, text: str, mark: Mark) -> Any:
+        assert mark.point.value is not None
+        label = self.axes.annotate(
+            text,
+            (mark.point.step, mark.point.value),
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center_baseline",
+            fontsize=8,
+            weight="bold",
+            color=_INK,
+            zorder=6,
+            gid=self._gid(f"rank-{text}"),
+        )
+        label.set_in_layout(False)
+        return label
+
+    def _gid(self, name: str) -> str:
+        """Return a name that no other part of the picture has."""
+        self._names[name] += 1
+        again = f"-{self._names[name]}" if self._names[name] > 1 else ""
+        return f"{self._name}-{name}{again}"
+
+    def _scale_values(self) -> None:
+        values = [value for curve in self._panel.curves for _, value in curve.drawable]
+        low, high = min(values), max(values)
+        margin = (high - low) * 0.1 or abs(low) * 0.05 or 0.05
+        low, high = low - margin, high + margin
+        if self._panel.bounded:
+            # Not at 0 and 1 exactly: a marker on the edge would be cut in half.
+            low, high = max(low, -0.03), min(high, 1.03)
+        self.axes.set_ylim(low, high)
+        self.axes.yaxis.set_major_locator(
+            MaxNLocator(nbins=_VALUE_LABELS, steps=_ROUND, min_n_ticks=2)
+        )
+        self.axes.ticklabel_format(axis="y", useOffset=False)
+
+    def _draw_legend(self, *, beside: bool, last: bool) -> None:
+        handles = [self._handle(entry) for entry in legend_of(self._panel)]
+        if not handles:
+            return
+        if beside:
+            self.axes.legend(
+                handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0
+            )
+            return
+        figure = self.axes.get_figure(root=True)
+        assert figure is not None
+        down = ScaledTranslation(0, -(38 if last else 8) / 72, figure.dpi_scale_trans)
+        self.axes.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.0, 0.0),
+            bbox_transform=self.axes.transAxes + down,
+            borderaxespad=0.0,
+        )
+
+    def _handle(self, entry: Entry) -> Line2D:
+        if entry.sign == "curve":
+            return Line2D([], [], label=entry.text, **_curve_look(entry.curve))
+        if entry.sign == "stop":
+            return Line2D(
+                [], [], color=_INK, linestyle=(0, (4, 3)), linewidth=1.1, label=entry.text
+            )
+        return Line2D([], [], label=entry.text, **_sign_look(entry.sign, _INK))
+
+
+def _curve_look(number: int) -> dict[str, Any]:
+    look = look_of(number)
+    return {
+        "color": look.colour,
+        "linestyle": look.line,
+        "linewidth": 1.6,
+        "marker": look.marker,
+        "markersize": 4,
+    }
+
+
+def _sign_look(sign: str, edge: str) -> dict[str, Any]:
+    marker, size = _SIGNS[sign]
+    face = _GOLD if sign == "best" else "none" if sign == "stops" else "white"
+    return {
+        "marker": marker,
+        "markersize": size,
+        "markerfacecolor": face,
+        "markeredgecolor": edge,
+        "markeredgewidth": 1.2,
+        "linestyle": "none",
+        "zorder": {"best": 5, "stops": 4.5}.get(sign, 4),
+    }
+
+
+def _marked(curve: Curve) -> list[int]:
+    """Return which points get a marker: of many some, and each that no line reaches."""
+    there = [point.value is not None for point in curve.points]
+    count = len(there)
+    if sum(there) <= _FEW_POINTS:
+        return list(range(count))
+    apart = max(sum(there) // _MARKERS_A_CURVE, 1)
+    # Curves begin at different points, so that the markers of two that lie close do not.
+    some = set(range((curve.number * apart) // 5 % apart, count, apart))
+    lonely = {
+        place
+        for place in range(count)
+        if not any(there[max(place - 1, 0) : place]) and not any(there[place + 1 : place + 2])
+    }
+    return sorted(some | lonely)

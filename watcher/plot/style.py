@@ -1,0 +1,32 @@
+"""Style: how curves are told apart, by colour, by marker and by kind of line at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any of the
+# usual kinds of colour blindness tell apart; their yellow is too pale for a line on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (1.5, 1.2)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one curve looks."""
+
+    colour: str
+    marker: str
+    line: str | tuple[int, tuple[float, ...]]
+
+
+def look_of(number: int) -> Look:
+    """Return the look of a curve; the first 56 all differ, neighbours in three ways."""
+    return Look(
+        COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], LINES[number % len(LINES)]
+    )
