@@ -30,6 +30,8 @@ OD_STAMP := $(OD_VENV)/.installed-$(OD_SET)
 # The fast COCO backends that the tests hold to pycocotools; there are none for Python 3.9.
 BACKENDS := build/coco-backends
 BACKENDS_STAMP := $(if $(filter py39,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
+# Datasette, which `checkpoint-watcher web` runs in an environment of its own.
+WEB_STAMP := .venv-web/.installed
 # The linters and schemas that the tests hold deploy/ to.
 CHECKS := build/deploy-checks
 KUBERNETES := v1.37.0
@@ -70,7 +72,7 @@ soak: $(PROJECT_STAMP)
 environments:
 	@mkdir -p build
 	@flock build/.environments $(MAKE) --silent --no-print-directory $(PROJECT_STAMP) $(OD_STAMP) $(BACKENDS_STAMP) \
-	    $(CHECKS)/.installed
+	    $(CHECKS)/.installed $(WEB_STAMP)
 
 $(DAEMON_STAMP): $(LISTS)/uv.txt $(LISTS)/daemon.txt
 	@rm -rf .venv
@@ -106,6 +108,12 @@ $(BACKENDS)/.installed-$(OD_SET): $(LISTS)/coco-backends.txt $(OD_STAMP)
 	@$(UV_INSTALL) --python $(OD_VENV)/bin/python --target $(BACKENDS) -r $(LISTS)/coco-backends.txt
 	@touch $@
 
+$(WEB_STAMP): $(LISTS)/web.txt | $(DAEMON_STAMP)
+	@rm -rf .venv-web
+	@$(UV) venv --quiet --python $(VENV_PYTHON) .venv-web
+	@$(UV_INSTALL) --python .venv-web/bin/python -r $(LISTS)/web.txt
+	@touch $@
+
 # Of the Kubernetes schemas, thirteen versions of two kinds, one is kept: 40 MB instead of 150.
 $(CHECKS)/.installed: $(LISTS)/checks.txt | $(DAEMON_STAMP)
 	@rm -rf $(CHECKS)
@@ -123,4 +131,4 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv $(OD_VENV)
+	rm -rf .venv .venv-web $(OD_VENV)

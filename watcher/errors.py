@@ -40,6 +40,10 @@ class ListenError(WatcherError):
     """Raised when the address for health and metrics cannot be listened on."""
 
 
+class WebError(WatcherError):
+    """Raised when the web page cannot be served: no Datasette, or it does not start or ended."""
+
+
 class CorruptCheckpoint(WatcherError):
     """Raised when a checkpoint's bytes are not what its index says; the message is the reason."""
 

@@ -35,6 +35,7 @@ class Reader:
                 " or its database with --state-dir",
             )
         self.path = path
+        self.frozen = False  # nobody writes it, and it is read as a file that never changes
         try:
             self._open("mode=ro", timeout_seconds)
         except StoreBusy:
@@ -45,6 +46,7 @@ class Reader:
             if path.with_name(path.name + "-wal").exists() or os.access(path.parent, os.W_OK):
                 raise
             self._open("mode=ro&immutable=1", timeout_seconds)
+            self.frozen = True
 
     def _open(self, how: str, timeout_seconds: float) -> None:
         with explained(self.path):

@@ -19,7 +19,7 @@ class _Commands(click.Group):
 
     names = (
         *("run", "train", "status", "best", "leaderboard", "history"),
-        *("metrics", "compare", "explain", "doctor"),
+        *("metrics", "compare", "explain", "web", "doctor"),
         *("keep", "requeue", "resume", "rebuild", "install-units"),
     )
 

@@ -1,0 +1,218 @@
+"""The questions of the web page: SQL on the documented views and tables, for each run's database.
+
+Values come as they are recorded, and the page formats them, so an answer equals the view that it is
+from. A database holds one run; its row of `runs` is the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query under a name, and what it answers.
+
+    Attributes:
+        title: What the answer is.
+        sql: May have named parameters, such as `:checkpoint`.
+        about: A sentence on it, shown above the answer.
+    """
+
+    title: str
+    sql: str
+    about: str = ""
+
+
+_NOW = "(SELECT fingerprint FROM runs LIMIT 1)"
+
+# The metric that the bars show: the one that ranks, or COCO's mAP where that has no categories.
+_CATEGORY_METRIC = """
+shown AS (
+    SELECT m.name FROM metrics m
+    WHERE m.evaluation_id IN (SELECT evaluation_id FROM places) AND m.category != ''
+    ORDER BY m.name = (SELECT metric FROM runs LIMIT 1) DESC,
+        m.name = 'DetectionBoxes_Precision/mAP' DESC, m.name
+    LIMIT 1
+)"""
+
+SHOWN: dict[str, Query] = {
+    "score_by_step": Query(
+        "Score by step",
+        """
+SELECT h.global_step, h.score, h.checkpoint,
+    CASE WHEN l.rank = 1 THEN 'best' WHEN l.rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
+    l.rank, h.evaluated_at
+FROM history h LEFT JOIN leaderboard l ON l.sha256 = h.sha256
+WHERE h.score IS NOT NULL AND h.score != -1
+ORDER BY h.global_step, h.discovered_at""",
+        "Every evaluation that can rank, in step order, and its place in best/.",
+    ),
+    "categories_of_best": Query(
+        "Categories: best and last",
+        f"""
+WITH places AS (
+    SELECT 'best' AS place, e.id AS evaluation_id FROM leaderboard l
+    JOIN checkpoints c ON c.sha256 = l.sha256
+    JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = {_NOW}
+    WHERE l.rank = 1
+    UNION ALL
+    SELECT 'last', id FROM (
+        SELECT e.id FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id
+        WHERE e.fingerprint = {_NOW} ORDER BY c.global_step DESC, c.id DESC LIMIT 1)
+), {_CATEGORY_METRIC.strip()}
+SELECT m.category, max(CASE WHEN p.place = 'best' THEN m.value END) AS best,
+    max(CASE WHEN p.place = 'last' THEN m.value END) AS last, m.name AS metric
+FROM places p JOIN metrics m ON m.evaluation_id = p.evaluation_id
+WHERE m.category != '' AND m.name = (SELECT name FROM shown) AND m.value != -1
+GROUP BY m.category ORDER BY best DESC, m.category""",
+        "The categories of the best checkpoint, and of the last one in step order.",
+    ),
+    "promoted": Query(
+        "Leaderboard",
+        "SELECT rank, checkpoint, global_step, score, metric, evaluated_at, path FROM leaderboard",
+        "The checkpoints in best/, best first.",
+    ),
+    "recent_events": Query(
+        "Recent events",
+        "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT 15",
+        "What the watcher noticed and did, the latest first.",
+    ),
+    "failures": Query(
+        "Failures",
+        """
+SELECT checkpoint, global_step, state, reason FROM history
+WHERE state IN ('failed', 'corrupt', 'missed') ORDER BY discovered_at DESC""",
+        "Checkpoints without a score that should have one, and why.",
+    ),
+}
+
+ASKED: dict[str, Query] = {
+    "waiting": Query(
+        "What waits",
+        """
+SELECT checkpoint, global_step, state, discovered_at FROM history
+WHERE state IN ('pending', 'leased') ORDER BY state, global_step""",
+        "The queue in the order in which it is evaluated; what is leased is being evaluated.",
+    ),
+    "metrics_of": Query(
+        "All metrics of a checkpoint",
+        """
+SELECT metric, category, value FROM metric_values WHERE checkpoint = :checkpoint
+ORDER BY category IS NOT NULL, metric, category""",
+        "Overall metrics first. Names are those of the history, such as ckpt-12.",
+    ),
+    "metric_by_step": Query(
+        "A metric by step",
+        """
+SELECT global_step, checkpoint, value FROM metric_values
+WHERE metric = :metric AND category IS NULL ORDER BY global_step""",
+        "Such as Loss/total_loss; the table metrics has all names.",
+    ),
+    "compare": Query(
+        "Two checkpoints compared",
+        """
+SELECT a.metric, a.category, a.value AS first, b.value AS second, b.value - a.value AS change
+FROM metric_values a
+JOIN metric_values b ON b.metric = a.metric AND b.category IS a.category
+WHERE a.checkpoint = :first AND b.checkpoint = :second
+ORDER BY abs(b.value - a.value) DESC, a.metric""",
+        "The largest changes first.",
+    ),
+    "slowest": Query(
+        "The slowest evaluations",
+        """
+SELECT checkpoint, global_step, eval_seconds, evaluated_at FROM history
+WHERE eval_seconds IS NOT NULL ORDER BY eval_seconds DESC LIMIT 20""",
+    ),
+    "states": Query(
+        "Checkpoints by state",
+        "SELECT state, count(*) AS checkpoints FROM history GROUP BY state ORDER BY 2 DESC",
+    ),
+}
+
+_STOP = """(SELECT CASE kind WHEN 'stop' THEN message END FROM events
+    WHERE kind IN ('stop', 'stop_withdrawn') ORDER BY id DESC LIMIT 1)"""
+
+CARDS: dict[str, Query] = {
+    "card_best": Query(
+        "Best",
+        """
+SELECT (SELECT score FROM best) AS value,
+    coalesce((SELECT checkpoint || ', step ' || global_step FROM best), 'nothing is promoted yet')
+        AS note""",
+    ),
+    "card_last": Query(
+        "Last",
+        """
+SELECT value, note FROM (
+    SELECT 0 AS empty, score AS value, checkpoint || ', step ' || global_step AS note FROM (
+        SELECT * FROM history WHERE evaluated_at IS NOT NULL AND score IS NOT NULL AND score != -1
+        ORDER BY global_step DESC, discovered_at DESC LIMIT 1)
+    UNION ALL SELECT 1, NULL, 'nothing is evaluated yet')
+ORDER BY empty LIMIT 1""",
+    ),
+    "card_queue": Query(
+        "Queue",
+        """
+SELECT coalesce(sum(state = 'pending'), 0) AS value,
+    CASE coalesce(sum(state = 'leased'), 0) WHEN 0 THEN 'waiting'
+        ELSE 'waiting, and ' || sum(state = 'leased') || ' being evaluated' END AS note
+FROM history""",
+    ),
+    "card_patience": Query(
+        "Patience left",
+        f"""
+WITH now AS (
+    SELECT json_extract(status, '$.patience_left.evaluations') AS evaluations,
+        json_extract(status, '$.patience_left.steps') AS steps,
+        json_extract(status, '$.pid') AS pid, {_STOP} AS stop,
+        coalesce(json_extract(settings, '$.patience'), json_extract(settings, '$.patience_steps'))
+            AS patience
+    FROM runs LIMIT 1)
+SELECT CASE WHEN stop IS NOT NULL THEN 'stop' ELSE coalesce(evaluations, steps) END AS value,
+    CASE WHEN stop IS NOT NULL THEN stop
+        WHEN evaluations IS NOT NULL THEN 'evaluations without improvement'
+        WHEN steps IS NOT NULL THEN 'steps without improvement'
+        WHEN pid IS NULL THEN 'no watcher is running'
+        WHEN patience IS NULL THEN 'no patience is set' ELSE 'not counted yet' END AS note
+FROM now""",
+    ),
+    "card_state": Query(
+        "Watcher",
+        f"""
+WITH now AS (
+    SELECT json_extract(status, '$.pid') AS pid, json_extract(status, '$.worker') AS worker,
+        json_extract(status, '$.checkpoint') AS checkpoint, json_extract(status, '$.done') AS done,
+        json_extract(status, '$.total') AS total, json_extract(status, '$.problem') AS problem,
+        {_STOP} AS stop
+    FROM runs LIMIT 1)
+SELECT CASE WHEN problem IS NOT NULL THEN 'problem'
+        WHEN pid IS NULL THEN CASE WHEN stop IS NULL THEN 'not running' ELSE 'ended' END
+        WHEN worker = 'ready' THEN 'idle' ELSE coalesce(worker, 'starting') END AS value,
+    CASE WHEN problem IS NOT NULL THEN problem
+        WHEN worker = 'evaluating'
+            THEN checkpoint || coalesce(', ' || done || ' of ' || total || ' images', '')
+        WHEN pid IS NULL THEN 'what is shown is what it recorded'
+        ELSE 'process ' || pid END AS note
+FROM now""",
+    ),
+}
+
+FRESHNESS = Query(
+    "When something was recorded last",
+    "SELECT max(at) AS recorded_at, count(*) AS events FROM events",
+)
+
+OVER_RUNS: dict[str, Query] = {
+    "summary": Query(
+        "Runs",
+        """
+SELECT r.name AS run, b.checkpoint AS best, b.score, b.global_step AS step, r.metric,
+    (SELECT count(*) FROM history WHERE state = 'scored') AS scored,
+    (SELECT count(*) FROM history WHERE state IN ('pending', 'leased')) AS waiting,
+    (SELECT count(*) FROM history WHERE state IN ('failed', 'corrupt')) AS failed,
+    (SELECT max(at) FROM events) AS recorded_at
+FROM runs r LEFT JOIN best b LIMIT 1""",
+    ),
+}

@@ -1,0 +1,189 @@
+// Draws a dashboard and goes on doing so: every few seconds it asks for the rows of each chart, and
+// draws those anew that have changed. All that comes from a database is written as text.
+"use strict";
+(() => {
+  const page = JSON.parse(document.getElementById("watcher-page").textContent);
+  const REFRESH_MS = 5000;
+  const fresh = document.getElementById("watcher-fresh");
+  const drawn = new Map();
+  let asOf = null, next = 0;
+
+  const element = (tag, text, className) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  };
+
+  const TIME = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?Z$/;
+
+  function shown(value) {
+    if (value === null || value === undefined) return "";
+    if (typeof value === "number") {
+      if (Number.isInteger(value)) return String(value);
+      const size = Math.abs(value);
+      return size >= 1e6 || size < 1e-4 ? value.toExponential(3) : size >= 1000 ? value.toFixed(1)
+        : value.toPrecision(4);
+    }
+    const time = TIME.exec(value);
+    return time ? `${time[1]} ${time[2]}` : String(value);
+  }
+
+  function age(iso) {
+    const seconds = Math.max(0, (Date.now() - Date.parse(iso)) / 1000);
+    if (seconds < 90) return `${Math.floor(seconds)} s ago`;
+    if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
+    return seconds < 172800 ? `${Math.round(seconds / 3600)} h ago`
+      : `${Math.round(seconds / 86400)} days ago`;
+  }
+
+  const clock = (date) => date.toISOString().slice(11, 19);
+
+  async function ask(database, sql) {
+    const query = new URLSearchParams({ sql, _shape: "objects" });
+    const answer = await fetch(`${page.root}${database}.json?${query}`, { cache: "no-store" });
+    const data = await answer.json();
+    if (!answer.ok || data.ok === false) throw new Error(data.error || `code ${answer.status}`);
+    return data;
+  }
+
+  // Of several databases the rows come one after the other, each with the name of its run.
+  async function rowsOf(chart) {
+    const sources = chart.sources || [{ db: chart.db }];
+    const answers = await Promise.all(sources.map((one) => ask(one.db, chart.query)));
+    const rows = answers.flatMap((answer, n) => answer.rows.map((row) =>
+      sources[n].run === undefined ? row : { ...row, run: sources[n].run }));
+    return { rows, cut: answers.some((answer) => answer.truncated) };
+  }
+
+  function drawMetric(body, chart, rows) {
+    const row = rows[0] || {};
+    const value = shown(row[chart.display.field]) || "–";
+    body.replaceChildren(element("p", value, "watcher-value"),
+      element("p", row[chart.display.note] ?? "", "watcher-note"));
+  }
+
+  const WORDS = ["at", "checkpoint", "evaluated_at", "kind", "recorded_at", "best", "state"];
+
+  function drawTable(body, chart, rows) {
+    const names = Object.keys(rows[0]).filter((name) => !(chart.hide || []).includes(name));
+    const numeric = names.filter((name) =>
+      rows.every((row) => row[name] === null || typeof row[name] === "number"));
+    const kind = (name) => numeric.includes(name) ? "watcher-number"
+      : WORDS.includes(name) ? "watcher-word" : "";
+    const table = element("table"), head = element("tr"), lines = element("tbody");
+    for (const name of names) head.append(element("th", name.replaceAll("_", " "), kind(name)));
+    for (const row of rows) {
+      const line = element("tr");
+      for (const name of names) line.append(cell(chart, row, name, kind(name)));
+      lines.append(line);
+    }
+    const top = element("thead");
+    top.append(head);
+    table.append(top, lines);
+    body.replaceChildren(table);
+  }
+
+  function cell(chart, row, name, className) {
+    const made = element("td", shown(row[name]), className);
+    if (className === "watcher-number" && made.textContent) {
+      made.dataset.name = name.replaceAll("_", " ");
+    }
+    if (chart.links === name) {
+      const source = chart.sources.find((one) => one.run === row[name]);
+      const link = element("a", made.textContent);
+      link.href = `${page.root}-/dashboards/${source.db}`;
+      made.replaceChildren(link);
+    }
+    return made;
+  }
+
+  async function drawVega(body, chart, rows) {
+    const narrow = body.clientWidth < 560;
+    const spec = {
+      width: "container",
+      background: null,
+      autosize: { type: "fit-x", contains: "padding" },
+      config: { view: { stroke: null }, font: "Helvetica, Arial, sans-serif",
+        axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal",
+          labelColor: "#333", gridColor: "#e6eaee" },
+        legend: { labelFontSize: 12, labelLimit: narrow ? 220 : 300,
+          ...(chart.sources && { columns: narrow ? 1 : 3 }) } },
+      ...chart.display,
+      data: { values: rows },
+    };
+    const inside = element("div");
+    inside.style.width = "100%";
+    const before = drawn.get(chart)?.view;
+    body.replaceChildren(inside);
+    before?.finalize();
+    const made = await vegaEmbed(inside, spec, { mode: "vega-lite", renderer: "svg",
+      actions: false, logLevel: vega.Error, tooltip: { theme: "custom" } });
+    if (chart.caption) body.append(element("p", rows[0][chart.caption], "watcher-note"));
+    return made.view;
+  }
+
+  const DRAW = { metric: drawMetric, table: drawTable, "vega-lite": drawVega };
+
+  async function refresh(name, chart) {
+    const { rows, cut } = await rowsOf(chart);
+    const text = JSON.stringify(rows);
+    if (drawn.get(chart)?.text === text) return;
+    const body = document.getElementById(`chart-${name}`);
+    body.parentElement.querySelector(".watcher-cut").hidden = !cut;
+    const scrolled = body.scrollTop;
+    let view;
+    if (!rows.length && chart.empty) {
+      drawn.get(chart)?.view?.finalize();
+      body.replaceChildren(element("p", chart.empty, "watcher-none"));
+    } else if (rows.length) {
+      view = await DRAW[chart.library](body, chart, rows);
+    }
+    body.scrollTop = scrolled;
+    drawn.set(chart, { text, view });
+  }
+
+  function databases() {
+    const all = Object.values(page.charts).flatMap((chart) =>
+      chart.sources ? chart.sources.map((one) => one.db) : [chart.db]);
+    return [...new Set(all)];
+  }
+
+  async function recordedAt() {
+    const answers = await Promise.all(databases().map((db) => ask(db, page.freshness)));
+    return answers.map((answer) => answer.rows[0].recorded_at).filter(Boolean).sort().pop();
+  }
+
+  function say(recorded, error) {
+    fresh.classList.toggle("watcher-old", Boolean(error));
+    if (error) {
+      const since = asOf ? `shown is what was there at ${clock(asOf)} UTC` : "nothing was read yet";
+      fresh.textContent = `cannot be read now (${error.message}); ${since}`;
+    } else {
+      const last = recorded ? `last recorded ${shown(recorded)} UTC, ${age(recorded)}`
+        : "nothing is recorded yet";
+      fresh.textContent = `${last}; read at ${clock(asOf)} UTC, and again every ${
+        REFRESH_MS / 1000} s`;
+    }
+    document.documentElement.dataset.read = String(Number(document.documentElement.dataset.read
+      || 0) + 1);
+  }
+
+  async function turn() {
+    if (!document.hidden || asOf === null) {
+      try {
+        const recorded = await recordedAt();
+        await Promise.all(Object.entries(page.charts).map(([name, chart]) => refresh(name, chart)));
+        asOf = new Date();
+        say(recorded, null);
+      } catch (error) {
+        say(null, error);
+      }
+    }
+    window.clearTimeout(next);
+    next = window.setTimeout(turn, REFRESH_MS);
+  }
+
+  document.addEventListener("DOMContentLoaded", turn);
+  document.addEventListener("visibilitychange", () => document.hidden || turn());
+})();
