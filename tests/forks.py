@@ -151,7 +151,7 @@ def serve() -> None:
     """Answer requests, a JSON line each, until the input ends; then end all that still runs."""
     import faults  # noqa: F401
 
-    import watcher.cli.run  # noqa: F401
+    import watcher.running  # noqa: F401
 
     begin: dict[int, int] = {}
     for line in sys.stdin:

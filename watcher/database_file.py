@@ -43,6 +43,8 @@ def explained(path: Path) -> Iterator[None]:
             hint = "another program holds a write lock on it; close that and try again"
             raise StoreBusy(f"database {path}: {text}", hint=hint) from error
         hint = f"check free space and permissions of {path.parent}, or set --state-dir"
+        if "no such table" in text or "no such column" in text:
+            hint = "it is of another program, or of another version of checkpoint-watcher"
         raise StoreError(f"database {path}: {text}", hint=hint) from error
     except OSError as error:
         raise StoreError(

@@ -30,7 +30,7 @@ class Reader:
             ) from error
         if not there:
             raise StoreError(
-                f"no database at {path}",
+                f"no database at {path}{_nearest_trouble(path.parent)}",
                 hint="give the model_dir that `checkpoint-watcher run` was started on,"
                 " or its database with --state-dir",
             )
@@ -54,7 +54,7 @@ class Reader:
             uri = f"{self.path.absolute().as_uri()}?{how}"
             self._db = sqlite3.connect(uri, uri=True, timeout=timeout_seconds)
             try:
-                self._rows("SELECT 1 FROM runs")
+                self._rows("SELECT uuid FROM runs")
             except BaseException:
                 self._db.close()
                 raise
@@ -86,7 +86,7 @@ class Reader:
         # Not from the view: it would be read from the start, all of a long run.
         return self._rows(
             "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason,"
-            " e.score, c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds"
+            " e.score, c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note"
             " FROM (SELECT * FROM checkpoints ORDER BY id DESC LIMIT ?) c"
             " JOIN runs r ON r.id = c.run_id LEFT JOIN evaluations e"
             " ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint ORDER BY c.id",
@@ -237,3 +237,15 @@ def open_reader(state_dir: Path) -> Iterator[Reader]:
         yield reader
     finally:
         reader.close()
+
+
+def _nearest_trouble(folder: Path) -> str:
+    """Say which part of a path is not there or no folder; nothing for what `run` makes itself."""
+    if folder.parent.is_dir() and not folder.exists():
+        return ""
+    for there in (folder, *folder.parents):
+        if there.exists():
+            return "" if there.is_dir() else f": {there} is not a folder"
+        if there.parent.is_dir():
+            return f": {there} does not exist"
+    return ""

@@ -28,13 +28,13 @@ from benchmarks.table import Row
 from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, pin
-from watcher.cli.run import _build, _make_state_folder
 from watcher.config import Settings, load_settings
 from watcher.daemon import Daemon
 from watcher.data import Leader, Pin, ScoredCheckpoint
 from watcher.decision.metric import parse_metric
 from watcher.logs import configure_logs
 from watcher.promotion.promote import BoardText, project
+from watcher.running import _build, _make_state_folder
 from watcher.store import Store
 
 EVALUATIONS = 100_000

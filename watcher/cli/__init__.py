@@ -8,10 +8,7 @@ import sys
 import click
 
 from watcher import __version__
-from watcher.errors import AlreadyRunning, WatcherError
-
-EXIT_ERROR = 1
-EXIT_ALREADY_RUNNING = 3
+from watcher.cli.failures import close_output, debug_option, end, prepare_streams
 
 
 class _Commands(click.Group):
@@ -32,6 +29,8 @@ class _Commands(click.Group):
         module = name.replace("-", "_")
         command = getattr(importlib.import_module(f"watcher.cli.{module}"), module)
         assert isinstance(command, click.Command)
+        if not any(parameter.name == "debug" for parameter in command.params):
+            command.params.append(debug_option())
         return command
 
 
@@ -48,24 +47,25 @@ def cli() -> None:
     The other commands read that database while it is being written.
 
     Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 another watcher
-    already runs on this model_dir.
+    already runs on this model_dir, 70 a fault of checkpoint-watcher itself, 130 Ctrl-C.
     """
 
 
+cli.params.append(debug_option())
+
+
 def main() -> None:
-    """Run the command line; a WatcherError becomes an error line and a hint line."""
+    """Run the command line; whatever ends it becomes an error line, a hint line and a code."""
+    prepare_streams()
+    code = 0
     try:
-        cli(standalone_mode=False)
-    except WatcherError as error:
-        click.echo(f"error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(EXIT_ALREADY_RUNNING if isinstance(error, AlreadyRunning) else EXIT_ERROR)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(EXIT_ERROR)
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        sys.stderr.close()
-        sys.exit(EXIT_ERROR)
+        # Also when it is started as `python -m watcher`.
+        returned = cli(standalone_mode=False, prog_name="checkpoint-watcher")
+        code = returned if isinstance(returned, int) else 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException as error:
+        code = end(error)
+    if (unwritten := close_output()) and code == 0:
+        code = end(unwritten)
+    sys.exit(code)

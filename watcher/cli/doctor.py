@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watcher.cli.options import as_json, print_json, settings_options
+from watcher.cli.settings_help import SettingsCommand
 from watcher.config import load_settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("model_dir", required=False)
 @click.option(
     "--config",

@@ -12,11 +12,12 @@ import click
 
 from watcher import units
 from watcher.cli.options import settings_options
+from watcher.cli.settings_help import SettingsCommand
 from watcher.config import Settings, load_settings, read_toml
 from watcher.errors import ConfigError
 
 
-@click.command(name="install-units")
+@click.command(name="install-units", cls=SettingsCommand)
 @click.argument("model_dir", required=False)
 @click.option("--run", "name", required=True, metavar="NAME", help="The NAME of the units.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import click
 import msgspec
 
-from watcher.config import ENVIRONMENT_PREFIX, FILE_ONLY, Settings, list_settings, state_path
+from watcher.cli.settings_help import SettingOption
+from watcher.config import (
+    ENVIRONMENT_PREFIX,
+    FILE_ONLY,
+    Settings,
+    group_titles,
+    list_settings,
+    state_path,
+)
 
 Command = Callable[..., Any]
 
@@ -25,17 +34,18 @@ def options_of(
     """Give a command one option for each setting of a kind, those that `run` has not first."""
     fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
     fields = sorted(fields, key=lambda field: field.name in Settings.__struct_fields__)
+    titles = group_titles(kind)
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields):
             if field.name not in without and field.name not in FILE_ONLY:
-                command = _option(field)(command)
+                command = _option(field, titles[field.name])(command)
         return command
 
     return decorate
 
 
-def _option(field: Any) -> Callable[[Command], Command]:
+def _option(field: Any, group: str) -> Callable[[Command], Command]:
     description, metavar = _about(field.type)
     flag = f"--{field.name.replace('_', '-')}"
     default = (
@@ -47,6 +57,8 @@ def _option(field: Any) -> Callable[[Command], Command]:
         "default": None,
         "help": f"{description}{default}",
         "metavar": metavar,
+        "cls": SettingOption,
+        "group": group,
     }
     if isinstance(_inner(field.type), msgspec.inspect.BoolType):
         return click.option(f"{flag}/--no-{flag[2:]}", **{**arguments, "metavar": None})
@@ -92,7 +104,16 @@ def as_json(command: Command) -> Command:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    click.echo(msgspec.json.format(json_line(value), indent=2))
+
+
+def json_line(value: Any) -> str:
+    """Return a value as JSON on one line; what is not UTF-8 in a file's name becomes `?`."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return text.encode(errors="replace").decode()
 
 
 def state_folder(model_dir: Path, state_dir: str | None) -> Path:

@@ -2,83 +2,18 @@
 
 from __future__ import annotations
 
-import faulthandler
-import math
 import os
-import shutil
-import signal
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
-import structlog
 
-from watcher.checkpoints.pin import Verified
 from watcher.cli.options import settings_options
-from watcher.config import Settings, load_settings
-from watcher.daemon import Daemon
-from watcher.decision.metric import is_taken
-from watcher.errors import ConfigError, ModelDirError, StoreError
-from watcher.evaluation.workers import make_supervisors
-from watcher.inbox import Inbox
-from watcher.intake.intake import Intake
-from watcher.lock import hold_lock
-from watcher.logs import LiveView, configure_logs
-from watcher.notify_systemd import Notifier, Service
-from watcher.opening import open_store
-from watcher.presence import Presence
-from watcher.promotion.projection import Projector
-from watcher.rebuild import refuse_lost
-from watcher.service import listen, told_of
-from watcher.sharing import Sharing
-from watcher.store import PINS_NAME, Store
-
-_log = structlog.get_logger(__name__)
+from watcher.cli.settings_help import SettingsCommand
+from watcher.config import load_settings
 
 
-class _StopFlag:
-    """Remembers that a signal asked to end, and passes it on once there is a daemon."""
-
-    def __init__(self, service: Service) -> None:
-        self.asked = self.asked_to_finish = False
-        self.daemon: Daemon | None = None
-        self._service = service
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-        signal.signal(signal.SIGUSR1, self._ask_to_finish)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-        self._service.stopping()
-        if self.daemon:
-            self.daemon.stop()
-
-    def _ask_to_finish(self, *_: object) -> None:
-        self.asked_to_finish = True
-        if self.daemon:
-            self.daemon.finish()
-
-    def run(self, daemon: Daemon) -> None:
-        """Run the daemon, unless it was asked to stop before there was one."""
-        self.daemon = daemon
-        if self.asked_to_finish:
-            daemon.finish()
-        try:
-            if not self.asked:
-                daemon.run()
-        finally:
-            # Python's own end lets signals kill again, and the exit code would tell of that:
-            # whoever asks now asks for what is being done.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
-
-
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("model_dir", required=False)
 @click.option(
     "--config",
@@ -97,141 +32,6 @@ def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     overrides the file.
     """
     settings = load_settings({**flags, "model_dir": model_dir}, os.environ, config_file)
-    service = Service(Notifier.from_environment(os.environ))
-    settings = _in_time_for(service, settings)
-    stop = _StopFlag(service)
-    interpreter = _check_inputs(settings)
-    sharing = Sharing(settings.group, settings.state_path, settings.best_path)
-    with ExitStack() as stack:
-        name, endpoints = _run_name(settings), None
-        if not settings.model_path.is_dir():  # a run that waits for it is asked how it is, too
-            endpoints = listen(settings, name, stack)
-        if not _wait_for_model_dir(settings, stop, service):
-            return
-        stack.enter_context(service)
-        _make_state_folder(settings)
-        stack.enter_context(hold_lock(settings.state_path / "lock"))
-        refuse_lost(settings.state_path, settings.best_path)
-        # After the lock: another watcher of this MODEL_DIR has the port as well.
-        endpoints = endpoints or listen(settings, name, stack)
-        stack.enter_context(sharing).begin()
-        live = _wants_live(settings)
-        configure_logs(settings.log_format, settings.state_path, live=live)
-        opened = open_store(settings, stopped=lambda: stop.asked, waiting=service.waiting)
-        if opened is None:
-            return
-        store = stack.enter_context(opened)
-        view = stack.enter_context(LiveView(settings.state_path, live))
-        service.watch(settings.state_path)
-        # Each is called after every turn of the loop, and must return at once. The view comes last:
-        # where the database cannot be read it raises.
-        audience: list[Callable[[Presence], None]] = [
-            service.turned,
-            lambda _: sharing.keep(),
-            lambda _: view.refresh(),
-        ]
-        audience[:0] = told_of(settings, name, stack, endpoints)
-        stop.run(_build(settings, store, interpreter, audience))
+    from watcher.running import run_daemon
 
-
-def _check_inputs(settings: Settings) -> str:
-    """Refuse what can be refused without the worker; returns the interpreter's full path."""
-    if not Path(settings.pipeline_config).is_file():
-        raise ConfigError(
-            f"pipeline_config ({settings.pipeline_config}) does not exist or is not a file",
-            hint="give the file that model_main_tf2 got as --pipeline_config_path",
-        )
-    wanted = settings.python or sys.executable
-    interpreter = shutil.which(wanted)
-    if interpreter is None:
-        raise ConfigError(
-            f"python ({wanted}) does not exist or cannot be executed",
-            hint="give the interpreter of the training environment, /path/to/env/bin/python",
-        )
-    for plugin in settings.metric_plugin:
-        if is_taken(name := plugin.rpartition(":")[2]):
-            raise ConfigError(
-                f"metric_plugin ({plugin}) names its metric {name}, which --metric understands"
-                " otherwise",
-                hint="a metric is named after its function or entry point: rename that",
-            )
-    return interpreter
-
-
-def _in_time_for(service: Service, settings: Settings) -> Settings:
-    """Make the loop turn as often as its watchdog asks for, and show where it hung if it does."""
-    if service.turn_seconds == math.inf:
-        return settings
-    faulthandler.enable()  # the watchdog's signal is SIGABRT
-    rescan = min(settings.rescan_seconds, service.turn_seconds)
-    return msgspec.structs.replace(settings, rescan_seconds=rescan)
-
-
-def _wait_for_model_dir(settings: Settings, stop: _StopFlag, service: Service) -> bool:
-    """Return True once model_dir is there, False when a signal came first."""
-    folder = settings.model_path
-    if folder.exists() and not folder.is_dir():
-        raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
-    if not folder.exists() and not (settings.wait_for_model_dir and folder.parent.is_dir()):
-        raise ModelDirError(
-            f"model_dir {folder} does not exist",
-            hint="start the trainer first, or wait for it with --wait-for-model-dir"
-            if folder.parent.is_dir()
-            else f"{folder.parent} does not exist either; is the path right?",
-        )
-    while not folder.is_dir() and not (stop.asked or stop.asked_to_finish):
-        service.waiting(f"waiting for {folder}")
-        time.sleep(0.2)
-    return folder.is_dir() and not stop.asked
-
-
-def _make_state_folder(settings: Settings) -> None:
-    for folder in (settings.state_path, settings.state_path / PINS_NAME):
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"cannot create {folder}: {error.strerror}",
-                hint="the watcher must be able to write there, or set --state-dir",
-            ) from error
-    if not os.access(settings.state_path, os.W_OK | os.X_OK):
-        raise StoreError(
-            f"cannot write into {settings.state_path}",
-            hint="the watcher must be able to write there, or set --state-dir",
-        )
-
-
-def _run_name(settings: Settings) -> str:
-    return settings.run_name or settings.model_path.name
-
-
-def _wants_live(settings: Settings) -> bool:
-    if settings.log_format == "auto":
-        return sys.stdout.isatty()
-    return settings.log_format == "live"
-
-
-def _build(
-    settings: Settings,
-    store: Store,
-    interpreter: str,
-    audience: Sequence[Callable[[Presence], None]],
-) -> Daemon:
-    supervisors = make_supervisors(settings, interpreter, _run_name(settings))
-    verified: Verified = set()
-    intake = Intake(
-        settings.model_path,
-        settings.state_path / PINS_NAME,
-        store.queue,
-        grace_seconds=settings.grace_seconds,
-        policy=settings.waiting_policy,
-        verified=verified,
-    )
-    projector = Projector(settings, store, _run_name(settings), verified=verified)
-
-    def show(presence: Presence) -> None:
-        for look in audience:
-            look(presence)
-
-    inbox = Inbox(settings.state_path)
-    return Daemon(settings, store, intake, projector, supervisors, inbox=inbox, on_step=show)
+    run_daemon(settings)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from watcher.cli.options import as_json, print_json
+from watcher.cli.options import as_json, json_line, print_json
 from watcher.cli.runs import Asked, RunPlace, find_runs, run_folders
 from watcher.errors import StoreError
 from watcher.reading import open_reader
@@ -71,11 +70,11 @@ def _draw_on(asked: Asked) -> None:
 
 
 def _print_changes(asked: Asked) -> None:
-    before = b""
+    before = ""
     for seen in _again_and_again(asked, 0):
-        line = msgspec.json.encode(_data(asked, seen))
+        line = json_line(_data(asked, seen))
         if line != before:
-            click.echo(line.decode())
+            click.echo(line)
             before = line
 
 

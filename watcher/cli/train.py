@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from watcher.cli.options import options_of
+from watcher.cli.settings_help import SettingsCommand
 from watcher.config import LaunchSettings, Settings, load_as
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Listing, list_gpus
@@ -27,7 +28,7 @@ _NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
 _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(cls=SettingsCommand, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--config",
     "config_file",

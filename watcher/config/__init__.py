@@ -9,6 +9,7 @@ from watcher.config.launching import LaunchSettings
 from watcher.config.load import (
     ENVIRONMENT_PREFIX,
     FILE_ONLY,
+    group_titles,
     list_settings,
     load_as,
     load_settings,
@@ -25,6 +26,7 @@ __all__ = [
     "FILE_ONLY",
     "LaunchSettings",
     "Settings",
+    "group_titles",
     "list_settings",
     "load_as",
     "load_settings",

@@ -9,7 +9,11 @@ from watcher.config.settings import Settings
 
 
 class LaunchSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that `train` can be told. `run` passes over these keys in a shared file."""
+    """The trainer: when it is stopped and started again.
+
+    With the settings of `run`, everything that `train` can be told. `run` passes over these keys in
+    a shared file.
+    """
 
     # The launcher alone needs none, and the trainer's own command usually names it.
     pipeline_config: Annotated[

@@ -122,6 +122,16 @@ def _override_main_board(merged: dict[str, Any], origin: Mapping[str, str], file
     merged["board"] = [{**listed[0], **first}, *listed[1:]]
 
 
+def group_titles(kind: type[Settings]) -> dict[str, str]:
+    """Return for each setting the first line about the group it is in, without its full stop."""
+    titles: dict[str, str] = {}
+    for table in reversed(kind.__mro__):
+        for name in getattr(table, "__annotations__", ()):
+            title = (table.__doc__ or "Settings").splitlines()[0].removesuffix(".")
+            titles.setdefault(name, title)
+    return titles
+
+
 @functools.cache
 def list_settings() -> frozenset[str]:
     """Return the names of the settings that hold several values: those annotated as a tuple."""
@@ -159,6 +169,9 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
 
 def _check_texts(settings: Settings) -> None:
     """Try out what is text with a grammar of its own."""
+    for name, value in msgspec.structs.asdict(settings).items():
+        if isinstance(value, str) and not _is_utf8(value):
+            raise msgspec.ValidationError(f"Expected a text in UTF-8 - at `$.{name}`")
     for name, read in _TEXTS.items():
         value = getattr(settings, name)
         values = value if name in list_settings() else [value] if value is not None else []
@@ -169,6 +182,15 @@ def _check_texts(settings: Settings) -> None:
             raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
 
 
+def _is_utf8(text: str) -> bool:
+    """Return whether a text, a file's name say, can be written down in the database."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_toml(file: Path) -> dict[str, Any]:
     """Read a TOML file into a dict; raises ConfigError when that cannot be done."""
     try:
@@ -177,7 +199,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read {file}: {error.strerror}", hint="--config names a TOML file"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}", hint="see toml.io for the format") from (
             error
         )

@@ -13,7 +13,9 @@ from watcher.config.rules import about
 class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where things lie and what the run is called."""
 
-    model_dir: Annotated[str, about("The folder the trainer writes checkpoints into.", "FOLDER")]
+    model_dir: Annotated[
+        str, about("The folder the trainer writes checkpoints into.", "FOLDER", min_length=1)
+    ]
     pipeline_config: Annotated[
         str, about("The pipeline.config that the trainer was started with.", "FILE")
     ]

@@ -10,7 +10,11 @@ from watcher.intake.thin import QueuePolicy, parse_policy, parse_size
 
 
 class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set. Field names are the TOML keys and, with dashes, the flags."""
+    """The queue, the looks at MODEL_DIR, the end and the log.
+
+    With the groups before it, everything that can be set. Field names are the TOML keys and, with
+    dashes, the flags.
+    """
 
     queue_policy: Annotated[
         str,

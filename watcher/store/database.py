@@ -13,8 +13,8 @@ from typing import Any
 from sqlite_utils import Database
 
 from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
-from watcher.errors import StoreLost
-from watcher.store.schema import migrations
+from watcher.errors import StoreError, StoreLost
+from watcher.store.schema import migrations, unknown_migrations
 
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"
@@ -58,11 +58,27 @@ class RunDatabase:
         self._identities = {file: _identity(file) for file in (path, self._wal_path)}
 
     def _prepare(self) -> None:
+        self._refuse_foreign()
         self._db.execute("PRAGMA foreign_keys = ON")
         # A network file system refuses WAL and stays in its rollback journal by itself.
         self._db.execute("PRAGMA journal_mode = WAL").fetchone()
         self._db.execute("PRAGMA synchronous = FULL")
         migrations.apply(self._db)
+
+    def _refuse_foreign(self) -> None:
+        """Raise StoreError for a database of a later version, or of another program."""
+        if later := unknown_migrations(self._db):
+            raise StoreError(
+                f"database {self.path} is of a later version of checkpoint-watcher"
+                f" (it has {', '.join(later)})",
+                hint="use that version, or begin anew in another folder with --state-dir",
+            )
+        if self._db.table_names() and not migrations.applied(self._db):
+            raise StoreError(
+                f"database {self.path} is of another program: it has no tables of"
+                " checkpoint-watcher",
+                hint="remove it if nobody needs it, or set --state-dir to another folder",
+            )
 
     @property
     def _wal_path(self) -> Path:

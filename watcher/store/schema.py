@@ -252,3 +252,13 @@ def m003_boards(db: Database) -> None:
     """Several boards, checkpoints kept for another reason, and why one was not promoted."""
     for statement in _BOARDS:
         db.execute(statement)
+
+
+def unknown_migrations(db: Database) -> list[str]:
+    """Return the names of the migrations of ours that a later version has applied."""
+    empty = Database(memory=True)
+    try:
+        known = {migration.name for migration in migrations.pending(empty)}
+    finally:
+        empty.close()
+    return [done.name for done in migrations.applied(db) if done.name not in known]

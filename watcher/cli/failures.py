@@ -1,0 +1,149 @@
+"""How the command line ends: what went wrong as an error line and a hint line, and an exit code."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import traceback
+from types import TracebackType
+
+import click
+
+from watcher.errors import AlreadyRunning, WatcherError
+
+EXIT_ERROR = 1
+EXIT_ALREADY_RUNNING = 3
+EXIT_FAULT = 70  # EX_SOFTWARE of sysexits(3)
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+DEBUG_VARIABLE = "CHECKPOINT_WATCHER_DEBUG"
+
+
+def debug_option() -> click.Option:
+    """Make the `--debug` that every command takes; the environment hands it on to processes."""
+
+    def remember(_context: object, _parameter: object, given: bool) -> None:
+        if given:
+            os.environ[DEBUG_VARIABLE] = "1"
+
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="Show a traceback with an error.",
+    )
+
+
+def _debugging() -> bool:
+    return os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
+
+
+def prepare_streams() -> None:
+    """Make standard output and error ready for any name, and for having been closed.
+
+    A descriptor that is closed would be taken by the next file opened, the database say.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+    # File names are bytes: they leave as they came, so that a script can use them.
+    codecs.register_error("checkpoint-watcher", _as_it_came)
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="checkpoint-watcher")  # type: ignore[union-attr]
+    threading.excepthook = _thread_failed
+
+
+def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
+
+
+def end(error: BaseException) -> int:
+    """Say on standard error what ended a command, and return its exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt)
+    ):
+        return EXIT_INTERRUPTED
+    if isinstance(error, click.Abort):
+        return EXIT_ERROR
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if _debugging():
+        traceback.print_exception(error)
+    if isinstance(error, WatcherError):
+        _say(error.message, error.hint)
+        return EXIT_ALREADY_RUNNING if isinstance(error, AlreadyRunning) else EXIT_ERROR
+    if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has seen enough
+        return EXIT_ERROR
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"{where}{error.strerror or error}", "--debug shows what was being done")
+        return EXIT_ERROR
+    _say_fault(error)
+    return EXIT_FAULT
+
+
+def close_output() -> OSError | None:
+    """Flush standard output, and return what kept it from being written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try once more at its own end, and complain in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OSError(error.errno, error.strerror, "standard output")
+    return None
+
+
+def _say(message: str, hint: str | None) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"error: {message}", err=True)
+        if hint:
+            click.echo(f"hint: {hint}", err=True)
+
+
+def _say_fault(error: BaseException) -> None:
+    name, text = type(error).__name__, " ".join(str(error).split())
+    message = f"a fault of checkpoint-watcher: {name}: {text[:300]}"
+    if _debugging():
+        _say(message, "please report it with what is above")
+    elif kept := _keep(error):
+        _say(message, f"please report it with {kept}, where it came from; --debug shows that here")
+    else:
+        _say(message, "run it again with --debug, and please report it with what that shows")
+
+
+def _keep(error: BaseException) -> str | None:
+    """Write the traceback into a file: what a long run met may not come again."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="checkpoint-watcher-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+            return file.name
+    except (OSError, UnicodeError):
+        return None
+
+
+def _thread_failed(arguments: threading.ExceptHookArgs) -> None:
+    value: BaseException | None = arguments.exc_value
+    if value is None or isinstance(value, SystemExit):
+        return
+    if _debugging():
+        trace: TracebackType | None = arguments.exc_traceback
+        traceback.print_exception(arguments.exc_type, value, trace)
+    _say_fault(value)
