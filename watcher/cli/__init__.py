@@ -16,7 +16,7 @@ class _Commands(click.Group):
 
     names = (
         *("run", "train", "status", "best", "leaderboard", "history"),
-        *("metrics", "compare", "explain", "web", "doctor"),
+        *("metrics", "compare", "plot", "explain", "web", "doctor"),
         *("keep", "requeue", "resume", "rebuild", "install-units"),
     )
 

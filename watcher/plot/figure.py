@@ -29,6 +29,8 @@ _LETTERS_AN_INCH = 14
 _FONT, _OTHER_FONTS = "DejaVu Sans", "Verdana, Arial, sans-serif"
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "checkpoint-watcher",  # the same rows give the same bytes
+    "text.parse_math": False,
     "font.family": _FONT,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -129,6 +131,7 @@ def draw(picture: Picture, *, width_inches: float = WIDTH_INCHES) -> Figure:
         one.draw(beside=beside, last=one is drawn[-1])
     scale_steps(drawn[-1].axes, *picture.steps)
     figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out: once is enough
     for one in drawn:
         one.write_ranks()
     return figure

@@ -60,7 +60,7 @@ def require_points(
         WatcherError: there is no evaluation yet, or none with a value of a metric.
     """
     if not any(run.evaluations for run in runs):
-        names = ", ".join(run.name for run in runs)
+        names = ", ".join(run.name for run in runs[:5])
         raise WatcherError(
             f"no checkpoint of {names} is evaluated yet",
             hint="`checkpoint-watcher status MODEL_DIR` shows how far it is",
@@ -76,6 +76,17 @@ def require_points(
             hint="-1, which COCO writes where there is nothing to measure, and what is not finite"
             " are left out; `checkpoint-watcher metrics MODEL_DIR` shows what was recorded",
         )
+
+
+def lacks(run: Run, metrics: Sequence[str]) -> list[str]:
+    """Return why one of several runs is not in a panel, a sentence each."""
+    if not run.evaluations:
+        return [f"no checkpoint of {run.name} is evaluated yet"]
+    return [
+        f"{run.name} has no value of {metric}"
+        for metric in metrics or (run.metric,)
+        if all(point.value is None for point in run.points(metric))
+    ]
 
 
 def _evaluations(

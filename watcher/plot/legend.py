@@ -53,7 +53,7 @@ def span(panel: Panel) -> float:
 def _curves(panel: Panel) -> Iterator[Entry]:
     if len(panel.curves) < 2:
         return
-    marked = sum(bool(_best(curve)) for curve in panel.curves) > 1
+    marked = panel.ranked and sum(bool(_best(curve)) for curve in panel.curves) > 1
     for curve in panel.curves:
         best = _best(curve)
         said = f"\nbest {_at(best, panel)}" if best and marked else ""

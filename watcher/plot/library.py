@@ -49,20 +49,18 @@ def load_matplotlib() -> ModuleType:
 
 
 def _has_own_folders() -> bool:
-    try:
-        home = Path.home()
-    except RuntimeError:  # a user without an entry in the list of users
-        return False
     # matplotlib's rule on Linux; elsewhere both lie in ~/.matplotlib.
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path's raises where a user has no home
     return all(
-        _writable(Path(os.environ.get(variable) or home / default) / "matplotlib")
+        _may_make(os.environ.get(variable) or f"{home}/{default}")
         for variable, default in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
     )
 
 
-def _writable(folder: Path) -> bool:
-    """True when the folder can be written, or made: the nearest one that is there decides."""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+def _may_make(folder: str) -> bool:
+    """True when a folder can be written, or made in one that is there: a missing home is not."""
+    path = Path(folder)
+    there = path if path.exists() else path.parent
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 

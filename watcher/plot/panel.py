@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from watcher.plot.style import look_of
 
 _INK, _GOLD = "#222222", "#F0E442"
 _FEW_POINTS, _MARKERS_A_CURVE = 40, 12
-_GAP_POINTS = 2.0
+_GAP_POINTS, _SMALL = 2.0, 0.6
 _STEP_LABELS, _VALUE_LABELS, _ROUND = 8, 7, [1, 2, 2.5, 5, 10]
 # Sign to marker and its size in points.
 _SIGNS = {"best": ("*", 14.0), "place": ("o", 7.5), "former": ("^", 5.0), "stops": ("8", 10.0)}
@@ -79,8 +80,8 @@ class DrawnPanel:
                 gid=self._gid("stop"),
                 zorder=1.5,
             )
-        for curve, (step, value) in own_stops(panel):
-            self._sign("stops", step, value, look_of(curve.number).colour)
+        for curve, point in own_stops(panel):
+            self._sign("stops", [point], look_of(curve.number).colour)
         self._scale_values()
         self._draw_legend(beside=beside, last=last)
 
@@ -125,14 +126,18 @@ class DrawnPanel:
 
     def _draw_marks(self, curve: Curve) -> None:
         edge = look_of(curve.number).colour if self._several else _INK
-        for mark in curve.marks:
-            if mark.place == "former" and self._several:
-                continue
-            assert mark.point.value is not None
-            self._sign(mark.place, mark.point.step, mark.point.value, edge)
+        for place in ("former", "place", "best"):
+            points = [mark.point for mark in curve.marks if mark.place == place]
+            small = place == "former" and len(points) > _FEW_POINTS
+            at = [(point.step, point.value or 0.0) for point in points]
+            self._sign(place, at, edge, _SMALL if small else 1.0)
 
-    def _sign(self, sign: str, step: int, value: float, edge: str) -> None:
-        self.axes.plot([step], [value], gid=self._gid(f"{sign}-{step}"), **_sign_look(sign, edge))
+    def _sign(
+        self, sign: str, points: Sequence[tuple[int, float]], edge: str, scale: float = 1.0
+    ) -> None:
+        if points:
+            look = _sign_look(sign, edge, scale)
+            self.axes.plot(*zip(*points, strict=True), gid=self._gid(sign), **look)
 
     def _label(self, text: str, mark: Mark) -> Any:
         assert mark.point.value is not None
@@ -142,7 +147,7 @@ class DrawnPanel:
             xytext=(0, 0),
             textcoords="offset points",
             ha="center",
-            va="center_baseline",
+            va="center",
             fontsize=8,
             weight="bold",
             color=_INK,
@@ -213,15 +218,15 @@ def _curve_look(number: int) -> dict[str, Any]:
     }
 
 
-def _sign_look(sign: str, edge: str) -> dict[str, Any]:
+def _sign_look(sign: str, edge: str, scale: float = 1.0) -> dict[str, Any]:
     marker, size = _SIGNS[sign]
     face = _GOLD if sign == "best" else "none" if sign == "stops" else "white"
     return {
         "marker": marker,
-        "markersize": size,
+        "markersize": size * scale,
         "markerfacecolor": face,
         "markeredgecolor": edge,
-        "markeredgewidth": 1.2,
+        "markeredgewidth": 1.2 * scale,
         "linestyle": "none",
         "zorder": {"best": 5, "stops": 4.5}.get(sign, 4),
     }

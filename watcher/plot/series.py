@@ -239,7 +239,7 @@ def _metric_panel(runs: Sequence[Run], metric: str) -> Panel:
             run.name if len(runs) > 1 else _axis(metric),
             number,
             points,
-            _marks(run, points, former=metric == run.metric),
+            _marks(run, points, former=metric == run.metric and len(runs) == 1),
             run.stop,
         )
         for number, run in enumerate(runs)
