@@ -4,6 +4,7 @@
 # OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
 # OD_PYTHON  its interpreter, as a version or a path
 # OD_VENV    where it is installed
+# TESTERS    how many tests make test runs at once
 # MINUTES, SEED  how long make soak lasts, and what its faults are drawn with
 
 SHELL := /bin/bash
@@ -15,13 +16,18 @@ PYTHON ?= python3.11
 OD_SET ?= py311
 OD_PYTHON ?= $(patsubst py3%,3.%,$(OD_SET))
 OD_VENV ?= .venv-od
+# Many tests wait rather than work, so more of them at once than there are cores.
+TESTERS ?= 3
 MINUTES ?= 30
 SEED ?= 4
 
 LISTS := deploy/requirements
 VENV_PYTHON := .venv/bin/python
 UV := .venv/bin/uv
-UV_INSTALL := $(UV) pip install --quiet --require-hashes --no-deps
+# Compiled once here: where PYTHONDONTWRITEBYTECODE is set, as in many images, each start of Python
+# would compile all of TensorFlow again, and its import takes three times as long.
+UV_INSTALL := $(UV) pip install --quiet --require-hashes --no-deps --compile-bytecode
+unexport PYTHONDONTWRITEBYTECODE
 
 # Each stamp is the last thing its rule writes, so an interrupted install starts over.
 DAEMON_STAMP := .venv/.installed
@@ -55,7 +61,7 @@ test: environments
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict
-	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 # Boots a small Debian in a container. The base is made once, in a minute and a half.
 test-systemd: $(PROJECT_STAMP)
