@@ -23,7 +23,7 @@ _FEW_POINTS, _MARKERS_A_CURVE = 40, 12
 _GAP_POINTS, _SMALL = 2.0, 0.6
 _STEP_LABELS, _VALUE_LABELS, _ROUND = 8, 7, [1, 2, 2.5, 5, 10]
 # Sign to marker and its size in points.
-_SIGNS = {"best": ("*", 14.0), "place": ("o", 7.5), "former": ("^", 5.0), "stops": ("8", 10.0)}
+_SIGNS = {"best": ("*", 14.0), "place": ("o", 7.5), "former": ("^", 5.0), "stops": ("X", 9.0)}
 
 
 def scale_steps(axes: Axes, first: int, last: int) -> None:
@@ -87,16 +87,18 @@ class DrawnPanel:
 
     def write_ranks(self) -> None:
         """Write the ranks beside the marks, where there is room. The layout must be done."""
+        marks = [mark for curve in self._panel.curves for mark in curve.marks if mark.rank]
+        if all(mark.place == "best" for mark in marks):
+            return
+        marks.sort(key=lambda mark: mark.rank or 0)
         figure = self.axes.get_figure(root=True)
         assert figure is not None
         pixel = figure.dpi / 72
         place = self.axes.transData.transform
-        marks = [mark for curve in self._panel.curves for mark in curve.marks if mark.rank]
-        marks.sort(key=lambda mark: mark.rank or 0)
         where = [(float(mark.point.step), mark.point.value or 0.0) for mark in marks]
         points = [(float(x), float(y)) for x, y in map(place, where)]
         taken = [
-            Box(*point, *(2 * [_SIGNS[mark.place][1] * pixel * 0.8]))
+            Box(*point, *(2 * [_SIGNS[mark.place][1] * pixel]))
             for mark, point in zip(marks, points, strict=True)
         ]
         labels = [self._label(str(mark.rank), mark) for mark in marks]
@@ -220,7 +222,7 @@ def _curve_look(number: int) -> dict[str, Any]:
 
 def _sign_look(sign: str, edge: str, scale: float = 1.0) -> dict[str, Any]:
     marker, size = _SIGNS[sign]
-    face = _GOLD if sign == "best" else "none" if sign == "stops" else "white"
+    face = _GOLD if sign == "best" else "white"
     return {
         "marker": marker,
         "markersize": size * scale,

@@ -239,7 +239,7 @@ def _metric_panel(runs: Sequence[Run], metric: str) -> Panel:
             run.name if len(runs) > 1 else _axis(metric),
             number,
             points,
-            _marks(run, points, former=metric == run.metric and len(runs) == 1),
+            _marks(run, points, _places(own=metric == run.metric, several=len(runs) > 1)),
             run.stop,
         )
         for number, run in enumerate(runs)
@@ -267,7 +267,7 @@ def _losses_panel(runs: Sequence[Run]) -> Panel:
             name.removeprefix(LOSSES).replace("_", " "),
             number,
             points,
-            _marks(run, points, former=False) if name == TOTAL_LOSS else (),
+            _marks(run, points, ("best", "place")) if name == TOTAL_LOSS else (),
             run.stop,
         )
         for number, name in enumerate(names)
@@ -316,13 +316,20 @@ def _own_figure(metric: str) -> tuple[str, ...]:
     return () if asked.is_expression else tuple(name for name, _ in asked.keys)
 
 
-def _marks(run: Run, points: Sequence[Point], *, former: bool) -> tuple[Mark, ...]:
+def _places(*, own: bool, several: bool) -> tuple[Place, ...]:
+    """Return what is marked on a curve: the less, the more there is to see without it."""
+    if several:
+        return ("best", "place") if own else ("best",)
+    return ("best", "place", "former") if own else ("best", "place")
+
+
+def _marks(run: Run, points: Sequence[Point], places: Sequence[Place]) -> tuple[Mark, ...]:
     place_of = {one.checkpoint_id: one for one in run.promotions}
     marks = [
         Mark(_place(promotion.rank), promotion.rank, point)
         for row, point in zip(run.evaluations, points, strict=True)
         for promotion in [place_of.get(row.checkpoint_id)]
-        if promotion and point.value is not None and (former or promotion.rank)
+        if promotion and point.value is not None and _place(promotion.rank) in places
     ]
     return tuple(sorted(marks, key=lambda mark: -(mark.rank or len(points) + 1)))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # The nearest of a terminal's 256; the last is the terminal's own, be it dark or light.
 TERMINAL_COLOURS = (32, 166, 36, 175, 214, 74, None)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "p")
 LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-",
     (0, (5, 1.5)),
