@@ -14,7 +14,8 @@ from watcher.database_file import iso
 from watcher.store import Store
 
 METRIC = "DetectionBoxes_Precision/mAP"
-_OVERALL = (METRIC, f"{METRIC}@.50IOU", "DetectionBoxes_Recall/AR@100", "Loss/total_loss")
+LOSS = "Loss/total_loss"
+_OVERALL = (METRIC, f"{METRIC}@.50IOU", "DetectionBoxes_Recall/AR@100", LOSS)
 _BEGIN = 1_790_000_000.0
 CATEGORIES = (
     *("person", "bicycle", "car", "motorcycle", "aeroplane", "traffic light", "fire hydrant"),
@@ -110,10 +111,10 @@ def _evaluation(
         [n, n, score, iso(_BEGIN + 60 * n), iso(_BEGIN + 60 * n + 13), json.dumps(versions)],
     )
     values = [(metric, "", score * (1 - 0.1 * place)) for place, metric in enumerate(_OVERALL)]
-    values += [
-        (METRIC, category, min(max(score + draw.gauss(0, 0.1), 0.0), 1.0))
-        for category in categories
-    ]
+    values[-1] = (LOSS, "", 2 - 3 * score)
+    for place, category in enumerate(categories):
+        share = 1.5 - place / len(categories)
+        values.append((METRIC, category, max(share * score + draw.gauss(0, 0.015), 0.0)))
     db.executemany(
         "INSERT INTO metrics (evaluation_id, name, category, value) VALUES (?, ?, ?, ?)",
         [(n, *value) for value in values],

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -234,7 +235,7 @@ def test_it_follows_a_run_that_goes_on_and_does_not_hold_it_up(watcher: Watcher,
         manager.save(step, model_tensors(1000, str(step)))
         page.rows("/model-dir/score_by_step")
     scored = wait_until(
-        lambda: len(rows := page.rows("/model-dir/score_by_step")) >= len(steps) and rows,
+        lambda: len(rows := page.rows("/model-dir/score_by_step")) >= 1 + len(steps) and rows,
         "all are there",
     )
     assert [row["checkpoint"] for row in scored] == [
@@ -246,7 +247,6 @@ def test_it_follows_a_run_that_goes_on_and_does_not_hold_it_up(watcher: Watcher,
     # It goes on with what is there when the run has ended.
     assert watcher.stop() == 0
     assert page.rows("/model-dir/leaderboard") == watcher.query("SELECT * FROM leaderboard")
-    assert len(page.rows("/model-dir/score_by_step")) == len(scored)
 
 
 def test_it_reads_a_finished_run_in_a_folder_that_cannot_be_written(tmp_path: Path):
@@ -489,3 +489,77 @@ def test_the_page_goes_on_by_itself_and_says_so_when_it_cannot(
     browser.ask("document.dispatchEvent(new Event('visibilitychange'))")
     browser.until("document.getElementById('watcher-fresh').textContent.includes('cannot be read')")
     assert browser.ask("document.querySelectorAll('#chart-promoted tbody tr').length") == 3
+
+
+# -- the report
+
+
+def report(runs: Path, run: str, file: Path) -> str:
+    ended = cli("web", runs / run / "model_dir", "--export", file)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{file}\n", ""), ended.stderr
+    return file.read_text()
+
+
+@pytest.fixture(scope="module")
+def reports(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The reports of two of the runs."""
+    folder = tmp_path_factory.mktemp("reports")
+    before = {run: digest(runs / run / "model_dir" / "watcher") for run in ("cats", "evil")}
+    for run in before:
+        report(runs, run, folder / f"{run}.html")
+        assert digest(runs / run / "model_dir" / "watcher") == before[run]
+    return {run: folder / f"{run}.html" for run in before}
+
+
+def test_a_report_is_one_file_without_script_or_anything_to_fetch(
+    runs: Path, reports: dict[str, Path]
+):
+    text = reports["cats"].read_text()
+    assert "<script" not in text and " onerror" not in text and "@import" not in text
+    fetched = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"')\s>]+)""", text)
+    assert all(one.startswith("#") for one in fetched)
+    assert text.count("<svg") == 2
+    (best,) = query(runs / "cats" / "model_dir" / "watcher" / "watcher.db", "SELECT * FROM best")
+    words = (
+        *(f"{best['score']:.4f}", best["path"], "not_finite", "3.11.7", "Loss/total_loss"),
+        *("top_k", *CATEGORIES, "ckpt-1</td>", "shard 0 has 1000 bytes"),
+    )
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_report_fits_the_screen_and_the_phone_and_holds_no_markup_of_others(
+    reports: dict[str, Path], browser: Browser, tmp_path: Path, width: int, scheme: str
+):
+    for file in reports.values():
+        browser.open(file.as_uri(), width=width, scheme=scheme)
+        whole(browser, tmp_path / "report.png", width)
+        assert browser.requested == [file.as_uri()]
+        shown = "[...document.querySelectorAll('figure')].filter(one => one.clientWidth).length"
+        assert browser.ask(shown) == 1
+    assert browser.ask("document.title") == f"{REASON}: checkpoint-watcher"
+    assert browser.ask("document.querySelectorAll('img, script, b').length") == 0
+    text = browser.ask("document.body.innerText")
+    assert REASON in text and HOSTILE.format(5) in text
+
+
+def test_a_report_of_a_run_without_scores_and_one_without_matplotlib(tmp_path: Path):
+    record(tmp_path / "none" / "model_dir", run="none", evaluations=0)
+    text = report(tmp_path, "none", tmp_path / "none.html")
+    assert "nothing is promoted yet" in text and "<svg" not in text
+    record(tmp_path / "some" / "model_dir", run="some", evaluations=3)
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
+    file = tmp_path / "some.html"
+    place = {"PYTHONPATH": str(tmp_path)}
+    ended = cli("web", tmp_path / "some" / "model_dir", "--export", file, **place)
+    assert ended.returncode == 0 and "warning: no curves in it" in ended.stderr
+    assert "the curves are left out" in file.read_text() and "<svg" not in file.read_text()
+
+
+def test_a_report_that_cannot_be_written_is_an_error_and_leaves_nothing(runs: Path, tmp_path: Path):
+    for file in (tmp_path / "no" / "such" / "folder.html", tmp_path):
+        ended = cli("web", runs / "cats" / "model_dir", "--export", file)
+        assert ended.returncode == 1 and f"error: cannot write {file}" in ended.stderr
+        assert "hint:" in ended.stderr and "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert cli("web", runs, "--export", tmp_path / "x.html").returncode == 2

@@ -1,4 +1,4 @@
-"""`checkpoint-watcher web`: runs in a browser."""
+"""`checkpoint-watcher web`: runs in a browser, or one of them in a file."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ DEFAULT_PORT = 8001
     envvar=f"{ENVIRONMENT_PREFIX}DATASETTE",
     help="Datasette, or the interpreter that has it, if not in this environment.",
 )
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write a report of the one run into a file instead; needs no Datasette.",
+)
 def web(
     folders: tuple[Path, ...],
     state_dir: str | None,
@@ -43,12 +49,16 @@ def web(
     host: str,
     open_browser: bool,
     datasette: Path | None,
+    export: Path | None,
 ) -> None:
     """Serve a web page of the runs in MODEL_DIRs until Ctrl-C, with Datasette.
 
     Reads the live databases and writes nothing; it works while the watchers run and after. Several
     MODEL_DIRs, or a folder that holds some, have a page each and an overview.
     """
+    if export:
+        _export(folders, state_dir, export)
+        return
     from watcher.web.plan import Plan, find_served, make_plan
     from watcher.web.serving import interpreter_of, is_local, listening, serve
 
@@ -73,3 +83,16 @@ def web(
                 click.launch(origin + plan.start)
 
         serve(interpreter, sock, look, ready, local=local)
+
+
+def _export(folders: tuple[Path, ...], state_dir: str | None, file: Path) -> None:
+    from watcher.cli.runs import only_reader
+    from watcher.web.export import export
+
+    if len(folders) > 1:
+        raise click.UsageError("--export is of one run, and several were given")
+    with only_reader(folders[0], state_dir) as reader:
+        missing = export(reader, file)
+    if missing:
+        click.echo(f"warning: no curves in it: {missing}", err=True)
+    click.echo(file)

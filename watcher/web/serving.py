@@ -26,7 +26,7 @@ _END_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
 INSTALL_HINT = (
     "pip install 'datasette>=0.65.5,<1' 'datasette-dashboards>=0.8,<1', here or in an environment"
-    " of its own that --datasette names"
+    " of its own that --datasette names; --export FILE.html needs neither"
 )
 
 

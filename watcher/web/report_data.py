@@ -1,0 +1,93 @@
+"""What a report of a run says, read from its database at one time. Writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from watcher.reading import Reader
+from watcher.view.changes import Measured, measured
+from watcher.view.look import Look, Looker
+
+MOST_CHECKPOINTS = 500
+MOST_EVENTS = 100
+_NOT_EVALUATED = ("failed", "corrupt", "missed")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """One run, as a report shows it.
+
+    Attributes:
+        look: The run at a glance.
+        history: The last rows of the view `history`, the latest last.
+        failures: Those rows of it that have no score and should have one.
+        events: The last rows of `events`, the latest first.
+        event_count: How many there are in all.
+        best: Metrics of the best checkpoint, None while nothing is promoted.
+        last: Metrics of the last one in step order, None before the first evaluation.
+        evaluation: How the best, or else the last, was evaluated: `device`, `images`,
+            `eval_seconds`, `evaluated_at`, `versions`, `details`; None before the first.
+        settings: Those of the last start.
+    """
+
+    look: Look
+    history: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    event_count: int
+    best: Measured | None
+    last: Measured | None
+    evaluation: dict[str, Any] | None
+    settings: dict[str, Any]
+
+
+def read_report(reader: Reader) -> ReportData:
+    """Read all that a report of the run shows.
+
+    Raises:
+        StoreError: the database cannot be read now.
+    """
+    look = Looker(reader).look(recent=MOST_CHECKPOINTS, queue=0)
+    rows = reader.evaluated()
+    board = look.best
+    best = next((row for row in rows if board and row["sha256"] == board["sha256"]), None)
+    last = rows[-1] if rows else None
+    states = ", ".join(f"'{state}'" for state in _NOT_EVALUATED)
+    count = reader.one("SELECT count(*) AS n FROM events")
+    return ReportData(
+        look=look,
+        history=look.recent,
+        failures=reader.all(
+            "SELECT checkpoint, global_step, state, reason FROM history"
+            f" WHERE state IN ({states}) ORDER BY discovered_at DESC LIMIT ?",
+            [MOST_CHECKPOINTS],
+        ),
+        events=reader.all(
+            "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?",
+            [MOST_EVENTS],
+        ),
+        event_count=count["n"] if count else 0,
+        best=_measured(reader, best),
+        last=_measured(reader, last),
+        evaluation=_evaluation(reader, best or last),
+        settings=msgspec.json.decode(look.run.get("settings") or "{}"),
+    )
+
+
+def _measured(reader: Reader, row: dict[str, Any] | None) -> Measured | None:
+    return measured(row, reader.values_of(row["evaluation_id"])) if row else None
+
+
+def _evaluation(reader: Reader, row: dict[str, Any] | None) -> dict[str, Any] | None:
+    found = row and reader.one(
+        "SELECT device, images, eval_seconds, evaluated_at, versions, details FROM evaluations"
+        " WHERE id = ?",
+        [row["evaluation_id"]],
+    )
+    if not found:
+        return None
+    decoded = {name: msgspec.json.decode(found[name]) for name in ("versions", "details")}
+    return {**found, **decoded}
