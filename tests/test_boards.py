@@ -69,6 +69,15 @@ def test_several_boards_lie_over_the_same_files_and_the_first_is_the_leaderboard
         (watcher.model_dir / folder / data).stat().st_ino for folder in ("best", "best-low-loss")
     ]
     assert same[0] == same[1]
+    shown = cli("status", watcher.model_dir, COLUMNS="100").stdout.splitlines()
+    assert "worst-of-all/  by mAP  ckpt-3 0.1000, ckpt-4 0.2000" in shown
+    (line,) = (line for line in shown if line.startswith("best-low-loss/"))
+    assert line.endswith("ckpt-2 0.5000")
+    shown = json.loads(cli("status", watcher.model_dir, "--json").stdout)["boards"]
+    assert shown == watcher.query("SELECT * FROM boards WHERE board != 'best'")
+    narrow = cli("status", watcher.model_dir, COLUMNS="40").stdout.splitlines()
+    (line,) = (line for line in narrow if line.startswith("best-low-loss/"))
+    assert len(line) <= 40 and line.endswith("…")
 
 
 def test_other_boards_need_no_evaluation_and_what_is_gone_is_said(watcher: Watcher):
@@ -104,6 +113,8 @@ def test_the_last_and_some_between_are_kept_beside_the_best(watcher: Watcher):
     assert watcher.run(*flags, **by) == 0
     assert watcher.leaderboard() == ["ckpt-1"]
     assert names(watcher, "kept") == ["ckpt-7", "ckpt-6", "ckpt-3"]
+    shown = cli("status", watcher.model_dir, COLUMNS="100").stdout.splitlines()
+    assert "kept/  ckpt-7 0.1000, ckpt-6 0.1000, ckpt-3 0.1000" in shown
     kept = watcher.model_dir / "kept"
     assert '"ckpt-7"' in (kept / "checkpoint").read_text()
     assert {verify(kept / name).global_step for name in names(watcher, "kept")} == {300, 600, 700}

@@ -27,6 +27,7 @@ STATUS_FIELDS = {
         "queue_seconds_left",
         "best",
         "leaderboard",
+        "boards",
         "last",
     ),
     *("patience_left", "stop", "warnings"),

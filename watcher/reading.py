@@ -79,6 +79,13 @@ class Reader:
         """Return the view `leaderboard`."""
         return self._rows("SELECT * FROM leaderboard")
 
+    def other_boards(self) -> list[dict[str, Any]]:
+        """Return the view `boards` without the board that the view `leaderboard` shows."""
+        return self._rows(
+            "SELECT * FROM boards WHERE board !="
+            " (SELECT board FROM runs WHERE id = (SELECT min(id) FROM runs))"
+        )
+
     def history(self, last: int | None = None) -> list[dict[str, Any]]:
         """Return the view `history`, or only its last rows."""
         if last is None:

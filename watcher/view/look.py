@@ -23,6 +23,7 @@ class Look:
         running: True while the process that wrote the status is there.
         states: State to the number of checkpoints in it, only those that occur.
         board: The view `leaderboard`.
+        boards: The other rows of the view `boards`: what lies in the other boards and in kept/.
         recent: The last rows of the view `history`.
         queue: `checkpoint, global_step` of what waits, next first; perhaps only the first of it.
         waiting: How many wait.
@@ -39,6 +40,7 @@ class Look:
     running: bool
     states: dict[str, int]
     board: list[dict[str, Any]]
+    boards: list[dict[str, Any]]
     recent: list[dict[str, Any]]
     queue: list[dict[str, Any]]
     waiting: int
@@ -143,6 +145,7 @@ class Looker:
             running=running,
             states=states,
             board=reader.leaderboard(),
+            boards=reader.other_boards(),
             recent=reader.history(recent),
             queue=reader.queue(queue) if states.get("pending") else [],
             waiting=reader.waiting(),
@@ -179,6 +182,7 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
         "queue_seconds_left": look.queue_seconds,
         "best": look.best,
         "leaderboard": look.board,
+        "boards": look.boards,
         "last": look.last and {"global_step": look.last[0], "score": look.last[1]},
         "patience_left": look.patience_left,
         "stop": look.stop,

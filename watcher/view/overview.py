@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from watcher.config.ranking import KEPT_BOARD
 from watcher.view.curve import Curve
 from watcher.view.look import Look
 from watcher.view.tables import STATE_STYLE, figure, history_table, leaderboard_table, plain_table
@@ -215,11 +216,30 @@ def _warning(text: str) -> Text:
 
 
 def _board(look: Look) -> RenderableType | None:
-    if not look.board:
-        return None
-    table = leaderboard_table(look.board[:_BOARD_ROWS])
-    more = len(look.board) - _BOARD_ROWS
-    return Group(table, Text(f"and {more} more, see `leaderboard`")) if more > 0 else table
+    parts: list[RenderableType] = []
+    if look.board:
+        parts.append(leaderboard_table(look.board[:_BOARD_ROWS]))
+        more = len(look.board) - _BOARD_ROWS
+        if more > 0:
+            parts.append(Text(f"and {more} more, see `leaderboard`"))
+    folders: dict[str, list[dict[str, Any]]] = {}
+    for row in look.boards:
+        folders.setdefault(row["board"], []).append(row)
+    parts += [_in_one_line(name, rows) for name, rows in folders.items()]
+    return Group(*parts) if parts else None
+
+
+def _in_one_line(name: str, rows: Sequence[dict[str, Any]]) -> Text:
+    """Draw another board, or what is kept whatever its score: the folder and what lies in it."""
+    text = Text(f"{Path(rows[0]['path']).parent.name}/", style="bold", no_wrap=True)
+    text.overflow = "ellipsis"
+    if name != KEPT_BOARD:
+        text.append(f"  by {rows[0]['metric']}", "dim")
+    shown = ", ".join(
+        f"{row['checkpoint']} {figure(row['score'], '.4f')}".rstrip() for row in rows[:_BOARD_ROWS]
+    )
+    more = len(rows) - _BOARD_ROWS
+    return text.append(f"  {shown}" + (f" and {more} more" if more > 0 else ""), "not bold")
 
 
 def _curve(look: Look, rows: int) -> RenderableType:
