@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import click
 
 from watcher import __version__
+from watcher.cli.completion import COMPLETE_VARIABLE, PROGRAM
 from watcher.cli.failures import close_output, debug_option, end, prepare_streams
 
 
@@ -18,6 +22,7 @@ class _Commands(click.Group):
         *("run", "train", "status", "best", "leaderboard", "history"),
         *("metrics", "compare", "plot", "explain", "web", "doctor"),
         *("keep", "requeue", "resume", "rebuild", "install-units"),
+        "completion",
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,13 +59,23 @@ def cli() -> None:
 cli.params.append(debug_option())
 
 
+def _complete() -> None:
+    """Answer the shell's TAB, or say nothing: whatever is said lands in the line being typed."""
+    with contextlib.suppress(Exception), Path(os.devnull).open("w") as nowhere:
+        sys.stderr = nowhere
+        cli(standalone_mode=False, prog_name=PROGRAM)
+    sys.exit(0)
+
+
 def main() -> None:
     """Run the command line; whatever ends it becomes an error line, a hint line and a code."""
     prepare_streams()
+    if os.environ.get(COMPLETE_VARIABLE, "").endswith("_complete"):
+        _complete()
     code = 0
     try:
         # Also when it is started as `python -m watcher`.
-        returned = cli(standalone_mode=False, prog_name="checkpoint-watcher")
+        returned = cli(standalone_mode=False, prog_name=PROGRAM)
         code = returned if isinstance(returned, int) else 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

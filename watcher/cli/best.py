@@ -11,7 +11,6 @@ from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.errors import WatcherError
 from watcher.view import make_console
-from watcher.view.tables import best_table, leaderboard_table
 
 
 @click.command()
@@ -45,4 +44,6 @@ def best(
     elif json_output:
         print_json(found if asked.many else found[0])
     else:
+        from watcher.view.tables import best_table, leaderboard_table
+
         make_console().print(best_table(found) if asked.many else leaderboard_table(board))

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
+from watcher.cli.completing import evaluated
 from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.view import make_console
 from watcher.view.changes import changes
-from watcher.view.tables import changes_table
 
 
 @click.command()
 @run_folder
-@click.argument("old", metavar="FROM")
-@click.argument("new", metavar="TO")
+@click.argument("old", metavar="FROM", shell_complete=evaluated)
+@click.argument("new", metavar="TO", shell_complete=evaluated)
 @as_json
 def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_output: bool) -> None:
     """Compare two checkpoints of MODEL_DIR, metric by metric and category by category.
@@ -39,6 +39,8 @@ def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_out
             }
         )
     else:
+        from watcher.view.tables import changes_table
+
         make_console().print(changes_table(overall, categories, before, after))
 
 

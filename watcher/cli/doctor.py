@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from watcher.cli.completing import folders
 from watcher.cli.options import as_json, print_json, settings_options
 from watcher.cli.settings_help import SettingsCommand
 from watcher.config import load_settings
@@ -22,7 +23,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
 
 
 @click.command(cls=SettingsCommand)
-@click.argument("model_dir", required=False)
+@click.argument("model_dir", required=False, shell_complete=folders)
 @click.option(
     "--config",
     "config_file",

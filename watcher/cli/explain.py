@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from watcher.cli import completing
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.errors import ConfigError, StoreError
 
@@ -30,9 +31,16 @@ _DECIDING = frozenset(
     "what_if",
     multiple=True,
     metavar="SETTING=VALUE",
+    shell_complete=completing.choices(*(f"{name}=" for name in sorted(_DECIDING))),
     help="Decide by another setting, patience=3 say. Can be given several times.",
 )
-@click.option("--board", "board_name", metavar="NAME", help="Another board than the first.")
+@click.option(
+    "--board",
+    "board_name",
+    metavar="NAME",
+    shell_complete=completing.boards,
+    help="Another board than the first.",
+)
 def explain(
     model_dir: Path,
     state_dir: str | None,

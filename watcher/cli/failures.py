@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import os
 import sys
-import tempfile
 import threading
 import traceback
 from types import TracebackType
@@ -129,6 +128,8 @@ def _say_fault(error: BaseException) -> None:
 
 def _keep(error: BaseException) -> str | None:
     """Write the traceback into a file: what a long run met may not come again."""
+    import tempfile  # which takes its time, and is hardly ever needed
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="checkpoint-watcher-", suffix=".txt", delete=False, encoding="utf-8"

@@ -10,7 +10,6 @@ import click
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.view import make_console
-from watcher.view.tables import history_table
 
 
 @click.command()
@@ -28,6 +27,8 @@ def history(folders: tuple[Path, ...], state_dir: str | None, json_output: bool)
         if json_output:
             every += with_folder(rows, place, asked)
             continue
+        from watcher.view.tables import history_table
+
         title = f"Checkpoints of {reader.run()['name']}"
         make_console().print(history_table(rows, reader.leaderboard(), title=title, whole=True))
     if json_output:

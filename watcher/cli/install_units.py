@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from watcher import units
+from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand
 from watcher.config import Settings, load_settings, read_toml
@@ -18,7 +19,7 @@ from watcher.errors import ConfigError
 
 
 @click.command(name="install-units", cls=SettingsCommand)
-@click.argument("model_dir", required=False)
+@click.argument("model_dir", required=False, shell_complete=folders)
 @click.option("--run", "name", required=True, metavar="NAME", help="The NAME of the units.")
 @click.option(
     "--trainer",
@@ -41,6 +42,7 @@ from watcher.errors import ConfigError
 @click.option(
     "--working-directory",
     metavar="FOLDER",
+    shell_complete=folders,
     help="Where both are started, for relative paths in pipeline.config.",
 )
 @click.option(

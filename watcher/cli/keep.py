@@ -6,12 +6,19 @@ from pathlib import Path
 
 import click
 
+from watcher.cli import completing
 from watcher.cli.options import run_folder, state_folder
 
 
 @click.command()
 @run_folder
-@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument(
+    "checkpoints",
+    nargs=-1,
+    required=True,
+    metavar="CHECKPOINT...",
+    shell_complete=completing.checkpoints,
+)
 @click.option("--undo", is_flag=True, help="Keep them no longer.")
 def keep(model_dir: Path, state_dir: str | None, checkpoints: tuple[str, ...], undo: bool) -> None:
     """Keep checkpoints of MODEL_DIR in kept/, whatever their score.

@@ -10,7 +10,6 @@ import click
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.view import make_console
-from watcher.view.tables import leaderboard_table
 
 
 @click.command()
@@ -28,6 +27,8 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
         if json_output:
             every += with_folder(rows, place, asked)
         elif rows:
+            from watcher.view.tables import leaderboard_table
+
             title = f"Leaderboard of {run['name']} by {run['metric']}"
             make_console().print(leaderboard_table(rows, title=title))
         else:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
+from watcher.cli.completing import evaluated
 from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.view import make_console
-from watcher.view.tables import metrics_table
 
 
 @click.command()
 @run_folder
-@click.argument("checkpoint", required=False)
+@click.argument("checkpoint", required=False, shell_complete=evaluated)
 @as_json
 @click.option("--categories", is_flag=True, help="Show the figures of each category, too.")
 def metrics(
@@ -36,4 +36,6 @@ def metrics(
     if json_output:
         print_json(found.as_data())
     else:
+        from watcher.view.tables import metrics_table
+
         make_console().print(metrics_table(found, categories=categories))

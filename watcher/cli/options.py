@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from watcher.cli.completing import folders, for_setting
 from watcher.cli.settings_help import SettingOption
 from watcher.config import (
     ENVIRONMENT_PREFIX,
@@ -59,6 +60,7 @@ def _option(field: Any, group: str) -> Callable[[Command], Command]:
         "metavar": metavar,
         "cls": SettingOption,
         "group": group,
+        "shell_complete": for_setting(field.name, metavar),
     }
     if isinstance(_inner(field.type), msgspec.inspect.BoolType):
         return click.option(f"{flag}/--no-{flag[2:]}", **{**arguments, "metavar": None})
@@ -91,10 +93,13 @@ def run_folder(command: Command) -> Command:
     command = click.option(
         "--state-dir",
         metavar="FOLDER",
+        shell_complete=folders,
         envvar=f"{ENVIRONMENT_PREFIX}STATE_DIR",
         help="Where the database is, if not in MODEL_DIR/watcher.",
     )(command)
-    return click.argument("model_dir", type=click.Path(path_type=Path))(command)
+    return click.argument("model_dir", type=click.Path(path_type=Path), shell_complete=folders)(
+        command
+    )
 
 
 def as_json(command: Command) -> Command:

@@ -7,12 +7,15 @@ from typing import Literal
 
 import click
 
+from watcher.cli import completing
 from watcher.cli.options import run_folder, state_folder
 
 
 @click.command()
 @run_folder
-@click.argument("checkpoints", nargs=-1, metavar="[CHECKPOINT...]")
+@click.argument(
+    "checkpoints", nargs=-1, metavar="[CHECKPOINT...]", shell_complete=completing.checkpoints
+)
 @click.option("--all", "everything", is_flag=True, help="All whose files are kept.")
 @click.option("--failed", is_flag=True, help="All that failed.")
 def requeue(

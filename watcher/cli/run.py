@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand
 from watcher.config import load_settings
 
 
 @click.command(cls=SettingsCommand)
-@click.argument("model_dir", required=False)
+@click.argument("model_dir", required=False, shell_complete=folders)
 @click.option(
     "--config",
     "config_file",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from watcher.cli import completing
 from watcher.cli.options import state_folder
 from watcher.config import ENVIRONMENT_PREFIX
 from watcher.database_file import DATABASE_NAME
@@ -40,6 +41,7 @@ def run_folders(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--state-dir",
         metavar="FOLDER",
+        shell_complete=completing.folders,
         envvar=f"{ENVIRONMENT_PREFIX}STATE_DIR",
         help="Where the database is, if not in MODEL_DIR/watcher.",
     )(command)
@@ -49,6 +51,7 @@ def run_folders(command: Callable[..., Any]) -> Callable[..., Any]:
         nargs=-1,
         required=True,
         type=click.Path(path_type=Path),
+        shell_complete=completing.folders,
     )(command)
 
 

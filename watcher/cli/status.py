@@ -6,11 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import RenderableType
-from rich.text import Text
 
 from watcher.cli.options import as_json, json_line, print_json
 from watcher.cli.runs import Asked, RunPlace, find_runs, run_folders
@@ -18,7 +16,9 @@ from watcher.errors import StoreError
 from watcher.reading import open_reader
 from watcher.view import make_console
 from watcher.view.look import Look, Looker, as_data
-from watcher.view.overview import Overview, runs_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _WATCH_SECONDS = 1.0
 _HISTORY_ROWS = 12
@@ -114,6 +114,10 @@ def _data(asked: Asked, seen: _Seen) -> Any:
 
 
 def _drawn(asked: Asked, seen: _Seen, *, fit: bool) -> RenderableType:
+    from rich.text import Text
+
+    from watcher.view.overview import Overview, runs_table
+
     if asked.many:
         rows: list[tuple[Path, Look | str]] = [
             (place.model_dir, look.message if isinstance(look, StoreError) else look)

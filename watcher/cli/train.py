@@ -11,15 +11,12 @@ from typing import Any
 
 import click
 
+from watcher.cli.completing import files
 from watcher.cli.options import options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.config import LaunchSettings, Settings, load_as
 from watcher.errors import ConfigError
-from watcher.evaluation.gpus import Listing, list_gpus
-from watcher.evaluation.workers import other_evaluators
 from watcher.launch.command import flag_value, interpreter, visible_devices
-from watcher.launch.gpus import evaluation_device
-from watcher.launch.launcher import Launcher
 from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
@@ -38,7 +35,7 @@ _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
     " underscores.",
 )
 @options_of(LaunchSettings, without=_NOT_OURS)
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=files)
 def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> None:
     """Run the trainer's COMMAND, unmodified, and end it when EARLY_STOP says so.
 
@@ -57,6 +54,8 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
+    from watcher.launch.launcher import Launcher
+
     settings = load_as(LaunchSettings, flags, os.environ, config_file, _defaults(command))
     if "://" in settings.model_dir:
         raise ConfigError(
@@ -118,6 +117,10 @@ def _watcher_command(
     flags: Mapping[str, Any],
 ) -> list[str]:
     """Check what can be checked before there is a trainer, and return the watcher's command."""
+    from watcher.evaluation.gpus import Listing, list_gpus
+    from watcher.evaluation.workers import other_evaluators
+    from watcher.launch.gpus import evaluation_device
+
     if not Path(settings.pipeline_config).is_file():
         raise ConfigError(
             f"pipeline_config ({settings.pipeline_config}) does not exist or is not a file",

@@ -1,0 +1,164 @@
+"""What the shell offers on TAB: folders, and what a run's database holds. Silent, and never late.
+
+Each function is click's `shell_complete`: it gets the context of what is typed so far, and the
+beginning of the word. A database that is missing, locked or unreadable offers nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from watcher.config import state_path
+from watcher.database_file import DATABASE_NAME
+from watcher.errors import WatcherError
+from watcher.reading import Reader
+
+Items = list[CompletionItem[str]]
+Completer = Callable[[click.Context, click.Parameter, str], Items]
+
+_WAIT_SECONDS = 0.05  # for a lock that another program holds
+_MOST = 200
+
+
+def folders(_context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer folders."""
+    return [CompletionItem(begun, type="dir")]
+
+
+def files(_context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer files."""
+    return [CompletionItem(begun, type="file")]
+
+
+def choices(*values: str) -> Completer:
+    """Offer some words."""
+    return lambda _context, _parameter, begun: _beginning(begun, ((value, "") for value in values))
+
+
+def checkpoints(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer the checkpoints of the run whose files may still be there, the newest first."""
+    found = _ask(
+        context,
+        "SELECT name, state, global_step, score FROM (SELECT c.id, c.name, c.state, c.global_step,"
+        " e.score FROM checkpoints c LEFT JOIN evaluations e ON e.checkpoint_id = c.id"
+        " WHERE c.state NOT IN ('untrained', 'corrupt', 'missed')) ORDER BY id DESC LIMIT ?",
+    )
+    return _beginning(begun, ((row["name"], _said(row)) for row in found), besides=_given(context))
+
+
+def evaluated(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer the evaluated checkpoints, and the words for the best and the last of them."""
+    found = _ask(
+        context,
+        "SELECT c.name, c.state, c.global_step, e.score FROM evaluations e"
+        " JOIN checkpoints c ON c.id = e.checkpoint_id"
+        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+        " ORDER BY c.id DESC LIMIT ?",
+    )
+    words = [("best", "the best one"), ("last", "the one evaluated last")] if found else []
+    words += [(row["name"], _said(row)) for row in found]
+    return _beginning(begun, words, besides=_given(context))
+
+
+def metrics(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer the short names of metrics, and those that the run has recorded."""
+    from watcher.decision.metric import CATEGORY_NAMES, SHORT_NAMES
+
+    words = [(name, full[0]) for name, full in SHORT_NAMES.items()]
+    if begun.startswith(tuple(f"{figure}[" for figure in CATEGORY_NAMES)):
+        figure = begun.partition("[")[0]
+        words = [(f"{figure}[{row['category']}]", "") for row in _ask(context, _CATEGORIES)]
+    else:
+        words += [(row["name"], "recorded") for row in _ask(context, _RECORDED)]
+    return _beginning(begun, words)
+
+
+_RECORDED = (
+    "SELECT name FROM metrics WHERE category = ''"
+    " AND evaluation_id = (SELECT max(id) FROM evaluations) ORDER BY name LIMIT ?"
+)
+_CATEGORIES = (
+    "SELECT DISTINCT category FROM metrics WHERE category != ''"
+    " AND evaluation_id = (SELECT max(id) FROM evaluations) ORDER BY category LIMIT ?"
+)
+
+
+def categories(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer the categories that the run has recorded."""
+    return _beginning(begun, ((row["category"], "") for row in _ask(context, _CATEGORIES)))
+
+
+def boards(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+    """Offer the boards that hold something."""
+    found = _ask(context, "SELECT DISTINCT board FROM promotions ORDER BY board LIMIT ?")
+    return _beginning(begun, ((row["board"], "") for row in found))
+
+
+def for_setting(name: str, metavar: str | None) -> Completer | None:
+    """Return what completes the value of a setting, by its name and its metavar."""
+    if name in ("metric", "tie_break", "veto"):
+        return metrics
+    if name == "device":
+        return choices("cpu", "auto", "gpu:")
+    if metavar in ("FILE", "FILE.toml", "INTERPRETER"):
+        return files
+    if metavar == "FOLDER":
+        return folders
+    words = [word for word in (metavar or "").split("|") if word and not word.isupper()]
+    # every-N and ema:W have yet to be finished; they are offered without what stands for it.
+    return choices(*(word.rstrip("NW") for word in words)) if len(words) > 1 else None
+
+
+def _ask(context: click.Context, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a query on the run that is typed; none when they cannot be had."""
+    folders = context.params.get("folders") or ()
+    # While an option still lacks its value, click leaves the arguments where they are.
+    folder = context.params.get("model_dir") or next(iter((*folders, *context.args)), None)
+    if not folder:
+        return []
+    try:
+        # The shell has not expanded what it is still completing.
+        model_dir = Path(os.path.expandvars(str(folder))).expanduser()
+        state_dir = context.params.get("state_dir")
+        path = state_path(model_dir.absolute(), state_dir) / DATABASE_NAME
+        reader = Reader(path, timeout_seconds=_WAIT_SECONDS)
+        try:
+            return reader.all(sql, [_MOST])
+        finally:
+            reader.close()
+    except (WatcherError, OSError, RuntimeError, ValueError, sqlite3.Error):
+        return []
+
+
+def _given(context: click.Context) -> set[str]:
+    """Return the words that stand for checkpoints already."""
+    words: set[str] = set()
+    for value in context.params.values():
+        words |= {value} if isinstance(value, str) else set()
+        words |= set(map(str, value)) if isinstance(value, tuple) else set()
+    return words
+
+
+def _said(row: dict[str, Any]) -> str:
+    # No comma: fish's script takes a description up to the first one.
+    step = "" if row["global_step"] is None else f"step {row['global_step']}: "
+    return f"{step}{row['state']}" + ("" if row["score"] is None else f" {row['score']:.4f}")
+
+
+def _beginning(
+    begun: str, words: Iterable[tuple[str, str]], *, besides: Iterable[str] = ()
+) -> Items:
+    """Return the words with that beginning, each once. Those with blanks no shell takes whole."""
+    found = dict.fromkeys(
+        (word, about)
+        for word, about in words
+        if word.startswith(begun) and word not in besides and not any(c.isspace() for c in word)
+    )
+    return [CompletionItem(word, help=about or None) for word, about in found]
