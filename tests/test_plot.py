@@ -303,10 +303,21 @@ def test_a_name_with_markup_in_it_stays_text(tmp_path: Path):
     assert "<script" not in svg and name in texts(ElementTree.fromstring(svg))
 
 
+def test_signs_that_no_font_has_are_told_in_a_line_and_whole_in_an_svg(tmp_path: Path):
+    name = "实验 \U000f1234"  # the last is for private use: no font has it
+    folder = make_run(tmp_path / "m", scores(0.5, 0.6), name=name)
+    ended = cli("plot", folder, "-o", tmp_path / "x.png")
+    assert ended.returncode == 0 and (tmp_path / "x.png").stat().st_size > 5000
+    assert re.fullmatch(r"warning: no font here has .*\U000f1234: .*\n", ended.stderr)
+    ended = cli("plot", folder, "-o", tmp_path / "x.svg")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert name in texts(ElementTree.parse(tmp_path / "x.svg").getroot())
+
+
 def rendered_texts(drawn: Picture, width: float) -> tuple[Any, list[tuple[str, Any]]]:
     from matplotlib.text import Text
 
-    with figure.prepared():
+    with figure.prepared(drawn):
         made = figure.draw(drawn, width_inches=width)
         made.draw_without_rendering()
         # Labels of ticks that are not on the axis, or on an axis that is shared, are not drawn.

@@ -134,8 +134,12 @@ def _check_output(output: Path | None) -> None:
 
 def _write(output: Path, picture: Picture) -> None:
     from watcher.files import replace_file
-    from watcher.plot.figure import to_bytes
+    from watcher.plot.figure import boxes, to_bytes
 
+    if output.suffix.lower() != ".svg" and (lacking := boxes(picture)):
+        click.echo(
+            f"warning: no font here has {lacking}: boxes stand for it; an .svg keeps it", err=True
+        )
     content = to_bytes(picture, output.suffix.lower())
     try:
         replace_file(output, content, mode=_mode(output))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
+from watcher.plot.fonts import find_fonts, quiet, signs_of
 from watcher.plot.legend import legend_of
 from watcher.plot.library import load, load_matplotlib
 from watcher.plot.series import Panel, Picture, short_label
@@ -25,13 +26,12 @@ _ROW_INCHES, _NOTE_INCHES = 0.2, 0.15
 _NARROW_INCHES = 6.5
 _DPI = 144
 _LETTERS_AN_INCH = 14
-# matplotlib brings the first; elsewhere one of the others is there, and no text gets wider in it.
-_FONT, _OTHER_FONTS = "DejaVu Sans", "Verdana, Arial, sans-serif"
+# Where a reader has not got our font, one of these is there, and no text gets wider in it.
+_OTHER_FONTS = "Verdana, Arial, sans-serif"
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "checkpoint-watcher",  # the same rows give the same bytes
     "text.parse_math": False,
-    "font.family": _FONT,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -64,7 +64,7 @@ def to_svg(picture: Picture, *, width_inches: float = WIDTH_INCHES, prefix: str 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    with prepared():
+    with prepared(picture):
         figure = draw(picture, width_inches=width_inches)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -84,21 +84,28 @@ def to_bytes(picture: Picture, suffix: str) -> bytes:
     """
     if suffix == ".svg":
         return f'<?xml version="1.0" encoding="utf-8"?>\n{to_svg(picture)}\n'.encode()
-    with prepared():
+    with prepared(picture):
         stream = io.BytesIO()
         undated: dict[str, Any] = {"CreationDate": None} if suffix == ".pdf" else {}
         draw(picture).savefig(stream, format=suffix[1:], metadata=undated)
     return stream.getvalue()
 
 
+def boxes(picture: Picture) -> str:
+    """Return the characters that no font here has: a box stands for each, but in an SVG file."""
+    load_matplotlib()
+    return "".join(sorted(find_fonts(signs_of(picture))[1]))
+
+
 @contextmanager
-def prepared() -> Iterator[None]:
-    """Have matplotlib there and set as we need it, whatever a user's matplotlibrc says."""
+def prepared(picture: Picture) -> Iterator[None]:
+    """Have matplotlib there and set for a picture, whatever a user's matplotlibrc says."""
     matplotlib = load_matplotlib()
     load("matplotlib.figure")
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), quiet():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams["font.family"] = find_fonts(signs_of(picture))[0]
         yield
 
 
@@ -150,7 +157,7 @@ def _embeddable(svg: str, picture: Picture, prefix: str) -> str:
     svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'(?<![\w-])id="', f'id="{prefix}', svg)
     svg = re.sub(r'((?:xlink:)?href="|url\()#', rf"\1#{prefix}", svg)
-    svg = svg.replace(f"font-family: '{_FONT}'", f"font-family: '{_FONT}', {_OTHER_FONTS}")
+    svg = re.sub(r"(font-family: '[^;\"]*')(?=[;\"])", rf"\1, {_OTHER_FONTS}", svg)
     told = ". ".join([picture.title, *(panel.title for panel in picture.panels), *picture.notes])
     head = '<svg role="img" stroke-linejoin="round" stroke-linecap="butt" '
     first, rest = svg.split(">", 1)
