@@ -63,6 +63,7 @@ def test_bash_completes_commands_options_values_and_what_the_database_holds(run:
         (["run", "--mode", ""], ["max", "min"]),
         (["run", here, "--metric", "mAP5"], ["mAP50"]),
         (["run", here, "--metric", "Loss/"], ["Loss/total_loss"]),
+        (["plot", here, "--metric", "mAP7"], ["mAP75"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["compare", here, ""], ["best", "last", "ckpt-3", "ckpt-2", "ckpt-1"]),
         (["compare", here, "ckpt-3", "ckpt"], ["ckpt-2", "ckpt-1"]),

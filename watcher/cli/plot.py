@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from watcher.cli import completing
 from watcher.cli.runs import RunPlace, each_reader, find_runs, run_folders
 from watcher.errors import ConfigError, WatcherError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
+    shell_complete=completing.files,
     help="Write a picture: .png, .svg or .pdf. Without, it is drawn in the terminal.",
 )
 @click.option(
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     "metrics",
     multiple=True,
     metavar="NAME",
+    shell_complete=completing.metrics,
     help="Draw this metric and not the one that the run is ranked by; named as for `run --metric`."
     " Can be given several times.",
 )
