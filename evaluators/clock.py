@@ -3,7 +3,7 @@
 import math
 import time
 
-PARTS = ("restore", "input", "forward", "metrics")
+PARTS = ("restore", "input", "forward", "metrics", "draw")
 PROGRESS_SECONDS = 0.5
 
 

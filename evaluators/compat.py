@@ -73,6 +73,23 @@ def restore_numpy_aliases():
             setattr(numpy, name, builtin)
 
 
+def restore_font_sizes():
+    """Puts `getsize` of Pillow's fonts back, with which the OD API places labels.
+
+    Pillow 10 dropped it, and with that the OD API's drawing raises. By Pillow's own advice it is
+    the width of the text's box, and the height down to that box's lower edge.
+    """
+    from PIL import ImageFont
+
+    def getsize(font, text, *arguments, **options):
+        left, _, right, bottom = font.getbbox(text, *arguments, **options)
+        return right - left, bottom
+
+    for kind in (ImageFont.ImageFont, ImageFont.FreeTypeFont):
+        if not hasattr(kind, "getsize"):
+            kind.getsize = getsize
+
+
 def configure_devices(request):
     """Sets thread counts and memory growth; returns the device's name, "cpu" without a GPU.
 

@@ -38,7 +38,8 @@ class EvalSet:
 
     def __init__(self, pipeline, model, cache_bytes=None, cache_on_disk=True):
         self._budget = default_cache_bytes() if cache_bytes is None else int(cache_bytes)
-        self._dataset = _dataset(pipeline, model)
+        self._with_pixels = _dataset(pipeline, model)
+        self._dataset = self._with_pixels.map(_without_original_pixels)
         self._batches = []
         self._bytes = 0
         self._scratch = None
@@ -78,6 +79,16 @@ class EvalSet:
             if tf.reduce_sum(labels[FIELDS.num_groundtruth_boxes]) > 0:
                 return features, labels
         return self.shapes[0]
+
+    def original_pixels(self, images):
+        """Returns the original images of the first batches, until there are that many of them."""
+        found, count = [], 0
+        for features, _ in self._with_pixels:
+            if count >= images:
+                break
+            found.append(features[FIELDS.original_image])
+            count += len(found[-1])
+        return found
 
     def _keep(self, batch):
         self._bytes += sum(tensor_bytes(t) for t in tf.nest.flatten(batch))
@@ -148,7 +159,7 @@ def _dataset(pipeline, model):
         if not is_sequence(reader):
             dataset = dataset.take(_expected_images(pipeline)[0])
         dataset = dataset.batch(batch_size)
-    return dataset.map(_without_original_pixels)
+    return dataset
 
 
 def _without_original_pixels(features, labels):

@@ -13,6 +13,7 @@ from evaluators.model import Model
 from evaluators.passes import Passes, passes_at_once
 from evaluators.pipeline import Pipeline
 from evaluators.protocol import Failure, Refusal, finite
+from evaluators.visualize import Visualizer
 
 
 class Evaluation:
@@ -55,6 +56,10 @@ class Evaluation:
             self._pipeline.warnings.append(faster)
         self._sets.add_ground_truth(self._eval_set)
         self._metric_names = self._dry_run()
+        wanted = request.get("visualizations")
+        if wanted is None:
+            wanted = self._pipeline.configs["eval_config"].num_visualizations
+        self._visualizer = Visualizer(self._pipeline, self._eval_set, self._sets, int(wanted))
         self._build_seconds = time.perf_counter() - began
 
     def describe(self):
@@ -64,6 +69,9 @@ class Evaluation:
             "fingerprint_parts": self._parts,
             "images": self._eval_set.images,
             "eval_input": self._pipeline.eval_input_name,
+            # What the OD API names its folder after: empty where the input has no name.
+            "eval_name": self._pipeline.eval_input.name,
+            "own_metrics": sorted(self._own_metrics),
             "metrics_sets": self._pipeline.metrics_sets,
             "metric_names": self._metric_names,
             "device": self._device,
@@ -98,30 +106,34 @@ class Evaluation:
         with clock.measure("restore"):
             self._model.restore(prefix)
         step = self._model.global_step
-        metrics = self._run(self._eval_set, clock, report)
+        shown = []
+        metrics = self._run(self._eval_set, clock, report, shown)
         if metrics.images != total:
             message = "{} of {} images were evaluated".format(metrics.images, total)
             raise Failure("incomplete", message, permanent=False)
-        return lambda: self._result(step, metrics, clock)
+        return lambda: self._result(step, metrics, clock, shown)
 
     def evaluate(self, prefix, on_progress):
         """Scores one checkpoint and returns the fields of the `result` reply."""
         return self.forward(prefix, on_progress)()
 
-    def _result(self, step, metrics, clock):
+    def _result(self, step, metrics, clock, shown):
         with clock.measure("metrics"):
             values, by_category = metrics.compute()
         check_finite(values)
         with clock.measure("metrics"):
             # Last, with arrays of their own: whatever a plugin does, these values stand.
             custom, plugin_warnings = metrics.compute_plugins()
+        with clock.measure("draw"):
+            drawn, complaint = self._visualizer.draw(shown)
         cost = clock.cost()
         values["latency_ms"] = cost["latency_ms"]
         return {
             "global_step": step,
             "images": metrics.images,
             "metrics": {**{name: finite(value) for name, value in values.items()}, **custom},
-            "metric_warnings": plugin_warnings,
+            "metric_warnings": plugin_warnings + ([complaint] if complaint else []),
+            "visualizations": drawn,
             "category_metrics": [dict(m, value=finite(m["value"])) for m in by_category],
             "timings": clock.timings(),
             "cost": cost,
@@ -130,11 +142,14 @@ class Evaluation:
             "model_variables": self._model.variable_count,
         }
 
-    def _run(self, batches, clock, report):
+    def _run(self, batches, clock, report, shown=None):
+        """Returns the metrics; the detections to draw are added to `shown`, where it is given."""
         metrics = Metrics(self._sets)
 
         def take(batch, found, seconds):
             before = metrics.images
+            if shown is not None and self._visualizer.wants(before):
+                shown.append((found[1], *batch))
             with clock.measure("metrics"):
                 metrics.add(*found, *batch)
             clock.count(metrics.images - before, seconds)
@@ -158,7 +173,9 @@ class Evaluation:
                 "choose a metrics_set that fits the model and its records",
             ) from error
         names.add("latency_ms")
-        return sorted(names | self._plugin_names(names))
+        plugins = self._plugin_names(names)
+        self._own_metrics = {"latency_ms", *plugins}
+        return sorted(names | plugins)
 
     def _plugin_names(self, taken):
         if self._plugins:

@@ -16,6 +16,8 @@ COMPARED_VERSIONS = (
     "pycocotools",
     "numpy",
 )
+# Fields of eval_config that change pictures and no score.
+_FOR_PICTURES = ("num_visualizations", "max_num_boxes_to_visualize")
 
 
 def file_sha256(path):
@@ -41,9 +43,13 @@ def fingerprint_parts(pipeline, versions):
     eval_input.CopyFrom(pipeline.eval_input)
     eval_input.ClearField("label_map_path")
     eval_input.ClearField("tf_record_input_reader")
+    eval_config = type(configs["eval_config"])()
+    eval_config.CopyFrom(configs["eval_config"])
+    for name in _FOR_PICTURES:
+        eval_config.ClearField(name)
     return {
         "model": text_sha256(configs["model"]),
-        "eval_config": text_sha256(configs["eval_config"]),
+        "eval_config": text_sha256(eval_config),
         "eval_input": text_sha256(eval_input),
         "regularization_loss": bool(train_config.add_regularization_loss),
         "averages": bool(configs["eval_config"].use_moving_averages),

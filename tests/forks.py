@@ -116,7 +116,19 @@ def _daemon(command: list[str], log: str, environment: dict[str, str]) -> Callab
     return main
 
 
-WORK = {"round": _round, "stubborn round": _stubborn_round, "daemon": _daemon}
+def _event_files(state_dir: str, eval_dir: str) -> Callable[[], object]:
+    import watcher.tensorboard.event_file  # noqa: F401
+    from watcher.tensorboard.__main__ import update
+
+    return lambda: update(Path(state_dir), Path(eval_dir))
+
+
+WORK = {
+    "round": _round,
+    "stubborn round": _stubborn_round,
+    "daemon": _daemon,
+    "event files": _event_files,
+}
 
 
 def _fork(what: str, arguments: dict[str, Any]) -> tuple[int, int]:

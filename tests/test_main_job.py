@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics, run_program
+from tensorboards import tensorboard
 from watching import CLI, Watcher, alive, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
@@ -25,6 +26,7 @@ from watcher.promotion.sentinel import write_sentinel
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
 MAP = "DetectionBoxes_Precision/mAP"
+PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,14 @@ def job(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     draw_shapes(od_python, folder, "train", 64, "--empty-every", 0, "--flags", 0)
     draw_shapes(od_python, folder, "val", 16, "--seed", 2)
     config = (PROGRAMS / "ssd_fixed.config").read_text()
+    config = config.replace("num_visualizations: 0", f"num_visualizations: {PICTURES}")
     for name in ("train.tfrecord", "val.tfrecord", "label_map.pbtxt"):
         config = config.replace(f'"{name}"', f'"{folder / name}"')
     watcher.pipeline.write_text(config)
     job = Job(folder, watcher, watcher.pipeline, od_python)
     try:
-        watcher.start(*job.flags(), "--top-k", 2, "--patience", 1, "--min-delta", 1)
+        flags = ["--top-k", 2, "--patience", 1, "--min-delta", 1]
+        watcher.start(*job.flags(), *flags, CHECKPOINT_WATCHER_TENSORBOARD="true")
         train(job)
         wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 120)
         watcher.stop()
@@ -90,17 +94,44 @@ def test_every_checkpoint_of_the_trainer_has_its_outcome(job: Job):
     assert [row["global_step"] for row in steps] == [100 * n for n in range(len(steps))]
 
 
-def test_every_metric_equals_the_od_apis_own_to_the_last_bit(job: Job):
+@pytest.fixture(scope="module")
+def reference(job: Job) -> dict[str, float]:
+    """What the OD API's own loop gives for ckpt-3; its event files are in `reference/`."""
     prefix = job.watcher.model_dir / "ckpt-3"
-    reference = reference_metrics(job.python, job.pipeline, prefix)
+    written = ["--model-dir", job.folder / "reference"]
+    return reference_metrics(job.python, job.pipeline, prefix, *written)[str(prefix)]
+
+
+def test_every_metric_equals_the_od_apis_own_to_the_last_bit(job: Job, reference: dict[str, float]):
     rows = job.watcher.query(
-        "SELECT metric, value FROM metric_values WHERE checkpoint = ? AND category IS NULL",
-        prefix.name,
+        "SELECT metric, value FROM metric_values WHERE checkpoint = 'ckpt-3' AND category IS NULL"
     )
     ours = {row["metric"]: row["value"] for row in rows}
     assert ours.pop("latency_ms") > 0  # our own; the OD API does not measure it
-    assert ours == reference[str(prefix)]
+    assert ours == reference
     assert any(name.startswith("Loss/") for name in ours)
+
+
+@pytest.mark.usefixtures("reference")
+def test_tensorboard_shows_what_the_od_apis_own_evaluation_would_have_written(job: Job):
+    seen = {}
+    for folder in (job.watcher.model_dir, job.folder / "reference"):
+        with tensorboard(job.python, folder) as look:
+            seen[folder] = look()
+    ours, theirs = seen.values()
+    evaluated = [row["global_step"] for row in job.watcher.query("SELECT * FROM history")][1:]
+    pictures = {f"eval_side_by_side_{number}_0" for number in range(PICTURES)}
+    for reader in ("accumulator", "server"):
+        expected, found = (one[reader]["scalars"]["eval"] for one in (theirs, ours))
+        assert found.keys() - expected.keys() == {"checkpoint_watcher/latency_ms"}
+        for tag, points in expected.items():
+            assert [step for step, _ in found[tag]] == evaluated
+            assert points == [point for point in found[tag] if point[0] == 200], tag
+        expected, found = (one[reader]["images"]["eval"] for one in (theirs, ours))
+        assert found.keys() == expected.keys() == pictures
+        for tag, points in expected.items():
+            assert points == [point for point in found[tag] if point[0] == 200], tag
+    assert "train" in ours["server"]["scalars"], "beside the trainer's"
 
 
 def test_best_is_what_the_database_says_and_tensorflow_finds_it(job: Job):

@@ -37,7 +37,12 @@ def test_each_degradation_is_named_with_its_reason():
     all_of_them = Presence(
         turned=0,
         due=0,
-        status={"watch": "no inotify", "pins": "cross-device", "problem": "no space"},
+        status={
+            "watch": "no inotify",
+            "pins": "cross-device",
+            "problem": "no space",
+            "tensorboard": "no permission",
+        },
         failure="database is locked",
         worker_failing=3,
     ).degraded

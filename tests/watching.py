@@ -17,7 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "tests" / "workers" / "stub_worker.py"
 CLI = [sys.executable, "-m", "watcher"]
-_QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2"}
+# Event files are asked for by the tests that look at them: each is a process of its own.
+_QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2", "CHECKPOINT_WATCHER_TENSORBOARD": "false"}
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:

@@ -32,6 +32,7 @@ from watcher.orders import Orders
 from watcher.presence import Presence
 from watcher.promotion.projection import Projector
 from watcher.store import PINS_NAME, Store, iso
+from watcher.tensorboard.keeper import EventFiles
 from watcher.trouble import Trouble
 
 _log = structlog.get_logger(__name__)
@@ -70,6 +71,9 @@ class Daemon:
         self._orders = Orders(store, settings.model_path, settings.state_path / PINS_NAME)
         self._evaluating = Evaluating(settings, store, supervisors)
         self._crew = self._evaluating.crew
+        self._event_files = EventFiles(
+            settings.state_path, settings.eval_path, enabled=settings.tensorboard
+        )
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -151,6 +155,7 @@ class Daemon:
             self._store.set_patience(_BUSY_AGAIN_SECONDS)
             # What was looked at may not have been recorded: look again at all of it.
             self._next_scan, self._dirty = -math.inf, True
+            self._event_files.want()
         self._pin_meanwhile()
         return max(0.0, trouble.retry_at - self._steady())
 
@@ -179,11 +184,13 @@ class Daemon:
         # while the database is locked was still held when the answer came.
         if self._evaluating.record(now, steady):
             self._last_activity, self._dirty = steady, True
+            self._event_files.want()
         self._look(now, steady)
         self._take_requests(now)
         self._evaluating.take_back_expired(now)
         self._evaluating.give_out(now, steady)
         self._project(now, steady)
+        self._event_files.tick(steady)
         self._publish()
         self._idle = self._idle_for_long()
         return max(0.0, self._next_due(now, steady) - steady)
@@ -194,6 +201,7 @@ class Daemon:
         self._store.queue.return_all(now)
         self._follow_settings(now)
         self._intake.recover(now)
+        self._event_files.want()
         self._begun = True
 
     def _follow_settings(self, now: float) -> None:
@@ -269,6 +277,7 @@ class Daemon:
 
     def _next_due(self, now: float, steady: float) -> float:
         due = [self._next_scan, self._lookout.due(), self._crew.next_deadline()]
+        due.append(self._event_files.due())
         due.append(self._project_after if self._dirty else self._projector.evict_at)
         pending = self._store.queue.next_due()
         if pending is not None and (self._crew.idle or self._crew.resting):
@@ -282,7 +291,7 @@ class Daemon:
         if self._inbox and not self._trouble.present:
             readers += self._inbox.filenos()
         if not self._trouble.present:
-            readers += self._crew.filenos()
+            readers += [*self._crew.filenos(), *self._event_files.filenos()]
         until = self._steady() + seconds
         while not self._woken and (left := until - self._steady()) > 0:
             if select.select(readers, [], [], min(left, _WAIT_SECONDS))[0]:
@@ -298,7 +307,7 @@ class Daemon:
             return False
         if not self._looked_to_finish and not self._crew.was_ready:
             return False  # a set-up that cannot evaluate must be told, not slept through
-        if self._projector.evict_at < math.inf:
+        if self._projector.evict_at < math.inf or self._event_files.busy:
             return False
         return self._steady() - self._last_activity >= limit
 
@@ -309,6 +318,7 @@ class Daemon:
             **self._lookout.status(),
             "notice": self._notice,
             "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
+            "tensorboard": self._event_files.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
             "patience_left": self._projector.patience_left,
         }
@@ -329,6 +339,7 @@ class Daemon:
 
     def _close(self) -> None:
         leases = self._crew.stop(timeout_seconds=2)
+        self._event_files.close(_BUSY_AT_END_SECONDS)
         self._lookout.watch.close()
         if self._inbox:
             self._inbox.close()

@@ -38,7 +38,7 @@ _PLAIN_TRAINER = (
 _PATH_SETTINGS = frozenset(
     {
         *("model_dir", "pipeline_config", "state_dir", "best_dir", "kept_dir", "sentinel"),
-        "device_lock_dir",
+        *("device_lock_dir", "eval_dir"),
     }
 )
 
@@ -161,6 +161,8 @@ def writable_folders(settings: Settings) -> list[Path]:
         *(settings.model_path, settings.state_path, settings.best_path, settings.kept_path),
         settings.sentinel_path.parent,
     ]
+    if settings.tensorboard:
+        every.append(settings.eval_path)
     if settings.device_lock_dir:
         every.append(Path(settings.device_lock_dir).absolute())
     unique = list(dict.fromkeys(every))

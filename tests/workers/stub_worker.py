@@ -16,17 +16,20 @@ long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at t
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
-STUB_FINGERPRINT, STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one with
-the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name in
-CUDA_VISIBLE_DEVICES to an object of these variables.
+STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each evaluation, and
+given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one
+with the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name
+in CUDA_VISIBLE_DEVICES to an object of these variables.
 """
 
 import ctypes
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -162,8 +165,16 @@ def answer(name, token, before):
         metrics={"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)},
         category_metrics=[{"name": "AP", "category": "rectangle", "value": score}],
         timings={"total_seconds": 0.1},
+        visualizations=pictures(),
         metric_warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),
     )
+
+
+def pictures():
+    if "STUB_PICTURES" not in os.environ:
+        return None
+    scratch = tempfile.mkdtemp(prefix="checkpoint-watcher-eval-set-")
+    return shutil.copytree(os.environ["STUB_PICTURES"], scratch + "/1")
 
 
 def note_start():
@@ -196,6 +207,7 @@ def main():
         metric_names=["DetectionBoxes_Precision/mAP", "Loss/total_loss"],
         device="cpu",
         eval_input="val",
+        eval_name=os.environ.get("STUB_EVAL_NAME", "val"),
     )
     for line in sys.stdin:
         request = json.loads(line)

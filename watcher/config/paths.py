@@ -36,6 +36,14 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "FOLDER",
         ),
     ] = None
+    eval_dir: Annotated[
+        str | None,
+        about(
+            "Where TensorBoard finds the evaluations, in a folder for each eval input."
+            " Default: MODEL_DIR/eval.",
+            "FOLDER",
+        ),
+    ] = None
     sentinel: Annotated[
         str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
     ] = None
@@ -68,6 +76,11 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def kept_path(self) -> Path:
         """Folder of the checkpoints that are kept for another reason than their score."""
         return Path(self.kept_dir).absolute() if self.kept_dir else self.model_path / "kept"
+
+    @property
+    def eval_path(self) -> Path:
+        """Folder of the event files for TensorBoard."""
+        return Path(self.eval_dir).absolute() if self.eval_dir else self.model_path / "eval"
 
     @property
     def sentinel_path(self) -> Path:

@@ -15,6 +15,17 @@ _SECRET = ("notify", "notify_command")
 class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How others are told of the run."""
 
+    tensorboard: Annotated[
+        bool, about("Write event files for TensorBoard, as the OD API's own evaluation does.")
+    ] = True
+    visualizations: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        about(
+            "How many images of the eval set TensorBoard shows with what was detected."
+            " Default: the pipeline's num_visualizations.",
+            "N",
+        ),
+    ] = None
     listen: Annotated[
         int | str | None,
         about(

@@ -124,6 +124,10 @@ def watcher(status: dict[str, Any]) -> list[Finding]:
     if problem := status.get("problem"):
         remedy = "`checkpoint-watcher status MODEL_DIR` and the log say more"
         found.append(Finding("watcher", "warning", f"process {pid} says: {problem}", remedy))
+    if problem := status.get("tensorboard"):
+        text = f"process {pid} cannot write event files for TensorBoard: {problem}"
+        remedy = "let the watcher write there, name another --eval-dir, or use --no-tensorboard"
+        found.append(Finding("watcher", "warning", text, remedy))
     text = f"process {pid} runs; worker: {status.get('worker')}"
     return found or [Finding("watcher", "ok", text)]
 

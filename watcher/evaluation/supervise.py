@@ -37,7 +37,7 @@ _WANTED_SECONDS = 2.0
 _GIVE_WAY_SECONDS = 3.0
 _KEPT_OF_READY = (
     *("eval_input", "metrics_sets", "build_seconds", "categories"),
-    *("coco_backend", "eval_set_kept", "warnings"),
+    *("coco_backend", "eval_set_kept", "warnings", "eval_name", "own_metrics"),
 )
 
 
@@ -404,6 +404,7 @@ def _evaluation(message: dict[str, Any], ready: Ready) -> Evaluation:
             "peak_memory_bytes": message.get("peak_memory_bytes"),
             "peak_gpu_memory_bytes": message.get("peak_gpu_memory_bytes"),
             "model_variables": message.get("model_variables"),
+            "visualizations": message.get("visualizations"),
             "metric_warnings": [str(text) for text in message.get("metric_warnings") or ()],
         },
     )

@@ -103,5 +103,6 @@ def _start_request(settings: Settings, device: str) -> dict[str, Any]:
         "metric_plugins": list(settings.metric_plugin),
         "sample_1_of_n": settings.sample_1_of_n,
         "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
+        "visualizations": settings.visualizations if settings.tensorboard else 0,
         "device": device,
     }

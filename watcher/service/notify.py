@@ -43,7 +43,7 @@ _NOT_INSTALLED, _NO_ADDRESS = 2, 3
 _CHECK_SECONDS = 60.0
 _TYPES = {"best": "success", "stop": "info", "degraded": "warning", "failed": "failure"}
 # These may pass by themselves, and are told only when they last.
-_PASSING = ("store", "problem")
+_PASSING = ("store", "problem", "tensorboard")
 _LASTING_SECONDS = 10.0
 _WAKE_SECONDS = 10.0
 
@@ -103,7 +103,7 @@ class Notifications:
         steady, degraded = self._steady(), presence.degraded
         self._since = {what: self._since.get(what, steady) for what in degraded}
         self._presence = presence
-        seen = ("worker", "checkpoint", "stop", "watch", "pins", "problem")
+        seen = ("worker", "checkpoint", "stop", "watch", "pins", "problem", "tensorboard")
         key = ([presence.status.get(name) for name in seen], sorted(degraded))
         if key != self._key or steady - self._woken > _WAKE_SECONDS:
             self._key, self._woken = key, steady

@@ -106,6 +106,8 @@ class Look:
             )
         if status.get("problem"):
             found.append(f"problem: {status['problem']}")
+        if status.get("tensorboard"):
+            found.append(f"no event files for TensorBoard: {status['tensorboard']}")
         if status.get("waiting_for"):
             found.append(status["waiting_for"])
         if status.get("watch", "events") != "events":

@@ -1,0 +1,97 @@
+"""The program that writes event files: `python -m watcher.tensorboard STATE_DIR EVAL_DIR`.
+
+Writes what the database has and EVAL_DIR lacks, and ends. It prints one line of JSON with `written`
+(a number) or `problem` (a sentence); the exit code is 0 in both cases.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from watcher.database_file import DATABASE_NAME
+from watcher.errors import StoreError
+from watcher.reading import Reader
+from watcher.tensorboard.folder import arrange
+from watcher.tensorboard.points import Point, content, points
+
+LOCK_NAME = "tensorboard.lock"
+# `evaluators/scratch.py` names the folders so in which workers leave pictures.
+_SCRATCH = "checkpoint-watcher-eval-set-"
+# Curves take little. What pictures take the trainer may need, for its checkpoints.
+_ROOM_BYTES = 1 << 30
+_NICENESS = 19
+
+
+def update(state_dir: Path, eval_dir: Path) -> int:
+    """Bring the event files up to date; returns how many were written.
+
+    Raises:
+        StoreError: the database cannot be read.
+        OSError: a file cannot be written.
+        ImportError: tensorboardX is not installed.
+    """
+    reader = Reader(state_dir / DATABASE_NAME)
+    try:
+        inputs: dict[str, list[Point]] = {}
+        for point in points(reader):
+            inputs.setdefault(point.name, []).append(point)
+        return sum(_update(reader, eval_dir / name, found) for name, found in inputs.items())
+    finally:
+        reader.close()
+
+
+def _update(reader: Reader, folder: Path, wanted: Sequence[Point]) -> int:
+    taken: list[Path] = []
+
+    def write(point: Point, path: Path) -> None:
+        # Imported when there is something to write: mostly there is not.
+        from watcher.tensorboard.event_file import write_event_file
+
+        shown = content(reader, point)
+        room = shutil.disk_usage(path.parent).free > _ROOM_BYTES
+        write_event_file(path, point, shown, pictures=room)
+        if shown.pictures:
+            taken.append(Path(shown.pictures))
+
+    written = arrange(folder, wanted, write, time.time())
+    for pictures in taken:  # only now: who comes after a crash must find them once more
+        _remove_pictures(pictures)
+    return written
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Remove pictures that are in an event file, from a worker's scratch and from nowhere else."""
+    scratch = folder.parent
+    if scratch.name.startswith(_SCRATCH) and scratch.parent == Path(tempfile.gettempdir()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Run the program."""
+    os.nice(_NICENESS)
+    state_dir, eval_dir = map(Path, sys.argv[1:3])
+    answer: dict[str, object]
+    try:
+        # One that outlived its daemon may still be at work.
+        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        answer = {"written": update(state_dir, eval_dir)}
+    except StoreError as error:
+        answer = {"problem": error.message}
+    except ImportError as error:
+        answer = {"problem": f"tensorboardX cannot be imported: {error}"}
+    except OSError as error:
+        answer = {"problem": f"{error.filename or eval_dir}: {error.strerror or error}"}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Points: which evaluations belong on which curve. Reads the database, and only that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from watcher.reading import Reader
+
+# Before workers told which metrics the OD API does not have there was this one.
+_OWN_METRICS = ("latency_ms",)
+OWN_PREFIX = "checkpoint_watcher/"
+EARLIER_PREFIX = "earlier-"
+_COLUMNS = (
+    "c.id AS checkpoint_id, c.global_step, c.sha256, e.id, e.fingerprint, e.evaluated_at,"
+    " json_extract(e.details, '$.eval_name') AS eval_name,"
+    " json_extract(e.details, '$.eval_input') AS eval_input"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluation that is to be seen.
+
+    Attributes:
+        name: The eval input's, by which the OD API names the folder; it may be empty.
+        earlier: The folder inside that for points of another evaluation than the present one,
+            empty for the present one's.
+        identity: 16 hexadecimal digits, another one for another evaluation.
+    """
+
+    name: str
+    earlier: str
+    step: int
+    identity: str
+    evaluation_id: int
+    wall_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one evaluation shows.
+
+    Attributes:
+        scalars: By tag; NaN where the OD API says NaN.
+        pictures: Folder of PNG files named after their tags, None when there are none.
+    """
+
+    scalars: dict[str, float]
+    pictures: str | None
+
+
+def points(reader: Reader) -> list[Point]:
+    """Return the points of all curves.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    rows = reader.all(
+        f"SELECT {_COLUMNS} FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
+        " WHERE c.global_step IS NOT NULL ORDER BY e.evaluated_at, e.id"
+    )
+    # A row that was made anew after the database was lost does not tell; its like do.
+    names = {row["fingerprint"]: name for row in rows if (name := _name(row)) is not None}
+    # Of each eval input the evaluation counts that was made last, or is the run's now.
+    current = {names[row["fingerprint"]]: row["fingerprint"] for row in rows if _known(row, names)}
+    present = reader.run()["fingerprint"]
+    if present in names:
+        current[names[present]] = present
+    found = {}
+    for row in sorted(rows, key=lambda row: (row["checkpoint_id"], row["evaluated_at"])):
+        if _known(row, names):
+            name, of = names[row["fingerprint"]], row["fingerprint"]
+            earlier = "" if current[name] == of else f"{EARLIER_PREFIX}{of[:8]}"
+            found[name, earlier, row["global_step"]] = _point(name, earlier, row)
+    return list(found.values())
+
+
+def content(reader: Reader, point: Point) -> Content:
+    """Return what a point shows, under the OD API's tags; those it has not are under OWN_PREFIX.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    row = reader.one("SELECT details FROM evaluations WHERE id = ?", [point.evaluation_id])
+    details = msgspec.json.decode(row["details"]) if row else {}
+    own = set(details.get("own_metrics") or _OWN_METRICS)
+    values = reader.values_of(point.evaluation_id)
+    scalars = dict(_scalars(((name, value) for (name, of), value in values.items() if not of), own))
+    return Content(scalars, details.get("visualizations"))
+
+
+def _scalars(
+    values: Iterable[tuple[str, float | None]], own: set[str]
+) -> Iterable[tuple[str, float]]:
+    for name, value in values:
+        if name not in own:
+            # Recorded is NULL: SQLite has no NaN, which the OD API's loop writes.
+            yield name, float("nan") if value is None else value
+        elif value is not None:
+            yield OWN_PREFIX + name, value
+
+
+def _name(row: dict[str, Any]) -> str | None:
+    """Return the folder's name as the OD API gives it, None where the row does not tell."""
+    if row["eval_name"] is not None:
+        return str(row["eval_name"])
+    if row["eval_input"] is None:
+        return None
+    # Before workers told the name, one without a name was called by its number.
+    return "" if str(row["eval_input"]).isdigit() else str(row["eval_input"])
+
+
+def _known(row: dict[str, Any], names: dict[str, str]) -> bool:
+    """Say whether there is a folder for a row: a name must not lead out of that of all."""
+    path = PurePosixPath(name := names.get(row["fingerprint"], ".."))
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _point(name: str, earlier: str, row: dict[str, Any]) -> Point:
+    identity = "\n".join((row["sha256"] or "", row["fingerprint"], row["evaluated_at"]))
+    return Point(
+        name=name,
+        earlier=earlier,
+        step=row["global_step"],
+        identity=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        evaluation_id=row["id"],
+        wall_time=datetime.fromisoformat(row["evaluated_at"]).timestamp(),
+    )
