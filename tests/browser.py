@@ -102,6 +102,9 @@ class Browser:
 
     def open(self, url: str, *, width: int = 1280, scheme: str = "light") -> None:
         """Go to a page as wide as this, in CSS pixels; below 500 it is a phone."""
+        # What the page before still had to say is over first.
+        self.call("Page.navigate", url="about:blank")
+        self.until("location.href === 'about:blank'")
         self.requested, self.complaints = [], []
         self.call(
             "Emulation.setDeviceMetricsOverride",

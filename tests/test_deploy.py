@@ -99,7 +99,7 @@ def image_names() -> Iterator[str]:
 
 def test_every_image_has_an_exact_version():
     names = list(image_names())
-    assert len(names) == 2 + 4 + 2
+    assert len(names) == 2 + 5 + 2
     for name in names:
         assert re.search(r":v?\d+\.\d+\.\d+[-\w.]*(@sha256:[0-9a-f]{64})?$", name), name
 
@@ -256,6 +256,9 @@ def test_in_compose_both_are_confined_and_nothing_is_published_but_to_this_machi
         assert service["read_only"] is True and service["init"] is True
     for key in ("image", "user", "volumes", "working_dir"):
         assert trainer[key] == watcher[key], key
+    web = services["web"]
+    assert web["user"] == trainer["user"] and web["read_only"] is True
+    assert all(volume["read_only"] for volume in web["volumes"])
     for service in services.values():
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges"]

@@ -30,6 +30,9 @@ def test_the_wheel_holds_every_module_of_both_sides_and_nothing_else(installed: 
     for side in ("watcher", "evaluators"):
         ours = {path.relative_to(ROOT) for path in (ROOT / side).rglob("*.py")}
         assert ours and ours <= {path.relative_to(installed) for path in installed.rglob("*.py")}
+    files = [path.relative_to(ROOT) for path in (ROOT / "watcher" / "web").rglob("*.*")]
+    page = {path for path in files if path.suffix in (".html", ".css", ".js")}
+    assert page and all((installed / path).is_file() for path in page)
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {
         "watcher",
         "evaluators",

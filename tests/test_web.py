@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 from browser import CHROMIUM, MISSING, Browser
@@ -174,10 +175,32 @@ def test_each_chart_has_the_rows_of_its_query_and_none_is_cut_off(page: WebPage,
     assert cards["card_last"]["note"] == "ckpt-200, step 20000"
 
 
+def test_runs_that_rank_by_other_metrics_have_a_chart_each_and_names_of_their_own(tmp_path: Path):
+    from watcher.web.plan import ServedRun, make_plan
+
+    def run(folder: str, metric: str) -> ServedRun:
+        path = tmp_path / folder / "model_dir"
+        return ServedRun(path, path / "watcher" / "watcher.db", False, (1, 1), "model_dir", metric)
+
+    plan = make_plan([run("a", "mAP"), run("b", "Loss/total_loss"), run("Overview", "mAP")])
+    dashboards = plan.told["metadata"]["plugins"]["datasette-dashboards"]
+    assert list(dashboards) == ["overview", "a-model-dir", "b-model-dir", "overview-model-dir"]
+    charts = dashboards["overview"]["charts"]
+    shown = {chart["title"]: [one["run"] for one in chart["sources"]] for chart in charts.values()}
+    assert shown == {
+        "Runs": ["a/model_dir", "b/model_dir", "Overview/model_dir"],
+        "Score by step: mAP": ["a/model_dir", "Overview/model_dir"],
+        "Score by step: Loss/total_loss": ["b/model_dir"],
+    }
+
+
 def test_tables_are_described_and_what_is_internal_is_hidden(page: WebPage):
     told = json.loads(page.answer("/cats.json")[1])
     hidden = {table["name"] for table in told["tables"] if table["hidden"]}
     assert hidden == {"placements", "_sqlite_migrations"}
+    assert [one["name"] for one in json.loads(page.answer("/-/databases.json")[1])] == [
+        *NAMES.values()
+    ]
     text = page.answer("/cats/history")[1]
     assert "Each checkpoint ever seen" in text and "Seconds that the evaluation took" in text
     assert "state" in json.loads(page.answer("/cats/history.json")[1])["facet_results"]
@@ -249,19 +272,15 @@ def test_it_follows_a_run_that_goes_on_and_does_not_hold_it_up(watcher: Watcher,
     assert page.rows("/model-dir/leaderboard") == watcher.query("SELECT * FROM leaderboard")
 
 
-def test_it_reads_a_finished_run_in_a_folder_that_cannot_be_written(tmp_path: Path):
-    """Root may write anywhere, so the folder is mounted read-only, in a namespace of its own."""
+@contextlib.contextmanager
+def mounted_read_only(folder: Path, run: Path) -> Iterator[str]:
+    """A page that sees a folder read-only. Root may write anywhere, so that takes a mount."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("mounting takes root")
-    database = record(tmp_path / "model_dir", run="cats", evaluations=5)
-    for path in database.parent.glob("watcher.db-*"):
-        path.unlink()
     port = free_port()
     script = (
-        f"mount --bind {tmp_path}/model_dir {tmp_path}/model_dir"
-        f" && mount -o remount,ro,bind {tmp_path}/model_dir"
-        f" && exec {sys.executable} -m watcher web {tmp_path}/model_dir --port {port}"
-        f" --datasette {DATASETTE}"
+        f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
+        f" && exec {sys.executable} -m watcher web {run} --port {port} --datasette {DATASETTE}"
     )
     process = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
@@ -273,15 +292,39 @@ def test_it_reads_a_finished_run_in_a_folder_that_cannot_be_written(tmp_path: Pa
         assert process.stdout
         said = process.stdout.readline()
         assert "1 run at" in said, process.communicate(timeout=10)[1]
-        from urllib.request import urlopen
-
-        with urlopen(f"http://127.0.0.1:{port}/cats/best.json?_shape=array", timeout=10) as answer:
-            assert json.loads(answer.read())[0]["run"] == "cats"
-        assert sorted(path.name for path in database.parent.iterdir()) == ["watcher.db"]
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.communicate(timeout=15)
     assert process.returncode == 0
+
+
+def names_at(url: str) -> list[str]:
+    with urlopen(f"{url}.json?_shape=array", timeout=10) as answer:
+        return [row["checkpoint"] for row in json.loads(answer.read())]
+
+
+def test_it_reads_a_finished_run_in_a_folder_that_cannot_be_written(tmp_path: Path):
+    database = record(tmp_path / "model_dir", run="cats", evaluations=5)
+    for path in database.parent.glob("watcher.db-*"):
+        path.unlink()
+    with mounted_read_only(tmp_path, tmp_path / "model_dir") as origin:
+        assert len(names_at(f"{origin}/cats/leaderboard")) == 3
+    assert sorted(path.name for path in database.parent.iterdir()) == ["watcher.db"]
+
+
+def test_it_follows_a_live_run_that_it_cannot_write_and_its_end(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    manager.save(100, model_tensors(1000, "100"))
+    watcher.start()
+    wait_until(lambda: "scored" in watcher.states().values(), "the first is scored")
+    with mounted_read_only(watcher.model_dir, watcher.model_dir) as origin:
+        scores = f"{origin}/model-dir/score_by_step"
+        assert names_at(scores) == ["ckpt-1"]
+        manager.save(200, model_tensors(1000, "200"))
+        wait_until(lambda: names_at(scores) == ["ckpt-1", "ckpt-2"], "the second is seen")
+        assert watcher.stop() == 0
+        assert names_at(scores) == ["ckpt-1", "ckpt-2"]
 
 
 def test_a_database_made_anew_is_served_instead_of_the_old_one(tmp_path: Path, start):

@@ -1,10 +1,10 @@
 """The dashboards, in datasette-dashboards' own format: cards, charts by Vega-Lite, and tables.
 
 Colours are those of Okabe and Ito, told apart by the colour-blind as well; what a colour says a
-shape or a dash says too. Some keys of a chart are ours, for our template: `canned` names
-the query behind it, `empty` stands where it has no rows, `wide` takes the whole width, `hide` and
-`links` concern a table's columns, `caption` is a column that is the same in all rows and stands
-below, and `sources` are the databases of a chart over several runs.
+shape or a dash says too. Some keys of a chart are ours, for our template: `canned` names the query
+behind it, `empty` stands where it has no rows, `wide` takes both columns and `tall` two rows,
+`hide` and `links` concern columns of a table, `caption` is a column that is the same in every row
+and stands below, and `sources` are the databases of a chart over several runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ _STEP_AXIS = {
     "type": "quantitative",
     "title": "step",
     "scale": {"zero": False, "nice": False},
-    "axis": {"format": "~s", "tickMinStep": 1, "tickCount": 10, "grid": False},
+    "axis": {
+        "format": "~s",
+        "tickMinStep": 1,
+        "tickCount": 10,
+        "grid": False,
+        "labelFlush": False,
+        "labelOverlap": "greedy",
+        "labelSeparation": 8,
+    },
 }
 
 
@@ -52,11 +60,9 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
         "display": _BARS,
         "empty": "the metrics of this run have no categories",
         "caption": "metric",
+        "tall": True,
     }
-    charts["failures"] = {
-        **_table(database, "failures", "none: no checkpoint failed or was missed"),
-        "wide": True,
-    }
+    charts["failures"] = _table(database, "failures", "none: no checkpoint failed or was missed")
     charts["recent_events"] = {
         **_table(database, "recent_events", "nothing has happened yet"),
         "wide": True,

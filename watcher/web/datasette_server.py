@@ -111,6 +111,7 @@ def make_application(order: dict[str, Any]) -> Any:
         template_dir=str(HERE / "templates"),
         static_mounts=[("watcher", str(HERE / "static"))],
     )
+    served.remove_database("_memory")
     for database in order["databases"]:
         kind = frozen_database() if database["frozen"] else live_database()
         served.add_database(kind(served, path=database["path"]), name=database["name"])

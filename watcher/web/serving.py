@@ -186,7 +186,9 @@ def serve(
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: None) for number in signals}
+    # What nohup ignores stays ignored.
+    heeded = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
     signal.set_wakeup_fd(writer)
     process = None
     try:
