@@ -237,9 +237,9 @@ class Reader:
 
 
 @contextmanager
-def open_reader(state_dir: Path) -> Iterator[Reader]:
+def open_reader(state_dir: Path, *, timeout_seconds: float = 5.0) -> Iterator[Reader]:
     """Open the database in a run's state folder for reading."""
-    reader = Reader(state_dir / DATABASE_NAME)
+    reader = Reader(state_dir / DATABASE_NAME, timeout_seconds=timeout_seconds)
     try:
         yield reader
     finally:

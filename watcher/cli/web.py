@@ -59,7 +59,7 @@ def web(
     if export:
         _export(folders, state_dir, export)
         return
-    from watcher.web.plan import Plan, find_served, make_plan
+    from watcher.web.plan import Plan, ServedRun, find_served, make_plan
     from watcher.web.serving import interpreter_of, is_local, listening, serve
 
     interpreter = interpreter_of(datasette) if datasette else Path(sys.executable)
@@ -67,10 +67,14 @@ def web(
     if not local:
         click.echo(f"warning: whoever reaches {host} can read these runs: no password", err=True)
 
+    known: tuple[ServedRun, ...] = ()
+
     def look() -> Plan:
+        nonlocal known
         asked = find_runs(folders, state_dir)
         places = [(place.model_dir, place.state_dir) for place in asked.places]
-        return make_plan(find_served(places, tolerant=asked.many))
+        known = find_served(places, tolerant=asked.many, known=known)
+        return make_plan(known)
 
     with listening(host, port) as sock:
         shown = f"[{host}]" if ":" in host else host

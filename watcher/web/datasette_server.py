@@ -8,6 +8,7 @@ standard output once requests are answered; what cannot be served is one line of
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import socket
@@ -43,7 +44,6 @@ _HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
 )
-_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Refused(Exception):
@@ -165,7 +165,7 @@ def guarded(application: Any, *, local: bool) -> Any:
         if scope["method"] not in ("GET", "HEAD"):
             await refuse(send, 405, "this page is read-only")
             return
-        if local and host_of(scope) not in _LOOPBACK_NAMES:
+        if local and not names_this_machine(host_of(scope)):
             await refuse(send, 421, "this page is served under the names of this machine only")
             return
 
@@ -184,6 +184,16 @@ def host_of(scope: Any) -> str:
     host: str = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
+
+
+def names_this_machine(host: str) -> bool:
+    """True for names and addresses by which a machine reaches itself alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 async def refuse(send: Any, code: int, text: str) -> None:

@@ -19,6 +19,7 @@ from watcher.web.queries import FRESHNESS
 # A chart of a long run is one answer; so many points a browser still draws.
 MAX_ROWS = 10_000
 SQL_MILLISECONDS = 2_000
+_BUSY_SECONDS = 2.0
 _SETTINGS = {
     "allow_csv_stream": True,
     "allow_download": False,
@@ -71,7 +72,7 @@ def served_run(model_dir: Path, state_dir: Path) -> ServedRun:
     Raises:
         StoreError: there is none, or it cannot be read now.
     """
-    with open_reader(state_dir) as reader:
+    with open_reader(state_dir, timeout_seconds=_BUSY_SECONDS) as reader:
         run, frozen = reader.run(), reader.frozen
         status = (state_dir / DATABASE_NAME).stat()
     return ServedRun(
@@ -97,7 +98,7 @@ def make_plan(runs: Sequence[ServedRun]) -> Plan:
         dashboards[name] = run_dashboard(name, label, run.metric)
         databases[name] = database_metadata(label, str(run.model_dir))
     for dashboard in dashboards.values():
-        dashboard["freshness"] = FRESHNESS.sql
+        dashboard["freshness"] = FRESHNESS.sql.strip()
     metadata = {
         "title": "checkpoint-watcher",
         "databases": databases,
@@ -133,22 +134,30 @@ def _database_names(labels: Sequence[str]) -> list[str]:
     return names
 
 
-def find_served(places: Sequence[tuple[Path, Path]], *, tolerant: bool) -> tuple[ServedRun, ...]:
+def find_served(
+    places: Sequence[tuple[Path, Path]], *, tolerant: bool, known: Sequence[ServedRun] = ()
+) -> tuple[ServedRun, ...]:
     """Look at several runs, `(model_dir, state_dir)` each.
 
     Args:
         places: Where they are.
         tolerant: Pass over those that cannot be read, unless none can.
+        known: What was found before: of those, what cannot be read now, being locked say, stays.
 
     Raises:
         StoreError: the only one, or none of them, can be read.
     """
     found: list[ServedRun] = []
+    before = {run.path: run for run in known}
     failed: StoreError | None = None
     for model_dir, state_dir in places:
         try:
             found.append(served_run(model_dir, state_dir))
         except StoreError as error:
+            path = state_dir / DATABASE_NAME
+            if path in before and path.exists():
+                found.append(before[path])
+                continue
             if not tolerant:
                 raise
             failed = error

@@ -201,7 +201,10 @@ FROM now""",
 
 FRESHNESS = Query(
     "When something was recorded last",
-    "SELECT max(at) AS recorded_at, count(*) AS events FROM events",
+    # Whatever changes writes an event or the status.
+    """
+SELECT max(at) AS recorded_at, max(id) AS last_event, (SELECT status FROM runs LIMIT 1) AS status
+FROM events""",
 )
 
 OVER_RUNS: dict[str, Query] = {

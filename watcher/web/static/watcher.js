@@ -6,7 +6,7 @@
   const REFRESH_MS = 5000;
   const fresh = document.getElementById("watcher-fresh");
   const drawn = new Map();
-  let asOf = null, next = 0;
+  let asOf = null, next = 0, seen = null;
 
   const element = (tag, text, className) => {
     const made = document.createElement(tag);
@@ -117,7 +117,8 @@
     const before = drawn.get(chart)?.view;
     body.replaceChildren(inside);
     before?.finalize();
-    const made = await vegaEmbed(inside, spec, { mode: "vega-lite", renderer: "svg",
+    const made = await vegaEmbed(inside, spec, { mode: "vega-lite",
+      renderer: rows.length > 2000 ? "canvas" : "svg",
       actions: false, logLevel: vega.Error, tooltip: { theme: "custom" } });
     if (chart.caption) body.append(element("p", rows[0][chart.caption], "watcher-note"));
     return made.view;
@@ -149,9 +150,12 @@
     return [...new Set(all)];
   }
 
-  async function recordedAt() {
+  // What was recorded last, in any of the databases, and a text that changes whenever they do.
+  async function latest() {
     const answers = await Promise.all(databases().map((db) => ask(db, page.freshness)));
-    return answers.map((answer) => answer.rows[0].recorded_at).filter(Boolean).sort().pop();
+    const rows = answers.map((answer) => answer.rows[0]);
+    const recorded = rows.map((row) => row.recorded_at).filter(Boolean).sort().pop();
+    return { recorded, mark: JSON.stringify(rows) };
   }
 
   function say(recorded, error) {
@@ -172,8 +176,12 @@
   async function turn() {
     if (!document.hidden || asOf === null) {
       try {
-        const recorded = await recordedAt();
-        await Promise.all(Object.entries(page.charts).map(([name, chart]) => refresh(name, chart)));
+        const { recorded, mark } = await latest();
+        if (mark !== seen) {
+          const charts = Object.entries(page.charts);
+          await Promise.all(charts.map(([name, chart]) => refresh(name, chart)));
+          seen = mark;
+        }
         asOf = new Date();
         say(recorded, null);
       } catch (error) {
