@@ -74,6 +74,8 @@ def examine(request, findings):
         return
     findings.fact("num_steps", int(pipeline.configs["train_config"].num_steps))
     findings.fact("metrics_sets", pipeline.metrics_sets)
+    inputs = enumerate(pipeline.configs["eval_input_configs"])
+    findings.fact("eval_inputs", [reader.name or str(index) for index, reader in inputs])
     for warning in pipeline.warnings:
         findings.say("pipeline", "note", warning)
     sets = ", ".join(pipeline.metrics_sets)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import CLI, Watcher, cli, wait_until
+from watching import CLI, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
 from watcher.doctor import cadence, folders, service, space, state, training
@@ -130,6 +130,19 @@ def test_beside_a_run_it_tells_of_the_watcher_and_of_its_pace(watcher: Watcher):
     assert doctor(watcher, sound(watcher.model_dir.parent))["watcher"]["severity"] != "error"
 
 
+def test_without_settings_those_of_the_last_run_count(watcher: Watcher):
+    save(watcher.model_dir, 1)
+    assert watcher.run("--queue-policy", "latest") == 0
+    ended = cli("doctor", watcher.model_dir, "--json")
+    found = worst(json.loads(ended.stdout)["findings"])
+    assert "started with" in found["settings"]["message"]
+    assert str(STUB) in found["environment"]["message"]
+    again = cli("doctor", watcher.model_dir, "--json", "--python", "/no/python")
+    assert "/no/python" in worst(json.loads(again.stdout)["findings"])["environment"]["message"]
+    other = cli("doctor", watcher.model_dir, "--json", "--pipeline-config", watcher.pipeline)
+    assert "settings" not in worst(json.loads(other.stdout)["findings"])
+
+
 def test_a_wrong_setting_is_one_error_line_as_everywhere(watcher: Watcher):
     arguments = ["doctor", watcher.model_dir, "--pipeline-config", watcher.pipeline]
     ended = cli(*arguments, "--top-k", "many")
@@ -161,7 +174,8 @@ def test_a_hanging_interpreter_is_ended_and_what_it_said_before_is_kept(watcher:
         ),
         ("kill -SEGV $$", "was killed by SIGSEGV"),
         ("echo nonsense; echo '[1]'; echo '{\"type\": 1}'", "ended with exit code 0 before"),
-        ("exec yes", "did not finish looking"),
+        ("exec yes", "printed more than any answer has"),
+        ("exec yes >&2", "prints without end (y)"),
         ("exec >&- 2>&-; exec sleep 600", "closed its output and went on"),
     ],
 )

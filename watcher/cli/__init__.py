@@ -19,7 +19,7 @@ class _Commands(click.Group):
     """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
 
     names = (
-        *("run", "train", "status", "best", "leaderboard", "history"),
+        *("init", "run", "train", "status", "best", "leaderboard", "history"),
         *("metrics", "compare", "plot", "explain", "web", "doctor"),
         *("keep", "requeue", "resume", "rebuild", "install-units"),
         "completion",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import click
 from watcher.cli.completing import folders
 from watcher.cli.options import as_json, print_json, settings_options
 from watcher.cli.settings_help import SettingsCommand
-from watcher.config import load_settings
+from watcher.config import ENVIRONMENT_PREFIX, Settings, load_as, state_path
+from watcher.errors import StoreError
 
 if TYPE_CHECKING:
     from watcher.doctor.finding import Finding
@@ -51,15 +52,23 @@ def doctor(
 ) -> None:
     """Check what a run on MODEL_DIR needs, and say what to do about what is missing.
 
-    Takes the settings of run, before a run or beside one; writes nothing that lasts and computes on
+    Takes the settings of run, before a run or beside one. Where MODEL_DIR is all that is given,
+    those count that the last run on it was started with. Writes nothing that lasts and computes on
     no GPU. Exit code 0 without an error, 1 with one (with --strict also for a warning). A check
     that hangs or fails is a warning that says so.
     """
     from watcher.doctor.examine import examine
-    from watcher.doctor.finding import exit_code
+    from watcher.doctor.finding import Finding, exit_code
 
-    settings = load_settings({**flags, "model_dir": model_dir}, os.environ, config_file)
+    flags["model_dir"] = model_dir
+    recorded = {} if config_file else _recorded(flags)
+    settings = load_as(
+        Settings, flags, os.environ, config_file, recorded, defaults_from="the run's database"
+    )
     found = examine(settings, time_limit)
+    if recorded:
+        said = "those that the last run was started with; flags and the environment go before them"
+        found.insert(0, Finding("settings", "ok", said))
     code = exit_code(found, strict=strict)
     if json_output:
         counts = Counter(finding.severity for finding in found)
@@ -70,6 +79,24 @@ def doctor(
     # Not sys.exit: a check that was left hanging must not hold up the end.
     sys.stdout.flush()
     os._exit(code)
+
+
+def _recorded(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the last run was started with, where no pipeline is given to look at another."""
+    from watcher.doctor.examine import recorded_settings
+
+    def given(name: str) -> Any:
+        value = flags.get(name)
+        return os.environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}") if value is None else value
+
+    if not given("model_dir") or given("pipeline_config"):
+        return {}
+    try:
+        folder = state_path(Path(given("model_dir")).absolute(), given("state_dir"))
+        values = recorded_settings(folder)
+    except StoreError:  # the check of the database tells it
+        return {}
+    return {name: value for name, value in values.items() if name in Settings.__struct_fields__}
 
 
 def _show(found: Sequence[Finding]) -> None:

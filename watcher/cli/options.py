@@ -15,9 +15,9 @@ from watcher.cli.settings_help import SettingOption
 from watcher.config import (
     ENVIRONMENT_PREFIX,
     FILE_ONLY,
+    Setting,
     Settings,
-    group_titles,
-    list_settings,
+    describe,
     state_path,
 )
 
@@ -33,38 +33,33 @@ def options_of(
     kind: type[Settings], *, without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
     """Give a command one option for each setting of a kind, those that `run` has not first."""
-    fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    fields = sorted(fields, key=lambda field: field.name in Settings.__struct_fields__)
-    titles = group_titles(kind)
+    settings = sorted(describe(kind), key=lambda one: one.name in Settings.__struct_fields__)
 
     def decorate(command: Command) -> Command:
-        for field in reversed(fields):
-            if field.name not in without and field.name not in FILE_ONLY:
-                command = _option(field, titles[field.name])(command)
+        for setting in reversed(settings):
+            if setting.name not in without and setting.name not in FILE_ONLY:
+                command = _option(setting)(command)
         return command
 
     return decorate
 
 
-def _option(field: Any, group: str) -> Callable[[Command], Command]:
-    description, metavar = _about(field.type)
-    flag = f"--{field.name.replace('_', '-')}"
-    default = (
-        "" if field.default in (None, msgspec.NODEFAULT, False, (), "") else f" [{field.default}]"
-    )
+def _option(setting: Setting) -> Callable[[Command], Command]:
+    flag = f"--{setting.name.replace('_', '-')}"
+    default = "" if setting.default in (None, False, (), "") else f" [{setting.default}]"
     # Values are validated with those of the file and the environment, so all are text here and
     # an absent one is None.
     arguments: dict[str, Any] = {
         "default": None,
-        "help": f"{description}{default}",
-        "metavar": metavar,
+        "help": f"{setting.about}{default}",
+        "metavar": setting.metavar,
         "cls": SettingOption,
-        "group": group,
-        "shell_complete": for_setting(field.name, metavar),
+        "group": setting.group,
+        "shell_complete": for_setting(setting.name, setting.metavar),
     }
-    if isinstance(_inner(field.type), msgspec.inspect.BoolType):
+    if setting.kind == "switch":
         return click.option(f"{flag}/--no-{flag[2:]}", **{**arguments, "metavar": None})
-    if field.name in list_settings():
+    if setting.kind == "list":
         arguments["help"] += " Can be given several times."
         return click.option(flag, multiple=True, callback=_none_if_empty, **arguments)
     return click.option(flag, **arguments)
@@ -72,20 +67,6 @@ def _option(field: Any, group: str) -> Callable[[Command], Command]:
 
 def _none_if_empty(_context: object, _parameter: object, given: tuple[str, ...]) -> Any:
     return given or None
-
-
-def _inner(type_info: Any) -> Any:
-    return type_info.type if isinstance(type_info, msgspec.inspect.Metadata) else type_info
-
-
-def _about(type_info: Any) -> tuple[str, str | None]:
-    assert isinstance(type_info, msgspec.inspect.Metadata), "every setting has a description"
-    description = (type_info.extra_json_schema or {}).get("description", "")
-    metavar = (type_info.extra or {}).get("metavar")
-    inner = type_info.type
-    if metavar is None and isinstance(inner, msgspec.inspect.LiteralType):
-        metavar = "|".join(str(value) for value in inner.values)
-    return description, metavar
 
 
 def run_folder(command: Command) -> Command:

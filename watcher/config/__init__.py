@@ -5,11 +5,11 @@ value passes the same validation, and an error names the field, the value, where
 the rule.
 """
 
+from watcher.config.describe import Setting, describe
 from watcher.config.launching import LaunchSettings
 from watcher.config.load import (
     ENVIRONMENT_PREFIX,
     FILE_ONLY,
-    group_titles,
     list_settings,
     load_as,
     load_settings,
@@ -25,8 +25,9 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "FILE_ONLY",
     "LaunchSettings",
+    "Setting",
     "Settings",
-    "group_titles",
+    "describe",
     "list_settings",
     "load_as",
     "load_settings",

@@ -41,7 +41,9 @@ def load_as(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     file: Path | None,
-    defaults: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    defaults_from: str = "the trainer's command",
 ) -> _SomeSettings:
     """Merge flags over environment over file, and validate.
 
@@ -51,6 +53,7 @@ def load_as(
         environment: Usually `os.environ`. A list is one value, or an array as TOML writes it.
         file: A TOML file, None for none.
         defaults: What holds for a field that none of these sets.
+        defaults_from: Where that is known from, for an error.
 
     Raises:
         ConfigError: the file cannot be read, a field is unknown, or a value breaks its rule.
@@ -58,7 +61,7 @@ def load_as(
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for name, value in (defaults or {}).items():
-        merged[name], origin[name] = value, "the trainer's command"
+        merged[name], origin[name] = value, defaults_from
     for name, value in (read_toml(file) if file else {}).items():
         if name in kind.__struct_fields__ or name not in launcher_names():
             merged[name], origin[name] = value, str(file)
@@ -120,16 +123,6 @@ def _override_main_board(merged: dict[str, Any], origin: Mapping[str, str], file
     fields = {"best_dir": "folder"} | {name: name for name in BoardSettings.__struct_fields__}
     first = {field: given[name] for name, field in fields.items() if name in given}
     merged["board"] = [{**listed[0], **first}, *listed[1:]]
-
-
-def group_titles(kind: type[Settings]) -> dict[str, str]:
-    """Return for each setting the first line about the group it is in, without its full stop."""
-    titles: dict[str, str] = {}
-    for table in reversed(kind.__mro__):
-        for name in getattr(table, "__annotations__", ()):
-            title = (table.__doc__ or "Settings").splitlines()[0].removesuffix(".")
-            titles.setdefault(name, title)
-    return titles
 
 
 @functools.cache

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from watcher.checkpoints.discover import scan
 from watcher.config import Settings
+from watcher.database_file import DATABASE_NAME
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
 from watcher.doctor.finding import Finding
@@ -15,6 +19,7 @@ from watcher.doctor.processes import Trainer, trainers
 from watcher.errors import ConfigError, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
+from watcher.reading import open_reader
 
 CHECK_SECONDS = 10.0
 # Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.
@@ -84,6 +89,20 @@ def _device(settings: Settings, running: Sequence[Trainer]) -> str:
         return "cpu"
 
 
+def recorded_settings(state_dir: Path) -> dict[str, Any]:
+    """Return what the last run was started with; empty without a database, or in an early one.
+
+    Raises:
+        StoreError: there is a database, and it cannot be read.
+    """
+    if not (state_dir / DATABASE_NAME).exists():
+        return {}
+    with open_reader(state_dir) as reader:
+        values = msgspec.json.decode(reader.run().get("settings", "{}"))
+    assert isinstance(values, dict)
+    return values
+
+
 def _recorded(settings: Settings) -> state.RunState:
     try:
         return state.load(settings.state_path) or state.RunState({})
@@ -92,6 +111,18 @@ def _recorded(settings: Settings) -> state.RunState:
 
 
 def _pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> list[Finding]:
+    known = pace(settings, running, steps)
+    return [*cadence.saving(known), *cadence.keeping_up(known)]
+
+
+def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> cadence.Pace:
+    """Return how fast checkpoints come and are dealt with, as far as that is known.
+
+    Args:
+        settings: The run's.
+        running: The trainers that are seen.
+        steps: Of the whole training, as pipeline.config says; None when unknown.
+    """
     recorded = _recorded(settings)
     here = settings.model_path.resolve()
     trainer = next((one for one in running if one.model_dir == here), None)
@@ -106,7 +137,7 @@ def _pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> 
         found = scan(settings.model_path)
     except ModelDirError:
         found = []
-    pace = cadence.Pace(
+    return cadence.Pace(
         every_n,
         source,
         steps or None,
@@ -115,7 +146,6 @@ def _pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> 
         workers=settings.device.count(",") + 1,
         queue_policy=settings.queue_policy,
     )
-    return [*cadence.saving(pace), *cadence.keeping_up(pace)]
 
 
 def _room(settings: Settings, steps: int | None) -> list[Finding]:

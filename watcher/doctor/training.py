@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from watcher.config import Settings
 from watcher.doctor.finding import Finding, Severity
@@ -23,6 +23,8 @@ from watcher.evaluation.worker import device_environment
 
 PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "doctor.py"
 _LIMIT_BYTES = 1 << 20
+_NOISE_BYTES = 8 << 20  # TensorFlow says a lot on standard error
+_Ended = Literal["closed", "late", "endless"]
 _ENDING_SECONDS = 2.0
 _FAST_COCO_IMAGES = 1000
 # The README's table "Environments that were run": Python, TensorFlow, tf-models-official.
@@ -198,11 +200,11 @@ def _talk(
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request).encode())
             process.stdin.close()
-        texts, finished = _listen(process.stdout.fileno(), process.stderr.fileno(), seconds)
-        if finished:
+        texts, ended = _listen(process.stdout.fileno(), process.stderr.fileno(), seconds)
+        if ended == "closed":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_ENDING_SECONDS)
-        code = process.poll() if finished else None
+        code = process.poll() if ended == "closed" else None
     finally:
         _kill(process)
         atexit.unregister(_kill)
@@ -211,7 +213,7 @@ def _talk(
         for stream in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
-    return texts[0], texts[1], _ending(code, finished, seconds)
+    return texts[0], texts[1], _ending(code, ended, seconds)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -221,31 +223,35 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _ending(code: int | None, finished: bool, seconds: float) -> str:
+def _ending(code: int | None, ended: _Ended, seconds: float) -> str:
     if code is None:
-        return (
-            "closed its output and went on"
-            if finished
-            else f"did not finish looking within {seconds:g} s"
-        )
+        return {
+            "closed": "closed its output and went on",
+            "late": f"did not finish looking within {seconds:g} s",
+            "endless": "printed more than any answer has, so that it was ended:"
+            " something in it prints without end",
+        }[ended]
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code} before it had looked at everything"
 
 
-def _listen(out: int, error: int, seconds: float) -> tuple[tuple[bytes, bytes], bool]:
-    """Read both pipes until they end; False when time was up or too much was said."""
+def _listen(out: int, error: int, seconds: float) -> tuple[tuple[bytes, bytes], _Ended]:
+    """Read both pipes until they are closed, time is up, or more was printed than any answer is."""
     deadline = time.monotonic() + seconds
-    texts = {out: b"", error: b""}
+    texts, noise = {out: b"", error: b""}, 0
     is_open = {out, error}
     while is_open:
         ready, _, _ = select.select(list(is_open), [], [], max(0.0, deadline - time.monotonic()))
-        if not ready or len(texts[out]) > _LIMIT_BYTES or time.monotonic() > deadline:
-            return (texts[out], texts[error]), False
+        if len(texts[out]) > _LIMIT_BYTES or noise > _NOISE_BYTES:
+            return (texts[out], texts[error]), "endless"
+        if not ready or time.monotonic() > deadline:
+            return (texts[out], texts[error]), "late"
         for descriptor in ready:
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
                 is_open.discard(descriptor)
             texts[descriptor] += chunk
+            noise += len(chunk)
         texts[error] = texts[error][-4096:]
-    return (texts[out], texts[error]), True
+    return (texts[out], texts[error]), "closed"

@@ -1,0 +1,119 @@
+"""`checkpoint-watcher init`: a settings file with what was found."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from watcher.cli import completing
+from watcher.errors import ConfigError, ModelDirError
+
+DEFAULT_FILE = Path("checkpoint-watcher.toml")
+
+
+@click.command()
+@click.argument("model_dir", shell_complete=completing.folders)
+@click.option(
+    "--pipeline-config",
+    metavar="FILE",
+    shell_complete=completing.files,
+    help="The pipeline.config of the run. Default: the trainer's, or one in or beside MODEL_DIR.",
+)
+@click.option(
+    "--python",
+    metavar="INTERPRETER",
+    shell_complete=completing.files,
+    help="Interpreter of the training environment. Default: one that imports TensorFlow and the"
+    " OD API, if there is one.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FILE,
+    metavar="FILE",
+    help=f"The file to write, - for standard output [./{DEFAULT_FILE}].",
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    metavar="SECONDS",
+    help="How long a training environment may take to answer [120].",
+)
+def init(
+    model_dir: str,
+    pipeline_config: str | None,
+    python: str | None,
+    output: Path,
+    force: bool,
+    time_limit: float,
+) -> None:
+    """Write a settings file for MODEL_DIR: what was found, and every other setting as a comment.
+
+    Looks for pipeline.config, the training environment's interpreter (one that really imports
+    TensorFlow and the OD API), a free device, the eval input and its metric, and how often the
+    trainer saves, for the patience. What is not found is a comment that says what to fill in.
+    Nothing else is written, and nothing in MODEL_DIR.
+    """
+    from watcher.setup.look import look
+    from watcher.setup.settings_file import render
+
+    to_screen = str(output) == "-"
+    if not to_screen and output.exists() and not force:
+        raise ConfigError(
+            f"{output} is there already", hint="name another one with -o, or overwrite with --force"
+        )
+    _check(model_dir, pipeline_config)
+    options = {"model_dir": model_dir, "pipeline_config": pipeline_config, "python": python}
+    given = {name: value for name, value in options.items() if value is not None}
+    outlook = look(given, os.environ, time_limit, lambda text: click.echo(text, err=True))
+    text = render(outlook, outlook.found["model_dir"].value)
+    if to_screen:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text, force=force)
+    for name, found in outlook.found.items():
+        why = f"  ({found.why})" if found.why else ""
+        click.echo(f"{name + ' ':.<24} {found.value}{why}", err=True)
+    for name, gap in outlook.gaps.items():
+        click.echo(f"{name + ' ':.<24} TO FILL IN: {gap}", err=True)
+    if not to_screen:
+        file = shlex.quote(str(output))
+        click.echo(f"\nwrote {output}. Next:", err=True)
+        click.echo(f"  checkpoint-watcher doctor --config {file}", err=True)
+        click.echo(f"  checkpoint-watcher run --config {file}", err=True)
+
+
+def _check(model_dir: str, pipeline_config: str | None) -> None:
+    folder = Path(model_dir).absolute()
+    if not model_dir or (folder.exists() and not folder.is_dir()):
+        raise ModelDirError(
+            f"model_dir ({model_dir}) is not a folder",
+            hint="give the folder that the trainer gets as --model_dir",
+        )
+    if not folder.parent.is_dir():
+        raise ModelDirError(
+            f"model_dir {folder} does not exist, and {folder.parent} does not either",
+            hint="is the path right? MODEL_DIR itself may be missing until the trainer makes it",
+        )
+    if pipeline_config is not None and not Path(pipeline_config).is_file():
+        raise ConfigError(
+            f"pipeline_config ({pipeline_config}) does not exist or is not a file",
+            hint="give the file that model_main_tf2 gets as --pipeline_config_path",
+        )
+
+
+def _write(output: Path, text: str, *, force: bool) -> None:
+    try:
+        with output.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {output}: {error.strerror}",
+            hint="name another file with -o, or - to see it here",
+        ) from error

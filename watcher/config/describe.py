@@ -1,0 +1,86 @@
+"""What there is to say about each setting: from here come flags, help texts and settings files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from watcher.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as it is described where it is defined.
+
+    Attributes:
+        name: Of the field, which is the TOML key and, with dashes, the flag.
+        group: What the first line about its group says.
+        about: Its help text.
+        metavar: What stands for a value, None when nothing does.
+        default: None when it has none, or is not set.
+        kind: `text`, `number`, `whole`, `switch` or `list`.
+    """
+
+    name: str
+    group: str
+    about: str
+    metavar: str | None
+    default: Any
+    kind: str
+
+
+def describe(kind: type[Settings]) -> Sequence[Setting]:
+    """Return the settings of a kind in the order of their definition, tables among them."""
+    titles = _group_titles(kind)
+    fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    return [_describe(field, titles[field.name]) for field in fields]
+
+
+def _describe(field: Any, group: str) -> Setting:
+    kind = field.type
+    assert isinstance(kind, msgspec.inspect.Metadata), "every setting has a description"
+    metavar = (kind.extra or {}).get("metavar")
+    inner = kind.type
+    if metavar is None and isinstance(inner, msgspec.inspect.LiteralType):
+        metavar = "|".join(str(value) for value in inner.values)
+    return Setting(
+        name=field.name,
+        group=group,
+        about=(kind.extra_json_schema or {}).get("description", ""),
+        metavar=metavar,
+        default=None if field.default is msgspec.NODEFAULT else field.default,
+        kind=_kind(inner),
+    )
+
+
+def _kind(inner: Any) -> str:
+    kinds = {type(one) for one in _parts(inner)}
+    if msgspec.inspect.BoolType in kinds:
+        return "switch"
+    if msgspec.inspect.VarTupleType in kinds:
+        return "list"
+    if msgspec.inspect.StrType in kinds or msgspec.inspect.LiteralType in kinds:
+        return "text"
+    return "number" if msgspec.inspect.FloatType in kinds else "whole"
+
+
+def _parts(inner: Any) -> list[Any]:
+    """Return the types that a union is made of, without the rules about them."""
+    if isinstance(inner, msgspec.inspect.Metadata):
+        return _parts(inner.type)
+    if isinstance(inner, msgspec.inspect.UnionType):
+        return [part for one in inner.types for part in _parts(one)]
+    return [inner]
+
+
+def _group_titles(kind: type[Settings]) -> dict[str, str]:
+    """Return for each setting the first line about the group it is in, without its full stop."""
+    titles: dict[str, str] = {}
+    for table in reversed(kind.__mro__):
+        for name in getattr(table, "__annotations__", ()):
+            title = (table.__doc__ or "Settings").splitlines()[0].removesuffix(".")
+            titles.setdefault(name, title)
+    return titles

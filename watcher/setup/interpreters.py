@@ -1,0 +1,109 @@
+"""Interpreters: which of this machine's Pythons may be that of the training environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from watcher.doctor.processes import Trainer
+from watcher.launch.command import interpreter
+
+_LOOK_SECONDS = 10.0
+_MOST = 40
+_BESIDE = (".venv*/bin/python", "venv*/bin/python", "env/bin/python", "*env/bin/python")
+_IN_HOME = (
+    *("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda"),
+    ".virtualenvs",
+)
+# Looks for both without importing them, which takes a second instead of half a minute.
+_PROGRAM = (
+    "import importlib.util as u, sys;"
+    "sys.exit(not all(u.find_spec(name) for name in ('tensorflow', 'object_detection')))"
+)
+
+
+def candidates(
+    model_dir: Path, running: Sequence[Trainer], environment: Mapping[str, str]
+) -> list[Path]:
+    """List interpreters that may have TensorFlow, the likeliest first.
+
+    That of a trainer on this MODEL_DIR; the active environment's and the others on PATH; those in
+    and beside the current folder and MODEL_DIR; conda's and virtualenvwrapper's.
+    """
+    found = [_interpreter_of(trainer) for trainer in running if trainer.model_dir == model_dir]
+    for variable in ("CONDA_PREFIX", "VIRTUAL_ENV"):
+        if prefix := environment.get(variable):
+            found.append(Path(prefix, "bin", "python"))
+    for name in ("python", "python3"):
+        if path := shutil.which(name, path=environment.get("PATH")):
+            found.append(Path(path))
+    here = Path.cwd()
+    for folder in dict.fromkeys((here, model_dir, *model_dir.parents[:2], here.parent)):
+        beside = [path for pattern in _BESIDE for path in _glob(folder, pattern)]
+        found += [path for path in beside if _is_ours(path)]
+    home = Path(environment.get("HOME", "/nonexistent"))
+    for name in _IN_HOME:
+        found += _glob(home / name, "envs/*/bin/python")
+        found += _glob(home / name, "*/bin/python")
+    # A link is not resolved: an environment is known by it.
+    there = [path.absolute() for path in found if path is not None and os.access(path, os.X_OK)]
+    return list(dict.fromkeys(there))[:_MOST]
+
+
+def with_both(paths: Iterable[Path]) -> list[Path]:
+    """Return, in their order, those that have TensorFlow and the OD API; imports neither."""
+    paths = list(paths)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return [path for path, has in zip(paths, pool.map(_has_both, paths), strict=True) if has]
+
+
+def _has_both(path: Path) -> bool:
+    try:
+        # Not in the current folder, which a worker would not search either.
+        ended = subprocess.run(
+            [path, "-c", _PROGRAM],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd="/",
+            timeout=_LOOK_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return ended.returncode == 0
+
+
+def _interpreter_of(trainer: Trainer) -> Path | None:
+    process = Path("/proc", str(trainer.pid))
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        name = interpreter(words)
+        if name is None:
+            return None
+        if "/" in name:
+            return (process / "cwd").readlink() / name
+        # As it was found on its PATH; the file itself would be that of the base installation.
+        variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    path = next((one.removeprefix("PATH=") for one in variables if one.startswith("PATH=")), "")
+    found = shutil.which(name, path=path)
+    return Path(found) if found else None
+
+
+def _is_ours(path: Path) -> bool:
+    """True for a program of our own or of root's: it will be run, and folders may be shared."""
+    try:
+        return {path.lstat().st_uid, path.stat().st_uid} <= {0, os.geteuid()}
+    except OSError:
+        return False
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []

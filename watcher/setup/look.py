@@ -1,0 +1,258 @@
+"""Looking: what can be found out about a run before it is started. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from watcher.config import Settings, describe, make_settings
+from watcher.decision.policy import boards
+from watcher.doctor import cadence, device, training
+from watcher.doctor.examine import pace, recorded_settings
+from watcher.doctor.processes import Trainer, trainers
+from watcher.errors import ConfigError, StoreError
+from watcher.evaluation.device import choose
+from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.launch.command import flag_value
+from watcher.setup.interpreters import candidates, with_both
+from watcher.setup.settings_file import Found, Outlook
+
+_PLACES = "MODEL_DIR/pipeline.config", "MODEL_DIR/../pipeline.config"
+_FEWEST, _MOST, _SHARE = 5, 20, 5
+# The metrics that other sets than COCO's boxes record, by what their names begin with.
+_METRICS = (("coco_mask", "mAP"), ("lvis", "mAP"), ("pascal_voc", "mAP50"))
+
+
+def look(
+    given: Mapping[str, str],
+    environment: Mapping[str, str],
+    seconds: float,
+    say: Callable[[str], None],
+) -> Outlook:
+    """Find what a run on a MODEL_DIR needs.
+
+    What is given counts, then what the last run on that MODEL_DIR was started with, then what is
+    found. An interpreter counts when it imports TensorFlow and the OD API.
+
+    Args:
+        given: `model_dir`, and `pipeline_config` and `python` where they are.
+        environment: Usually `os.environ`.
+        seconds: How long each interpreter that has TensorFlow may take to answer.
+        say: Is told what takes a while, and what was seen that is wrong.
+    """
+    model_dir = Path(given["model_dir"]).absolute()
+    outlook = Outlook(found={"model_dir": Found(str(model_dir), "")})
+    found = outlook.found
+    for name, value in _recorded(model_dir).items():
+        found[name] = Found(value, "the last run on MODEL_DIR was started with it")
+    for name in ("pipeline_config", "python"):
+        if name in given:
+            found[name] = Found(str(Path(given[name]).absolute()), "")
+    if not model_dir.is_dir():
+        found["wait_for_model_dir"] = Found(True, "MODEL_DIR does not exist yet")
+    running = trainers()
+    if "pipeline_config" not in found:
+        _find_pipeline(outlook, model_dir, running)
+    listing = list_gpus()
+    if "device" not in found:
+        _find_device(outlook, listing, running)
+    answer = _ask_environments(outlook, model_dir, running, environment, seconds, say)
+    _tell_evaluation(outlook, answer, say)
+    if "patience" not in found and "patience_steps" not in found:
+        _find_patience(outlook, running, answer.facts)
+    outlook.defaults = _defaults(outlook)
+    return outlook
+
+
+def _recorded(model_dir: Path) -> dict[str, Any]:
+    """Return what the last run was started with and is not the default; nothing without one."""
+    try:
+        values = recorded_settings(model_dir / "watcher")
+    except StoreError:
+        return {}
+    fields = {one.name: msgspec.to_builtins(one.default) for one in describe(Settings)}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in fields
+        and name not in ("model_dir", "board")
+        and value not in (None, fields[name])
+    }
+
+
+def _find_pipeline(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> None:
+    for trainer in running:
+        path = _pipeline_of(trainer)
+        if trainer.model_dir == model_dir.resolve() and path:
+            why = f"trainer {trainer.pid} was started with it"
+            outlook.found["pipeline_config"] = Found(str(path), why)
+            return
+    for place, folder in zip(_PLACES, (model_dir, model_dir.parent), strict=True):
+        if (folder / "pipeline.config").is_file():
+            outlook.found["pipeline_config"] = Found(str(folder / "pipeline.config"), place)
+            return
+    beside = [path for path in sorted(model_dir.parent.glob("*.config")) if _is_pipeline(path)]
+    if len(beside) == 1:
+        why = "the only pipeline beside MODEL_DIR"
+        outlook.found["pipeline_config"] = Found(str(beside[0]), why)
+        return
+    there = f" There are {', '.join(path.name for path in beside[:5])}." if beside else ""
+    outlook.gaps["pipeline_config"] = (
+        f"the file that model_main_tf2 gets as --pipeline_config_path; none was found in"
+        f" or beside MODEL_DIR.{there}"
+    )
+
+
+def _pipeline_of(trainer: Trainer) -> Path | None:
+    process = Path("/proc", str(trainer.pid))
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        given = flag_value(words, "pipeline_config_path")
+        path = (process / "cwd").readlink() / given if given else None
+    except OSError:
+        return None
+    return path if path and path.is_file() else None
+
+
+def _is_pipeline(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")[: 1 << 20]
+    except OSError:
+        return False
+    return "eval_input_reader" in text and "model" in text
+
+
+def _find_device(outlook: Outlook, listing: Listing, running: Sequence[Trainer]) -> None:
+    if not listing.gpus:
+        outlook.notes["device"] = f"No NVIDIA GPU is seen here: {listing.problem or 'none'}."
+        return
+    if len(listing.gpus) == 1 and not running:
+        outlook.notes["device"] = (
+            "This machine has one GPU, which the trainer will take: the CPU evaluates."
+        )
+        return
+    (choice,) = choose("auto", listing, taken=device.trainers_gpus(running, listing))
+    if not choice.is_gpu:
+        outlook.notes["device"] = f"The CPU evaluates: {choice.reason}."
+        return
+    index = next(gpu.index for gpu in listing.gpus if gpu.uuid == choice.device)
+    outlook.found["device"] = Found(f"gpu:{index}", f"{choice.label}: {choice.reason}")
+    if not running:
+        outlook.notes["device"] = (
+            "Keep the trainer off it with CUDA_VISIBLE_DEVICES: it takes all that it sees."
+        )
+
+
+def _ask_environments(
+    outlook: Outlook,
+    model_dir: Path,
+    running: Sequence[Trainer],
+    environment: Mapping[str, str],
+    seconds: float,
+    say: Callable[[str], None],
+) -> training.Answer:
+    """Find the interpreter that imports what an evaluation needs, and return what it said."""
+    known = outlook.found.get("python")
+    if known:
+        paths = [Path(known.value)]
+    else:
+        every = candidates(model_dir.resolve(), running, environment)
+        paths = with_both(every)
+        if not paths:
+            outlook.gaps["python"] = (
+                "the interpreter of the training environment, /path/to/env/bin/python; none of"
+                f" {len(every)} that were looked at has both TensorFlow and the OD API."
+            )
+    refused = []
+    for path in paths:
+        say(f"asking {path}")
+        began = time.monotonic()
+        answer = training.ask(_settings(outlook, python=str(path)), "cpu", seconds)
+        if versions := answer.facts.get("versions"):
+            if not known:
+                why = f"it imports TensorFlow {versions.get('tensorflow')} and the OD API"
+                outlook.found["python"] = Found(str(path), why)
+            say(f"it answered after {time.monotonic() - began:.0f} s")
+            return answer
+        refused.append(next((one.message for one in answer.findings), f"{path} said nothing"))
+    if refused:
+        said = f"it cannot be used: {refused[0]}" if known else f"none can be used: {refused[0]}"
+        say(f"warning: {said}")
+        if not known:
+            outlook.gaps["python"] = (
+                f"the interpreter of the training environment; of those found, {said}."
+            )
+    return training.Answer()
+
+
+def _tell_evaluation(outlook: Outlook, answer: training.Answer, say: Callable[[str], None]) -> None:
+    facts = answer.facts
+    inputs = facts.get("eval_inputs") or ()
+    if len(inputs) > 1:
+        outlook.notes["eval_input"] = f"There are: {', '.join(map(str, inputs))}."
+    if backend := facts.get("coco_backend"):
+        outlook.notes["coco_backend"] = f"auto takes {backend} there."
+    if images := facts.get("images"):
+        outlook.notes["eval_cache_mib"] = f"The eval set has {images} images."
+    sets = [str(name) for name in facts.get("metrics_sets") or ()]
+    if sets:
+        outlook.notes["metric"] = f"The pipeline's metrics_set: {', '.join(sets)}."
+    if sets and "metric" not in outlook.found and "coco_detection_metrics" not in sets:
+        short = [to for begin, to in _METRICS if any(name.startswith(begin) for name in sets)]
+        if short:
+            outlook.found["metric"] = Found(short[0], "what that metrics_set records")
+        else:
+            outlook.gaps["metric"] = "which of them ranks; `run` lists them if it is another one."
+    if "pipeline_config" in outlook.found:
+        for finding in answer.findings:
+            if finding.severity == "error":
+                say(f"warning: {finding.check}: {finding.message}")
+
+
+def _find_patience(outlook: Outlook, running: Sequence[Trainer], facts: Mapping[str, Any]) -> None:
+    """Take a share of the checkpoints that there will be, where that is known."""
+    known = pace(_settings(outlook), running, facts.get("num_steps"))
+    every = cadence.rounded(known.every_n)
+    total = known.num_steps // every if known.num_steps else None
+    if not total:
+        outlook.notes["patience"] = (
+            "How many checkpoints there will be is not known: a fifth of them is a beginning."
+        )
+        return
+    patience = max(_FEWEST, min(_MOST, total // _SHARE))
+    why = (
+        f"{total} checkpoints in {known.num_steps} steps, one every {every} ({known.source});"
+        f" a fifth of them, {_FEWEST} at least and {_MOST} at most"
+    )
+    outlook.found["patience"] = Found(patience, why)
+
+
+def _settings(outlook: Outlook, **others: str) -> Settings:
+    values = {"pipeline_config": ""} | {name: one.value for name, one in outlook.found.items()}
+    values |= others
+    return make_settings(values, {name: one.why for name, one in outlook.found.items()} | others)
+
+
+def _defaults(outlook: Outlook) -> dict[str, Any]:
+    """Return what the settings stand for that depend on MODEL_DIR."""
+    settings = _settings(outlook)
+    try:
+        boards(settings)
+    except ConfigError:  # told when the file is read
+        return {}
+    return {
+        "pipeline_config": "/path/to/pipeline.config",
+        "run_name": settings.model_path.name,
+        "state_dir": str(settings.state_path),
+        "best_dir": str(settings.best_path),
+        "kept_dir": str(settings.kept_path),
+        "sentinel": str(settings.sentinel_path),
+        "python": "/path/to/training/env/bin/python",
+        "group": "users",
+        "device_lock_dir": "/run/lock/checkpoint-watcher",
+        "trainer_log": str(settings.model_path.parent / "trainer.log"),
+    }
