@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -18,12 +19,16 @@ from watcher.cli.failures import close_output, debug_option, end, prepare_stream
 class _Commands(click.Group):
     """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
 
-    names = (
-        *("init", "run", "train", "status", "best", "leaderboard", "history"),
-        *("metrics", "compare", "plot", "explain", "web", "doctor"),
-        *("keep", "requeue", "resume", "rebuild", "install-units"),
-        "completion",
-    )
+    groups: ClassVar = {
+        "Set up and run": ("init", "doctor", "run", "train", "install-units"),
+        "See how it goes": (
+            *("status", "best", "leaderboard", "history", "metrics", "compare"),
+            *("plot", "web", "explain"),
+        ),
+        "Change what is kept, and go on": ("keep", "requeue", "resume", "rebuild"),
+        "The shell": ("completion",),
+    }
+    names = tuple(name for group in groups.values() for name in group)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.names)
@@ -38,6 +43,19 @@ class _Commands(click.Group):
             command.params.append(debug_option())
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in their groups, each with all of its first sentence."""
+        width = max(map(len, self.names))
+        for title, names in self.groups.items():
+            commands = {name: self.get_command(ctx, name) for name in names}
+            rows = [
+                (name.ljust(width), (command.help or "").partition("\n\n")[0].replace("\n", " "))
+                for name, command in commands.items()
+                if command
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
 
 @click.group(
     cls=_Commands,
@@ -49,7 +67,7 @@ def cli() -> None:
 
     Beside an unmodified model_main_tf2, `run` pins each checkpoint as it appears, evaluates it on
     another device, records its metrics in SQLite, keeps the best in best/ and says when to stop.
-    The other commands read that database while it is being written.
+    The other commands read that database while it is being written. `COMMAND --help` has examples.
 
     Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 another watcher
     already runs on this model_dir, 70 a fault of checkpoint-watcher itself, 130 Ctrl-C.

@@ -9,11 +9,17 @@ import click
 
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
+from watcher.cli.settings_help import examples
 from watcher.errors import WatcherError
 from watcher.view import make_console
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher best models/ssd",
+        "CKPT=$(checkpoint-watcher best models/ssd --path)",
+    )
+)
 @run_folders
 @as_json
 @click.option("--path", "path_only", is_flag=True, help="Print only the checkpoint prefix.")

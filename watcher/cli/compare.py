@@ -10,11 +10,17 @@ from watcher.cli.completing import evaluated
 from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
+from watcher.cli.settings_help import examples
 from watcher.view import make_console
 from watcher.view.changes import changes
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher compare models/ssd ckpt-12 best",
+        "checkpoint-watcher compare models/ssd 12000 31000 --json",
+    )
+)
 @run_folder
 @click.argument("old", metavar="FROM", shell_complete=evaluated)
 @click.argument("new", metavar="TO", shell_complete=evaluated)
@@ -22,7 +28,7 @@ from watcher.view.changes import changes
 def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_output: bool) -> None:
     """Compare two checkpoints of MODEL_DIR, metric by metric and category by category.
 
-    The largest gains and losses come first, those of losses and costs, which have other units,
+    The largest changes come first; those of losses, times and memory, which have other units, come
     after the others. FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the
     beginnings of sha256s. Only evaluations of the present evaluation are compared.
     """

@@ -13,7 +13,7 @@ import click
 
 from watcher.cli.completing import folders
 from watcher.cli.options import as_json, print_json, settings_options
-from watcher.cli.settings_help import SettingsCommand
+from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import ENVIRONMENT_PREFIX, Settings, load_as, state_path
 from watcher.errors import StoreError
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
 
-@click.command(cls=SettingsCommand)
+@click.command(
+    cls=SettingsCommand,
+    epilog=examples(
+        "checkpoint-watcher doctor --config ssd.toml",
+        "checkpoint-watcher doctor models/ssd --json --strict",
+    ),
+)
 @click.argument("model_dir", required=False, shell_complete=folders)
 @click.option(
     "--config",
@@ -38,7 +44,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
     type=click.FloatRange(min=0, min_open=True),
     default=120.0,
     metavar="SECONDS",
-    help="How long the training environment may take to answer [120].",
+    help="How long the training environment may take to answer. [120]",
 )
 @as_json
 @settings_options

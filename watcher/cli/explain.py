@@ -11,6 +11,7 @@ import click
 
 from watcher.cli import completing
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
+from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, StoreError
 
 _DECIDING = frozenset(
@@ -23,7 +24,12 @@ _DECIDING = frozenset(
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher explain models/ssd",
+        "checkpoint-watcher explain models/ssd --what-if patience=3",
+    )
+)
 @run_folder
 @as_json
 @click.option(
@@ -39,7 +45,7 @@ _DECIDING = frozenset(
     "board_name",
     metavar="NAME",
     shell_complete=completing.boards,
-    help="Another board than the first.",
+    help="Explain this board and not the first one.",
 )
 def explain(
     model_dir: Path,
@@ -50,8 +56,8 @@ def explain(
 ) -> None:
     """Explain how the checkpoints of MODEL_DIR are ranked, and why the run stops or goes on.
 
-    By the settings that the watcher was started with last, or by others with --what-if: the same
-    rows are decided on anew. Reads the live database and changes nothing.
+    By the settings that the watcher was started with last, or with --what-if by others: what is
+    recorded is decided on anew, and nothing is evaluated. Reads the live database, changes nothing.
     """
     from watcher.reading import open_reader
     from watcher.view import make_console

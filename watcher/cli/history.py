@@ -9,10 +9,16 @@ import click
 
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
+from watcher.cli.settings_help import examples
 from watcher.view import make_console
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher history models/ssd",
+        "checkpoint-watcher history models/ssd --json",
+    )
+)
 @run_folders
 @as_json
 def history(folders: tuple[Path, ...], state_dir: str | None, json_output: bool) -> None:

@@ -9,12 +9,18 @@ from pathlib import Path
 import click
 
 from watcher.cli import completing
+from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, ModelDirError
 
 DEFAULT_FILE = Path("checkpoint-watcher.toml")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher init models/ssd",
+        "checkpoint-watcher init models/ssd --pipeline-config ssd.config -o ssd.toml",
+    )
+)
 @click.argument("model_dir", shell_complete=completing.folders)
 @click.option(
     "--pipeline-config",
@@ -35,7 +41,7 @@ DEFAULT_FILE = Path("checkpoint-watcher.toml")
     type=click.Path(path_type=Path),
     default=DEFAULT_FILE,
     metavar="FILE",
-    help=f"The file to write, - for standard output [./{DEFAULT_FILE}].",
+    help=f"The file to write, - for standard output. [./{DEFAULT_FILE}]",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
 @click.option(
@@ -43,7 +49,7 @@ DEFAULT_FILE = Path("checkpoint-watcher.toml")
     type=click.FloatRange(min=0, min_open=True),
     default=120.0,
     metavar="SECONDS",
-    help="How long a training environment may take to answer [120].",
+    help="How long a training environment may take to answer. [120]",
 )
 def init(
     model_dir: str,

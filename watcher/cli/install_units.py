@@ -13,12 +13,19 @@ import click
 from watcher import units
 from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
-from watcher.cli.settings_help import SettingsCommand
+from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
 from watcher.errors import ConfigError
 
 
-@click.command(name="install-units", cls=SettingsCommand)
+@click.command(
+    name="install-units",
+    cls=SettingsCommand,
+    epilog=examples(
+        "checkpoint-watcher install-units models/ssd --run ssd \\",
+        "    --pipeline-config ssd.config --dry-run",
+    ),
+)
 @click.argument("model_dir", required=False, shell_complete=folders)
 @click.option("--run", "name", required=True, metavar="NAME", help="The NAME of the units.")
 @click.option(
@@ -68,8 +75,8 @@ def install_units(
     """Write the systemd units of one run: checkpoint-watcher@NAME, od-train@NAME.
 
     MODEL_DIR and the settings, which are those of `run`, go into /etc/checkpoint-watcher/NAME.toml.
-    Where that file is there already, give none, and the units are written anew for it. Nothing is
-    started; what to do next is printed.
+    Where that file is there already, give no settings: the units are written anew for what it says.
+    Nothing is started; what to do next is printed.
     """
     file = units.CONFIG_FOLDER / f"{units.check_name(name)}.toml"
     text, settings = _settings(name, {**flags, "model_dir": model_dir}, _under(root, file))

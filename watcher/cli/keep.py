@@ -8,9 +8,15 @@ import click
 
 from watcher.cli import completing
 from watcher.cli.options import run_folder, state_folder
+from watcher.cli.settings_help import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher keep models/ssd ckpt-12 ckpt-31",
+        "checkpoint-watcher keep models/ssd ckpt-12 --undo",
+    )
+)
 @run_folder
 @click.argument(
     "checkpoints",

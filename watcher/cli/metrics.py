@@ -10,10 +10,16 @@ from watcher.cli.completing import evaluated
 from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
+from watcher.cli.settings_help import examples
 from watcher.view import make_console
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher metrics models/ssd",
+        "checkpoint-watcher metrics models/ssd ckpt-12 --categories",
+    )
+)
 @run_folder
 @click.argument("checkpoint", required=False, shell_complete=evaluated)
 @as_json

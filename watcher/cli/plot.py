@@ -13,13 +13,20 @@ import click
 
 from watcher.cli import completing
 from watcher.cli.runs import RunPlace, each_reader, find_runs, run_folders
+from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, WatcherError
 
 if TYPE_CHECKING:
     from watcher.plot.series import Picture, Run
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher plot models/ssd",
+        "checkpoint-watcher plot models/ssd --losses --categories -o scores.png",
+        "checkpoint-watcher plot models/a models/b -o both.svg",
+    )
+)
 @run_folders
 @click.option(
     "-o",

@@ -9,9 +9,15 @@ import click
 
 from watcher.cli import completing
 from watcher.cli.options import run_folder, state_folder
+from watcher.cli.settings_help import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher requeue models/ssd --failed",
+        "checkpoint-watcher requeue models/ssd ckpt-12",
+    )
+)
 @run_folder
 @click.argument(
     "checkpoints", nargs=-1, metavar="[CHECKPOINT...]", shell_complete=completing.checkpoints

@@ -10,11 +10,18 @@ import click
 
 from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
-from watcher.cli.settings_help import SettingsCommand
+from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import load_settings
 
 
-@click.command(cls=SettingsCommand)
+@click.command(
+    cls=SettingsCommand,
+    epilog=examples(
+        "checkpoint-watcher run models/ssd --pipeline-config ssd.config --patience 10",
+        "checkpoint-watcher run --config ssd.toml --top-k 5",
+        "checkpoint-watcher run --config ssd.toml --device gpu:1 --exit-when-idle 600",
+    ),
+)
 @click.argument("model_dir", required=False, shell_complete=folders)
 @click.option(
     "--config",
@@ -25,7 +32,7 @@ from watcher.config import load_settings
 )
 @settings_options
 def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
-    """Watch MODEL_DIR: pin, evaluate, record, rank, promote, and say when to stop.
+    """Watch MODEL_DIR: evaluate each checkpoint, keep the best, and say when to stop.
 
     Runs until it is stopped by SIGTERM or SIGINT, or idle for --exit-when-idle; after SIGUSR1 it
     finishes what is left to do, and ends. Each flag can be given in the environment, as

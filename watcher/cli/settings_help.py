@@ -1,4 +1,4 @@
-"""The help text of a command that takes the settings: its own options, then group by group."""
+"""Help texts: examples at their end, and the options of the settings in their groups."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog with command lines that are shown as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 class SettingOption(click.Option):

@@ -12,6 +12,7 @@ import click
 
 from watcher.cli.options import as_json, json_line, print_json
 from watcher.cli.runs import Asked, RunPlace, find_runs, run_folders
+from watcher.cli.settings_help import examples
 from watcher.errors import StoreError
 from watcher.reading import open_reader
 from watcher.view import make_console
@@ -27,7 +28,13 @@ _WATCHED_ROWS = 40  # more than fit on most terminals
 _Seen = list[tuple[RunPlace, Look | StoreError]]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher status models/ssd --watch",
+        "checkpoint-watcher status models",
+        "checkpoint-watcher status models/ssd --json --watch",
+    )
+)
 @run_folders
 @as_json
 @click.option(

@@ -25,7 +25,11 @@ _NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
 _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
 
 
-@click.command(cls=SettingsCommand, context_settings={"allow_interspersed_args": False})
+@click.command(
+    cls=SettingsCommand,
+    options_metavar="[OPTIONS] --",
+    context_settings={"allow_interspersed_args": False},
+)
 @click.option(
     "--config",
     "config_file",

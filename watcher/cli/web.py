@@ -8,12 +8,18 @@ from pathlib import Path
 import click
 
 from watcher.cli.runs import find_runs, run_folders
+from watcher.cli.settings_help import examples
 from watcher.config import ENVIRONMENT_PREFIX
 
 DEFAULT_PORT = 8001
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "checkpoint-watcher web models/ssd --open",
+        "checkpoint-watcher web models/ssd --export report.html",
+    )
+)
 @run_folders
 @click.option(
     "--port",

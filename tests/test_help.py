@@ -1,0 +1,57 @@
+"""Help texts: they fit the terminal, name every command, and their examples are ones that parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from watcher.cli import cli
+
+COMMANDS = cli.list_commands(None)
+
+
+def shown(*words: str, width: int = 80) -> str:
+    """A help text as a terminal of that width shows it."""
+    # click leaves two columns free.
+    ended = CliRunner().invoke(cli, [*words, "--help"], terminal_width=width - 2)
+    assert ended.exit_code == 0
+    return ended.output
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_help_fits_the_terminal_and_says_each_thing_whole(width: int):
+    for name in ([], *([name] for name in COMMANDS)):
+        text = shown(*name, width=width)
+        assert max(map(len, text.splitlines())) <= width, name
+        assert "..." not in re.sub(r"[A-Z_\]]\.\.\.", "", text), name
+
+
+def test_the_main_help_names_every_command_once_in_its_group():
+    listed = re.findall(r"^  ([a-z][a-z-]+)  +[A-Z]", shown(), re.MULTILINE)
+    assert listed == COMMANDS
+
+
+def test_the_settings_are_shown_in_groups_after_the_command_s_own_options():
+    text = shown("run")
+    heads = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert heads[0] == "Options" and "When training should end" in heads and len(heads) >= 7
+    ending = text.split("When training should end:")[1].split("\n\n")[0]
+    assert "--patience N" in ending and "--top-k" not in ending
+    assert text.index("--config") < text.index("--pipeline-config") < text.index("--metric")
+
+
+def test_every_example_is_a_command_line_that_parses():
+    found = 0
+    for name in COMMANDS:
+        command = cli.get_command(None, name)
+        assert command
+        text = (command.epilog or "").replace("\\\n", " ")
+        for line in re.findall(r"checkpoint-watcher ([^)\n]+)", text):
+            told, *words = shlex.split(line)
+            assert told == name
+            command.make_context(name, words)
+            found += 1
+    assert found > 20
