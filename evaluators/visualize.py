@@ -48,10 +48,14 @@ class Visualizer:
         if sets.class_agnostic:
             self._index = label_map_util.create_class_agnostic_category_index()
         self._edges = [(edge.start, edge.end) for edge in self._config.keypoint_edge] or None
-        self._scratch = Scratch() if self._pixels else None
+        self._scratch = None
         self._number = 0
         if self._pixels:
             compat.restore_font_sizes()
+            try:
+                self._scratch = Scratch()
+            except OSError as error:
+                pipeline.warnings.append("no pictures for TensorBoard: {}".format(error))
 
     def wants(self, images):
         """Says whether an image is to be drawn when that many came before it."""

@@ -62,6 +62,13 @@ def test_every_metric_equals_the_od_api(compared: dict[str, Any], family: str) -
         assert sorted(result["metrics"]) == line["ready"]["metric_names"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_picture_is_the_od_apis_own(compared: dict[str, Any], family: str) -> None:
+    line = compared[family if ":" in family else f"{family}:0"]
+    assert len(line["pictures"]) >= 2
+    assert set(line["pictures"].values()) == {True}, line["results"][0]["metric_warnings"]
+
+
 def test_the_second_eval_input_and_every_second_image_of_it(compared: dict[str, Any]) -> None:
     first, second = compared["ssd_fpn_ema:0"]["ready"], compared["ssd_fpn_sampled:1"]["ready"]
     assert (first["eval_input"], first["images"]) == ("val", 6)

@@ -26,7 +26,9 @@ from tensorboards import tensorboard
 from tensorboardX.proto.event_pb2 import Event
 from watching import Watcher, alive, wait_until
 
+from watcher.config import Settings
 from watcher.data import Evaluation
+from watcher.doctor.event_files import event_files as event_files_of
 from watcher.store import Store
 from watcher.tensorboard.__main__ import update
 from watcher.tensorboard.event_file import write_event_file
@@ -393,6 +395,19 @@ def test_a_folder_that_cannot_be_written_is_told_and_costs_no_evaluation(watcher
     wait_until(lambda: event_files(blocked / "val"), "it is written when it can be")
     wait_until(lambda: watcher.status()["tensorboard"] is None, "all is well again")
     assert watcher.stop() == 0
+
+
+def test_doctor_says_where_event_files_go_and_what_keeps_them_from_there(tmp_path: Path):
+    settings = Settings(model_dir=str(tmp_path), pipeline_config="none")
+    (found,) = event_files_of(settings)
+    assert (found.severity, found.message) == (
+        "ok",
+        f"evaluations are written into {tmp_path}/eval",
+    )
+    (tmp_path / "eval").touch()
+    (found,) = event_files_of(settings)
+    assert found.severity == "warning" and "is not a folder" in found.message
+    assert event_files_of(Settings(model_dir="x", pipeline_config="x", tensorboard=False)) == []
 
 
 def library(tmp_path: Path, text: str) -> dict[str, str]:

@@ -83,7 +83,7 @@ def compare(family, eval_index=0):
     mark()
     extra = REQUESTS.get(family, {})
     sample = extra.get("sample_1_of_n")
-    expected = reference(str(path), [prefix], eval_index, sample)["metrics"][prefix]
+    expected = reference(str(path), [prefix], eval_index, sample, family)["metrics"][prefix]
     tf.keras.backend.clear_session()
     mark()
     request = {"pipeline_config": str(path), "eval_input": eval_index, **extra}
@@ -102,7 +102,23 @@ def compare(family, eval_index=0):
         "ready": evaluation.describe(),
         "backends": backends(),
         "results": results,
+        "pictures": compare_pictures(family, results[0]["visualizations"]),
         "seconds": [round(b - a, 1) for a, b in zip(marks, marks[1:])],
+    }
+
+
+def compare_pictures(model_dir, folder):
+    """Returns {tag: whether ours is the OD API's to the last byte, None where one is missing}."""
+    theirs = {}
+    for path in pathlib.Path(model_dir, "eval").rglob("*tfevents*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "images":
+                    theirs[value.tag] = value.tensor.string_val[2]
+    ours = {path.stem: path.read_bytes() for path in pathlib.Path(folder or "/none").glob("*.png")}
+    return {
+        tag: theirs[tag] == ours[tag] if tag in theirs.keys() & ours.keys() else None
+        for tag in sorted(theirs.keys() | ours.keys())
     }
 
 

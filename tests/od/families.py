@@ -136,7 +136,8 @@ train_config {{ batch_size: 2 num_steps: 2 max_number_of_boxes: 10 unpad_groundt
   optimizer {{ {momentum} use_moving_average: {flag} moving_average_decay: 0.5 }} }}
 train_input_reader {{ label_map_path: "label_map.pbtxt" {reader}
   tf_record_input_reader {{ input_path: "train.tfrecord" }} }}
-eval_config {{ {sets} use_moving_averages: {flag} batch_size: {batch} num_visualizations: 0
+eval_config {{ {sets} use_moving_averages: {flag} batch_size: {batch} num_visualizations: 2
+  min_score_threshold: 0.01 max_num_boxes_to_visualize: 5
   {evaluation} }}
 {readers}""".format(
         model=model,

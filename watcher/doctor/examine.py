@@ -13,6 +13,7 @@ from watcher.config import Settings
 from watcher.database_file import DATABASE_NAME
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
+from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.limits import Check, look_at
 from watcher.doctor.processes import Trainer, trainers
@@ -59,6 +60,7 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
             ),
             Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
             Check("device", lambda: device.device(settings, list_gpus(), running), _DEVICE_SECONDS),
+            Check("tensorboard", lambda: event_files(settings), CHECK_SECONDS),
             Check("systemd", lambda: service.units(settings), CHECK_SECONDS),
         ]
     )
