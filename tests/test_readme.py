@@ -1,0 +1,164 @@
+"""The README's commands do what it says: each is typed as it stands there, beside a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import ROOT, STUB, Watcher
+
+README = (ROOT / "README.md").read_text()
+NAME = "checkpoint-watcher "
+
+# What cannot be typed here as it stands: an elided command, and what runs until it is stopped.
+ELIDED = " ... "
+ENDLESS = {"web": "--port 0", "status --watch": ""}
+# What a test machine has not: a second GPU, a training environment, a person in the records.
+INSTEAD = (
+    (r"--device gpu:\d", "--device cpu"),
+    (r"CUDA_VISIBLE_DEVICES=0 ", ""),
+    (r"/path/to/training/env/bin/python|/opt/od/bin/python|\.venv-od/bin/python", str(STUB)),
+    (r"build/demo/model_dir", "MODEL_DIR"),
+    (r"(checkpoint-watcher install-units )", r"\1--dry-run "),
+    (r"AP\[person\]", "mAP"),
+    (r"(checkpoint-watcher run )", r"\1--exit-when-idle 0.2 "),
+)
+# The checkpoint that the README keeps and compares is the best one, so its files stay.
+STUB_STEERED = {"STUB_SCORES": '{"ckpt-12": 0.9}'}
+# A finding is no fault of the command; nor is it that the trainer here is not TensorFlow's.
+FINDINGS = ("doctor",)
+
+
+def shell_blocks() -> list[str]:
+    """The README's blocks of commands; of those with prompts and output, the commands."""
+    blocks = []
+    for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        lines = block.replace("\\\n", "").splitlines()
+        prompted = [line[2:] for line in lines if line.startswith("$ ")]
+        blocks.append("\n".join(prompted or lines))
+    return blocks
+
+
+def commands() -> list[str]:
+    """Every command of ours in the README, once."""
+    found = {}
+    for block in shell_blocks():
+        for line in block.splitlines():
+            command = re.sub(r"\s+#.*|\s*&$", "", line).strip()
+            if re.match(rf"(\w+=\S* )*{NAME}", command) and "  ranked by" not in command:
+                found[" ".join(command.split())] = True
+    return list(found)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README's reader has it: a run, two more, and the programs on the path."""
+    folder = tmp_path_factory.mktemp("desk")
+    for name, saves in (("MODEL_DIR", 31), ("runs/cats", 3), ("runs/dogs", 3)):
+        parent = folder / name
+        parent.mkdir(parents=True)
+        watcher = Watcher(parent)
+        manager = Manager(watcher.model_dir, max_to_keep=None)
+        for number in range(saves):
+            manager.save(100 * number, model_tensors(1000, number))
+        assert watcher.run("--run-name", Path(name).name, **STUB_STEERED) == 0
+        # The README's MODEL_DIR is the folder itself.
+        (parent / "model_dir").rename(folder / "here")
+        (parent / "pipeline.config").replace(folder / "PIPELINE.config")
+        for left in parent.iterdir():
+            left.unlink()
+        parent.rmdir()
+        (folder / "here").rename(parent)
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "checkpoint-watcher").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m watcher "$@"\n'
+    )
+    trainer = f"{sys.executable} {ROOT / 'tests' / 'fake_trainer.py'} MODEL_DIR --saves 2"
+    (programs / "python").write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] && exec {trainer}\nexec {STUB} "$@"\n'
+    )
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    return folder
+
+
+def environment(desk: Path) -> dict[str, str]:
+    datasette = ROOT / ".venv-web" / "bin" / "python"
+    return {
+        **os.environ,
+        "PATH": f"{desk / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "BROWSER": "true",
+        "COLUMNS": "100",
+        "CHECKPOINT_WATCHER_DATASETTE": str(datasette),
+        "CHECKPOINT_WATCHER_EVICT_SECONDS": "0",
+        **STUB_STEERED,
+    }
+
+
+@pytest.mark.parametrize("command", [one for one in commands() if ELIDED not in f"{one} "])
+def test_a_command_of_the_readme_runs(desk: Path, command: str) -> None:
+    for pattern, replacement in INSTEAD:
+        command = re.sub(pattern, replacement, command)
+    name = command.split(NAME, 1)[1].split()[0]
+    if name in ENDLESS and "--export" not in command:
+        runs_until_it_is_stopped(desk, f"{command} {ENDLESS[name]}")
+        return
+    ran = subprocess.run(
+        ["bash", "-c", command],
+        cwd=desk,
+        env=environment(desk),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = [line for line in ran.stderr.splitlines() if line.startswith(("error:", "Usage:"))]
+    assert not told, f"{command}\n{ran.stderr}"
+    assert ran.returncode in ((0, 1) if name in FINDINGS else (0,)), ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def runs_until_it_is_stopped(desk: Path, command: str) -> None:
+    started = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        cwd=desk,
+        env=environment(desk),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert started.stdout and started.stdout.readline(), started.communicate()[1]
+        started.send_signal(signal.SIGINT)
+        assert started.wait(timeout=20) in (0, 130)
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def test_the_readme_shows_every_kind_of_use() -> None:
+    """So that the test above does not go empty when the README's form changes."""
+    shown = {command.split(NAME, 1)[1].split()[0] for command in commands()}
+    assert {"run", "train", "status", "best", "compare", "doctor", "explain", "plot"} <= shown
+    assert len(commands()) > 20
+    assert sum(ELIDED in f"{one} " for one in commands()) < 4
+
+
+def test_the_pictures_of_the_readme_are_there_and_its_links_lead_somewhere() -> None:
+    pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", README)
+    for about, file in pictures:
+        assert about and (ROOT / file).stat().st_size > 1000, file
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)]+)\)", README):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif "://" not in target:
+            assert (ROOT / target.split("#")[0]).exists(), target
