@@ -117,7 +117,7 @@ def launcher_command() -> Sequence[str | Path]:
     return [
         *(Path(sys.executable).with_name("checkpoint-watcher"), "train", "--watch"),
         *("--device", "cpu", "--patience", str(PATIENCE), "--min-delta", str(MIN_DELTA)),
-        *("--top-k", "3", "--trainer-log", TRAINER_LOG),
+        *("--top-k", "3", "--run-name", "demo", "--trainer-log", TRAINER_LOG),
     ]
 
 
@@ -155,6 +155,12 @@ def show_outcome(seconds: float) -> None:
     console.print(f'ask it:           sqlite3 {DATABASE} "{QUESTION}"', soft_wrap=True)
     for row in ask(QUESTION):
         console.print("                  " + "|".join(str(value) for value in row), soft_wrap=True)
+    program = Path(sys.executable).with_name("checkpoint-watcher").relative_to(ROOT)
+    console.print(f"see it:           {program} plot {MODEL_DIR}")
+    console.print(
+        f"                  {program} web {MODEL_DIR} --datasette .venv-web/bin/python",
+        soft_wrap=True,
+    )
 
 
 def ending() -> str:
