@@ -74,7 +74,9 @@ def _recorded(model_dir: Path) -> dict[str, Any]:
         values = recorded_settings(model_dir / "watcher")
     except StoreError:
         return {}
-    fields = {one.name: msgspec.to_builtins(one.default) for one in describe(Settings)}
+    # By way of JSON, as the recorded ones: a tuple would not equal a list.
+    defaults = msgspec.json.encode({one.name: one.default for one in describe(Settings)})
+    fields = msgspec.json.decode(defaults)
     return {
         name: value
         for name, value in values.items()
