@@ -28,6 +28,7 @@ INSTEAD = (
     (r"(checkpoint-watcher install-units )", r"\1--dry-run "),
     (r"AP\[person\]", "mAP"),
     (r"(checkpoint-watcher run )", r"\1--exit-when-idle 0.2 "),
+    (r"(checkpoint-watcher init )", r"\1--force -o found.toml "),
 )
 # The checkpoint that the README keeps and compares is the best one, so its files stay.
 STUB_STEERED = {"STUB_SCORES": '{"ckpt-12": 0.9}'}
@@ -75,6 +76,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             left.unlink()
         parent.rmdir()
         (folder / "here").rename(parent)
+    # As init would write it, in a training environment.
+    (folder / "checkpoint-watcher.toml").write_text(
+        f'model_dir = "MODEL_DIR"\npipeline_config = "PIPELINE.config"\npython = "{STUB}"\n'
+    )
     programs = folder / "bin"
     programs.mkdir()
     (programs / "checkpoint-watcher").write_text(
