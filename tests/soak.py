@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from faults import end_strace, latest, never_looking_away
+from tensorboards import ON, steps
 from watching import ROOT, Watcher, wait_until
 
 from watcher.checkpoints.bundle import verify
@@ -71,7 +72,7 @@ class Soak:
                 self.counts[f"daemon ended with {self.daemon.returncode}"] += 1
             fault = self.chance.choice(BREAKS)
             names = ",".join(f"ckpt-{self.chance.randrange(1, 400)}" for _ in range(20))
-            steer = {fault: names, "STUB_ONCE": self.once, "STUB_SECONDS": 0.05}
+            steer = {fault: names, "STUB_ONCE": self.once, "STUB_SECONDS": 0.05, **ON}
             self.daemon = self.watcher.start(*FLAGS, **steer, STUB_STARTS=self.folder / "starts")
         if self.trainer is None or self.trainer.poll() is not None:
             self.trainer = self.train()
@@ -203,7 +204,7 @@ class Soak:
         self.kill_trainer()
         self.acknowledge()
         self.end_daemon()
-        assert self.watcher.run(*FLAGS) == 0, "the last run drains the queue"
+        assert self.watcher.run(*FLAGS, **ON) == 0, "the last run drains the queue"
 
     def check(self) -> None:
         watcher = self.watcher
@@ -226,6 +227,8 @@ class Soak:
         content = json.loads((watcher.best_dir / "best.json").read_text())
         assert [entry["sha256"] for entry in content["checkpoints"]] == [r["sha256"] for r in board]
         assert latest(watcher.best_dir) == Path(board[0]["path"]).name
+        shown = steps(watcher.model_dir / "eval" / "val")
+        assert shown == sorted({row["global_step"] for row in scored.values()})
         self.no_worker_is_left()
 
     def no_worker_is_left(self) -> None:

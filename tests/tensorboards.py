@@ -1,9 +1,10 @@
-"""TensorBoard's own readers on a folder, kept open as TensorBoard is."""
+"""What event files show: read here, and by TensorBoard's own readers, kept open as that is."""
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from evaluator_client import PROGRAMS
+from tensorboardX.proto.event_pb2 import Event
+
+MAP = "DetectionBoxes_Precision/mAP"
+ON = {"CHECKPOINT_WATCHER_TENSORBOARD": "true"}
+
+
+def event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*tfevents*"))
+
+
+def read(folder: Path) -> list[tuple[int, str, float | bytes]]:
+    """Step, tag and value of what TensorBoard shows of a folder, in the order that it reads it."""
+    found: list[tuple[int, str, float | bytes]] = []
+    for path in event_files(folder):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[12 + length + 4 :]
+            if event.HasField("session_log"):  # it begins anew there
+                found = [point for point in found if point[0] < event.step]
+            for value in event.summary.value:
+                tensor = value.tensor
+                found.append((event.step, value.tag, (*tensor.float_val, *tensor.string_val)[-1]))
+    return found
+
+
+def steps(folder: Path, tag: str = MAP) -> list[int]:
+    return [step for step, name, _ in read(folder) if name == tag]
 
 
 @contextmanager

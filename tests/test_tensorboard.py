@@ -22,8 +22,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from faults import Child, Rounds, need_strace, now
 from forks import Fork
-from tensorboards import tensorboard
-from tensorboardX.proto.event_pb2 import Event
+from tensorboards import MAP, ON, event_files, read, steps, tensorboard
 from watching import Watcher, alive, wait_until
 
 from watcher.config import Settings
@@ -35,8 +34,6 @@ from watcher.tensorboard.event_file import write_event_file
 from watcher.tensorboard.folder import arrange
 from watcher.tensorboard.points import Content, Point
 
-MAP = "DetectionBoxes_Precision/mAP"
-ON = {"CHECKPOINT_WATCHER_TENSORBOARD": "true"}
 KILLED = -9
 
 
@@ -48,31 +45,6 @@ def save(watcher: Watcher, *steps: int) -> None:
 
 def evaluate(watcher: Watcher, *flags: object, **environment: object) -> None:
     assert watcher.run(*flags, **{**ON, **environment}) == 0, watcher.log.read_text()
-
-
-def event_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*tfevents*"))
-
-
-def read(folder: Path) -> list[tuple[int, str, float | bytes]]:
-    """Step, tag and value of what TensorBoard shows of a folder, in the order that it reads it."""
-    found: list[tuple[int, str, float | bytes]] = []
-    for path in event_files(folder):
-        content = path.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            event = Event.FromString(content[12 : 12 + length])
-            content = content[12 + length + 4 :]
-            if event.HasField("session_log"):  # it begins anew there
-                found = [point for point in found if point[0] < event.step]
-            for value in event.summary.value:
-                tensor = value.tensor
-                found.append((event.step, value.tag, (*tensor.float_val, *tensor.string_val)[-1]))
-    return found
-
-
-def steps(folder: Path, tag: str = MAP) -> list[int]:
-    return [step for step, name, _ in read(folder) if name == tag]
 
 
 def png(width: int, height: int, shade: int) -> bytes:

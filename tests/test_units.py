@@ -130,10 +130,11 @@ def test_a_run_on_the_cpu_sees_no_devices_and_one_in_a_home_folder_sees_that(
 def test_what_other_settings_need_is_in_the_drop_in(run_files: dict[str, Path]):
     flags = ["--group", "0", "--notify", "json://127.0.0.1", "--device-lock-dir", "/srv/locks"]
     elsewhere = run_files["config"].parent / "state"
+    flags += ["--eval-dir", "/srv/eval"]
     done = install(run_files, *flags, "--state-dir", elsewhere, "--user", "you")
     assert done.returncode == 0, done.stderr
     written = drop_in(run_files, "checkpoint-watcher@cats.service")
-    assert f"\nReadWritePaths={run_files['model_dir']} {elsewhere} /srv/locks\n" in written
+    assert f"\nReadWritePaths={run_files['model_dir']} {elsewhere} /srv/eval /srv/locks\n" in written
     assert "\nSupplementaryGroups=0\nRestrictSUIDSGID=no\nSystemCallFilter=@chown\n" in written
     assert "\nIPAddressAllow=any\n" in written
     folders = installed(run_files, "etc/tmpfiles.d/checkpoint-watcher-cats.conf")
