@@ -134,7 +134,8 @@ def test_what_other_settings_need_is_in_the_drop_in(run_files: dict[str, Path]):
     done = install(run_files, *flags, "--state-dir", elsewhere, "--user", "you")
     assert done.returncode == 0, done.stderr
     written = drop_in(run_files, "checkpoint-watcher@cats.service")
-    assert f"\nReadWritePaths={run_files['model_dir']} {elsewhere} /srv/eval /srv/locks\n" in written
+    paths = f"{run_files['model_dir']} {elsewhere} /srv/eval /srv/locks"
+    assert f"\nReadWritePaths={paths}\n" in written
     assert "\nSupplementaryGroups=0\nRestrictSUIDSGID=no\nSystemCallFilter=@chown\n" in written
     assert "\nIPAddressAllow=any\n" in written
     folders = installed(run_files, "etc/tmpfiles.d/checkpoint-watcher-cats.conf")
