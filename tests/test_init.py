@@ -21,7 +21,11 @@ from watcher.config import (
     load_as,
     load_settings,
 )
+from watcher.doctor.processes import Trainer
 from watcher.errors import ConfigError
+from watcher.evaluation.gpus import Gpu, Listing
+from watcher.setup.look import find_device
+from watcher.setup.settings_file import Outlook
 
 FACTS = {
     "versions": {"python": "3.11.7", "tensorflow": "2.13.1"},
@@ -186,3 +190,58 @@ def test_after_a_run_its_settings_are_the_ones_that_were_found(
     text = (tmp_path / "again.toml").read_text()
     assert "secret" not in text
     assert "#veto = " in text  # the default, an empty list, is nothing that was found
+    assert re.findall(r"^(\w+) = ", text, re.MULTILINE) == [
+        *("model_dir", "pipeline_config", "metric", "top_k", "tie_break"),
+        *("patience", "python", "tensorboard", "exit_when_idle", "evict_seconds"),
+    ]
+
+
+def test_a_running_trainer_tells_its_pipeline(init, watcher: Watcher, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    watcher.pipeline.rename(elsewhere / "ssd.config")
+    program = elsewhere / "model_main_tf2.py"
+    program.write_text("print('ready', flush=True)\nimport time\ntime.sleep(60)\n")
+    flags = [f"--model_dir={watcher.model_dir}", "--pipeline_config_path", "ssd.config"]
+    with subprocess.Popen(
+        [sys.executable, program, *flags], stdout=subprocess.PIPE, cwd=elsewhere
+    ) as trainer:
+        try:
+            assert trainer.stdout and trainer.stdout.readline()
+            ended = init("-o", "-")
+        finally:
+            trainer.kill()
+    assert f'\npipeline_config = "{elsewhere}/ssd.config"\n' in ended.stdout
+    assert f"Found: trainer {trainer.pid} was started with it." in ended.stdout
+
+
+GIB = 1 << 30
+
+
+def gpu(index: int, free: int = 10, *pids: int) -> Gpu:
+    """A GPU of 10 GiB."""
+    name = f"GPU-{index}"
+    return Gpu(index, name, "H100", free * GIB, 10 * GIB, frozenset(pids))
+
+
+def trainer_on(visible: str | None) -> Trainer:
+    return Trainer(4711, Path("/runs/a"), 1000, None, visible)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "running", "device", "note"),
+    [
+        ((), [], None, "No NVIDIA GPU is seen"),
+        ((gpu(0),), [], None, "the trainer will take"),
+        ((gpu(0), gpu(1)), [], "gpu:1", "Keep the trainer off it"),
+        ((gpu(0, 1, 4711), gpu(1)), [trainer_on("0")], "gpu:1", ""),
+        ((gpu(0), gpu(1)), [trainer_on("1")], "gpu:0", ""),
+        ((gpu(0, 1, 4711),), [trainer_on(None)], None, "no GPU is free"),
+    ],
+)
+def test_a_gpu_is_set_where_one_is_free_and_not_the_trainers(gpus, running, device, note):
+    outlook = Outlook()
+    find_device(outlook, Listing(gpus), running)
+    found = outlook.found.get("device")
+    assert (found.value if found else None) == device
+    assert note in outlook.notes.get("device", "")

@@ -44,7 +44,10 @@ def explained(path: Path) -> Iterator[None]:
             raise StoreBusy(f"database {path}: {text}", hint=hint) from error
         hint = f"check free space and permissions of {path.parent}, or set --state-dir"
         if "no such table" in text or "no such column" in text:
-            hint = "it is of another program, or of another version of checkpoint-watcher"
+            hint = (
+                "it is of another program, or of another version; `checkpoint-watcher run` brings"
+                " that of an earlier one up to date"
+            )
         raise StoreError(f"database {path}: {text}", hint=hint) from error
     except OSError as error:
         raise StoreError(

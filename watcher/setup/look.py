@@ -59,7 +59,7 @@ def look(
         _find_pipeline(outlook, model_dir, running)
     listing = list_gpus()
     if "device" not in found:
-        _find_device(outlook, listing, running)
+        find_device(outlook, listing, running)
     answer = _ask_environments(outlook, model_dir, running, environment, seconds, say)
     _tell_evaluation(outlook, answer, say)
     if "patience" not in found and "patience_steps" not in found:
@@ -128,7 +128,14 @@ def _is_pipeline(path: Path) -> bool:
     return "eval_input_reader" in text and "model" in text
 
 
-def _find_device(outlook: Outlook, listing: Listing, running: Sequence[Trainer]) -> None:
+def find_device(outlook: Outlook, listing: Listing, running: Sequence[Trainer]) -> None:
+    """Set a GPU that is free and not the trainer's; else say why the CPU evaluates. Pure.
+
+    Args:
+        outlook: Gets the device, or a note.
+        listing: The GPUs of this machine.
+        running: The trainers that are seen.
+    """
     if not listing.gpus:
         outlook.notes["device"] = f"No NVIDIA GPU is seen here: {listing.problem or 'none'}."
         return
@@ -236,7 +243,8 @@ def _find_patience(outlook: Outlook, running: Sequence[Trainer], facts: Mapping[
 def _settings(outlook: Outlook, **others: str) -> Settings:
     values = {"pipeline_config": ""} | {name: one.value for name, one in outlook.found.items()}
     values |= others
-    return make_settings(values, {name: one.why for name, one in outlook.found.items()} | others)
+    origin = {name: one.why or "the command line" for name, one in outlook.found.items()}
+    return make_settings(values, origin | others)
 
 
 def _defaults(outlook: Outlook) -> dict[str, Any]:
