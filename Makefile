@@ -20,6 +20,7 @@ OD_VENV ?= .venv-od
 TESTERS ?= 3
 MINUTES ?= 30
 SEED ?= 4
+MAN_DIR ?= build/man/man1
 
 LISTS := deploy/requirements
 VENV_PYTHON := .venv/bin/python
@@ -44,7 +45,7 @@ KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo test test-systemd bench soak environments requirements clean distclean
+.PHONY: help demo test test-systemd bench soak environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
@@ -52,6 +53,7 @@ help:
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
 	@echo "make soak    MINUTES=30 of faults at random beside a busy run, SEED=4"
+	@echo "make man     man pages, with help2man"
 	@echo "make clean   remove what these wrote; make distclean: the environments too"
 
 demo: environments
@@ -67,6 +69,10 @@ test: environments
 test-systemd: $(PROJECT_STAMP)
 	@PYTHONPATH=tests $(VENV_PYTHON) tests/systemd/machine.py
 	.venv/bin/pytest tests/systemd/services.py
+
+# With GNU help2man. MAN_DIR=~/.local/share/man/man1 puts them where man looks.
+man: $(PROJECT_STAMP)
+	@$(VENV_PYTHON) deploy/man.py $(MAN_DIR)
 
 bench: environments
 	PYTHONPATH=tests $(VENV_PYTHON) -m benchmarks --write

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
+from watching import ROOT
 
 from watcher.cli import cli
 
@@ -44,7 +50,7 @@ def test_the_settings_are_shown_in_groups_after_the_command_s_own_options():
 
 
 def test_every_example_is_a_command_line_that_parses():
-    found = 0
+    found, parent = 0, click.Context(cli, **cli.context_settings)
     for name in COMMANDS:
         command = cli.get_command(None, name)
         assert command
@@ -52,6 +58,27 @@ def test_every_example_is_a_command_line_that_parses():
         for line in re.findall(r"checkpoint-watcher ([^)\n]+)", text):
             told, *words = shlex.split(line)
             assert told == name
-            command.make_context(name, words)
+            command.make_context(name, words, parent=parent)
             found += 1
     assert found > 20
+
+
+def test_man_pages_have_all_of_a_help_text_and_its_commands_as_they_are(tmp_path: Path):
+    for program in ("help2man", "man"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed here")
+    words = [sys.executable, ROOT / "deploy" / "man.py", tmp_path, "run", "train"]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    pages = {}
+    for name in ("run", "train"):
+        page = tmp_path / f"checkpoint-watcher-{name}.1"
+        read = subprocess.run(
+            ["man", "--warnings", "-l", page], capture_output=True, text=True, timeout=60
+        )
+        assert read.returncode == 0 and read.stderr == ""
+        pages[name] = re.sub("(.)\b\\1", r"\1", read.stdout)
+    for flag in re.findall(r"^  (--[a-z-]+)", shown("run"), re.MULTILINE):
+        assert re.search(rf"^ +{flag}\b", pages["run"], re.MULTILINE), flag
+    assert "When training should end" in pages["run"]
+    assert "$ checkpoint-watcher run --config ssd.toml --top-k 5\n" in pages["run"]
+    assert "> python -m object_detection.model_main_tf2 \\\n" in pages["train"]
