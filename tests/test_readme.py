@@ -28,10 +28,14 @@ INSTEAD = (
     (r"(checkpoint-watcher install-units )", r"\1--dry-run "),
     (r"AP\[person\]", "mAP"),
     (r"(checkpoint-watcher run )", r"\1--exit-when-idle 0.2 "),
+    (
+        r"(checkpoint-watcher rebuild )MODEL_DIR",
+        r"cp -r runs/cats lost && rm lost/watcher/watcher.db* && \1lost",
+    ),
+    # All stays in best/, so that the commands' order does not matter.
+    (r"--top-k 3", "--top-k -1"),
     (r"(checkpoint-watcher init )", r"\1--force -o found.toml "),
 )
-# The checkpoint that the README keeps and compares is the best one, so its files stay.
-STUB_STEERED = {"STUB_SCORES": '{"ckpt-12": 0.9}'}
 # A finding is no fault of the command; nor is it that the trainer here is not TensorFlow's.
 FINDINGS = ("doctor",)
 
@@ -39,7 +43,8 @@ FINDINGS = ("doctor",)
 def shell_blocks() -> list[str]:
     """The README's blocks of commands; of those with prompts and output, the commands."""
     blocks = []
-    for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for block in (text for language, text in fenced if language in ("", "sh")):
         lines = block.replace("\\\n", "").splitlines()
         prompted = [line[2:] for line in lines if line.startswith("$ ")]
         blocks.append("\n".join(prompted or lines))
@@ -68,7 +73,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         manager = Manager(watcher.model_dir, max_to_keep=None)
         for number in range(saves):
             manager.save(100 * number, model_tensors(1000, number))
-        assert watcher.run("--run-name", Path(name).name, **STUB_STEERED) == 0
+        assert watcher.run("--run-name", Path(name).name, "--top-k", -1) == 0
         # The README's MODEL_DIR is the folder itself.
         (parent / "model_dir").rename(folder / "here")
         (parent / "pipeline.config").replace(folder / "PIPELINE.config")
@@ -104,7 +109,7 @@ def environment(desk: Path) -> dict[str, str]:
         "COLUMNS": "100",
         "CHECKPOINT_WATCHER_DATASETTE": str(datasette),
         "CHECKPOINT_WATCHER_EVICT_SECONDS": "0",
-        **STUB_STEERED,
+        "CHECKPOINT_WATCHER_TOP_K": "-1",
     }
 
 
