@@ -273,6 +273,15 @@ def test_a_checkpoint_that_was_not_evaluated_is_told_with_its_outcome(watcher: W
     assert "hint: " in unknown.stderr
 
 
+def test_the_note_on_a_checkpoint_is_shown_by_status_and_history(done: Watcher):
+    with contextlib.closing(sqlite3.connect(done.database)) as db, db:
+        db.execute("UPDATE checkpoints SET note = 'vetoed' WHERE name = 'ckpt-1'")
+    for command in ("status", "history"):
+        shown = cli(command, done.model_dir).stdout
+        (row,) = [line for line in shown.splitlines() if "vetoed" in line]
+        assert "ckpt-1" in row, command
+
+
 def test_watching_into_a_pipe_needs_json_and_is_an_object_a_line(done: Watcher):
     refused = cli("status", done.model_dir, "--watch")
     assert refused.returncode == 2 and "--json" in refused.stderr
