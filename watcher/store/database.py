@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-
 from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.errors import StoreError, StoreLost
 from watcher.store.schema import migrations, unknown_migrations
+from watcher.store.sqlite import Database
 
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"

@@ -6,7 +6,7 @@ the epoch and end in `_at_seconds`. Migrations are only ever added.
 
 from __future__ import annotations
 
-from sqlite_utils import Database, Migrations
+from watcher.store.sqlite import Database, Migrations
 
 migrations = Migrations("checkpoint-watcher")
 
