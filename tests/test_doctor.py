@@ -15,6 +15,7 @@ from fake_trainer import Manager, model_tensors
 from watching import CLI, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
+from watcher.data import FoundCheckpoint
 from watcher.doctor import cadence, folders, service, space, state, training
 from watcher.doctor import device as devices
 from watcher.doctor.finding import Finding, exit_code
@@ -148,6 +149,38 @@ def test_a_wrong_setting_is_one_error_line_as_everywhere(watcher: Watcher):
     ended = cli(*arguments, "--top-k", "many")
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: top_k (many)")
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_missing_pipeline(tmp_path: Path):
+    ended = cli("doctor", tmp_path / "nope")
+    assert ended.returncode == 1
+    error, hint = ended.stderr.splitlines()
+    assert (
+        error
+        == f"error: model_dir ({tmp_path}/nope) does not exist, and pipeline_config is not set"
+    )
+    assert "path right?" in hint
+
+
+def test_before_the_first_run_the_steps_are_read_from_the_checkpoints_that_lie_there(
+    watcher: Watcher,
+):
+    save(watcher.model_dir, 4)
+    (watcher.model_dir / "ckpt-4.index").write_bytes(b"unfinished")
+    found = doctor(watcher, sound(watcher.model_dir.parent))["saving"]["message"]
+    assert "20 checkpoints in 2000 steps, one every 100 (as the checkpoints in MODEL_DIR" in found
+
+
+def test_copied_files_tell_no_pace_and_the_last_number_is_the_newest(watcher: Watcher):
+    save(watcher.model_dir, 12)
+    # As `cp` leaves them: all at once, in the order of their names.
+    names = sorted(f"ckpt-{number}" for number in range(6, 13))
+    for place, name in enumerate(names):
+        os.utime(watcher.model_dir / f"{name}.index", (1e9, 1e9 + 0.004 * place))
+    found = doctor(watcher, sound(watcher.model_dir.parent))
+    assert "7 checkpoints, ckpt-12 written" in found["model_dir"]["message"]
+    assert found["pace"]["severity"] == "note"
+    assert "apart, too little for a training (copied files?)" in found["pace"]["message"]
 
 
 # The training environment
@@ -561,3 +594,26 @@ def test_a_check_that_hangs_or_fails_says_so_and_holds_up_no_other():
     assert [f.severity for f in found] == ["warning", "warning", "warning", "ok"]
     assert "no answer within 0.3 s" in found[0].message
     assert "/secret" in found[1].message and found[2].remedy == "even it"
+
+
+def files(*seconds: float) -> list[FoundCheckpoint]:
+    """Checkpoints from ckpt-2 on, written at these times."""
+    return [
+        FoundCheckpoint(f"ckpt-{n}", n, Path(f"ckpt-{n}"), ((0, 0, int(at * 1e9)),))
+        for n, at in enumerate(seconds, start=2)
+    ]
+
+
+def test_times_in_disorder_or_too_close_are_doubted_and_those_of_a_training_are_not():
+    assert cadence.doubt(files(0, 30, 60, 92), 1000) is None
+    assert cadence.doubt(files(50, 60, 0, 10, 20), 100) is None  # a trainer that started over
+    assert cadence.doubt(files(0, 30), 1000) is None  # too few to say
+    assert "apart" in (cadence.doubt(files(0, 0, 0, 0), 100) or "")
+    assert "order" in (cadence.doubt(files(90, 0, 60, 30, 10), 100) or "")
+    (found,) = cadence.keeping_up(cadence.Pace(100, "", None, 0.001, 2.0, doubt="so"))
+    assert found.severity == "note" and "not known: so" in found.message
+
+
+def test_steps_between_saves_do_not_mind_deleted_checkpoints():
+    assert cadence.step_between({1: 0, 6: 500, 7: 600, 12: 1100}) == 100
+    assert cadence.step_between({1: 0, 2: 100}) is None

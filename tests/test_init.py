@@ -138,6 +138,12 @@ def test_gaps_are_marked_and_run_names_the_first_of_them(init, watcher: Watcher,
     assert re.search(r"^# TO FILL IN: the file .*\n(# .*\n)*#pipeline_config = ", text, re.M)
     assert re.search(r"^# TO FILL IN: the interpreter .*\n(# .*\n)*#python = ", text, re.M)
     assert ended.stderr.count("TO FILL IN") == 2
+    lines = ended.stderr.splitlines()
+    assert lines[-4] == "wrote gaps.toml. Next:"
+    assert lines[-3].strip() == (
+        "fill in pipeline_config and python in gaps.toml"
+        " (or run init again with --pipeline-config and --python, and --force)"
+    )
     with pytest.raises(ConfigError, match="pipeline_config is not set"):
         load_settings({}, {}, tmp_path / "gaps.toml")
 
@@ -147,6 +153,16 @@ def test_an_environment_that_cannot_import_is_said_to_be_so(init, tmp_path: Path
     ended = init("-o", "-")
     assert "no libcuda" in ended.stderr and "no libcuda" in re.sub(r"\n# ", " ", ended.stdout)
     assert re.search(r"^#python = ", ended.stdout, re.MULTILINE)
+
+
+def test_the_patience_fits_the_checkpoints_that_lie_there(init, watcher: Watcher, tmp_path: Path):
+    environment(tmp_path / "env", num_steps=5000)
+    manager = Manager(watcher.model_dir)
+    for number in range(1, 5):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    ended = init()
+    assert load_settings({}, {}, tmp_path / "checkpoint-watcher.toml").patience == 10
+    assert "50 checkpoints in 5000 steps, one every 100 (as the" in ended.stderr
 
 
 def test_nothing_is_overwritten_unless_forced(init, tmp_path: Path):

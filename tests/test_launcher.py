@@ -85,7 +85,7 @@ def test_model_dir_is_read_from_the_trainers_command(launch: Launch):
         (["--model-dir", "m", "--", "no-such-program"], "cannot start no-such-program: No such"),
         (["--model-dir", "gs://bucket/m", "--", "true"], "is not a folder of this machine"),
         (["--model-dir", "m", "--patience", "3", "--", "true"], "--patience is a setting of the"),
-        (["--model-dir", "m", "--watch", "--", "true"], "pipeline_config () does not exist"),
+        (["--model-dir", "m", "--watch", "--", "true"], "pipeline_config is not set"),
         (["--model-dir", "m", "--restarts", "-1", "--", "true"], "restarts (-1) is invalid"),
     ],
 )

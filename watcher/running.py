@@ -124,8 +124,10 @@ def run_daemon(settings: Settings) -> None:
 def _check_inputs(settings: Settings) -> str:
     """Refuse what can be refused without the worker; returns the interpreter's full path."""
     if not Path(settings.pipeline_config).is_file():
+        given = settings.pipeline_config
+        wrong = f"({given}) does not exist or is not a file" if given else "is not set"
         raise ConfigError(
-            f"pipeline_config ({settings.pipeline_config}) does not exist or is not a file",
+            f"pipeline_config {wrong}",
             hint="give the file that model_main_tf2 got as --pipeline_config_path",
         )
     wanted = settings.python or sys.executable

@@ -48,6 +48,7 @@ __all__ = [
     "index_path",
     "model_variables",
     "parse_index",
+    "read_global_step",
     "read_index",
     "shard_name",
     "shard_sizes",
@@ -132,6 +133,24 @@ def read_index(prefix: Path) -> bytes:
         # What is written after the look at the size is left out: the end is missing then, and
         # the index shows that it is unfinished.
         return file.read(size)
+
+
+def read_global_step(prefix: Path) -> int | None:
+    """Read a checkpoint's global step alone, from its index and eight bytes of a shard.
+
+    Raises:
+        FileNotFoundError: the checkpoint was deleted, before or meanwhile.
+        IncompleteCheckpoint: the index has no end yet.
+        CorruptCheckpoint: the index, or the step itself, is not what it must be.
+        OSError: a file cannot be read.
+    """
+    bundle = parse_index(read_index(prefix))
+    entry = bundle.entries.get(GLOBAL_STEP_KEY)
+    if entry is None or entry.sliced:
+        return None
+    path = prefix.with_name(shard_name(prefix.name, entry.shard, bundle.num_shards))
+    with _open_regular(path) as file:
+        return _verify_tensor(_Reader(file, path.name, None), entry, bundle.byte_order)
 
 
 def verify(

@@ -15,7 +15,7 @@ from watcher.cli.completing import folders
 from watcher.cli.options import as_json, print_json, settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import ENVIRONMENT_PREFIX, Settings, load_as, state_path
-from watcher.errors import StoreError
+from watcher.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from watcher.doctor.finding import Finding
@@ -68,9 +68,7 @@ def doctor(
 
     flags["model_dir"] = model_dir
     recorded = {} if config_file else _recorded(flags)
-    settings = load_as(
-        Settings, flags, os.environ, config_file, recorded, defaults_from="the run's database"
-    )
+    settings = _settings(flags, config_file, recorded)
     found = examine(settings, time_limit)
     if recorded:
         said = "those that the last run was started with; flags and the environment go before them"
@@ -85,6 +83,24 @@ def doctor(
     # Not sys.exit: a check that was left hanging must not hold up the end.
     sys.stdout.flush()
     os._exit(code)
+
+
+def _settings(
+    flags: Mapping[str, Any], config_file: Path | None, recorded: Mapping[str, Any]
+) -> Settings:
+    try:
+        return load_as(
+            Settings, flags, os.environ, config_file, recorded, defaults_from="the run's database"
+        )
+    except ConfigError as error:
+        # A mistyped folder has no last run whose settings would count, so nothing is set for it.
+        folder = flags.get("model_dir")
+        if not folder or Path(folder).is_dir() or not error.message.endswith("is not set"):
+            raise
+        raise ConfigError(
+            f"model_dir ({folder}) does not exist, and {error.message}",
+            hint="is the path right? Before the first run, give --pipeline-config FILE as well",
+        ) from error
 
 
 def _recorded(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, ModelDirError
 
 DEFAULT_FILE = Path("checkpoint-watcher.toml")
+_FLAGS = frozenset({"pipeline_config", "python"})
 
 
 @click.command(
@@ -91,8 +93,18 @@ def init(
     if not to_screen:
         file = shlex.quote(str(output))
         click.echo(f"\nwrote {output}. Next:", err=True)
+        if outlook.gaps:
+            click.echo(f"  {_to_fill_in(list(outlook.gaps), file)}", err=True)
         click.echo(f"  checkpoint-watcher doctor --config {file}", err=True)
         click.echo(f"  checkpoint-watcher run --config {file}", err=True)
+
+
+def _to_fill_in(names: Sequence[str], file: str) -> str:
+    """Say how what was not found gets its value: in the file, or by a flag of `init`."""
+    named = " and ".join(names)
+    flags = [f"--{name.replace('_', '-')}" for name in names if name in _FLAGS]
+    again = f" (or run init again with {' and '.join(flags)}, and --force)" if flags else ""
+    return f"fill in {named} in {file}{again}"
 
 
 def _check(model_dir: str, pipeline_config: str | None) -> None:

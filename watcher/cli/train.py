@@ -126,8 +126,10 @@ def _watcher_command(
     from watcher.launch.gpus import evaluation_device
 
     if not Path(settings.pipeline_config).is_file():
+        path = settings.pipeline_config
+        wrong = f"({path}) does not exist or is not a file" if path else "is not set"
         raise ConfigError(
-            f"pipeline_config ({settings.pipeline_config}) does not exist or is not a file",
+            f"pipeline_config {wrong}",
             hint="give --pipeline-config, or --pipeline_config_path in the trainer's command",
         )
     if settings.python and shutil.which(settings.python) is None:

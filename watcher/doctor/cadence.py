@@ -7,7 +7,7 @@ every ceil(checkpoint_every_n / 100) * 100 steps. It does not save at the end.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +16,9 @@ from watcher.doctor.finding import Finding, duration
 
 LOOP_STEPS = 100
 _ENOUGH = 2
+# No detector trains as fast: the small one of the demo does 14 steps a second.
+_MOST_STEPS_A_SECOND = 100
+_SAME_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Pace:
         eval_seconds: Of one evaluation, None when unknown.
         workers: Evaluations at the same time.
         queue_policy: As set.
+        doubt: Why the times of the files tell nothing of the pace, None when they do.
     """
 
     every_n: int
@@ -39,19 +43,61 @@ class Pace:
     eval_seconds: float | None = None
     workers: int = 1
     queue_policy: str = "all"
+    doubt: str | None = None
 
 
 def save_seconds(found: Sequence[FoundCheckpoint]) -> float | None:
     """Return the median seconds between saves in a row, None when there are too few."""
+    pairs = [seconds for seconds in _between(found) if seconds > 0]
+    return statistics.median(pairs) if len(pairs) >= _ENOUGH else None
+
+
+def doubt(found: Sequence[FoundCheckpoint], every_n: int) -> str | None:
+    """Say why the files' times cannot be those at which the trainer saved, as after a copy.
+
+    Args:
+        found: The checkpoints that lie in a folder.
+        every_n: The trainer's steps between two saves.
+
+    Returns:
+        None where the times can be trusted, or are too few to say.
+    """
+    pairs = _between(found)
+    if len(pairs) < _ENOUGH:
+        return None
+    # A trainer that starts over makes one that is older than the one before it.
+    if sum(seconds < 0 for seconds in pairs) > 1:
+        return "their files' times are not in the order of their numbers"
+    between = statistics.median(pairs)
+    if between * _MOST_STEPS_A_SECOND < rounded(every_n):
+        return f"their files' times lie {max(between, 0.0):.2g} s apart, too little for a training"
+    return None
+
+
+def step_between(steps: Mapping[int, int]) -> int | None:
+    """Return the steps between two saves, from global steps by save counter; None for too few."""
+    trained = sorted((counter, step) for counter, step in steps.items() if step > 0)
+    gaps = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(trained)]
+    gaps = [gap for gap in gaps if gap > 0]
+    return round(statistics.median(gaps)) if gaps else None
+
+
+def newest(found: Sequence[FoundCheckpoint]) -> FoundCheckpoint:
+    """Return the one that was written last; of those of one second, that with the last number."""
+    last = max(checkpoint.written_at for checkpoint in found)
+    late = [one for one in found if one.written_at > last - _SAME_SECONDS]
+    return max(late, key=lambda checkpoint: checkpoint.save_counter)
+
+
+def _between(found: Sequence[FoundCheckpoint]) -> list[float]:
+    """Return the seconds between saves in a row; less than 0 where the times are in no order."""
     ordered = sorted(found, key=lambda checkpoint: checkpoint.save_counter)
     # The first is saved before the model is built, and says nothing about the pace.
-    pairs = [
-        (after.written_at - before.written_at)
+    return [
+        after.written_at - before.written_at
         for before, after in pairwise(ordered)
         if after.save_counter == before.save_counter + 1 and before.save_counter > 1
     ]
-    pairs = [seconds for seconds in pairs if seconds > 0]
-    return statistics.median(pairs) if len(pairs) >= _ENOUGH else None
 
 
 def rounded(every_n: int) -> int:
@@ -97,6 +143,12 @@ def saving(pace: Pace) -> list[Finding]:
 
 def keeping_up(pace: Pace) -> list[Finding]:
     """Say whether evaluations are faster than saves, and how far the queue would grow."""
+    if pace.doubt:
+        text = (
+            f"how fast checkpoints come is not known: {pace.doubt} (copied files?);"
+            " look again while the trainer saves here"
+        )
+        return [Finding("pace", "note", text)]
     if pace.save_seconds is None or pace.eval_seconds is None:
         missing = "time between saves" if pace.save_seconds is None else "time of an evaluation"
         text = f"the {missing} is not known yet: look again when three checkpoints were scored"

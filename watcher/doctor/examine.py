@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from watcher.checkpoints.bundle import read_global_step
 from watcher.checkpoints.discover import scan
 from watcher.config import Settings
+from watcher.data import FoundCheckpoint
 from watcher.database_file import DATABASE_NAME
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
@@ -17,7 +20,7 @@ from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.limits import Check, look_at
 from watcher.doctor.processes import Trainer, trainers
-from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
 from watcher.reading import open_reader
@@ -26,6 +29,7 @@ CHECK_SECONDS = 10.0
 # Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.
 _DEVICE_SECONDS = 45.0
 _DEFAULT_EVERY_N = 1000
+_READ_CHECKPOINTS = 20
 
 
 def examine(settings: Settings, time_limit: float) -> list[Finding]:
@@ -126,6 +130,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         steps: Of the whole training, as pipeline.config says; None when unknown.
     """
     recorded = _recorded(settings)
+    found = _found(settings)
     here = settings.model_path.resolve()
     trainer = next((one for one in running if one.model_dir == here), None)
     if trainer:
@@ -133,12 +138,10 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         steps = trainer.num_train_steps or steps
     elif recorded.steps:
         every_n, source = recorded.steps, "as the recorded checkpoints lie"
+    elif there := _steps_between(found):
+        every_n, source = there, "as the checkpoints in MODEL_DIR lie"
     else:
         every_n, source = _DEFAULT_EVERY_N, "the OD API's default"
-    try:
-        found = scan(settings.model_path)
-    except ModelDirError:
-        found = []
     return cadence.Pace(
         every_n,
         source,
@@ -147,19 +150,35 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         recorded.eval_seconds,
         workers=settings.device.count(",") + 1,
         queue_policy=settings.queue_policy,
+        doubt=cadence.doubt(found, every_n),
     )
+
+
+def _found(settings: Settings) -> list[FoundCheckpoint]:
+    try:
+        return scan(settings.model_path)
+    except ModelDirError:  # the check of the folder tells it
+        return []
+
+
+def _steps_between(found: Sequence[FoundCheckpoint]) -> int | None:
+    """Read the last checkpoints' steps, and return how far they lie apart."""
+    steps = {}
+    ordered = sorted(found, key=lambda checkpoint: checkpoint.save_counter)
+    for checkpoint in ordered[-_READ_CHECKPOINTS:]:
+        # One that is broken, unfinished or gone by now is told when it is evaluated.
+        with contextlib.suppress(OSError, CorruptCheckpoint):
+            steps[checkpoint.save_counter] = read_global_step(checkpoint.prefix) or 0
+    return cadence.step_between(steps)
 
 
 def _room(settings: Settings, steps: int | None) -> list[Finding]:
     recorded = _recorded(settings)
-    try:
-        found = scan(settings.model_path)
-    except ModelDirError:
-        found = []
+    found = _found(settings)
     sizes = [sum(part[1] for part in checkpoint.signature) for checkpoint in found]
     places = [board.policy.top_k for board in boards(settings)]
     more = settings.keep_last or 0
-    every = cadence.rounded(recorded.steps or _DEFAULT_EVERY_N)
+    every = cadence.rounded(recorded.steps or _steps_between(found) or _DEFAULT_EVERY_N)
     endless = any(place < 0 for place in places) or settings.keep_every_steps
     demand = space.Demand(
         checkpoint_bytes=max(sizes, default=None),

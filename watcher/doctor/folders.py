@@ -14,6 +14,7 @@ from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import probe
 from watcher.config import Settings
 from watcher.data import FoundCheckpoint
+from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
 from watcher.doctor.processes import Trainer
 from watcher.errors import ModelDirError
@@ -79,10 +80,10 @@ def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
         return [_missing(settings, running)]
     found = scan(folder)
     if found:
-        newest = max(found, key=lambda checkpoint: checkpoint.written_at)
-        age = duration(max(0.0, time.time() - newest.written_at))
+        last = newest(found)
+        age = duration(max(0.0, time.time() - last.written_at))
         writing = f"; trainer {ours[0].pid} writes here" if ours else ""
-        message = f"{len(found)} checkpoints, {newest.name} written {age} ago{writing}"
+        message = f"{len(found)} checkpoints, {last.name} written {age} ago{writing}"
         return [Finding("model_dir", "ok", message)]
     if ours:
         message = f"no checkpoint yet; trainer {ours[0].pid} writes here"
@@ -237,8 +238,7 @@ def _foreign(folder: Path) -> str | None:
         return None
     if not protected or not found or os.geteuid() == 0:
         return None
-    newest = max(found, key=lambda checkpoint: checkpoint.written_at)
-    shards = sorted(folder.glob(f"{newest.name}.data-*"))
+    shards = sorted(folder.glob(f"{newest(found).name}.data-*"))
     if not shards or shards[0].stat().st_uid == os.geteuid() or os.access(shards[0], os.W_OK):
         return None
     return f"{shards[0].name} belongs to another user (fs.protected_hardlinks)"
