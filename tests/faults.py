@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -140,16 +142,53 @@ def score_of(sha256: str) -> float:
     return int(sha256[:8], 16) / 0xFFFFFFFF
 
 
-class Child:
-    """A forked process at work; strace, when asked, injects a fault into it until `heal`."""
+Call = tuple[str, int]
 
-    def __init__(self, fork: Fork, fault: str | None = None, calls: str = MUTATING) -> None:
-        """Start; `fault` is strace's: `signal=KILL:when=3`, `error=ENOSPC:when=3+`."""
+
+def at(call: Call, fault: str) -> str:
+    """Return strace's order for a fault at one call: `signal=KILL`, `error=ENOSPC`."""
+    name, number = call
+    return f"{name}:{fault}:when={number}"
+
+
+def since(made: Sequence[Call], place: int, fault: str) -> list[str]:
+    """Return strace's orders for a fault at each call from that place in `made` on."""
+    before = Counter(name for name, _ in made[:place])
+    return [f"{name}:{fault}:when={before[name] + 1}+" for name in MUTATING.split(",")]
+
+
+def calls_of(fork: Fork, log: Path, calls: str = MUTATING) -> list[Call]:
+    """Let a process work to its end, and return its calls in their order.
+
+    Each with its number among the calls of its name, for that is what strace counts.
+    """
+    assert Child(fork, [], calls, log).wait() == 0
+    names = re.findall(r"^(?:\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE)
+    seen: Counter[str] = Counter()
+    made = []
+    for name in names:
+        seen[name] += 1
+        made.append((name, seen[name]))
+    assert made, "strace traces nothing"
+    return made
+
+
+class Child:
+    """A forked process at work; strace, when asked, injects faults into it until `heal`."""
+
+    def __init__(
+        self,
+        fork: Fork,
+        faults: Sequence[str] | None = None,
+        calls: str = MUTATING,
+        log: Path = Path(os.devnull),
+    ) -> None:
+        """Start; `faults` are strace's orders, of `at` and `since`; `calls` are those traced."""
         self.fork = fork
         self.tracer: subprocess.Popen[bytes] | None = None
-        if fault:
-            inject = [f"-etrace={calls}", f"-einject={calls}:{fault}"]
-            command = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(fork.pid), *inject]
+        if faults is not None:
+            inject = [f"-etrace={calls}", *(f"-einject={fault}" for fault in faults)]
+            command = ["strace", "-f", "-qq", "-o", str(log), "-p", str(fork.pid), *inject]
             self.tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             while "TracerPid:\t0" in Path(f"/proc/{fork.pid}/status").read_text():
                 assert self.tracer.poll() is None, "strace cannot attach: is ptrace allowed here?"
@@ -169,14 +208,22 @@ class Child:
         return code
 
 
-def whole_round(rounds: Rounds, fault: str | None = None) -> int:
-    """Do a round in a child, with a fault if one is given; see Child."""
-    return Child(Fork("round", **rounds.options), fault).wait()
+def whole_round(rounds: Rounds, *faults: str) -> int:
+    """Do a round in a child, with faults if some are given; see Child."""
+    return Child(Fork("round", **rounds.options), faults or None).wait()
 
 
-def stubborn_round(rounds: Rounds, said: Path, fault: str, calls: str = MUTATING) -> Child:
+def calls_of_a_round(rounds: Rounds, calls: str = MUTATING) -> list[Call]:
+    """Do a round, and return the calls that it made."""
+    log = rounds.best_dir.parent.with_name("calls.log")
+    return calls_of(Fork("round", **rounds.options), log, calls)
+
+
+def stubborn_round(
+    rounds: Rounds, said: Path, faults: Sequence[str], calls: str = MUTATING
+) -> Child:
     """Begin a round in a child that tries again while something fails, and says what in `said`."""
-    return Child(Fork("stubborn round", said=str(said), **rounds.options), fault, calls)
+    return Child(Fork("stubborn round", said=str(said), **rounds.options), faults, calls)
 
 
 def check(rounds: Rounds) -> list[str]:

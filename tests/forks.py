@@ -116,9 +116,13 @@ def _daemon(command: list[str], log: str, environment: dict[str, str]) -> Callab
     return main
 
 
-def _event_files(state_dir: str, eval_dir: str) -> Callable[[], object]:
+def _event_files(state_dir: str, eval_dir: str, temporary: str) -> Callable[[], object]:
+    import tempfile
+
     import watcher.tensorboard.event_file  # noqa: F401
     from watcher.tensorboard.__main__ import update
+
+    tempfile.tempdir = temporary  # the server's own may be older than the test
 
     return lambda: update(Path(state_dir), Path(eval_dir))
 

@@ -17,11 +17,15 @@ from faults import (
     EXHAUSTIVE,
     MUTATING,
     OPENING,
+    Call,
     Rounds,
+    at,
+    calls_of_a_round,
     check,
     latest,
     need_strace,
     never_looking_away,
+    since,
     stubborn_round,
     whole_round,
 )
@@ -74,32 +78,41 @@ def copy(base: Path, folder: Path, **options: float) -> Rounds:
     return Rounds(folder, **options)
 
 
-def test_a_kill_at_every_call_that_changes_a_file_leaves_best_whole_and_is_recovered_from(
-    full_board: Path, tmp_path: Path
-):
+@pytest.fixture(scope="module")
+def made(full_board: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
+    """The calls that change a file in the round that takes the new checkpoint in."""
     need_strace()
-    for number in count(1):
+    return calls_of_a_round(copy(full_board, tmp_path_factory.mktemp("calls") / "run"))
+
+
+def test_a_kill_at_every_call_that_changes_a_file_leaves_best_whole_and_is_recovered_from(
+    full_board: Path, made: list[Call], tmp_path: Path
+):
+    killed = 0
+    for call in made:
         rounds = copy(full_board, tmp_path / "run")
-        code = whole_round(rounds, f"signal=KILL:when={number}")
+        code = whole_round(rounds, at(call, "signal=KILL"))
         best_is_whole(rounds)
         if code == KILLED:
-            assert whole_round(rounds) == 0
+            killed += 1
+            assert whole_round(rounds) == 0, call
         check(rounds)
-        if code != KILLED:
-            break
-    assert code == 0 and number > 60, "strace injects nothing any more"
+    names = {name for name, _ in made}
+    assert {"link", "rename", "fsync", "unlink", "write", "pwrite64"} <= names
+    assert killed > len(made) - 3, "a kill for each"
 
 
-def test_a_kill_during_the_recovery_from_a_kill_is_recovered_from(full_board: Path, tmp_path: Path):
-    need_strace()
-    pairs = [(first, then) for first in range(1, 90) for then in range(1, 90)]
+def test_a_kill_during_the_recovery_from_a_kill_is_recovered_from(
+    full_board: Path, made: list[Call], tmp_path: Path
+):
+    pairs = [(first, then) for first in made for then in made]
     if not EXHAUSTIVE:
         pairs = random.Random(23).sample(pairs, 40)
     for first, then in pairs:
         rounds = copy(full_board, tmp_path / "run")
-        whole_round(rounds, f"signal=KILL:when={first}")
+        whole_round(rounds, at(first, "signal=KILL"))
         best_is_whole(rounds)
-        whole_round(rounds, f"signal=KILL:when={then}")
+        whole_round(rounds, at(then, "signal=KILL"))
         best_is_whole(rounds)
         assert whole_round(rounds) == 0
         check(rounds)
@@ -107,52 +120,49 @@ def test_a_kill_during_the_recovery_from_a_kill_is_recovered_from(full_board: Pa
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES"])
 def test_each_call_that_fails_once_leaves_best_whole_and_is_done_again(
-    full_board: Path, tmp_path: Path, error: str
+    full_board: Path, made: list[Call], tmp_path: Path, error: str
 ):
-    need_strace()
-    calls = OPENING if error == "EACCES" else MUTATING
-    step = 1 if EXHAUSTIVE else 7 if error == "EACCES" else 3
+    calls, step = (OPENING, 7) if error == "EACCES" else (MUTATING, 3)
+    if error == "EACCES":
+        made = calls_of_a_round(copy(full_board, tmp_path / "run"), calls)
     problems = set()
-    for number in count(1, step):
+    for call in made if EXHAUSTIVE else made[::step]:
         rounds = copy(full_board, tmp_path / "run")
         said = tmp_path / "said"
-        fault = f"error={error}:when={number}"
-        assert stubborn_round(rounds, said, fault, calls).wait() == 0
+        fault = at(call, f"error={error}")
+        assert stubborn_round(rounds, said, [fault], calls).wait() == 0, call
         check(rounds)
         problems.add(str(Said(said)))
-        if number > (250 if error == "EACCES" else 100):  # beyond the last call of a round
-            break
     assert len(problems) > 3, "faults are told"
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES"])
 def test_a_fault_during_the_recovery_from_a_kill_is_told_and_recovered_from(
-    full_board: Path, tmp_path: Path, error: str
+    full_board: Path, made: list[Call], tmp_path: Path, error: str
 ):
-    need_strace()
     chance = random.Random(error)
     for _ in range(80 if EXHAUSTIVE else 8):
         rounds = copy(full_board, tmp_path / "run")
-        whole_round(rounds, f"signal=KILL:when={chance.randrange(1, 90)}")
+        whole_round(rounds, at(chance.choice(made), "signal=KILL"))
         said = tmp_path / "said"
-        fault = f"error={error}:when={chance.randrange(1, 60)}"
-        assert stubborn_round(rounds, said, fault).wait() == 0
+        fault = at(chance.choice(made), f"error={error}")
+        assert stubborn_round(rounds, said, [fault]).wait() == 0
         best_is_whole(rounds)
         check(rounds)
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES"])
 def test_while_every_call_fails_the_old_best_stands_and_the_fault_is_told(
-    full_board: Path, tmp_path: Path, error: str
+    full_board: Path, made: list[Call], tmp_path: Path, error: str
 ):
-    need_strace()
-    for number in (1, 10, 20, 30, 40) if EXHAUSTIVE else (1, 30):
+    for share in (0, 0.2, 0.4, 0.6, 0.8) if EXHAUSTIVE else (0, 0.6):
         rounds = copy(full_board, tmp_path / "run")
         before = latest(rounds.best_dir)
         said = tmp_path / "said"
         said.unlink(missing_ok=True)
-        child = stubborn_round(rounds, said, f"error={error}:when={number}+")
-        wait_until(lambda said=said: str(Said(said)), f"{error} from call {number} on is told")
+        place = int(share * len(made))
+        child = stubborn_round(rounds, said, since(made, place, f"error={error}"))
+        wait_until(lambda said=said: str(Said(said)), f"{error} from call {place} on is told")
         time.sleep(0.1)
         best_is_whole(rounds)
         assert latest(rounds.best_dir) in (before, "ckpt-5", "ckpt-6", "ckpt-7", "ckpt-8")
@@ -169,13 +179,15 @@ def test_a_reader_that_never_looks_away_never_sees_a_broken_checkpoint(tmp_path:
     rounds = Rounds(folder, evict_seconds=grace)
     save(folder, 1)
     assert whole_round(rounds) == 0
+    save(folder, 2)
+    made = calls_of_a_round(rounds)
     chance = random.Random(15)
     killed = 0
     with never_looking_away(rounds.best_dir, grace, tmp_path / "end"):
-        for number in range(2, 300 if EXHAUSTIVE else 40):
+        for number in range(3, 300 if EXHAUSTIVE else 40):
             save(folder, number)
-            when = chance.randrange(1, 80)
-            killed += whole_round(rounds, f"signal=KILL:when={when}") == KILLED
+            kill = at(chance.choice(made), "signal=KILL")
+            killed += whole_round(rounds, kill) == KILLED
             if chance.random() < 0.5:
                 assert whole_round(rounds) == 0
         assert whole_round(rounds) == 0

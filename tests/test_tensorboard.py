@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from faults import Child, Rounds, need_strace, now
+from faults import Child, Rounds, at, calls_of, need_strace, now
 from forks import Fork
 from tensorboards import MAP, ON, event_files, read, steps, tensorboard
 from watching import Watcher, alive, wait_until
@@ -302,31 +302,40 @@ def test_after_a_kill_at_any_call_nothing_is_missing_and_nothing_twice(
     drawn = tmp_path / "scratch" / "checkpoint-watcher-eval-set-x" / "1"
     recorded.details = {"eval_name": "val", "visualizations": str(drawn)}
     recorded.evaluate(100)
-    trial = tmp_path / "eval"
-    work: dict[str, Any] = {"state_dir": str(recorded.state_dir), "eval_dir": str(trial)}
-    number, code = 0, KILLED
-    while code == KILLED:
-        number += 1
+    trial, scratch = tmp_path / "eval", str(drawn.parent.parent)
+    work = {"state_dir": str(recorded.state_dir), "eval_dir": str(trial), "temporary": scratch}
+
+    def begin() -> None:
         for folder, original in ((trial, recorded.settings.eval_path), (drawn, pictures)):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(original, folder)
-        code = Child(Fork("event files", **work), f"signal=KILL:when={number}").wait()
+
+    begin()
+    made = calls_of(Fork("event files", **work), tmp_path / "calls.log")
+    assert {"write", "fsync", "rename", "link", "unlink", "unlinkat"} <= {name for name, _ in made}
+    for call in made:
+        begin()
+        assert Child(Fork("event files", **work), [at(call, "signal=KILL")]).wait() == KILLED
         again = Fork("event files", **work)
         again.go()
         assert again.wait() == 0
         found = [(step, tag) for step, tag, _ in read(trial / "val")]
-        assert steps(trial / "val") == [100, 200] and len(found) == 3 + 3 + 3, (number, found)
-        assert set((trial / "val").iterdir()) == set(event_files(trial / "val")), number
-        assert not drawn.exists()
-    assert code == 0 and number > 8, "strace injects nothing any more"
+        assert steps(trial / "val") == [100, 200] and len(found) == 3 + 3 + 3, (call, found)
+        assert set((trial / "val").iterdir()) == set(event_files(trial / "val")), call
+        assert not drawn.exists(), call
 
 
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])
 def test_calls_that_fail_leave_nothing_half(recorded: Recorded, tmp_path: Path, fault: str):
     need_strace()
     recorded.evaluate(100)
-    work = {"state_dir": str(recorded.state_dir), "eval_dir": str(tmp_path / "eval")}
-    child = Child(Fork("event files", **work), f"error={fault}:when=1+", "write,fsync,rename")
+    work = {
+        "state_dir": str(recorded.state_dir),
+        "eval_dir": str(tmp_path / "eval"),
+        "temporary": str(tmp_path),
+    }
+    faults = [f"{name}:error={fault}" for name in ("write", "fsync", "rename")]
+    child = Child(Fork("event files", **work), faults)
     assert child.wait() == 1
     assert not list((tmp_path / "eval" / "val").iterdir())
 

@@ -27,6 +27,8 @@ LOCK_NAME = "tensorboard.lock"
 _SCRATCH = "checkpoint-watcher-eval-set-"
 # Curves take little. What pictures take the trainer may need, for its checkpoints.
 _ROOM_BYTES = 1 << 30
+# Of older evaluations a worker has removed the pictures itself.
+_LATEST = 4
 _NICENESS = 19
 
 
@@ -49,21 +51,18 @@ def update(state_dir: Path, eval_dir: Path) -> int:
 
 
 def _update(reader: Reader, folder: Path, wanted: Sequence[Point]) -> int:
-    taken: list[Path] = []
-
     def write(point: Point, path: Path) -> None:
         # Imported when there is something to write: mostly there is not.
         from watcher.tensorboard.event_file import write_event_file
 
-        shown = content(reader, point)
         room = shutil.disk_usage(path.parent).free > _ROOM_BYTES
-        write_event_file(path, point, shown, pictures=room)
-        if shown.pictures:
-            taken.append(Path(shown.pictures))
+        write_event_file(path, point, content(reader, point), pictures=room)
 
     written = arrange(folder, wanted, write, time.time())
-    for pictures in taken:  # only now: who comes after a crash must find them once more
-        _remove_pictures(pictures)
+    # Only now, and also those that one who was killed here has left: in a file they all are.
+    for point in sorted(wanted, key=lambda point: point.evaluation_id)[-_LATEST:]:
+        if pictures := content(reader, point).pictures:
+            _remove_pictures(Path(pictures))
     return written
 
 
