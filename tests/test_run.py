@@ -118,7 +118,7 @@ def test_a_killed_daemon_takes_its_worker_along_and_its_evaluation_is_done_again
     assert watcher.evaluations() == ["ckpt-1", "ckpt-2", "ckpt-2"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_within_ten_seconds_and_returns_the_running_evaluation(
     watcher: Watcher, number: signal.Signals
 ):

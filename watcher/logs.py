@@ -97,7 +97,8 @@ class LiveView:
             look, size = self._looker.look(recent=_HISTORY_ROWS), self._screen.console.size
             if (look, size) != self._drawn:
                 self._drawn = look, size
-                self._screen.update(Overview(look, fit=True), refresh=True)
+                with contextlib.suppress(OSError):  # the terminal was closed
+                    self._screen.update(Overview(look, fit=True), refresh=True)
 
     def __exit__(
         self,
@@ -108,6 +109,7 @@ class LiveView:
         if self._screen:
             if error is None:
                 self._draw()
-            self._screen.stop()
+            with contextlib.suppress(OSError):
+                self._screen.stop()
         if self._reader:
             self._reader.close()

@@ -5,6 +5,7 @@ Apart from the command, whose help and completion are to answer without the daem
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import math
 import os
@@ -23,7 +24,7 @@ from watcher.checkpoints.pin import Verified
 from watcher.config import Settings
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
-from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
@@ -48,7 +49,11 @@ class _StopFlag:
         self.asked = self.asked_to_finish = False
         self.daemon: Daemon | None = None
         self._service = service
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self._heeded = [signal.SIGTERM, signal.SIGINT]
+        # The terminal is closed; whoever started it with nohup wants it to go on.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._heeded.append(signal.SIGHUP)
+        for number in self._heeded:
             signal.signal(number, self._ask)
         signal.signal(signal.SIGUSR1, self._ask_to_finish)
 
@@ -74,7 +79,7 @@ class _StopFlag:
         finally:
             # Python's own end lets signals kill again, and the exit code would tell of that:
             # whoever asks now asks for what is being done.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number in (*self._heeded, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
 
 
@@ -118,7 +123,20 @@ def run_daemon(settings: Settings) -> None:
             lambda _: view.refresh(),
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
-        stop.run(_build(settings, store, interpreter, audience))
+        try:
+            stop.run(_build(settings, store, interpreter, audience))
+        except Exception as error:
+            _record_end(store, error)
+            raise
+
+
+def _record_end(store: Store, error: Exception) -> None:
+    """Say in the database that the run ended and why, so that it is not taken for a kill."""
+    if isinstance(error, StoreLost):
+        return  # nobody would find it there
+    reason = error.message if isinstance(error, WatcherError) else f"{error!r}"
+    with contextlib.suppress(StoreError):
+        store.ledger.record_end(reason, time.time())
 
 
 def _check_inputs(settings: Settings) -> str:

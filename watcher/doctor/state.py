@@ -110,6 +110,9 @@ def sqlite(version: str) -> Finding:
 def watcher(status: dict[str, Any]) -> list[Finding]:
     """Say whether a watcher runs, and what it says of itself."""
     pid = status.get("pid")
+    if ended := status.get("ended"):
+        text = f"the last one ended with an error ({status.get('ended_at')}): {ended}"
+        return [Finding("watcher", "note", text)]
     if not pid:
         return [Finding("watcher", "ok", "none runs on this MODEL_DIR now")]
     if not _alive(pid):

@@ -17,6 +17,7 @@ from watcher.config import Settings
 from watcher.data import Lease
 from watcher.decision.policy import boards, require_metrics
 from watcher.decision.rank import rankable
+from watcher.errors import ConfigError
 from watcher.evaluation.crew import Crew
 from watcher.evaluation.happenings import (
     Evaluated,
@@ -69,7 +70,11 @@ class Evaluating:
         self._changed = False
         self._unrecorded += ((who, said, now, steady) for who, said in self.crew.tick(steady))
         while self._unrecorded:
-            self._record_one(*self._unrecorded[0])
+            try:
+                self._record_one(*self._unrecorded[0])
+            except ConfigError:
+                self._unrecorded.popleft()  # it is told once, and not again at the end
+                raise
             self._unrecorded.popleft()
         self._give_back((), now)
         return self._changed
@@ -87,7 +92,8 @@ class Evaluating:
             StoreError: the database cannot be written.
         """
         while self._unrecorded:
-            self._record_one(*self._unrecorded.popleft())
+            with contextlib.suppress(ConfigError):  # nothing is begun any more
+                self._record_one(*self._unrecorded.popleft())
         self._give_back(leases, now)
 
     def take_back_expired(self, now: float) -> None:

@@ -198,9 +198,13 @@ class Projector:
     def _show(
         self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardText, now: float
     ) -> None:
+        before = self._store.promotions.first(name)
         leaders, changed = self._folders[name].show(rows, text, now)
-        if changed and leaders:
-            first = leaders[0]
+        if not changed or not leaders:
+            return
+        first = leaders[0]
+        shown = (first.row.checkpoint_id, first.row.score, text.metric)
+        if shown != before or name == KEPT_BOARD:
             _log.info(name, checkpoint=first.name, score=first.row.score, of=len(leaders))
 
     def _present(self, board: str) -> set[int]:

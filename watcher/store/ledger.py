@@ -221,6 +221,15 @@ class Ledger(Rows):
         with self._db.write():
             self._db.event(now, kind, message)
 
+    def record_end(self, reason: str, now: float) -> None:
+        """Record that the run ended with an error, for `status` and the diary."""
+        with self._db.write():
+            self._db.run(
+                "UPDATE runs SET status = ? WHERE id = ?",
+                [_json({"ended": reason, "ended_at": iso(now)}), self._run_id],
+            )
+            self._db.event(now, "ended", f"ended with an error: {reason}")
+
     def set_status(self, status: dict[str, Any]) -> None:
         """Publish what the daemon is doing, for `status` in another shell."""
         with self._db.write():

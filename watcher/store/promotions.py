@@ -27,12 +27,17 @@ class Promotions:
 
     def incumbent(self, board: str) -> int | None:
         """Return the checkpoint id of a board's first place, None when it is empty."""
+        first = self.first(board)
+        return first[0] if first else None
+
+    def first(self, board: str) -> tuple[int, float | None, str] | None:
+        """Return checkpoint id, score and metric of a board's first place, None when empty."""
         row = self._db.one(
-            "SELECT checkpoint_id FROM promotions WHERE run_id = ? AND board = ?"
+            "SELECT checkpoint_id, score, metric FROM promotions WHERE run_id = ? AND board = ?"
             " AND evicted_at IS NULL ORDER BY rank LIMIT 1",
             [self._run_id, board],
         )
-        return row["checkpoint_id"] if row else None
+        return (row["checkpoint_id"], row["score"], row["metric"]) if row else None
 
     def awaiting_new_score(self, board: str) -> int:
         """Return how many checkpoints of a board wait to be measured anew."""

@@ -53,7 +53,10 @@ class Look:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What the daemon last said of itself, empty when it ended in peace."""
+        """What the daemon last said of itself: empty when it ended in peace, `ended` with an error.
+
+        `ended` is the error, and stands alone with `ended_at`.
+        """
         status: dict[str, Any] = self.run["status"]
         return status
 
@@ -99,7 +102,11 @@ class Look:
     def troubles(self) -> list[str]:
         """What the watcher itself has to cope with, a sentence each."""
         status, found = self.status, []
-        if status and not self.running:
+        if status.get("ended"):
+            found.append(
+                f"the watcher ended with an error ({status['ended_at']}): {status['ended']}"
+            )
+        elif status and not self.running:
             found.append(
                 f"process {status.get('pid')} wrote this and is not there any more: the watcher was"
                 " killed, or runs on another machine"
@@ -141,7 +148,7 @@ class Looker:
         run = reader.run()
         running = _is_there(run["status"].get("pid"))
         states = reader.states()
-        live = bool(run["status"])
+        live = "pid" in run["status"]
         return Look(
             run=run,
             running=running,

@@ -196,6 +196,8 @@ def _in_brief(look: Look) -> Text:
     if look.stop:
         return Text("early stop", style="bold magenta")
     if not look.running:
+        if look.status.get("ended"):
+            return Text("ended with an error")
         return Text("killed?" if look.status else "not running")
     if look.current is None:
         said = look.status.get("worker")
