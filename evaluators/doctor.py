@@ -39,9 +39,11 @@ class Findings:
 
     def __init__(self, replies):
         self._replies = replies
+        self.facts = {}
 
     def fact(self, name, value):
-        """Tells a value by name."""
+        """Tells a value by name, and keeps it."""
+        self.facts[name] = value
         self._replies.send("fact", name=name, value=value)
 
     def say(self, check, severity, message, remedy=None):
@@ -85,6 +87,7 @@ def examine(request, findings):
     ids = check_labels(pipeline, findings)
     check_training_input(pipeline, findings)
     check_records(pipeline, ids, findings)
+    tell_faster_backend(request, findings)
 
 
 def check_device(request, findings):
@@ -109,6 +112,19 @@ def check_backends(request, findings):
         findings.fact("coco_backend", coco.choose_backend(request.get("coco_backend")))
     except protocol.Refusal as refusal:
         findings.say("coco backend", "error", refusal.message, refusal.hint)
+
+
+def tell_faster_backend(request, findings):
+    """Tells which program would compute COCO metrics faster, and how it is installed, if one is."""
+    from evaluators import coco
+
+    faster = coco.recommendation(
+        request.get("coco_backend"),
+        findings.facts.get("coco_backend"),
+        findings.facts.get("images", 0),
+    )
+    if faster:
+        findings.fact("faster_coco", faster)
 
 
 def check_labels(pipeline, findings):

@@ -51,9 +51,10 @@ class Evaluation:
         self._sets = MetricSets(
             self._pipeline, self._model.class_agnostic, self._backend, self._plugins
         )
-        faster = coco.recommendation(request.get("coco_backend"), self._backend)
-        if faster and self._sets.truths:
-            self._pipeline.warnings.append(faster)
+        faster = coco.recommendation(
+            request.get("coco_backend"), self._backend, self._eval_set.images
+        )
+        self._notes = [": ".join(faster)] if faster and self._sets.truths else []
         self._sets.add_ground_truth(self._eval_set)
         self._metric_names = self._dry_run()
         wanted = request.get("visualizations")
@@ -82,6 +83,7 @@ class Evaluation:
             "coco_backend": self._backend,
             "eval_set_kept": self._eval_set.kept,
             "warnings": self._pipeline.warnings,
+            "notes": self._notes,
         }
 
     def forward(self, prefix, on_progress):

@@ -103,6 +103,29 @@ def test_a_wrong_value_and_an_unknown_flag_are_refused(run_here):
     assert "--top-k" in ended.stderr
 
 
+def test_what_is_misspelled_is_offered_the_likeliest_first():
+    ended = cli("rum", "models/ssd")
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("No such command 'rum'. Did you mean 'run' or 'resume'?\n")
+    assert cli("xyzzy").stderr.endswith("No such command 'xyzzy'.\n")
+    ended = cli("run", "--pipline-config", "x")
+    assert ended.stderr.endswith("Did you mean '--pipeline-config' or '--config'?\n")
+
+
+def test_what_the_worker_notes_at_its_start_is_said_once_and_is_no_warning(watcher: Watcher):
+    manager = Manager(watcher.model_dir)
+    for step in (100, 200):
+        manager.save(step, model_tensors(1000, str(step)))
+    once = watcher.model_dir.parent / "once"
+    once.mkdir()
+    flags = ("--log-format", "json", "--max-attempts", 3)
+    faults = {"STUB_CRASH": "ckpt-1", "STUB_ONCE": str(once)}
+    watcher.run(*flags, STUB_NOTES='["hotcoco is faster"]', **faults)
+    lines = [json.loads(line) for line in watcher.log.read_text().splitlines() if line[:1] == "{"]
+    assert sum(line["event"] == "worker ready" for line in lines) == 2
+    assert [line["level"] for line in lines if line["event"] == "hotcoco is faster"] == ["info"]
+
+
 def test_best_before_anything_is_promoted_says_so(run_here, watcher: Watcher):
     run_here()
     assert_one_clear_error(cli("best", watcher.model_dir), "promoted yet")

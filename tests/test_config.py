@@ -54,6 +54,10 @@ def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"topk in .*run\.toml is not a setting") as caught:
         load_settings(REQUIRED, {}, file)
     assert caught.value.hint == "did you mean top_k?"
+    file.write_text("quux = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(REQUIRED, {}, file)
+    assert "run --help` lists" in (caught.value.hint or "") and len(caught.value.hint or "") < 80
 
 
 def test_a_file_that_is_not_toml_is_an_error(tmp_path: Path):

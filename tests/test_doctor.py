@@ -97,8 +97,8 @@ def test_nothing_wrong_is_exit_code_0_and_leaves_nothing_behind(watcher: Watcher
 
 
 def test_a_warning_is_exit_code_1_only_when_strict(watcher: Watcher):
-    python = sound(watcher.model_dir.parent, coco_backend="pycocotools", images=5000)
-    assert "hotcoco" in doctor(watcher, python)["coco backend"]["remedy"]
+    python = sound(watcher.model_dir.parent, versions={**VERSIONS, "tensorflow": "2.15.0"})
+    assert doctor(watcher, python)["environment"]["severity"] == "warning"
     doctor(watcher, python, "--strict", code=1)
     fine, warned, wrong = (Finding("x", severity, "") for severity in ("note", "warning", "error"))
     assert [exit_code([fine], strict=True), exit_code([warned], strict=False)] == [0, 0]
@@ -232,6 +232,28 @@ def test_versions_are_held_to_those_that_were_run():
     assert severity() == "ok"
     assert severity(python="3.10.4") == "note"
     assert severity(tensorflow="2.15.0") == "warning"
+
+
+def test_a_faster_coco_backend_is_a_note_with_its_command():
+    slow = {**FACTS, "coco_backend": "pycocotools", "images": 5000}
+    (found,) = training.coco_backend({**slow, "faster_coco": ["hotcoco is faster", "pip hotcoco"]})
+    assert found == Finding("coco backend", "note", "hotcoco is faster", "pip hotcoco")
+    (found,) = training.coco_backend({**slow, "images": 60})
+    assert found.severity == "ok" and found.message.endswith("of 60 images")
+
+
+@pytest.mark.tensorflow
+def test_a_faster_backend_is_recommended_for_many_images_with_this_interpreter(od_python: str):
+    script = (
+        "from evaluators.coco import recommendation as told\n"
+        "few, many = told('auto', 'pycocotools', 999), told('auto', 'pycocotools', 1000)\n"
+        "other, chosen = told('auto', 'hotcoco', 5000), told('pycocotools', 'pycocotools', 5000)\n"
+        "print(few, other, chosen, many[1], sep='|')"
+    )
+    here = Path(__file__).parent.parent
+    ended = subprocess.run([od_python, "-c", script], cwd=here, capture_output=True, text=True)
+    command = f"{od_python} -m pip install --no-deps hotcoco"
+    assert ended.stdout.strip() == f"None|None|None|{command}", ended.stderr[-2000:]
 
 
 def test_the_versions_that_were_run_are_those_of_the_readme():

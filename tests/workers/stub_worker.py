@@ -16,6 +16,7 @@ long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at t
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
+STUB_NOTES (the same, of the start),
 STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each evaluation, and
 given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one
 with the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name
@@ -208,6 +209,7 @@ def main():
         device="cpu",
         eval_input="val",
         eval_name=os.environ.get("STUB_EVAL_NAME", "val"),
+        notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
     )
     for line in sys.stdin:
         request = json.loads(line)

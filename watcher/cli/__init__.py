@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import os
 import sys
@@ -13,7 +14,13 @@ import click
 
 from watcher import __version__
 from watcher.cli.completion import COMPLETE_VARIABLE, PROGRAM
-from watcher.cli.failures import close_output, debug_option, end, prepare_streams
+from watcher.cli.failures import (
+    close_output,
+    debug_option,
+    did_you_mean,
+    end,
+    prepare_streams,
+)
 
 
 class _Commands(click.Group):
@@ -42,6 +49,15 @@ class _Commands(click.Group):
         if not any(parameter.name == "debug" for parameter in command.params):
             command.params.append(debug_option())
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in self.names or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        close = difflib.get_close_matches(name, self.names, cutoff=0.5)
+        raise click.UsageError(f"No such command {name!r}.{did_you_mean(close)}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in their groups, each with all of its first sentence."""

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 
 import click
@@ -79,6 +80,10 @@ def end(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, click.Abort):
         return EXIT_ERROR
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        # Click's own text has them by the alphabet, and these are by their likeness.
+        near = did_you_mean(error.possibilities)
+        error = click.UsageError(error.message + near, error.ctx)
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
@@ -95,6 +100,14 @@ def end(error: BaseException) -> int:
         return EXIT_ERROR
     _say_fault(error)
     return EXIT_FAULT
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """Return the end of a sentence that offers names, the likeliest first; empty for none."""
+    if not near:
+        return ""
+    names = [repr(name) for name in near]
+    return f" Did you mean {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}?"
 
 
 def close_output() -> OSError | None:

@@ -217,7 +217,9 @@ def _check_names(
             close = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(
                 f"{name} in {origin[name]} is not a setting",
-                hint=f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}",
+                hint=f"did you mean {close[0]}?"
+                if close
+                else "`checkpoint-watcher run --help` lists the settings, with - for _",
             )
 
 

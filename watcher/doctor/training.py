@@ -26,7 +26,6 @@ _LIMIT_BYTES = 1 << 20
 _NOISE_BYTES = 8 << 20  # TensorFlow says a lot on standard error
 _Ended = Literal["closed", "late", "endless"]
 _ENDING_SECONDS = 2.0
-_FAST_COCO_IMAGES = 1000
 # The README's table "Environments that were run": Python, TensorFlow, tf-models-official.
 RUN = (("3.11", "2.13.1", "2.15.0"), ("3.10", "2.13.1", "2.13.2"), ("3.9", "2.8.4", "2.8.0"))
 
@@ -157,7 +156,7 @@ def environment(facts: Mapping[str, Any]) -> list[Finding]:
 
 
 def coco_backend(facts: Mapping[str, Any]) -> list[Finding]:
-    """Say what computes COCO metrics, and recommend the fast one where it would be felt. Pure."""
+    """Say what computes COCO metrics, and pass on which one would be faster. Pure."""
     backend, images = facts.get("coco_backend"), facts.get("images")
     sets = facts.get("metrics_sets")
     if backend is None or not any(str(name).startswith("coco_") for name in sets or ()):
@@ -166,19 +165,13 @@ def coco_backend(facts: Mapping[str, Any]) -> list[Finding]:
         return [Finding("coco backend", "ok", f"{backend} computes the COCO metrics")]
     python = str((facts.get("versions") or {}).get("python", ""))
     old = python.split(".")[:2] in (["3", "8"], ["3", "9"])
-    if old or not isinstance(images, int) or images < _FAST_COCO_IMAGES:
-        why = "there is no faster one for this Python" if old else "fast enough for a small set"
-        return [Finding("coco backend", "ok", f"pycocotools computes the COCO metrics: {why}")]
-    return [
-        Finding(
-            "coco backend",
-            "warning",
-            f"pycocotools computes the COCO metrics of {images} images; hotcoco gives the same"
-            " numbers in a small part of the time",
-            "with the training environment's pip: pip install --no-deps hotcoco==1.3.0"
-            " (or deploy/requirements/coco-backends.txt, with hashes)",
-        )
-    ]
+    match facts.get("faster_coco"):
+        case [str(message), str(command)]:
+            return [Finding("coco backend", "note", message, command)]
+    message = "pycocotools computes the COCO metrics"
+    message += f" of {images} images" if isinstance(images, int) else ""
+    message += ": there is no faster one for this Python" if old else ""
+    return [Finding("coco backend", "ok", message)]
 
 
 def _talk(

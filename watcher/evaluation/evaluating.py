@@ -55,6 +55,7 @@ class Evaluating:
         self._returning: deque[Lease] = deque()
         self._renewed: dict[str, float] = {}
         self._changed = False
+        self._told: set[str] = set()
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -185,6 +186,10 @@ class Evaluating:
         _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
         for warning in ready.details.get("warnings") or ():
             _log.warning(warning)
+        for note in ready.details.get("notes") or ():
+            if note not in self._told:  # each worker that is started anew says it
+                self._told.add(note)
+                _log.info(note)
         if again:
             _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
 
