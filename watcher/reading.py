@@ -13,6 +13,7 @@ import msgspec
 
 from watcher.database_file import DATABASE_NAME, PINS_NAME, explained
 from watcher.errors import StoreBusy, StoreError
+from watcher.moved import Moved, find_move, recorded_settings, recorded_state, same_folder
 from watcher.rows import Rows
 
 
@@ -64,24 +65,54 @@ class Reader:
         self._db.close()
 
     def run(self) -> dict[str, Any]:
-        """Return the run's row; `status` is decoded: what the daemon last said of itself."""
+        """Return the run's row; `status` is decoded: what the daemon last said of itself.
+
+        `model_dir` and the paths in `settings` are those of today, if the run was moved.
+        """
+        run = self.recorded()
+        moved = find_move(self._state_dir, run)
+        if moved.new != moved.old:
+            now = moved.settings(recorded_settings(run))
+            run |= {"model_dir": str(moved.new), "settings": msgspec.json.encode(now).decode()}
+        return {**run, "status": msgspec.json.decode(run["status"])}
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the run's row as it is."""
         rows = self._rows("SELECT * FROM runs ORDER BY id LIMIT 1")
         if not rows:
             raise StoreError(f"{self.path} holds no run", hint="start `checkpoint-watcher run`")
-        return {**rows[0], "status": msgspec.json.decode(rows[0]["status"])}
+        return rows[0]
+
+    def original(self) -> Path | None:
+        """Return the state folder that this one is a copy of, None when it is none.
+
+        A run that was moved has left nothing where it was; one that was copied is still there.
+        What is there and cannot be read is taken for the original.
+        """
+        run = self.recorded()
+        before = recorded_state(run)
+        if before == self._state_dir or same_folder(before, self._state_dir):
+            return None
+        try:
+            if not (before / DATABASE_NAME).is_file():
+                return None
+            with open_reader(before, timeout_seconds=0.1) as other:
+                return before if other.recorded()["uuid"] == run["uuid"] else None
+        except (OSError, StoreError):
+            return before
 
     def best(self) -> dict[str, Any] | None:
-        """Return the row of the view `best`, None while nothing is promoted."""
-        rows = self._rows("SELECT * FROM best")
+        """Return the row of the view `best`, None while nothing is promoted; `path` of today."""
+        rows = self._found("SELECT * FROM best")
         return rows[0] if rows else None
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """Return the view `leaderboard`."""
-        return self._rows("SELECT * FROM leaderboard")
+        """Return the view `leaderboard`, with each `path` of today."""
+        return self._found("SELECT * FROM leaderboard")
 
     def other_boards(self) -> list[dict[str, Any]]:
         """Return the view `boards` without the board that the view `leaderboard` shows."""
-        return self._rows(
+        return self._found(
             "SELECT * FROM boards WHERE board !="
             " (SELECT board FROM runs WHERE id = (SELECT min(id) FROM runs))"
         )
@@ -228,6 +259,19 @@ class Reader:
             evaluation_id,
         )
         return {(row["name"], row["category"]): row["value"] for row in rows}
+
+    @property
+    def _state_dir(self) -> Path:
+        return self.path.absolute().parent
+
+    def _found(self, sql: str) -> list[dict[str, Any]]:
+        """Return rows with a `path`, each where it is today."""
+        rows = self._rows(sql)
+        if rows:
+            moved: Moved = find_move(self._state_dir, self.recorded())
+            for row in rows:
+                row["path"] = moved.path(row["path"])
+        return rows
 
     def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         with explained(self.path):

@@ -22,6 +22,7 @@ import structlog
 
 from watcher.checkpoints.pin import Verified
 from watcher.config import Settings
+from watcher.copied import refuse_copy
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
@@ -104,6 +105,7 @@ def run_daemon(settings: Settings) -> None:
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
+        refuse_copy(settings)
         # After the lock: another watcher of this MODEL_DIR has the port as well.
         endpoints = endpoints or listen(settings, name, stack)
         stack.enter_context(sharing).begin()

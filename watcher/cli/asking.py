@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
 
-from watcher.config import make_settings
+from watcher.config import Settings, make_settings
+from watcher.copied import refuse_shared
 from watcher.errors import AlreadyRunning, StoreError, WatcherError
 from watcher.inbox import Answer, Request, ask
-from watcher.reading import open_reader
+from watcher.moved import recorded_settings
+from watcher.reading import Reader, open_reader
+
+# Ranking, or releasing files, by settings that were not the run's own could cost a checkpoint.
+_NO_SETTINGS = (
+    "best/, kept/ and EARLY_STOP follow at the next start of `checkpoint-watcher run`: this"
+    " database was rebuilt, and does not hold the settings of the run yet"
+)
 
 
 def carry_out(state_dir: Path, request: Request) -> None:
@@ -23,7 +31,8 @@ def carry_out(state_dir: Path, request: Request) -> None:
     """
     with open_reader(state_dir) as reader:
         run = reader.run()
-    answer = _do_it(state_dir, request, run) or ask(state_dir, request)
+        settings = _settings(state_dir, run, reader)
+    answer = _do_it(state_dir, request, run, settings) or ask(state_dir, request)
     if answer is None:
         click.echo("the watcher has not answered yet; it does so when it can write its database")
         return
@@ -38,7 +47,25 @@ def carry_out(state_dir: Path, request: Request) -> None:
         click.echo("nothing to do")
 
 
-def _do_it(state_dir: Path, request: Request, run: dict[str, object]) -> Answer | None:
+def _settings(state_dir: Path, run: dict[str, Any], reader: Reader) -> Settings | None:
+    """Return the settings of the last start, None when a rebuilt database does not hold them."""
+    if "settings" not in run:
+        raise StoreError(
+            f"{reader.path} is of an earlier version",
+            hint="start `checkpoint-watcher run` on it once",
+        )
+    values = recorded_settings(run)
+    if not values:
+        return None
+    values |= {"model_dir": run["model_dir"], "state_dir": str(state_dir)}
+    settings = make_settings(values, dict.fromkeys(values, "the run's database"))
+    refuse_shared(settings, reader, evaluates=False)
+    return settings
+
+
+def _do_it(
+    state_dir: Path, request: Request, run: dict[str, Any], settings: Settings | None
+) -> Answer | None:
     """Carry it out here and bring the folders up to date; None while a daemon runs."""
     import structlog
 
@@ -47,23 +74,24 @@ def _do_it(state_dir: Path, request: Request, run: dict[str, object]) -> Answer 
     from watcher.promotion.projection import Projector
     from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
-    values = msgspec.json.decode(str(run.get("settings", "{}")))
-    if not values:
-        raise StoreError(
-            f"{state_dir / DATABASE_NAME} is of an earlier version",
-            hint="start `checkpoint-watcher run` on it once",
-        )
-    values["model_dir"] = str(run["model_dir"])
-    settings = make_settings(values, dict.fromkeys(values, "the run's database"))
     # The answer says it all; a problem that the daemon would log is shown by the next `status`.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    path, name, model_dir = state_dir / DATABASE_NAME, str(run["name"]), Path(run["model_dir"])
     try:
-        with hold_lock(state_dir / "lock"):
-            path, name = state_dir / DATABASE_NAME, str(run["name"])
-            with Store(path, run=name, model_dir=settings.model_path, now=time.time()) as store:
-                orders = Orders(store, settings.model_path, state_dir / PINS_NAME)
-                answer = orders.carry_out(request, time.time())
+        with (
+            hold_lock(state_dir / "lock"),
+            Store(path, run=name, model_dir=model_dir, now=time.time()) as store,
+        ):
+            answer = Orders(store, model_dir, state_dir / PINS_NAME).carry_out(request, time.time())
+            if settings:
                 Projector(settings, store, name).update(time.time())
+            elif answer.done:
+                click.echo(_NO_SETTINGS, err=True)
             return answer
     except AlreadyRunning:
         return None
+    except OSError as error:
+        raise StoreError(
+            f"cannot write into {state_dir}: {error.strerror}",
+            hint="ask as the user that the watcher runs as, where the folder can be written",
+        ) from error

@@ -108,7 +108,8 @@ def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:
     values = msgspec.json.decode(run.get("settings", "{}"))
     if not values:
         raise StoreError(
-            "this database is of an earlier version and does not hold its settings",
+            "this database does not hold the settings of the run: it was rebuilt, or is of an"
+            " earlier version",
             hint="start `checkpoint-watcher run` on it once",
         )
     origin = dict.fromkeys(values, "the run's database")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from watcher.config.evaluation import EvaluationSettings
 from watcher.config.rules import about
+from watcher.moved import PATHS
 
 _SECRET = ("notify", "notify_command")
 
@@ -57,8 +59,14 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
     ] = 30.0
 
     def to_show(self) -> dict[str, Any]:
-        """Return all settings that others may see: those without a password in them."""
+        """Return all settings that others may see: those without a password in them.
+
+        Paths are absolute: whoever reads them later is elsewhere.
+        """
         shown: dict[str, Any] = msgspec.to_builtins(self)
+        for name in ("model_dir", *PATHS):
+            if shown[name]:
+                shown[name] = str(Path(shown[name]).absolute())
         return {name: value for name, value in shown.items() if name not in _SECRET}
 
     @property

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.errors import StoreError, StoreLost
+from watcher.moved import Moved, recorded_settings
 from watcher.store.schema import migrations, unknown_migrations
 from watcher.store.sqlite import Database
 
@@ -177,7 +180,7 @@ class RunDatabase:
     def _find_run(self, name: str, model_dir: Path, now: float, new_uuid: str) -> tuple[int, str]:
         # The database lies with the model_dir, so the first run in it is the run, however the
         # folder is called today.
-        found = self.one("SELECT id, uuid FROM runs ORDER BY id LIMIT 1")
+        found = self.one("SELECT * FROM runs ORDER BY id LIMIT 1")
         run = found or {"id": 1, "uuid": new_uuid}
         columns = {"name": name, "model_dir": str(model_dir)}
         with self.write():
@@ -190,7 +193,19 @@ class RunDatabase:
                     "UPDATE runs SET name = ?, model_dir = ? WHERE id = ?",
                     [*columns.values(), run["id"]],
                 )
+                self._follow(found, Moved(Path(found["model_dir"]), model_dir))
         return run["id"], run["uuid"]
+
+    def _follow(self, run: dict[str, Any], moved: Moved) -> None:
+        """Bring recorded paths up to date, inside `write()`, for a run that lies elsewhere now."""
+        if moved.new == moved.old:
+            return
+        settings = msgspec.json.encode(moved.settings(recorded_settings(run))).decode()
+        self.run("UPDATE runs SET settings = ? WHERE id = ?", [settings, run["id"]])
+        for row in self.all("SELECT id, path FROM promotions WHERE evicted_at IS NULL"):
+            path = moved.path(row["path"])
+            if os.path.lexists(f"{path}.index"):  # else it is put there anew
+                self.run("UPDATE promotions SET path = ? WHERE id = ?", [path, row["id"]])
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
