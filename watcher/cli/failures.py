@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 import click
@@ -59,7 +60,9 @@ def prepare_streams() -> None:
     # File names are bytes: they leave as they came, so that a script can use them.
     codecs.register_error("checkpoint-watcher", _as_it_came)
     with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(errors="checkpoint-watcher")  # type: ignore[union-attr]
+        # Python itself takes UTF-8 in the C locale; what we draw heeds the encoding.
+        encoding = "ascii" if _wants_ascii() else None
+        sys.stdout.reconfigure(encoding=encoding, errors="checkpoint-watcher")  # type: ignore[union-attr]
     threading.excepthook = _thread_failed
 
 
@@ -67,7 +70,24 @@ def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
+        if isinstance(error, UnicodeEncodeError) and _wants_ascii():
+            with contextlib.suppress(UnicodeError):
+                return os.fsencode(error.object[error.start : error.end]), error.end
         return codecs.lookup_error("replace")(error)
+
+
+def _wants_ascii() -> bool:
+    """True where the C locale was asked for by name, and nothing says UTF-8."""
+    # As the process got it: Python sets LC_CTYPE itself where it finds the C locale.
+    try:
+        given = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    variables = dict(one.split(b"=", 1) for one in given if b"=" in one)
+    if any(variables.get(name) for name in (b"PYTHONUTF8", b"PYTHONIOENCODING")):
+        return False
+    locale = (variables.get(name) for name in (b"LC_ALL", b"LC_CTYPE", b"LANG"))
+    return next((value for value in locale if value), b"") in (b"C", b"POSIX")
 
 
 def end(error: BaseException) -> int:

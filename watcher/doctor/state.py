@@ -57,8 +57,7 @@ def load(state_dir: Path) -> RunState | None:
         with explained(path):
             rows = reader.all("SELECT status FROM runs ORDER BY id LIMIT 1")
         seconds = reader.all(
-            "SELECT eval_seconds FROM evaluations WHERE eval_seconds IS NOT NULL"
-            " ORDER BY id DESC LIMIT ?",
+            "SELECT eval_seconds FROM evaluations WHERE eval_seconds > 0 ORDER BY id DESC LIMIT ?",
             [_LAST_EVALUATIONS],
         )
         steps = reader.all(

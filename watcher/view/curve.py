@@ -60,7 +60,7 @@ class Curve:
         yield Text(" " * (margin + 3) + axis, style="dim", no_wrap=True)
         if self.best:
             key = f"{marked} best: {number(self.best[1], high - low)} at step {self.best[0]}"
-            yield Text(" " * (margin + 3) + key, no_wrap=True)
+            yield Text(" " * min(margin + 3, max(options.max_width - len(key), 0)) + key)
 
     def lines(self, columns: int, marked: str, *, ascii_only: bool = False) -> list[str]:
         """Return the characters of the curve, a string a row, without labels."""

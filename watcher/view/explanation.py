@@ -11,6 +11,8 @@ from rich.text import Text
 from watcher.data import ScoredCheckpoint
 from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
+from watcher.view.fitting import Fitting
+from watcher.view.tables import add_number, add_text, small_figure
 
 _SHOWN = 10
 
@@ -69,18 +71,17 @@ def _heading(told: Explanation) -> Text:
     )
 
 
-def _board(told: Explanation) -> Table:
+def _board(told: Explanation) -> RenderableType:
     table = Table()
     for name in ("rank", "checkpoint", "step", "score", "behind", "files"):
-        justify = "left" if name in ("checkpoint", "files") else "right"
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        add_text(table, name) if name in ("checkpoint", "files") else add_number(table, name)
     best = told.ranking.leaders[0].score if told.ranking.leaders else None
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
         assert row.score is not None and best is not None
-        behind = "" if place == 1 else f"{abs(best - row.score):.6f}"
+        behind = "" if place == 1 else small_figure(abs(best - row.score), ".6f")
         files = "kept" if row.pin else Text("gone", style="red")
         table.add_row(str(place), row.name, str(row.global_step), f"{row.score:.6f}", behind, files)
-    return table
+    return Fitting(table, optional=("behind", "rank", "step"))
 
 
 def _stop(told: Explanation) -> list[RenderableType]:
@@ -112,10 +113,8 @@ def _stop(told: Explanation) -> list[RenderableType]:
 
 def _rules(rules: tuple[Rule, ...]) -> Table:
     table = Table()
-    table.add_column("rule", no_wrap=True)
-    table.add_column("fires", no_wrap=True)
-    table.add_column("left", no_wrap=True)
-    table.add_column("because", overflow="fold")
+    for name in ("rule", "fires", "left", "because"):
+        add_text(table, name)
     for rule in rules:
         fires = Text("yes", style="magenta") if rule.fires else Text("no")
         table.add_row(rule.reason, fires, rule.left, rule.message)

@@ -14,8 +14,17 @@ from rich.text import Text
 
 from watcher.config.ranking import KEPT_BOARD
 from watcher.view.curve import Curve
+from watcher.view.fitting import Fitting
 from watcher.view.look import Look
-from watcher.view.tables import STATE_STYLE, figure, history_table, leaderboard_table, plain_table
+from watcher.view.tables import (
+    STATE_STYLE,
+    add_number,
+    add_text,
+    figure,
+    history_table,
+    leaderboard_table,
+    plain_table,
+)
 
 _BOARD_ROWS = 5
 _BAR_COLUMNS = 24
@@ -62,7 +71,9 @@ class Overview:
         rows = int(min(len(look.recent), room - 4))
         if rows >= min(_LEAST_ROWS, len(look.recent)) and rows > 0:
             yield Text()
-            yield history_table(look.recent[-rows:], look.board, title=_recent(look, rows))
+            title = _recent(look, rows)
+            # Where all has to fit, a checkpoint takes one line.
+            yield history_table(look.recent[-rows:], look.board, title=title, whole=not self._fit)
 
 
 class _Bar:
@@ -83,13 +94,9 @@ class _Bar:
 def runs_table(seen: Sequence[tuple[Path, Look | str]]) -> RenderableType:
     """Draw one line a run; a text in place of a look says why that run cannot be read."""
     table = plain_table()
-    table.add_column("run", overflow="fold")
-    table.add_column("now", no_wrap=True)
-    for name in ("queue", "scored", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("best", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("patience", no_wrap=True)
+    for name in ("run", "now", "queue", "scored", "failed", "best", "score", "patience"):
+        is_text = name in ("run", "now", "best", "patience")
+        add_text(table, name) if is_text else add_number(table, name)
     warnings: list[Text] = []
     for folder, look in seen:
         if isinstance(look, str):
@@ -106,7 +113,7 @@ def runs_table(seen: Sequence[tuple[Path, Look | str]]) -> RenderableType:
             ", ".join(_PATIENCE[unit].format(n) for unit, n in look.patience_left.items()),
         )
         warnings += [_warning(f"{name}: {text}") for text in look.troubles]
-    return Group(table, *warnings)
+    return Group(Fitting(table, optional=("patience", "scored", "failed", "queue")), *warnings)
 
 
 def seconds_text(seconds: float) -> str:
@@ -233,8 +240,7 @@ def _board(look: Look) -> RenderableType | None:
 
 def _in_one_line(name: str, rows: Sequence[dict[str, Any]]) -> Text:
     """Draw another board, or what is kept whatever its score: the folder and what lies in it."""
-    text = Text(f"{Path(rows[0]['path']).parent.name}/", style="bold", no_wrap=True)
-    text.overflow = "ellipsis"
+    text = Text(f"{Path(rows[0]['path']).parent.name}/", style="bold")
     if name != KEPT_BOARD:
         text.append(f"  by {rows[0]['metric']}", "dim")
     shown = ", ".join(

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from watcher.view.changes import Change, Measured, short_name
+from watcher.view.fitting import Fitting
 
 STATE_STYLE = {
     "scored": "green",
@@ -43,9 +44,8 @@ def history_table(
     places = {row["sha256"]: row["rank"] for row in board}
     table = plain_table()
     for name in ("checkpoint", "step", "state", "score", "seconds", "rank"):
-        left = name in ("checkpoint", "state")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    # The one column that gives way, so it has to wrap for rich; its text may not.
+        add_text(table, name) if name in ("checkpoint", "state") else add_number(table, name)
+    # The column that gives way first, so it has to wrap for rich; its text may not.
     table.add_column("note", overflow="fold")
     for row in history:
         note = Text(row["reason"] or row.get("note") or "")
@@ -57,12 +57,13 @@ def history_table(
             figure(row["global_step"], "d"),
             Text(row["state"], STATE_STYLE.get(row["state"], "")),
             figure(row["score"], ".4f"),
-            figure(row["eval_seconds"], ".1f"),
+            # Of what `rebuild` made anew from best.json nothing is known that took time.
+            figure(row["eval_seconds"] or None, ".1f"),
             str(place or ""),
             note,
             style="bold" if place == 1 else "",
         )
-    return _under(title, table)
+    return _under(title, Fitting(table, optional=("rank", "seconds", "step")))
 
 
 def leaderboard_table(
@@ -74,8 +75,7 @@ def leaderboard_table(
     renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
     names = ("rank", "checkpoint", "step", "score", "behind", *(("file",) if renamed else ()))
     for name in names:
-        justify = "left" if name in ("checkpoint", "file") else "right"
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        add_text(table, name) if name in ("checkpoint", "file") else add_number(table, name)
     for row in board:
         behind = abs(board[0]["score"] - row["score"]) if row is not board[0] else None
         table.add_row(
@@ -83,26 +83,23 @@ def leaderboard_table(
             row["checkpoint"],
             figure(row["global_step"], "d"),
             figure(row["score"], ".6f"),
-            figure(behind, ".6f"),
+            "" if behind is None else small_figure(behind, ".6f"),
             *((Path(row["path"]).name,) if renamed else ()),
             style="bold" if row["rank"] == 1 else "",
         )
-    return _under(f"{title}: {folder}" if folder else title, table)
+    shown = Fitting(table, optional=("behind", "rank", "file", "step"))
+    return _under(f"{title}: {folder}" if folder else title, shown)
 
 
 def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """Draw the best checkpoint of each of several runs."""
     table = plain_table()
-    table.add_column("run", no_wrap=True)
-    table.add_column("checkpoint", no_wrap=True)
-    for name in ("step", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("metric", overflow="fold")
-    table.add_column("path", overflow="fold")
+    for name in ("run", "checkpoint", "step", "score", "metric", "path"):
+        add_number(table, name) if name in ("step", "score") else add_text(table, name)
     for row in rows:
         step, score = figure(row["global_step"], "d"), figure(row["score"], ".4f")
         table.add_row(row["run"], row["checkpoint"], step, score, row["metric"], row["path"])
-    return _under("Best of each run", table)
+    return _under("Best of each run", Fitting(table, optional=("metric", "step")))
 
 
 def metrics_table(measured: Measured, *, categories: bool) -> RenderableType:
@@ -129,26 +126,41 @@ def changes_table(
         if not changes:
             continue
         table = plain_table()
-        table.add_column(title, overflow="fold")
+        add_text(table, title)
         for name in ("from", "to", "change"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
+            add_number(table, name)
+        add_text(table, "")
         for change in changes:
             verdict, style = _verdict(change)
-            shown = "" if change.change is None else f"{change.change:+.4f}"
             table.add_row(
                 change.label,
                 *map(_measured, (change.old, change.new)),
-                Text(shown, style=style),
+                Text(_difference(change.change), style=style),
                 Text(verdict, style=style),
             )
-        parts += [Text(), table]
+        parts += [Text(), Fitting(table, optional=("from",))]
     return Group(*parts)
 
 
 def figure(value: Any, form: str) -> str:
     """Return a number as text, empty for None."""
     return "" if value is None else format(value, form)
+
+
+def small_figure(value: float, form: str) -> str:
+    """Return a number as text; of one that would be shown as 0, the first two digits."""
+    text = format(value, form)
+    return format(value, f"{form[:-3]}.1e") if value and not float(text) else text
+
+
+def add_number(table: Table, name: str) -> None:
+    """Add a column of numbers, which are never cut or folded."""
+    table.add_column(name, justify="right", no_wrap=True)
+
+
+def add_text(table: Table, name: str) -> None:
+    """Add a column of texts, which are folded where there is no room for them."""
+    table.add_column(name, overflow="fold")
 
 
 def plain_table() -> Table:
@@ -161,17 +173,17 @@ def plain_table() -> Table:
     )
 
 
-def _under(title: str, table: Table) -> RenderableType:
+def _under(title: str, table: RenderableType) -> RenderableType:
     # Not the table's own title: that is folded to the table's width.
     return Group(Text(title, style="bold"), table)
 
 
-def _categories(measured: Measured) -> Table:
+def _categories(measured: Measured) -> RenderableType:
     """One row a category, the best in the first metric first; what has no value comes last."""
     table = plain_table()
     table.add_column("category", overflow="fold")
     for name in measured.names:
-        table.add_column(short_name(name), justify="right", overflow="fold")
+        add_number(table, short_name(name))
     first = measured.categories[measured.names[0]]
 
     def place(category: str) -> tuple[bool, float]:
@@ -181,7 +193,10 @@ def _categories(measured: Measured) -> Table:
     for category in sorted(measured.category_names, key=place):
         values = (measured.categories[name].get(category) for name in measured.names)
         table.add_row(category, *map(_measured, values))
-    return table
+    # The last first: what matters most comes first in the COCO metrics.
+    optional = [short_name(name) for name in reversed(measured.names[1:])]
+    said = "{} more columns on a wider terminal, or with --json"
+    return Fitting(table, optional=optional, told=said.format)
 
 
 def _measured(value: float | None) -> str:
@@ -189,6 +204,10 @@ def _measured(value: float | None) -> str:
         return "none"
     # COCO's mark for nothing of that kind in the eval set.
     return "-1" if value == -1 else f"{value:.4f}"
+
+
+def _difference(change: float | None) -> str:
+    return "" if change is None else small_figure(change, "+.4f")
 
 
 def _verdict(change: Change) -> tuple[str, str]:

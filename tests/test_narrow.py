@@ -1,0 +1,107 @@
+"""Narrow and plain terminals: numbers stay whole, texts fold, and ASCII is kept to."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from rich.console import Console, RenderableType
+from watching import Watcher, cli
+
+from watcher.view.changes import changes, measured
+from watcher.view.tables import changes_table, history_table, leaderboard_table, metrics_table
+
+WIDTHS = (30, 40, 60, 80, 100)
+REASON = "unmatched_variables: model/head/kernel_of_a_long_name is not in the checkpoint"
+
+
+def row(number: int, **others: Any) -> dict[str, Any]:
+    names = {"rank": number, "checkpoint": f"ckpt-{10 + number}", "global_step": 1000 * number}
+    found = {"score": 1 / (number + 2), "sha256": str(number), "path": f"/runs/best/ckpt-{number}"}
+    return {**names, **found, "state": "scored", "reason": None, "eval_seconds": 1234.5, **others}
+
+
+def drawn(table: RenderableType, width: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_leaderboards_numbers_are_whole_at_every_width(width: int):
+    rows = [row(1), row(2), row(3)]
+    text = drawn(leaderboard_table(rows, title="Board"), width)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert all(f"{one['score']:.6f}" in text for one in rows)
+    assert ("0.083333" in text) == (width >= 60)  # how far ckpt-12 is behind
+    assert "  2000  " in text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_historys_numbers_are_whole_and_its_notes_fold(width: int):
+    rows = [row(1), row(2, state="failed", score=None, reason=REASON)]
+    text = drawn(history_table(rows, [], whole=True), width)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert " 0.3333" in text and ("1234.5" in text) == (width >= 60)
+    lines = text.splitlines()
+    head = next(number for number, line in enumerate(lines) if "note" in line)
+    pieces = "".join(line[lines[head].index("note") :] for line in lines[head + 2 :])
+    assert "".join(pieces.split()) == "".join(REASON.split())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_differences_and_figures_of_categories_are_whole(width: int):
+    names = [f"DetectionBoxes_Precision/mAP{part}" for part in ("", "@.50IOU", "@.75IOU")]
+    values = {(name, category): 0.25 for name in names for category in ("", "person")}
+    old, new = measured(row(1), values), measured(row(2), dict.fromkeys(values, 0.5))
+    text = drawn(changes_table(*changes(old, new), old, new), width)
+    assert text.count("+0.2500") == 6 and "…" not in text
+    text = drawn(metrics_table(new, categories=True), width)
+    below = text[text.index("Categories") :]
+    left_out = re.search(r"(\d) more columns", below)
+    assert below.count("0.5000") + (int(left_out[1]) if left_out else 0) == 3
+
+
+def test_a_change_too_small_for_four_digits_is_shown_with_its_own():
+    name = "DetectionBoxes_Precision/mAP"
+    old, new = measured(row(1), {(name, ""): 0.5}), measured(row(2), {(name, ""): 0.5000003})
+    assert "+3.0e-07  better" in drawn(changes_table(*changes(old, new), old, new), 80)
+    assert "+0.0000  same" in drawn(changes_table(*changes(old, old), old, old), 80)
+
+
+def test_seconds_that_nobody_measured_are_left_empty():
+    text = drawn(history_table([row(1, eval_seconds=0.0)], []), 80)
+    assert " 0.0" not in text.replace("0.3333", "")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two checkpoints in a folder whose name is not ASCII."""
+    folder = tmp_path_factory.mktemp("café")
+    watcher = Watcher(folder)
+    manager = Manager(watcher.model_dir)
+    for step in (100, 200):
+        manager.save(step, model_tensors(1000, str(step)))
+    assert watcher.run() == 0
+    return watcher.model_dir
+
+
+@pytest.mark.parametrize("variable", ["LC_ALL", "LC_CTYPE", "LANG"])
+@pytest.mark.parametrize("command", ["status", "plot"])
+def test_in_the_c_locale_what_is_drawn_is_ascii(two: Path, command: str, variable: str):
+    variables = {"LC_ALL": "", "LC_CTYPE": "", "LANG": "", variable: "C"}
+    shown = cli(command, two, **variables, COLUMNS="80").stdout
+    assert "model_dir" in shown and shown.replace("é", "e").isascii()
+    assert not cli(
+        command, two, **{**variables, "LANG": "C.UTF-8", variable: "C.UTF-8"}
+    ).stdout.isascii()
+
+
+def test_in_the_c_locale_names_of_files_stay_as_they_are(two: Path):
+    for variables in ({"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}):
+        path = cli("best", two, "--path", **variables).stdout.strip()
+        assert path == str(two / "best" / "ckpt-2")

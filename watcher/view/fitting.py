@@ -1,0 +1,80 @@
+"""Fitting: tables in which no number is cut, however narrow the terminal is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+_FOLDED = 16  # columns to which a text may be folded, so long as others can be left out
+
+
+class Fitting:
+    """A table that leaves out columns where there is no room, and then folds its texts.
+
+    Columns with `no_wrap` hold numbers and keep their width; the others may be folded.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        optional: Sequence[str] = (),
+        told: Callable[[int], str] | None = None,
+    ) -> None:
+        """Take a table.
+
+        Args:
+            table: With all its columns and rows.
+            optional: Heads of the columns that may be left out, the first to go first.
+            told: Is given how many columns were left out, and returns what to say below.
+        """
+        self._table = table
+        self._optional = optional
+        self._told = told
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._table)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw what there is room for."""
+        count = 0
+        while count < len(self._optional) and (
+            _least(_without(self._table, self._optional[:count])) > options.max_width
+        ):
+            count += 1
+        yield _without(self._table, self._optional[:count])
+        if count and self._told:
+            yield Text(self._told(count), style="dim")
+
+
+def _without(table: Table, names: Sequence[str]) -> Table:
+    """Return the table with these columns left out."""
+    kept = [column for column in table.columns if str(column.header) not in names]
+    shown = Table(box=table.box, show_edge=table.show_edge, pad_edge=table.pad_edge)
+    shown.padding = table.padding
+    for column in kept:
+        shown.add_column(
+            column.header,
+            justify=column.justify,
+            no_wrap=column.no_wrap,
+            overflow=column.overflow,
+        )
+    cells = [list(column.cells) for column in kept]
+    for row, of_table in zip(zip(*cells, strict=True), table.rows, strict=True):
+        shown.add_row(*row, style=of_table.style)
+    return shown
+
+
+def _least(table: Table) -> int:
+    """Return the columns of the terminal that a table needs with its texts folded."""
+    widths = []
+    for column in table.columns:
+        longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        widths.append(longest if column.no_wrap else min(longest, _FOLDED))
+    edges = 4 if table.show_edge else 0
+    return sum(widths) + edges + (3 if table.show_edge else 2) * (len(widths) - 1)
