@@ -127,6 +127,10 @@ def test_beside_a_run_it_tells_of_the_watcher_and_of_its_pace(watcher: Watcher):
     assert "WAL" in found["database"]["message"]
     assert "20 checkpoints in 2000 steps, one every 100" in found["saving"]["message"]
     assert "hard links" in found and found["hard links"]["severity"] == "ok"
+    for number in range(1, 5):  # written slowly, and found together
+        os.utime(watcher.model_dir / f"ckpt-{number}.index", (0, 1e9 + 30 * number))
+    pace = doctor(watcher, sound(watcher.model_dir.parent))["pace"]
+    assert pace["severity"] == "note" and "when the watcher started" in pace["message"]
     assert watcher.stop() == 0
     assert doctor(watcher, sound(watcher.model_dir.parent))["watcher"]["severity"] != "error"
 
@@ -631,6 +635,9 @@ def test_times_in_disorder_or_too_close_are_doubted_and_those_of_a_training_are_
     assert cadence.doubt(files(50, 60, 0, 10, 20), 100) is None  # a trainer that started over
     assert cadence.doubt(files(0, 30), 1000) is None  # too few to say
     assert "apart" in (cadence.doubt(files(0, 0, 0, 0), 100) or "")
+    slow = files(0, 30, 60, 92)  # a slow copy, or a training that is over
+    assert cadence.doubt(slow, 1000, 29) is None
+    assert "already when the watcher started" in (cadence.doubt(slow, 1000, 0.2) or "")
     assert "order" in (cadence.doubt(files(90, 0, 60, 30, 10), 100) or "")
     (found,) = cadence.keeping_up(cadence.Pace(100, "", None, 0.001, 2.0, doubt="so"))
     assert found.severity == "note" and "not known: so" in found.message

@@ -52,12 +52,15 @@ def save_seconds(found: Sequence[FoundCheckpoint]) -> float | None:
     return statistics.median(pairs) if len(pairs) >= _ENOUGH else None
 
 
-def doubt(found: Sequence[FoundCheckpoint], every_n: int) -> str | None:
+def doubt(
+    found: Sequence[FoundCheckpoint], every_n: int, found_seconds: float | None = None
+) -> str | None:
     """Say why the files' times cannot be those at which the trainer saved, as after a copy.
 
     Args:
         found: The checkpoints that lie in a folder.
         every_n: The trainer's steps between two saves.
+        found_seconds: Between two discoveries of the watcher, None when that is not known.
 
     Returns:
         None where the times can be trusted, or are too few to say.
@@ -67,10 +70,13 @@ def doubt(found: Sequence[FoundCheckpoint], every_n: int) -> str | None:
         return None
     # A trainer that starts over makes one that is older than the one before it.
     if sum(seconds < 0 for seconds in pairs) > 1:
-        return "their files' times are not in the order of their numbers"
+        return "their files' times are not in the order of their numbers (copied files?)"
     between = statistics.median(pairs)
     if between * _MOST_STEPS_A_SECOND < rounded(every_n):
-        return f"their files' times lie {max(between, 0.0):.2g} s apart, too little for a training"
+        apart = f"their files' times lie {max(between, 0.0):.2g} s apart"
+        return f"{apart}, too little for a training (copied files?)"
+    if found_seconds is not None and found_seconds < between / 2:
+        return "the last ones were there already when the watcher started"
     return None
 
 
@@ -145,7 +151,7 @@ def keeping_up(pace: Pace) -> list[Finding]:
     """Say whether evaluations are faster than saves, and how far the queue would grow."""
     if pace.doubt:
         text = (
-            f"how fast checkpoints come is not known: {pace.doubt} (copied files?);"
+            f"how fast checkpoints come is not known: {pace.doubt};"
             " look again while the trainer saves here"
         )
         return [Finding("pace", "note", text)]

@@ -150,7 +150,8 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         recorded.eval_seconds,
         workers=settings.device.count(",") + 1,
         queue_policy=settings.queue_policy,
-        doubt=cadence.doubt(found, every_n),
+        # A trainer that is at work here has written the times itself.
+        doubt=cadence.doubt(found, every_n, None if trainer else recorded.found_seconds),
     )
 
 

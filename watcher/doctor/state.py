@@ -7,6 +7,7 @@ import sqlite3
 import statistics
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class RunState:
     Attributes:
         status: What the daemon last said of itself.
         eval_seconds: Median of the last evaluations, None before the first.
+        found_seconds: Median between the last discoveries, None when too few are.
         steps: Median of the steps between recorded checkpoints, None when too few are.
         waiting: Checkpoints that wait.
         promoted: Places taken on all boards.
@@ -38,6 +40,7 @@ class RunState:
 
     status: dict[str, Any]
     eval_seconds: float | None = None
+    found_seconds: float | None = None
     steps: int | None = None
     waiting: int = 0
     promoted: int = 0
@@ -64,10 +67,15 @@ def load(state_dir: Path) -> RunState | None:
             "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0"
             " ORDER BY global_step DESC LIMIT 30"
         )
+        found = reader.all(
+            "SELECT discovered_at FROM checkpoints WHERE global_step > 0 ORDER BY id DESC LIMIT ?",
+            [_LAST_EVALUATIONS],
+        )
         promoted = reader.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
         return RunState(
             status=msgspec.json.decode(rows[0]["status"]) if rows else {},
             eval_seconds=_median([row["eval_seconds"] for row in seconds]),
+            found_seconds=_apart([row["discovered_at"] for row in reversed(found)]),
             steps=_step(sorted(row["global_step"] for row in steps)),
             waiting=reader.waiting(),
             promoted=promoted["n"] if promoted else 0,
@@ -146,6 +154,12 @@ def _alive(pid: int) -> bool:
 
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
+
+
+def _apart(times: list[str]) -> float | None:
+    moments = [datetime.fromisoformat(text).timestamp() for text in times]
+    gaps = [after - before for before, after in pairwise(moments)]
+    return statistics.median(gaps) if len(gaps) > 1 else None
 
 
 def _step(steps: list[int]) -> int | None:
