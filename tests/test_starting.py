@@ -12,6 +12,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli, wait_until
 
+from watcher.checkpoints.bundle import verify
+
 SIZE = 5_000
 LOSS = "Loss/total_loss"
 
@@ -86,3 +88,62 @@ def test_the_log_names_the_best_only_when_the_best_changed(watcher: Watcher):
     lines = [json.loads(line) for line in watcher.log.read_text().splitlines()]
     best = [line["checkpoint"] for line in lines if line["event"] == "best"]
     assert best == ["ckpt-1", "ckpt-3"]
+
+
+def by_loss() -> dict[str, str]:
+    """Scores of four checkpoints; the stub's loss is 1 - score, so ckpt-1 has the largest."""
+    scores = {"ckpt-1": 0.1, "ckpt-2": 0.2, "ckpt-3": 0.3, "ckpt-4": 0.4}
+    return {"STUB_SCORES": json.dumps(scores)}
+
+
+def test_what_deserves_a_place_again_comes_back_from_model_dir(watcher: Watcher):
+    save(watcher, 4)
+    assert watcher.run("--top-k", 1, **by_loss()) == 0
+    assert watcher.leaderboard() == ["ckpt-4"]
+    another = [f"--what-if={pair}" for pair in ("metric=loss", "mode=max", "top_k=2")]
+    assert cli("explain", watcher.model_dir, *another).stdout.count("in MODEL_DIR") == 2
+    assert watcher.run("--metric", "loss", "--mode", "max", "--top-k", 2) == 0
+    assert watcher.leaderboard() == ["ckpt-1", "ckpt-2"]
+    assert verify(watcher.best_dir / "ckpt-1").global_step == 100
+    assert "files are gone" not in watcher.log.read_text()
+    assert watcher.evaluations() == ["ckpt-1", "ckpt-2", "ckpt-3", "ckpt-4"]
+
+
+def test_what_lies_there_with_its_name_is_not_taken_for_it(watcher: Watcher):
+    save(watcher, 4)
+    assert watcher.run("--top-k", 1, **by_loss()) == 0
+    (watcher.model_dir / "other").mkdir()
+    Manager(watcher.model_dir / "other").save(500, model_tensors(SIZE, "other"))
+    for file in (watcher.model_dir / "other").glob("ckpt-1.*"):
+        file.replace(watcher.model_dir / file.name)
+    data = watcher.model_dir / "ckpt-2.data-00000-of-00001"
+    whole = data.read_bytes()
+    data.unlink()
+    data.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    other = {"STUB_SCORES": json.dumps({"ckpt-1": 0.9})}
+    assert watcher.run("--metric", "loss", "--mode", "max", "--top-k", 1, **other) == 0
+    assert watcher.leaderboard() == ["ckpt-3"]
+    assert verify(watcher.best_dir / "ckpt-3").global_step == 300
+    assert "its files are gone" in watcher.log.read_text()
+    (leader,) = json.loads(cli("explain", watcher.model_dir, "--json").stdout)["leaders"]
+    assert leader["checkpoint"] == "ckpt-1" and not leader["files"] and not leader["in_model_dir"]
+
+
+def test_what_is_to_be_kept_comes_back_from_model_dir_too(watcher: Watcher):
+    save(watcher, 4)
+    assert watcher.run("--top-k", 1, **by_loss()) == 0
+    assert watcher.run("--top-k", 1, "--keep-last", 3) == 0
+    kept = watcher.query("SELECT checkpoint FROM boards WHERE board = 'kept' ORDER BY rank")
+    assert [row["checkpoint"] for row in kept] == ["ckpt-4", "ckpt-3", "ckpt-2"]
+    assert verify(watcher.model_dir / "kept" / "ckpt-2").global_step == 200
+
+
+def test_when_the_best_is_lost_the_next_comes_back_from_model_dir(watcher: Watcher):
+    save(watcher, 3)
+    watcher.start("--top-k", 1, "--rescan-seconds", 0.3)
+    wait_until(lambda: list(watcher.states().values()) == ["scored"] * 3, "all are scored")
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-3"], "the best is promoted")
+    for file in [*watcher.model_dir.rglob("ckpt-3.*")]:
+        file.unlink()
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-2"], "the next best has its place")
+    assert verify(watcher.best_dir / "ckpt-2").global_step == 200

@@ -11,10 +11,8 @@ from typing import Any
 
 import structlog
 
-from watcher.checkpoints.discover import scan
-from watcher.checkpoints.pin import identify, pin
-from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.inbox import Answer, Request
+from watcher.promotion.recall import Recall
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -28,8 +26,7 @@ class Orders:
 
     def __init__(self, store: Store, model_dir: Path, pins_dir: Path) -> None:
         self._store = store
-        self._model_dir = model_dir
-        self._pins_dir = pins_dir
+        self._recall = Recall(store, model_dir, pins_dir)
 
     def carry_out(self, request: Request, now: float) -> Answer:
         """Do what is asked for; doing it again changes nothing more.
@@ -108,18 +105,8 @@ class Orders:
             return True
         if checkpoint["state"] in _REFUSED or not checkpoint["sha256"]:
             return False
-        try:
-            for found in scan(self._model_dir):
-                if found.name == checkpoint["name"] and identify(found) == checkpoint["sha256"]:
-                    taken = pin(found, self._pins_dir)
-                    if taken.sha256 != checkpoint["sha256"]:
-                        return False
-                    path = "/".join(taken.prefix.parts[-2:])
-                    self._store.by_hand.note_pin(checkpoint, path, taken.method)
-                    return True
-        except (OSError, CorruptCheckpoint, PinError, ModelDirError):
-            return False
-        return False
+        id_, name, sha256 = (checkpoint[column] for column in ("id", "name", "sha256"))
+        return self._recall.pin(id_, name, sha256, self._recall.here())
 
 
 def _unknown(name: str) -> str:

@@ -67,9 +67,9 @@ def explain(
     with open_reader(state_folder(model_dir, state_dir)) as reader:
         told = _explained(reader, what_if, board_name)
     if json_output:
-        print_json(plain(told))
+        print_json(plain(told, _in_model_dir(told, model_dir)))
     else:
-        make_console().print(drawn(told))
+        make_console().print(drawn(told, _in_model_dir(told, model_dir)))
 
 
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:
@@ -98,6 +98,17 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         hours=(time.time() - begun) / 3600,
         not_finite=rows.not_finite(),
     )
+
+
+def _in_model_dir(told: Any, model_dir: Path) -> set[int]:
+    """Return the leaders without a pin that the trainer still has, as `run` would find them."""
+    unpinned = [row for row in told.ranking.leaders if row.pin is None]
+    if not unpinned:
+        return set()
+    from watcher.promotion.recall import is_here, look_into
+
+    here = look_into(model_dir)
+    return {row.checkpoint_id for row in unpinned if is_here(row.name, row.sha256, here)}
 
 
 def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:

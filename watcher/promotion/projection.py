@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -24,6 +26,7 @@ from watcher.decision.stop import StopDecision
 from watcher.errors import LeaderLost, PinError
 from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BoardText
+from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
 from watcher.store import PINS_NAME, Store
 
@@ -66,6 +69,11 @@ class Projector:
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
         self._nothing_ranks: set[str] = set()
+        self._recall = Recall(
+            store, settings.model_path, settings.state_path / PINS_NAME, self._verified
+        )
+        # The ledger's revision at which it was looked for what deserves a place without a pin.
+        self._recalled_at: int | None = None
         self._begun = False
         self.problem: str | None = None
 
@@ -104,7 +112,9 @@ class Projector:
         """Say once what the settings of this start mean for what was done before."""
         names = [board.name for board in self._boards]
         self._store.promotions.retire([*names, KEPT_BOARD], now)
-        rows = self._store.ledger.scored()
+        self._bring_back()
+        waits = self._recalled_at is None  # for new scores, before anything is called gone
+        rows = [] if waits else self._store.ledger.scored()
         for board in self._boards:
             ranking = self._judge(board, rows)
             for row in [row for row in ranking.leaders if row.pin is None]:
@@ -119,6 +129,7 @@ class Projector:
 
     def _update_folders(self, now: float) -> ScoredCheckpoint | None:
         """Bring the folders up to date; `_ANEW` when a leader was lost on the way."""
+        self._bring_back()
         rows = self._store.ledger.scored_and_pinned()
         held: set[int] = set()
         notes: dict[int, str | None] = {}
@@ -138,11 +149,49 @@ class Projector:
         except LeaderLost as error:
             _log.error("promoted checkpoint lost", reason=error.message)
             self._store.queue.forget_pin(error.checkpoint_id)
+            self._recall.lost(error.checkpoint_id)
+            self._recalled_at = None
             self._store.ledger.add_event(now, "lost", error.message)
             return _ANEW
         self._write_notes(notes)
         self._release_pins(held)
         return first[0] if first else None
+
+    def _bring_back(self) -> None:
+        """Pin again what deserves a place, or is to be kept, and still lies in MODEL_DIR.
+
+        A new score is of a checkpoint that has a pin, so this is looked at only when the rows of
+        before are seen in another way: at the start, after a loss, after another evaluation.
+        """
+        ledger, promotions = self._store.ledger, self._store.promotions
+        if ledger.revision == self._recalled_at:
+            return
+        self._values.clear()
+        if any(promotions.awaiting_new_score(board.name) for board in self._boards):
+            return
+        here = self._recall.here()
+        released = self._store.by_hand.released(here)
+        if released:
+            at_hand = {row["id"] for row in released}
+            rows = [row for row in ledger.scored() if row.pin or row.checkpoint_id in at_hand]
+            for board in self._boards:
+                self._recall.fill(partial(self._unpinned, board, rows), here)
+            self._recall.fill(partial(self._unkept, released), here)
+        self._recalled_at = ledger.revision
+
+    def _unpinned(
+        self, board: Board, rows: Iterable[ScoredCheckpoint], gone: set[int]
+    ) -> list[ScoredCheckpoint]:
+        """Return the leaders that have no pin, as if those that are gone had never been."""
+        leaders = self._judge(board, [row for row in rows if row.checkpoint_id not in gone]).leaders
+        return [row for row in leaders if row.pin is None]
+
+    def _unkept(self, released: Iterable[dict[str, Any]], gone: set[int]) -> list[ScoredCheckpoint]:
+        """Return what is to be kept whatever its score and has no pin."""
+        left = {row["id"]: row for row in released if row["id"] not in gone}
+        rows = [*self._store.queue.pinned(), *left.values()]
+        kept = retain(map(_as_pinned, {row["id"]: row for row in rows}.values()), self._retain)
+        return [_unscored(left[one]) for one in kept if one in left]
 
     def _stays(self, board: Board, ranking: Ranking) -> bool:
         """True when what is promoted stays as it is, whatever the ranking says.
@@ -213,22 +262,10 @@ class Projector:
     def _update_kept(self, rows: Sequence[ScoredCheckpoint], now: float) -> set[int]:
         """Show what is kept for another reason than its score; returns the checkpoint ids."""
         pinned = self._store.queue.pinned()
-        kept = retain(
-            (Pinned(row["id"], row["global_step"], row["state"], row["kept"]) for row in pinned),
-            self._retain,
-        )
+        kept = retain(map(_as_pinned, pinned), self._retain)
         scored = {row.checkpoint_id: row for row in rows}
         unscored = {
-            row["id"]: ScoredCheckpoint(
-                checkpoint_id=row["id"],
-                evaluation_id=0,
-                name=row["name"],
-                global_step=row["global_step"],
-                sha256=row["sha256"],
-                score=None,
-                evaluated_at="",
-                pin=row["prefix"],
-            )
+            row["id"]: _unscored(row)
             for row in pinned
             if row["id"] in kept and row["id"] not in scored
         }
@@ -263,6 +300,23 @@ class Projector:
 
 
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
+
+
+def _as_pinned(row: dict[str, Any]) -> Pinned:
+    return Pinned(row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]))
+
+
+def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
+    return ScoredCheckpoint(
+        checkpoint_id=row["id"],
+        evaluation_id=0,
+        name=row["name"],
+        global_step=row["global_step"],
+        sha256=row["sha256"],
+        score=None,
+        evaluated_at="",
+        pin=row.get("prefix"),
+    )
 
 
 def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:

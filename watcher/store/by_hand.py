@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from watcher.store.database import RunDatabase
@@ -62,10 +64,19 @@ class ByHand:
             )
             self._db.event(now, "requeued", "to be evaluated anew", checkpoint["name"])
 
-    def note_pin(self, checkpoint: dict[str, Any], pin_path: str, method: str) -> None:
+    def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints of these names that have no pin, as `find` does."""
+        return self._db.all(
+            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND pin_path IS NULL"
+            " AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"
+            " AND name IN (SELECT value FROM json_each(?)) ORDER BY global_step, id",
+            [self._run_id, json.dumps(list(names))],
+        )
+
+    def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
         """Note that a checkpoint which had no pin any more has one again."""
         with self._db.write():
             self._db.run(
                 "UPDATE checkpoints SET pin_path = ?, pin_method = ? WHERE id = ?",
-                [pin_path, method, checkpoint["id"]],
+                [pin_path, method, checkpoint_id],
             )

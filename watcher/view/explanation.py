@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -17,9 +18,14 @@ from watcher.view.tables import add_number, add_text, small_figure
 _SHOWN = 10
 
 
-def drawn(told: Explanation) -> RenderableType:
-    """Draw how a board was ranked, and how the stop stands."""
-    parts: list[RenderableType] = [_heading(told), _board(told)]
+def drawn(told: Explanation, in_model_dir: Collection[int] = ()) -> RenderableType:
+    """Draw how a board was ranked, and how the stop stands.
+
+    Args:
+        told: What is to be drawn.
+        in_model_dir: Checkpoint ids of those without a pin that the trainer still has.
+    """
+    parts: list[RenderableType] = [_heading(told), _board(told, in_model_dir)]
     for row, why in told.ranking.vetoed[:_SHOWN]:
         parts.append(Text(f"vetoed: {_named(row)}: {why}", style="yellow"))
     if told.unranked:
@@ -31,14 +37,17 @@ def drawn(told: Explanation) -> RenderableType:
     return Group(*parts, Text(), *_stop(told))
 
 
-def as_json(told: Explanation) -> dict[str, Any]:
-    """Return an explanation as plain data, with stable names."""
+def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, Any]:
+    """Return an explanation as plain data, with stable names; arguments as for `drawn`."""
     walked, board = told.walked, told.board
     return {
         "board": board.name,
         "metric": board.metric.text,
         "mode": board.policy.mode,
-        "leaders": [_row(row) for row in told.ranking.leaders],
+        "leaders": [
+            {**_row(row), "in_model_dir": row.checkpoint_id in in_model_dir}
+            for row in told.ranking.leaders
+        ],
         "vetoed": [{**_row(row), "reason": why} for row, why in told.ranking.vetoed],
         "unranked": [row.name for row in told.unranked],
         "evaluations": walked.evaluations,
@@ -71,7 +80,7 @@ def _heading(told: Explanation) -> Text:
     )
 
 
-def _board(told: Explanation) -> RenderableType:
+def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
     table = Table()
     for name in ("rank", "checkpoint", "step", "score", "behind", "files"):
         add_text(table, name) if name in ("checkpoint", "files") else add_number(table, name)
@@ -79,7 +88,9 @@ def _board(told: Explanation) -> RenderableType:
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
         assert row.score is not None and best is not None
         behind = "" if place == 1 else small_figure(abs(best - row.score), ".6f")
-        files = "kept" if row.pin else Text("gone", style="red")
+        files = Text("kept") if row.pin else Text("gone", style="red")
+        if row.checkpoint_id in in_model_dir:
+            files = Text("in MODEL_DIR")  # pinned again when the watcher is started
         table.add_row(str(place), row.name, str(row.global_step), f"{row.score:.6f}", behind, files)
     return Fitting(table, optional=("behind", "rank", "step"))
 
