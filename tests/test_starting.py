@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
@@ -147,3 +148,77 @@ def test_when_the_best_is_lost_the_next_comes_back_from_model_dir(watcher: Watch
         file.unlink()
     wait_until(lambda: watcher.leaderboard() == ["ckpt-2"], "the next best has its place")
     assert verify(watcher.best_dir / "ckpt-2").global_step == 200
+
+
+def decided(watcher: Watcher) -> object:
+    """All that a start may change of what was decided."""
+    row = watcher.query("SELECT metric, mode, board, settings FROM runs")
+    events = watcher.query("SELECT kind, message FROM events WHERE kind != 'ended'")
+    scores = watcher.query("SELECT score FROM evaluations")
+    files = sorted((path.name, path.read_bytes()) for path in watcher.best_dir.iterdir())
+    return row, events, scores, files, watcher.leaderboard(), watcher.sentinel.exists()
+
+
+@pytest.fixture
+def starts(tmp_path: Path) -> dict[str, str]:
+    """What makes the stub count its starts."""
+    return {"STUB_STARTS": str(tmp_path / "starts")}
+
+
+def test_an_unknown_metric_is_refused_before_a_worker_starts_and_changes_nothing(
+    watcher: Watcher, starts: dict[str, str]
+):
+    save(watcher, 3)
+    assert watcher.run("--top-k", 2) == 0
+    before = decided(watcher)
+    assert watcher.run("--metric", "mAPP", "--top-k", 1, "--patience", 1, **starts) == 1
+    assert decided(watcher) == before
+    assert "error: metric (mAPP) is not reported by this evaluation" in watcher.log.read_text()
+    assert "did you mean mAP?" in watcher.log.read_text()
+    assert not Path(starts["STUB_STARTS"]).exists()
+    assert any("metric (mAPP)" in warning for warning in warnings(watcher))
+
+
+def test_where_there_may_be_other_metrics_the_worker_decides_and_nothing_is_changed_before(
+    watcher: Watcher, starts: dict[str, str]
+):
+    save(watcher, 3)
+    assert watcher.run("--top-k", 2) == 0
+    before = decided(watcher)
+    watcher.pipeline.write_text("another metrics set\n")
+    assert watcher.run("--metric", "mAPP", "--top-k", 1, **starts) == 1
+    assert Path(starts["STUB_STARTS"]).exists()
+    assert decided(watcher) == before
+    assert watcher.run("--metric", "'Plugin/it'", "--metric-plugin", "it.py:Plugin") == 1
+    assert decided(watcher) == before
+
+
+def test_a_start_that_the_worker_refuses_leaves_the_ranking_as_it_was(watcher: Watcher):
+    save(watcher, 3)
+    assert watcher.run("--top-k", 1) == 0
+    before = decided(watcher)
+    flags = ["--metric", "loss", "--mode", "max", "--patience", 1, "--keep-last", 2]
+    assert watcher.run(*flags, STUB_REFUSE="tensorflow is not installed") == 1
+    dies = ["--retry-seconds", 0.1]
+    assert watcher.run(*flags, *dies, STUB_DIE=1) == 1
+    assert decided(watcher) == before
+    assert not (watcher.model_dir / "kept").exists()
+    assert watcher.run(*flags) == 0
+    assert watcher.leaderboard()[0] == "ckpt-1" and watcher.sentinel.exists()
+    assert len(watcher.evaluations()) == 3
+
+
+def test_the_same_settings_wait_for_no_worker_and_others_do(watcher: Watcher):
+    save(watcher, 3)
+    assert watcher.run("--top-k", 2) == 0
+    (watcher.best_dir / "checkpoint").unlink()
+    watcher.start("--top-k", 2, STUB_MUTE=1)
+    wait_until((watcher.best_dir / "checkpoint").exists, "best/ is put right")
+    wait_until(lambda: watcher.status().get("decided"), "and it says so")
+    watcher.stop()
+    watcher.start("--top-k", 1, "--rescan-seconds", 0.1, STUB_MUTE=1)
+    wait_until(lambda: watcher.status().get("worker") == "starting", "its worker starts")
+    assert cli("keep", watcher.model_dir, "ckpt-1").returncode == 0
+    assert not watcher.status()["decided"]
+    assert watcher.leaderboard() == ["ckpt-3", "ckpt-2"]
+    assert watcher.stop() == 0

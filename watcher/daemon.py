@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from watcher.config import Settings
-from watcher.decision.policy import boards
+from watcher.decision.policy import DECIDING, boards
 from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.supervise import Supervisor
@@ -80,7 +80,7 @@ class Daemon:
         self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
         self._keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
         self._stopping = False
-        self._begun = self._idle = False
+        self._begun = self._decided = self._idle = False
         self._finishing = self._looked_to_finish = False
         self._woken = True
         self._dirty = True
@@ -185,6 +185,7 @@ class Daemon:
         if self._evaluating.record(now, steady):
             self._last_activity, self._dirty = steady, True
             self._event_files.want()
+        self._accept_settings(now)
         self._look(now, steady)
         self._take_requests(now)
         self._evaluating.take_back_expired(now)
@@ -199,18 +200,28 @@ class Daemon:
 
     def _begin(self, now: float) -> None:
         self._store.queue.return_all(now)
-        self._follow_settings(now)
+        for board in boards(self._settings):
+            if board.contradiction:
+                _log.warning(board.contradiction, board=board.name)
         self._intake.recover(now)
         self._event_files.want()
         self._begun = True
 
-    def _follow_settings(self, now: float) -> None:
-        main, *_ = made = boards(self._settings)
-        self._store.ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
-        self._store.ledger.set_settings(self._settings.to_show())
-        for board in made:
-            if board.contradiction:
-                _log.warning(board.contradiction, board=board.name)
+    def _accept_settings(self, now: float) -> None:
+        """Rank and stop by these settings, once it is seen that they can be evaluated by.
+
+        A start that is refused leaves everything as it was decided before. Settings that decide
+        the same wait for nothing, nor does anything wait for a device that another watcher has.
+        """
+        ledger, crew = self._store.ledger, self._crew
+        if self._decided:
+            return
+        shown = self._settings.to_show()
+        if crew.was_ready or crew.waiting or ledger.decided_by(shown, DECIDING):
+            main, *_ = boards(self._settings)
+            ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
+            ledger.set_settings(shown)
+            self._decided = True
 
     def _follow_clock(self, now: float, steady: float) -> None:
         """Keep leases and delays as long as they were when the wall clock was set."""
@@ -223,6 +234,8 @@ class Daemon:
         _log.warning("the clock was set", seconds=round(jump, 1))
 
     def _project(self, now: float, steady: float) -> None:
+        if not self._decided:
+            return
         if steady >= self._projector.evict_at:
             self._dirty = True
         if not self._dirty or steady < self._project_after:
@@ -269,7 +282,8 @@ class Daemon:
         for key, request in self._inbox.take():
             answer = self._orders.carry_out(request, now)
             # What was asked for is to be seen when it is answered.
-            self._projector.update(now)
+            if self._decided:
+                self._projector.update(now)
             self._inbox.answer(key, answer)
             self._dirty = True
 
@@ -278,7 +292,8 @@ class Daemon:
     def _next_due(self, now: float, steady: float) -> float:
         due = [self._next_scan, self._lookout.due(), self._crew.next_deadline()]
         due.append(self._event_files.due())
-        due.append(self._project_after if self._dirty else self._projector.evict_at)
+        if self._decided:
+            due.append(self._project_after if self._dirty else self._projector.evict_at)
         pending = self._store.queue.next_due()
         if pending is not None and (self._crew.idle or self._crew.resting):
             due.append(steady + pending - now)
@@ -314,6 +329,7 @@ class Daemon:
     def _publish(self) -> None:
         status: dict[str, Any] = {
             "pid": os.getpid(),
+            "decided": self._decided,
             **self._crew.status(),
             **self._lookout.status(),
             "notice": self._notice,

@@ -5,6 +5,7 @@ The daemon reads through the connection it writes with, commands through one of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,7 +56,15 @@ class Rows:
             self._run_id,
         )
 
-    def _scored(self, source: str, argument: int) -> list[ScoredCheckpoint]:
+    def scored_of(self, checkpoint_ids: Iterable[int]) -> list[ScoredCheckpoint]:
+        """Return those of `scored` that are evaluations of these checkpoints."""
+        return self._scored(
+            "json_each(?) j CROSS JOIN checkpoints c ON c.id = j.value"
+            " CROSS JOIN evaluations e ON e.checkpoint_id = c.id WHERE true",
+            json.dumps(list(checkpoint_ids)),
+        )
+
+    def _scored(self, source: str, argument: int | str) -> list[ScoredCheckpoint]:
         # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
         rows = self._queries.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
@@ -131,6 +140,22 @@ class Rows:
             }
             for evaluation_id in evaluation_ids
         }
+
+    def measured_lately(self) -> tuple[set[str], str]:
+        """Return the overall metrics that the last evaluations recorded, and when the last was.
+
+        Returns:
+            The names, and a time in ISO 8601; both empty before the first evaluation.
+        """
+        last = self._queries.all(
+            "SELECT id, evaluated_at FROM evaluations WHERE fingerprint ="
+            " (SELECT fingerprint FROM runs WHERE id = ?) ORDER BY id DESC LIMIT 10",
+            [self._run_id],
+        )
+        of = self.metrics(row["id"] for row in last)
+        return {name for one in of.values() for name in one}, last[0][
+            "evaluated_at"
+        ] if last else ""
 
     def notes(self) -> dict[int, str]:
         """Return the notes on checkpoints: checkpoint id to text."""

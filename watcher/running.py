@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from watcher.copied import refuse_copy
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
+from watcher.evaluation.foresee import refuse_unmeasured
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
@@ -115,6 +117,8 @@ def run_daemon(settings: Settings) -> None:
         if opened is None:
             return
         store = stack.enter_context(opened)
+        stack.push(partial(_record_end, store))
+        refuse_unmeasured(settings, store.ledger)
         view = stack.enter_context(LiveView(settings.state_path, live))
         service.watch(settings.state_path)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
@@ -125,17 +129,13 @@ def run_daemon(settings: Settings) -> None:
             lambda _: view.refresh(),
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
-        try:
-            stop.run(_build(settings, store, interpreter, audience))
-        except Exception as error:
-            _record_end(store, error)
-            raise
+        stop.run(_build(settings, store, interpreter, audience))
 
 
-def _record_end(store: Store, error: Exception) -> None:
+def _record_end(store: Store, _: object, error: BaseException | None, __: object) -> None:
     """Say in the database that the run ended and why, so that it is not taken for a kill."""
-    if isinstance(error, StoreLost):
-        return  # nobody would find it there
+    if not isinstance(error, Exception) or isinstance(error, StoreLost):
+        return  # in peace, or with a database in which nobody would find it
     reason = error.message if isinstance(error, WatcherError) else f"{error!r}"
     with contextlib.suppress(StoreError):
         store.ledger.record_end(reason, time.time())

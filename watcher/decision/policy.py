@@ -23,6 +23,11 @@ from watcher.decision.smooth import parse_smoothing
 from watcher.decision.stop import StopPolicy
 from watcher.errors import ConfigError
 
+# The settings that rank, keep and stop, and where that is seen.
+DECIDING = frozenset(StoppingSettings.__struct_fields__) - {
+    *("model_dir", "pipeline_config", "run_name", "state_dir", "eval_dir", "group"),
+}
+
 SomeSettings = TypeVar("SomeSettings", bound=RankingSettings)
 
 

@@ -61,6 +61,11 @@ class Crew:
         return any(supervisor.was_ready for supervisor in self)
 
     @property
+    def waiting(self) -> bool:
+        """True while other watchers have every device, so that nothing is known of a worker yet."""
+        return all(supervisor.waiting_for for supervisor in self)
+
+    @property
     def problem(self) -> str | None:
         """Why a device is not evaluated on, None when each is."""
         found = [supervisor.problem for supervisor in self if supervisor.problem]

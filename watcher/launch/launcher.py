@@ -28,7 +28,7 @@ from watcher.reading import open_reader
 
 _LOOK_SECONDS = 0.5
 _CLOSE_LOOK_SECONDS = 0.05
-_FIRST_WORD_SECONDS = 60.0
+_FIRST_WORD_SECONDS = 600.0
 # A trainer that hangs in the kernel does not hold still, and is not to train on for that.
 _HOLDS = 10
 EXIT_NOT_FINISHED = 1
@@ -150,14 +150,15 @@ class Launcher:
         return True
 
     def _wait_for_first_word(self, companion: Companion) -> None:
-        """Wait until the watcher has decided anew: its status is written after that."""
+        """Wait until the watcher has decided anew: by other settings once its worker is ready."""
         deadline = self._steady() + _FIRST_WORD_SECONDS
         while self._asked is None and not companion.given_up and self._steady() < deadline:
             self._turn(_CLOSE_LOOK_SECONDS)
             try:
                 with open_reader(self._settings.state_path) as reader:
-                    if companion.pid and companion.pid == reader.run()["status"].get("pid"):
-                        return
+                    status = reader.run()["status"]
+                if companion.pid == status.get("pid", -1) and status.get("decided"):
+                    return
             except StoreError:
                 continue
 

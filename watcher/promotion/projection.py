@@ -172,8 +172,8 @@ class Projector:
         here = self._recall.here()
         released = self._store.by_hand.released(here)
         if released:
-            at_hand = {row["id"] for row in released}
-            rows = [row for row in ledger.scored() if row.pin or row.checkpoint_id in at_hand]
+            at_hand = ledger.scored_of(row["id"] for row in released)
+            rows = [*ledger.scored_and_pinned(), *at_hand]
             for board in self._boards:
                 self._recall.fill(partial(self._unpinned, board, rows), here)
             self._recall.fill(partial(self._unkept, released), here)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -208,6 +208,24 @@ class Ledger(Rows):
             self._db.run("UPDATE runs SET resumed_step = ? WHERE id = ?", [step, self._run_id])
             self._db.event(now, "resumed", f"go on: patience counts from step {step}")
         return int(step)
+
+    def decided_by(self, settings: Mapping[str, Any], deciding: Iterable[str]) -> bool:
+        """Tell whether all was decided by these settings before, or nothing by any.
+
+        Args:
+            settings: As `set_settings` takes them.
+            deciding: Names of those that count.
+        """
+        if not self._run_row("metric"):
+            return True
+        before = self.settings()
+        settings = msgspec.json.decode(_json(settings))
+        return all(name in before and before[name] == settings[name] for name in deciding)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that were recorded last, empty for none."""
+        values: dict[str, Any] = msgspec.json.decode(self._run_row("settings"))
+        return values
 
     def set_settings(self, settings: dict[str, Any]) -> None:
         """Record the settings of the run, for those who explain its decisions later."""

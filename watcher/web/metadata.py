@@ -63,7 +63,7 @@ _TABLES: dict[str, dict[str, Any]] = {
         "columns": {
             "uuid": "Identity of the run",
             "fingerprint": "The evaluation that counts: model, eval set, evaluator and versions",
-            "status": "What the watcher last said of itself, as JSON; {} when it has ended",
+            "status": "What the watcher last said of itself, as JSON; {} after its end",
             "settings": "Settings of the last start, as JSON",
         },
     },
