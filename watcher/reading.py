@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -72,8 +73,11 @@ class Reader:
         run = self.recorded()
         moved = find_move(self._state_dir, run)
         if moved.new != moved.old:
-            now = moved.settings(recorded_settings(run))
-            run |= {"model_dir": str(moved.new), "settings": msgspec.json.encode(now).decode()}
+            run["model_dir"] = str(moved.new)
+            # Into a name that JSON cannot hold `run` does not go; its settings stay as they were.
+            with contextlib.suppress(UnicodeEncodeError):
+                now = moved.settings(recorded_settings(run))
+                run["settings"] = msgspec.json.encode(now).decode()
         return {**run, "status": msgspec.json.decode(run["status"])}
 
     def recorded(self) -> dict[str, Any]:
