@@ -153,9 +153,8 @@ class Rows:
             [self._run_id],
         )
         of = self.metrics(row["id"] for row in last)
-        return {name for one in of.values() for name in one}, last[0][
-            "evaluated_at"
-        ] if last else ""
+        evaluated_at = last[0]["evaluated_at"] if last else ""
+        return {name for one in of.values() for name in one}, evaluated_at
 
     def notes(self) -> dict[int, str]:
         """Return the notes on checkpoints: checkpoint id to text."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watcher.cli.completing import folders
-from watcher.cli.options import as_json, print_json, settings_options
+from watcher.cli.options import as_json, config_option, print_json, settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import ENVIRONMENT_PREFIX, Settings, load_as, state_path
 from watcher.errors import ConfigError, StoreError
@@ -31,13 +31,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
     ),
 )
 @click.argument("model_dir", required=False, shell_complete=folders)
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.toml",
-    help="Settings from a TOML file, as for run.",
-)
+@config_option("Settings from a TOML file, as for run.")
 @click.option("--strict", is_flag=True, help="Exit with code 1 for warnings too.")
 @click.option(
     "--time-limit",
@@ -105,7 +99,7 @@ def _settings(
 
 def _recorded(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the last run was started with, where no pipeline is given to look at another."""
-    from watcher.doctor.examine import recorded_settings
+    from watcher.doctor.examine import settings_of_last_run
 
     def given(name: str) -> Any:
         value = flags.get(name)
@@ -115,7 +109,7 @@ def _recorded(flags: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         folder = state_path(Path(given("model_dir")).absolute(), given("state_dir"))
-        values = recorded_settings(folder)
+        values = settings_of_last_run(folder)
     except StoreError:  # the check of the database tells it
         return {}
     return {name: value for name, value in values.items() if name in Settings.__struct_fields__}

@@ -112,11 +112,10 @@ def _in_model_dir(told: Any, model_dir: Path) -> set[int]:
 
 
 def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:
-    import msgspec
-
     from watcher.config import list_settings, make_settings
+    from watcher.moved import recorded_settings
 
-    values = msgspec.json.decode(run.get("settings", "{}"))
+    values = recorded_settings(run)
     if not values:
         raise StoreError(
             "this database does not hold the settings of the run: it was rebuilt, or is of an"

@@ -69,18 +69,32 @@ def _none_if_empty(_context: object, _parameter: object, given: tuple[str, ...])
     return given or None
 
 
-def run_folder(command: Command) -> Command:
-    """Give a reading command its MODEL_DIR argument and `--state-dir`."""
-    command = click.option(
+def config_option(about: str) -> Callable[[Command], Command]:
+    """Make the `--config` of the commands that take settings; `about` is its help."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE.toml",
+        help=about,
+    )
+
+
+def state_dir_option(command: Command) -> Command:
+    """Give a reading command `--state-dir`."""
+    return click.option(
         "--state-dir",
         metavar="FOLDER",
         shell_complete=folders,
         envvar=f"{ENVIRONMENT_PREFIX}STATE_DIR",
         help="Where the database is, if not in MODEL_DIR/watcher.",
     )(command)
-    return click.argument("model_dir", type=click.Path(path_type=Path), shell_complete=folders)(
-        command
-    )
+
+
+def run_folder(command: Command) -> Command:
+    """Give a reading command its MODEL_DIR argument and `--state-dir`."""
+    argument = click.argument("model_dir", type=click.Path(path_type=Path), shell_complete=folders)
+    return argument(state_dir_option(command))
 
 
 def as_json(command: Command) -> Command:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from watcher.cli.completing import folders
-from watcher.cli.options import settings_options
+from watcher.cli.options import config_option, settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import load_settings
 
@@ -23,13 +23,7 @@ from watcher.config import load_settings
     ),
 )
 @click.argument("model_dir", required=False, shell_complete=folders)
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.toml",
-    help="Settings from a TOML file; its keys are these flags with underscores.",
-)
+@config_option("Settings from a TOML file; its keys are these flags with underscores.")
 @settings_options
 def run(model_dir: str | None, config_file: Path | None, **flags: Any) -> None:
     """Watch MODEL_DIR: evaluate each checkpoint, keep the best, and say when to stop.

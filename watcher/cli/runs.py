@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import state_folder
-from watcher.config import ENVIRONMENT_PREFIX
+from watcher.cli.options import state_dir_option, state_folder
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
 from watcher.reading import Reader, open_reader
@@ -38,13 +37,7 @@ class Asked:
 
 def run_folders(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a reading command its MODEL_DIR arguments and `--state-dir`."""
-    command = click.option(
-        "--state-dir",
-        metavar="FOLDER",
-        shell_complete=completing.folders,
-        envvar=f"{ENVIRONMENT_PREFIX}STATE_DIR",
-        help="Where the database is, if not in MODEL_DIR/watcher.",
-    )(command)
+    command = state_dir_option(command)
     return click.argument(
         "folders",
         metavar="MODEL_DIR...",

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from watcher.cli.completing import files
-from watcher.cli.options import options_of
+from watcher.cli.options import config_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.config import LaunchSettings, Settings, load_as
 from watcher.errors import ConfigError
@@ -30,13 +30,8 @@ _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
     options_metavar="[OPTIONS] --",
     context_settings={"allow_interspersed_args": False},
 )
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.toml",
-    help="Settings from a TOML file, which `run` can share; its keys are these flags with"
-    " underscores.",
+@config_option(
+    "Settings from a TOML file, which `run` can share; its keys are these flags with underscores."
 )
 @options_of(LaunchSettings, without=_NOT_OURS)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=files)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from watcher.checkpoints.bundle import read_global_step
 from watcher.checkpoints.discover import scan
 from watcher.config import Settings
@@ -23,6 +21,7 @@ from watcher.doctor.processes import Trainer, trainers
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
+from watcher.moved import recorded_settings
 from watcher.reading import open_reader
 
 CHECK_SECONDS = 10.0
@@ -95,7 +94,7 @@ def _device(settings: Settings, running: Sequence[Trainer]) -> str:
         return "cpu"
 
 
-def recorded_settings(state_dir: Path) -> dict[str, Any]:
+def settings_of_last_run(state_dir: Path) -> dict[str, Any]:
     """Return what the last run was started with; empty without a database, or in an early one.
 
     Raises:
@@ -104,9 +103,7 @@ def recorded_settings(state_dir: Path) -> dict[str, Any]:
     if not (state_dir / DATABASE_NAME).exists():
         return {}
     with open_reader(state_dir) as reader:
-        values = msgspec.json.decode(reader.run().get("settings", "{}"))
-    assert isinstance(values, dict)
-    return values
+        return recorded_settings(reader.run())
 
 
 def _recorded(settings: Settings) -> state.RunState:

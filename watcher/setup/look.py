@@ -12,7 +12,7 @@ import msgspec
 from watcher.config import Settings, describe, make_settings
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, training
-from watcher.doctor.examine import pace, recorded_settings
+from watcher.doctor.examine import pace, settings_of_last_run
 from watcher.doctor.processes import Trainer, trainers
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
@@ -71,7 +71,7 @@ def look(
 def _recorded(model_dir: Path) -> dict[str, Any]:
     """Return what the last run was started with and is not the default; nothing without one."""
     try:
-        values = recorded_settings(model_dir / "watcher")
+        values = settings_of_last_run(model_dir / "watcher")
     except StoreError:
         return {}
     # By way of JSON, as the recorded ones: a tuple would not equal a list.

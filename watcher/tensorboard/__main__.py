@@ -20,7 +20,7 @@ from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
 from watcher.reading import Reader
 from watcher.tensorboard.folder import arrange
-from watcher.tensorboard.points import Point, content, points
+from watcher.tensorboard.points import Point, content, pictures_of, points
 
 LOCK_NAME = "tensorboard.lock"
 # `evaluators/scratch.py` names the folders so in which workers leave pictures.
@@ -61,7 +61,7 @@ def _update(reader: Reader, folder: Path, wanted: Sequence[Point]) -> int:
     written = arrange(folder, wanted, write, time.time())
     # Only now, and also those that one who was killed here has left: in a file they all are.
     for point in sorted(wanted, key=lambda point: point.evaluation_id)[-_LATEST:]:
-        if pictures := content(reader, point).pictures:
+        if pictures := pictures_of(reader, point):
             _remove_pictures(Path(pictures))
     return written
 

@@ -88,12 +88,22 @@ def content(reader: Reader, point: Point) -> Content:
     Raises:
         StoreError: the database cannot be read.
     """
-    row = reader.one("SELECT details FROM evaluations WHERE id = ?", [point.evaluation_id])
-    details = msgspec.json.decode(row["details"]) if row else {}
+    details = _details(reader, point)
     own = set(details.get("own_metrics") or _OWN_METRICS)
     values = reader.values_of(point.evaluation_id)
     scalars = dict(_scalars(((name, value) for (name, of), value in values.items() if not of), own))
     return Content(scalars, details.get("visualizations"))
+
+
+def pictures_of(reader: Reader, point: Point) -> str | None:
+    """Return the `pictures` of a point's content, without reading its values."""
+    pictures: str | None = _details(reader, point).get("visualizations")
+    return pictures
+
+
+def _details(reader: Reader, point: Point) -> dict[str, Any]:
+    row = reader.one("SELECT details FROM evaluations WHERE id = ?", [point.evaluation_id])
+    return msgspec.json.decode(row["details"]) if row else {}
 
 
 def _scalars(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from watcher.moved import recorded_settings
 from watcher.reading import Reader
 
 _PACE_OF = 5
@@ -244,14 +245,13 @@ def _outcome(row: dict[str, Any]) -> str:
 
 def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
     """Return what is left of the patience when no daemon says so, by the run's last settings."""
-    import msgspec  # these only here: a daemon says it by itself
-
+    # These only here: a daemon says it by itself.
     from watcher.config import make_settings
     from watcher.decision.policy import stop_policy
     from watcher.decision.stop import patience_left, walk
     from watcher.errors import ConfigError
 
-    values = msgspec.json.decode(run.get("settings") or "{}")
+    values = recorded_settings(run)
     if not values or (values.get("patience"), values.get("patience_steps")) == (None, None):
         return {}
     try:

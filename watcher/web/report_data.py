@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from watcher.moved import recorded_settings
 from watcher.reading import Reader
 from watcher.view.changes import Measured, measured
 from watcher.view.look import Look, Looker
@@ -73,7 +74,7 @@ def read_report(reader: Reader) -> ReportData:
         best=_measured(reader, best),
         last=_measured(reader, last),
         evaluation=_evaluation(reader, best or last),
-        settings=msgspec.json.decode(look.run.get("settings") or "{}"),
+        settings=recorded_settings(look.run),
     )
 
 
