@@ -26,6 +26,7 @@ from watcher.config import Settings
 from watcher.copied import refuse_copy
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
+from watcher.decision.policy import retain_policy
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
 from watcher.evaluation.workers import make_supervisors
@@ -234,6 +235,7 @@ def _build(
         store.queue,
         grace_seconds=settings.grace_seconds,
         policy=settings.waiting_policy,
+        retain_policy=retain_policy(settings),
         verified=verified,
     )
     projector = Projector(settings, store, _run_name(settings), verified=verified)

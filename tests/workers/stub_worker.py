@@ -7,9 +7,10 @@ all:
 
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
-STUB_CHATTER (the same progress for ever), STUB_ODD (an answer of odd values), STUB_SHORT (one
-image less), STUB_REJECT, STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless
-lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a checkpoint.
+STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is
+there), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT, STUB_ORPHAN
+(dies, and a child holds its pipe open), STUB_LOUD (endless lines to stderr while it evaluates).
+STUB_ONCE is a folder: each fault happens once a checkpoint.
 
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
@@ -113,6 +114,8 @@ def misbehave(name, token):
             happen()
     if asked("STUB_CHATTER", name):
         chatter(token)
+    while asked("STUB_WAIT", name) and not Path(os.environ["STUB_WAIT_FOR"]).exists():
+        time.sleep(0.02)
     if asked("STUB_ODD", name):
         odd = {"DetectionBoxes_Precision/mAP": float("inf"), "\ud800": 0.5}
         reply("result", id=token, images=IMAGES, metrics=odd, timings={})

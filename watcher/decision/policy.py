@@ -19,6 +19,7 @@ from watcher.config.ranking import (
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.metric import Metric, parse_directed, parse_metric, unknown_metric
 from watcher.decision.rank import RankPolicy, Veto
+from watcher.decision.retain import RetainPolicy
 from watcher.decision.smooth import parse_smoothing
 from watcher.decision.stop import StopPolicy
 from watcher.errors import ConfigError
@@ -157,6 +158,11 @@ def stop_policy(settings: StoppingSettings, resumed_step: int = -1) -> StopPolic
         smoothing=parse_smoothing(settings.smoothing),
         resumed_step=resumed_step,
     )
+
+
+def retain_policy(settings: RankingSettings) -> RetainPolicy:
+    """Return what `retain` decides by, under these settings."""
+    return RetainPolicy(settings.keep_every_steps, settings.keep_last)
 
 
 def require_metrics(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-_COUNTED = ("pending", "leased", "scored")
+# What is not evaluated may be worth keeping all the same.
+_COUNTED = ("pending", "leased", "scored", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,11 @@ class Pinned:
     global_step: int
     state: str
     kept: bool = False
+
+
+def as_pinned(row: Mapping[str, Any]) -> Pinned:
+    """Take a row of `Queue.pinned` as what is decided on."""
+    return Pinned(row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]))
 
 
 @dataclass(frozen=True, slots=True)

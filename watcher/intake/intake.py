@@ -22,6 +22,7 @@ from watcher.checkpoints.bundle import index_path
 from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, identify, pin, probe, release, sweep
 from watcher.data import FoundCheckpoint, Pin
+from watcher.decision.retain import RetainPolicy, as_pinned, retain
 from watcher.errors import CorruptCheckpoint, PinError, StoreError, StoreLost
 from watcher.intake.adopt import found_as, orphans
 from watcher.intake.gaps import missed_counters
@@ -81,6 +82,7 @@ class Intake:
         *,
         grace_seconds: float,
         policy: QueuePolicy | None = None,
+        retain_policy: RetainPolicy | None = None,
         verified: Verified | None = None,
     ) -> None:
         self._model_dir = model_dir
@@ -88,6 +90,7 @@ class Intake:
         self._queue = queue
         self._grace_seconds = grace_seconds
         self._policy = policy or QueuePolicy()
+        self._retain = retain_policy or RetainPolicy()
         self._verified = verified
         self._settled: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._waiting: dict[str, _Waiting] = {}
@@ -349,15 +352,23 @@ class Intake:
         self._waiting.pop(found.name, None)
 
     def _thin(self, now: float) -> None:
-        """Skip what the queue policy does not let wait, and release its pins."""
+        """Skip what the queue policy does not let wait; its pins stay only where they are kept."""
         if self._policy == QueuePolicy():
             return
         queued, evaluated_step, held_bytes = self._queue.waiting()
         skips = thin(queued, self._policy, evaluated_step=evaluated_step, held_bytes=held_bytes)
         for skip in skips:
-            prefix = self._queue.skip(skip.checkpoint.checkpoint_id, skip.reason, now)
-            if prefix:
-                release(prefix, self._pins_dir)
+            self._queue.skip(skip.checkpoint.checkpoint_id, skip.reason, now)
         if skips:
             names = ", ".join(skip.checkpoint.name for skip in skips)
             _log.info("skipped", checkpoints=names, reason=skips[-1].reason)
+        self._release_skipped()
+
+    def _release_skipped(self) -> None:
+        """Let go of what was skipped and is not kept whatever its score."""
+        pinned = self._queue.pinned()
+        kept = retain(map(as_pinned, pinned), self._retain)
+        for row in pinned:
+            if row["state"] == "skipped" and row["id"] not in kept:
+                self._queue.forget_pin(row["id"])
+                release(row["prefix"], self._pins_dir)

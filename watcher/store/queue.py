@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import secrets
 import sys
-from pathlib import Path
 from typing import Any
 
+from watcher.config.ranking import KEPT_BOARD
 from watcher.data import FoundCheckpoint, Lease, Pin, Queued
 from watcher.database_file import iso
 from watcher.errors import StoreError
-from watcher.store.database import RunDatabase
+from watcher.store.database import MEASURED, RunDatabase
 
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
@@ -241,17 +241,26 @@ class Queue:
         )
 
     def record_failure(self, lease: Lease, reason: str, now: float) -> None:
-        """Record that a checkpoint will not be scored, and why; ends the lease."""
+        """Record that a checkpoint will not be scored, and why; ends the lease.
+
+        One that was to be measured again, and has a score in the present evaluation, keeps that:
+        it is as true as it was, and it may hold a place in `best/`.
+        """
+        measured = self._db.one(
+            f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
+        )
         with self._db.write():
             self.require_held(lease, now)
-            self.finish(lease, "failed", reason)
+            if measured:
+                reason = f"its earlier score stands, since measuring it anew failed: {reason}"
+            self.finish(lease, "scored" if measured else "failed", reason)
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self) -> tuple[list[Queued], int, int]:
         """Return what a queue policy decides on.
 
         Returns:
-            The pending checkpoints, but for those of the leaderboard that are measured anew; the
+            The pending checkpoints, but for those of a leaderboard that are measured anew; the
             step that was evaluated last before the first of them (0 for none); and the bytes of
             the pin that is being evaluated.
         """
@@ -259,8 +268,9 @@ class Queue:
             "SELECT id AS checkpoint_id, name, save_counter,"
             " coalesce(global_step, 0) AS global_step, coalesce(size_bytes, 0) AS size_bytes"
             " FROM checkpoints WHERE run_id = ? AND state = 'pending' AND id NOT IN"
-            " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) ORDER BY id",
-            [self._run_id],
+            " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL AND board != ?)"
+            " ORDER BY id",
+            [self._run_id, KEPT_BOARD],
         )
         queued = [Queued(**row) for row in rows]
         first = min((one.global_step for one in queued), default=0)
@@ -276,26 +286,25 @@ class Queue:
         step = before["step"] if before else None
         return queued, step or 0, (held["size"] if held else None) or 0
 
-    def skip(self, checkpoint_id: int, reason: str, now: float) -> Path | None:
+    def skip(self, checkpoint_id: int, reason: str, now: float) -> None:
         """Record a pending checkpoint as `skipped`; nothing happens to one in another state.
 
-        Returns:
-            The prefix of its pin, which is the caller's to delete now.
+        One that was to be measured again is `scored` as before. The pin stays: it may be kept for
+        another reason.
         """
         row = self._db.one(
-            "SELECT name, pin_path FROM checkpoints WHERE id = ? AND state = 'pending'",
+            f"SELECT c.name, {MEASURED} AS measured FROM checkpoints c"
+            " WHERE c.id = ? AND c.state = 'pending'",
             [checkpoint_id],
         )
         if row is None:
-            return None
+            return
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints SET state = 'skipped', reason = ?, pin_path = NULL,"
-                " pin_method = NULL WHERE id = ?",
-                [reason, checkpoint_id],
+                "UPDATE checkpoints SET state = ?, reason = ? WHERE id = ?",
+                ["scored" if row["measured"] else "skipped", reason, checkpoint_id],
             )
             self._db.event(now, "skipped", reason, row["name"])
-        return self._db.pin_prefix(row["pin_path"]) if row["pin_path"] else None
 
     def fail_unpinned(self, checkpoint_id: int, name: str, reason: str, now: float) -> None:
         """Record as `failed` a pending checkpoint whose pin is gone, so that it cannot be read."""
@@ -329,6 +338,14 @@ class Queue:
             [self._run_id],
         )
         return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
+
+    def waiting_ids(self) -> set[int]:
+        """Return the ids of the checkpoints whose evaluation is to come: pending or leased."""
+        rows = self._db.all(
+            "SELECT id FROM checkpoints WHERE run_id = ? AND state IN ('pending', 'leased')",
+            [self._run_id],
+        )
+        return {row["id"] for row in rows}
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""
