@@ -36,6 +36,9 @@ class Evaluation:
         )
         self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
+        numbers = compat.numbers_of_device()
+        if numbers:  # on the CPU nothing is added: fingerprints of before stay valid
+            self._parts["device"] = numbers
         if self._plugins:
             self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
         self._model = Model(self._pipeline)

@@ -75,6 +75,7 @@ def test_one_niced_thread_gives_the_same_numbers(
     result = client.evaluate("model_dir/ckpt-3")
     expected = run.reference["model_dir/ckpt-3"]
     assert {name: result["metrics"][name] for name in expected} == expected
+    assert "device" not in ready["fingerprint_parts"]  # as before GPUs were told apart
     assert ready["fingerprint"] == run.ready["fingerprint"]
 
 
