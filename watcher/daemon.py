@@ -263,7 +263,8 @@ class Daemon:
             self._looked_to_finish = self._looked_to_finish or to_finish
             self._woken = self._woken or self._intake.more
         if self._lookout.write_down(now):
-            self._last_activity = steady
+            # The stop, too: with the first checkpoint of a trainer that started over it is another.
+            self._last_activity, self._dirty = steady, True
         self._tell_news(now)
 
     def _tell_news(self, now: float) -> None:

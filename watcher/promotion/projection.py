@@ -303,7 +303,9 @@ _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
 
 
 def _as_pinned(row: dict[str, Any]) -> Pinned:
-    return Pinned(row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]))
+    return Pinned(
+        row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]), row["generation"]
+    )
 
 
 def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
@@ -316,6 +318,7 @@ def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
         score=None,
         evaluated_at="",
         pin=row.get("prefix"),
+        generation=row["generation"],
     )
 
 
