@@ -263,7 +263,7 @@ class Daemon:
             self._looked_to_finish = self._looked_to_finish or to_finish
             self._woken = self._woken or self._intake.more
         if self._lookout.write_down(now):
-            # What is to be kept whatever its score is kept at once.
+            # It may be one to keep whatever its score, or the first of a trainer that started over.
             self._last_activity, self._dirty = steady, True
         self._tell_news(now)
 

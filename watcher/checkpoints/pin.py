@@ -21,7 +21,7 @@ from pathlib import Path
 from watcher.checkpoints import bundle
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, PinError
-from watcher.files import write_new_file
+from watcher.files import set_mode, set_times, write_new_file
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
@@ -222,8 +222,8 @@ def _copy(source: Path, target: Path) -> str:
         # As a link has them: when the trainer wrote it, which tells in which order checkpoints
         # were saved, and who may read it in best/.
         status = os.fstat(reader.fileno())
-        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
-        os.utime(writer.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        set_mode(writer.fileno(), stat.S_IMODE(status.st_mode))
+        set_times(writer.fileno(), status)
     return method
 
 

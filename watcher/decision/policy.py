@@ -132,12 +132,15 @@ def with_main_board(settings: SomeSettings) -> SomeSettings:
     return msgspec.structs.replace(settings, **given)
 
 
-def stop_policy(settings: StoppingSettings, resumed_step: int = -1) -> StopPolicy:
+def stop_policy(
+    settings: StoppingSettings, resumed_step: int = -1, generation: int = 1
+) -> StopPolicy:
     """Return what `should_stop` decides by, under these settings.
 
     Args:
         settings: Validated settings, those of the main board included.
         resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
+        generation: The newest of the trainer's lives, the one that is decided by.
     """
     delta, relative = parse_delta(settings.min_delta)
     return StopPolicy(
@@ -157,6 +160,7 @@ def stop_policy(settings: StoppingSettings, resumed_step: int = -1) -> StopPolic
         max_hours=settings.max_hours,
         smoothing=parse_smoothing(settings.smoothing),
         resumed_step=resumed_step,
+        generation=generation,
     )
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
-from watcher.evaluation.device_lock import DeviceLock, lock_folder
+from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
@@ -48,12 +48,12 @@ def make_supervisors(
 
 def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
     """Return what `auto` has to know: the GPUs that watchers evaluate on, with the worker's id."""
-    folder = lock_folder(settings.device_lock_dir) if settings.device == "auto" else None
     found: dict[str, int] = {}
-    if folder is None:
+    if settings.device != "auto":
         return found
+    folders = LockFolders(settings.device_lock_dir)
     for gpu in listing.gpus:
-        holder = DeviceLock(folder, gpu.uuid, label="", run="").holder()
+        holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
         if holder:
             found[gpu.uuid] = holder.worker
     return found
@@ -82,14 +82,14 @@ def _supervisor(
 
 
 def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
-    folder = lock_folder(settings.device_lock_dir)
-    if folder is None:
+    folders = LockFolders(settings.device_lock_dir)
+    if not folders.usable():
         _log.warning(
             "the device is not locked: there is no folder for it; --device-lock-dir names one",
             device=choice.label,
         )
         return None
-    return DeviceLock(folder, choice.device, label=choice.label, run=run)
+    return DeviceLock(folders, choice.device, label=choice.label, run=run)
 
 
 def _start_request(settings: Settings, device: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ alone, and the trainer may have rotated the checkpoint away by then.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -18,12 +19,12 @@ _NAME = re.compile(r"ckpt-([1-9][0-9]{0,17})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def orphans(queue: Queue, pins_dir: Path) -> list[tuple[Pin, float]]:
+def orphans(queue: Queue, pins_dir: Path) -> list[tuple[FoundCheckpoint, Pin, float]]:
     """Find the whole pins of contents that have no row yet.
 
     Returns:
-        Each with the time it was pinned (seconds since the epoch), in the order in which the
-        trainer saved them.
+        Each as it would have been found, its pin, and when that was made (seconds since the
+        epoch), in the order in which the trainer saved them.
 
     Raises:
         StoreError: the database cannot be read.
@@ -35,12 +36,10 @@ def orphans(queue: Queue, pins_dir: Path) -> list[tuple[Pin, float]]:
         prefixes = [index.with_suffix("") for index in folder.glob("ckpt-*.index")]
         pin = read_pin(prefixes[0], folder.name) if len(prefixes) == 1 else None
         if pin and _NAME.fullmatch(pin.prefix.name):
-            # The shard is the trainer's own file, or has its time; the index was written by us.
-            shard = min(folder.glob("ckpt-*.data-*")).stat()
+            # The shards are the trainer's own files, or have their times; the index is ours.
             pinned_at = bundle.index_path(pin.prefix).stat().st_mtime
-            found.append((shard.st_mtime_ns, pin, pinned_at))
-    found.sort(key=lambda one: (one[0], found_as(one[1].prefix.name, one[1].prefix).save_counter))
-    return [(pin, pinned_at) for _, pin, pinned_at in found]
+            found.append((found_as(pin.prefix.name, pin.prefix), pin, pinned_at))
+    return sorted(found, key=lambda one: (one[0].saved_at, one[0].save_counter))
 
 
 def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
@@ -50,10 +49,9 @@ def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
         StoreError: the database cannot be written; what was adopted stays so.
     """
     adopted = orphans(queue, pins_dir)
-    for pin, pinned_at in adopted:
-        found = found_as(pin.prefix.name, pin.prefix)
+    for found, pin, pinned_at in adopted:
         queue.record_pin(found, pin, min(pinned_at, now))
-    return [pin.prefix.name for pin, _ in adopted]
+    return [found.name for found, _, _ in adopted]
 
 
 def pin_folders(pins_dir: Path) -> list[Path]:
@@ -75,7 +73,15 @@ def read_pin(prefix: Path, sha256: str) -> Pin | None:
 
 
 def found_as(name: str, prefix: Path) -> FoundCheckpoint:
-    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`."""
+    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`.
+
+    Its signature is that of the files at the prefix, empty where there are none.
+    """
     match = _NAME.fullmatch(name)
     assert match is not None
-    return FoundCheckpoint(name=name, save_counter=int(match[1]), prefix=prefix, signature=())
+    signature = []
+    with contextlib.suppress(OSError):
+        for file in (bundle.index_path(prefix), *sorted(prefix.parent.glob(f"{name}.data-*"))):
+            status = file.stat()
+            signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return FoundCheckpoint(name, int(match[1]), prefix, tuple(signature))

@@ -22,6 +22,7 @@ from watcher.checkpoints.bundle import index_path
 from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, identify, pin, probe, release, sweep
 from watcher.data import FoundCheckpoint, Pin
+from watcher.decision.generation import Save, is_older
 from watcher.decision.retain import RetainPolicy, as_pinned, retain
 from watcher.errors import CorruptCheckpoint, PinError, StoreError, StoreLost
 from watcher.intake.adopt import found_as, orphans
@@ -94,8 +95,8 @@ class Intake:
         self._verified = verified
         self._settled: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._waiting: dict[str, _Waiting] = {}
-        self._last_counter = queue.last_save_counter()
-        self._first_look = self._last_counter is None
+        self._last = queue.last_save()
+        self._first_look = self._last is None
         self._outcomes: deque[_Outcome] = deque()
         self._recorded: list[str] = []
         self._readable = True
@@ -150,8 +151,7 @@ class Intake:
         """Record pins that a crash or a failing database left without a row."""
         adopted = orphans(self._queue, self._pins_dir)
         present = {found.save_counter for found in scan(self._model_dir)} if adopted else set()
-        for orphan, pinned_at in adopted:
-            found = found_as(orphan.prefix.name, orphan.prefix)
+        for found, orphan, pinned_at in adopted:
             self._count_gap(found, orphan.sha256, present, now)
             self._outcomes.append(_Outcome("pinned", found, min(pinned_at, now), orphan))
         if adopted:
@@ -221,8 +221,10 @@ class Intake:
         """Record one outcome; False when that is no news."""
         found, pin, queue = outcome.found, outcome.pin, self._queue
         if pin:
-            known = queue.known(pin.sha256)
+            known, generation = queue.known(pin.sha256), queue.generation()
             queue.record_pin(found, pin, outcome.at)
+            if (begun := queue.generation()) > generation:
+                _log.info("the trainer started over", checkpoint=found.name, generation=begun)
             if not queue.has_pin(pin.sha256):
                 # Untrained; or released before, and known only now that it can be read.
                 release(pin.prefix, self._pins_dir)
@@ -336,12 +338,16 @@ class Intake:
         self, checkpoint: FoundCheckpoint, sha256: str, present: set[int], now: float
     ) -> None:
         """Note the saves between the one seen last and this one, which nobody saw."""
+        last, save = self._last, Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
+        if last and save.counter <= last.counter and is_older(save, last):
+            return  # found late, or put back by hand: no trainer started over
         if not self._first_look:
-            seen, reason = checkpoint.save_counter, "saved and rotated away while nobody looked"
-            for counter in missed_counters(self._last_counter, seen, present):
+            reason = "saved and rotated away while nobody looked"
+            before = last.counter if last else None
+            for counter in missed_counters(before, save.counter, present):
                 missed = found_as(f"ckpt-{counter}", self._model_dir)
                 self._outcomes.append(_Outcome("missed", missed, now, None, reason, sha256))
-        self._last_counter = checkpoint.save_counter
+        self._last = save
 
     def _give_up(self, entry: _Waiting, now: float) -> None:
         """Note a checkpoint as missed."""

@@ -327,6 +327,7 @@ def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
         score=None,
         evaluated_at="",
         pin=row.get("prefix"),
+        generation=row["generation"],
     )
 
 
