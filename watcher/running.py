@@ -28,6 +28,7 @@ from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
+from watcher.evaluation.snapshot import take_snapshot
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
@@ -226,7 +227,8 @@ def _build(
     interpreter: str,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
-    supervisors = make_supervisors(settings, interpreter, _run_name(settings))
+    snapshot = take_snapshot(settings)
+    supervisors = make_supervisors(settings, interpreter, _run_name(settings), snapshot)
     verified: Verified = set()
     intake = Intake(
         settings.model_path,
@@ -243,4 +245,13 @@ def _build(
             look(presence)
 
     inbox = Inbox(settings.state_path)
-    return Daemon(settings, store, intake, projector, supervisors, inbox=inbox, on_step=show)
+    return Daemon(
+        settings,
+        store,
+        intake,
+        projector,
+        supervisors,
+        snapshot=snapshot,
+        inbox=inbox,
+        on_step=show,
+    )
