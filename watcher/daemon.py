@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from watcher.config import Settings
+from watcher.config import Settings, doubts
 from watcher.decision.policy import DECIDING, boards
 from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluation.evaluating import Evaluating
@@ -204,9 +204,8 @@ class Daemon:
 
     def _begin(self, now: float) -> None:
         self._store.queue.return_all(now)
-        for board in boards(self._settings):
-            if board.contradiction:
-                _log.warning(board.contradiction, board=board.name)
+        for doubt in doubts(self._settings):
+            _log.warning(doubt.message, hint=doubt.hint)
         self._intake.recover(now)
         self._event_files.want()
         self._begun = True

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from watcher.config.contradictions import refuse_contradictions
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
 from watcher.config.service import parse_address
@@ -56,7 +57,8 @@ def load_as(
         defaults_from: Where that is known from, for an error.
 
     Raises:
-        ConfigError: the file cannot be read, a field is unknown, or a value breaks its rule.
+        ConfigError: the file cannot be read, a field is unknown, a value breaks its rule, or two
+            contradict each other.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -76,7 +78,9 @@ def load_as(
         if field.required and field.name not in merged:
             raise ConfigError(f"{field.name} is not set", hint=_missing_hint(kind))
     _override_main_board(merged, origin, str(file))
-    return _make(kind, merged, origin)
+    settings = _make(kind, merged, origin)
+    refuse_contradictions(settings)
+    return settings
 
 
 def _missing_hint(kind: type[Settings]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from watcher.checkpoints.bundle import read_global_step
 from watcher.checkpoints.discover import scan
-from watcher.config import Settings
+from watcher.config import Settings, doubts
 from watcher.data import FoundCheckpoint
 from watcher.database_file import DATABASE_NAME
 from watcher.decision.policy import boards
@@ -42,7 +42,12 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
         time_limit: Seconds for the training environment's answer; other checks have ten.
     """
     running: list[Trainer] = []
-    first = look_at([Check("trainer", lambda: _find(running), CHECK_SECONDS)])
+    first = look_at(
+        [
+            Check("settings", lambda: _doubts(settings), CHECK_SECONDS),
+            Check("trainer", lambda: _find(running), CHECK_SECONDS),
+        ]
+    )
     answer = training.Answer()
 
     def ask() -> list[Finding]:
@@ -75,6 +80,10 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
             Check("disk space", lambda: _room(settings, facts.get("num_steps")), CHECK_SECONDS),
         ]
     )
+
+
+def _doubts(settings: Settings) -> list[Finding]:
+    return [Finding("settings", "warning", one.message, one.hint) for one in doubts(settings)]
 
 
 def _find(running: list[Trainer]) -> list[Finding]:
