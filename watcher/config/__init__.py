@@ -19,12 +19,14 @@ from watcher.config.load import (
 )
 from watcher.config.paths import state_path
 from watcher.config.ranking import DEFAULT_METRIC
+from watcher.config.service import SECRET
 from watcher.config.settings import Settings
 
 __all__ = [
     "DEFAULT_METRIC",
     "ENVIRONMENT_PREFIX",
     "FILE_ONLY",
+    "SECRET",
     "Doubt",
     "LaunchSettings",
     "Setting",

@@ -14,7 +14,7 @@ import msgspec
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
-from watcher.config.service import parse_address
+from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
@@ -239,7 +239,7 @@ def _explain(
         table = (BoardSettings, field) if field else (Settings, name)
         rule = f"expected one of {', '.join(_choices(*table))}"
     rule = rule[0].lower() + rule[1:]
-    said = f"{name}{match[3]}" if match[3] else f"{name} ({merged[name]})"
+    said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({merged[name]})"
     command = "train" if name in launcher_names() else "run"
     return ConfigError(
         f"{said} is invalid: {rule}",

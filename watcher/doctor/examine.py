@@ -9,7 +9,7 @@ from typing import Any
 
 from watcher.checkpoints.bundle import read_global_step
 from watcher.checkpoints.discover import scan
-from watcher.config import Settings, doubts
+from watcher.config import Settings
 from watcher.data import FoundCheckpoint
 from watcher.database_file import DATABASE_NAME
 from watcher.decision.policy import boards
@@ -18,6 +18,7 @@ from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.limits import Check, look_at
 from watcher.doctor.processes import Trainer, trainers
+from watcher.doctor.settings import doubtful
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
@@ -44,7 +45,7 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
     running: list[Trainer] = []
     first = look_at(
         [
-            Check("settings", lambda: _doubts(settings), CHECK_SECONDS),
+            Check("settings", lambda: doubtful(settings), CHECK_SECONDS),
             Check("trainer", lambda: _find(running), CHECK_SECONDS),
         ]
     )
@@ -80,10 +81,6 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
             Check("disk space", lambda: _room(settings, facts.get("num_steps")), CHECK_SECONDS),
         ]
     )
-
-
-def _doubts(settings: Settings) -> list[Finding]:
-    return [Finding("settings", "warning", one.message, one.hint) for one in doubts(settings)]
 
 
 def _find(running: list[Trainer]) -> list[Finding]:
