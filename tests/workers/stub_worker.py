@@ -188,16 +188,15 @@ def note_start():
 
 def read(start):
     """Reads what an evaluation is set up from; returns what it copied, as the real worker does."""
-    files = [start["pipeline_config"]]
-    files += [text.rpartition(":")[0] for text in start["metric_plugins"]]
     taken = {}
     if "STUB_TAKE" in os.environ:
         label_map = os.environ["STUB_TAKE"]
         taken[label_map] = start["snapshot"]["folder"] + "/label_map.pbtxt"
         if not Path(taken[label_map]).exists():
             shutil.copyfile(label_map, taken[label_map])
-        files += taken.values()
     if "STUB_READ" in os.environ:
+        plugins = [text.rpartition(":")[0] for text in start["metric_plugins"]]
+        files = [start["pipeline_config"], *plugins, *taken.values()]
         with Path(os.environ["STUB_READ"]).open("a") as log:
             log.write(json.dumps([Path(file).read_text() for file in files]) + "\n")
     return taken
