@@ -20,8 +20,10 @@ STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_NOTES (the same, of the start),
 STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each evaluation, and
 given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one
-with the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name
-in CUDA_VISIBLE_DEVICES to an object of these variables.
+with the process id for each worker). STUB_READ is a file that gets, for each worker, a JSON list of
+the texts that its pipeline.config and metric plugins hold; STUB_TAKE a label map, which it copies
+where the daemon wants it, and whose text comes last in that list. STUB_ON is a JSON object of what
+differs on a device: its name in CUDA_VISIBLE_DEVICES to an object of these variables.
 """
 
 import ctypes
@@ -187,6 +189,22 @@ def note_start():
             log.write(f"{os.getpid()}\n")
 
 
+def read(start):
+    """Reads what an evaluation is set up from; returns what it copied, as the real worker does."""
+    taken = {}
+    if "STUB_TAKE" in os.environ:
+        label_map = os.environ["STUB_TAKE"]
+        taken[label_map] = start["snapshot"]["folder"] + "/label_map.pbtxt"
+        if not Path(taken[label_map]).exists():
+            shutil.copyfile(label_map, taken[label_map])
+    if "STUB_READ" in os.environ:
+        plugins = [text.rpartition(":")[0] for text in start["metric_plugins"]]
+        files = [start["pipeline_config"], *plugins, *taken.values()]
+        with Path(os.environ["STUB_READ"]).open("a") as log:
+            log.write(json.dumps([Path(file).read_text() for file in files]) + "\n")
+    return taken
+
+
 def main():
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -199,7 +217,7 @@ def main():
         os._exit(int(os.environ.get("STUB_DIE", "1")))
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
-    json.loads(sys.stdin.readline())
+    taken = read(json.loads(sys.stdin.readline()))
     if "STUB_REFUSE" in os.environ:
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)
@@ -213,6 +231,7 @@ def main():
         eval_input="val",
         eval_name=os.environ.get("STUB_EVAL_NAME", "val"),
         notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
+        taken=taken,
     )
     for line in sys.stdin:
         request = json.loads(line)

@@ -64,8 +64,8 @@ def boards(settings: RankingSettings) -> tuple[Board, ...]:
     """Return the boards of a run; the first is the main one, which drives stopping.
 
     Raises:
-        ConfigError: two boards share a name or a folder, a folder is one of something else, or a
-            metric or a veto cannot be read.
+        ConfigError: two boards share a name or a folder, a folder or the sentinel is one of
+            something else, or a metric or a veto cannot be read.
     """
     made = tuple(
         _board(settings, board, main=place == 0)
@@ -93,6 +93,18 @@ def _check_folders(settings: RankingSettings, made: tuple[Board, ...]) -> None:
                 f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
             )
         taken[folder.resolve()] = f"that of {name} too"
+    evaluations = settings.eval_path.resolve()
+    if evaluations != settings.model_path.resolve() and (there := taken.get(evaluations)):
+        raise ConfigError(
+            f"eval_dir ({settings.eval_path}) is {there}", hint="give it a folder of its own"
+        )
+    if settings.pipeline_config:
+        taken[Path(settings.pipeline_config).resolve()] = "pipeline_config"
+    if there := taken.get(settings.sentinel_path.resolve()):
+        raise ConfigError(
+            f"sentinel ({settings.sentinel_path}) is {there}",
+            hint="the watcher writes and removes that file: give it a name of its own",
+        )
 
 
 def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Board:

@@ -12,6 +12,7 @@ from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
 
@@ -19,7 +20,11 @@ _log = structlog.get_logger(__name__)
 
 
 def make_supervisors(
-    settings: Settings, interpreter: str, run: str, environment: Mapping[str, str] = os.environ
+    settings: Settings,
+    interpreter: str,
+    run: str,
+    snapshot: Snapshot,
+    environment: Mapping[str, str] = os.environ,
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
 
@@ -27,6 +32,7 @@ def make_supervisors(
         settings: The run's.
         interpreter: Of the training environment.
         run: The run's name, which other watchers are told.
+        snapshot: What every worker of the run reads.
         environment: The watcher's own.
 
     Raises:
@@ -42,7 +48,8 @@ def make_supervisors(
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        supervisors.append(_supervisor(settings, interpreter, run, choice, number))
+        request = {**snapshot.request(settings), **_start_request(settings, choice.device)}
+        supervisors.append(_supervisor(settings, interpreter, run, choice, number, request))
     return supervisors
 
 
@@ -60,7 +67,12 @@ def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
 
 
 def _supervisor(
-    settings: Settings, interpreter: str, run: str, choice: Choice, number: int
+    settings: Settings,
+    interpreter: str,
+    run: str,
+    choice: Choice,
+    number: int,
+    request: dict[str, Any],
 ) -> Supervisor:
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
@@ -68,7 +80,7 @@ def _supervisor(
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
     return Supervisor(
         spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
-        start_request=_start_request(settings, choice.device),
+        start_request=request,
         limits=Limits(
             start_seconds=settings.start_timeout,
             stall_seconds=settings.stall_timeout,
@@ -94,13 +106,11 @@ def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
 
 def _start_request(settings: Settings, device: str) -> dict[str, Any]:
     return {
-        "pipeline_config": settings.pipeline_config,
         "eval_input": settings.eval_input,
         "eval_batch_size": settings.eval_batch_size,
         "threads": settings.threads,
         "nice": settings.nice,
         "coco_backend": settings.coco_backend,
-        "metric_plugins": list(settings.metric_plugin),
         "sample_1_of_n": settings.sample_1_of_n,
         "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
         "visualizations": settings.visualizations if settings.tensorboard else 0,

@@ -124,6 +124,7 @@ class Look:
             found.append(f"degraded to polling: {status['watch']}")
         if status.get("pins", "links") != "links":
             found.append(f"pins are copies: {status['pins']}")
+        found += status.get("changed_files", [])
         if status.get("notice"):
             found.append(f"notice: {status['notice']}")
         return found
