@@ -8,8 +8,10 @@ all:
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
 STUB_CHATTER (the same progress for ever), STUB_ODD (an answer of odd values), STUB_SHORT (one
-image less), STUB_REJECT, STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless
-lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a checkpoint.
+image less), STUB_REJECT, STUB_EXHAUSTED (fails for a reason that may pass), STUB_CHANGED (the eval
+data changed), STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless lines to
+stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a checkpoint.
+STUB_BREAKS_IF: it dies at each evaluation while this file exists.
 
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
@@ -17,10 +19,11 @@ STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothi
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_NOTES (the same, of the start),
-STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each evaluation, and
-given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one
-with the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name
-in CUDA_VISIBLE_DEVICES to an object of these variables.
+STUB_CATEGORIES (JSON, the names of the categories), STUB_FINGERPRINT, STUB_EVAL_NAME,
+STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG
+and STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
+worker). STUB_ON is a JSON object of what differs on a device: its name in CUDA_VISIBLE_DEVICES to
+an object of these variables.
 """
 
 import ctypes
@@ -107,7 +110,16 @@ FAULTS = {
 }
 
 
+FAILURES = [
+    ("STUB_REJECT", "unmatched_variables", "model/head/kernel is not in the checkpoint", True),
+    ("STUB_EXHAUSTED", "internal", "ResourceExhaustedError: out of memory", False),
+    ("STUB_CHANGED", "dataset_changed", "val.record has another size", False),
+]
+
+
 def misbehave(name, token):
+    if Path(os.environ.get("STUB_BREAKS_IF", "/none")).exists():
+        os._exit(134)
     for fault, happen in FAULTS.items():
         if asked(fault, name):
             happen()
@@ -117,15 +129,10 @@ def misbehave(name, token):
         odd = {"DetectionBoxes_Precision/mAP": float("inf"), "\ud800": 0.5}
         reply("result", id=token, images=IMAGES, metrics=odd, timings={})
         return True
-    if asked("STUB_REJECT", name):
-        reply(
-            "failed",
-            id=token,
-            code="unmatched_variables",
-            message="model/head/kernel is not in the checkpoint",
-            permanent=True,
-        )
-        return True
+    for fault, code, message, permanent in FAILURES:
+        if asked(fault, name):
+            reply("failed", id=token, code=code, message=message, permanent=permanent)
+            return True
     return False
 
 
@@ -164,7 +171,10 @@ def answer(name, token, before):
         global_step=0,
         images=IMAGES - 1 if asked("STUB_SHORT", name) else IMAGES,
         metrics={"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)},
-        category_metrics=[{"name": "AP", "category": "rectangle", "value": score}],
+        category_metrics=[
+            {"name": "AP", "category": category, "value": score}
+            for category in json.loads(os.environ.get("STUB_CATEGORIES", '["rectangle"]'))
+        ],
         timings={"total_seconds": 0.1},
         visualizations=pictures(),
         metric_warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),

@@ -6,8 +6,11 @@ States: `pending -> leased -> scored`, and the other ends `untrained`, `corrupt`
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +124,31 @@ class Queue:
     # -- leased
 
     def lease_next(
-        self, now: float, lease_seconds: float, *, untried: bool = False
+        self,
+        now: float,
+        lease_seconds: float,
+        *,
+        untried: bool = False,
+        after: Sequence[int] = (),
     ) -> Lease | None:
         """Lease the pending checkpoint of the smallest global step, None when there is none.
 
-        `untried` leaves those out of which an evaluation broke off before.
+        Args:
+            now: Seconds since the epoch.
+            lease_seconds: How long the lease is held without being renewed.
+            untried: Leave those out of which an evaluation broke off before.
+            after: Ids that come after all others, in this order.
         """
+        place = "(SELECT key FROM json_each(?) WHERE value = checkpoints.id)"
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            " AND attempts <= ? ORDER BY global_step, id LIMIT 1",
-            [self._run_id, now, 0 if untried else sys.maxsize],
+            f" AND attempts <= ? ORDER BY {f'coalesce({place}, -1),' if after else ''}"
+            " global_step, id LIMIT 1",
+            [
+                *(self._run_id, now, 0 if untried else sys.maxsize),
+                *([json.dumps(after)] if after else []),
+            ],
         )
         if row is None:
             return None
@@ -201,17 +218,66 @@ class Queue:
         with self._db.write():
             self.require_held(lease, now)
             self._to_pending(lease.checkpoint_id, reason=None, not_before=0.0)
-            self._db.run(
-                "UPDATE checkpoints SET attempts = attempts - 1 WHERE id = ?",
-                [lease.checkpoint_id],
-            )
+            self._uncount(lease.checkpoint_id, 1)
 
-    def retry_later(self, lease: Lease, reason: str, now: float, delay_seconds: float) -> None:
-        """Put a checkpoint whose evaluation broke off back into the queue, after a delay."""
+    def retry_later(
+        self,
+        lease: Lease,
+        reason: str,
+        now: float,
+        delay_seconds: float,
+        *,
+        counted: bool = True,
+    ) -> None:
+        """Put a checkpoint whose evaluation broke off back into the queue, after a delay.
+
+        With `counted` false that was no attempt.
+        """
         with self._db.write():
             self.require_held(lease, now)
             self._to_pending(lease.checkpoint_id, reason, now + delay_seconds)
+            if not counted:
+                self._uncount(lease.checkpoint_id, 1)
             self._db.event(now, "retry", reason, lease.name)
+
+    def forgive(self, counted: Mapping[int, int], reason: str, now: float) -> list[str]:
+        """Take attempts back that were no fault of the checkpoints, and note that in the diary.
+
+        Those that failed by them wait again, as long as they have a pin.
+
+        Args:
+            counted: Checkpoint id to how many attempts to take back.
+            reason: What is at fault.
+            now: Seconds since the epoch.
+
+        Returns:
+            The names of those that have all their attempts again.
+        """
+        names = []
+        with self._db.write():
+            self._db.event(now, "held_back", reason)
+            for checkpoint_id, times in counted.items():
+                row = self._db.one(
+                    "SELECT name FROM checkpoints WHERE id = ? AND (state IN ('pending', 'leased')"
+                    " OR (state = 'failed' AND may_pass AND pin_path IS NOT NULL))",
+                    [checkpoint_id],
+                )
+                if row is None:
+                    continue
+                self._uncount(checkpoint_id, times)
+                self._db.run(
+                    "UPDATE checkpoints SET state = 'pending', not_before_seconds = 0"
+                    " WHERE id = ? AND state != 'leased'",
+                    [checkpoint_id],
+                )
+                names.append(row["name"])
+        return names
+
+    def _uncount(self, checkpoint_id: int, attempts: int) -> None:
+        self._db.run(
+            "UPDATE checkpoints SET attempts = max(attempts - ?, 0) WHERE id = ?",
+            [attempts, checkpoint_id],
+        )
 
     def _to_pending(self, checkpoint_id: int, reason: str | None, not_before: float) -> None:
         self._db.run(
@@ -240,11 +306,19 @@ class Queue:
             [state, reason, lease.checkpoint_id],
         )
 
-    def record_failure(self, lease: Lease, reason: str, now: float) -> None:
-        """Record that a checkpoint will not be scored, and why; ends the lease."""
+    def record_failure(
+        self, lease: Lease, reason: str, now: float, *, may_pass: bool = False
+    ) -> None:
+        """Record that a checkpoint will not be scored, and why; ends the lease.
+
+        With `may_pass` another attempt may end otherwise, once something was mended: its pin stays.
+        """
         with self._db.write():
             self.require_held(lease, now)
             self.finish(lease, "failed", reason)
+            self._db.run(
+                "UPDATE checkpoints SET may_pass = ? WHERE id = ?", [may_pass, lease.checkpoint_id]
+            )
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self) -> tuple[list[Queued], int, int]:
@@ -329,6 +403,27 @@ class Queue:
             [self._run_id],
         )
         return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
+
+    def to_try_again(self, max_bytes: int | None) -> set[int]:
+        """Return which of those that failed may be evaluated after all, once something is mended.
+
+        Args:
+            max_bytes: What pins may hold together, None for no limit. What waits comes first, then
+                the newest.
+        """
+        rows = self._db.all(
+            "SELECT id, state, coalesce(size_bytes, 0) AS size FROM checkpoints"
+            " WHERE run_id = ? AND pin_path IS NOT NULL"
+            " AND (state IN ('pending', 'leased') OR (state = 'failed' AND may_pass))"
+            " ORDER BY state = 'failed', global_step DESC, id DESC",
+            [self._run_id],
+        )
+        sizes = accumulate(row["size"] for row in rows)
+        return {
+            row["id"]
+            for row, together in zip(rows, sizes, strict=True)
+            if row["state"] == "failed" and (max_bytes is None or together <= max_bytes)
+        }
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""
