@@ -28,6 +28,7 @@ from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
+from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
@@ -129,7 +130,8 @@ def run_daemon(settings: Settings) -> None:
             lambda _: view.refresh(),
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
-        stop.run(_build(settings, store, interpreter, audience))
+        scratch = stack.enter_context(Scratch())
+        stop.run(_build(settings, store, interpreter, scratch, audience))
 
 
 def _record_end(store: Store, _: object, error: BaseException | None, __: object) -> None:
@@ -224,9 +226,10 @@ def _build(
     settings: Settings,
     store: Store,
     interpreter: str,
+    scratch: Scratch,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
-    supervisors = make_supervisors(settings, interpreter, _run_name(settings))
+    supervisors = make_supervisors(settings, interpreter, _run_name(settings), scratch)
     verified: Verified = set()
     intake = Intake(
         settings.model_path,

@@ -17,6 +17,7 @@ Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each ev
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
+STUB_LITTER (it leaves a file in its temporary folder),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_NOTES (the same, of the start),
 STUB_CATEGORIES (JSON, the names of the categories), STUB_FINGERPRINT, STUB_EVAL_NAME,
@@ -156,6 +157,7 @@ def evaluate(request):
 
 
 COMPUTING = []
+START = {}
 
 
 def answer(name, token, before):
@@ -184,8 +186,8 @@ def answer(name, token, before):
 def pictures():
     if "STUB_PICTURES" not in os.environ:
         return None
-    scratch = tempfile.mkdtemp(prefix="checkpoint-watcher-eval-set-")
-    return shutil.copytree(os.environ["STUB_PICTURES"], scratch + "/1")
+    folder = tempfile.mkdtemp(prefix="pictures-", dir=START["pictures_dir"])
+    return shutil.copytree(os.environ["STUB_PICTURES"], folder + "/1")
 
 
 def note_start():
@@ -206,7 +208,9 @@ def main():
         os._exit(int(os.environ.get("STUB_DIE", "1")))
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
-    json.loads(sys.stdin.readline())
+    START.update(json.loads(sys.stdin.readline()))
+    if "STUB_LITTER" in os.environ:
+        tempfile.mkstemp(prefix="__autograph_generated_file")
     if "STUB_REFUSE" in os.environ:
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)

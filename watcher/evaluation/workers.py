@@ -12,6 +12,7 @@ from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, lock_folder
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
 
@@ -19,7 +20,11 @@ _log = structlog.get_logger(__name__)
 
 
 def make_supervisors(
-    settings: Settings, interpreter: str, run: str, environment: Mapping[str, str] = os.environ
+    settings: Settings,
+    interpreter: str,
+    run: str,
+    scratch: Scratch,
+    environment: Mapping[str, str] = os.environ,
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
 
@@ -27,6 +32,7 @@ def make_supervisors(
         settings: The run's.
         interpreter: Of the training environment.
         run: The run's name, which other watchers are told.
+        scratch: Where the workers' temporary folders lie.
         environment: The watcher's own.
 
     Raises:
@@ -42,7 +48,7 @@ def make_supervisors(
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        supervisors.append(_supervisor(settings, interpreter, run, choice, number))
+        supervisors.append(_supervisor(settings, interpreter, run, choice, number, scratch))
     return supervisors
 
 
@@ -60,15 +66,18 @@ def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
 
 
 def _supervisor(
-    settings: Settings, interpreter: str, run: str, choice: Choice, number: int
+    settings: Settings, interpreter: str, run: str, choice: Choice, number: int, scratch: Scratch
 ) -> Supervisor:
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
     return Supervisor(
-        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
-        start_request=_start_request(settings, choice.device),
+        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock, scratch),
+        start_request={
+            **_start_request(settings, choice.device),
+            "pictures_dir": scratch.pictures(),
+        },
         limits=Limits(
             start_seconds=settings.start_timeout,
             stall_seconds=settings.stall_timeout,
