@@ -2,7 +2,8 @@
 
 One checkpoint that breaks off again and again is to blame itself. Different ones that break off in
 a row, with nothing in between that was answered, are not: then nothing is given out, and after a
-delay one checkpoint probes whether the device works again. None of that counts against them.
+delay one checkpoint probes whether the device works again. None of that counts against them, unless
+they break off again after it did.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ class Evaluating:
         self._renewed: dict[str, float] = {}
         self._changed = False
         self._told: set[str] = set()
+        # Tokens of what was evaluated only to see whether a device works.
+        self._trials: set[str] = set()
         # Whose attempts were given back once: what fails again after the device worked counts.
         self._forgiven: set[int] = set()
 
@@ -131,18 +133,26 @@ class Evaluating:
         for supervisor in sorted(self.crew, key=lambda one: len(one.leases)):
             if not supervisor.idle:
                 continue
-            # Beside another evaluation, only one that broke no worker before.
-            untried = bool(supervisor.leases)
-            # A probe is one that did not break off here; else that which did so the longest ago.
-            after = () if supervisor.breaker.closed else tuple(supervisor.breaker.lost)
-            lease = self._store.queue.lease_next(
-                now, self._lease_seconds(), untried=untried, after=after
-            )
+            lease = self._choose(supervisor, now)
             if lease:
                 self._renewed[lease.token] = steady
                 supervisor.evaluate(lease, steady)
         due = self._store.queue.next_due()
         self.crew.want(due is not None and due <= now)
+
+    def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
+        queue, seconds = self._store.queue, self._lease_seconds()
+        if supervisor.breaker.closed:
+            # Beside another evaluation, only one that broke no worker before.
+            return queue.lease_next(now, seconds, untried=bool(supervisor.leases))
+        # To probe: one that did not break off here, else one that is known to be good. Where there
+        # is neither, that which was tried the longest ago.
+        tried = tuple(supervisor.breaker.lost)
+        lease = queue.lease_next(now, seconds, without=tried)
+        due = queue.next_due()
+        if lease is None and due is not None and due <= now and (lease := queue.known_good()):
+            self._trials.add(lease.token)
+        return lease or queue.lease_next(now, seconds, after=tried)
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
@@ -153,6 +163,10 @@ class Evaluating:
     ) -> None:
         try:
             match happening:
+                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if self._is_trial(
+                    lease
+                ):
+                    pass
                 case Ready():
                     self._take_ready(supervisor, happening, now, steady)
                 case Progressed(lease):
@@ -184,6 +198,9 @@ class Evaluating:
                 self._refuse_answer(happening.lease, str(error), now)
             else:
                 _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+
+    def _is_trial(self, lease: Lease) -> bool:
+        return lease.token in self._trials
 
     def _refuse_answer(self, lease: Lease, reason: str, now: float) -> None:
         """Fail a checkpoint whose answer is at fault: another attempt would end the same way.
@@ -254,7 +271,7 @@ class Evaluating:
     def _take_rejection(self, rejected: Rejected, now: float, steady: float) -> None:
         lease, reason = rejected.lease, f"{rejected.code}: {rejected.message}"
         if rejected.code == DATASET_CHANGED:
-            self._store.queue.give_back(lease, now)
+            self._give_back((lease,), now)
             said = f"the eval data changed, starting a new worker: {rejected.message}"
             for supervisor in self.crew:
                 leases = supervisor.leases

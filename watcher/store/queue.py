@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,7 @@ class Queue:
         lease_seconds: float,
         *,
         untried: bool = False,
+        without: Collection[int] = (),
         after: Sequence[int] = (),
     ) -> Lease | None:
         """Lease the pending checkpoint of the smallest global step, None when there is none.
@@ -137,16 +138,17 @@ class Queue:
             now: Seconds since the epoch.
             lease_seconds: How long the lease is held without being renewed.
             untried: Leave those out of which an evaluation broke off before.
+            without: Ids to leave out.
             after: Ids that come after all others, in this order.
         """
         place = "(SELECT key FROM json_each(?) WHERE value = checkpoints.id)"
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            f" AND attempts <= ? ORDER BY {f'coalesce({place}, -1),' if after else ''}"
-            " global_step, id LIMIT 1",
+            " AND attempts <= ? AND id NOT IN (SELECT value FROM json_each(?))"
+            f" ORDER BY {f'coalesce({place}, -1),' if after else ''} global_step, id LIMIT 1",
             [
-                *(self._run_id, now, 0 if untried else sys.maxsize),
+                *(self._run_id, now, 0 if untried else sys.maxsize, json.dumps(list(without))),
                 *([json.dumps(after)] if after else []),
             ],
         )
@@ -167,6 +169,25 @@ class Queue:
             prefix=self._db.pin_prefix(row["pin_path"]),
             attempt=row["attempts"] + 1,
         )
+
+    def known_good(self) -> Lease | None:
+        """Return a checkpoint that was scored, to try a device with; None when none has a pin.
+
+        It is not leased: whatever is answered for it is refused.
+        """
+        row = self._db.one(
+            "SELECT c.id, c.name, c.global_step, c.pin_path FROM checkpoints c"
+            " JOIN runs r ON r.id = c.run_id"
+            " JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
+            " WHERE c.run_id = ? AND c.state = 'scored' AND c.pin_path IS NOT NULL"
+            " ORDER BY c.id DESC LIMIT 1",
+            [self._run_id],
+        )
+        if row is None:
+            return None
+        prefix = self._db.pin_prefix(row["pin_path"])
+        token = secrets.token_hex(8)
+        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt=0)
 
     def renew(self, lease: Lease, now: float, lease_seconds: float) -> None:
         """Move the expiry of a held lease; raises LeaseLost when it is no longer held."""
