@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -110,6 +111,17 @@ def test_a_worker_that_can_never_be_started_again_does_not_hold_up_the_end(
     daemon.send_signal(signal.SIGUSR1)
     assert daemon.wait(timeout=30) == 1
     assert "workers in a row could not be started on cpu" in watcher.log.read_text()
+
+
+def test_a_worker_of_before_that_never_ends_does_not_hold_up_the_end(watcher: Watcher):
+    save(watcher, 1)
+    state_dir = watcher.model_dir / "watcher"
+    state_dir.mkdir()
+    with (state_dir / "worker.lock").open("w") as undead:
+        fcntl.flock(undead, fcntl.LOCK_EX)
+        assert watcher.run("--start-timeout", 1) == 1
+    assert "an earlier worker has not ended yet" in watcher.log.read_text()
+    assert watcher.states() == {"ckpt-1": "pending"}
 
 
 # -- checkpoints that are to blame themselves

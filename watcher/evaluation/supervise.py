@@ -104,6 +104,8 @@ class Supervisor:
     _look_at: float = -math.inf
     _others_wait: bool = False
     _spent: bool = False
+    _blocked_at: float = math.inf
+    _blocked_long: bool = False
     _said_held_back: bool = False
     breaker: Breaker = field(default_factory=Breaker)
     was_ready: bool = False
@@ -164,7 +166,7 @@ class Supervisor:
     def hopeless(self) -> bool:
         """True when so much failed in a row that waiting for the device is no use."""
         failed = self.worker is None and self.failures > HOPELESS_PROBES
-        return failed or self.breaker.hopeless
+        return failed or self._blocked_long or self.breaker.hopeless
 
     def next_deadline(self) -> float:
         """Return when `tick` has something to do even if no message arrives."""
@@ -234,6 +236,8 @@ class Supervisor:
             self.waiting_for, self._restart_at = error.message, now + _TAKEN_SECONDS
         except WorkerStillThere as error:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
+            self._blocked_at = min(self._blocked_at, now)
+            self._blocked_long = now - self._blocked_at >= self.limits.start_seconds
         except WorkerError as error:
             happenings.append(self._lose(error.message, now, error.hint))
         return happenings
@@ -291,6 +295,7 @@ class Supervisor:
         self.worker = self.spawn()
         self.starts += 1
         self.problem = self.waiting_for = None
+        self._blocked_at, self._blocked_long = math.inf, False
         self._deadline = now + self.limits.start_seconds
         self._send({"type": "start", "protocol": PROTOCOL, **self.start_request}, now)
 
