@@ -12,7 +12,6 @@ from object_detection.core import standard_fields
 from evaluators.model import inputs_of_the_model
 from evaluators.pipeline import is_sequence
 from evaluators.protocol import Refusal
-from evaluators.scratch import Scratch
 
 FIELDS = standard_fields.InputDataFields
 LARGEST_CACHE_BYTES = 4 << 30
@@ -42,7 +41,6 @@ class EvalSet:
         self._dataset = self._with_pixels.map(_without_original_pixels)
         self._batches = []
         self._bytes = 0
-        self._scratch = None
         self.kept = "memory"
         self.images = 0
         self.shapes = []
@@ -101,8 +99,8 @@ class EvalSet:
     def _move_to_disk(self, pipeline, allowed):
         # Room for what others write too: a full disk would stop the trainer's checkpoints.
         if allowed and shutil.disk_usage(tempfile.gettempdir()).free > 4 * self._bytes:
-            self._scratch = Scratch()
-            self._dataset = self._dataset.cache(str(self._scratch.path / "eval_set"))
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="eval-set-"))
+            self._dataset = self._dataset.cache(str(folder / "eval_set"))
             # Written whole now: tf.data refuses a cache that an iteration left half written.
             for _ in self._dataset:
                 pass

@@ -66,7 +66,9 @@ class Evaluation:
         wanted = request.get("visualizations")
         if wanted is None:
             wanted = self._pipeline.configs["eval_config"].num_visualizations
-        self._visualizer = Visualizer(self._pipeline, self._eval_set, self._sets, int(wanted))
+        self._visualizer = Visualizer(
+            *(self._pipeline, self._eval_set, self._sets, int(wanted)), request.get("pictures_dir")
+        )
         self._build_seconds = time.perf_counter() - began
 
     def describe(self):

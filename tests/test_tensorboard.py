@@ -310,7 +310,7 @@ def test_after_a_kill_at_any_call_nothing_is_missing_and_nothing_twice(
     need_strace()
     recorded.evaluate(200)
     recorded.update()
-    drawn = tmp_path / "scratch" / "checkpoint-watcher-eval-set-x" / "1"
+    drawn = tmp_path / "scratch" / "checkpoint-watcher-scratch-x" / "1"
     recorded.details = {"eval_name": "val", "visualizations": str(drawn)}
     recorded.evaluate(100)
     trial, scratch = tmp_path / "eval", str(drawn.parent.parent)

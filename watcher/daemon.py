@@ -20,7 +20,7 @@ import structlog
 
 from watcher.config import Settings, doubts
 from watcher.decision.policy import DECIDING, boards
-from watcher.errors import ModelDirError, StoreError, StoreLost
+from watcher.errors import ModelDirError, StoreError, StoreLost, WorkerError
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
@@ -326,7 +326,11 @@ class Daemon:
 
     def _idle_for_long(self) -> bool:
         limit = 0.0 if self._looked_to_finish else self._settings.exit_when_idle
-        if limit is None or self._intake.waiting or self._store.queue.open_count():
+        if limit is None or self._intake.waiting:
+            return False
+        if waiting := self._store.queue.open_count():
+            if self._steady() - self._last_activity >= limit:
+                self._end_if_hopeless(waiting)
             return False
         if self._looked_to_finish and (self._intake.more or self._dirty):
             return False
@@ -335,6 +339,14 @@ class Daemon:
         if self._projector.evict_at < math.inf or self._event_files.busy:
             return False
         return self._steady() - self._last_activity >= limit
+
+    def _end_if_hopeless(self, waiting: int) -> None:
+        """End a run that is to end by itself, when what waits will not be evaluated soon."""
+        if reason := self._crew.hopeless:
+            raise WorkerError(
+                f"{waiting} checkpoints cannot be evaluated: {reason}",
+                hint="nothing is lost: mend that and start again, and it goes on with what waits",
+            )
 
     def _publish(self) -> None:
         status: dict[str, Any] = {

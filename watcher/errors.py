@@ -28,6 +28,10 @@ class StoreBusy(StoreError):
     """Raised when another program holds the database's lock; it works again when that lets go."""
 
 
+class StoreRefused(StoreError):
+    """Raised when the database takes no such values: the fault is theirs, and not the disk's."""
+
+
 class StoreLost(StoreError):
     """Raised when the database was deleted, replaced or damaged: nothing can be recorded in it."""
 

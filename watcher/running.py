@@ -29,6 +29,7 @@ from watcher.decision.metric import is_taken
 from watcher.decision.policy import retain_policy
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
+from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.snapshot import take_snapshot
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
@@ -131,7 +132,8 @@ def run_daemon(settings: Settings) -> None:
             lambda _: view.refresh(),
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
-        stop.run(_build(settings, store, interpreter, audience))
+        scratch = stack.enter_context(Scratch())
+        stop.run(_build(settings, store, interpreter, scratch, audience))
 
 
 def _record_end(store: Store, _: object, error: BaseException | None, __: object) -> None:
@@ -226,10 +228,11 @@ def _build(
     settings: Settings,
     store: Store,
     interpreter: str,
+    scratch: Scratch,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
     snapshot = take_snapshot(settings)
-    supervisors = make_supervisors(settings, interpreter, _run_name(settings), snapshot)
+    supervisors = make_supervisors(settings, interpreter, _run_name(settings), snapshot, scratch)
     verified: Verified = set()
     intake = Intake(
         settings.model_path,

@@ -19,6 +19,8 @@ from typing import Any, Literal, cast, get_args
 
 from watcher.config import Settings
 from watcher.doctor.finding import Finding, Severity
+from watcher.evaluation.scratch import Scratch
+from watcher.evaluation.scratch import environment as environment_of
 from watcher.evaluation.worker import device_environment
 
 PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "doctor.py"
@@ -75,7 +77,9 @@ def ask(settings: Settings, device: str, seconds: float) -> Answer:
         "nice": 10,  # a trainer may be running here
     }
     try:
-        output, noise, ending = _talk(interpreter, request, device_environment(device), seconds)
+        with Scratch() as scratch:
+            variables = {**device_environment(device), **environment_of(scratch.take("doctor"))}
+            output, noise, ending = _talk(interpreter, request, variables, seconds)
     except OSError as error:
         text = f"cannot start the interpreter {interpreter}: {error.strerror}"
         return Answer(findings=[Finding("environment", "error", text, "check --python")])

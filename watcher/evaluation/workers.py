@@ -12,6 +12,7 @@ from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
@@ -24,6 +25,7 @@ def make_supervisors(
     interpreter: str,
     run: str,
     snapshot: Snapshot,
+    scratch: Scratch,
     environment: Mapping[str, str] = os.environ,
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
@@ -33,6 +35,7 @@ def make_supervisors(
         interpreter: Of the training environment.
         run: The run's name, which other watchers are told.
         snapshot: What every worker of the run reads.
+        scratch: Where the workers' temporary folders lie.
         environment: The watcher's own.
 
     Raises:
@@ -48,8 +51,14 @@ def make_supervisors(
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        request = {**snapshot.request(settings), **_start_request(settings, choice.device)}
-        supervisors.append(_supervisor(settings, interpreter, run, choice, number, request))
+        request = {
+            **snapshot.request(settings),
+            **_start_request(settings, choice.device),
+            "pictures_dir": scratch.pictures(),
+        }
+        supervisors.append(
+            _supervisor(settings, interpreter, run, choice, number, request, scratch)
+        )
     return supervisors
 
 
@@ -73,13 +82,14 @@ def _supervisor(
     choice: Choice,
     number: int,
     request: dict[str, Any],
+    scratch: Scratch,
 ) -> Supervisor:
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
     return Supervisor(
-        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
+        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock, scratch),
         start_request=request,
         limits=Limits(
             start_seconds=settings.start_timeout,

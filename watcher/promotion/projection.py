@@ -304,6 +304,7 @@ class Projector:
 
     def _release_pins(self, held: set[int]) -> None:
         pins_dir = self._settings.state_path / PINS_NAME
+        held = held | self._store.queue.to_try_again(self._settings.waiting_policy.max_bytes)
         kept = set()
         for row in self._store.queue.pinned():
             if row["id"] not in held and row["state"] not in ("pending", "leased"):

@@ -6,8 +6,11 @@ States: `pending -> leased -> scored`, and the other ends `untrained`, `corrupt`
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from watcher.config.ranking import KEPT_BOARD
@@ -185,17 +188,33 @@ class Queue:
     # -- leased
 
     def lease_next(
-        self, now: float, lease_seconds: float, *, untried: bool = False
+        self,
+        now: float,
+        lease_seconds: float,
+        *,
+        untried: bool = False,
+        without: Collection[int] = (),
+        after: Sequence[int] = (),
     ) -> Lease | None:
         """Lease the next pending checkpoint in the order of `QUEUE_ORDER`, None for none.
 
-        `untried` leaves those out of which an evaluation broke off before.
+        Args:
+            now: Seconds since the epoch.
+            lease_seconds: How long the lease is held without being renewed.
+            untried: Leave those out of which an evaluation broke off before.
+            without: Ids to leave out.
+            after: Ids that come after all others, in this order.
         """
+        place = "(SELECT key FROM json_each(?) WHERE value = checkpoints.id)"
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            f" AND attempts <= ? ORDER BY {QUEUE_ORDER} LIMIT 1",
-            [self._run_id, now, 0 if untried else sys.maxsize],
+            " AND attempts <= ? AND id NOT IN (SELECT value FROM json_each(?))"
+            f" ORDER BY {f'coalesce({place}, -1),' if after else ''} {QUEUE_ORDER} LIMIT 1",
+            [
+                *(self._run_id, now, 0 if untried else sys.maxsize, json.dumps(list(without))),
+                *([json.dumps(after)] if after else []),
+            ],
         )
         if row is None:
             return None
@@ -214,6 +233,25 @@ class Queue:
             prefix=self._db.pin_prefix(row["pin_path"]),
             attempt=row["attempts"] + 1,
         )
+
+    def known_good(self) -> Lease | None:
+        """Return a checkpoint that was scored, to try a device with; None when none has a pin.
+
+        It is not leased: whatever is answered for it is refused.
+        """
+        row = self._db.one(
+            "SELECT c.id, c.name, c.global_step, c.pin_path FROM checkpoints c"
+            " JOIN runs r ON r.id = c.run_id"
+            " JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
+            " WHERE c.run_id = ? AND c.state = 'scored' AND c.pin_path IS NOT NULL"
+            " ORDER BY c.id DESC LIMIT 1",
+            [self._run_id],
+        )
+        if row is None:
+            return None
+        prefix = self._db.pin_prefix(row["pin_path"])
+        token = secrets.token_hex(8)
+        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt=0)
 
     def renew(self, lease: Lease, now: float, lease_seconds: float) -> None:
         """Move the expiry of a held lease; raises LeaseLost when it is no longer held."""
@@ -265,17 +303,66 @@ class Queue:
         with self._db.write():
             self.require_held(lease, now)
             self._to_pending(lease.checkpoint_id, reason=None, not_before=0.0)
-            self._db.run(
-                "UPDATE checkpoints SET attempts = attempts - 1 WHERE id = ?",
-                [lease.checkpoint_id],
-            )
+            self._uncount(lease.checkpoint_id, 1)
 
-    def retry_later(self, lease: Lease, reason: str, now: float, delay_seconds: float) -> None:
-        """Put a checkpoint whose evaluation broke off back into the queue, after a delay."""
+    def retry_later(
+        self,
+        lease: Lease,
+        reason: str,
+        now: float,
+        delay_seconds: float,
+        *,
+        counted: bool = True,
+    ) -> None:
+        """Put a checkpoint whose evaluation broke off back into the queue, after a delay.
+
+        With `counted` false that was no attempt.
+        """
         with self._db.write():
             self.require_held(lease, now)
             self._to_pending(lease.checkpoint_id, reason, now + delay_seconds)
+            if not counted:
+                self._uncount(lease.checkpoint_id, 1)
             self._db.event(now, "retry", reason, lease.name)
+
+    def forgive(self, counted: Mapping[int, int], reason: str, now: float) -> list[str]:
+        """Take attempts back that were no fault of the checkpoints, and note that in the diary.
+
+        Those that failed by them wait again, as long as they have a pin.
+
+        Args:
+            counted: Checkpoint id to how many attempts to take back.
+            reason: What is at fault.
+            now: Seconds since the epoch.
+
+        Returns:
+            The names of those that have all their attempts again.
+        """
+        names = []
+        with self._db.write():
+            self._db.event(now, "held_back", reason)
+            for checkpoint_id, times in counted.items():
+                row = self._db.one(
+                    "SELECT name FROM checkpoints WHERE id = ? AND (state IN ('pending', 'leased')"
+                    " OR (state = 'failed' AND may_pass AND pin_path IS NOT NULL))",
+                    [checkpoint_id],
+                )
+                if row is None:
+                    continue
+                self._uncount(checkpoint_id, times)
+                self._db.run(
+                    "UPDATE checkpoints SET state = 'pending', not_before_seconds = 0"
+                    " WHERE id = ? AND state != 'leased'",
+                    [checkpoint_id],
+                )
+                names.append(row["name"])
+        return names
+
+    def _uncount(self, checkpoint_id: int, attempts: int) -> None:
+        self._db.run(
+            "UPDATE checkpoints SET attempts = max(attempts - ?, 0) WHERE id = ?",
+            [attempts, checkpoint_id],
+        )
 
     def _to_pending(self, checkpoint_id: int, reason: str | None, not_before: float) -> None:
         self._db.run(
@@ -304,11 +391,14 @@ class Queue:
             [state, reason, lease.checkpoint_id],
         )
 
-    def record_failure(self, lease: Lease, reason: str, now: float) -> None:
+    def record_failure(
+        self, lease: Lease, reason: str, now: float, *, may_pass: bool = False
+    ) -> None:
         """Record that a checkpoint will not be scored, and why; ends the lease.
 
         One that was to be measured again, and has a score in the present evaluation, keeps that:
-        it is as true as it was, and it may hold a place in `best/`.
+        it is as true as it was, and it may hold a place in `best/`. With `may_pass` another attempt
+        may end otherwise, once something was mended: its pin stays.
         """
         measured = self._db.one(
             f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
@@ -318,6 +408,9 @@ class Queue:
             if measured:
                 reason = f"its earlier score stands, since measuring it anew failed: {reason}"
             self.finish(lease, "scored" if measured else "failed", reason)
+            self._db.run(
+                "UPDATE checkpoints SET may_pass = ? WHERE id = ?", [may_pass, lease.checkpoint_id]
+            )
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self) -> tuple[list[Queued], int, int]:
@@ -411,6 +504,27 @@ class Queue:
             [self._run_id],
         )
         return {row["id"] for row in rows}
+
+    def to_try_again(self, max_bytes: int | None) -> set[int]:
+        """Return which of those that failed may be evaluated after all, once something is mended.
+
+        Args:
+            max_bytes: What pins may hold together, None for no limit. What waits comes first, then
+                the newest.
+        """
+        rows = self._db.all(
+            "SELECT id, state, coalesce(size_bytes, 0) AS size FROM checkpoints"
+            " WHERE run_id = ? AND pin_path IS NOT NULL"
+            " AND (state IN ('pending', 'leased') OR (state = 'failed' AND may_pass))"
+            " ORDER BY state = 'failed', global_step DESC, id DESC",
+            [self._run_id],
+        )
+        sizes = accumulate(row["size"] for row in rows)
+        return {
+            row["id"]
+            for row, together in zip(rows, sizes, strict=True)
+            if row["state"] == "failed" and (max_bytes is None or together <= max_bytes)
+        }
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""

@@ -323,6 +323,12 @@ def m020_generation(db: Database) -> None:
     )
 
 
+@migrations()
+def m010_may_pass(db: Database) -> None:
+    """Tell what failed for a reason that may pass, a broken device say: its pin is kept."""
+    db.execute("ALTER TABLE checkpoints ADD COLUMN may_pass INTEGER NOT NULL DEFAULT 0")
+
+
 def unknown_migrations(db: Database) -> list[str]:
     """Return the names of the migrations of ours that a later version has applied."""
     empty = Database(memory=True)
