@@ -49,7 +49,10 @@ def test_while_the_device_is_broken_nothing_fails_and_all_is_scored_after_the_re
     broken.touch()
     notify = [f"--notify-command={part}" for part in ("sh", "-c", f"cat >> {told}")]
     client = listen(watcher, *QUICK, *notify, "--max-attempts", 1, STUB_BREAKS_IF=broken)
-    save(watcher, 8)
+    save(watcher, 8, keep=None)
+    wait_until(lambda: len(watcher.states()) == 8, "all are pinned")
+    for file in watcher.model_dir.glob("ckpt-*"):
+        file.unlink()  # the trainer's rotation
     wait_until(lambda: watcher.status().get("worker") == "held back", "it is held back")
     wait_until(lambda: len(watcher.evaluations()) >= 6, "it is probed")
     wait_until(lambda: watcher.status().get("worker") == "held back", "the probe failed")
