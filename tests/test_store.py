@@ -66,12 +66,12 @@ def rows(path: Path, sql: str) -> list[tuple]:
 
 
 def test_the_smallest_global_step_is_leased_first(store: Store):
-    add(store, 7, step=300)
-    add(store, 8, step=100)
+    add(store, 8, step=300)
+    add(store, 7, step=100)
     lease = store.queue.lease_next(NOW, 60)
     assert lease is not None
-    assert (lease.name, lease.global_step, lease.attempt) == ("ckpt-8", 100, 1)
-    assert lease.prefix.parts[-3:] == ("pins", f"{8:064x}", "ckpt-8")
+    assert (lease.name, lease.global_step, lease.attempt) == ("ckpt-7", 100, 1)
+    assert lease.prefix.parts[-3:] == ("pins", f"{7:064x}", "ckpt-7")
 
 
 def test_a_leased_checkpoint_is_not_leased_again(store: Store):

@@ -27,7 +27,7 @@ class Measured:
     @property
     def title(self) -> str:
         """The checkpoint and its step, and of which generation it is if that is not the first."""
-        life = self.row["generation"]
+        life = self.row.get("generation", 1)
         said = f", generation {life}" if life > 1 else ""
         return f"{self.row['checkpoint']} (step {self.row['global_step']}{said})"
 

@@ -179,7 +179,7 @@ def plain_table() -> Table:
 
 def _life(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return the column that tells generations apart, none where there is but one."""
-    return ("generation",) if any(row["generation"] > 1 for row in rows) else ()
+    return ("generation",) if any(row.get("generation", 1) > 1 for row in rows) else ()
 
 
 def _under(title: str, table: RenderableType) -> RenderableType:
