@@ -93,15 +93,23 @@ class Rounds:
     def go(self, store: Store, intake: Intake, projector: Projector) -> str | None:
         """Do all there is to do; returns what went wrong, None when all is done."""
         intake.look(now(), time.monotonic())
+        while intake.more:
+            intake.look(now(), time.monotonic())
         intake.write_down(now())
         if intake.problem:
             return intake.problem
         self.score_all(store)
-        projector.update(now())
+        self.project(projector)
         if projector.problem is None and projector.evict_at < float("inf"):
             time.sleep(self.settings.evict_seconds)
-            projector.update(now())
+            self.project(projector)
         return projector.problem
+
+    def project(self, projector: Projector) -> None:
+        """Bring the folders up to date, in as many slices as it takes."""
+        projector.update(now())
+        while projector.unfinished:
+            projector.update(now())
 
     def score_all(self, store: Store) -> None:
         """Evaluate what is pending, without a worker."""

@@ -9,6 +9,12 @@ import secrets
 import stat
 from pathlib import Path
 
+from watcher.slices import Work
+
+FLUSH_BYTES = 64 * 1024 * 1024
+_WRITE_AND_WAIT = 7  # sync_file_range(2): all three of its flags
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE)
+
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable. File systems that cannot are left as they are."""
@@ -26,6 +32,38 @@ def fsync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flushing(path: Path) -> Work[None]:
+    """Do what `fsync_file` does, yielding after each FLUSH_BYTES of a large file.
+
+    Of a file that was just copied, or saved by the trainer, many GB may not be on the disk yet.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        for offset in range(0, size if size > FLUSH_BYTES else 0, FLUSH_BYTES):
+            _write_out(descriptor, offset)
+            yield
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_out(descriptor: int, offset: int) -> None:
+    """Write a part of a file to the disk now, where the system can do that; fsync does the rest."""
+    import ctypes  # commands that write nothing so large start without it
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        sync_file_range = libc.sync_file_range
+    except AttributeError:
+        return
+    sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    refused = sync_file_range(descriptor, offset, FLUSH_BYTES, _WRITE_AND_WAIT)
+    # What failed to be written is told once only: fsync would call it done.
+    if refused and (error := ctypes.get_errno()) not in _CANNOT:
+        raise OSError(error, os.strerror(error))
 
 
 def read_regular(path: Path, *, limit_bytes: int = 64 << 20) -> bytes:

@@ -1,46 +1,75 @@
 """Adopt: give pins that the database does not know a row, instead of losing their checkpoints.
 
-A pin lies there before its row is written. A crash or a failing database in between leaves a pin
-alone, and the trainer may have rotated the checkpoint away by then.
+A pin lies there before its row is written, and its files before it is verified. A crash or a
+failing database in between leaves it alone, and the trainer may have rotated the checkpoint away.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.checkpoints import bundle
+from watcher.checkpoints.pin import digest, halves, settling
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint
+from watcher.slices import finish
 from watcher.store import Queue
 
 _NAME = re.compile(r"ckpt-([1-9][0-9]{0,17})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def orphans(queue: Queue, pins_dir: Path) -> list[tuple[Pin, float]]:
-    """Find the whole pins of contents that have no row yet.
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A pin that has no row: not verified yet, as far as is known.
 
-    Returns:
-        Each with the time it was pinned (seconds since the epoch), in the order in which the
-        trainer saved them.
+    Attributes:
+        prefix: Where it lies; in a folder named by its digest, or in a half-made pin.
+        sha256: The digest of its index.
+        saved: When the trainer wrote it (ns), and its save counter.
+        pinned_at: When it was pinned, in seconds since the epoch.
+    """
+
+    prefix: Path
+    sha256: str
+    saved: tuple[int, int]
+    pinned_at: float
+
+
+def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
+    """Find the pins of contents that have no row yet, in the order in which they were saved.
+
+    Half-made ones that have all their files are among them. Reads no shard.
 
     Raises:
         StoreError: the database cannot be read.
     """
-    found = []
-    for folder in pin_folders(pins_dir):
-        if queue.known(folder.name):
+    found: dict[str, Orphan] = {}
+    for prefix, sha256 in _candidates(pins_dir):
+        if sha256 in found or not _NAME.fullmatch(prefix.name) or queue.known(sha256):
             continue
-        prefixes = [index.with_suffix("") for index in folder.glob("ckpt-*.index")]
-        pin = read_pin(prefixes[0], folder.name) if len(prefixes) == 1 else None
-        if pin and _NAME.fullmatch(pin.prefix.name):
+        if digest(prefix) != sha256:
+            continue
+        try:
             # The shard is the trainer's own file, or has its time; the index was written by us.
-            shard = min(folder.glob("ckpt-*.data-*")).stat()
-            pinned_at = bundle.index_path(pin.prefix).stat().st_mtime
-            found.append((shard.st_mtime_ns, pin, pinned_at))
-    found.sort(key=lambda one: (one[0], found_as(one[1].prefix.name, one[1].prefix).save_counter))
-    return [(pin, pinned_at) for _, pin, pinned_at in found]
+            shard = min(prefix.parent.glob("ckpt-*.data-*")).stat()
+            pinned_at = bundle.index_path(prefix).stat().st_mtime
+        except (OSError, ValueError):
+            continue
+        saved = (shard.st_mtime_ns, found_as(prefix.name, prefix).save_counter)
+        found[sha256] = Orphan(prefix, sha256, saved, pinned_at)
+    return sorted(found.values(), key=lambda orphan: orphan.saved)
+
+
+def _candidates(pins_dir: Path) -> Iterator[tuple[Path, str]]:
+    for folder in pin_folders(pins_dir):
+        prefixes = [index.with_suffix("") for index in folder.glob("ckpt-*.index")]
+        if len(prefixes) == 1:
+            yield prefixes[0], folder.name
+    yield from halves(pins_dir)
 
 
 def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
@@ -49,11 +78,15 @@ def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
     Raises:
         StoreError: the database cannot be written; what was adopted stays so.
     """
-    adopted = orphans(queue, pins_dir)
-    for pin, pinned_at in adopted:
-        found = found_as(pin.prefix.name, pin.prefix)
-        queue.record_pin(found, pin, min(pinned_at, now))
-    return [pin.prefix.name for pin, _ in adopted]
+    adopted = []
+    for orphan in orphans(queue, pins_dir):
+        try:
+            pin = finish(settling(orphan.prefix, pins_dir, "link"))
+        except (OSError, CorruptCheckpoint):
+            continue
+        queue.record_pin(found_as(pin.prefix.name, pin.prefix), pin, min(orphan.pinned_at, now))
+        adopted.append(pin.prefix.name)
+    return adopted
 
 
 def pin_folders(pins_dir: Path) -> list[Path]:
@@ -65,11 +98,11 @@ def pin_folders(pins_dir: Path) -> list[Path]:
 
 def read_pin(prefix: Path, sha256: str) -> Pin | None:
     """Verify what lies at a prefix; None unless it is the checkpoint of this digest, whole."""
+    if digest(prefix) != sha256:
+        return None
     try:
         facts = bundle.verify(prefix)
     except (OSError, CorruptCheckpoint):
-        return None
-    if facts.sha256 != sha256:
         return None
     return Pin(prefix, "link", sha256, facts.global_step, facts.size_bytes, facts.model_variables)
 

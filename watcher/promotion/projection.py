@@ -28,13 +28,20 @@ from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BoardText
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
+from watcher.slices import Unfinished
 from watcher.store import PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """The last three stages of one run: ledger to boards to folders and sentinel."""
+    """The last three stages of one run: ledger to boards to folders and sentinel.
+
+    Attributes:
+        problem: Why the last update could not do all, None when it could.
+        unfinished: True when the last update ended with work on files left, so that another is due
+            now; until then no pin is released and nothing new is named.
+    """
 
     def __init__(
         self,
@@ -76,11 +83,18 @@ class Projector:
         self._recalled_at: int | None = None
         self._begun = False
         self.problem: str | None = None
+        self.unfinished = False
 
     @property
     def evict_at(self) -> float:
         """Steady time at which files in a folder are due to be evicted, infinite when none are."""
         return min(folder.evict_at for folder in self._folders.values())
+
+    @property
+    def progress(self) -> str | None:
+        """What is being promoted and how far that is, None when nothing takes long."""
+        works = (folder.progress for folder in self._folders.values())
+        return self._recall.progress or next(filter(None, works), None)
 
     @property
     def decision(self) -> StopDecision | None:
@@ -95,18 +109,28 @@ class Projector:
     def update(self, now: float) -> None:
         """Bring everything up to date; what cannot be written is tried again at the next call.
 
+        Large files take several calls, see `unfinished`.
+
         Raises:
             StoreError: the database cannot be read or written.
         """
-        self.problem = None
+        self.problem, self.unfinished = None, False
         try:
             if not self._begun:
                 self._begin(now)
             while (best := self._update_folders(now)) is _ANEW:
                 pass
             self._stopping.update(now, best)
+        except Unfinished:
+            self.unfinished = True
         except (PinError, OSError) as error:
             self.problem = str(error)
+
+    def close(self) -> None:
+        """End; of what is unfinished nothing is left in a folder."""
+        self._recall.close()
+        for folder in self._folders.values():
+            folder.leave_alone()
 
     def _begin(self, now: float) -> None:
         """Say once what the settings of this start mean for what was done before."""
@@ -177,6 +201,7 @@ class Projector:
             for board in self._boards:
                 self._recall.fill(partial(self._unpinned, board, rows), here)
             self._recall.fill(partial(self._unkept, released), here)
+        self._recall.close()
         self._recalled_at = ledger.revision
 
     def _unpinned(

@@ -254,6 +254,12 @@ def m003_boards(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m030_verified(db: Database) -> None:
+    """What the files in a folder were when they were last read byte by byte and found whole."""
+    db.execute("ALTER TABLE placements ADD COLUMN files TEXT")
+
+
 def unknown_migrations(db: Database) -> list[str]:
     """Return the names of the migrations of ours that a later version has applied."""
     empty = Database(memory=True)
