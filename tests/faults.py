@@ -319,11 +319,20 @@ def never_looking_away(best_dir: Path, grace_seconds: float, end: Path) -> Itera
     assert int(said) > 0, "the reader has never read anything"
 
 
-def fork_daemon(command: list[str], log: Path, environment: dict[str, object]) -> Fork:
-    """Start `checkpoint-watcher` in a forked process: the libraries are imported already."""
+def fork_daemon(
+    command: list[str], log: Path, environment: dict[str, object], *, chunk_bytes: int = 0
+) -> Fork:
+    """Start `checkpoint-watcher` in a forked process: the libraries are imported already.
+
+    With `chunk_bytes` a small file is to it what a very large one is on a slow disk.
+    """
     steer = {name: str(value) for name, value in environment.items()}
     daemon = Fork(
-        "daemon", command=[str(part) for part in command], log=str(log), environment=steer
+        "daemon",
+        command=[str(part) for part in command],
+        log=str(log),
+        environment=steer,
+        chunk_bytes=chunk_bytes,
     )
     daemon.go()
     return daemon

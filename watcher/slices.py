@@ -58,8 +58,9 @@ class Progress:
         self.done_bytes += size_bytes
 
     def __str__(self) -> str:
-        done, total = self.done_bytes / _GB, self.total_bytes / _GB
-        return f"{self.what}: {done:.1f} of {total:.1f} GB"
+        if self.total_bytes < _GB:
+            return f"{self.what}: {self.done_bytes / 1e6:.0f} of {self.total_bytes / 1e6:.0f} MB"
+        return f"{self.what}: {self.done_bytes / _GB:.1f} of {self.total_bytes / _GB:.1f} GB"
 
     @property
     def text(self) -> str | None:
