@@ -151,7 +151,7 @@ class Intake:
             self._count_gap(found, one.sha256, present, now)
             job = Job(partial(self._settle_orphan, one))
             at = min(one.pinned_at, now)
-            self._outcomes.add(Outcome("pinned", found, at, job, one.sha256))
+            self._outcomes.add(Outcome("pinned", found, at, job, one.sha256, alone=True))
         if alone:
             names = ", ".join(one.prefix.name for one in alone)
             _log.info("pins that have no row are taken up", checkpoints=names)
@@ -291,8 +291,8 @@ class Intake:
         """True when this content is being pinned already, as a crash left it or by another name."""
         jobs = self._outcomes.jobs()
         held = next((one for one, _ in jobs if one.sha256 == new.sha256), None)
-        if held and not held.found.signature and held.found.name == new.found.name:
-            held.found = new.found  # so that the next look knows it by its files
+        if held and held.alone and held.found.name == new.found.name:
+            held.found, held.alone = new.found, False  # the next look knows it by its files
         return held is not None
 
     def _pinned(self, outcome: Outcome, pin: Pin) -> None:
@@ -304,7 +304,7 @@ class Intake:
         outcome.pin = pin
         if pin.method == "copy":
             self._say_copying(f"{self._model_dir} allows no hard link to {found.name}")
-        if found.signature:
+        if not outcome.alone:
             self._settle(found)
 
     def _failed(
@@ -321,7 +321,7 @@ class Intake:
         self._outcomes.remove(outcome)
         if waited:
             self._waiting.setdefault(found.name, waited)
-        if not found.signature:
+        if outcome.alone:
             # One that lies in MODEL_DIR too is looked at as any other.
             if not index_path(self._model_dir / found.name).exists():
                 reason = f"what a crash left of it is damaged: {error}"

@@ -37,11 +37,12 @@ class Outcome:
 
     Attributes:
         state: `pinned`, `corrupt`, `missed`, or `unpinned` for a row whose pin is lost.
-        found: The checkpoint; it has no signature when it was found in the pins alone.
+        found: The checkpoint.
         at: When, in seconds since the epoch.
         job: Makes the pin; None once it is known what became of it.
         sha256: The digest of its index, where a job was begun.
         waited: How it waited before this attempt.
+        alone: True when it was found in the pins, and not in MODEL_DIR.
         row: The row whose lost pin this brings back.
         before: Digest of the checkpoint whose coming showed that nobody saw this one.
     """
@@ -52,6 +53,7 @@ class Outcome:
     job: Job[Pin] | None = None
     sha256: str = ""
     waited: Waiting | None = None
+    alone: bool = False
     row: dict[str, Any] | None = None
     pin: Pin | None = None
     reason: str = ""
