@@ -121,6 +121,29 @@ def configure_devices(request):
     return details.get("device_name", gpus[0].name)
 
 
+def numbers_of_device():
+    """Returns what the device does to the numbers of an evaluation, None on the CPU.
+
+    A GPU adds in another order than the CPU, and from compute capability 8.0 on TensorFlow
+    multiplies with TF32, of 10 bits instead of 23, unless it is told not to: scores of the two do
+    not compare.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return None
+    details = tf.config.experimental.get_device_details(gpus[0])
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    return device_numbers(details.get("compute_capability"), allowed)
+
+
+def device_numbers(compute_capability, tf32_allowed):
+    """Returns how a GPU of this compute capability, (major, minor) or None, computes."""
+    tf32 = bool(tf32_allowed and compute_capability and tuple(compute_capability) >= (8, 0))
+    return {"kind": "gpu", "tf32": tf32}
+
+
 def peak_gpu_memory_bytes():
     """Returns the most memory TensorFlow ever held on the first GPU, None without one."""
     import tensorflow as tf

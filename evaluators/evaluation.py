@@ -13,6 +13,7 @@ from evaluators.model import Model
 from evaluators.passes import Passes, passes_at_once
 from evaluators.pipeline import Pipeline
 from evaluators.protocol import Failure, Refusal, finite
+from evaluators.snapshot import Snapshot
 from evaluators.visualize import Visualizer
 
 
@@ -22,20 +23,25 @@ class Evaluation:
     Args:
         request: the `start` request.
         versions: library versions by name.
+        snapshot: the Snapshot of the run's files, None for none.
     """
 
-    def __init__(self, request, versions):
+    def __init__(self, request, versions, snapshot=None):
         began = time.perf_counter()
+        self._snapshot = snapshot or Snapshot()
         self._device = compat.configure_devices(request)
         # After the devices: TensorFlow refuses to configure them once a plugin has used it.
-        self._plugins = plugins.load(request.get("metric_plugins") or ())
-        self._pipeline = Pipeline(request)
+        self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
+        self._pipeline = Pipeline(request, self._snapshot)
         self._backend = coco.choose_backend(request.get("coco_backend"))
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
         self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
+        numbers = compat.numbers_of_device()
+        if numbers:  # on the CPU nothing is added: fingerprints of before stay valid
+            self._parts["device"] = numbers
         if self._plugins:
             self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
         self._model = Model(self._pipeline)
@@ -82,8 +88,9 @@ class Evaluation:
             "build_seconds": self._build_seconds,
             "coco_backend": self._backend,
             "eval_set_kept": self._eval_set.kept,
-            "warnings": self._pipeline.warnings,
+            "warnings": [self._snapshot.named(text) for text in self._pipeline.warnings],
             "notes": self._notes,
+            "taken": self._snapshot.taken,
         }
 
     def forward(self, prefix, on_progress):

@@ -48,7 +48,7 @@ def fingerprint_parts(pipeline, versions):
     for name in _FOR_PICTURES:
         eval_config.ClearField(name)
     return {
-        "model": text_sha256(configs["model"]),
+        "model": text_sha256(pipeline.written_model),
         "eval_config": text_sha256(eval_config),
         "eval_input": text_sha256(eval_input),
         "regularization_loss": bool(train_config.add_regularization_loss),

@@ -9,6 +9,7 @@ from object_detection.protos import input_reader_pb2
 from object_detection.utils import config_util, label_map_util
 
 from evaluators.protocol import Refusal
+from evaluators.snapshot import Snapshot
 
 
 class Pipeline:
@@ -22,15 +23,21 @@ class Pipeline:
         record_files: the chosen input's record files, globs expanded, in reading order.
         batch_size: images in one forward pass.
         warnings: sentences the operator should read once.
+        written_model: the model's configuration as it is written, with the user's own paths.
+
+    Args:
+        request: the `start` request.
+        snapshot: the Snapshot of the run's files, None for none.
     """
 
-    def __init__(self, request):
+    def __init__(self, request, snapshot=None):
         self.warnings = []
         self.configs = _read(request["pipeline_config"])
         _override(self.configs, request.get("sample_1_of_n"))
         self.eval_input, self.eval_input_name = _choose(
             self.configs["eval_input_configs"], request.get("eval_input")
         )
+        self._take_label_maps(snapshot or Snapshot())
         self._refuse_unsupported()
         self.record_files = _existing_files(self.eval_input)
         self.categories = _categories(self.eval_input)
@@ -45,6 +52,25 @@ class Pipeline:
     def metrics_sets(self):
         """Names of the metric sets that will be computed."""
         return list(self.configs["eval_config"].metrics_set) or [eval_util.EVAL_DEFAULT_METRIC]
+
+    def _take_label_maps(self, snapshot):
+        """Has the configuration name label maps as they were when the run began."""
+        model = self.configs["model"]
+        self.written_model = type(model)()
+        self.written_model.CopyFrom(model)
+        readers = [(self.eval_input, "label_map_path")]
+        if model.WhichOneof("model") == "center_net":
+            readers.append((model.center_net, "keypoint_label_map_path"))
+        for reader, field in readers:
+            path = getattr(reader, field)
+            name = field.replace("_path", ".pbtxt")
+            try:
+                setattr(reader, field, snapshot.take(path, name) if path else path)
+            except OSError as error:
+                self.warnings.append(
+                    "label map ({}) could not be copied into the state folder, so a change of it"
+                    " counts from the next worker on: {}".format(path, error)
+                )
 
     def _refuse_unsupported(self):
         eval_config = self.configs["eval_config"]

@@ -18,6 +18,7 @@ import types
 from importlib import metadata
 
 from evaluators.protocol import Refusal, one_line
+from evaluators.snapshot import Snapshot
 
 ENTRY_POINT_GROUP = "checkpoint_watcher.metrics"
 REASON_LENGTH = 300
@@ -106,20 +107,27 @@ _RETURNS = "a metric plugin returns a number, or a dict of numbers by name"
 _NONE = ("is nan", "is inf", "is -inf")
 
 
-def load(wanted):
+def load(wanted, snapshot=None):
     """Finds and imports plugins.
 
     Args:
         wanted: list of `FILE.py:FUNCTION`, relative to the working folder, or names of entry
             points.
+        snapshot: the Snapshot of the run's files, None for none. What was copied there runs as if
+            it lay where the user has it.
 
     Raises:
         Refusal: one is not there, cannot be imported, is no function, or has another's name.
     """
+    snapshot = snapshot or Snapshot()
     modules = {}
     plugins = []
-    for given in wanted:
-        plugins.append(_of_file(given, modules) if _is_file(given) else _of_entry_point(given))
+    for listed in wanted:
+        source, _, name = listed.rpartition(":")
+        given = "{}:{}".format(snapshot.original(source), name) if source else listed
+        plugins.append(
+            _of_file(given, source, modules) if _is_file(given) else _of_entry_point(given)
+        )
         if plugins[-1].name in [plugin.name for plugin in plugins[:-1]]:
             raise _refusal(
                 given,
@@ -133,13 +141,14 @@ def _is_file(given):
     return ":" in given or given.endswith(".py") or os.sep in given
 
 
-def _of_file(given, modules):
+def _of_file(given, source, modules):
     path, _, name = given.rpartition(":")
     if not path:
         raise _refusal(given, "names no function", "write FILE.py:FUNCTION")
     path = str(pathlib.Path(path).absolute())
     if path not in modules:
-        modules[path] = _import_file(given, path, "checkpoint_watcher_plugin_%d" % len(modules))
+        name_of_module = "checkpoint_watcher_plugin_%d" % len(modules)
+        modules[path] = _import_file(given, source, path, name_of_module)
     module, sha256 = modules[path]
     if not hasattr(module, name):
         own = [n for n, f in sorted(vars(module).items()) if isinstance(f, types.FunctionType)]
@@ -151,10 +160,10 @@ def _of_file(given, modules):
     return Plugin(given, name, sha256, getattr(module, name))
 
 
-def _import_file(given, path, name):
-    """Runs a file as a module; returns the module and the sha256 of exactly what was run."""
+def _import_file(given, source, path, name):
+    """Runs a file as the module at `path`; returns it and the sha256 of exactly what was run."""
     try:
-        source = pathlib.Path(path).read_bytes()
+        code = pathlib.Path(source).read_bytes()
     except OSError as error:
         raise Refusal(
             "missing_file",
@@ -166,10 +175,10 @@ def _import_file(given, path, name):
     # Data classes, pickle and others look their module up by name.
     sys.modules[name] = module
     try:
-        exec(compile(source, path, "exec"), module.__dict__)
+        exec(compile(code, path, "exec"), module.__dict__)
     except BaseException as error:
         raise _cannot_import(given, error, path) from error
-    return module, hashlib.sha256(source).hexdigest()
+    return module, hashlib.sha256(code).hexdigest()
 
 
 def _of_entry_point(given):

@@ -53,6 +53,8 @@ class Replies:
 
     def __init__(self, descriptor):
         self._descriptor = descriptor
+        # Makes a text about copies of the run's files one about the user's own.
+        self.named = str
         self._lock = threading.Lock()
 
     def send(self, kind, **fields):
@@ -69,8 +71,8 @@ class Replies:
         self.send(
             "error",
             code=refusal.code,
-            message=one_line(refusal.message),
-            hint=one_line(refusal.hint),
+            message=one_line(self.named(refusal.message)),
+            hint=one_line(self.named(refusal.hint)),
             detail=detail,
         )
 
@@ -80,7 +82,7 @@ class Replies:
             "failed",
             id=request_id,
             code=failure.code,
-            message=one_line(failure.message),
+            message=one_line(self.named(failure.message)),
             permanent=failure.permanent,
             detail=detail,
         )

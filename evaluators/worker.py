@@ -120,8 +120,11 @@ def start(request, replies):
     versions = compat.import_libraries()
     replies.send("hello", protocol=protocol.PROTOCOL, pid=os.getpid(), versions=versions)
     from evaluators import evaluation
+    from evaluators.snapshot import Snapshot
 
-    built = evaluation.Evaluation(request, versions)
+    snapshot = Snapshot(request.get("snapshot"))
+    replies.named = snapshot.named
+    built = evaluation.Evaluation(request, versions, snapshot)
     replies.send("ready", **built.describe())
     return built
 

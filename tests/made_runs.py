@@ -82,7 +82,7 @@ def make_run(
 
 def _record(store: Store, counter: int, made: Made, scored, now: float) -> None:
     name, sha256 = f"ckpt-{counter}", f"{counter:064x}"
-    found = FoundCheckpoint(name, counter, Path("m") / name, ((counter,),))
+    found = FoundCheckpoint(name, counter, Path("m") / name, ((counter, 10, counter * 10**9),))
     pin = Pin(
         prefix=Path("pins") / sha256 / name,
         method="link",

@@ -222,3 +222,24 @@ def test_settings_under_which_nothing_can_rank_leave_best_as_it_is(watcher: Watc
     again = scores(c2=0.9, c3=0.3)
     assert watcher.run("--top-k", 2, STUB_FINGERPRINT="b" * 64, **again) == 0
     assert watcher.leaderboard() == ["ckpt-2", "ckpt-3"]
+
+
+def test_a_best_that_breaks_when_it_is_measured_again_keeps_its_score_and_its_place(
+    watcher: Watcher,
+):
+    save(watcher, 2)
+    flags = ("--top-k", 1, "--retry-seconds", 0.05)
+    assert watcher.run(*flags) == 0
+    assert watcher.leaderboard() == ["ckpt-2"]
+    assert cli("requeue", watcher.model_dir, "ckpt-2").returncode == 0
+    daemon = watcher.start(*flags, STUB_CRASH="ckpt-2")
+    wait_until(lambda: watcher.evaluations().count("ckpt-2") == 2, "it broke once")
+    save(watcher, 4)
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-4"], "a better one is not kept waiting")
+    wait_until(lambda: "the last" in watcher.log.read_text(), "all attempts are used up")
+    wait_until(lambda: watcher.states()["ckpt-2"] == "scored", "its score stands")
+    (row,) = watcher.query("SELECT * FROM history WHERE checkpoint = 'ckpt-2'")
+    assert row["score"] == 0.002
+    assert row["reason"].startswith("its earlier score stands, since measuring it anew failed: ")
+    daemon.terminate()
+    assert daemon.wait(timeout=15) == 0

@@ -48,6 +48,16 @@ def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: s
     assert f"--{flag.replace('_', '-')}" in (caught.value.hint or "")
 
 
+def test_a_value_that_may_hold_a_password_is_named_and_not_shown(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    for name in ("notify", "notify_command"):
+        file.write_text(f'{name} = "mailto://user:secret@example.org"\n')
+        with pytest.raises(ConfigError) as caught:
+            load_settings(REQUIRED, {}, file)
+        assert caught.value.message == f"{name} is invalid: expected array, got str"
+        assert "secret" not in (caught.value.hint or "")
+
+
 def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path):
     file = tmp_path / "run.toml"
     file.write_text("topk = 1\n")

@@ -16,6 +16,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import ROOT, Watcher, alive, cli, wait_until
 
+from watcher.checkpoints.bundle import verify
+
 FAKE = ROOT / "tests" / "fake_nvml"
 GPUS = [{"uuid": "GPU-a0"}, {"uuid": "GPU-b1"}]
 TWO = ["--device", "gpu:0,gpu:1"]
@@ -217,3 +219,29 @@ def test_a_gpu_of_a_killed_watcher_is_free_at_once(machine: Machine):
     wait_until(lambda: second.status().get("waiting_for"), "the second waits")
     daemon.kill()
     wait_until(lambda: scored(second), "the second evaluates", seconds=10)
+
+
+def test_a_new_best_is_kept_while_a_slower_gpu_measures_a_promoted_one_anew(machine: Machine):
+    watcher = machine.watcher("run", 1)
+    scores = {"ckpt-1": 0.3, "ckpt-2": 0.2, "ckpt-3": 0.9, "ckpt-4": 0.1}
+    steer = {"STUB_SCORES": json.dumps(scores)}
+    assert machine.run(watcher, "--device", "gpu:0", "--top-k", 1, **steer) == 0
+    # A library was upgraded: ckpt-1 is measured anew, on a GPU that is slow at it.
+    go = machine.folder / "go"
+    steer |= {"STUB_FINGERPRINT": "e" * 64, "STUB_WAIT": "ckpt-1", "STUB_WAIT_FOR": str(go)}
+    daemon = machine.start(watcher, *TWO, "--top-k", 1, **steer)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "ckpt-1 is measured anew")
+    manager = Manager(watcher.model_dir, max_to_keep=1)
+    for name in ("ckpt-2", "ckpt-3", "ckpt-4"):
+        number = int(name.removeprefix("ckpt-"))
+        manager.save(100 * number, model_tensors(4000, number))
+        wait_until(lambda name=name: name in scored(watcher), f"{name} is scored", 15)
+    assert watcher.leaderboard() == ["ckpt-1"] and not (watcher.model_dir / "ckpt-3.index").exists()
+    assert "measured anew, until then it stays as it is" in watcher.log.read_text()
+    go.touch()
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-3"], "the best of all is in best/")
+    assert verify(watcher.best_dir / "ckpt-3").global_step == 300
+    pins = watcher.database.parent / "pins"
+    wait_until(lambda: [i.stem for i in pins.glob("*/*.index")] == ["ckpt-3"], "others are let go")
+    daemon.terminate()
+    assert daemon.wait(timeout=15) == 0

@@ -21,6 +21,7 @@ from watcher.doctor import device as devices
 from watcher.doctor.finding import Finding, exit_code
 from watcher.doctor.limits import Check, look_at
 from watcher.doctor.processes import Trainer, is_trainer, trainers
+from watcher.doctor.settings import open_to_all
 from watcher.errors import StoreError
 from watcher.evaluation.gpus import Gpu, Listing
 
@@ -133,6 +134,20 @@ def test_beside_a_run_it_tells_of_the_watcher_and_of_its_pace(watcher: Watcher):
     assert pace["severity"] == "note" and "when the watcher started" in pace["message"]
     assert watcher.stop() == 0
     assert doctor(watcher, sound(watcher.model_dir.parent))["watcher"]["severity"] != "error"
+
+
+def test_a_settings_file_with_passwords_that_everyone_may_read_is_a_warning(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('notify = ["mailto://user:secret@example.org"]\n')
+    file.chmod(0o644)
+    (finding,) = open_to_all(file)
+    assert (finding.severity, finding.remedy) == ("warning", f"chmod o= {file}")
+    assert "secret" not in finding.message
+    file.chmod(0o640)
+    assert open_to_all(file) == []
+    file.write_text("top_k = 3\n")
+    file.chmod(0o644)
+    assert open_to_all(file) == []
 
 
 def test_without_settings_those_of_the_last_run_count(watcher: Watcher):

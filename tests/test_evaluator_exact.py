@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -60,10 +61,17 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
 
 @pytest.fixture(scope="module")
 def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
-    """A niced worker, ready: one pass at a time, and nothing of the eval set kept."""
+    """A niced worker on copies, ready: one pass at a time, and nothing of the eval set kept."""
+    # As after the user deleted the files that the run began with.
+    copies = run.folder / "snapshot"
+    copies.mkdir()
+    text = (run.folder / "pipeline.config").read_text()
+    (copies / "pipeline.config").write_text(text.replace("label_map.pbtxt", "gone.pbtxt"))
+    shutil.copy(run.folder / "label_map.pbtxt", copies)
     with Client(od_python, run.folder) as client:
         options = {"threads": 1, "nice": 2, "cache_bytes": 1, "cache_on_disk": False}
-        ready = client.start("pipeline.config", **options)
+        snapshot = {"folder": str(copies)}
+        ready = client.start(copies / "pipeline.config", snapshot=snapshot, **options)
         assert ready["type"] == "ready", ready
         yield client, ready
 
@@ -75,7 +83,15 @@ def test_one_niced_thread_gives_the_same_numbers(
     result = client.evaluate("model_dir/ckpt-3")
     expected = run.reference["model_dir/ckpt-3"]
     assert {name: result["metrics"][name] for name in expected} == expected
+    assert "device" not in ready["fingerprint_parts"]  # as before GPUs were told apart
     assert ready["fingerprint"] == run.ready["fingerprint"]
+
+
+def test_the_evaluation_on_copies_is_the_same_one_whatever_became_of_the_users_files(
+    niced: tuple[Client, dict[str, Any]], run: Run
+) -> None:
+    assert niced[1]["taken"] == {"gone.pbtxt": str(run.folder / "snapshot" / "label_map.pbtxt")}
+    assert niced[1]["fingerprint_parts"] == run.ready["fingerprint_parts"]
 
 
 def test_a_niced_worker_gives_way_by_process_and_by_session(

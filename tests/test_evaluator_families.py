@@ -88,6 +88,15 @@ def test_masks_and_keypoints_have_metrics_of_their_own(compared: dict[str, Any])
     assert "Keypoints_Precision/mAP ByCategory/rect" in points
 
 
+def test_label_maps_are_read_from_their_copies_which_the_fingerprint_does_not_know(
+    compared: dict[str, Any],
+) -> None:
+    for name, line in compared.items():
+        points = ["keypoint_label_map.pbtxt"] if name == "center_net:0" else []
+        assert line["copies"] == [*points, "label_map.pbtxt"]
+        assert line["ready"]["fingerprint_parts"]["model"] == line["written_model"]
+
+
 def test_an_eval_set_too_large_for_memory_is_kept_on_disk_or_read_each_time(
     compared: dict[str, Any],
 ) -> None:

@@ -148,6 +148,11 @@ def test_what_cannot_be_evaluated_is_refused_by_name(
 
 
 @pytest.mark.tensorflow
-def test_missing_pipeline_config_is_refused_by_the_worker(od_python: str, tmp_path: Path) -> None:
-    error = refusal(od_python, tmp_path, "none.config")
-    assert (error["code"], "none.config" in str(error["message"])) == ("missing_file", True)
+def test_missing_pipeline_config_is_refused_by_the_worker_under_the_users_name(
+    od_python: str, tmp_path: Path
+) -> None:
+    copy = str(tmp_path / "pipeline.config")
+    snapshot = {"folder": str(tmp_path), "originals": {copy: "none.config"}}
+    error = refusal(od_python, tmp_path, copy, snapshot=snapshot)
+    assert error["code"] == "missing_file"
+    assert error["message"] == "pipeline config (none.config) is not a file"

@@ -1,4 +1,8 @@
-"""A state machine over arrivals, scores, failures and restarts: best/ is what brute force says."""
+"""A state machine over arrivals, answers, failures and restarts: best/ is what brute force says.
+
+Several workers lease at once and answer in any order, also while promoted checkpoints are measured
+anew, by another evaluation or because a person asked; the trainer keeps two checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,16 @@ from pathlib import Path
 
 from fake_trainer import Manager, model_tensors
 from faults import EXHAUSTIVE, METRIC, Rounds, latest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from watcher.checkpoints.bundle import verify
-from watcher.data import Evaluation
+from watcher.data import Evaluation, Lease
 
 # Few values, so that ties are common; and what must never rank.
+WAITING = ("pending", "leased")
+WHICH = st.integers(0, 5)
 SCORES = st.sampled_from([0.1, 0.2, 0.5, 0.5, 0.9, None, math.nan, math.inf, -1.0])
 
 
@@ -31,9 +37,14 @@ class Ranking(RuleBasedStateMachine):
         self.top_k = top_k
         self.manager = Manager(self.folder, max_to_keep=2)
         self.model: dict[str, float | None] = {}
+        self.held: list[Lease] = []
+        self.let_go: set[str] = set()
         self.fingerprint = 0
         self.store = self.rounds.open()
         self.begin()
+        for score in (0.2, 0.5):
+            self.arrive()
+            self.score(score, which=0)
 
     def begin(self) -> None:
         self.intake, self.projector = self.rounds.begin(self.store)
@@ -46,9 +57,23 @@ class Ranking(RuleBasedStateMachine):
         self.intake.look(time.time(), time.monotonic())
         self.intake.write_down(time.time())
 
-    @rule(score=SCORES)
-    def score(self, score: float | None) -> None:
-        lease = self.store.queue.lease_next(time.time(), 60)
+    @rule(workers=st.integers(1, 4))
+    def lease(self, workers: int) -> None:
+        """Some workers take what is next; they answer at some later step."""
+        for _ in range(workers):
+            lease = self.store.queue.lease_next(time.time(), 60)
+            if lease:
+                self.held.append(lease)
+
+    def an_answered(self, which: int) -> Lease | None:
+        """Return one of the leases that are held, in any order, or a new one if none is."""
+        if not self.held:
+            self.lease(workers=1)
+        return self.held.pop(which % len(self.held)) if self.held else None
+
+    @rule(score=SCORES, which=WHICH)
+    def score(self, score: float | None, which: int) -> None:
+        lease = self.an_answered(which)
         if lease:
             finite = score if score is not None and math.isfinite(score) else None
             measured = Evaluation(f"{self.fingerprint:064d}", 8, {METRIC: finite})
@@ -57,22 +82,30 @@ class Ranking(RuleBasedStateMachine):
             )
             self.model[lease.name] = finite if finite != -1.0 else None
 
-    @rule()
-    def fail(self) -> None:
-        lease = self.store.queue.lease_next(time.time(), 60)
+    @rule(which=WHICH)
+    def fail(self, which: int) -> None:
+        lease = self.an_answered(which)
         if lease:
             self.store.queue.record_failure(lease, "it broke", time.time())
 
-    @rule()
-    def break_off(self) -> None:
-        lease = self.store.queue.lease_next(time.time(), 60)
+    @rule(which=WHICH)
+    def break_off(self, which: int) -> None:
+        lease = self.an_answered(which)
         if lease:
             self.store.queue.retry_later(lease, "a worker died", time.time(), 0.0)
+
+    @rule(which=WHICH)
+    def requeue(self, which: int) -> None:
+        """A person asks for one whose files are there; its score stands until there is another."""
+        pinned = self.store.by_hand.pinned()
+        if pinned:
+            self.store.by_hand.requeue(pinned[which % len(pinned)], time.time())
 
     @rule(leased=st.booleans())
     def restart(self, leased: bool) -> None:
         if leased:
             self.store.queue.lease_next(time.time(), 60)
+        self.held = []
         self.store.close()
         self.store = self.rounds.open()
         self.begin()
@@ -83,7 +116,8 @@ class Ranking(RuleBasedStateMachine):
         """What is promoted is measured anew; the others have no score in this evaluation."""
         self.project()
         self.fingerprint += 1
-        self.model = {}
+        self.model, self.held = {}, []
+        self.store.queue.return_all(time.time())
         self.store.ledger.set_fingerprint(f"{self.fingerprint:064d}", time.time())
 
     def project(self) -> None:
@@ -91,21 +125,33 @@ class Ranking(RuleBasedStateMachine):
         assert self.projector.problem is None
         self.projector.update(time.time())  # evicts what left, at once with evict_seconds = 0
 
+    def pinned(self) -> set[str]:
+        return {index.stem for index in self.rounds.state_dir.glob("pins/*/*.index")}
+
+    def first(self, without: set[str]) -> list[str]:
+        """Brute force: the names with a place by all scores but those, best first."""
+        ranked = sorted(
+            (name for name, score in self.model.items() if score is not None),
+            key=lambda name: (-(self.model[name] or 0.0), int(name.split("-")[1])),
+        )
+        ranked = [name for name in ranked if name not in without]
+        return ranked if self.top_k < 0 else ranked[: self.top_k]
+
+    def deserving(self) -> list[str]:
+        """Who has a place, but for those that were let go of and rotated away since."""
+        gone = {name for name in self.let_go if not (self.folder / f"{name}.index").exists()}
+        return self.first(without=gone)
+
     @invariant()
     def best_is_what_brute_force_says(self) -> None:
         self.project()
         promotions = self.store.promotions
-        nothing_ranks = not any(score is not None for score in self.model.values())
-        if nothing_ranks and self.top_k and promotions.still_pinned("best"):
+        expected = self.deserving()
+        if not expected and self.top_k and promotions.still_pinned("best"):
             # Under the new evaluation all failed: what was promoted is not thrown away.
             for row in promotions.present("best"):
                 assert verify(Path(row["path"])).model_variables
         elif not promotions.awaiting_new_score("best"):
-            ranked = sorted(
-                (name for name, score in self.model.items() if score is not None),
-                key=lambda name: (-(self.model[name] or 0.0), int(name.split("-")[1])),
-            )
-            expected = ranked if self.top_k < 0 else ranked[: self.top_k]
             board = [row["path"].rsplit("/", 1)[1] for row in self.store.promotions.present("best")]
             assert board == expected
             best = self.rounds.best_dir
@@ -114,6 +160,16 @@ class Ranking(RuleBasedStateMachine):
             assert latest(best) == (expected[0] if expected else None)
             for name in expected:
                 assert verify(best / name).global_step == 100 * int(name.split("-")[1])
+
+    @invariant()
+    def what_would_deserve_a_place_keeps_its_pin(self) -> None:
+        """Whatever those that wait turn out to be worth, what comes behind them is still there."""
+        self.project()
+        waiting = {row["name"] for row in self.store.queue.pinned() if row["state"] in WAITING}
+        pinned = self.pinned()
+        for without in (set[str](), waiting):
+            assert set(self.first(without | (self.let_go - pinned))) <= pinned
+        self.let_go = self.model.keys() - pinned
 
     @invariant()
     def promotion_is_idempotent(self) -> None:
@@ -142,5 +198,6 @@ Ranking.TestCase.settings = settings(
     deadline=None,
     derandomize=not EXHAUSTIVE,
     suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.explain},
 )
 test_the_board_is_what_brute_force_says_after_any_sequence = Ranking.TestCase

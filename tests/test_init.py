@@ -165,6 +165,15 @@ def test_the_patience_fits_the_checkpoints_that_lie_there(init, watcher: Watcher
     assert "50 checkpoints in 5000 steps, one every 100 (as the" in ended.stderr
 
 
+def test_the_file_is_its_owners_alone_since_passwords_may_come_into_it(init, tmp_path: Path):
+    file = tmp_path / "own.toml"
+    assert init("-o", file).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o644)
+    assert init("-o", file, "--force").returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o644  # which somebody wanted
+
+
 def test_nothing_is_overwritten_unless_forced(init, tmp_path: Path):
     file = tmp_path / "checkpoint-watcher.toml"
     file.write_text("mine")

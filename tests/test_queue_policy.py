@@ -249,3 +249,29 @@ def test_the_policy_can_be_set_in_a_file(watcher: Watcher, tmp_path: Path):
         manager.save(100 * number, model_tensors(SIZE, f"{number}"))
     assert watcher.run("--config", config) == 0
     assert watcher.states() == {"ckpt-1": "skipped", "ckpt-2": "skipped", "ckpt-3": "scored"}
+
+
+@pytest.mark.parametrize("policy", ["latest", "every-5"])
+def test_what_retention_asks_for_is_kept_though_the_queue_policy_skips_it(
+    watcher: Watcher, policy: str
+):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 13):
+        manager.save(100 * number, model_tensors(SIZE, f"{number}"))
+    flags = ("--queue-policy", policy, "--keep-last", 3, "--keep-every-steps", 400, "--top-k", 1)
+    for _ in range(2):  # and a restart changes nothing
+        assert watcher.run(*flags) == 0
+        kept = {index.stem for index in (watcher.model_dir / "kept").glob("*.index")}
+        assert kept == {"ckpt-4", "ckpt-8", "ckpt-10", "ckpt-11", "ckpt-12"}
+    assert watcher.states()["ckpt-11"] == "skipped"
+    assert pins(watcher) == kept | set(watcher.leaderboard())
+
+
+def test_what_is_kept_last_is_let_go_of_in_turn_while_no_evaluation_has_begun(watcher: Watcher):
+    flags = ("--queue-policy", "latest", "--keep-last", 2)
+    watcher.start(*flags, STUB_MUTE=1)
+    manager = Manager(watcher.model_dir, max_to_keep=1)
+    for number in range(1, 6):
+        manager.save(100 * number, model_tensors(SIZE, f"{number}"))
+        wait_until(lambda name=f"ckpt-{number}": name in watcher.states(), "it is recorded")
+    wait_until(lambda: pins(watcher) == {"ckpt-4", "ckpt-5"}, "the last two are there", 2)

@@ -38,14 +38,15 @@ def test_a_later_release_of_others_does_not_change_what_is_kept():
     assert retain(left, policy) == kept
 
 
-def test_what_waits_counts_and_what_failed_stays_by_hand_only():
+def test_what_waits_or_was_skipped_counts_and_what_failed_stays_by_hand_only():
     rows = [
         *pinned(100, state="failed"),
+        *pinned(150, state="skipped"),
         *pinned(200, state="pending"),
         Pinned(300, 300, "failed", kept=True),
     ]
     kept = retain(rows, RetainPolicy(last=5))
-    assert kept == {300: "kept by hand", 200: "one of the last 5"}
+    assert kept == {300: "kept by hand", 200: "one of the last 5", 150: "one of the last 5"}
 
 
 def test_several_reasons_are_all_told():

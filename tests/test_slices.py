@@ -293,6 +293,32 @@ def test_a_promotion_by_copy_names_nothing_before_it_is_whole_and_is_dropped_whe
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_damaged_best_is_not_named_while_what_takes_its_place_is_read(tmp_path: Path):
+    rounds = Rounds(tmp_path, top_k=1)
+    for number in (1, 2):
+        save(tmp_path, number, 20_000)
+    with rounds.open() as store:
+        intake, projector = rounds.begin(store)
+        look_to_the_end(intake)
+        rounds.score_all(store)
+        rounds.project(projector)
+        damaged = latest(rounds.best_dir)
+        with (rounds.best_dir / f"{damaged}{DATA}").open("r+b") as file:
+            file.seek(100)
+            file.write(b"\xff\xff\xff\xff")
+        projector.update(now())
+        named = []
+        while projector.unfinished:
+            if store._database.one("SELECT 1 FROM events WHERE kind = 'lost'"):
+                named.append(latest(rounds.best_dir))
+            projector.update(now())
+        assert len(named) > 5 and set(named) == {None}
+        (other,) = {"ckpt-1", "ckpt-2"} - {damaged}
+        assert latest(rounds.best_dir) == other
+        bundle.verify(rounds.best_dir / other)
+
+
+@pytest.mark.usefixtures("tiny")
 def test_an_end_in_the_middle_of_a_promotion_leaves_nothing_of_it(tmp_path: Path):
     rounds = Rounds(tmp_path)
     save(tmp_path, 1, 20_000)

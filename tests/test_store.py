@@ -34,7 +34,7 @@ def store(path: Path, tmp_path: Path) -> Iterator[Store]:
 
 def add(store: Store, counter: int, *, model_variables: int = 5, step: int | None = None) -> str:
     name, sha256 = f"ckpt-{counter}", f"{counter:064x}"
-    found = FoundCheckpoint(name, counter, Path("m") / name, ((counter,),))
+    found = FoundCheckpoint(name, counter, Path("m") / name, ((counter, 10, counter * 10**9),))
     pin = Pin(
         prefix=Path("pins") / sha256 / name,
         method="link",

@@ -277,6 +277,17 @@ def test_of_an_input_the_present_evaluation_has_the_curve(recorded: Recorded):
     assert steps(folder / "earlier-ffffffff") == [100, 200]
 
 
+def test_the_life_of_a_trainer_that_started_over_has_the_curve(recorded: Recorded):
+    recorded.evaluate(100, 200)
+    recorded.update()
+    (recorded.settings.model_path / "checkpoint").unlink()
+    recorded.evaluate(50)
+    recorded.update()
+    folder = recorded.settings.eval_path / "val"
+    assert steps(folder) == [50]
+    assert steps(folder / "earlier-generation-1") == [100, 200]
+
+
 def test_where_the_disk_is_nearly_full_there_are_curves_and_no_pictures(
     recorded: Recorded, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ):

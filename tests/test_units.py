@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import re
 import shutil
 import subprocess
@@ -192,6 +194,54 @@ def test_units_are_written_anew_for_settings_that_are_there_and_what_was_edited_
     refused = install(run_files, "--top-k", "5")
     assert refused.returncode == 1
     assert "is there already, with other settings" in refused.stderr
+
+
+PASSWORD = "mailto://user:secret@example.org"
+
+
+def test_what_may_hold_passwords_is_root_s_and_the_run_s_group_s_to_read(
+    run_files: dict[str, Path],
+):
+    group = grp.getgrgid(os.getgid()).gr_name  # one that this user may give files to
+    done = install(run_files, "--notify", PASSWORD, "--user", f"you:{group}")
+    assert done.returncode == 0, done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    folder = run_files["root"] / "etc/checkpoint-watcher"
+    for file in (folder / "cats.toml", folder / "cats.env"):
+        status = file.stat()
+        found = (status.st_mode & 0o777, status.st_uid, status.st_gid)
+        assert found == (0o640, os.geteuid(), os.getgid()), file
+    everywhere = [path for path in run_files["root"].rglob("*") if path.is_file()]
+    assert [path.name for path in everywhere if "secret" in path.read_text()] == ["cats.toml"]
+    # However the files come there, and whatever an editor makes of them, the next boot sees to it.
+    tmpfiles = installed(run_files, "etc/tmpfiles.d/checkpoint-watcher-cats.conf")
+    for name in ("cats.toml", "cats.env"):
+        assert f"\nz /etc/checkpoint-watcher/{name} 0640 root {group}\n" in tmpfiles
+
+
+def test_a_group_that_is_yet_to_be_made_gets_them_from_systemd_tmpfiles(
+    run_files: dict[str, Path],
+):
+    done = install(run_files, "--notify", PASSWORD, "--user", "you:no-such-group")
+    assert done.returncode == 0, done.stderr
+    settings = run_files["root"] / "etc/checkpoint-watcher/cats.toml"
+    assert settings.stat().st_mode & 0o777 == 0o600
+    said = " ".join(done.stdout.split())
+    assert (
+        f"closed {settings} to all but its owner until `systemd-tmpfiles --create` gives it" in said
+    )
+    assert "group no-such-group (there is no such group yet)" in said
+
+
+def test_settings_that_an_earlier_version_left_open_are_closed(run_files: dict[str, Path]):
+    group = grp.getgrgid(os.getgid()).gr_name
+    install(run_files, "--notify", PASSWORD, "--user", f"you:{group}")
+    settings = run_files["root"] / "etc/checkpoint-watcher/cats.toml"
+    settings.chmod(0o644)
+    again = ("install-units", "--run", "cats", "--user", f"you:{group}")
+    assert f"closed     {settings}" in cli(*again, "--root", run_files["root"]).stdout
+    assert settings.stat().st_mode & 0o777 == 0o640
+    assert "closed" not in cli(*again, "--root", run_files["root"]).stdout
 
 
 @pytest.mark.parametrize(

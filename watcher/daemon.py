@@ -18,10 +18,11 @@ from typing import Any
 
 import structlog
 
-from watcher.config import Settings
+from watcher.config import Settings, doubts
 from watcher.decision.policy import DECIDING, boards
 from watcher.errors import ModelDirError, StoreError, StoreLost
 from watcher.evaluation.evaluating import Evaluating
+from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
@@ -60,6 +61,7 @@ class Daemon:
         projector: Projector,
         supervisors: Sequence[Supervisor],
         *,
+        snapshot: Snapshot | None = None,
         inbox: Inbox | None = None,
         on_step: Callable[[Presence], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
@@ -71,7 +73,8 @@ class Daemon:
         self._projector = projector
         self._inbox = inbox
         self._orders = Orders(store, settings.model_path, settings.state_path / PINS_NAME)
-        self._evaluating = Evaluating(settings, store, supervisors)
+        self._snapshot = snapshot or Snapshot()
+        self._evaluating = Evaluating(settings, store, supervisors, self._snapshot)
         self._crew = self._evaluating.crew
         self._event_files = EventFiles(
             settings.state_path, settings.eval_path, enabled=settings.tensorboard
@@ -89,7 +92,8 @@ class Daemon:
         self._next_scan = -math.inf
         self._last_activity = steady()
         self._notice: str | None = None
-        self._news: deque[tuple[str, float]] = deque()
+        self._changed_files: dict[str, str] = {}
+        self._news: deque[tuple[str, str, float]] = deque()
         self._trouble = Trouble()
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
@@ -206,9 +210,8 @@ class Daemon:
 
     def _begin(self, now: float) -> None:
         self._store.queue.return_all(now)
-        for board in boards(self._settings):
-            if board.contradiction:
-                _log.warning(board.contradiction, board=board.name)
+        for doubt in doubts(self._settings):
+            _log.warning(doubt.message, hint=doubt.hint)
         self._intake.recover(now)
         self._keeper.close()
         self._event_files.want()
@@ -266,21 +269,28 @@ class Daemon:
             if rescan:
                 self._next_scan = steady + self._settings.rescan_seconds
                 self._dirty = True  # files in best/ may have been touched by others
+                self._snapshot.look()
             self._lookout.look(now, steady, announced=announced)
             self._looked_to_finish = self._looked_to_finish or to_finish
             self._woken = self._woken or self._intake.more
         if self._lookout.write_down(now):
-            self._last_activity = steady
+            # It may be one to keep whatever its score, or the first of a trainer that started over.
+            self._last_activity, self._dirty = steady, True
         self._tell_news(now)
 
     def _tell_news(self, now: float) -> None:
         for text in self._lookout.take_news():
             self._notice = f"{text} ({iso(now)})"
             _log.warning(text)
-            self._news.append((text, now))
+            self._news.append(("watch", text, now))
+        before, present = self._changed_files, self._snapshot.differences()
+        self._changed_files = {text: before.get(text, iso(now)) for text in present}
+        for text in self._changed_files.keys() - before:
+            _log.warning(text)
+            self._news.append(("files", text, now))
         while self._news:
-            text, at = self._news[0]
-            self._store.ledger.add_event(at, "watch", text)
+            kind, text, at = self._news[0]
+            self._store.ledger.add_event(at, kind, text)
             self._news.popleft()
 
     def _take_requests(self, now: float) -> None:
@@ -347,6 +357,7 @@ class Daemon:
             **self._lookout.status(),
             "files": self._show_progress(),
             "notice": self._notice,
+            "changed_files": [f"{text} ({at})" for text, at in self._changed_files.items()],
             "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
             "tensorboard": self._event_files.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,

@@ -30,6 +30,15 @@ class FoundCheckpoint:
         """When the index was written last, in seconds since the epoch by the file's own clock."""
         return self.signature[0][2] / 1e9
 
+    @property
+    def saved_at(self) -> float | None:
+        """When the last shard was written, likewise; None where there are no files.
+
+        It is the trainer's time in a pin too, whose index is ours.
+        """
+        files = self.signature[1:] or self.signature
+        return max(file[2] for file in files) / 1e9 if files else None
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -112,6 +121,7 @@ class ScoredCheckpoint:
         values: Recorded values that tie-breaks and vetoes read: (metric, category) to value, the
             category '' for an overall metric.
         not_finite: It failed because its weights or metrics are not finite; it has no score.
+        generation: Which of the trainer's lives in this MODEL_DIR it is of, the first is 1.
     """
 
     checkpoint_id: int
@@ -124,6 +134,7 @@ class ScoredCheckpoint:
     pin: Path | None = None
     values: Mapping[tuple[str, str], float | None] = field(default_factory=dict, compare=False)
     not_finite: bool = False
+    generation: int = 1
 
 
 @dataclass(frozen=True, slots=True)

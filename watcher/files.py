@@ -1,35 +1,46 @@
-"""Writing files so that a crash leaves the old one or the new one, never a part."""
+"""Writing files so that a crash leaves the old one or the new one, never a part.
+
+Not every file system can make a file durable or has modes and times of its own (vfat, CIFS, FUSE).
+That one refuses those is no failure: the bytes are written all the same.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from watcher.slices import Work
 
 FLUSH_BYTES = 64 * 1024 * 1024
 _WRITE_AND_WAIT = 7  # sync_file_range(2): all three of its flags
-_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE)
+# fsync(2), chmod(2), utimensat(2): not for this kind of file, not on this file system.
+_NOT_HERE = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+# Besides: vfat and CIFS have one owner and one mode for all.
+_NOT_OURS = frozenset({errno.EPERM, errno.EACCES})
 
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable. File systems that cannot are left as they are."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with _unless_refused(_NOT_HERE):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def fsync_file(path: Path) -> None:
-    """Make the bytes of a regular file durable."""
+    """Make the bytes of a regular file durable. File systems that cannot are left as they are."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with _unless_refused(_NOT_HERE):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -45,7 +56,8 @@ def flushing(path: Path) -> Work[None]:
         for offset in range(0, size if size > FLUSH_BYTES else 0, FLUSH_BYTES):
             _write_out(descriptor, offset)
             yield
-        os.fsync(descriptor)
+        with _unless_refused(_NOT_HERE):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -60,10 +72,31 @@ def _write_out(descriptor: int, offset: int) -> None:
     except AttributeError:
         return
     sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    refused = sync_file_range(descriptor, offset, FLUSH_BYTES, _WRITE_AND_WAIT)
-    # What failed to be written is told once only: fsync would call it done.
-    if refused and (error := ctypes.get_errno()) not in _CANNOT:
-        raise OSError(error, os.strerror(error))
+    with _unless_refused(_NOT_HERE | {errno.ESPIPE}):
+        # What failed to be written is told once only: fsync would call it done.
+        if sync_file_range(descriptor, offset, FLUSH_BYTES, _WRITE_AND_WAIT):
+            raise OSError(ctypes.get_errno(), "cannot write to the disk")
+
+
+def set_mode(descriptor: int, mode: int) -> None:
+    """Give an open file of ours its mode, where the file system has any."""
+    with _unless_refused(_NOT_HERE | _NOT_OURS):
+        os.fchmod(descriptor, mode)
+
+
+def set_times(descriptor: int, status: os.stat_result) -> None:
+    """Give an open file of ours the times of another one, where the file system lets us."""
+    with _unless_refused(_NOT_HERE | _NOT_OURS):
+        os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@contextlib.contextmanager
+def _unless_refused(codes: frozenset[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
 
 
 def read_regular(path: Path, *, limit_bytes: int = 64 << 20) -> bytes:
@@ -87,7 +120,7 @@ def write_new_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     )
     with os.fdopen(descriptor, "wb") as file:
         # The umask of a service may be strict; what others are meant to read stays readable.
-        os.fchmod(file.fileno(), mode)
+        set_mode(file.fileno(), mode)
         file.write(content)
 
 

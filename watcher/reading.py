@@ -15,7 +15,7 @@ import msgspec
 from watcher.database_file import DATABASE_NAME, PINS_NAME, explained
 from watcher.errors import StoreBusy, StoreError
 from watcher.moved import Moved, find_move, recorded_settings, recorded_state, same_folder
-from watcher.rows import Rows
+from watcher.rows import QUEUE_ORDER, Rows
 
 
 class Reader:
@@ -128,7 +128,8 @@ class Reader:
         # Not from the view: it would be read from the start, all of a long run.
         return self._rows(
             "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason,"
-            " e.score, c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note"
+            " e.score, c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note,"
+            " c.generation"
             " FROM (SELECT * FROM checkpoints ORDER BY id DESC LIMIT ?) c"
             " JOIN runs r ON r.id = c.run_id LEFT JOIN evaluations e"
             " ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint ORDER BY c.id",
@@ -186,12 +187,12 @@ class Reader:
         return self._rows(
             "SELECT name AS checkpoint, global_step FROM checkpoints"
             " WHERE run_id = (SELECT min(id) FROM runs) AND state = 'pending'"
-            " ORDER BY global_step, id LIMIT ?",
+            f" ORDER BY {QUEUE_ORDER} LIMIT ?",
             -1 if first is None else first,
         )
 
     def curve(self) -> list[tuple[int, float]]:
-        """Return global step and score of each evaluation that can rank, in step order.
+        """Return global step and score of what can rank of the newest generation, in step order.
 
         NULL stands for a score that is not finite, -1 for COCO's nothing measured: neither ranks.
         """
@@ -200,7 +201,9 @@ class Reader:
             " JOIN checkpoints c ON c.id = e.checkpoint_id"
             " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
             " WHERE e.score IS NOT NULL AND e.score != -1"
-            " AND r.id = (SELECT min(id) FROM runs) ORDER BY c.global_step, c.id"
+            " AND r.id = (SELECT min(id) FROM runs) AND c.generation ="
+            " (SELECT max(generation) FROM checkpoints WHERE run_id = r.id AND sha256 IS NOT NULL)"
+            " ORDER BY c.global_step, c.id"
         )
         return [(row["global_step"], row["score"]) for row in rows]
 
@@ -243,16 +246,17 @@ class Reader:
         return int(self._rows("SELECT coalesce(max(id), 0) AS id FROM events")[0]["id"])
 
     def evaluated(self) -> list[dict[str, Any]]:
-        """Return every evaluation that counts, in step order.
+        """Return every evaluation that counts, by generation and step.
 
-        The columns: `run, checkpoint, global_step, sha256, score, evaluated_at, evaluation_id`.
+        The columns: `run, checkpoint, global_step, sha256, score, evaluated_at, generation,
+        evaluation_id`.
         """
         return self._rows(
             "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.sha256, e.score,"
-            " e.evaluated_at, e.id AS evaluation_id FROM evaluations e"
+            " e.evaluated_at, c.generation, e.id AS evaluation_id FROM evaluations e"
             " JOIN checkpoints c ON c.id = e.checkpoint_id"
             " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-            " ORDER BY c.global_step, c.id"
+            " ORDER BY c.generation, c.global_step, c.id"
         )
 
     def values_of(self, evaluation_id: int) -> dict[tuple[str, str], float | None]:

@@ -46,6 +46,7 @@ class Entry(msgspec.Struct):
     sha256: str
     evaluated_at: str
     metrics: dict[str, float | None]
+    generation: int = 1
 
 
 class Board(msgspec.Struct):
@@ -159,12 +160,13 @@ def _restore_board(
     store.ledger.set_fingerprint(fingerprint, now)
     names: dict[str, str] = {}
     lost = []
-    for entry in sorted(board.checkpoints, key=lambda entry: entry.global_step):
+    for entry in sorted(board.checkpoints, key=lambda entry: (entry.generation, entry.global_step)):
         pin = _find_pin(entry, best_dir, pins_dir)
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        store.queue.record_pin(found_as(entry.saved_as, pin.prefix), pin, now)
+        found = found_as(entry.saved_as, pin.prefix)
+        store.queue.record_pin(found, pin, now, generation=entry.generation)
         store.ledger.restore_score(
             entry.sha256, fingerprint, entry.score, entry.metrics, entry.evaluated_at, now
         )

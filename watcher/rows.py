@@ -13,6 +13,15 @@ from typing import Any, Protocol
 from watcher.data import ScoredCheckpoint
 from watcher.decision.metric import Key
 
+# How pending checkpoints follow one another: the smallest step first. That of an earlier life of
+# the trainer waits for the newest, by which it is decided when to stop; but what has a place on a
+# board is measured anew at once, since the board stays as it is until then.
+QUEUE_ORDER = (
+    "generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
+    " OR id IN (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) DESC,"
+    " global_step, id"
+)
+
 
 class Queries(Protocol):
     """A connection to read with."""
@@ -38,7 +47,7 @@ class Rows:
         return row["fingerprint"] if row else None
 
     def scored(self, after: int = 0) -> list[ScoredCheckpoint]:
-        """Return the evaluations of the run's current fingerprint, by global step.
+        """Return the evaluations of the run's current fingerprint, by generation and global step.
 
         Args:
             after: Only evaluations with a larger id, those recorded since.
@@ -68,10 +77,10 @@ class Rows:
         # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
         rows = self._queries.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
-            " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.pin_path"
+            " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.generation, c.pin_path"
             f" FROM {source} AND c.run_id = ?"
             " AND e.fingerprint = (SELECT fingerprint FROM runs WHERE id = c.run_id)"
-            " ORDER BY c.global_step, c.id",
+            " ORDER BY c.generation, c.global_step, c.id",
             [argument, self._run_id],
         )
         return [
@@ -109,7 +118,7 @@ class Rows:
         """Return the checkpoints that failed because their weights or metrics are not finite."""
         rows = self._queries.all(
             "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
-            " sha256 FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " AND reason LIKE 'not_finite:%'",
             [self._run_id],
         )
@@ -123,6 +132,7 @@ class Rows:
                 score=None,
                 evaluated_at="",
                 not_finite=True,
+                generation=row["generation"],
             )
             for row in rows
         ]
@@ -164,13 +174,34 @@ class Rows:
         )
         return {row["id"]: row["note"] for row in rows}
 
-    def created_at(self) -> str:
-        """Return when the watcher first saw the run, ISO 8601."""
-        return str(self._run_row("created_at"))
+    def generation(self) -> int:
+        """Return the newest generation, the one that stopping looks at."""
+        row = self._queries.one(
+            "SELECT max(generation) AS newest FROM checkpoints WHERE run_id = ?"
+            " AND sha256 IS NOT NULL",
+            [self._run_id],
+        )
+        return (row["newest"] if row else None) or 1
+
+    def begun_at(self) -> str:
+        """Return when the newest generation began, ISO 8601.
+
+        Of the first that is when the watcher first saw the run, of others their first checkpoint.
+        """
+        row = self._queries.one(
+            "SELECT min(discovered_at) AS at FROM checkpoints WHERE run_id = ?"
+            " AND sha256 IS NOT NULL AND generation > 1 AND generation = ?",
+            [self._run_id, self.generation()],
+        )
+        return str((row and row["at"]) or self._run_row("created_at"))
 
     def resumed_step(self) -> int:
-        """Return the step up to which `resume` withdrew every decision to stop, -1 for none."""
-        return int(self._run_row("resumed_step"))
+        """Return the step of the newest generation up to which `resume` withdrew every decision.
+
+        -1 for none: a life that began after it has all its patience.
+        """
+        resumed = self._run_row("resumed_generation") == self.generation()
+        return int(self._run_row("resumed_step")) if resumed else -1
 
     def _run_row(self, column: str) -> Any:
         row = self._queries.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])

@@ -26,8 +26,10 @@ from watcher.config import Settings
 from watcher.copied import refuse_copy
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
+from watcher.decision.policy import retain_policy
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
+from watcher.evaluation.snapshot import take_snapshot
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
@@ -226,7 +228,8 @@ def _build(
     interpreter: str,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
-    supervisors = make_supervisors(settings, interpreter, _run_name(settings))
+    snapshot = take_snapshot(settings)
+    supervisors = make_supervisors(settings, interpreter, _run_name(settings), snapshot)
     verified: Verified = set()
     intake = Intake(
         settings.model_path,
@@ -234,6 +237,7 @@ def _build(
         store.queue,
         grace_seconds=settings.grace_seconds,
         policy=settings.waiting_policy,
+        retain_policy=retain_policy(settings),
         verified=verified,
     )
     projector = Projector(settings, store, _run_name(settings), verified=verified)
@@ -243,4 +247,13 @@ def _build(
             look(presence)
 
     inbox = Inbox(settings.state_path)
-    return Daemon(settings, store, intake, projector, supervisors, inbox=inbox, on_step=show)
+    return Daemon(
+        settings,
+        store,
+        intake,
+        projector,
+        supervisors,
+        snapshot=snapshot,
+        inbox=inbox,
+        on_step=show,
+    )

@@ -23,6 +23,8 @@ Trainer = Literal["launcher", "plain", "none"]
 
 DEFAULT_USER = "checkpoint-watcher"
 CONFIG_FOLDER = Path("/etc/checkpoint-watcher")
+# Of what lies there: root's, and for the run's group to read.
+PRIVATE_MODE = 0o640
 _PROGRAM_IN_TEMPLATES = "/opt/checkpoint-watcher/bin/checkpoint-watcher"
 _UNIT_FOLDER = Path("/etc/systemd/system")
 _WRITTEN = (
@@ -115,9 +117,8 @@ def files(installation: Installation) -> dict[Path, str]:
     }
     written[Path("/etc/sysusers.d/checkpoint-watcher.conf")] = template("sysusers.conf")
     written[Path("/etc/tmpfiles.d/checkpoint-watcher.conf")] = template("tmpfiles.conf")
-    if installation.missing:
-        folders = Path(f"/etc/tmpfiles.d/checkpoint-watcher-{installation.name}.conf")
-        written[folders] = _HEADER + _tmpfiles_lines(installation)
+    own_tmpfiles = Path(f"/etc/tmpfiles.d/checkpoint-watcher-{installation.name}.conf")
+    written[own_tmpfiles] = _HEADER + _tmpfiles_lines(installation)
     written[_drop_in(installation, "checkpoint-watcher", "service")] = _watcher_drop_in(
         installation
     )
@@ -264,10 +265,17 @@ def _trainer_environment(installation: Installation) -> str:
 
 
 def _tmpfiles_lines(installation: Installation) -> str:
-    return "".join(
+    folders = "".join(
         f"d {_word(path)} 0755 {installation.user} {installation.group}\n"
         for path in installation.missing
     )
+    # The group may be made after the files are, by systemd-sysusers.
+    private = "".join(
+        f"z {CONFIG_FOLDER / installation.name}{suffix} {PRIVATE_MODE:04o} root"
+        f" {installation.group}\n"
+        for suffix in (".toml", ".env")
+    )
+    return f"{folders}# They may hold passwords.\n{private}"
 
 
 def _require_plain(text: str) -> None:

@@ -174,7 +174,8 @@ def _loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> N
 
 
 def _arrived(store: Store) -> int:
-    return (store.queue.last_save_counter() or 0) - EVALUATIONS
+    last = store.queue.last_save()
+    return (last.counter if last else 0) - EVALUATIONS
 
 
 def _restart(settings: Settings) -> Row:

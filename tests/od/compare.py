@@ -20,6 +20,8 @@ from evaluators_package import VERSIONS  # noqa: E402, I001
 import tensorflow as tf  # noqa: E402
 from evaluators import coco, passes  # noqa: E402
 from evaluators.evaluation import Evaluation  # noqa: E402
+from evaluators.fingerprint import text_sha256  # noqa: E402
+from evaluators.snapshot import Snapshot  # noqa: E402
 from families import FAMILIES, REQUESTS, SAME_MODEL, TRAINED  # noqa: E402
 from object_detection import inputs, model_lib_v2  # noqa: E402
 from object_detection.utils import config_util  # noqa: E402
@@ -87,7 +89,9 @@ def compare(family, eval_index=0):
     tf.keras.backend.clear_session()
     mark()
     request = {"pipeline_config": str(path), "eval_input": eval_index, **extra}
-    evaluation = Evaluation(request, VERSIONS)
+    copies = pathlib.Path(family + "-snapshot").absolute()
+    copies.mkdir(exist_ok=True)
+    evaluation = Evaluation(request, VERSIONS, Snapshot({"folder": str(copies)}))
     mark()
     results = []
     for backend in backends():
@@ -100,6 +104,10 @@ def compare(family, eval_index=0):
         "eval_index": eval_index,
         "reference": expected,
         "ready": evaluation.describe(),
+        "written_model": text_sha256(
+            config_util.get_configs_from_pipeline_file(str(path))["model"]
+        ),
+        "copies": sorted(copy.name for copy in copies.iterdir()),
         "backends": backends(),
         "results": results,
         "pictures": compare_pictures(family, results[0]["visualizations"]),

@@ -7,9 +7,10 @@ all:
 
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
-STUB_CHATTER (the same progress for ever), STUB_ODD (an answer of odd values), STUB_SHORT (one
-image less), STUB_REJECT, STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless
-lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a checkpoint.
+STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is
+there), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT, STUB_ORPHAN
+(dies, and a child holds its pipe open), STUB_LOUD (endless lines to stderr while it evaluates).
+STUB_ONCE is a folder: each fault happens once a checkpoint.
 
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
@@ -19,8 +20,10 @@ STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_NOTES (the same, of the start),
 STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each evaluation, and
 given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one
-with the process id for each worker). STUB_ON is a JSON object of what differs on a device: its name
-in CUDA_VISIBLE_DEVICES to an object of these variables.
+with the process id for each worker). STUB_READ is a file that gets, for each worker, a JSON list of
+the texts that its pipeline.config and metric plugins hold; STUB_TAKE a label map, which it copies
+where the daemon wants it, and whose text comes last in that list. STUB_ON is a JSON object of what
+differs on a device: its name in CUDA_VISIBLE_DEVICES to an object of these variables.
 """
 
 import ctypes
@@ -113,6 +116,8 @@ def misbehave(name, token):
             happen()
     if asked("STUB_CHATTER", name):
         chatter(token)
+    while asked("STUB_WAIT", name) and not Path(os.environ["STUB_WAIT_FOR"]).exists():
+        time.sleep(0.02)
     if asked("STUB_ODD", name):
         odd = {"DetectionBoxes_Precision/mAP": float("inf"), "\ud800": 0.5}
         reply("result", id=token, images=IMAGES, metrics=odd, timings={})
@@ -184,6 +189,22 @@ def note_start():
             log.write(f"{os.getpid()}\n")
 
 
+def read(start):
+    """Reads what an evaluation is set up from; returns what it copied, as the real worker does."""
+    taken = {}
+    if "STUB_TAKE" in os.environ:
+        label_map = os.environ["STUB_TAKE"]
+        taken[label_map] = start["snapshot"]["folder"] + "/label_map.pbtxt"
+        if not Path(taken[label_map]).exists():
+            shutil.copyfile(label_map, taken[label_map])
+    if "STUB_READ" in os.environ:
+        plugins = [text.rpartition(":")[0] for text in start["metric_plugins"]]
+        files = [start["pipeline_config"], *plugins, *taken.values()]
+        with Path(os.environ["STUB_READ"]).open("a") as log:
+            log.write(json.dumps([Path(file).read_text() for file in files]) + "\n")
+    return taken
+
+
 def main():
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -196,7 +217,7 @@ def main():
         os._exit(int(os.environ.get("STUB_DIE", "1")))
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
-    json.loads(sys.stdin.readline())
+    taken = read(json.loads(sys.stdin.readline()))
     if "STUB_REFUSE" in os.environ:
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)
@@ -210,6 +231,7 @@ def main():
         eval_input="val",
         eval_name=os.environ.get("STUB_EVAL_NAME", "val"),
         notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
+        taken=taken,
     )
     for line in sys.stdin:
         request = json.loads(line)

@@ -24,7 +24,7 @@ from typing import BinaryIO
 from watcher.checkpoints import bundle
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, PinError
-from watcher.files import write_new_file
+from watcher.files import set_mode, set_times, write_new_file
 from watcher.slices import Progress, Work, finish
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
@@ -210,13 +210,12 @@ def taking_checkpoint(
     parsed = bundle.parse_index(index)
     method = "link"
     for shard, size in enumerate(bundle.shard_sizes(parsed)):
-        into = target.with_name(bundle.shard_name(target.name, shard, parsed.num_shards))
-        reader = link_file(
-            source.with_name(bundle.shard_name(source.name, shard, parsed.num_shards)), into
+        progress.begin(f"copying {target.name}", size)
+        method = yield from _taking_file(
+            source.with_name(bundle.shard_name(source.name, shard, parsed.num_shards)),
+            target.with_name(bundle.shard_name(target.name, shard, parsed.num_shards)),
+            progress,
         )
-        if reader:
-            progress.begin(f"copying {target.name}", size)
-            method = yield from _copying(reader, into, progress)
     write_new_file(bundle.index_path(target), index, mode=index_mode)
     return index, method
 
@@ -253,6 +252,25 @@ def sweep(pins_dir: Path, keep: set[str]) -> None:
         ours = entry.name.startswith(_NEW) or len(entry.name) == 64
         if ours and entry.name not in keep:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def take_file(source: Path, target: Path) -> str:
+    """Give `target` the content of a regular file: by hard link, reflink or copy.
+
+    Returns:
+        `link`, `reflink` or `copy`, whichever the file system allowed.
+
+    Raises:
+        FileNotFoundError, CorruptCheckpoint: as `link_file`.
+        OSError: not even a copy was possible.
+    """
+    return finish(_taking_file(source, target, Progress()))
+
+
+def _taking_file(source: Path, target: Path, progress: Progress) -> Work[str]:
+    if reader := link_file(source, target):
+        return (yield from _copying(reader, target, progress))
+    return "link"
 
 
 def link_file(source: Path, target: Path) -> BinaryIO | None:
@@ -339,8 +357,8 @@ def _copying(reader: BinaryIO, target: Path, progress: Progress) -> Work[str]:
         # As a link has them: when the trainer wrote it, which tells in which order checkpoints
         # were saved, and who may read it in best/.
         status = os.fstat(reader.fileno())
-        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
-        os.utime(writer.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        set_mode(writer.fileno(), stat.S_IMODE(status.st_mode))
+        set_times(writer.fileno(), status)
     return method
 
 

@@ -59,11 +59,13 @@ def doctor(
     """
     from watcher.doctor.examine import examine
     from watcher.doctor.finding import Finding, exit_code
+    from watcher.doctor.settings import open_to_all
 
     flags["model_dir"] = model_dir
     recorded = {} if config_file else _recorded(flags)
     settings = _settings(flags, config_file, recorded)
     found = examine(settings, time_limit)
+    found[:0] = open_to_all(config_file) if config_file else []
     if recorded:
         said = "those that the last run was started with; flags and the environment go before them"
         found.insert(0, Finding("settings", "ok", said))

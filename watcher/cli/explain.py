@@ -88,12 +88,12 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     keys = {key for metric in board.metrics for key in metric.keys}
     values = rows.values([row.evaluation_id for row in scored], keys)
     _require_measured(board, values, reader)
-    begun = datetime.fromisoformat(rows.created_at()).timestamp()
+    begun = datetime.fromisoformat(rows.begun_at()).timestamp()
     return explained(
         scored,
         values,
         board,
-        stop_policy(settings, rows.resumed_step()),
+        stop_policy(settings, rows.resumed_step(), rows.generation()),
         incumbent=reader.incumbent(board.name),
         hours=(time.time() - begun) / 3600,
         not_finite=rows.not_finite(),

@@ -12,6 +12,7 @@ import click
 from watcher.cli import completing
 from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, ModelDirError
+from watcher.files import write_new_file
 
 DEFAULT_FILE = Path("checkpoint-watcher.toml")
 _FLAGS = frozenset({"pipeline_config", "python"})
@@ -128,8 +129,10 @@ def _check(model_dir: str, pipeline_config: str | None) -> None:
 
 def _write(output: Path, text: str, *, force: bool) -> None:
     try:
-        with output.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        if force and output.exists():
+            output.write_text(text, encoding="utf-8")
+        else:
+            write_new_file(output, text.encode())  # its owner's alone: passwords may come into it
     except OSError as error:
         raise ConfigError(
             f"cannot write {output}: {error.strerror}",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
+import os
 import shutil
+import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
 from watcher.errors import ConfigError
+from watcher.files import replace_file
 
 
 @click.command(
@@ -74,9 +79,10 @@ def install_units(
 ) -> None:
     """Write the systemd units of one run: checkpoint-watcher@NAME, od-train@NAME.
 
-    MODEL_DIR and the settings, which are those of `run`, go into /etc/checkpoint-watcher/NAME.toml.
-    Where that file is there already, give no settings: the units are written anew for what it says.
-    Nothing is started; what to do next is printed.
+    MODEL_DIR and the settings, which are those of `run`, go into /etc/checkpoint-watcher/NAME.toml,
+    which root and the run's group alone may read. Where that file is there already, give no
+    settings: the units are written anew for what it says. Nothing is started; what to do next is
+    printed.
     """
     file = units.CONFIG_FOLDER / f"{units.check_name(name)}.toml"
     text, settings = _settings(name, {**flags, "model_dir": model_dir}, _under(root, file))
@@ -97,8 +103,13 @@ def install_units(
     for path, content in written.items():
         if dry_run:
             click.echo(f"# {path}\n{content}")
+            continue
+        target = _under(root, path)
+        if path.parent == units.CONFIG_FOLDER:
+            _write(target, content, keep=path.suffix == ".env", private=True)
+            _give(target, group)
         else:
-            _write(_under(root, path), content, keep=path.suffix == ".env")
+            _write(target, content)
     if not dry_run:
         click.echo(_next_steps(installation))
 
@@ -153,8 +164,8 @@ def _under(root: Path, path: Path) -> Path:
     return root / path.relative_to("/")
 
 
-def _write(path: Path, content: str, *, keep: bool) -> None:
-    try:
+def _write(path: Path, content: str, *, keep: bool = False, private: bool = False) -> None:
+    with _explained(path):
         present = path.read_text(encoding="utf-8") if path.exists() else None
         if present == content:
             click.echo(f"as it was  {path}")
@@ -162,8 +173,37 @@ def _write(path: Path, content: str, *, keep: bool) -> None:
             click.echo(f"kept       {path}, which was changed; remove it to have it written anew")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+            if private:
+                replace_file(path, content.encode(), mode=0o600)
+            else:
+                path.write_text(content, encoding="utf-8")
             click.echo(f"wrote      {path}")
+
+
+def _give(path: Path, group: str) -> None:
+    """Let the owner and the group alone read a file, which may hold passwords."""
+    with _explained(path):
+        status = path.stat()
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+            os.chown(path, -1, gid)
+            mode, readers = units.PRIVATE_MODE, f"its owner and group {group}"
+        except (KeyError, OSError) as error:
+            mode = 0o600
+            why = error.strerror if isinstance(error, OSError) else "there is no such group yet"
+            readers = (
+                f"its owner until `systemd-tmpfiles --create` gives it to group {group} ({why})"
+            )
+        if stat.S_IMODE(status.st_mode) != mode:
+            path.chmod(mode)
+        if mode == 0o600 or status.st_mode & 0o007:
+            click.echo(f"closed     {path} to all but {readers}")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}",

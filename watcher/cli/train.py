@@ -14,7 +14,7 @@ import click
 from watcher.cli.completing import files
 from watcher.cli.options import config_option, options_of
 from watcher.cli.settings_help import SettingsCommand
-from watcher.config import LaunchSettings, Settings, load_as
+from watcher.config import LaunchSettings, Settings, launch_doubts, load_as
 from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.say import SayLater, say
@@ -62,6 +62,8 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_model_dir(settings, command)
+    for doubt in launch_doubts(settings):
+        say(f"{doubt.message}: {doubt.hint}")
     watcher_command = None
     if settings.watch:
         watcher_command = _watcher_command(settings, command, config_file, flags)

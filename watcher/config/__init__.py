@@ -5,6 +5,7 @@ value passes the same validation, and an error names the field, the value, where
 the rule.
 """
 
+from watcher.config.contradictions import Doubt, doubts, launch_doubts
 from watcher.config.describe import Setting, describe
 from watcher.config.launching import LaunchSettings
 from watcher.config.load import (
@@ -18,16 +19,21 @@ from watcher.config.load import (
 )
 from watcher.config.paths import state_path
 from watcher.config.ranking import DEFAULT_METRIC
+from watcher.config.service import SECRET
 from watcher.config.settings import Settings
 
 __all__ = [
     "DEFAULT_METRIC",
     "ENVIRONMENT_PREFIX",
     "FILE_ONLY",
+    "SECRET",
+    "Doubt",
     "LaunchSettings",
     "Setting",
     "Settings",
     "describe",
+    "doubts",
+    "launch_doubts",
     "list_settings",
     "load_as",
     "load_settings",

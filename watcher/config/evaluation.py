@@ -39,8 +39,8 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
     device_lock_dir: Annotated[
         str | None,
         about(
-            "Where the watchers of this machine lock GPUs. Default: checkpoint-watcher in"
-            " /run/lock, else in /dev/shm or /tmp.",
+            "Where the watchers of this machine lock GPUs. Default: checkpoint-watcher in each of"
+            " /run/lock, /dev/shm and /tmp that may be written.",
             "FOLDER",
         ),
     ] = None

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from watcher.config.contradictions import refuse_contradictions
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
-from watcher.config.service import parse_address
+from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
@@ -56,7 +57,8 @@ def load_as(
         defaults_from: Where that is known from, for an error.
 
     Raises:
-        ConfigError: the file cannot be read, a field is unknown, or a value breaks its rule.
+        ConfigError: the file cannot be read, a field is unknown, a value breaks its rule, or two
+            contradict each other.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -76,7 +78,9 @@ def load_as(
         if field.required and field.name not in merged:
             raise ConfigError(f"{field.name} is not set", hint=_missing_hint(kind))
     _override_main_board(merged, origin, str(file))
-    return _make(kind, merged, origin)
+    settings = _make(kind, merged, origin)
+    refuse_contradictions(settings)
+    return settings
 
 
 def _missing_hint(kind: type[Settings]) -> str:
@@ -235,7 +239,7 @@ def _explain(
         table = (BoardSettings, field) if field else (Settings, name)
         rule = f"expected one of {', '.join(_choices(*table))}"
     rule = rule[0].lower() + rule[1:]
-    said = f"{name}{match[3]}" if match[3] else f"{name} ({merged[name]})"
+    said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({merged[name]})"
     command = "train" if name in launcher_names() else "run"
     return ConfigError(
         f"{said} is invalid: {rule}",

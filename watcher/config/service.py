@@ -11,7 +11,8 @@ from watcher.config.evaluation import EvaluationSettings
 from watcher.config.rules import about
 from watcher.moved import PATHS
 
-_SECRET = ("notify", "notify_command")
+# They may hold passwords, and are neither shown nor recorded.
+SECRET = ("notify", "notify_command")
 
 
 class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +68,7 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
         for name in ("model_dir", *PATHS):
             if shown[name]:
                 shown[name] = str(Path(shown[name]).absolute())
-        return {name: value for name, value in shown.items() if name not in _SECRET}
+        return {name: value for name, value in shown.items() if name not in SECRET}
 
     @property
     def listen_address(self) -> tuple[str, int] | None:

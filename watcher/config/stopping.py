@@ -62,5 +62,7 @@ class StoppingSettings(RankingSettings, frozen=True, kw_only=True, forbid_unknow
     ] = None
     max_hours: Annotated[
         Annotated[float, Meta(gt=0)] | None,
-        about("Stop so many hours after the watcher first saw the run.", "HOURS"),
+        about(
+            "Stop so many hours after the run was first seen, or the trainer started over.", "HOURS"
+        ),
     ] = None

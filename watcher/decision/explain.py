@@ -19,6 +19,7 @@ from watcher.decision.stop import (
     StopPolicy,
     Walk,
     decide,
+    newest_life,
     rules,
     too_early,
     walk,
@@ -32,8 +33,10 @@ class Explanation:
     Attributes:
         board: The board.
         ranking: Its order over all rows, those whose files are gone among them.
+        ranked: How many rows can rank.
         unranked: Rows whose score cannot rank.
-        walked: Where the run stands for stopping.
+        generation: The newest of the trainer's lives, which stopping looks at alone.
+        walked: Where that stands for stopping.
         rules: The rules that are switched on, in the order in which they are looked at.
         early: Why the rules about scores wait, None when they do not.
         decision: Why to stop as of now, None to go on.
@@ -42,7 +45,9 @@ class Explanation:
 
     board: Board
     ranking: Ranking
+    ranked: int
     unranked: tuple[ScoredCheckpoint, ...]
+    generation: int
     walked: Walk
     rules: tuple[Rule, ...]
     early: str | None
@@ -68,7 +73,7 @@ def explain(
         board: The board; its metric is computed from `values`.
         policy: When to stop.
         incumbent: Checkpoint id of the board's present first place, where a veto begins.
-        hours: How long the run has lasted.
+        hours: How long the newest generation has lasted.
         not_finite: Checkpoints that failed because their numbers are not finite.
     """
     seen = [
@@ -77,10 +82,13 @@ def explain(
         for found in [values.get(row.evaluation_id, {})]
     ]
     walked = walk([*seen, *not_finite], policy)
+    unranked = tuple(row for row in seen if not rankable(row.score))
     return Explanation(
         board=board,
         ranking=judge(seen, board.policy, incumbent),
-        unranked=tuple(row for row in seen if not rankable(row.score)),
+        ranked=len(seen) - len(unranked),
+        unranked=unranked,
+        generation=policy.generation,
         walked=walked,
         rules=tuple(rules(walked, policy, hours=hours)),
         early=too_early(walked, policy),
@@ -91,7 +99,7 @@ def explain(
 
 def _first_stop(rows: Sequence[ScoredCheckpoint], policy: StopPolicy) -> StopDecision | None:
     walked = Walk(policy)
-    for row in sorted(rows, key=lambda row: (row.global_step, row.checkpoint_id)):
+    for row in newest_life(rows, policy):
         walked.add(row)
         decision = decide(walked, policy)
         if decision:

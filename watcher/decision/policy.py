@@ -19,6 +19,7 @@ from watcher.config.ranking import (
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.metric import Metric, parse_directed, parse_metric, unknown_metric
 from watcher.decision.rank import RankPolicy, Veto
+from watcher.decision.retain import RetainPolicy
 from watcher.decision.smooth import parse_smoothing
 from watcher.decision.stop import StopPolicy
 from watcher.errors import ConfigError
@@ -63,8 +64,8 @@ def boards(settings: RankingSettings) -> tuple[Board, ...]:
     """Return the boards of a run; the first is the main one, which drives stopping.
 
     Raises:
-        ConfigError: two boards share a name or a folder, a folder is one of something else, or a
-            metric or a veto cannot be read.
+        ConfigError: two boards share a name or a folder, a folder or the sentinel is one of
+            something else, or a metric or a veto cannot be read.
     """
     made = tuple(
         _board(settings, board, main=place == 0)
@@ -92,6 +93,18 @@ def _check_folders(settings: RankingSettings, made: tuple[Board, ...]) -> None:
                 f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
             )
         taken[folder.resolve()] = f"that of {name} too"
+    evaluations = settings.eval_path.resolve()
+    if evaluations != settings.model_path.resolve() and (there := taken.get(evaluations)):
+        raise ConfigError(
+            f"eval_dir ({settings.eval_path}) is {there}", hint="give it a folder of its own"
+        )
+    if settings.pipeline_config:
+        taken[Path(settings.pipeline_config).resolve()] = "pipeline_config"
+    if there := taken.get(settings.sentinel_path.resolve()):
+        raise ConfigError(
+            f"sentinel ({settings.sentinel_path}) is {there}",
+            hint="the watcher writes and removes that file: give it a name of its own",
+        )
 
 
 def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Board:
@@ -131,12 +144,15 @@ def with_main_board(settings: SomeSettings) -> SomeSettings:
     return msgspec.structs.replace(settings, **given)
 
 
-def stop_policy(settings: StoppingSettings, resumed_step: int = -1) -> StopPolicy:
+def stop_policy(
+    settings: StoppingSettings, resumed_step: int = -1, generation: int = 1
+) -> StopPolicy:
     """Return what `should_stop` decides by, under these settings.
 
     Args:
         settings: Validated settings, those of the main board included.
         resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
+        generation: The newest of the trainer's lives, the one that is decided by.
     """
     delta, relative = parse_delta(settings.min_delta)
     return StopPolicy(
@@ -156,7 +172,13 @@ def stop_policy(settings: StoppingSettings, resumed_step: int = -1) -> StopPolic
         max_hours=settings.max_hours,
         smoothing=parse_smoothing(settings.smoothing),
         resumed_step=resumed_step,
+        generation=generation,
     )
+
+
+def retain_policy(settings: RankingSettings) -> RetainPolicy:
+    """Return what `retain` decides by, under these settings."""
+    return RetainPolicy(settings.keep_every_steps, settings.keep_last)
 
 
 def require_metrics(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-_COUNTED = ("pending", "leased", "scored")
+# What is not evaluated may be worth keeping all the same.
+_COUNTED = ("pending", "leased", "scored", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,14 @@ class Pinned:
     global_step: int
     state: str
     kept: bool = False
+    generation: int = 1
+
+
+def as_pinned(row: Mapping[str, Any]) -> Pinned:
+    """Take a row of `Queue.pinned` as what is decided on."""
+    return Pinned(
+        row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]), row["generation"]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +33,8 @@ class RetainPolicy:
     """What to keep beside the boards; None switches a rule off.
 
     Attributes:
-        every_steps: Of each so many steps the first checkpoint.
-        last: So many of the largest steps.
+        every_steps: Of each so many steps the first checkpoint, in each generation.
+        last: So many of the largest steps, of the newest generation first.
     """
 
     every_steps: int | None = None
@@ -41,17 +51,18 @@ def retain(pinned: Iterable[Pinned], policy: RetainPolicy) -> dict[int, str]:
     Returns:
         Checkpoint id to the reason, newest step first.
     """
-    ordered = sorted(pinned, key=lambda one: (one.global_step, one.checkpoint_id))
+    ordered = sorted(pinned, key=lambda one: (one.generation, one.global_step, one.checkpoint_id))
     counted = [one for one in ordered if one.state in _COUNTED]
     reasons: dict[int, list[str]] = {}
     for one in counted[-policy.last :] if policy.last else ():
         reasons.setdefault(one.checkpoint_id, []).append(f"one of the last {policy.last}")
-    every, reached = policy.every_steps, 0
+    every, reached = policy.every_steps, (1, 0)
     for one in counted if every else ():
         assert every
-        if one.global_step // every > reached:
-            reached = one.global_step // every
-            said = f"the first from step {reached * every} on"
+        place = (one.generation, one.global_step // every)
+        if place[1] and place > reached:
+            reached = place
+            said = f"the first from step {place[1] * every} on"
             reasons.setdefault(one.checkpoint_id, []).append(said)
     for one in ordered:
         if one.kept:

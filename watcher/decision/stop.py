@@ -1,6 +1,7 @@
 """Stop: decide from the ledger whether training should end. Pure; `sentinel` is its effect.
 
-The rows are walked in step order, however they were evaluated. Nothing latches: the decision is
+The rows are walked in step order, however they were evaluated. A trainer that started over has
+several lives, and those of the newest generation decide alone. Nothing latches: the decision is
 that of the last row under the settings of this moment, so other settings, or a later improvement,
 decide anew. Rows that cannot rank count neither way.
 """
@@ -49,9 +50,10 @@ class StopPolicy:
         plateau_std: Standard deviation (of the population) of the last scores at or below which
             the run stands still.
         max_steps: Global step of an evaluated checkpoint.
-        max_hours: Hours since the run began.
+        max_hours: Hours since the run began, or the trainer started over in it.
         smoothing: What the rules about scores see instead of the scores.
         resumed_step: Evaluations up to this step stop nothing any more; see `Walk`.
+        generation: The newest one; it may have no rows yet.
     """
 
     mode: Mode = "max"
@@ -70,6 +72,7 @@ class StopPolicy:
     max_hours: float | None = None
     smoothing: Smoothing | None = None
     resumed_step: int = -1
+    generation: int = 1
 
     @property
     def is_on(self) -> bool:
@@ -187,11 +190,21 @@ class Walk:
 
 
 def walk(rows: Iterable[ScoredCheckpoint], policy: StopPolicy) -> Walk:
-    """Walk all rows, whatever order they come in."""
+    """Walk the rows of the newest generation, whatever order they come in."""
     walked = Walk(policy)
-    for row in sorted(rows, key=lambda row: (row.global_step, row.checkpoint_id)):
+    for row in newest_life(rows, policy):
         walked.add(row)
     return walked
+
+
+def newest_life(rows: Iterable[ScoredCheckpoint], policy: StopPolicy) -> list[ScoredCheckpoint]:
+    """Return the rows that stopping looks at, in the order in which they are walked."""
+    rows = list(rows)
+    newest = max([policy.generation, *(row.generation for row in rows)])
+    return sorted(
+        (row for row in rows if row.generation == newest),
+        key=lambda row: (row.global_step, row.checkpoint_id),
+    )
 
 
 def should_stop(
@@ -200,9 +213,9 @@ def should_stop(
     """Decide whether the run should stop, from the rows alone.
 
     Args:
-        rows: Evaluations of one fingerprint, in any order.
+        rows: Evaluations of one fingerprint, in any order. Those of the newest generation decide.
         policy: The settings of this moment. Nothing is remembered from an earlier decision.
-        hours: How long the run has lasted.
+        hours: How long that generation has lasted.
 
     Returns:
         The decision with its reason code, or None to go on.

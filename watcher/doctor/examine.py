@@ -18,6 +18,7 @@ from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.limits import Check, look_at
 from watcher.doctor.processes import Trainer, trainers
+from watcher.doctor.settings import doubtful
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
@@ -42,7 +43,12 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
         time_limit: Seconds for the training environment's answer; other checks have ten.
     """
     running: list[Trainer] = []
-    first = look_at([Check("trainer", lambda: _find(running), CHECK_SECONDS)])
+    first = look_at(
+        [
+            Check("settings", lambda: doubtful(settings), CHECK_SECONDS),
+            Check("trainer", lambda: _find(running), CHECK_SECONDS),
+        ]
+    )
     answer = training.Answer()
 
     def ask() -> list[Finding]:

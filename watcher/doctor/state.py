@@ -64,7 +64,8 @@ def load(state_dir: Path) -> RunState | None:
             [_LAST_EVALUATIONS],
         )
         steps = reader.all(
-            "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0"
+            "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0 AND generation ="
+            " (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
             " ORDER BY global_step DESC LIMIT 30"
         )
         found = reader.all(

@@ -107,9 +107,8 @@ class Crew:
             if other.ready.fingerprint != ready.fingerprint:
                 return (
                     f"{supervisor.device} is not used: its evaluation ({ready.fingerprint[:8]}) is"
-                    f" not that of {other.device} ({other.ready.fingerprint[:8]}), so"
-                    " pipeline.config, the eval data or a library was changed in between; start"
-                    " the watcher again"
+                    f" not that of {other.device} ({other.ready.fingerprint[:8]}), so the"
+                    " eval data or a library was changed in between; start the watcher again"
                 )
         return None
 

@@ -5,9 +5,11 @@ the worker, which inherits it: the kernel lets go of it when that process is gon
 of the watcher. Who comes next holds a second lock meanwhile, which tells the first watcher that
 somebody waits, and the others that they are not next.
 
-The locks are files that every user of the machine may lock. They lie in a folder with the sticky
-bit, where the kernel may refuse to open another user's file with O_CREAT
-(`fs.protected_regular`), and where anybody could have put a link.
+The locks are files that every user of the machine may lock. Which folders there are and may be
+written differs from user to user, from service to service and from moment to moment. So a device is
+locked in each of them that can be had, and whoever cannot use one of them meets the others in the
+next. They have the sticky bit, where the kernel may refuse to open another user's file with O_CREAT
+(`fs.protected_regular`), and anybody could have put a link there.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from watcher.errors import DeviceTaken, WorkerError
 
 _FOLDER_NAME = "checkpoint-watcher"
 # The same for every user and service of a machine: neither TMPDIR nor XDG_RUNTIME_DIR is. The first
-# is there by systemd-tmpfiles, or open to all on Debian; newer systems keep it to root.
+# is there by systemd-tmpfiles, or open to all on Debian; newer systems keep it to root. In the
+# second a user's files may go at logout, and the third may be a service's own.
 _BASES = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))
 _READ_BYTES = 1000
 _CREATING_SECONDS = 0.02
@@ -50,24 +53,23 @@ class DeviceLock:
     """One watcher's way to one GPU: take it, wait for it, see who waits.
 
     Attributes:
-        path: The file of the lock.
+        name: Of its files, without suffix.
     """
 
-    def __init__(self, folder: Path, device: str, *, label: str, run: str) -> None:
+    def __init__(self, folders: LockFolders, device: str, *, label: str, run: str) -> None:
         """Touch nothing yet.
 
         Args:
-            folder: From `lock_folder`.
+            folders: Where it is locked.
             device: UUID; it names the files.
             label: What to call the device in front of people.
             run: What others are told of us.
         """
-        name = re.sub(r"[^0-9A-Za-z-]", "_", device)
-        self.path = folder / f"{name}.lock"
-        self._next_path = folder / f"{name}.next"
+        self.name = re.sub(r"[^0-9A-Za-z-]", "_", device)
+        self._folders = folders
         self._label = label
         self._run = run
-        self._next: int | None = None
+        self._next: list[int] | None = None
 
     @contextlib.contextmanager
     def take(self) -> Iterator[Taken]:
@@ -79,95 +81,137 @@ class DeviceLock:
             WorkerError: the files cannot be made or opened.
         """
         if self._next is None:
-            self._next = _locked(self._next_path)
-            if self._next is None:
-                raise self._refusal(", and another one is next")
-        descriptor = _locked(self.path)
-        if descriptor is None:
-            raise self._refusal()
+            waiting = _all_locked(self._paths("next"))
+            if isinstance(waiting, Path):
+                raise self._refusal(waiting.with_suffix(".lock"), ", and another one is next")
+            self._next = waiting
+        descriptors = _all_locked(self._paths("lock"))
+        if isinstance(descriptors, Path):
+            raise self._refusal(descriptors)
         try:
             self.withdraw()
-            taken = Taken(descriptor, self._run)
+            taken = Taken(descriptors, self._run)
             taken.note(0)
             yield taken
         finally:
-            os.close(descriptor)
+            _close(descriptors)
 
     def withdraw(self) -> None:
         """Wait no longer."""
-        if self._next is not None:
-            os.close(self._next)
-            self._next = None
+        _close(self._next or [])
+        self._next = None
 
     def is_wanted(self) -> bool:
         """Return whether another watcher waits for the device."""
-        try:
-            descriptor = _locked(self._next_path)
-        except WorkerError:
-            return False
-        if descriptor is None:
-            return True
-        os.close(descriptor)
-        return False
+        return any(_is_locked(path) for path in self._paths("next"))
 
     def holder(self) -> Holder | None:
         """Return who has the device now, None when nobody has or it does not say."""
-        if not self.path.exists():
-            return None
-        try:
-            descriptor = _locked(self.path)
-        except WorkerError:
-            return None
-        if descriptor is None:
-            return _read_holder(self.path)
-        os.close(descriptor)
-        return None
+        there = (path for path in self._paths("lock") if path.exists())
+        return next((_read_holder(path) for path in there if _is_locked(path)), None)
 
-    def _refusal(self, more: str = "") -> DeviceTaken:
-        who = _read_holder(self.path) or "another process"
+    def _paths(self, suffix: str) -> list[Path]:
+        return [folder / f"{self.name}.{suffix}" for folder in self._folders.usable()]
+
+    def _refusal(self, path: Path, more: str = "") -> DeviceTaken:
+        who = _read_holder(path) or "another process"
         return DeviceTaken(
             f"waiting for {self._label}: {who} evaluates on it{more}",
-            hint=f"it is what holds {self.path}; it is the other's turn until that lets go",
+            hint=f"it is what holds {path}; it is the other's turn until that lets go",
         )
 
 
 class Taken:
-    """A device that is ours; `descriptor` is what the worker has to inherit."""
+    """A device that is ours; `descriptors` are what the worker has to inherit."""
 
-    def __init__(self, descriptor: int, run: str) -> None:
-        self.descriptor = descriptor
+    def __init__(self, descriptors: Sequence[int], run: str) -> None:
+        self.descriptors = descriptors
         self._run = run
 
     def note(self, worker: int) -> None:
         """Write down for others who has the device; `worker` is its process id, 0 before."""
         text = json.dumps({"watcher": os.getpid(), "worker": worker, "run": self._run})
         # It is of use to people alone: a full disk must not keep us from evaluating.
-        with contextlib.suppress(OSError):
-            os.ftruncate(self.descriptor, 0)
-            os.pwrite(self.descriptor, text.encode() + b"\n", 0)
+        for descriptor in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, text.encode() + b"\n", 0)
 
 
-def lock_folder(wanted: str | None, bases: Sequence[Path] = _BASES) -> Path | None:
-    """Return the folder of the locks, made if need be; None where there can be none.
+class LockFolders:
+    """Where the watchers of a machine lock its devices: the folder of the setting, or several."""
 
-    Args:
-        wanted: The setting, taken as it is.
-        bases: Where to look for it else, the same on each call.
+    def __init__(self, wanted: str | None, bases: Sequence[Path] = _BASES) -> None:
+        """Touch nothing yet.
+
+        Args:
+            wanted: The setting, taken as it is.
+            bases: Where they are else, the same for each watcher.
+        """
+        self._wanted = Path(wanted).absolute() if wanted else None
+        self._bases = bases
+
+    def usable(self) -> list[Path]:
+        """Return those that we may write, made if need be; the same order for everybody.
+
+        Asked each time anew: another watcher may have made one since, and `/tmp` is tidied up.
+        """
+        if self._wanted:
+            return [self._wanted]
+        folders = [base / _FOLDER_NAME for base in self._bases]
+        return [folder for folder in folders if _made(folder)]
+
+
+def _made(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        folder.mkdir()
+        folder.chmod(0o1777)
+    # Not a link: whoever made that would choose the folder.
+    with contextlib.suppress(OSError):
+        return stat.S_ISDIR(folder.lstat().st_mode) and os.access(folder, os.W_OK | os.X_OK)
+    return False
+
+
+def _all_locked(paths: Sequence[Path]) -> list[int] | Path:
+    """Return descriptors that hold all these locks, or the first that another one holds.
+
+    Raises:
+        WorkerError: one cannot be made or opened, or there is none.
     """
-    if wanted:
-        return Path(wanted).absolute()
-    for base in bases:
-        folder = base / _FOLDER_NAME
-        try:
-            folder.mkdir()
-            folder.chmod(0o1777)
-        except OSError:
-            pass
-        # Not a link: whoever made that would choose the folder.
-        with contextlib.suppress(OSError):
-            if stat.S_ISDIR(folder.lstat().st_mode) and os.access(folder, os.W_OK | os.X_OK):
-                return folder
-    return None
+    if not paths:
+        raise WorkerError(
+            "cannot lock the device: there is no folder for it any more",
+            hint="--device-lock-dir names one that all watchers of the machine may write",
+        )
+    held: list[int] = []
+    try:
+        for path in paths:
+            descriptor = _locked(path)
+            if descriptor is None:
+                _close(held)
+                return path
+            held.append(descriptor)
+    except BaseException:
+        _close(held)
+        raise
+    return held
+
+
+def _is_locked(path: Path) -> bool:
+    """True when another one holds a lock; it is let go of at once where it can be had."""
+    try:
+        descriptor = _locked(path)
+    except WorkerError:
+        return False
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _locked(path: Path) -> int | None:

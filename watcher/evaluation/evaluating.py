@@ -29,6 +29,7 @@ from watcher.evaluation.happenings import (
     WorkerLost,
     WorkerRecycled,
 )
+from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
 from watcher.store import LeaseLost, Store
 
@@ -43,13 +44,21 @@ class Evaluating:
 
     Attributes:
         crew: The workers' supervisors.
+        snapshot: What each worker is set up from.
     """
 
-    def __init__(self, settings: Settings, store: Store, supervisors: Sequence[Supervisor]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        supervisors: Sequence[Supervisor],
+        snapshot: Snapshot,
+    ) -> None:
         self._settings = settings
         self._boards = boards(settings)
         self._store = store
         self.crew = Crew(supervisors)
+        self.snapshot = snapshot
         # What each worker said and when, until the database has it.
         self._unrecorded: deque[tuple[Supervisor, Happening, float, float]] = deque()
         self._returning: deque[Lease] = deque()
@@ -181,6 +190,8 @@ class Evaluating:
         listed = ready.details.get("categories")
         categories = None if listed is None else {category["name"] for category in listed}
         require_metrics(self._boards, ready.metric_names, categories)
+        self.snapshot.add(ready.taken)
+        self.snapshot.look()
         again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
         self._changed = True
         _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)

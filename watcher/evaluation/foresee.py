@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from watcher.config import Settings
 from watcher.decision.policy import boards, require_metrics
+from watcher.evaluation.snapshot import unchanged_since
 from watcher.store import Ledger
 
 # What else may change which metrics there are, beside the content of pipeline.config.
@@ -29,6 +29,6 @@ def refuse_unmeasured(settings: Settings, ledger: Ledger) -> None:
         return
     if any(before.get(name) != present[name] for name in _MEASURING):
         return
-    changed = Path(settings.pipeline_config).stat().st_mtime
-    if changed < datetime.fromisoformat(evaluated_at).timestamp():
+    since = unchanged_since(settings)
+    if since and since < datetime.fromisoformat(evaluated_at):
         require_metrics(boards(settings), names, None)

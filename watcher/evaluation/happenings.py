@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from watcher.data import Evaluation, Lease
@@ -16,6 +16,7 @@ class Ready:
         fingerprint: Identity of the evaluation; scores under another one do not compare.
         images: Size of the eval set.
         metric_names: Every overall metric that a result will have.
+        taken: Files that it added to the run's snapshot, the user's path to its copy.
     """
 
     fingerprint: str
@@ -24,6 +25,7 @@ class Ready:
     device: str
     versions: dict[str, str]
     details: dict[str, Any]
+    taken: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,6 +316,7 @@ class Supervisor:
             device=str(message["device"]),
             versions=self._versions,
             details={key: message.get(key) for key in _KEPT_OF_READY},
+            taken={str(path): str(copy) for path, copy in (message.get("taken") or {}).items()},
         )
         self.was_ready, self.failures, self._deadline = True, 0, math.inf
         self._look_at, self._turn_ends = now, now + self.limits.turn_seconds

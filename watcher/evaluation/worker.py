@@ -79,7 +79,7 @@ class Worker:
             held = [locks.enter_context(_inherited_lock(log.with_suffix(LOCK_SUFFIX)))]
             taken = locks.enter_context(device_lock.take()) if device_lock else None
             if taken:
-                held.append(taken.descriptor)
+                held += taken.descriptors
             try:
                 self._process = subprocess.Popen(
                     command,

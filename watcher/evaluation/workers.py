@@ -10,8 +10,9 @@ import structlog
 
 from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
-from watcher.evaluation.device_lock import DeviceLock, lock_folder
+from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
 
@@ -19,7 +20,11 @@ _log = structlog.get_logger(__name__)
 
 
 def make_supervisors(
-    settings: Settings, interpreter: str, run: str, environment: Mapping[str, str] = os.environ
+    settings: Settings,
+    interpreter: str,
+    run: str,
+    snapshot: Snapshot,
+    environment: Mapping[str, str] = os.environ,
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
 
@@ -27,6 +32,7 @@ def make_supervisors(
         settings: The run's.
         interpreter: Of the training environment.
         run: The run's name, which other watchers are told.
+        snapshot: What every worker of the run reads.
         environment: The watcher's own.
 
     Raises:
@@ -42,25 +48,31 @@ def make_supervisors(
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        supervisors.append(_supervisor(settings, interpreter, run, choice, number))
+        request = {**snapshot.request(settings), **_start_request(settings, choice.device)}
+        supervisors.append(_supervisor(settings, interpreter, run, choice, number, request))
     return supervisors
 
 
 def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
     """Return what `auto` has to know: the GPUs that watchers evaluate on, with the worker's id."""
-    folder = lock_folder(settings.device_lock_dir) if settings.device == "auto" else None
     found: dict[str, int] = {}
-    if folder is None:
+    if settings.device != "auto":
         return found
+    folders = LockFolders(settings.device_lock_dir)
     for gpu in listing.gpus:
-        holder = DeviceLock(folder, gpu.uuid, label="", run="").holder()
+        holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
         if holder:
             found[gpu.uuid] = holder.worker
     return found
 
 
 def _supervisor(
-    settings: Settings, interpreter: str, run: str, choice: Choice, number: int
+    settings: Settings,
+    interpreter: str,
+    run: str,
+    choice: Choice,
+    number: int,
+    request: dict[str, Any],
 ) -> Supervisor:
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
@@ -68,7 +80,7 @@ def _supervisor(
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
     return Supervisor(
         spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
-        start_request=_start_request(settings, choice.device),
+        start_request=request,
         limits=Limits(
             start_seconds=settings.start_timeout,
             stall_seconds=settings.stall_timeout,
@@ -82,25 +94,23 @@ def _supervisor(
 
 
 def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
-    folder = lock_folder(settings.device_lock_dir)
-    if folder is None:
+    folders = LockFolders(settings.device_lock_dir)
+    if not folders.usable():
         _log.warning(
             "the device is not locked: there is no folder for it; --device-lock-dir names one",
             device=choice.label,
         )
         return None
-    return DeviceLock(folder, choice.device, label=choice.label, run=run)
+    return DeviceLock(folders, choice.device, label=choice.label, run=run)
 
 
 def _start_request(settings: Settings, device: str) -> dict[str, Any]:
     return {
-        "pipeline_config": settings.pipeline_config,
         "eval_input": settings.eval_input,
         "eval_batch_size": settings.eval_batch_size,
         "threads": settings.threads,
         "nice": settings.nice,
         "coco_backend": settings.coco_backend,
-        "metric_plugins": list(settings.metric_plugin),
         "sample_1_of_n": settings.sample_1_of_n,
         "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
         "visualizations": settings.visualizations if settings.tensorboard else 0,

@@ -6,6 +6,7 @@ failing database in between leaves it alone, and the trainer may have rotated th
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,15 +28,14 @@ class Orphan:
     """A pin that has no row: not verified yet, as far as is known.
 
     Attributes:
-        prefix: Where it lies; in a folder named by its digest, or in a half-made pin.
+        found: As it would have been found; its prefix is in the folder of a pin, or in a half-made
+            one.
         sha256: The digest of its index.
-        saved: When the trainer wrote it (ns), and its save counter.
         pinned_at: When it was pinned, in seconds since the epoch.
     """
 
-    prefix: Path
+    found: FoundCheckpoint
     sha256: str
-    saved: tuple[int, int]
     pinned_at: float
 
 
@@ -54,14 +54,14 @@ def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
         if digest(prefix) != sha256:
             continue
         try:
-            # The shard is the trainer's own file, or has its time; the index was written by us.
-            shard = min(prefix.parent.glob("ckpt-*.data-*")).stat()
+            # The shards are the trainer's own files, or have their times; the index is ours.
             pinned_at = bundle.index_path(prefix).stat().st_mtime
-        except (OSError, ValueError):
+        except OSError:
             continue
-        saved = (shard.st_mtime_ns, found_as(prefix.name, prefix).save_counter)
-        found[sha256] = Orphan(prefix, sha256, saved, pinned_at)
-    return sorted(found.values(), key=lambda orphan: orphan.saved)
+        found[sha256] = Orphan(found_as(prefix.name, prefix), sha256, pinned_at)
+    return sorted(
+        found.values(), key=lambda orphan: (orphan.found.saved_at, orphan.found.save_counter)
+    )
 
 
 def _candidates(pins_dir: Path) -> Iterator[tuple[Path, str]]:
@@ -81,10 +81,10 @@ def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
     adopted = []
     for orphan in orphans(queue, pins_dir):
         try:
-            pin = finish(settling(orphan.prefix, pins_dir, "link"))
+            pin = finish(settling(orphan.found.prefix, pins_dir, "link"))
         except (OSError, CorruptCheckpoint):
             continue
-        queue.record_pin(found_as(pin.prefix.name, pin.prefix), pin, min(orphan.pinned_at, now))
+        queue.record_pin(orphan.found, pin, min(orphan.pinned_at, now))
         adopted.append(pin.prefix.name)
     return adopted
 
@@ -108,7 +108,15 @@ def read_pin(prefix: Path, sha256: str) -> Pin | None:
 
 
 def found_as(name: str, prefix: Path) -> FoundCheckpoint:
-    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`."""
+    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`.
+
+    Its signature is that of the files at the prefix, empty where there are none.
+    """
     match = _NAME.fullmatch(name)
     assert match is not None
-    return FoundCheckpoint(name=name, save_counter=int(match[1]), prefix=prefix, signature=())
+    signature = []
+    with contextlib.suppress(OSError):
+        for file in (bundle.index_path(prefix), *sorted(prefix.parent.glob(f"{name}.data-*"))):
+            status = file.stat()
+            signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return FoundCheckpoint(name, int(match[1]), prefix, tuple(signature))

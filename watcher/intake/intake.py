@@ -33,6 +33,8 @@ from watcher.checkpoints.pin import (
     sweep,
 )
 from watcher.data import FoundCheckpoint, Pin
+from watcher.decision.generation import Save, is_older
+from watcher.decision.retain import RetainPolicy, as_pinned, retain
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError, StoreError, StoreLost
 from watcher.intake.adopt import Orphan, found_as, orphans
 from watcher.intake.gaps import missed_counters
@@ -67,6 +69,7 @@ class Intake:
         *,
         grace_seconds: float,
         policy: QueuePolicy | None = None,
+        retain_policy: RetainPolicy | None = None,
         verified: Verified | None = None,
     ) -> None:
         self._model_dir = model_dir
@@ -74,11 +77,12 @@ class Intake:
         self._queue = queue
         self._grace_seconds = grace_seconds
         self._policy = policy or QueuePolicy()
+        self._retain = retain_policy or RetainPolicy()
         self._verified = verified
         self._settled: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._waiting: dict[str, Waiting] = {}
-        self._last_counter = queue.last_save_counter()
-        self._first_look = self._last_counter is None
+        self._last = queue.last_save()
+        self._first_look = self._last is None
         self._outcomes = Outcomes(queue, pins_dir)
         self._readable = True
         self._news: list[str] = []
@@ -127,10 +131,10 @@ class Intake:
         """
         self.close()
         self._pins_dir.mkdir(mode=0o700, exist_ok=True)
-        self._last_counter = self._queue.last_save_counter()
+        self._last = self._queue.last_save()
         rows = self._queue.pinned()
         alone = orphans(self._queue, self._pins_dir)
-        kept = {row["sha256"] for row in rows} | {one.prefix.parent.name for one in alone}
+        kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
         sweep(self._pins_dir, kept)
         lost = [row for row in rows if not index_path(row["prefix"]).is_file()]
         here = {found.name: found for found in scan(self._model_dir)} if lost or alone else {}
@@ -147,23 +151,24 @@ class Intake:
     def _adopt(self, alone: list[Orphan], present: set[int], now: float) -> None:
         """Take up pins that a crash or a failing database left without a row."""
         for one in alone:
-            found = found_as(one.prefix.name, one.prefix)
-            self._count_gap(found, one.sha256, present, now)
+            self._count_gap(one.found, one.sha256, present, now)
             job = Job(partial(self._settle_orphan, one))
             at = min(one.pinned_at, now)
-            self._outcomes.add(Outcome("pinned", found, at, job, one.sha256, alone=True))
+            self._outcomes.add(Outcome("pinned", one.found, at, job, one.sha256, alone=True))
         if alone:
-            names = ", ".join(one.prefix.name for one in alone)
+            names = ", ".join(one.found.name for one in alone)
             _log.info("pins that have no row are taken up", checkpoints=names)
 
     def _settle_orphan(self, orphan: Orphan, progress: Progress) -> Work[Pin]:
         """Verify an orphan, and remove one that is not whole."""
         try:
             return (
-                yield from settling(orphan.prefix, self._pins_dir, "link", self._verified, progress)
+                yield from settling(
+                    orphan.found.prefix, self._pins_dir, "link", self._verified, progress
+                )
             )
         except (OSError, CorruptCheckpoint):
-            shutil.rmtree(orphan.prefix.parent, ignore_errors=True)
+            shutil.rmtree(orphan.found.prefix.parent, ignore_errors=True)
             raise
 
     def _pin_again(self, row: dict[str, Any], found: FoundCheckpoint | None, now: float) -> None:
@@ -408,12 +413,16 @@ class Intake:
         self, checkpoint: FoundCheckpoint, sha256: str, present: set[int], now: float
     ) -> None:
         """Note the saves between the one seen last and this one, which nobody saw."""
+        last, save = self._last, Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
+        if last and save.counter <= last.counter and is_older(save, last):
+            return  # found late, or put back by hand: no trainer started over
         if not self._first_look:
-            seen, reason = checkpoint.save_counter, "saved and rotated away while nobody looked"
-            for counter in missed_counters(self._last_counter, seen, present):
+            reason = "saved and rotated away while nobody looked"
+            before = last.counter if last else None
+            for counter in missed_counters(before, save.counter, present):
                 missed = found_as(f"ckpt-{counter}", self._model_dir)
                 self._outcomes.add(Outcome("missed", missed, now, reason=reason, before=sha256))
-        self._last_counter = checkpoint.save_counter
+        self._last = save
 
     def _give_up(self, entry: Waiting, now: float) -> None:
         """Note a checkpoint as missed."""
@@ -424,15 +433,23 @@ class Intake:
         self._waiting.pop(found.name, None)
 
     def _thin(self, now: float) -> None:
-        """Skip what the queue policy does not let wait, and release its pins."""
+        """Skip what the queue policy does not let wait; its pins stay only where they are kept."""
         if self._policy == QueuePolicy():
             return
         queued, evaluated_step, held_bytes = self._queue.waiting()
         skips = thin(queued, self._policy, evaluated_step=evaluated_step, held_bytes=held_bytes)
         for skip in skips:
-            prefix = self._queue.skip(skip.checkpoint.checkpoint_id, skip.reason, now)
-            if prefix:
-                release(prefix, self._pins_dir)
+            self._queue.skip(skip.checkpoint.checkpoint_id, skip.reason, now)
         if skips:
             names = ", ".join(skip.checkpoint.name for skip in skips)
             _log.info("skipped", checkpoints=names, reason=skips[-1].reason)
+        self._release_skipped()
+
+    def _release_skipped(self) -> None:
+        """Let go of what was skipped and is not kept whatever its score."""
+        pinned = self._queue.pinned()
+        kept = retain(map(as_pinned, pinned), self._retain)
+        for row in pinned:
+            if row["state"] == "skipped" and row["id"] not in kept:
+                self._queue.forget_pin(row["id"])
+                release(row["prefix"], self._pins_dir)

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from watcher.checkpoints.pin import release
 from watcher.data import FoundCheckpoint, Pin
 from watcher.slices import Job
 from watcher.store import Queue
+
+_log = structlog.get_logger(__name__)
 
 FIRST_RETRY_SECONDS = 0.1
 
@@ -122,8 +126,10 @@ class Outcomes:
                 self._forget(outcome.row, outcome.at)
             return False
         if pin:
-            known = queue.known(pin.sha256)
+            known, generation = queue.known(pin.sha256), queue.generation()
             queue.record_pin(found, pin, outcome.at)
+            if (begun := queue.generation()) > generation:
+                _log.info("the trainer started over", checkpoint=found.name, generation=begun)
             if not queue.has_pin(pin.sha256):
                 # Untrained; or released before, and known only now that it can be read.
                 release(pin.prefix, self._pins_dir)

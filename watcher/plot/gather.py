@@ -93,10 +93,10 @@ def _evaluations(
     reader: Reader, run_id: int, names: Sequence[str], beginnings: Sequence[str]
 ) -> tuple[Evaluated, ...]:
     rows = reader.all(
-        "SELECT e.id, c.id AS checkpoint_id, c.name, coalesce(c.global_step, 0) AS step, e.score"
-        " FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
+        "SELECT e.id, c.id AS checkpoint_id, c.name, coalesce(c.global_step, 0) AS step, e.score,"
+        " c.generation FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
         " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " WHERE r.id = ? ORDER BY step, c.id",
+        " WHERE r.id = ? ORDER BY c.generation, step, c.id",
         [run_id],
     )
     values: dict[int, dict[Key, float | None]] = {row["id"]: {} for row in rows}
@@ -110,7 +110,14 @@ def _evaluations(
         if row["evaluation_id"] in values:
             values[row["evaluation_id"]][row["name"], row["category"]] = row["value"]
     return tuple(
-        Evaluated(row["checkpoint_id"], row["name"], row["step"], row["score"], values[row["id"]])
+        Evaluated(
+            row["checkpoint_id"],
+            row["name"],
+            row["step"],
+            row["score"],
+            values[row["id"]],
+            row["generation"],
+        )
         for row in rows
     )
 
@@ -139,9 +146,9 @@ def _stop(reader: Reader, run_id: int) -> Stop | None:
     if said is None:
         return None
     reached = reader.one(
-        "SELECT max(c.global_step) AS step FROM evaluations e"
-        " JOIN checkpoints c ON c.id = e.checkpoint_id WHERE c.run_id = ? AND e.evaluated_at <= ?",
+        "SELECT c.generation, c.global_step AS step FROM evaluations e"
+        " JOIN checkpoints c ON c.id = e.checkpoint_id WHERE c.run_id = ? AND e.evaluated_at <= ?"
+        " AND c.global_step NOT NULL ORDER BY c.generation DESC, c.global_step DESC LIMIT 1",
         [run_id, said["at"]],
     )
-    step = reached["step"] if reached else None
-    return None if step is None else Stop(step, said["message"])
+    return Stop(reached["step"], said["message"], reached["generation"]) if reached else None

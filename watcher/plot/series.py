@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from watcher.decision.metric import CATEGORY_NAMES, Values, lower_is_better, parse_metric
@@ -43,10 +43,11 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """An early stop: at which global step it was decided, and why."""
+    """An early stop: at which global step it was decided, why, and in which generation."""
 
     step: int
     message: str
+    generation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Evaluated:
     step: int
     score: float | None
     values: Values = field(default_factory=dict)
+    generation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Run:
     """What was read of one run.
 
     Attributes:
-        evaluations: Those that count, in step order.
+        evaluations: Those that count, by generation and step.
         promotions: One a checkpoint that ever was on the main board.
         stop: None when the run was not stopped, or that was withdrawn.
     """
@@ -76,6 +78,25 @@ class Run:
     evaluations: tuple[Evaluated, ...]
     promotions: tuple[Promotion, ...] = ()
     stop: Stop | None = None
+
+    def lives(self, *, named: bool) -> list[Run]:
+        """Return a run for each generation of which there are evaluations, which a line each shows.
+
+        Args:
+            named: Name them after the run as well, since there are others.
+        """
+        found = sorted({row.generation for row in self.evaluations})
+        if len(found) < 2:
+            return [self]
+        return [
+            replace(
+                self,
+                name=f"{f'{self.name}, ' if named else ''}generation {life}",
+                evaluations=tuple(row for row in self.evaluations if row.generation == life),
+                stop=self.stop if self.stop and self.stop.generation == life else None,
+            )
+            for life in found
+        ]
 
     def points(self, metric: str) -> tuple[Point, ...]:
         """Return a metric over the global steps; the run's own one as it was recorded."""
@@ -183,7 +204,8 @@ def make_picture(
     """Say what is to be drawn.
 
     Args:
-        runs: One or several, overlaid. `gather.read_run` has read what the rest asks for.
+        runs: One or several, overlaid, each of a trainer's lives as a run of its own.
+            `gather.read_run` has read what the rest asks for.
         metrics: As `--metric` takes them, a panel each; by default those the runs are ranked by.
         categories: A panel a run with a curve for each category, of so many the largest.
         losses: A panel with the losses; of several runs the total loss of each.
@@ -192,11 +214,12 @@ def make_picture(
         A picture without those panels in which nothing could be drawn.
     """
     named = tuple(dict.fromkeys(metrics or (run.metric for run in runs)))
-    panels = [_metric_panel(runs, metric) for metric in named]
+    lives = [life for run in runs for life in run.lives(named=len(runs) > 1)]
+    panels = [_metric_panel(lives, metric) for metric in named]
     if losses:
-        panels.append(_losses_panel(runs))
+        panels.append(_losses_panel(lives))
     if categories:
-        panels += [_categories_panel(run, named[0], len(runs) > 1) for run in runs]
+        panels += [_categories_panel(life, named[0], len(lives) > 1) for life in lives]
     drawn = tuple(panel for panel in panels if any(curve.drawable for curve in panel.curves))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     stops = [(run, run.stop) for run in runs if run.stop]

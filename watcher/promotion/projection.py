@@ -19,9 +19,9 @@ from watcher.config import Settings
 from watcher.config.ranking import KEPT_BOARD
 from watcher.data import ScoredCheckpoint
 from watcher.decision.metric import Key
-from watcher.decision.policy import Board, boards
+from watcher.decision.policy import Board, boards, retain_policy
 from watcher.decision.rank import Ranking, judge
-from watcher.decision.retain import Pinned, RetainPolicy, retain
+from watcher.decision.retain import as_pinned, retain
 from watcher.decision.stop import StopDecision
 from watcher.errors import LeaderLost, PinError
 from watcher.promotion.folder import BoardFolder
@@ -70,18 +70,19 @@ class Projector:
             )
             for name, path in places.items()
         }
-        self._retain = RetainPolicy(settings.keep_every_steps, settings.keep_last)
+        self._retain = retain_policy(settings)
         self._stopping = Stopping(settings, store)
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
         self._nothing_ranks: set[str] = set()
+        self._awaiting: set[str] = set()
         self._recall = Recall(
             store, settings.model_path, settings.state_path / PINS_NAME, self._verified
         )
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
-        self._begun = False
+        self._begun = self._lost = False
         self.problem: str | None = None
         self.unfinished = False
 
@@ -153,21 +154,35 @@ class Projector:
 
     def _update_folders(self, now: float) -> ScoredCheckpoint | None:
         """Bring the folders up to date; `_ANEW` when a leader was lost on the way."""
-        self._bring_back()
+        later = False
+        try:
+            self._bring_back()
+            self._lost = False
+        except Unfinished:
+            # What takes the place of a lost one may take long to read: that one goes at once.
+            later = self._lost
+            if not later:
+                raise
         rows = self._store.ledger.scored_and_pinned()
+        waiting = self._store.queue.waiting_ids()
+        settled = [row for row in rows if row.checkpoint_id not in waiting]
         held: set[int] = set()
         notes: dict[int, str | None] = {}
         first: list[ScoredCheckpoint] = []
         try:
             for place, board in enumerate(self._boards):
                 ranking = self._judge(board, rows)
+                # Whatever those that wait turn out to be worth: who comes behind them stays too.
+                for one in (ranking, self._judge(board, settled)):
+                    held |= {row.checkpoint_id for row in _worth_keeping(one, board)}
                 if self._stays(board, ranking):
                     self._folders[board.name].leave_alone()
                     held |= self._present(board.name)
+                    # Whatever the missing scores turn out to be, a veto may let any of these in.
+                    held |= {row.checkpoint_id for row in rows if board.policy.veto}
                     continue
                 self._show(board.name, ranking.leaders, self._text(board), now)
                 notes |= _notes(board, ranking)
-                held |= {row.checkpoint_id for row in _worth_keeping(ranking, board)}
                 first += ranking.leaders[:1] if place == 0 else ()
             held |= self._update_kept(rows, now)
         except LeaderLost as error:
@@ -175,8 +190,11 @@ class Projector:
             self._store.queue.forget_pin(error.checkpoint_id)
             self._recall.lost(error.checkpoint_id)
             self._recalled_at = None
+            self._lost = True
             self._store.ledger.add_event(now, "lost", error.message)
             return _ANEW
+        if later:
+            raise Unfinished
         self._write_notes(notes)
         self._release_pins(held)
         return first[0] if first else None
@@ -215,19 +233,27 @@ class Projector:
         """Return what is to be kept whatever its score and has no pin."""
         left = {row["id"]: row for row in released if row["id"] not in gone}
         rows = [*self._store.queue.pinned(), *left.values()]
-        kept = retain(map(_as_pinned, {row["id"]: row for row in rows}.values()), self._retain)
+        kept = retain(map(as_pinned, {row["id"]: row for row in rows}.values()), self._retain)
         return [_unscored(left[one]) for one in kept if one in left]
 
     def _stays(self, board: Board, ranking: Ranking) -> bool:
         """True when what is promoted stays as it is, whatever the ranking says.
 
-        While it waits to be measured anew. And when nothing ranks at all, since every evaluation
-        under other settings failed or the metric has no value: files that left could not be
-        brought back once the settings are right again.
+        While it waits to be measured anew; what would deserve a place by then keeps its pin. And
+        when nothing ranks at all, since every evaluation under other settings failed or the metric
+        has no value: files that left could not be brought back once the settings are right again.
         """
         promotions = self._store.promotions
-        if promotions.awaiting_new_score(board.name):
+        if waiting := promotions.awaiting_new_score(board.name):
+            if board.name not in self._awaiting:
+                _log.warning(
+                    "promoted checkpoints are measured anew, until then it stays as it is",
+                    board=board.name,
+                    waiting=waiting,
+                )
+                self._awaiting.add(board.name)
             return True
+        self._awaiting.discard(board.name)
         if ranking.leaders or not board.policy.top_k or not promotions.still_pinned(board.name):
             self._nothing_ranks.discard(board.name)
             return False
@@ -287,7 +313,7 @@ class Projector:
     def _update_kept(self, rows: Sequence[ScoredCheckpoint], now: float) -> set[int]:
         """Show what is kept for another reason than its score; returns the checkpoint ids."""
         pinned = self._store.queue.pinned()
-        kept = retain(map(_as_pinned, pinned), self._retain)
+        kept = retain(map(as_pinned, pinned), self._retain)
         scored = {row.checkpoint_id: row for row in rows}
         unscored = {
             row["id"]: _unscored(row)
@@ -327,10 +353,6 @@ class Projector:
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
 
 
-def _as_pinned(row: dict[str, Any]) -> Pinned:
-    return Pinned(row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]))
-
-
 def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
     return ScoredCheckpoint(
         checkpoint_id=row["id"],
@@ -341,6 +363,7 @@ def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
         score=None,
         evaluated_at="",
         pin=row.get("prefix"),
+        generation=row["generation"],
     )
 
 

@@ -145,6 +145,7 @@ def _board(
                 "checkpoint": leader.name,
                 "saved_as": leader.row.name,
                 "global_step": leader.row.global_step,
+                "generation": leader.row.generation,
                 "score": leader.row.score,
                 "sha256": leader.row.sha256,
                 "evaluated_at": leader.row.evaluated_at,

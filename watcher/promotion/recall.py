@@ -144,12 +144,15 @@ class Recall:
         until = slice_end()
         back: set[int] = set()
         gone: set[int] = set()
+        begun = False
         while wanted := [one for one in choose(gone) if one.checkpoint_id not in back]:
             for one in wanted:
                 self.take_hold(one.name, one.sha256, here)
             for one in wanted:
-                if (back or gone) and time.monotonic() >= until:
-                    raise Unfinished
+                if one.sha256 in self._jobs:
+                    if begun and time.monotonic() >= until:
+                        raise Unfinished
+                    begun = True
                 if self.pin(one.checkpoint_id, one.name, one.sha256, here, until):
                     back.add(one.checkpoint_id)
                     _log.info("pinned again from MODEL_DIR", checkpoint=one.name)

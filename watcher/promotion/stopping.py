@@ -13,7 +13,15 @@ import structlog
 from watcher.config import Settings
 from watcher.data import ScoredCheckpoint
 from watcher.decision.policy import stop_policy
-from watcher.decision.stop import StopDecision, StopPolicy, Walk, decide, patience_left, walk
+from watcher.decision.stop import (
+    StopDecision,
+    StopPolicy,
+    Walk,
+    decide,
+    newest_life,
+    patience_left,
+    walk,
+)
 from watcher.promotion.sentinel import (
     read_sentinel,
     same_decision,
@@ -85,17 +93,18 @@ class Stopping:
             _log.info("early stop", reason=self.decision.message, sentinel=str(path))
 
     def _decide(self, now: float) -> StopDecision | None:
-        policy = stop_policy(self._settings, self._store.ledger.resumed_step())
+        ledger = self._store.ledger
+        policy = stop_policy(self._settings, ledger.resumed_step(), ledger.generation())
         if not policy.is_on:
             self.patience_left = {}
             return None
-        begun = datetime.fromisoformat(self._store.ledger.created_at()).timestamp()
+        begun = datetime.fromisoformat(ledger.begun_at()).timestamp()
         walked = self._follow(policy)
         self.patience_left = patience_left(walked, policy)
         return decide(walked, policy, hours=(now - begun) / 3600)
 
     def _follow(self, policy: StopPolicy) -> Walk:
-        """Return the walk over all rows, going on from where it was if that is possible."""
+        """Return the walk over the newest life, going on from where it was if that is possible."""
         ledger = self._store.ledger
         basis = (policy, ledger.fingerprint(), ledger.revision)
         failed = ledger.not_finite() if policy.max_not_finite else []
@@ -105,8 +114,7 @@ class Stopping:
             self._walk = walk([*rows, *odd.values()], policy)
         else:
             rows = ledger.scored(after=self._last)
-            new = [*rows, *(odd[id_] for id_ in odd.keys() - self._odd)]
-            new.sort(key=lambda row: (row.global_step, row.checkpoint_id))
+            new = newest_life([*rows, *(odd[id_] for id_ in odd.keys() - self._odd)], policy)
             if all(self._walk.follows(row) for row in new[:1]):
                 for row in new:
                     self._walk.add(row)

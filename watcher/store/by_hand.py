@@ -8,7 +8,7 @@ from typing import Any
 
 from watcher.store.database import RunDatabase
 
-_COLUMNS = "id, name, state, sha256, global_step, kept, pin_path"
+_COLUMNS = "id, name, state, sha256, global_step, generation, kept, pin_path"
 
 
 class ByHand:
@@ -22,7 +22,8 @@ class ByHand:
         """Return the checkpoint of a name, the latest of several, or of a sha256's beginning.
 
         Returns:
-            `id, name, state, sha256, global_step, kept, pin_path`, None when there is none.
+            `id, name, state, sha256, global_step, generation, kept, pin_path`, None when there is
+            none.
         """
         by_digest = "OR (length(?2) >= 6 AND sha256 LIKE ?2 || '%')"
         return self._db.one(

@@ -22,6 +22,12 @@ from watcher.store.sqlite import Database
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"
 
+# In SQL: the checkpoint `c` has a score in the evaluation that counts for its run.
+MEASURED = (
+    "EXISTS (SELECT 1 FROM evaluations e JOIN runs r ON r.fingerprint = e.fingerprint"
+    " WHERE e.checkpoint_id = c.id AND r.id = c.run_id)"
+)
+
 
 class RunDatabase:
     """The writing connection, bound to one run.

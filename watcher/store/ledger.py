@@ -196,16 +196,21 @@ class Ledger(Rows):
         """Withdraw every decision to stop that rests on what is evaluated now.
 
         Returns:
-            The global step of the last evaluation; rules count from there.
+            The global step of the last evaluation; rules count from there, in the generation that
+            is the newest now.
         """
+        generation = self.generation()
         row = self._db.one(
             "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
-            " AND state IN ('scored', 'failed')",
-            [self._run_id],
+            " AND generation = ? AND state IN ('scored', 'failed')",
+            [self._run_id, generation],
         )
         step = row["step"] if row and row["step"] is not None else -1
         with self._db.write():
-            self._db.run("UPDATE runs SET resumed_step = ? WHERE id = ?", [step, self._run_id])
+            self._db.run(
+                "UPDATE runs SET resumed_step = ?, resumed_generation = ? WHERE id = ?",
+                [step, generation, self._run_id],
+            )
             self._db.event(now, "resumed", f"go on: patience counts from step {step}")
         return int(step)
 

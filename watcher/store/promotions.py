@@ -9,7 +9,7 @@ import msgspec
 
 from watcher.data import Leader
 from watcher.database_file import iso
-from watcher.store.database import RunDatabase
+from watcher.store.database import MEASURED, RunDatabase
 
 
 class Promotions:
@@ -42,11 +42,15 @@ class Promotions:
         return (row["checkpoint_id"], row["score"], row["metric"]) if row else None
 
     def awaiting_new_score(self, board: str) -> int:
-        """Return how many checkpoints of a board wait to be measured anew."""
+        """Return how many checkpoints of a board wait for their score in the present evaluation.
+
+        One that has such a score, and is measured again because a person asked, keeps its place by
+        that meanwhile.
+        """
         row = self._db.one(
             "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
             " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
-            " AND c.state IN ('pending', 'leased')",
+            f" AND c.state IN ('pending', 'leased') AND NOT {MEASURED}",
             [self._run_id, board],
         )
         return int(row["n"]) if row else 0

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import secrets
 import sys
-from pathlib import Path
 from typing import Any
 
+from watcher.config.ranking import KEPT_BOARD
 from watcher.data import FoundCheckpoint, Lease, Pin, Queued
 from watcher.database_file import iso
+from watcher.decision.generation import Life, Save, generation_of
 from watcher.errors import StoreError
-from watcher.store.database import RunDatabase
+from watcher.rows import QUEUE_ORDER
+from watcher.store.database import MEASURED, RunDatabase
 
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
@@ -47,16 +49,48 @@ class Queue:
         )
         return found is not None
 
-    def last_save_counter(self) -> int | None:
-        """Return the save counter of the checkpoint recorded last, None for an empty run."""
+    def last_save(self) -> Save | None:
+        """Return the furthest save of the newest generation, None for an empty run."""
         row = self._db.one(
-            "SELECT save_counter FROM checkpoints WHERE run_id = ? ORDER BY id DESC LIMIT 1",
+            "SELECT save_counter, global_step, saved_at_seconds FROM checkpoints WHERE run_id = ?"
+            " ORDER BY generation DESC, save_counter DESC, id DESC LIMIT 1",
             [self._run_id],
         )
-        return row["save_counter"] if row else None
+        return Save(*row.values()) if row else None
 
-    def record_pin(self, checkpoint: FoundCheckpoint, pin: Pin, now: float) -> str:
+    def generation(self) -> int:
+        """Return the newest generation, 1 for an empty run."""
+        lives = self._lives()
+        return lives[-1].generation if lives else 1
+
+    def _lives(self) -> list[Life]:
+        rows = self._db.all(
+            "SELECT generation, max(save_counter) AS counter, max(global_step) AS step,"
+            " min(saved_at_seconds) AS began_at, max(saved_at_seconds) AS saved_at"
+            " FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+            " GROUP BY generation ORDER BY generation",
+            [self._run_id],
+        )
+        return [
+            Life(
+                row["generation"],
+                Save(row["counter"], row["step"], row["saved_at"]),
+                row["began_at"],
+            )
+            for row in rows
+        ]
+
+    def record_pin(
+        self, checkpoint: FoundCheckpoint, pin: Pin, now: float, *, generation: int | None = None
+    ) -> str:
         """Record a pinned checkpoint as `pending`, or as `untrained` when it holds no model.
+
+        Args:
+            checkpoint: As it was found.
+            pin: Its pin.
+            now: Seconds since the epoch.
+            generation: Which of the trainer's lives it is of. Default: decided from what is
+                recorded.
 
         Returns:
             The state. Recording the same content again changes nothing.
@@ -72,8 +106,34 @@ class Queue:
             "pin_method": None if untrained else pin.method,
         }
         reason = UNTRAINED_REASON if untrained else None
-        self._add(checkpoint.name, checkpoint.save_counter, state, reason, now, columns)
+        save = Save(checkpoint.save_counter, pin.global_step, checkpoint.saved_at)
+        with self._db.write():
+            if not self.known(pin.sha256):
+                columns["generation"] = generation or self._place(save, checkpoint.name, now)
+            self._add(checkpoint.name, save, state, reason, now, columns)
         return state
+
+    def _place(self, save: Save, name: str, now: float) -> int:
+        """Return the generation of a save, inside `write()`; say so when a new one begins."""
+        lives = self._lives()
+        generation = generation_of(save, lives)
+        if not lives or generation <= lives[-1].generation:
+            return generation
+        before = lives[-1].furthest
+        # What was missed or damaged on the way to this one is of the new life as well.
+        self._db.run(
+            "UPDATE checkpoints SET generation = ?1 WHERE run_id = ?2 AND sha256 IS NULL"
+            " AND save_counter < ?3 AND (saved_at_seconds IS NULL OR saved_at_seconds >= ?4)"
+            " AND id > (SELECT max(id) FROM checkpoints WHERE run_id = ?2 AND sha256 NOT NULL)",
+            [generation, self._run_id, save.counter, before.saved_at or 0.0],
+        )
+        message = (
+            f"the trainer started over: save {save.counter} (step {save.step or 0}) came after save"
+            f" {before.counter} (step {before.step or 0}); generation {generation} begins, and"
+            " stopping looks at it alone"
+        )
+        self._db.event(now, "started_over", message, name)
+        return generation
 
     def known_damage(self, checkpoint: FoundCheckpoint) -> bool:
         """True when exactly these files are recorded as corrupt already."""
@@ -90,16 +150,19 @@ class Queue:
         by the files themselves.
         """
         columns = {"signature": str(checkpoint.signature)}
-        self._add(checkpoint.name, checkpoint.save_counter, "corrupt", reason, now, columns)
+        save = Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
+        with self._db.write():
+            self._add(checkpoint.name, save, "corrupt", reason, now, columns)
 
     def record_missed(self, name: str, save_counter: int, reason: str, now: float) -> None:
         """Record a checkpoint that was gone before it could be pinned."""
-        self._add(name, save_counter, "missed", reason, now, {})
+        with self._db.write():
+            self._add(name, Save(save_counter), "missed", reason, now, {})
 
     def _add(
         self,
         name: str,
-        save_counter: int,
+        save: Save,
         state: str,
         reason: str | None,
         now: float,
@@ -108,29 +171,30 @@ class Queue:
         row = {
             "run_id": self._run_id,
             "name": name,
-            "save_counter": save_counter,
+            "save_counter": save.counter,
+            "saved_at_seconds": save.saved_at,
+            "generation": self.generation(),
             "state": state,
             "reason": reason,
             "discovered_at": iso(now),
             **columns,
         }
-        with self._db.write():
-            if self._db.insert("checkpoints", row, ignore=True):
-                self._db.event(now, state, reason or "found and pinned", name)
+        if self._db.insert("checkpoints", row, ignore=True):
+            self._db.event(now, state, reason or "found and pinned", name)
 
     # -- leased
 
     def lease_next(
         self, now: float, lease_seconds: float, *, untried: bool = False
     ) -> Lease | None:
-        """Lease the pending checkpoint of the smallest global step, None when there is none.
+        """Lease the next pending checkpoint in the order of `QUEUE_ORDER`, None for none.
 
         `untried` leaves those out of which an evaluation broke off before.
         """
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            " AND attempts <= ? ORDER BY global_step, id LIMIT 1",
+            f" AND attempts <= ? ORDER BY {QUEUE_ORDER} LIMIT 1",
             [self._run_id, now, 0 if untried else sys.maxsize],
         )
         if row is None:
@@ -241,17 +305,26 @@ class Queue:
         )
 
     def record_failure(self, lease: Lease, reason: str, now: float) -> None:
-        """Record that a checkpoint will not be scored, and why; ends the lease."""
+        """Record that a checkpoint will not be scored, and why; ends the lease.
+
+        One that was to be measured again, and has a score in the present evaluation, keeps that:
+        it is as true as it was, and it may hold a place in `best/`.
+        """
+        measured = self._db.one(
+            f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
+        )
         with self._db.write():
             self.require_held(lease, now)
-            self.finish(lease, "failed", reason)
+            if measured:
+                reason = f"its earlier score stands, since measuring it anew failed: {reason}"
+            self.finish(lease, "scored" if measured else "failed", reason)
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self) -> tuple[list[Queued], int, int]:
         """Return what a queue policy decides on.
 
         Returns:
-            The pending checkpoints, but for those of the leaderboard that are measured anew; the
+            The pending checkpoints, but for those of a leaderboard that are measured anew; the
             step that was evaluated last before the first of them (0 for none); and the bytes of
             the pin that is being evaluated.
         """
@@ -259,8 +332,9 @@ class Queue:
             "SELECT id AS checkpoint_id, name, save_counter,"
             " coalesce(global_step, 0) AS global_step, coalesce(size_bytes, 0) AS size_bytes"
             " FROM checkpoints WHERE run_id = ? AND state = 'pending' AND id NOT IN"
-            " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) ORDER BY id",
-            [self._run_id],
+            " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL AND board != ?)"
+            " ORDER BY id",
+            [self._run_id, KEPT_BOARD],
         )
         queued = [Queued(**row) for row in rows]
         first = min((one.global_step for one in queued), default=0)
@@ -276,26 +350,25 @@ class Queue:
         step = before["step"] if before else None
         return queued, step or 0, (held["size"] if held else None) or 0
 
-    def skip(self, checkpoint_id: int, reason: str, now: float) -> Path | None:
+    def skip(self, checkpoint_id: int, reason: str, now: float) -> None:
         """Record a pending checkpoint as `skipped`; nothing happens to one in another state.
 
-        Returns:
-            The prefix of its pin, which is the caller's to delete now.
+        One that was to be measured again is `scored` as before. The pin stays: it may be kept for
+        another reason.
         """
         row = self._db.one(
-            "SELECT name, pin_path FROM checkpoints WHERE id = ? AND state = 'pending'",
+            f"SELECT c.name, {MEASURED} AS measured FROM checkpoints c"
+            " WHERE c.id = ? AND c.state = 'pending'",
             [checkpoint_id],
         )
         if row is None:
-            return None
+            return
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints SET state = 'skipped', reason = ?, pin_path = NULL,"
-                " pin_method = NULL WHERE id = ?",
-                [reason, checkpoint_id],
+                "UPDATE checkpoints SET state = ?, reason = ? WHERE id = ?",
+                ["scored" if row["measured"] else "skipped", reason, checkpoint_id],
             )
             self._db.event(now, "skipped", reason, row["name"])
-        return self._db.pin_prefix(row["pin_path"]) if row["pin_path"] else None
 
     def fail_unpinned(self, checkpoint_id: int, name: str, reason: str, now: float) -> None:
         """Record as `failed` a pending checkpoint whose pin is gone, so that it cannot be read."""
@@ -320,15 +393,24 @@ class Queue:
         """Return each checkpoint that has a pin.
 
         Returns:
-            `id, name, state, sha256, global_step, kept, prefix` of each, in the order found.
+            `id, name, state, sha256, global_step, generation, kept, prefix` of each, in the order
+            found.
         """
         rows = self._db.all(
-            "SELECT id, name, state, sha256, coalesce(global_step, 0) AS global_step, kept,"
-            " pin_path FROM checkpoints"
+            "SELECT id, name, state, sha256, coalesce(global_step, 0) AS global_step, generation,"
+            " kept, pin_path FROM checkpoints"
             " WHERE run_id = ? AND pin_path IS NOT NULL ORDER BY id",
             [self._run_id],
         )
         return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
+
+    def waiting_ids(self) -> set[int]:
+        """Return the ids of the checkpoints whose evaluation is to come: pending or leased."""
+        rows = self._db.all(
+            "SELECT id FROM checkpoints WHERE run_id = ? AND state IN ('pending', 'leased')",
+            [self._run_id],
+        )
+        return {row["id"] for row in rows}
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""

@@ -6,6 +6,7 @@ the epoch and end in `_at_seconds`. Migrations are only ever added.
 
 from __future__ import annotations
 
+from watcher.decision.generation import Life, Save, generation_of, with_save
 from watcher.store.sqlite import Database, Migrations
 
 migrations = Migrations("checkpoint-watcher")
@@ -252,6 +253,74 @@ def m003_boards(db: Database) -> None:
     """Several boards, checkpoints kept for another reason, and why one was not promoted."""
     for statement in _BOARDS:
         db.execute(statement)
+
+
+_GENERATIONS = (
+    *(f"DROP VIEW {view}" for view in ("best", "leaderboard", "boards", "history")),
+    "ALTER TABLE checkpoints ADD COLUMN generation INTEGER NOT NULL DEFAULT 1",
+    "ALTER TABLE checkpoints ADD COLUMN saved_at_seconds REAL",
+    "ALTER TABLE runs ADD COLUMN resumed_generation INTEGER NOT NULL DEFAULT 1",
+    # All that tells lives apart, so that each new row is not compared with a table of all.
+    "CREATE INDEX checkpoints_by_generation ON checkpoints (run_id, generation, saved_at_seconds,"
+    " save_counter, global_step) WHERE sha256 IS NOT NULL",
+    """
+    CREATE VIEW boards AS
+    SELECT p.board, p.rank, r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric,
+        p.path, c.sha256, e.evaluated_at, c.generation
+    FROM promotions p
+    JOIN runs r ON r.id = p.run_id
+    JOIN checkpoints c ON c.id = p.checkpoint_id
+    LEFT JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.board, p.rank
+    """,
+    """
+    CREATE VIEW leaderboard AS
+    SELECT p.rank, r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric, p.path,
+        c.sha256, e.evaluated_at, c.generation
+    FROM promotions p
+    JOIN runs r ON r.id = p.run_id AND r.board = p.board
+    JOIN checkpoints c ON c.id = p.checkpoint_id
+    JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.rank
+    """,
+    """
+    CREATE VIEW best AS
+    SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at, generation
+    FROM leaderboard WHERE rank = 1
+    """,
+    """
+    CREATE VIEW history AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
+        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation
+    FROM checkpoints c
+    JOIN runs r ON r.id = c.run_id
+    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
+    ORDER BY c.id
+    """,
+)
+
+
+@migrations()
+def m020_generation(db: Database) -> None:
+    """Tell the lives of a trainer that starts over apart; earlier rows by their order alone."""
+    for statement in _GENERATIONS:
+        db.execute(statement)
+    lives: dict[int, list[Life]] = {}
+    rows = db.query("SELECT id, run_id, save_counter, global_step, sha256 FROM checkpoints")
+    for row in sorted(rows, key=lambda row: row["id"]):
+        save, known = Save(row["save_counter"], row["global_step"]), lives.get(row["run_id"], [])
+        generation = known[-1].generation if known else 1
+        if row["sha256"] is not None:
+            generation = generation_of(save, known)
+            lives[row["run_id"]] = with_save(known, save, generation)
+        db.execute("UPDATE checkpoints SET generation = ? WHERE id = ?", [generation, row["id"]])
+    db.execute(
+        "UPDATE runs SET resumed_generation = coalesce((SELECT max(c.generation) FROM checkpoints c"
+        " WHERE c.run_id = runs.id AND c.discovered_at <= (SELECT max(e.at) FROM events e"
+        " WHERE e.run_id = runs.id AND e.kind = 'resumed')), 1)"
+    )
 
 
 @migrations()

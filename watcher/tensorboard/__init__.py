@@ -27,5 +27,6 @@ the one of `--load_fast=false`, which is EventAccumulator's):
 A step has one point: of two evaluations of it the last one's, of two checkpoints the one that was
 discovered last. Points of another evaluation (another fingerprint) cannot be compared: they move
 into `earlier-FINGERPRINT` beside the files of the present one, where they are a curve of their own.
+So do those of an earlier life of a trainer that started over, into `earlier-generation-N`.
 Files that are not ours are never touched.
 """

@@ -18,7 +18,8 @@ _OWN_METRICS = ("latency_ms",)
 OWN_PREFIX = "checkpoint_watcher/"
 EARLIER_PREFIX = "earlier-"
 _COLUMNS = (
-    "c.id AS checkpoint_id, c.global_step, c.sha256, e.id, e.fingerprint, e.evaluated_at,"
+    "c.id AS checkpoint_id, c.generation, c.global_step, c.sha256, e.id, e.fingerprint,"
+    " e.evaluated_at,"
     " json_extract(e.details, '$.eval_name') AS eval_name,"
     " json_extract(e.details, '$.eval_input') AS eval_input"
 )
@@ -30,8 +31,8 @@ class Point:
 
     Attributes:
         name: The eval input's, by which the OD API names the folder; it may be empty.
-        earlier: The folder inside that for points of another evaluation than the present one,
-            empty for the present one's.
+        earlier: The folder inside that for points of another evaluation than the present one, or
+            of an earlier life of the trainer; empty for the present ones.
         identity: 16 hexadecimal digits, another one for another evaluation.
     """
 
@@ -73,12 +74,17 @@ def points(reader: Reader) -> list[Point]:
     present = reader.run()["fingerprint"]
     if present in names:
         current[names[present]] = present
+    rows = [row for row in rows if _known(row, names)]
+    newest: dict[str, int] = {}
+    for row in rows:
+        newest[row["fingerprint"]] = max(row["generation"], newest.get(row["fingerprint"], 1))
     found = {}
     for row in sorted(rows, key=lambda row: (row["checkpoint_id"], row["evaluated_at"])):
-        if _known(row, names):
-            name, of = names[row["fingerprint"]], row["fingerprint"]
-            earlier = "" if current[name] == of else f"{EARLIER_PREFIX}{of[:8]}"
-            found[name, earlier, row["global_step"]] = _point(name, earlier, row)
+        name, of, life = names[row["fingerprint"]], row["fingerprint"], row["generation"]
+        earlier = f"{EARLIER_PREFIX}{of[:8]}"
+        if current[name] == of:
+            earlier = f"{EARLIER_PREFIX}generation-{life}" if life < newest[of] else ""
+        found[name, earlier, row["global_step"]] = _point(name, earlier, row)
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ class Measured:
     """One evaluation and all it recorded.
 
     Attributes:
-        row: `run, checkpoint, global_step, sha256, score, evaluated_at`.
+        row: `run, checkpoint, global_step, sha256, score, evaluated_at, generation`.
         overall: Metric to value; None where it was not finite.
         categories: Metric to category to value.
     """
@@ -26,8 +26,10 @@ class Measured:
 
     @property
     def title(self) -> str:
-        """The checkpoint and its step."""
-        return f"{self.row['checkpoint']} (step {self.row['global_step']})"
+        """The checkpoint and its step, and of which generation it is if that is not the first."""
+        life = self.row["generation"]
+        said = f", generation {life}" if life > 1 else ""
+        return f"{self.row['checkpoint']} (step {self.row['global_step']}{said})"
 
     @property
     def names(self) -> list[str]:

@@ -50,6 +50,7 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
         ],
         "vetoed": [{**_row(row), "reason": why} for row, why in told.ranking.vetoed],
         "unranked": [row.name for row in told.unranked],
+        "generation": told.generation,
         "evaluations": walked.evaluations,
         "last": walked.last and _row(walked.last),
         "last_improvement": walked.improved and _row(walked.improved),
@@ -72,7 +73,7 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
 def _heading(told: Explanation) -> Text:
     policy = told.board.policy
     places = "all" if policy.top_k < 0 else str(policy.top_k)
-    ranked = told.walked.evaluations
+    ranked = told.ranked
     return Text.assemble(
         ("Ranking ", "bold"),
         f"{told.board.folder.name}/ by {told.board.metric.text} ({policy.mode}): {ranked} of"
@@ -82,7 +83,9 @@ def _heading(told: Explanation) -> Text:
 
 def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
     table = Table()
-    for name in ("rank", "checkpoint", "step", "score", "behind", "files"):
+    lives = any(row.generation > 1 for row in told.ranking.leaders)
+    life = ("generation",) if lives else ()
+    for name in ("rank", "checkpoint", *life, "step", "score", "behind", "files"):
         add_text(table, name) if name in ("checkpoint", "files") else add_number(table, name)
     best = told.ranking.leaders[0].score if told.ranking.leaders else None
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
@@ -91,8 +94,11 @@ def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
         files = Text("kept") if row.pin else Text("gone", style="red")
         if row.checkpoint_id in in_model_dir:
             files = Text("in MODEL_DIR")  # pinned again when the watcher is started
-        table.add_row(str(place), row.name, str(row.global_step), f"{row.score:.6f}", behind, files)
-    return Fitting(table, optional=("behind", "rank", "step"))
+        figures = (str(row.global_step), f"{row.score:.6f}", behind)
+        table.add_row(
+            str(place), row.name, *([str(row.generation)] if lives else []), *figures, files
+        )
+    return Fitting(table, optional=("behind", "rank", "step", *life))
 
 
 def _stop(told: Explanation) -> list[RenderableType]:
@@ -104,6 +110,13 @@ def _stop(told: Explanation) -> list[RenderableType]:
     else:
         head = Text.assemble(("Stopping: no", "bold"), "" if told.rules else ", no rule is set")
     parts: list[RenderableType] = [head]
+    if told.generation > 1:
+        parts.append(
+            Text(
+                f"the trainer started over: generation {told.generation} alone is looked at,"
+                f" {walked.evaluations} of {told.ranked} evaluations"
+            )
+        )
     if walked.improved and walked.last:
         parts.append(
             Text(
@@ -133,13 +146,15 @@ def _rules(rules: tuple[Rule, ...]) -> Table:
 
 
 def _named(row: ScoredCheckpoint) -> str:
-    return f"{row.name} (step {row.global_step}, {row.score:.6g})"
+    life = f", generation {row.generation}" if row.generation > 1 else ""
+    return f"{row.name} (step {row.global_step}{life}, {row.score:.6g})"
 
 
 def _row(row: ScoredCheckpoint) -> dict[str, Any]:
     return {
         "checkpoint": row.name,
         "global_step": row.global_step,
+        "generation": row.generation,
         "score": row.score,
         "files": row.pin is not None,
     }

@@ -30,7 +30,8 @@ class Look:
         waiting: How many wait.
         running_now: The running evaluations, one a worker: `checkpoint, global_step, device`, and
             as far as they were told `done`, `total`, `images_per_second`, `seconds_left`.
-        curve: (global step, score) of what can rank, in step order.
+        generation: The newest of the trainer's lives.
+        curve: (global step, score) of what can rank of it, in step order.
         pace_seconds: What an evaluation took lately, None before the first.
         patience_left: `evaluations` and `steps` that may pass without improvement, where limited.
         stop: Why the run should stop, None when it should not.
@@ -46,6 +47,7 @@ class Look:
     queue: list[dict[str, Any]]
     waiting: int
     running_now: list[dict[str, Any]]
+    generation: int
     curve: tuple[tuple[int, float], ...]
     pace_seconds: float | None
     patience_left: dict[str, int]
@@ -122,6 +124,7 @@ class Look:
             found.append(f"degraded to polling: {status['watch']}")
         if status.get("pins", "links") != "links":
             found.append(f"pins are copies: {status['pins']}")
+        found += status.get("changed_files", [])
         if status.get("notice"):
             found.append(f"notice: {status['notice']}")
         return found
@@ -160,6 +163,7 @@ class Looker:
             queue=reader.queue(queue) if states.get("pending") else [],
             waiting=reader.waiting(),
             running_now=_running_now(run["status"], reader),
+            generation=reader.rows().generation(),
             curve=self._follow_curve(run),
             pace_seconds=_pace(reader),
             patience_left=(run["status"].get("patience_left") or {})
@@ -185,6 +189,7 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
         "model_dir": str(model_dir),
         "running": look.running,
         "states": look.states,
+        "generation": look.generation,
         "evaluation": look.current,
         "evaluations": look.running_now,
         "waiting": look.waiting,
@@ -259,5 +264,5 @@ def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
     except ConfigError:  # of a version with other rules
         return {}
     rows = reader.rows()
-    policy = stop_policy(settings, rows.resumed_step())
+    policy = stop_policy(settings, rows.resumed_step(), rows.generation())
     return patience_left(walk([*rows.scored(), *rows.not_finite()], policy), policy)

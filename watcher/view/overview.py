@@ -255,8 +255,9 @@ def _in_one_line(name: str, rows: Sequence[dict[str, Any]]) -> Text:
 def _curve(look: Look, rows: int) -> RenderableType:
     best = look.best
     point = (best["global_step"], best["score"]) if best else None
-    title = Text(f"{look.run['metric']} of {len(look.curve)} evaluations", style="bold")
-    return Group(title, Curve(look.curve, point, rows))
+    life = f" of generation {look.generation}" if look.generation > 1 else ""
+    title = f"{look.run['metric']} of {len(look.curve)} evaluations{life}"
+    return Group(Text(title, style="bold"), Curve(look.curve, point, rows))
 
 
 def _recent(look: Look, rows: int) -> str:

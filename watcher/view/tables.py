@@ -43,7 +43,8 @@ def history_table(
     """
     places = {row["sha256"]: row["rank"] for row in board}
     table = plain_table()
-    for name in ("checkpoint", "step", "state", "score", "seconds", "rank"):
+    life = _life(history)
+    for name in ("checkpoint", *life, "step", "state", "score", "seconds", "rank"):
         add_text(table, name) if name in ("checkpoint", "state") else add_number(table, name)
     # The column that gives way first, so it has to wrap for rich; its text may not.
     table.add_column("note", overflow="fold")
@@ -54,6 +55,7 @@ def history_table(
         place = places.get(row["sha256"])
         table.add_row(
             row["checkpoint"],
+            *(str(row[name]) for name in life),
             figure(row["global_step"], "d"),
             Text(row["state"], STATE_STYLE.get(row["state"], "")),
             figure(row["score"], ".4f"),
@@ -63,7 +65,7 @@ def history_table(
             note,
             style="bold" if place == 1 else "",
         )
-    return _under(title, Fitting(table, optional=("rank", "seconds", "step")))
+    return _under(title, Fitting(table, optional=("rank", "seconds", "step", *life)))
 
 
 def leaderboard_table(
@@ -73,7 +75,8 @@ def leaderboard_table(
     folder = Path(board[0]["path"]).parent if board else None
     table = plain_table()
     renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
-    names = ("rank", "checkpoint", "step", "score", "behind", *(("file",) if renamed else ()))
+    life, file = _life(board), ("file",) if renamed else ()
+    names = ("rank", "checkpoint", *life, "step", "score", "behind", *file)
     for name in names:
         add_text(table, name) if name in ("checkpoint", "file") else add_number(table, name)
     for row in board:
@@ -81,13 +84,14 @@ def leaderboard_table(
         table.add_row(
             str(row["rank"]),
             row["checkpoint"],
+            *(str(row[name]) for name in life),
             figure(row["global_step"], "d"),
             figure(row["score"], ".6f"),
             "" if behind is None else small_figure(behind, ".6f"),
             *((Path(row["path"]).name,) if renamed else ()),
             style="bold" if row["rank"] == 1 else "",
         )
-    shown = Fitting(table, optional=("behind", "rank", "file", "step"))
+    shown = Fitting(table, optional=("behind", "rank", "file", "step", *life))
     return _under(f"{title}: {folder}" if folder else title, shown)
 
 
@@ -171,6 +175,11 @@ def plain_table() -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
+
+
+def _life(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the column that tells generations apart, none where there is but one."""
+    return ("generation",) if any(row["generation"] > 1 for row in rows) else ()
 
 
 def _under(title: str, table: RenderableType) -> RenderableType:

@@ -18,6 +18,7 @@ OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
 _RUN_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 3], [10, 4], [4, 2, 1, 2, 1, 2]]
+_LIFE = {"field": "generation", "type": "nominal"}
 _STEP_AXIS = {
     "field": "global_step",
     "type": "quantitative",
@@ -151,6 +152,7 @@ def _curve(metric: str) -> dict[str, Any]:
         {"field": "global_step", "type": "quantitative", "title": "step"},
         {"field": "score", "type": "quantitative", "format": ".6g"},
         {"field": "rank", "type": "nominal"},
+        _LIFE,
         {"field": "evaluated_at", "type": "nominal", "title": "evaluated at"},
     ]
     layers: list[dict[str, Any]] = [
@@ -166,7 +168,8 @@ def _curve(metric: str) -> dict[str, Any]:
         )
     return {
         "height": 300,
-        "encoding": {"x": _STEP_AXIS, "y": _score_axis(metric)},
+        # A line for each of the trainer's lives.
+        "encoding": {"x": _STEP_AXIS, "y": _score_axis(metric), "detail": _LIFE},
         "layer": layers,
     }
 
@@ -190,6 +193,7 @@ def _overlaid(metric: str) -> dict[str, Any]:
             "y": _score_axis(metric),
             "color": colour,
             "strokeDash": dash,
+            "detail": _LIFE,
             "tooltip": tooltip,
         },
         "layer": [

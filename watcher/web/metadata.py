@@ -15,6 +15,7 @@ _CHECKPOINT = {
     "path": "Checkpoint prefix in best/, as other tools take it",
     "sha256": "Of the index file: it identifies the content",
     "evaluated_at": "When it was recorded, UTC",
+    "generation": "Which of the trainer's lives in this folder, 2 after it started over once",
 }
 
 _VIEWS: dict[str, dict[str, Any]] = {
@@ -39,6 +40,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
             "evaluated_at": _CHECKPOINT["evaluated_at"],
             "eval_seconds": "Seconds that the evaluation took",
             "note": "Why a scored one was not promoted",
+            "generation": _CHECKPOINT["generation"],
         },
         "facets": ["state"],
         "sortable_columns": ["global_step", "score", "discovered_at", "eval_seconds"],

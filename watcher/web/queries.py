@@ -42,11 +42,11 @@ SHOWN: dict[str, Query] = {
         """
 SELECT h.global_step, h.score, h.checkpoint,
     CASE WHEN l.rank = 1 THEN 'best' WHEN l.rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
-    l.rank, h.evaluated_at
+    l.rank, h.evaluated_at, h.generation
 FROM history h LEFT JOIN leaderboard l ON l.sha256 = h.sha256
 WHERE h.score IS NOT NULL AND h.score != -1
-ORDER BY h.global_step, h.discovered_at""",
-        "Every evaluation that can rank, in step order, and its place in best/.",
+ORDER BY h.generation, h.global_step, h.discovered_at""",
+        "Every evaluation that can rank, by generation and step, and its place in best/.",
     ),
     "categories_of_best": Query(
         "Categories: best and last",
@@ -59,7 +59,8 @@ WITH places AS (
     UNION ALL
     SELECT 'last', id FROM (
         SELECT e.id FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id
-        WHERE e.fingerprint = {_NOW} ORDER BY c.global_step DESC, c.id DESC LIMIT 1)
+        WHERE e.fingerprint = {_NOW}
+        ORDER BY c.generation DESC, c.global_step DESC, c.id DESC LIMIT 1)
 ), {_CATEGORY_METRIC.strip()}
 SELECT m.category, max(CASE WHEN p.place = 'best' THEN m.value END) AS best,
     max(CASE WHEN p.place = 'last' THEN m.value END) AS last, m.name AS metric
@@ -92,7 +93,9 @@ ASKED: dict[str, Query] = {
         "What waits",
         """
 SELECT checkpoint, global_step, state, discovered_at FROM history
-WHERE state IN ('pending', 'leased') ORDER BY state, global_step""",
+WHERE state IN ('pending', 'leased')
+ORDER BY state, generation = (SELECT max(generation) FROM history WHERE sha256 IS NOT NULL)
+    OR sha256 IN (SELECT sha256 FROM boards) DESC, global_step""",
         "The queue in the order in which it is evaluated; what is leased is being evaluated.",
     ),
     "metrics_of": Query(
@@ -148,7 +151,7 @@ SELECT (SELECT score FROM best) AS value,
 SELECT value, note FROM (
     SELECT 0 AS empty, score AS value, checkpoint || ', step ' || global_step AS note FROM (
         SELECT * FROM history WHERE evaluated_at IS NOT NULL AND score IS NOT NULL AND score != -1
-        ORDER BY global_step DESC, discovered_at DESC LIMIT 1)
+        ORDER BY generation DESC, global_step DESC, discovered_at DESC LIMIT 1)
     UNION ALL SELECT 1, NULL, 'nothing is evaluated yet')
 ORDER BY empty LIMIT 1""",
     ),

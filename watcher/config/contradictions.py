@@ -1,0 +1,174 @@
+"""Contradictions: settings that are each valid, and that together cannot be meant. Pure.
+
+What ends every run at once, or leaves rules that can never fire, is refused where settings are
+given. What does nothing, or what few expect, is told at the start and by `doctor`. Settings that a
+database recorded are taken as they are: what was started once can always be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from watcher.config.launching import LaunchSettings
+from watcher.config.settings import Settings
+from watcher.decision.policy import Board, boards, parse_delta
+from watcher.errors import ConfigError
+
+_SCORE_RULES = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+# What stops for a best that someone will want to have.
+_FOR_THE_BEST = ("patience", "patience_steps", "target", "plateau_std")
+# Settings that do something only beside one of these.
+_BESIDE: Mapping[str, tuple[str, ...]] = {
+    "min_steps": _SCORE_RULES,
+    "min_evaluations": _SCORE_RULES,
+    "smoothing": _SCORE_RULES,
+    "min_delta": ("patience", "patience_steps"),
+    "plateau_window": ("plateau_std",),
+    "visualizations": ("tensorboard",),
+    "eval_dir": ("tensorboard",),
+    "health_seconds": ("listen",),
+    "notify_seconds": ("notify", "notify_command"),
+}
+_BESIDE_OF_LAUNCHER: Mapping[str, tuple[str, ...]] = {"drain_timeout": ("watch",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Settings that hardly can be meant so; the hint says what to do."""
+
+    message: str
+    hint: str
+
+
+def refuse_contradictions(settings: Settings) -> None:
+    """Raise ConfigError for settings by which no run can do what they ask for."""
+    sign = 1 if settings.mode == "max" else -1
+    target, divergence = settings.target, settings.divergence
+    if target is not None and divergence is not None and sign * (target - divergence) <= 0:
+        raise ConfigError(
+            f"target ({target:g}) is not better than divergence ({divergence:g}), by mode"
+            f" {settings.mode}: every score would end the run",
+            hint="a run goes on with the scores between them: with mode max target is the larger,"
+            " with mode min the smaller one",
+        )
+    steps, rules = settings.max_steps, _named(settings, _SCORE_RULES)
+    if steps is not None and settings.min_steps >= steps and rules:
+        raise ConfigError(
+            f"min_steps ({settings.min_steps}) is not below max_steps ({steps}): the run ends"
+            f" before {rules} may stop it",
+            hint="set min_steps lower or max_steps higher, or leave one of them out",
+        )
+
+
+def doubts(settings: Settings) -> list[Doubt]:
+    """Return what a person should be told of settings that are taken."""
+    main, *others = boards(settings)
+    return [
+        *_mode(main, others),
+        *_places(settings, others),
+        *_stopping(settings, main),
+        *_memory(settings),
+        *_idle(settings, _BESIDE),
+    ]
+
+
+def launch_doubts(settings: LaunchSettings) -> list[Doubt]:
+    """Return what is to be told of the launcher's own settings."""
+    return list(_idle(settings, _BESIDE_OF_LAUNCHER))
+
+
+def _mode(main: Board, others: Iterable[Board]) -> Iterator[Doubt]:
+    for board in (main, *others):
+        if board.contradiction:
+            yield Doubt(f"board {board.name}: {board.contradiction}", "see --mode")
+
+
+def _places(settings: Settings, others: Iterable[Board]) -> Iterator[Doubt]:
+    rules = _named(settings, _FOR_THE_BEST)
+    if settings.top_k == 0 and rules:
+        yield Doubt(
+            f"top_k (0) keeps no place for the best that {rules} stops for: its score is recorded,"
+            " its files go as the trainer's do",
+            "set top_k to 1 or more, unless scores are all that is wanted",
+        )
+    for board in others:
+        if board.policy.top_k == 0:
+            yield Doubt(
+                f"board {board.name}: top_k (0) gives it no place, so nothing is ever promoted to"
+                f" {board.folder}",
+                "set its top_k to 1 or more, or leave the board out",
+            )
+
+
+def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
+    steps, patience = settings.max_steps, settings.patience_steps
+    if steps is not None and patience is not None and patience >= steps:
+        yield Doubt(
+            f"patience_steps ({patience}) cannot be used up before max_steps ({steps})",
+            "set patience_steps lower, or leave it out",
+        )
+    delta, relative = parse_delta(settings.min_delta)
+    if relative and delta >= 1 and settings.mode == "min":
+        yield Doubt(
+            f"min_delta ({settings.min_delta}) with mode min asks for a score below 0: none that is"
+            " above counts as an improvement",
+            "give the share of the score that a gain has to exceed, such as 1%",
+        )
+    names = [name for name, _ in main.metric.keys]
+    share = all("Precision/" in name or "Recall/" in name for name in names)
+    for field in ("target", "divergence"):
+        value = getattr(settings, field)
+        if value is not None and value > 1 and share and not main.metric.is_expression:
+            yield Doubt(
+                f"{field} ({value:g}) is more than {main.metric.text} can be, which is 1",
+                f"{field} is a share and no percentage: {value / 100:g}",
+            )
+
+
+def _memory(settings: Settings) -> Iterator[Doubt]:
+    cache, limit = settings.eval_cache_mib, settings.worker_memory_bytes
+    if cache is not None and limit is not None and cache << 20 >= limit:
+        yield Doubt(
+            f"eval_cache_mib ({cache}) is not below worker_memory_limit"
+            f" ({settings.worker_memory_limit}): a worker whose eval set fills it is replaced after"
+            " each evaluation",
+            "set worker_memory_limit some gigabytes higher than eval_cache_mib",
+        )
+
+
+def _idle(settings: Settings, table: Mapping[str, tuple[str, ...]]) -> Iterator[Doubt]:
+    for name, needed in table.items():
+        if _is_set(settings, name) and not any(_is_on(settings, one) for one in needed):
+            others = " or ".join(filter(None, [", ".join(needed[:-1]), needed[-1]]))
+            yield Doubt(
+                f"{name} ({getattr(settings, name)}) has no effect without {others}",
+                f"set {others} as well, or leave {name} out",
+            )
+
+
+def _is_set(settings: Settings, name: str) -> bool:
+    """True when a setting is another than by default, and not the one that asks for nothing."""
+    value = getattr(settings, name)
+    if name == "min_delta":
+        return parse_delta(value)[0] > 0
+    return bool(value) and value != _defaults(type(settings))[name]
+
+
+def _is_on(settings: Settings, name: str) -> bool:
+    """True for a switch that is on, a rule that is given (0 is one), a list that is not empty."""
+    value = getattr(settings, name)
+    return value is not None and value is not False and value != ()
+
+
+def _named(settings: Settings, names: Iterable[str]) -> str:
+    """Return those that are given, with their values, as a list for people."""
+    given = [f"{name} ({getattr(settings, name)})" for name in names if _is_on(settings, name)]
+    return " or ".join(filter(None, [", ".join(given[:-1]), *given[-1:]]))
+
+
+def _defaults(kind: type[Settings]) -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
