@@ -32,6 +32,7 @@ from watcher.intake.watch import Watch
 from watcher.orders import Orders
 from watcher.presence import Presence
 from watcher.promotion.projection import Projector
+from watcher.slices import Unfinished, slice_end
 from watcher.store import PINS_NAME, Store, iso
 from watcher.tensorboard.keeper import EventFiles
 from watcher.trouble import Trouble
@@ -46,6 +47,7 @@ _BUSY_AT_END_SECONDS = 2.0
 _WAIT_SECONDS = 2.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
+_PROGRESS_SECONDS = 1.0
 
 
 class Daemon:
@@ -97,6 +99,8 @@ class Daemon:
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
         self._published: dict[str, Any] = {}
+        self._progress: str | None = None
+        self._progress_due = -math.inf
 
     def wake(self) -> None:
         """Make the loop look now. Safe in any thread and in a signal handler."""
@@ -169,6 +173,7 @@ class Daemon:
         self._woken = False
         if not self._begun:
             self._keeper.keep()
+            self._woken = self._keeper.more
             return
         with contextlib.suppress(OSError):
             self._lookout.look(self._clock(), self._steady(), announced=True)
@@ -193,8 +198,9 @@ class Daemon:
         self._look(now, steady)
         self._take_requests(now)
         self._evaluating.take_back_expired(now)
-        self._evaluating.give_out(now, steady)
-        self._project(now, steady)
+        if not self._intake.recovering:
+            self._evaluating.give_out(now, steady)
+            self._project(now, steady)
         self._event_files.tick(steady)
         self._publish()
         self._idle = self._idle_for_long()
@@ -207,6 +213,7 @@ class Daemon:
         for doubt in doubts(self._settings):
             _log.warning(doubt.message, hint=doubt.hint)
         self._intake.recover(now)
+        self._keeper.close()
         self._event_files.want()
         self._begun = True
 
@@ -244,8 +251,8 @@ class Daemon:
         if not self._dirty or steady < self._project_after:
             return
         self._projector.update(now)
-        self._dirty = self._projector.problem is not None
-        if self._dirty:
+        self._dirty = self._projector.problem is not None or self._projector.unfinished
+        if self._projector.problem:
             self._project_after = steady + self._project_delay
             self._project_delay = min(2 * self._project_delay, self._settings.rescan_seconds)
         else:
@@ -290,9 +297,13 @@ class Daemon:
         if self._inbox is None:
             return
         for key, request in self._inbox.take():
-            answer = self._orders.carry_out(request, now)
+            try:
+                answer = self._orders.carry_out(request, now, slice_end())
+            except Unfinished:
+                self._woken = True  # it lies there still, and is gone on with at the next turn
+                return
             # What was asked for is to be seen when it is answered.
-            if self._decided:
+            if self._decided and not self._intake.recovering:
                 self._projector.update(now)
             self._inbox.answer(key, answer)
             self._dirty = True
@@ -332,6 +343,8 @@ class Daemon:
             if self._steady() - self._last_activity >= limit:
                 self._end_if_hopeless(waiting)
             return False
+        if self._projector.unfinished:
+            return False
         if self._looked_to_finish and (self._intake.more or self._dirty):
             return False
         if not self._looked_to_finish and not self._crew.was_ready:
@@ -354,6 +367,7 @@ class Daemon:
             "decided": self._decided,
             **self._crew.status(),
             **self._lookout.status(),
+            "files": self._show_progress(),
             "notice": self._notice,
             "changed_files": [f"{text} ({at})" for text, at in self._changed_files.items()],
             "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
@@ -364,6 +378,14 @@ class Daemon:
         if status != self._published:
             self._store.ledger.set_status(status)
             self._published = status
+
+    def _show_progress(self) -> str | None:
+        """What is read or copied and how far that is; brought up to date once a second."""
+        text = self._intake.progress or self._projector.progress or self._orders.progress
+        steady = self._steady()
+        if text is None or steady >= self._progress_due:
+            self._progress, self._progress_due = text, steady + _PROGRESS_SECONDS
+        return self._progress
 
     def _presence(self, seconds: float) -> Presence:
         steady = self._steady()
@@ -380,6 +402,8 @@ class Daemon:
         leases = self._crew.stop(timeout_seconds=2)
         self._event_files.close(_BUSY_AT_END_SECONDS)
         self._lookout.watch.close()
+        self._orders.close()
+        self._projector.close()
         if self._inbox:
             self._inbox.close()
         os.close(self._wake_reader)
@@ -391,4 +415,5 @@ class Daemon:
         except StoreError as error:
             # The next start takes back what is leased, and evaluates it again.
             _log.error("could not record the end", reason=error.message)
+        self._intake.close()
         # The writer stays open: a late signal may still write to it.

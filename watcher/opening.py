@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import structlog
 
@@ -39,8 +40,17 @@ def open_store(
     Raises:
         StoreError: it cannot be opened for another reason.
     """
+    with closing(Keeper(settings.model_path, settings.state_path / PINS_NAME)) as keeper:
+        return _open(settings, keeper, stopped, waiting)
+
+
+def _open(
+    settings: Settings,
+    keeper: Keeper,
+    stopped: Callable[[], bool],
+    waiting: Callable[[str], None],
+) -> Store | None:
     path = settings.state_path / DATABASE_NAME
-    keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
     trouble = Trouble()
     while not stopped():
         try:
@@ -58,5 +68,6 @@ def open_store(
         # Pins beside an empty database would be taken for those of one that is lost.
         if path.stat().st_size:
             keeper.keep()
-        time.sleep(_AGAIN_SECONDS)
+        if not keeper.more:
+            time.sleep(_AGAIN_SECONDS)
     return None

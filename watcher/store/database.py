@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ class RunDatabase:
 
     def pin_prefix(self, pin_path: str) -> Path:
         """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
-        return self.path.parent / PINS_NAME / pin_path
+        return _pin_prefix(self.path, pin_path)
 
     def set_patience(self, seconds: float) -> None:
         """Say how long to wait for a lock that another program holds, before StoreBusy."""
@@ -212,6 +213,11 @@ class RunDatabase:
             path = moved.path(row["path"])
             if os.path.lexists(f"{path}.index"):  # else it is put there anew
                 self.run("UPDATE promotions SET path = ? WHERE id = ?", [path, row["id"]])
+
+
+@lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again
+def _pin_prefix(database: Path, pin_path: str) -> Path:
+    return database.parent / PINS_NAME / pin_path
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -303,7 +303,7 @@ _GENERATIONS = (
 
 
 @migrations()
-def m020_generation(db: Database) -> None:
+def m004_generation(db: Database) -> None:
     """Tell the lives of a trainer that starts over apart; earlier rows by their order alone."""
     for statement in _GENERATIONS:
         db.execute(statement)
@@ -324,9 +324,15 @@ def m020_generation(db: Database) -> None:
 
 
 @migrations()
-def m010_may_pass(db: Database) -> None:
+def m005_may_pass(db: Database) -> None:
     """Tell what failed for a reason that may pass, a broken device say: its pin is kept."""
     db.execute("ALTER TABLE checkpoints ADD COLUMN may_pass INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def m006_verified(db: Database) -> None:
+    """What the files in a folder were when they were last read byte by byte and found whole."""
+    db.execute("ALTER TABLE placements ADD COLUMN files TEXT")
 
 
 def unknown_migrations(db: Database) -> list[str]:
