@@ -193,7 +193,7 @@ class Daemon:
         self._project(now, steady)
         self._event_files.tick(steady)
         self._publish()
-        self._idle = self._idle_for_long()
+        self._idle = self._idle_at() <= self._steady()
         return max(0.0, self._next_due(now, steady) - steady)
 
     # -- the stages
@@ -294,11 +294,8 @@ class Daemon:
         due.append(self._event_files.due())
         if self._decided:
             due.append(self._project_after if self._dirty else self._projector.evict_at)
-        pending = self._store.queue.next_due()
-        if pending is not None and (self._crew.idle or self._crew.resting):
-            due.append(steady + pending - now)
-        if self._settings.exit_when_idle is not None:
-            due.append(max(self._last_activity + self._settings.exit_when_idle, steady + 0.1))
+        due.append(steady + self._evaluating.next_due() - now)
+        due.append(self._idle_at())
         return min(due)
 
     def _wait(self, seconds: float) -> None:
@@ -314,17 +311,21 @@ class Daemon:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
-    def _idle_for_long(self) -> bool:
+    def _idle_at(self) -> float:
+        """Return the steady time at which the run ends, infinite while there is something to do.
+
+        What it is waited for wakes the loop, or is due at a time of its own.
+        """
         limit = 0.0 if self._looked_to_finish else self._settings.exit_when_idle
         if limit is None or self._intake.waiting or self._store.queue.open_count():
-            return False
+            return math.inf
         if self._looked_to_finish and (self._intake.more or self._dirty):
-            return False
+            return math.inf
         if not self._looked_to_finish and not self._crew.was_ready:
-            return False  # a set-up that cannot evaluate must be told, not slept through
+            return math.inf  # a set-up that cannot evaluate must be told, not slept through
         if self._projector.evict_at < math.inf or self._event_files.busy:
-            return False
-        return self._steady() - self._last_activity >= limit
+            return math.inf
+        return self._last_activity + limit
 
     def _publish(self) -> None:
         status: dict[str, Any] = {

@@ -59,8 +59,7 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
     """
     index = bundle.read_index(checkpoint.prefix)
     parsed = bundle.parse_index(index)
-    working = pins_dir / f".new-{secrets.token_hex(6)}"
-    working.mkdir(mode=0o700)
+    working = _make_folder(pins_dir, checkpoint.name)
     try:
         method = "link"
         for shard, size in enumerate(bundle.shard_sizes(parsed)):
@@ -78,10 +77,7 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise PinError(
-            f"cannot pin {checkpoint.name}: {error.strerror or error}",
-            hint=f"check free space and permissions of {pins_dir}",
-        ) from error
+        raise _refusal(checkpoint.name, error, pins_dir) from error
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return Pin(
@@ -91,6 +87,27 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
         global_step=facts.global_step,
         size_bytes=facts.size_bytes,
         model_variables=facts.model_variables,
+    )
+
+
+def _make_folder(pins_dir: Path, name: str) -> Path:
+    """Make a folder to work in; one that cannot be made is no fault of the checkpoint's."""
+    working = pins_dir / f".new-{secrets.token_hex(6)}"
+    try:
+        try:
+            working.mkdir(mode=0o700)
+        except FileNotFoundError:  # somebody deleted all pins
+            pins_dir.mkdir(mode=0o700)
+            working.mkdir(mode=0o700)
+    except OSError as error:
+        raise _refusal(name, error, pins_dir) from error
+    return working
+
+
+def _refusal(name: str, error: OSError, pins_dir: Path) -> PinError:
+    return PinError(
+        f"cannot pin {name}: {error.strerror or error}",
+        hint=f"check free space and permissions of {pins_dir}",
     )
 
 

@@ -189,6 +189,7 @@ class Intake:
         began = time.monotonic()
         for checkpoint in found:
             if self._settled.get(checkpoint.name) == checkpoint.signature:
+                self._waiting.pop(checkpoint.name, None)  # it was another in between
                 continue
             if time.monotonic() - began > _LOOK_SECONDS:
                 self.more = True

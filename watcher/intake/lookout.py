@@ -30,11 +30,14 @@ class Lookout:
         self.watch = watch
         self.intake = intake
         self.problem: str | None = None
-        self._next_poll = -math.inf
+        self._looked = self._next_poll = -math.inf
 
     def due(self) -> float:
         """Return the steady time of the next look, if no rescan or event comes before it."""
         retry = self.intake.next_retry()
+        if retry is not None and retry <= self._looked:
+            # The last look could not get at it, and an immediate one would not either.
+            retry = self._next_poll
         return min(
             self._next_poll if self.watch.degraded else math.inf,
             math.inf if retry is None else retry,
@@ -46,7 +49,7 @@ class Lookout:
         Raises:
             StoreLost: the database is damaged.
         """
-        self._next_poll = steady + POLL_SECONDS
+        self._looked, self._next_poll = steady, steady + POLL_SECONDS
         # The watch first, then the scan: what appears in between raises an event.
         in_force = self.watch.ensure()
         try:

@@ -339,11 +339,14 @@ class Queue:
         )
         return int(row["n"]) if row else 0
 
-    def next_due(self) -> float | None:
-        """Return when the earliest pending checkpoint may be leased, in seconds since the epoch."""
+    def next_due(self, *, untried: bool = False) -> float | None:
+        """Return when the earliest pending checkpoint may be leased, in seconds since the epoch.
+
+        `untried` as for `lease_next`.
+        """
         row = self._db.one(
             "SELECT min(not_before_seconds) AS due FROM checkpoints WHERE run_id = ?"
-            " AND state = 'pending'",
-            [self._run_id],
+            " AND state = 'pending' AND attempts <= ?",
+            [self._run_id, 0 if untried else sys.maxsize],
         )
         return row["due"] if row else None
