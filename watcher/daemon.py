@@ -20,7 +20,7 @@ import structlog
 
 from watcher.config import Settings
 from watcher.decision.policy import DECIDING, boards
-from watcher.errors import ModelDirError, StoreError, StoreLost
+from watcher.errors import ModelDirError, StoreError, StoreLost, Unfinished
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.supervise import Supervisor
 from watcher.inbox import Inbox
@@ -89,6 +89,7 @@ class Daemon:
         self._notice: str | None = None
         self._news: deque[tuple[str, float]] = deque()
         self._trouble = Trouble()
+        self._problem_since = math.inf
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
@@ -122,6 +123,7 @@ class Daemon:
             WorkerRefused: the worker reports that this set-up can never be evaluated.
             WorkerError: no worker could be started.
             StoreLost: the database was deleted, replaced or is damaged.
+            Unfinished: it was to end when all is done, and something lasts that cannot be done.
         """
         self._store.set_patience(_BUSY_SECONDS)
         try:
@@ -129,7 +131,8 @@ class Daemon:
                 seconds = self._guarded_step()
                 with contextlib.suppress(StoreError):  # drawing reads the database too
                     self._on_step(self._presence(seconds))
-                if self._idle:
+                if self._idle or self._gives_up():
+                    self._require_finished()
                     _log.info("idle, nothing left to do")
                     break
                 self._wait(seconds)
@@ -192,6 +195,7 @@ class Daemon:
         self._evaluating.give_out(now, steady)
         self._project(now, steady)
         self._event_files.tick(steady)
+        self._problem_since = min(self._problem_since, steady) if self._problem else math.inf
         self._publish()
         self._idle = self._idle_at() <= self._steady()
         return max(0.0, self._next_due(now, steady) - steady)
@@ -311,21 +315,54 @@ class Daemon:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
+    @property
+    def _idle_limit(self) -> float | None:
+        return 0.0 if self._looked_to_finish else self._settings.exit_when_idle
+
+    @property
+    def _problem(self) -> str | None:
+        """What cannot be done now, though it is to be done: find, pin or promote a checkpoint."""
+        return self._lookout.problem or self._projector.problem
+
     def _idle_at(self) -> float:
         """Return the steady time at which the run ends, infinite while there is something to do.
 
-        What it is waited for wakes the loop, or is due at a time of its own.
+        What it is waited for wakes the loop, or is due at a time of its own. A problem is waited
+        for as long as for an unfinished checkpoint.
         """
-        limit = 0.0 if self._looked_to_finish else self._settings.exit_when_idle
-        if limit is None or self._intake.waiting or self._store.queue.open_count():
+        limit, problem = self._idle_limit, self._problem
+        if limit is None or self._store.queue.open_count():
             return math.inf
-        if self._looked_to_finish and (self._intake.more or self._dirty):
+        if self._intake.waiting > len(self._intake.held_up) or self._event_files.busy:
             return math.inf
         if not self._looked_to_finish and not self._crew.was_ready:
             return math.inf  # a set-up that cannot evaluate must be told, not slept through
-        if self._projector.evict_at < math.inf or self._event_files.busy:
+        if problem:
+            given_up_at = self._problem_since + self._settings.grace_seconds
+            return max(self._last_activity + limit, given_up_at)
+        if self._looked_to_finish and (self._intake.more or self._dirty):
+            return math.inf
+        if self._projector.evict_at < math.inf:
             return math.inf
         return self._last_activity + limit
+
+    def _gives_up(self) -> bool:
+        """True when the database or the disk fail for so long that the end is not put off more."""
+        limit, steady = (0.0 if self._finishing else self._idle_limit), self._steady()
+        if limit is None or not self._trouble.present or self._crew.leases:
+            return False
+        lasted = steady - self._trouble.since >= self._settings.grace_seconds
+        return lasted and steady - self._last_activity >= limit
+
+    def _require_finished(self) -> None:
+        reason = self._trouble.reason if self._trouble.present else self._problem
+        if reason:
+            waiting = self._intake.held_up
+            names = f" ({', '.join(waiting[:3])}{' ...' if len(waiting) > 3 else ''})"
+            raise Unfinished(
+                f"the run ends with work left{names if waiting else ''}: {reason}",
+                hint="mend that and start the watcher again: it goes on with what is there then",
+            )
 
     def _publish(self) -> None:
         status: dict[str, Any] = {
@@ -334,7 +371,7 @@ class Daemon:
             **self._crew.status(),
             **self._lookout.status(),
             "notice": self._notice,
-            "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
+            "problem": self._problem or self._crew.problem,
             "tensorboard": self._event_files.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
             "patience_left": self._projector.patience_left,

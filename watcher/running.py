@@ -113,7 +113,12 @@ def run_daemon(settings: Settings) -> None:
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.log_format, settings.state_path, live=live)
-        opened = open_store(settings, stopped=lambda: stop.asked, waiting=service.waiting)
+        opened = open_store(
+            settings,
+            stopped=lambda: stop.asked,
+            finishing=lambda: stop.asked_to_finish,
+            waiting=service.waiting,
+        )
         if opened is None:
             return
         store = stack.enter_context(opened)

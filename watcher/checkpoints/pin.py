@@ -40,6 +40,28 @@ def identify(checkpoint: FoundCheckpoint) -> str:
     return hashlib.sha256(bundle.read_index(checkpoint.prefix)).hexdigest()
 
 
+def unreadable(checkpoint: FoundCheckpoint) -> str | None:
+    """Return which file of a checkpoint may not be read and why, None when each can be opened."""
+    shards = sorted(checkpoint.prefix.parent.glob(f"{checkpoint.name}.data-*"))
+    for file in (bundle.index_path(checkpoint.prefix), *shards):
+        try:
+            os.close(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"cannot read {file.name}: {error.strerror}{_whose(file, error)}"
+    return None
+
+
+def _whose(file: Path, error: OSError) -> str:
+    if not isinstance(error, PermissionError):
+        return ""
+    with contextlib.suppress(OSError):
+        status = file.lstat()
+        return f" (owner uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
+
+
 def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None = None) -> Pin:
     """Take a verified pin of a checkpoint, in `pins_dir/<sha256>/<name>`.
 

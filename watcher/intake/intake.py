@@ -20,7 +20,15 @@ import structlog
 
 from watcher.checkpoints.bundle import index_path
 from watcher.checkpoints.discover import scan
-from watcher.checkpoints.pin import Verified, identify, pin, probe, release, sweep
+from watcher.checkpoints.pin import (
+    Verified,
+    identify,
+    pin,
+    probe,
+    release,
+    sweep,
+    unreadable,
+)
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, PinError, StoreError, StoreLost
 from watcher.intake.adopt import found_as, orphans
@@ -96,6 +104,7 @@ class Intake:
         self._outcomes: deque[_Outcome] = deque()
         self._recorded: list[str] = []
         self._readable = True
+        self._away = False
         self._news: list[str] = []
         self.more = False
         self.late: list[str] = []
@@ -110,6 +119,11 @@ class Intake:
     def problem(self) -> str | None:
         """Why a checkpoint that may be whole cannot be pinned, None when none is held up."""
         return next((entry.problem for entry in self._waiting.values() if entry.problem), None)
+
+    @property
+    def held_up(self) -> list[str]:
+        """Which of those wait for something that is no fault of theirs to pass."""
+        return [name for name, entry in self._waiting.items() if self._away or entry.problem]
 
     def next_retry(self) -> float | None:
         """Return the steady time at which a waiting checkpoint is worth another look."""
@@ -179,8 +193,9 @@ class Intake:
             ModelDirError: model_dir is missing or cannot be listed.
             StoreLost: the database is damaged.
         """
-        self.more, self.late, self._readable = False, [], True
+        self.more, self.late, self._readable, self._away = False, [], True, True
         found = scan(self._model_dir)
+        self._away = False
         names = {checkpoint.name for checkpoint in found}
         counters = {checkpoint.save_counter for checkpoint in found}
         self._settled = {name: sig for name, sig in self._settled.items() if name in names}
@@ -229,8 +244,10 @@ class Intake:
             if not queue.known_damage(found):
                 queue.record_corrupt(found, outcome.reason, outcome.at)
             return True
+        if outcome.before is None and found.signature and queue.known_unreadable(found):
+            return False
         if outcome.before is None or not queue.known(outcome.before):
-            queue.record_missed(found.name, found.save_counter, outcome.reason, outcome.at)
+            queue.record_missed(found, outcome.reason, outcome.at)
         return outcome.before is None
 
     def _handle(
@@ -264,6 +281,8 @@ class Intake:
             # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
             return self._wait(checkpoint, now, steady, problem=error.message)
         except OSError as error:
+            if waited is None and not sha256 and self._readable:
+                self._count_gap(checkpoint, sha256, present, now)
             problem = f"cannot read {checkpoint.name}: {error.strerror or error}"
             return self._wait(checkpoint, now, steady, problem=problem)
         self._outcomes.append(_Outcome("pinned", checkpoint, now, taken))
@@ -286,6 +305,12 @@ class Intake:
             except StoreError:
                 self._readable = False
         return False
+
+    def _passed_over(self, checkpoint: FoundCheckpoint) -> bool:
+        """True when these files have the outcome already that they cannot be read."""
+        if any(outcome.found == checkpoint for outcome in self._outcomes):
+            return True
+        return self._is(lambda: self._queue.known_unreadable(checkpoint))
 
     def _settle(self, checkpoint: FoundCheckpoint) -> None:
         self._settled[checkpoint.name] = checkpoint.signature
@@ -316,15 +341,29 @@ class Intake:
         damage: str | None = None,
         problem: str | None = None,
     ) -> None:
-        """Look again later, each time after twice as long; lasting damage makes it corrupt."""
+        """Look again later, each time after twice as long; lasting damage makes it corrupt.
+
+        One that may not be read has an outcome after as long. It goes on being looked at, by a
+        scan: a change of its mode is no change of its signature.
+        """
+        barred = unreadable(checkpoint) if problem else None
+        problem = barred or problem
         entry = self._waiting.get(checkpoint.name)
         if entry is None or entry.found.signature != checkpoint.signature:
+            if barred and self._passed_over(checkpoint):
+                self._waiting.pop(checkpoint.name, None)
+                return
             entry = _Waiting(checkpoint, since=steady, retry_at=steady)
             self._waiting[checkpoint.name] = entry
         entry.problem = problem
         if damage is not None and steady - entry.since >= self._grace_seconds:
             self._outcomes.append(_Outcome("corrupt", checkpoint, now, reason=damage))
             self._settle(checkpoint)
+            return
+        if barred and steady - entry.since >= self._grace_seconds:
+            self._outcomes.append(_Outcome("missed", checkpoint, now, reason=barred))
+            self._news.append(f"{checkpoint.name} is not evaluated: {barred}")
+            self._waiting.pop(checkpoint.name, None)
             return
         remaining = max(entry.since + self._grace_seconds - steady, _FIRST_RETRY_SECONDS)
         entry.retry_at = steady + min(entry.delay, remaining)
@@ -334,6 +373,8 @@ class Intake:
         self, checkpoint: FoundCheckpoint, sha256: str, present: set[int], now: float
     ) -> None:
         """Note the saves between the one seen last and this one, which nobody saw."""
+        if self._passed_over(checkpoint):
+            return  # seen and counted before
         if not self._first_look:
             seen, reason = checkpoint.save_counter, "saved and rotated away while nobody looked"
             for counter in missed_counters(self._last_counter, seen, present):

@@ -19,6 +19,10 @@ from watcher.store.database import RunDatabase
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
 
+# Of files whose content has no row: for run, name, signature and state.
+_THESE_FILES = "run_id = ? AND name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
+
+
 class LeaseLost(StoreError):
     """Raised when an outcome comes from a worker that no longer holds the lease."""
 
@@ -48,12 +52,18 @@ class Queue:
         return found is not None
 
     def last_save_counter(self) -> int | None:
-        """Return the save counter of the checkpoint recorded last, None for an empty run."""
+        """Return the save counter of the checkpoint seen last, None for an empty run.
+
+        Rows are in the order in which checkpoints were seen, but for those of files that were
+        damaged or could not be read: they come after as long as that was waited for.
+        """
         row = self._db.one(
-            "SELECT save_counter FROM checkpoints WHERE run_id = ? ORDER BY id DESC LIMIT 1",
-            [self._run_id],
+            "SELECT max(save_counter) AS last FROM checkpoints WHERE run_id = ? AND id >="
+            " coalesce((SELECT max(id) FROM checkpoints WHERE run_id = ?"
+            " AND (sha256 IS NOT NULL OR signature IS NULL)), 0)",
+            [self._run_id, self._run_id],
         )
-        return row["save_counter"] if row else None
+        return row["last"] if row else None
 
     def record_pin(self, checkpoint: FoundCheckpoint, pin: Pin, now: float) -> str:
         """Record a pinned checkpoint as `pending`, or as `untrained` when it holds no model.
@@ -72,14 +82,23 @@ class Queue:
             "pin_method": None if untrained else pin.method,
         }
         reason = UNTRAINED_REASON if untrained else None
+        if checkpoint.signature and self.known_unreadable(checkpoint):
+            self._heal(checkpoint, {**columns, "state": state, "reason": reason}, now)
         self._add(checkpoint.name, checkpoint.save_counter, state, reason, now, columns)
         return state
 
     def known_damage(self, checkpoint: FoundCheckpoint) -> bool:
         """True when exactly these files are recorded as corrupt already."""
+        return self._known_files(checkpoint, "corrupt")
+
+    def known_unreadable(self, checkpoint: FoundCheckpoint) -> bool:
+        """True when exactly these files are recorded as missed, since they could not be read."""
+        return self._known_files(checkpoint, "missed")
+
+    def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
         found = self._db.one(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ? AND signature = ?",
-            [self._run_id, checkpoint.name, str(checkpoint.signature)],
+            f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
+            [self._run_id, checkpoint.name, str(checkpoint.signature), state],
         )
         return found is not None
 
@@ -92,9 +111,13 @@ class Queue:
         columns = {"signature": str(checkpoint.signature)}
         self._add(checkpoint.name, checkpoint.save_counter, "corrupt", reason, now, columns)
 
-    def record_missed(self, name: str, save_counter: int, reason: str, now: float) -> None:
-        """Record a checkpoint that was gone before it could be pinned."""
-        self._add(name, save_counter, "missed", reason, now, {})
+    def record_missed(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
+        """Record a checkpoint that was gone, or could not be read, before it could be pinned.
+
+        Should it be pinned after all, with the files that it had, `record_pin` makes this row its.
+        """
+        columns = {"signature": str(checkpoint.signature) if checkpoint.signature else None}
+        self._add(checkpoint.name, checkpoint.save_counter, "missed", reason, now, columns)
 
     def _add(
         self,
@@ -117,6 +140,18 @@ class Queue:
         with self._db.write():
             if self._db.insert("checkpoints", row, ignore=True):
                 self._db.event(now, state, reason or "found and pinned", name)
+
+    def _heal(self, checkpoint: FoundCheckpoint, columns: dict[str, Any], now: float) -> None:
+        """Make the row of files that could not be read that of their content, if it has none."""
+        these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
+        changes = ", ".join(f"{column} = ?" for column in columns)
+        with self._db.write():
+            self._db.run(
+                f"UPDATE OR IGNORE checkpoints SET {changes} WHERE {_THESE_FILES}",
+                [*columns.values(), *these],
+            )
+            text = "it can be read now, and is pinned"
+            self._db.event(now, columns["state"], text, checkpoint.name)
 
     # -- leased
 
