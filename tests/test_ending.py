@@ -14,6 +14,8 @@ from locks import EXCLUSIVE, WRITE, locked
 from privileges import bound, subject_to_permissions
 from watching import Watcher, wait_until
 
+from watcher.config import Settings
+from watcher.doctor import folders
 from watcher.intake.intake import Intake
 from watcher.store import Store
 
@@ -141,6 +143,16 @@ def test_a_database_that_stays_locked_holds_up_no_end(watcher: Watcher, at_the_s
         daemon.send_signal(signal.SIGUSR1)
         assert daemon.wait(timeout=20) == UNFINISHED
     assert "database is locked" in watcher.log.read_text().splitlines()[-2]
+
+
+def test_doctor_says_that_the_newest_checkpoint_may_not_be_read(watcher: Watcher):
+    save(watcher, 1)
+    bar(watcher, "ckpt-1")
+    settings = Settings(model_dir=str(watcher.model_dir), pipeline_config="none")
+    with subject_to_permissions():
+        _, finding = folders.model_dir(settings, [])
+    assert finding.severity == "error" and finding.message.startswith("cannot read ckpt-1.index")
+    assert finding.remedy and "umask" in finding.remedy
 
 
 # -- one row a save, whatever happens to what may not be read

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from watcher.checkpoints import passed_over
 from watcher.checkpoints.discover import scan
-from watcher.checkpoints.pin import probe
+from watcher.checkpoints.pin import probe, unreadable
 from watcher.config import Settings
 from watcher.data import FoundCheckpoint
 from watcher.doctor.cadence import newest
@@ -79,18 +80,34 @@ def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
     if not folder.is_dir():
         return [_missing(settings, running)]
     found = scan(folder)
+    others = [
+        Finding("passed over", "note" if found else "warning", str(one), one.remedy)
+        for one in passed_over.look(folder)
+        if found or one.kind != "folder"  # `_elsewhere` names that as the one to give
+    ]
     if found:
         last = newest(found)
         age = duration(max(0.0, time.time() - last.written_at))
         writing = f"; trainer {ours[0].pid} writes here" if ours else ""
         message = f"{len(found)} checkpoints, {last.name} written {age} ago{writing}"
-        return [Finding("model_dir", "ok", message)]
+        return [Finding("model_dir", "ok", message), *_barred(last), *others]
     if ours:
         message = f"no checkpoint yet; trainer {ours[0].pid} writes here"
-        return [Finding("model_dir", "ok", message)]
+        return [Finding("model_dir", "ok", message), *others]
     if elsewhere := _elsewhere(folder, running):
-        return [elsewhere]
+        return [elsewhere, *others]
+    if others:
+        return [Finding("model_dir", "warning", f"no checkpoint to evaluate in {folder}"), *others]
     return [Finding("model_dir", "ok", f"no checkpoint in {folder} yet, and no trainer is seen")]
+
+
+def _barred(checkpoint: FoundCheckpoint) -> list[Finding]:
+    """Say that this user may not read what the trainer saves."""
+    reason = unreadable(checkpoint)
+    if reason is None:
+        return []
+    remedy = "run the watcher as the trainer's user, or let it read the files (the trainer's umask)"
+    return [Finding("model_dir", "error", reason, remedy)]
 
 
 def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
