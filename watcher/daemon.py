@@ -197,7 +197,7 @@ class Daemon:
         self._event_files.tick(steady)
         self._problem_since = min(self._problem_since, steady) if self._problem else math.inf
         self._publish()
-        self._idle = self._idle_at() <= self._steady()
+        self._idle = self._idle_at() <= steady
         return max(0.0, self._next_due(now, steady) - steady)
 
     # -- the stages
@@ -333,14 +333,14 @@ class Daemon:
         limit, problem = self._idle_limit, self._problem
         if limit is None or self._store.queue.open_count():
             return math.inf
-        if self._intake.waiting > len(self._intake.held_up) or self._event_files.busy:
+        if self._event_files.busy:
             return math.inf
         if not self._looked_to_finish and not self._crew.was_ready:
             return math.inf  # a set-up that cannot evaluate must be told, not slept through
         if problem:
             given_up_at = self._problem_since + self._settings.grace_seconds
-            return max(self._last_activity + limit, given_up_at)
-        if self._looked_to_finish and (self._intake.more or self._dirty):
+            return max(self._last_activity + limit, given_up_at, self._intake.given_up_at())
+        if self._intake.waiting or (self._looked_to_finish and (self._intake.more or self._dirty)):
             return math.inf
         if self._projector.evict_at < math.inf:
             return math.inf

@@ -9,6 +9,7 @@ start, so a database that is locked for an hour costs no checkpoint.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import deque
@@ -124,6 +125,22 @@ class Intake:
     def held_up(self) -> list[str]:
         """Which of those wait for something that is no fault of theirs to pass."""
         return [name for name, entry in self._waiting.items() if self._away or entry.problem]
+
+    def given_up_at(self) -> float:
+        """Return the steady time from which all that waits has waited in vain for long enough.
+
+        Infinite while some of it has an outcome to come, minus infinity when none waits.
+        """
+        if self._outcomes:
+            return math.inf
+        held_up = set(self.held_up)
+        waited = (
+            entry.since + self._grace_seconds + 2 * _FIRST_RETRY_SECONDS  # and one try after it
+            if name in held_up
+            else math.inf
+            for name, entry in self._waiting.items()
+        )
+        return max(waited, default=-math.inf)
 
     def next_retry(self) -> float | None:
         """Return the steady time at which a waiting checkpoint is worth another look."""
