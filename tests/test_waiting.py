@@ -258,6 +258,21 @@ def share_of_a_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
         yield {name: round(cpu / seconds, 3) for name, cpu in taken.items()}
 
 
+def test_a_problem_that_lasts_is_told_in_the_log_once(tmp_path: Path):
+    run = Run(tmp_path / "run")
+    with run.stack:
+        state = a_pin_that_cannot_be_made(run)
+        for condition in state:
+            wait_until(condition, "the pin cannot be made")
+        said = "cannot be done now, trying again"
+        wait_until(lambda: run.reads(said), "the log says so")
+        pins = run.database.parent / "pins"
+        pins.unlink()
+        wait_until(lambda: run.reads("found, pinned and promoted again"), "and that it is over")
+        assert run.log.read_text().count(said) == 1
+        assert "reason='cannot pin ckpt-2: Not a directory'" in run.log.read_text()
+
+
 @pytest.mark.parametrize("state", [state.__name__ for state in STATES])
 def test_the_daemon_sleeps_while_it_waits(share_of_a_core: dict[str, float], state: str):
     assert share_of_a_core[state] < MOST_OF_A_CORE

@@ -45,6 +45,8 @@ _BUSY_AT_END_SECONDS = 2.0
 _WAIT_SECONDS = 2.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
+# A problem that lasts is told in the log, and not only in `status`.
+_LASTING_SECONDS = 5.0
 
 
 class Daemon:
@@ -89,7 +91,7 @@ class Daemon:
         self._notice: str | None = None
         self._news: deque[tuple[str, float]] = deque()
         self._trouble = Trouble()
-        self._problem_since = math.inf
+        self._problem_since, self._problem_told = math.inf, False
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
@@ -195,7 +197,7 @@ class Daemon:
         self._evaluating.give_out(now, steady)
         self._project(now, steady)
         self._event_files.tick(steady)
-        self._problem_since = min(self._problem_since, steady) if self._problem else math.inf
+        self._follow_problem(steady)
         self._publish()
         self._idle = self._idle_at() <= steady
         return max(0.0, self._next_due(now, steady) - steady)
@@ -210,6 +212,18 @@ class Daemon:
         self._intake.recover(now)
         self._event_files.want()
         self._begun = True
+
+    def _follow_problem(self, steady: float) -> None:
+        """Tell of what cannot be done when that lasts, once, and when it can be done again."""
+        if self._problem is None:
+            if self._problem_told:
+                _log.info("found, pinned and promoted again")
+            self._problem_since, self._problem_told = math.inf, False
+            return
+        self._problem_since = min(self._problem_since, steady)
+        if not self._problem_told and steady - self._problem_since >= _LASTING_SECONDS:
+            _log.warning("cannot be done now, trying again", reason=self._problem)
+            self._problem_told = True
 
     def _accept_settings(self, now: float) -> None:
         """Rank and stop by these settings, once it is seen that they can be evaluated by.
@@ -300,6 +314,8 @@ class Daemon:
             due.append(self._project_after if self._dirty else self._projector.evict_at)
         due.append(steady + self._evaluating.next_due() - now)
         due.append(self._idle_at())
+        if not self._problem_told:
+            due.append(self._problem_since + _LASTING_SECONDS)
         return min(due)
 
     def _wait(self, seconds: float) -> None:

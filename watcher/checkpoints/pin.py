@@ -24,7 +24,10 @@ from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files import write_new_file
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
+# A copy would meet these as well. Whatever else a link is refused with means a copy: EXDEV, another
+# file system; EPERM, fs.protected_hardlinks; EMLINK, no room for another; EIO, ENOSYS and
+# EOPNOTSUPP from file systems that have none.
+_NO_COPY_EITHER = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT)
 
 # What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
 Verified = set[tuple[str, tuple[tuple[int, ...], ...]]]
@@ -194,9 +197,7 @@ def take_file(source: Path, target: Path) -> str:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        # EXDEV: other file system. EPERM: fs.protected_hardlinks or no links here at all.
-        # EMLINK: the inode has no room for another link.
-        if error.errno not in _NO_LINK:
+        if error.errno in _NO_COPY_EITHER:
             raise
         return _copy(source, target)
     try:
@@ -211,7 +212,8 @@ def take_file(source: Path, target: Path) -> str:
 def probe(model_dir: Path, pins_dir: Path) -> str | None:
     """Return why pins of `model_dir` cannot be hard links, None when nothing speaks against it.
 
-    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`.
+    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`. Where it cannot
+    write there at all, nothing is known.
     """
     trial = pins_dir / f".new-{secrets.token_hex(6)}"
     linked = trial.with_name(f"{trial.name}-link")
@@ -219,10 +221,13 @@ def probe(model_dir: Path, pins_dir: Path) -> str | None:
         if model_dir.stat().st_dev != pins_dir.stat().st_dev:
             return f"{pins_dir} is on another file system than {model_dir}"
         write_new_file(trial, b"")
-        os.link(trial, linked)
-    except OSError as error:
-        if error.errno in _NO_LINK:
-            return f"the file system of {pins_dir} has no hard links"
+        try:
+            os.link(trial, linked)
+        except OSError as error:
+            if error.errno not in _NO_COPY_EITHER:
+                return f"the file system of {pins_dir} has no hard links ({error.strerror})"
+    except OSError:
+        pass
     finally:
         for file in (trial, linked):
             with contextlib.suppress(OSError):

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.checkpoints import passed_over
@@ -19,50 +18,12 @@ from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
 from watcher.doctor.processes import Trainer
 from watcher.errors import ModelDirError
+from watcher.mounts import Mount, mount_of
 from watcher.store import PINS_NAME
 
 _SIBLINGS = 1000
 _ALIKE = 0.8
-_NETWORK = frozenset(
-    (
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs"),
-        *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "pvfs2", "orangefs"),
-    )
-)
 _NO_LINKS = frozenset(("vfat", "msdos", "exfat"))
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """The file system that a path lies on."""
-
-    point: Path
-    kind: str
-
-    @property
-    def is_remote(self) -> bool:
-        """True for network file systems and for those that a program serves (FUSE)."""
-        return self.kind in _NETWORK or self.kind == "fuse" or self.kind.startswith("fuse.")
-
-
-def mount_of(path: Path, mountinfo: str) -> Mount | None:
-    """Find the mount of an absolute path without links in the text of /proc/self/mountinfo. Pure.
-
-    Its format is in proc(5): the mount point is the fifth field, with octal escapes; the type is
-    the first one after a lone dash. Of mounts over each other the last one counts.
-    """
-    best: Mount | None = None
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        words = fields.split(" ")
-        if len(words) < 5 or not rest:
-            continue
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[4]))
-        if path.is_relative_to(point) and (
-            best is None or len(point.parts) >= len(best.point.parts)
-        ):
-            best = Mount(point, rest.split(" ")[0])
-    return best
 
 
 def present(path: Path) -> Path:
@@ -188,7 +149,7 @@ def file_system(settings: Settings, mountinfo: str) -> list[Finding]:
     theirs, ours = mount_of(trainers_place, mountinfo), mount_of(our_place, mountinfo)
     return [
         *_events(settings.model_path, theirs),
-        *_links(settings, trainers_place, our_place, ours),
+        *_links(settings, trainers_place, our_place, (theirs, ours)),
         *_journal(our_place, ours),
     ]
 
@@ -223,16 +184,25 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
     return [Finding("events", "ok", f"file system events can be had{kind}")]
 
 
-def _links(settings: Settings, theirs: Path, ours: Path, mount: Mount | None) -> list[Finding]:
-    pins = settings.state_path / PINS_NAME
-    reason = None
+def _links(
+    settings: Settings, theirs: Path, ours: Path, mounts: tuple[Mount | None, Mount | None]
+) -> list[Finding]:
+    reason, pins = None, settings.state_path / PINS_NAME
     if theirs.stat().st_dev != ours.stat().st_dev:
         reason = f"{settings.state_path} is on another file system than {settings.model_path}"
-    elif mount and mount.kind in _NO_LINKS:
-        reason = f"{mount.kind} has no hard links"
+    elif mounts[0] != mounts[1]:
+        # Two mounts of one file system, as containers have them, are two to link(2).
+        reason = f"{settings.state_path} is on another mount than {settings.model_path}"
+    elif (kind := mounts[1].kind if mounts[1] else "") in _NO_LINKS:
+        reason = f"{kind} has no hard links"
     elif pins.is_dir():
         reason = probe(settings.model_path, pins)
     reason = reason or _foreign(settings.model_path)
+    if reason is None and mounts[1] and mounts[1].is_remote and not pins.is_dir():
+        # Nothing is tried in the trainer's folder.
+        text = f"whether {mounts[1].kind} has hard links shows at the first start, else pins are"
+        text += " copies"
+        return [Finding("hard links", "note", text)]
     if reason is None:
         text = "pins can be hard links: they take no time and no space of their own"
         return [Finding("hard links", "ok", text)]
