@@ -104,6 +104,17 @@ class Daemon:
         with contextlib.suppress(OSError):
             os.write(self._wake_writer, b".")
 
+    def _take_wake(self) -> bool:
+        """Return whether the loop was woken since the last time; what asked for a look gets it.
+
+        A wake-up may come between any two instructions. One that is not seen here stays for the
+        next turn, and one that is cleared unseen came before the look that this call asks for.
+        """
+        if not self._woken:
+            return False
+        self._woken = False
+        return True
+
     def stop(self) -> None:
         """Make `run` return soon. Safe in any thread and in a signal handler."""
         self._stopping = True
@@ -167,13 +178,12 @@ class Daemon:
     def _pin_meanwhile(self) -> None:
         """Pin what there is while nothing can be recorded: the trainer does not wait for us."""
         self._store.require_present()
-        self._woken = False
+        self._take_wake()
         if not self._begun:
             self._keeper.keep()
             return
         with contextlib.suppress(OSError):
             self._lookout.look(self._clock(), self._steady(), announced=True)
-        self._woken = self._woken or self._intake.more
 
     def step(self) -> float:
         """Do all there is to do now; returns the seconds until there is more, if nothing wakes.
@@ -269,8 +279,8 @@ class Daemon:
     def _look(self, now: float, steady: float) -> None:
         to_finish = self._finishing and not self._looked_to_finish
         rescan = to_finish or steady >= self._next_scan
-        if self._woken or rescan or steady >= self._lookout.due():
-            announced, self._woken = self._woken, False
+        announced = self._take_wake() or self._intake.more
+        if announced or rescan or steady >= self._lookout.due():
             # Before anything is taken from the folder: it may be another one, without our
             # database.
             self._store.require_present()
@@ -279,7 +289,6 @@ class Daemon:
                 self._dirty = True  # files in best/ may have been touched by others
             self._lookout.look(now, steady, announced=announced)
             self._looked_to_finish = self._looked_to_finish or to_finish
-            self._woken = self._woken or self._intake.more
         if self._lookout.write_down(now):
             self._last_activity = steady
         self._tell_news(now)
@@ -325,7 +334,7 @@ class Daemon:
         if not self._trouble.present:
             readers += [*self._crew.filenos(), *self._event_files.filenos()]
         until = self._steady() + seconds
-        while not self._woken and (left := until - self._steady()) > 0:
+        while not (self._woken or self._intake.more) and (left := until - self._steady()) > 0:
             if select.select(readers, [], [], min(left, _WAIT_SECONDS))[0]:
                 break
         with contextlib.suppress(BlockingIOError):
