@@ -239,9 +239,10 @@ def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
         Finding(
             "database place",
             "warning",
-            f"the database is on {mount.kind}: write-ahead logging needs a local disk, and locks"
-            " may not reach from one machine to another",
-            "read and write it on one machine only; --state-dir on a local disk helps the"
-            " database, but makes the pins copies",
+            f"the database is on {mount.kind}: write-ahead logging needs a local disk, so readers"
+            " and the watcher wait for each other, and locks may not reach from one machine to"
+            " another",
+            "run the watcher of it on one machine only; --state-dir on a local disk is better for"
+            " the database, but makes the pins copies",
         )
     ]
