@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from faults import need_strace
 from watching import CLI, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
@@ -24,6 +25,7 @@ from watcher.doctor.processes import Trainer, is_trainer, trainers
 from watcher.doctor.settings import open_to_all
 from watcher.errors import StoreError
 from watcher.evaluation.gpus import Gpu, Listing
+from watcher.mounts import mount_of
 
 VERSIONS = {
     "python": "3.11.7",
@@ -467,7 +469,7 @@ MOUNTS = """22 1 8:1 / / rw - ext4 /dev/sda1 rw
     ],
 )
 def test_the_file_system_of_a_path_is_the_last_mount_above_it(path: str, kind: str, remote: bool):
-    mount = folders.mount_of(Path(path), MOUNTS)
+    mount = mount_of(Path(path), MOUNTS)
     assert mount and (mount.kind, mount.is_remote) == (kind, remote)
 
 
@@ -476,6 +478,33 @@ def test_a_network_file_system_is_warned_of_for_events_and_database(tmp_path: Pa
     found = {f.check: f for f in folders.file_system(settings(tmp_path), mounts)}
     assert found["events"].severity == found["database place"].severity == "warning"
     assert "nfs4" in found["events"].message
+
+
+def test_nothing_is_promised_of_links_that_were_not_tried(tmp_path: Path):
+    (tmp_path / "model_dir").mkdir()
+    here = settings(tmp_path / "model_dir")
+
+    def links(kind: str, *more: str) -> Finding:
+        mounts = "\n".join([f"30 22 0:44 / {tmp_path} rw - {kind} remote rw", *more])
+        return next(f for f in folders.file_system(here, mounts) if f.check == "hard links")
+
+    assert links("fuse.rclone").severity == "note"
+    (tmp_path / "model_dir" / "watcher" / "pins").mkdir(parents=True)
+    assert links("fuse.rclone").severity == "ok", "tried, as pinning does"
+    own = f"31 30 8:1 / {tmp_path}/model_dir/watcher rw - ext4 /dev/sda1 rw"
+    assert "on another mount than" in links("ext4", own).message
+
+
+def test_doctor_tries_a_link_as_pinning_does(watcher: Watcher, tmp_path: Path):
+    need_strace()
+    (watcher.model_dir / "watcher" / "pins").mkdir(parents=True)
+    refuse = ["-etrace=link,linkat", "-einject=link,linkat:error=EIO"]
+    command = [*CLI, "doctor", watcher.model_dir, "--pipeline-config", watcher.pipeline, "--json"]
+    command += ["--python", sound(tmp_path)]
+    traced = ["strace", "-f", "-qq", "-o", os.devnull, *refuse, *map(str, command)]
+    ended = subprocess.run(traced, capture_output=True, text=True, timeout=60)
+    found = worst(json.loads(ended.stdout)["findings"])["hard links"]
+    assert found["severity"] == "warning" and "(Input/output error)" in found["message"]
 
 
 def test_pins_on_another_file_system_are_said_to_be_copies(tmp_path: Path):

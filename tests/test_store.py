@@ -114,6 +114,7 @@ def test_a_lease_given_back_counts_no_attempt_and_a_retry_waits(store: Store):
     store.queue.retry_later(lease, "the worker died", NOW, 5)
     assert store.queue.lease_next(NOW + 4, 60) is None
     assert store.queue.next_due() == NOW + 5
+    assert store.queue.next_due(untried=True) is None, "beside another it is never given out"
     again = store.queue.lease_next(NOW + 5, 60)
     assert again is not None and again.attempt == 2
 

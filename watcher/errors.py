@@ -70,6 +70,10 @@ class LeaderLost(PinError):
         self.checkpoint_id = checkpoint_id
 
 
+class WorkLeft(WatcherError):
+    """Raised when a run that was to end once all is done ended with something it cannot do."""
+
+
 class WorkerError(WatcherError):
     """Raised when the evaluation worker could not be started, died, hung or spoke nonsense."""
 

@@ -36,6 +36,7 @@ from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
+from watcher.mounts import mount_now
 from watcher.notify_systemd import Notifier, Service
 from watcher.opening import open_store
 from watcher.presence import Presence
@@ -116,11 +117,17 @@ def run_daemon(settings: Settings) -> None:
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.log_format, settings.state_path, live=live)
-        opened = open_store(settings, stopped=lambda: stop.asked, waiting=service.waiting)
+        opened = open_store(
+            settings,
+            stopped=lambda: stop.asked,
+            finishing=lambda: stop.asked_to_finish,
+            waiting=service.waiting,
+        )
         if opened is None:
             return
         store = stack.enter_context(opened)
         stack.push(partial(_record_end, store))
+        _warn_of_mount(settings.state_path)
         refuse_unmeasured(settings, store.ledger)
         view = stack.enter_context(LiveView(settings.state_path, live))
         service.watch(settings.state_path)
@@ -211,6 +218,16 @@ def _make_state_folder(settings: Settings) -> None:
         raise StoreError(
             f"cannot write into {settings.state_path}",
             hint="the watcher must be able to write there, or set --state-dir",
+        )
+
+
+def _warn_of_mount(state_dir: Path) -> None:
+    """Say that the database is where several machines may reach it."""
+    mount = mount_now(state_dir)
+    if mount and mount.is_remote:
+        _log.warning(
+            f"the database is on {mount.kind}: no watcher on another machine may use it, readers"
+            " and the watcher wait for each other; --state-dir puts it on a local disk"
         )
 
 

@@ -28,7 +28,10 @@ from watcher.files import set_mode, set_times, write_new_file
 from watcher.slices import Progress, Work, finish
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
+# A copy would meet these as well. Whatever else a link is refused with means a copy: EXDEV, another
+# file system; EPERM, fs.protected_hardlinks; EMLINK, no room for another; EIO, ENOSYS and
+# EOPNOTSUPP from file systems that have none.
+_NO_COPY_EITHER = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT)
 
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = ".new-"
@@ -56,6 +59,28 @@ def digest(prefix: Path) -> str | None:
         return hashlib.sha256(bundle.read_index(prefix)).hexdigest()
     except (OSError, CorruptCheckpoint):
         return None
+
+
+def unreadable(checkpoint: FoundCheckpoint) -> str | None:
+    """Return which file of a checkpoint may not be read and why, None when each can be opened."""
+    shards = sorted(checkpoint.prefix.parent.glob(f"{checkpoint.name}.data-*"))
+    for file in (bundle.index_path(checkpoint.prefix), *shards):
+        try:
+            os.close(os.open(file, _READ_ONLY))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"cannot read {file.name}: {error.strerror}{_whose(file, error)}"
+    return None
+
+
+def _whose(file: Path, error: OSError) -> str:
+    if not isinstance(error, PermissionError):
+        return ""
+    with contextlib.suppress(OSError):
+        status = file.lstat()
+        return f" (owner uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
 
 
 def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None = None) -> Pin:
@@ -93,9 +118,8 @@ def pinning(
     progress = progress or Progress()
     index = bundle.read_index(checkpoint.prefix)
     sizes = _shards(checkpoint.name, bundle.parse_index(index))
-    working = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
+    working = _make_folder(pins_dir, checkpoint.name)
     prefix, method = working / checkpoint.name, "link"
-    working.mkdir(mode=0o700)
     complete = leave = False
     try:
         with contextlib.ExitStack() as opened:
@@ -117,10 +141,7 @@ def pinning(
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise PinError(
-            f"cannot pin {checkpoint.name}: {error.strerror or error}",
-            hint=f"check free space and permissions of {pins_dir}",
-        ) from error
+        raise _refusal(checkpoint.name, error, pins_dir) from error
     finally:
         if not leave:
             shutil.rmtree(working, ignore_errors=True)
@@ -239,6 +260,27 @@ def file_signature(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _make_folder(pins_dir: Path, name: str) -> Path:
+    """Make a folder to work in; one that cannot be made is no fault of the checkpoint's."""
+    working = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
+    try:
+        try:
+            working.mkdir(mode=0o700)
+        except FileNotFoundError:  # somebody deleted all pins
+            pins_dir.mkdir(mode=0o700)
+            working.mkdir(mode=0o700)
+    except OSError as error:
+        raise _refusal(name, error, pins_dir) from error
+    return working
+
+
+def _refusal(name: str, error: OSError, pins_dir: Path) -> PinError:
+    return PinError(
+        f"cannot pin {name}: {error.strerror or error}",
+        hint=f"check free space and permissions of {pins_dir}",
+    )
+
+
 def release(prefix: Path, pins_dir: Path) -> None:
     """Delete a pin. The trainer's own files and those in `best/` are not touched by this."""
     folder = prefix.parent
@@ -288,9 +330,7 @@ def link_file(source: Path, target: Path) -> BinaryIO | None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        # EXDEV: other file system. EPERM: fs.protected_hardlinks or no links here at all.
-        # EMLINK: the inode has no room for another link.
-        if error.errno not in _NO_LINK:
+        if error.errno in _NO_COPY_EITHER:
             raise
         return os.fdopen(os.open(source, _READ_ONLY), "rb")
     try:
@@ -305,7 +345,8 @@ def link_file(source: Path, target: Path) -> BinaryIO | None:
 def probe(model_dir: Path, pins_dir: Path) -> str | None:
     """Return why pins of `model_dir` cannot be hard links, None when nothing speaks against it.
 
-    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`.
+    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`. Where it cannot
+    write there at all, nothing is known.
     """
     trial = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
     linked = trial.with_name(f"{trial.name}-link")
@@ -313,10 +354,13 @@ def probe(model_dir: Path, pins_dir: Path) -> str | None:
         if model_dir.stat().st_dev != pins_dir.stat().st_dev:
             return f"{pins_dir} is on another file system than {model_dir}"
         write_new_file(trial, b"")
-        os.link(trial, linked)
-    except OSError as error:
-        if error.errno in _NO_LINK:
-            return f"the file system of {pins_dir} has no hard links"
+        try:
+            os.link(trial, linked)
+        except OSError as error:
+            if error.errno not in _NO_COPY_EITHER:
+                return f"the file system of {pins_dir} has no hard links ({error.strerror})"
+    except OSError:
+        pass
     finally:
         for file in (trial, linked):
             with contextlib.suppress(OSError):

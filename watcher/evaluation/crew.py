@@ -50,8 +50,13 @@ class Crew:
         return tuple(lease for supervisor in self for lease in supervisor.leases)
 
     @property
-    def idle(self) -> bool:
-        """True when a checkpoint can be given to a worker now."""
+    def free(self) -> bool:
+        """True when any checkpoint can be given to a worker now."""
+        return any(supervisor.idle and not supervisor.leases for supervisor in self)
+
+    @property
+    def has_room(self) -> bool:
+        """True when one that broke no worker before can be given to a worker now."""
         return any(supervisor.idle for supervisor in self)
 
     @property

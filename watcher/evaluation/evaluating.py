@@ -163,6 +163,18 @@ class Evaluating:
             self._trials.add(lease.token)
         return lease or queue.lease_next(now, seconds, after=tried)
 
+    def next_due(self) -> float:
+        """Return when there is something to give out, infinite when a worker has to be free first.
+
+        In seconds since the epoch. What may not be given out beside a running evaluation is not
+        waited for by the clock: the worker's next message wakes the loop.
+        """
+        crew = self.crew
+        if not (crew.free or crew.resting or crew.has_room):
+            return math.inf
+        due = self._store.queue.next_due(untried=not (crew.free or crew.resting))
+        return math.inf if due is None else due
+
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
         return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS

@@ -231,13 +231,20 @@ def _inherited_lock(path: Path) -> Iterator[int]:
             hint=f"check free space and permissions of {path.parent}",
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkerStillThere(
+                "an earlier worker has not ended yet, and two must not share the device",
+                hint="it is what holds worker.lock in the state folder; end it if it hangs",
+            ) from error
+        except OSError as error:
+            raise WorkerError(
+                f"cannot lock {path}: {error.strerror}",
+                hint=f"{path.parent} is on a file system without locks; --state-dir names a folder"
+                " on a local disk",
+            ) from error
         yield descriptor
-    except BlockingIOError as error:
-        raise WorkerStillThere(
-            "an earlier worker has not ended yet, and two must not share the device",
-            hint="it is what holds worker.lock in the state folder; end it if it hangs",
-        ) from error
     finally:
         os.close(descriptor)
 

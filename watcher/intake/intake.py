@@ -11,6 +11,7 @@ database that is locked for an hour costs no checkpoint.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from watcher.checkpoints.pin import (
     release,
     settling,
     sweep,
+    unreadable,
 )
 from watcher.data import FoundCheckpoint, Pin
 from watcher.decision.generation import Save, is_older
@@ -85,6 +87,7 @@ class Intake:
         self._first_look = self._last is None
         self._outcomes = Outcomes(queue, pins_dir)
         self._readable = True
+        self._away = False
         self._news: list[str] = []
         self.more = False
         self.late: list[str] = []
@@ -109,6 +112,27 @@ class Intake:
     def problem(self) -> str | None:
         """Why a checkpoint that may be whole cannot be pinned, None when none is held up."""
         return next((entry.problem for entry in self._waiting.values() if entry.problem), None)
+
+    @property
+    def held_up(self) -> list[str]:
+        """Which of those wait for something that is no fault of theirs to pass."""
+        return [name for name, entry in self._waiting.items() if self._away or entry.problem]
+
+    def given_up_at(self) -> float:
+        """Return the steady time from which all that waits has waited in vain for long enough.
+
+        Infinite while some of it has an outcome to come, minus infinity when none waits.
+        """
+        if self._outcomes:
+            return math.inf
+        held_up = set(self.held_up)
+        waited = (
+            entry.since + self._grace_seconds + 2 * FIRST_RETRY_SECONDS  # and one try after it
+            if name in held_up
+            else math.inf
+            for name, entry in self._waiting.items()
+        )
+        return max(waited, default=-math.inf)
 
     def next_retry(self) -> float | None:
         """Return the steady time at which a waiting checkpoint is worth another look."""
@@ -197,12 +221,13 @@ class Intake:
             ModelDirError: model_dir is missing or cannot be listed.
             StoreLost: the database is damaged.
         """
-        self.more, self.late, self._readable = False, [], True
+        self.more, self.late, self._readable, self._away = False, [], True, True
         try:
             found = scan(self._model_dir)
         except ModelDirError:
             self._go_on(now, steady)
             raise
+        self._away = False
         names = {checkpoint.name for checkpoint in found}
         counters = {checkpoint.save_counter for checkpoint in found}
         self._settled = {name: sig for name, sig in self._settled.items() if name in names}
@@ -212,6 +237,7 @@ class Intake:
         began = time.monotonic()
         for checkpoint in found:
             if self._settled.get(checkpoint.name) == checkpoint.signature:
+                self._waiting.pop(checkpoint.name, None)  # it was another in between
                 continue
             if (checkpoint.name, checkpoint.signature) in in_hand:
                 continue
@@ -282,7 +308,7 @@ class Intake:
             job = Job(partial(pinning, checkpoint, self._pins_dir, self._verified))
             job.begin()
         except (OSError, CorruptCheckpoint, PinError) as error:
-            if not (waited or taken.sha256) and self._readable and self._is_gone(taken, error):
+            if not (waited or taken.sha256) and self._readable and self._comes_next(taken, error):
                 self._count_gap(checkpoint, "", present, now)
             return self._failed(taken, error, now, steady)
         taken.job = job
@@ -346,6 +372,12 @@ class Intake:
         problem = f"cannot read {found.name}: {error.strerror or error}"
         return self._wait(found, now, steady, problem=problem)
 
+    def _comes_next(self, outcome: Outcome, error: Exception) -> bool:
+        """True when a save was seen, although it is gone by now or cannot be read."""
+        if isinstance(error, FileNotFoundError):
+            return self._is_gone(outcome, error)
+        return isinstance(error, OSError)
+
     def _is_gone(self, outcome: Outcome, error: Exception) -> bool:
         """True when a checkpoint was rotated away, and is not one that was taken before."""
         gone = (
@@ -365,6 +397,12 @@ class Intake:
             except StoreError:
                 self._readable = False
         return False
+
+    def _passed_over(self, checkpoint: FoundCheckpoint) -> bool:
+        """True when these files have the outcome already that they cannot be read."""
+        if any(one.state == "missed" and one.found == checkpoint for one in self._outcomes):
+            return True
+        return self._is(lambda: self._queue.known_unreadable(checkpoint))
 
     def _settle(self, checkpoint: FoundCheckpoint) -> None:
         self._settled[checkpoint.name] = checkpoint.signature
@@ -395,15 +433,29 @@ class Intake:
         damage: str | None = None,
         problem: str | None = None,
     ) -> None:
-        """Look again later, each time after twice as long; lasting damage makes it corrupt."""
+        """Look again later, each time after twice as long; lasting damage makes it corrupt.
+
+        One that may not be read has an outcome after as long. It goes on being looked at, by a
+        scan: a change of its mode is no change of its signature.
+        """
+        barred = unreadable(checkpoint) if problem else None
+        problem = barred or problem
         entry = self._waiting.get(checkpoint.name)
         if entry is None or entry.found.signature != checkpoint.signature:
+            if barred and self._passed_over(checkpoint):
+                self._waiting.pop(checkpoint.name, None)
+                return
             entry = Waiting(checkpoint, since=steady, retry_at=steady)
             self._waiting[checkpoint.name] = entry
         entry.problem = problem
         if damage is not None and steady - entry.since >= self._grace_seconds:
             self._outcomes.add(Outcome("corrupt", checkpoint, now, reason=damage))
             self._settle(checkpoint)
+            return
+        if barred and steady - entry.since >= self._grace_seconds:
+            self._outcomes.add(Outcome("missed", checkpoint, now, reason=barred))
+            self._news.append(f"{checkpoint.name} is not evaluated: {barred}")
+            self._waiting.pop(checkpoint.name, None)
             return
         remaining = max(entry.since + self._grace_seconds - steady, FIRST_RETRY_SECONDS)
         entry.retry_at = steady + min(entry.delay, remaining)
@@ -416,6 +468,8 @@ class Intake:
         last, save = self._last, Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
         if last and save.counter <= last.counter and is_older(save, last):
             return  # found late, or put back by hand: no trainer started over
+        if self._passed_over(checkpoint):
+            return  # seen and counted before
         if not self._first_look:
             reason = "saved and rotated away while nobody looked"
             before = last.counter if last else None

@@ -138,8 +138,10 @@ class Outcomes:
             if not queue.known_damage(found):
                 queue.record_corrupt(found, outcome.reason, outcome.at)
             return True
+        if outcome.before is None and found.signature and queue.known_unreadable(found):
+            return False
         if outcome.before is None or not queue.known(outcome.before):
-            queue.record_missed(found.name, found.save_counter, outcome.reason, outcome.at)
+            queue.record_missed(found, outcome.reason, outcome.at)
         return outcome.before is None
 
     def _forget(self, row: dict[str, Any], now: float) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.errors import StoreError, StoreLost
+from watcher.mounts import mount_now
 from watcher.moved import Moved, recorded_settings
 from watcher.store.schema import migrations, unknown_migrations
 from watcher.store.sqlite import Database
@@ -69,10 +70,24 @@ class RunDatabase:
     def _prepare(self) -> None:
         self._refuse_foreign()
         self._db.execute("PRAGMA foreign_keys = ON")
-        # A network file system refuses WAL and stays in its rollback journal by itself.
-        self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+        self._choose_journal()
         self._db.execute("PRAGMA synchronous = FULL")
         migrations.apply(self._db)
+
+    def _choose_journal(self) -> None:
+        """Use write-ahead logging but where the file system is another machine's or a program's.
+
+        It shares memory between connections through a mapped file, and SQLite takes it there too:
+        connections of two machines, or of two mounts, would damage the database
+        (sqlite.org/wal.html).
+        """
+        mount = mount_now(self.path.parent)
+        if mount is None or not mount.is_remote:
+            self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        # One that an earlier version left in WAL mode stays so while a reader has it open.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
 
     def _refuse_foreign(self) -> None:
         """Raise StoreError for a database of a later version, or of another program."""

@@ -24,6 +24,10 @@ from watcher.store.database import MEASURED, RunDatabase
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
 
+# Of files whose content has no row: for run, name, signature and state.
+_THESE_FILES = "run_id = ? AND name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
+
+
 class LeaseLost(StoreError):
     """Raised when an outcome comes from a worker that no longer holds the lease."""
 
@@ -113,6 +117,8 @@ class Queue:
         with self._db.write():
             if not self.known(pin.sha256):
                 columns["generation"] = generation or self._place(save, checkpoint.name, now)
+            if checkpoint.signature and self.known_unreadable(checkpoint):
+                self._heal(checkpoint, {**columns, "state": state, "reason": reason}, now)
             self._add(checkpoint.name, save, state, reason, now, columns)
         return state
 
@@ -140,9 +146,16 @@ class Queue:
 
     def known_damage(self, checkpoint: FoundCheckpoint) -> bool:
         """True when exactly these files are recorded as corrupt already."""
+        return self._known_files(checkpoint, "corrupt")
+
+    def known_unreadable(self, checkpoint: FoundCheckpoint) -> bool:
+        """True when exactly these files are recorded as missed, since they could not be read."""
+        return self._known_files(checkpoint, "missed")
+
+    def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
         found = self._db.one(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ? AND signature = ?",
-            [self._run_id, checkpoint.name, str(checkpoint.signature)],
+            f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
+            [self._run_id, checkpoint.name, str(checkpoint.signature), state],
         )
         return found is not None
 
@@ -157,10 +170,15 @@ class Queue:
         with self._db.write():
             self._add(checkpoint.name, save, "corrupt", reason, now, columns)
 
-    def record_missed(self, name: str, save_counter: int, reason: str, now: float) -> None:
-        """Record a checkpoint that was gone before it could be pinned."""
+    def record_missed(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
+        """Record a checkpoint that was gone, or could not be read, before it could be pinned.
+
+        Should it be pinned after all, with the files that it had, `record_pin` makes this row its.
+        """
+        columns = {"signature": str(checkpoint.signature) if checkpoint.signature else None}
+        save = Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
         with self._db.write():
-            self._add(name, Save(save_counter), "missed", reason, now, {})
+            self._add(checkpoint.name, save, "missed", reason, now, columns)
 
     def _add(
         self,
@@ -184,6 +202,20 @@ class Queue:
         }
         if self._db.insert("checkpoints", row, ignore=True):
             self._db.event(now, state, reason or "found and pinned", name)
+
+    def _heal(self, checkpoint: FoundCheckpoint, columns: dict[str, Any], now: float) -> None:
+        """Make the row of files that could not be read that of their content, if it has none.
+
+        Inside `write()`.
+        """
+        these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
+        changes = ", ".join(f"{column} = ?" for column in columns)
+        self._db.run(
+            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE {_THESE_FILES}",
+            [*columns.values(), *these],
+        )
+        text = "it can be read now, and is pinned"
+        self._db.event(now, columns["state"], text, checkpoint.name)
 
     # -- leased
 
@@ -535,11 +567,14 @@ class Queue:
         )
         return int(row["n"]) if row else 0
 
-    def next_due(self) -> float | None:
-        """Return when the earliest pending checkpoint may be leased, in seconds since the epoch."""
+    def next_due(self, *, untried: bool = False) -> float | None:
+        """Return when the earliest pending checkpoint may be leased, in seconds since the epoch.
+
+        `untried` as for `lease_next`.
+        """
         row = self._db.one(
             "SELECT min(not_before_seconds) AS due FROM checkpoints WHERE run_id = ?"
-            " AND state = 'pending'",
-            [self._run_id],
+            " AND state = 'pending' AND attempts <= ?",
+            [self._run_id, 0 if untried else sys.maxsize],
         )
         return row["due"] if row else None
