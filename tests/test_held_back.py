@@ -49,7 +49,10 @@ def test_while_the_device_is_broken_nothing_fails_and_all_is_scored_after_the_re
     broken.touch()
     notify = [f"--notify-command={part}" for part in ("sh", "-c", f"cat >> {told}")]
     client = listen(watcher, *QUICK, *notify, "--max-attempts", 1, STUB_BREAKS_IF=broken)
-    save(watcher, 8)
+    save(watcher, 8, keep=None)
+    wait_until(lambda: len(watcher.states()) == 8, "all are pinned")
+    for file in watcher.model_dir.glob("ckpt-*"):
+        file.unlink()
     wait_until(lambda: watcher.status().get("worker") == "held back", "it is held back")
     wait_until(lambda: len(watcher.evaluations()) >= 6, "it is probed")
     wait_until(lambda: watcher.status().get("worker") == "held back", "the probe failed")
@@ -62,6 +65,7 @@ def test_while_the_device_is_broken_nothing_fails_and_all_is_scored_after_the_re
     assert set(watcher.states().values()) <= {"pending", "leased"}
     assert {attempts for (attempts,) in rows(watcher, "attempts")} <= {0, 1}
     assert pins(watcher) == 8
+    wait_until(lambda: told.exists() and "degraded" in told.read_text(), "it is told")
     broken.unlink()
     wait_until(lambda: set(watcher.states().values()) == {"scored"}, "all are scored")
     wait_until(lambda: client.code("/readyz") == 200, "it is ready again")
