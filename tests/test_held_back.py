@@ -65,6 +65,7 @@ def test_while_the_device_is_broken_nothing_fails_and_all_is_scored_after_the_re
     assert set(watcher.states().values()) <= {"pending", "leased"}
     assert {attempts for (attempts,) in rows(watcher, "attempts")} <= {0, 1}
     assert pins(watcher) == 8
+    wait_until(lambda: told.exists() and "degraded" in told.read_text(), "it is told")
     broken.unlink()
     wait_until(lambda: set(watcher.states().values()) == {"scored"}, "all are scored")
     wait_until(lambda: client.code("/readyz") == 200, "it is ready again")

@@ -184,8 +184,8 @@ class Evaluating:
     ) -> None:
         try:
             match happening:
-                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if self._is_trial(
-                    lease
+                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if (
+                    lease.token in self._trials
                 ):
                     pass
                 case Ready():
@@ -219,9 +219,6 @@ class Evaluating:
                 self._refuse_answer(happening.lease, str(error), now)
             else:
                 _log.error("answer refused", reason=f"it cannot be recorded: {error}")
-
-    def _is_trial(self, lease: Lease) -> bool:
-        return lease.token in self._trials
 
     def _refuse_answer(self, lease: Lease, reason: str, now: float) -> None:
         """Fail a checkpoint whose answer is at fault: another attempt would end the same way.
