@@ -45,6 +45,8 @@ class Evaluation:
             request.get("cache_bytes"),
             request.get("cache_on_disk", True),
         )
+        if self._eval_set.numbered:
+            self._parts["numbered_images"] = self._eval_set.numbered
         self._model.trace(self._eval_set.shapes)
         at_once = passes_at_once(self._device, request.get("threads"))
         self._passes = Passes(self._model.forward, at_once)

@@ -34,8 +34,13 @@ def run(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     folder = tmp_path_factory.mktemp("run")
     draw_shapes(od_python, folder, "train", 64, "--empty-every", 0, "--flags", 0)
     draw_shapes(od_python, folder, "val", 24, "--seed", 2)
+    # The same images without source_id, as some converters leave it.
+    draw_shapes(od_python, folder, "anonymous", 24, "--seed", 2, "--anonymous")
     pipeline = folder / "pipeline.config"
-    pipeline.write_text((PROGRAMS / "ssd_fixed.config").read_text())
+    config = (PROGRAMS / "ssd_fixed.config").read_text()
+    pipeline.write_text(config)
+    anonymous = config.replace('"val.tfrecord"', '"anonymous.tfrecord"')
+    pipeline.with_name("anonymous.config").write_text(anonymous)
     trainer = ["-m", "object_detection.model_main_tf2", "--pipeline_config_path", pipeline]
     options = ["--model_dir", "model_dir", "--checkpoint_every_n", 100]
     run_program(od_python, *trainer, *options, cwd=folder)
@@ -60,22 +65,27 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
 
 @pytest.fixture(scope="module")
 def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
-    """A niced worker, ready: one pass at a time, and nothing of the eval set kept."""
+    """A niced worker, ready: one pass at a time, and nothing kept of an eval set without ids."""
     with Client(od_python, run.folder) as client:
         options = {"threads": 1, "nice": 2, "cache_bytes": 1, "cache_on_disk": False}
-        ready = client.start("pipeline.config", **options)
+        ready = client.start("anonymous.config", **options)
         assert ready["type"] == "ready", ready
         yield client, ready
 
 
-def test_one_niced_thread_gives_the_same_numbers(
+def test_one_niced_thread_that_reads_records_without_ids_anew_gives_the_same_numbers(
     niced: tuple[Client, dict[str, Any]], run: Run
 ) -> None:
     client, ready = niced
     result = client.evaluate("model_dir/ckpt-3")
     expected = run.reference["model_dir/ckpt-3"]
     assert {name: result["metrics"][name] for name in expected} == expected
-    assert ready["fingerprint"] == run.ready["fingerprint"]
+    assert ready["eval_set_kept"] == "nowhere"
+    parts = ready["fingerprint_parts"]
+    assert parts["numbered_images"] == 24
+    same = {**parts, "records": run.ready["fingerprint_parts"]["records"]}
+    del same["numbered_images"]
+    assert same == run.ready["fingerprint_parts"]
 
 
 def test_a_niced_worker_gives_way_by_process_and_by_session(
@@ -93,7 +103,7 @@ def test_records_that_break_half_way_give_no_score_and_the_worker_lives_on(
     niced: tuple[Client, dict[str, Any]], run: Run
 ) -> None:
     client, _ = niced
-    records = run.folder / "val.tfrecord"
+    records = run.folder / "anonymous.tfrecord"
     whole, stat = records.read_bytes(), records.stat()
     broken = bytearray(whole)
     broken[len(whole) // 2] ^= 255
