@@ -79,7 +79,7 @@ class Evaluation:
             "metric_names": self._metric_names,
             "device": self._device,
             "categories": [
-                {"id": int(c["id"]), "name": str(c["name"])} for c in self._pipeline.categories
+                {"id": int(c["id"]), "name": str(c["name"])} for c in self._sets.categories
             ],
             "build_seconds": self._build_seconds,
             "coco_backend": self._backend,
