@@ -31,6 +31,8 @@ worker = load_worker()
 
 COUNT_SECONDS = 20.0
 LOOKED_AT = 200
+# Ids that COCO's own label map leaves out, by the number of classes.
+UNUSED_IDS = {90: {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}}
 SUPPORTED = "see 'Environments that were run' in the README of checkpoint-watcher"
 
 
@@ -70,7 +72,7 @@ def examine(request, findings):
     from evaluators.pipeline import Pipeline
 
     try:
-        pipeline = Pipeline(request)
+        pipeline = Pipeline(request, with_label_map=False)
     except protocol.Refusal as refusal:
         findings.say("pipeline", "error", refusal.message, refusal.hint or None)
         return
@@ -128,18 +130,34 @@ def tell_faster_backend(request, findings):
 
 
 def check_labels(pipeline, findings):
-    """Compares the label map with the model's num_classes; returns the map's ids."""
+    """Reads the label map and says what is wrong; returns its ids, None where there is none."""
+    from evaluators import label_map, protocol
+
+    try:
+        pipeline.read_label_map()
+    except protocol.Refusal as refusal:
+        findings.say("labels", "error", refusal.message, refusal.hint or label_map.HINT)
+        return None
+    for severity, text, remedy in pipeline.label_map.problems:
+        findings.say("labels", severity, text, remedy)
+    ids = sorted(category["id"] for category in pipeline.label_map.categories)
+    compare_classes(pipeline, ids, findings)
+    return ids
+
+
+def compare_classes(pipeline, ids, findings):
+    """Compares the label map's ids with the model's num_classes."""
     from object_detection.utils import config_util
 
-    ids = sorted(category["id"] for category in pipeline.categories)
-    label_map = pipeline.eval_input.label_map_path
+    from evaluators.label_map import listed
+
+    label_map = pipeline.label_map.path
     try:
         classes = config_util.get_number_of_classes(pipeline.configs["model"])
     except ValueError:  # an architecture that has no such field
-        return ids
-    if not ids:
-        findings.say("labels", "error", "label map ({}) holds no class".format(label_map))
-    elif ids[-1] > classes:
+        return
+    missing = sorted(set(range(1, classes + 1)) - {*ids} - UNUSED_IDS.get(classes, set()))
+    if ids[-1] > classes:
         findings.say(
             "labels",
             "error",
@@ -155,15 +173,22 @@ def check_labels(pipeline, findings):
             " above is not counted".format(classes, label_map, ids[-1]),
             "use the label map that the model is trained with",
         )
+    elif missing:
+        findings.say(
+            "labels",
+            "warning",
+            "label map ({}) has {} of the model's {} classes (num_classes): none of id {}".format(
+                label_map, len(ids), classes, listed(missing)
+            ),
+            "give each class an item, or train with as many classes as there are",
+        )
     else:
         findings.say("labels", "ok", "{} classes, as num_classes says".format(len(ids)))
-    return ids
 
 
 def check_training_input(pipeline, findings):
     """Says what of the trainer's own input is missing or differs from the evaluation's."""
     import tensorflow as tf
-    from object_detection.utils import label_map_util
 
     reader = pipeline.configs["train_input_config"]
     for pattern in reader.tf_record_input_reader.input_path:
@@ -175,15 +200,35 @@ def check_training_input(pipeline, findings):
                 "check the path; a relative one starts at the folder of the trainer",
             )
     theirs, ours = reader.label_map_path, pipeline.eval_input.label_map_path
-    if theirs and theirs != ours and tf.io.gfile.exists(theirs):
-        load = label_map_util.get_label_map_dict
-        if load(theirs) != load(ours):
-            findings.say(
-                "labels",
-                "error",
-                "the label maps of training ({}) and evaluation ({}) differ".format(theirs, ours),
-                "use the same one for both: scores would be those of mixed-up classes",
-            )
+    if theirs and not tf.io.gfile.exists(theirs):
+        findings.say(
+            "labels",
+            "warning",
+            "train label map ({}) not found: the trainer will not start here".format(theirs),
+            "check the path; a relative one starts at the folder of the trainer",
+        )
+    elif theirs and theirs != ours:
+        compare_label_maps(theirs, ours, pipeline.label_map, findings)
+
+
+def compare_label_maps(theirs, ours, label_map, findings):
+    """Says whether the trainer's label map cannot be read or has other classes than `label_map`."""
+    from evaluators import protocol
+    from evaluators.label_map import LabelMap
+
+    try:
+        found = LabelMap(theirs)
+    except protocol.Refusal as refusal:
+        text = "the trainer cannot start: its {}".format(refusal.message)
+        findings.say("labels", "error", text, refusal.hint)
+        return
+    if label_map is not None and found.ids_by_name != label_map.ids_by_name:
+        findings.say(
+            "labels",
+            "error",
+            "the label maps of training ({}) and evaluation ({}) differ".format(theirs, ours),
+            "use the same one for both: scores would be those of mixed-up classes",
+        )
 
 
 def check_records(pipeline, ids, findings):
@@ -287,13 +332,13 @@ def strange_labels(pipeline, ids, findings):
 
     if is_sequence(pipeline.eval_input):
         return set()
-    known, strange, images = set(ids), set(), 0
+    strange, images = set(), 0
     try:
         for record in tf.data.TFRecordDataset(pipeline.record_files).take(LOOKED_AT):
             features = tf.train.Example.FromString(record.numpy()).features.feature
             images += "image/encoded" in features
             labels = features["image/object/class/label"].int64_list.value
-            strange.update(label for label in labels if label not in known)
+            strange.update(label for label in labels if ids is not None and label not in ids)
     except Exception as error:  # a damaged record is a protobuf error or one of TensorFlow's
         text = "the eval records cannot be read: {}: {}".format(type(error).__name__, error)
         findings.say("eval set", "error", text, "make the records again, or copy them again")

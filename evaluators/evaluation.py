@@ -51,6 +51,8 @@ class Evaluation:
             request.get("cache_bytes"),
             request.get("cache_on_disk", True),
         )
+        if self._eval_set.numbered:
+            self._parts["numbered_images"] = self._eval_set.numbered
         self._model.trace(self._eval_set.shapes)
         at_once = passes_at_once(self._device, request.get("threads"))
         self._passes = Passes(self._model.forward, at_once)
@@ -85,7 +87,7 @@ class Evaluation:
             "metric_names": self._metric_names,
             "device": self._device,
             "categories": [
-                {"id": int(c["id"]), "name": str(c["name"])} for c in self._pipeline.categories
+                {"id": int(c["id"]), "name": str(c["name"])} for c in self._sets.categories
             ],
             "build_seconds": self._build_seconds,
             "coco_backend": self._backend,

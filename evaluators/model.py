@@ -118,5 +118,4 @@ def inputs_of_the_model(features):
 _FOR_METRICS = (
     FIELDS.original_image,
     FIELDS.original_image_spatial_shape,
-    FIELDS.source_id,
 )

@@ -43,12 +43,7 @@ class Visualizer:
         self._images = batches * self._batch_size
         self._sets = sets
         self._pixels = eval_set.original_pixels(self._images) if self._images else []
-        # By the label map as the loop has it, and not by what MetricSets counts.
-        self._index = label_map_util.create_category_index_from_labelmap(
-            pipeline.eval_input.label_map_path
-        )
-        if sets.class_agnostic:
-            self._index = label_map_util.create_class_agnostic_category_index()
+        self._index = label_map_util.create_category_index(sets.categories)
         self._edges = [(edge.start, edge.end) for edge in self._config.keypoint_edge] or None
         self._folder = None
         self._number = 0

@@ -283,6 +283,31 @@ def test_the_versions_that_were_run_are_those_of_the_readme():
         assert f"| {' | '.join(row)} |" in readme
 
 
+ITEM = "item {\n  id: 1\n  name: 'rect'\n}\n"
+# Label maps of the eval input, and what is said of each.
+LABEL_MAPS = {
+    "unclosed": ITEM + "item {\n  id: 2\n  name: 'ellipse'\n",
+    "no class": "# an export that failed\n",
+    "marked": "\ufeff" + ITEM,
+    "all in one": ITEM.replace("}", "  id: 2\n  name: 'ellipse'\n}"),
+    "gap": ITEM.replace("1", "2"),
+    "id twice": ITEM + ITEM.replace("rect", "ellipse"),
+    "name twice": ITEM + ITEM.replace("1", "2"),
+    "shown twice": "".join(
+        f"item {{ id: {n} name: {name!r} display_name: {shown!r} }} "
+        for n, name, shown in [
+            (1, "rect", "shape"),
+            (2, "ellipse", "shape"),
+            (3, "x", "shape (id 2)"),
+        ]
+    ),
+    "nameless": "item { id: 1 } item { id: 2 name: 'two\\nlines' }",
+    "no id": ITEM + "item {\n  name: 'ellipse'\n}",
+    "id 0": ITEM.replace("1", "0"),
+    "points": "item { id: 1 keypoints { id: 1 label: 'a' } keypoints { id: 1 label: 'b' } }",
+}
+
+
 @pytest.fixture(scope="module")
 def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     """What the far side says of a sound pipeline and of broken ones, asked in one process."""
@@ -297,8 +322,11 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     labels = (folder / "label_map.pbtxt").read_text()
     (folder / "one.pbtxt").write_text(labels[: labels.rindex("item")])
     (folder / "swapped.pbtxt").write_text("item { id: 1 name: 'x' } item { id: 2 name: 'rect' }")
+    for name, text in LABEL_MAPS.items():
+        (folder / f"{name}.pbtxt").write_text(text)
     config = (PROGRAMS / "ssd_fixed.config").read_text()
     ours = 'eval_input_reader { label_map_path: "label_map.pbtxt"'
+    theirs = 'train_input_reader { label_map_path: "label_map.pbtxt"'
     changes = {
         "sound": ("", ""),
         "records": ('"val.tfrecord"', '"gone.tfrecord"'),
@@ -313,11 +341,14 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
         "broken": ("num_classes: 2", "num_classes: two"),
         "sampled": ("num_epochs: 1", "num_epochs: 1 sample_1_of_n_examples: 7"),
     }
+    for name in LABEL_MAPS:
+        changes[name] = (ours, ours.replace("label_map.pbtxt", f"{name}.pbtxt"))
+    changes["theirs"] = (theirs, theirs.replace("label_map.pbtxt", "unclosed.pbtxt"))
     requests = []
     for name, change in changes.items():
         (folder / f"{name}.config").write_text(config.replace(*change))
         requests.append({"pipeline_config": f"{name}.config", "device": "cpu"})
-    requests[-2]["device"] = "gpu:0"
+    requests[list(changes).index("broken")]["device"] = "gpu:0"
     ran = subprocess.run(
         [od_python, str(PROGRAMS / "doctor_cases.py")],
         input=json.dumps(requests),
@@ -357,6 +388,40 @@ def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
         ("broken", "pipeline", "error", "does not parse"),
         ("broken", "device", "error", "not visible to TensorFlow"),
         ("sampled", "eval set", "warning", "only 9 images (1 of 7 records)"),
+        (
+            "unclosed",
+            "labels",
+            "error",
+            'unclosed.pbtxt) does not parse: line 7, column 9: Expected "}"',
+        ),
+        ("no class", "labels", "error", "label map (no class.pbtxt) holds no class"),
+        ("marked", "labels", "error", "marked.pbtxt) begins with a byte order mark (U+FEFF)"),
+        ("all in one", "labels", "error", "all in one.pbtxt): line 4: a second id in one item"),
+        (
+            "all in one",
+            "labels",
+            "warning",
+            "has 1 of the model's 2 classes (num_classes): none of id 1",
+        ),
+        ("gap", "labels", "warning", "has 1 of the model's 2 classes (num_classes): none of id 1"),
+        (
+            "id twice",
+            "labels",
+            "warning",
+            "the id 1 has 2 items (rect, ellipse), which are one class",
+        ),
+        ("name twice", "labels", "warning", "the ids 1, 2 share a name (rect): objects of that"),
+        ("shown twice", "labels", "note", "shown as shape (id 1), shape (id 2) (id 2)"),
+        ("nameless", "labels", "note", "are shown as id 1, two lines"),
+        ("no id", "labels", "error", "no id.pbtxt), line 5: the item (ellipse) has no id"),
+        ("id 0", "labels", "error", "id 0.pbtxt), line 1: the item (rect) has the id 0"),
+        ("points", "labels", "error", "points.pbtxt): Duplicate keypoint ids"),
+        (
+            "theirs",
+            "labels",
+            "error",
+            "the trainer cannot start: its label map (unclosed.pbtxt) does not parse: line 7",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_pipeline_is_named(
@@ -366,6 +431,14 @@ def test_what_is_wrong_in_a_pipeline_is_named(
     wrong = [finding for finding in found if finding[1] == severity]
     assert any(said in finding[2] for finding in wrong), found
     assert all(finding[3] for finding in wrong if finding[1] == "error"), "each has a remedy"
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", ["unclosed", "no class", "marked", "theirs"])
+def test_a_label_map_that_cannot_be_read_ends_no_other_check(answers, name: str):
+    assert ["eval set", "ok", "60 images", None] in answers[name]["findings"]
+    assert answers[name]["facts"]["images"] == 60
 
 
 @pytest.mark.tensorflow

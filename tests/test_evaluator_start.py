@@ -68,6 +68,41 @@ REFUSED = {
         "bad_pipeline_config",
         "ssd_of_another_version",
     ),
+    "no kind of input": (
+        (CONFIG[CONFIG.index(READER) :], READER + ' label_map_path: "label_map.pbtxt" }'),
+        "bad_pipeline_config",
+        "the eval_input_reader (0) has no tf_record_input_reader",
+    ),
+    "another kind of input": (
+        ('tf_record_input_reader { input_path: "val.tfrecord" }', "external_input_reader { }"),
+        "unsupported",
+        "external_input_reader",
+    ),
+    "byte order mark": (
+        ("model {", "\ufeffmodel {"),
+        "bad_pipeline_config",
+        "byte order mark.config) begins with a byte order mark (U+FEFF)",
+    ),
+    "invisible character": (
+        ("num_classes", "\u200bnum_classes"),
+        "bad_pipeline_config",
+        "got \\u200b",
+    ),
+    "brace missing": (
+        (CONFIG, CONFIG.rstrip()[:-1]),
+        "bad_pipeline_config",
+        "brace missing.config) does not parse: line ",
+    ),
+    "label map unclosed": (
+        (READER + ' label_map_path: "label_map', READER + ' label_map_path: "unclosed'),
+        "bad_pipeline_config",
+        'label map (unclosed.pbtxt) does not parse: line 1, column 20: Expected "}"',
+    ),
+    "label map empty": (
+        (READER + ' label_map_path: "label_map', READER + ' label_map_path: "empty'),
+        "bad_pipeline_config",
+        "label map (empty.pbtxt) holds no class",
+    ),
     "no eval input": (
         (CONFIG[CONFIG.index(READER) :], ""),
         "bad_pipeline_config",
@@ -116,6 +151,8 @@ def refusals(
     folder = tmp_path_factory.mktemp("shapes")
     draw_shapes(od_python, folder, "val", 2)
     (folder / "sound.config").write_text(CONFIG)
+    (folder / "unclosed.pbtxt").write_text("item { id: 1 name: 'rect'")
+    (folder / "empty.pbtxt").write_text("")
     requests = {}
     for name, (change, _, _) in REFUSED.items():
         path = folder / f"{name}.config"
