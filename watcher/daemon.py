@@ -333,6 +333,7 @@ class Daemon:
             **self._crew.status(),
             **self._lookout.status(),
             "notice": self._notice,
+            "doubts": self._evaluating.doubts,
             "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
             "tensorboard": self._event_files.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,

@@ -38,6 +38,7 @@ _GIVE_WAY_SECONDS = 3.0
 _KEPT_OF_READY = (
     *("eval_input", "metrics_sets", "build_seconds", "categories"),
     *("coco_backend", "eval_set_kept", "warnings", "notes", "eval_name", "own_metrics"),
+    *("random_metrics", "deterministic"),
 )
 
 

@@ -47,8 +47,8 @@ def make_supervisors(
 
 
 def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
-    """Return what `auto` has to know: the GPUs that watchers evaluate on, with the worker's id."""
-    folder = lock_folder(settings.device_lock_dir) if settings.device == "auto" else None
+    """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
+    folder = lock_folder(settings.device_lock_dir) if listing.gpus else None
     found: dict[str, int] = {}
     if folder is None:
         return found
@@ -68,7 +68,7 @@ def _supervisor(
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
     return Supervisor(
         spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
-        start_request=_start_request(settings, choice.device),
+        start_request=_start_request(settings, choice),
         limits=Limits(
             start_seconds=settings.start_timeout,
             stall_seconds=settings.stall_timeout,
@@ -92,7 +92,7 @@ def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
     return DeviceLock(folder, choice.device, label=choice.label, run=run)
 
 
-def _start_request(settings: Settings, device: str) -> dict[str, Any]:
+def _start_request(settings: Settings, choice: Choice) -> dict[str, Any]:
     return {
         "pipeline_config": settings.pipeline_config,
         "eval_input": settings.eval_input,
@@ -104,5 +104,6 @@ def _start_request(settings: Settings, device: str) -> dict[str, Any]:
         "sample_1_of_n": settings.sample_1_of_n,
         "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
         "visualizations": settings.visualizations if settings.tensorboard else 0,
-        "device": device,
+        "device": choice.device,
+        "device_shared": choice.shared,
     }
