@@ -249,7 +249,7 @@ def test_changed_records_are_noticed_before_the_next_score(run: Run) -> None:
 PLUGINS = PROGRAMS / "metric_plugins.py"
 MAP50 = "DetectionBoxes_Precision/mAP@.50IOU"
 NAMES = (
-    *("ap50", "vandal", "counts", "records", "chatterbox"),
+    *("ap50", "vandal", "counts", "records", "chatterbox", "ponders"),
     *("raises", "bad_text", "leaves", "nothing", "words", "changes_its_mind"),
 )
 
@@ -286,11 +286,13 @@ def install_distribution(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plugged:
-    """What a worker with all the plugins said, of one checkpoint twice."""
+    """What a worker with all the plugins said, of one checkpoint twice and then four in a row."""
 
     ready: dict[str, Any]
     result: dict[str, Any]
     again: dict[str, Any]
+    row: list[dict[str, Any]]
+    said: list[tuple[str, Any]]
     log: str
 
     @property
@@ -310,8 +312,31 @@ def plugged(od_python: str, run: Run) -> Plugged:
         ready = client.start("pipeline.config", metric_plugins=plugins)
         assert ready["type"] == "ready", ready
         result, again = [client.evaluate("model_dir/ckpt-3") for _ in range(2)]
-    assert result["type"] == again["type"] == "result", result
-    return Plugged(ready, result, again, log.read_text())
+        assert result["type"] == again["type"] == "result", result
+        client.replies.clear()
+        for number in range(4):
+            client.send(type="evaluate", id=number, prefix="model_dir/ckpt-3")
+        row = [client.receive("result") for _ in range(4)]
+        said = [(reply["type"], reply["id"]) for reply in client.replies]
+    return Plugged(ready, result, again, row, said, log.read_text())
+
+
+def test_latencies_of_one_checkpoint_agree_while_slow_metrics_run_beside_the_passes(
+    plugged: Plugged,
+) -> None:
+    for number in range(3):
+        began, ended = ("progress", number + 1), ("result", number)
+        assert plugged.said.index(began) < plugged.said.index(ended), "nothing ran beside"
+    costs = [result["cost"] for result in plugged.row]
+    latencies = [cost["latency_ms"] for cost in costs]
+    stated = max(cost["latency_ms_spread"] for cost in costs)
+    assert max(latencies) - min(latencies) <= stated, costs
+    for cost in costs:
+        assert cost["latency_ms_spread"] > 0
+        assert cost["latency_passes"] >= 3
+        if sys.platform.startswith("linux"):
+            assert cost["latency_others_cores"] >= 0
+            assert isinstance(cost["latency_shared"], bool)
 
 
 def test_a_plugin_gets_what_coco_is_computed_from(plugged: Plugged) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,29 @@ def test_categories_of_one_name_and_a_set_listed_twice_have_one_figure_each(
         assert len(keys) == len(set(keys)) == 8
         assert {category for _, category in keys} == set(names)
         assert same(line["shape"], apart[2])
+
+
+# With masks and without, and the RPN alone: its anchors are sampled.
+SAMPLING = ("faster_rcnn", "mask_rcnn", "class_agnostic")
+SAMPLED = ["Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss", "Loss/total_loss"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_model_draws_at_random_is_told_by_its_graph(
+    compared: dict[str, Any], family: str
+) -> None:
+    ready = compared[family if ":" in family else f"{family}:0"]["ready"]
+    assert ready["random_metrics"] == (SAMPLED if family in SAMPLING else [])
+    assert ready["deterministic"] is True
+    assert not any("not deterministic" in warning for warning in ready["warnings"])
+
+
+def test_random_operations_are_found_in_calls_loops_and_branches(
+    od_python: str, tmp_path: Path
+) -> None:
+    found = json.loads(run_program(od_python, PROGRAMS / "random_graphs.py", cwd=tmp_path))
+    assert found == {name: name.startswith("random_") for name in found}
+    assert len(found) == 17
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != ONE_NAME_FAMILY])

@@ -432,6 +432,7 @@ class Daemon:
             "notice": self._notice,
             "changed_files": [f"{text} ({at})" for text, at in self._changed_files.items()],
             "problem": self._problem or self._crew.problem,
+            "doubts": self._evaluating.doubts,
             "tensorboard": self._event_files.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
             "patience_left": self._projector.patience_left,

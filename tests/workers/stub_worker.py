@@ -20,7 +20,8 @@ STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothi
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_LITTER (it leaves a file in its temporary folder),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
-STUB_NOTES (the same, of the start),
+STUB_NOTES (the same, of the start), STUB_READY (JSON, what else `ready` says), STUB_LATENCIES
+(JSON, name to [latency_ms, its spread]),
 STUB_CATEGORIES (JSON, the names of the categories), STUB_FINGERPRINT, STUB_EVAL_NAME,
 STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG and
 STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
@@ -172,12 +173,18 @@ def answer(name, token, before):
     time.sleep(float(os.environ.get("STUB_METRICS_SECONDS", "0")))
     scores = json.loads(os.environ.get("STUB_SCORES", "{}"))
     score = scores.get(name, int(name.split("-")[1]) / 1000)
+    metrics = {"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)}
+    cost = None
+    if "STUB_LATENCIES" in os.environ:
+        metrics["latency_ms"], spread = json.loads(os.environ["STUB_LATENCIES"])[name]
+        cost = {"latency_ms_spread": spread, "latency_passes": 9, "latency_shared": True}
     reply(
         "result",
         id=token,
         global_step=0,
         images=IMAGES - 1 if asked("STUB_SHORT", name) else IMAGES,
-        metrics={"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)},
+        metrics=metrics,
+        cost=cost,
         category_metrics=[
             {"name": "AP", "category": category, "value": score}
             for category in json.loads(os.environ.get("STUB_CATEGORIES", '["rectangle"]'))
@@ -237,17 +244,17 @@ def main():
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)
     reply("hello", protocol=1, pid=os.getpid(), versions={"python": "stub"})
-    reply(
-        "ready",
-        fingerprint=os.environ.get("STUB_FINGERPRINT", "f" * 64),
-        images=IMAGES,
-        metric_names=["DetectionBoxes_Precision/mAP", "Loss/total_loss"],
-        device="cpu",
-        eval_input="val",
-        eval_name=os.environ.get("STUB_EVAL_NAME", "val"),
-        notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
-        taken=taken,
-    )
+    ready = {
+        "fingerprint": os.environ.get("STUB_FINGERPRINT", "f" * 64),
+        "images": IMAGES,
+        "metric_names": ["DetectionBoxes_Precision/mAP", "Loss/total_loss"],
+        "device": "cpu",
+        "eval_input": "val",
+        "eval_name": os.environ.get("STUB_EVAL_NAME", "val"),
+        "notes": json.loads(os.environ.get("STUB_NOTES", "[]")),
+        "taken": taken,
+    }
+    reply("ready", **{**ready, **json.loads(os.environ.get("STUB_READY", "{}"))})
     for line in sys.stdin:
         request = json.loads(line)
         if request["type"] == "stop":

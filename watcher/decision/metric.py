@@ -29,6 +29,8 @@ Mode = Literal["max", "min"]
 Key = tuple[str, str]
 Values = Mapping[Key, float | None]
 
+# Of an image in a pass of the model; a measurement, unlike all that is computed.
+LATENCY = "latency_ms"
 _BOX, _MASK = "DetectionBoxes_", "DetectionMasks_"
 
 
@@ -53,7 +55,7 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "AR100_large": _either("Recall/AR@100 (large)"),
     "mask_mAP": (_MASK + "Precision/mAP",),
     "loss": ("Loss/total_loss",),
-    "latency_ms": ("latency_ms",),
+    LATENCY: (LATENCY,),
 }
 # The same of a category, as in AP[person].
 CATEGORY_NAMES: dict[str, tuple[str, ...]] = {

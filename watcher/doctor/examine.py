@@ -68,6 +68,7 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
                 CHECK_SECONDS,
             ),
             Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
+            Check("metric", lambda: state.noise(settings), CHECK_SECONDS),
             Check("device", lambda: device.device(settings, list_gpus(), running), _DEVICE_SECONDS),
             Check("tensorboard", lambda: event_files(settings), CHECK_SECONDS),
             Check("systemd", lambda: service.units(settings), CHECK_SECONDS),

@@ -10,14 +10,16 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
 from watcher.config import Settings
 from watcher.data import Lease
+from watcher.decision.noise import latency_doubt, random_doubts, reads_latency
 from watcher.decision.policy import boards, require_metrics
 from watcher.decision.rank import rankable
-from watcher.errors import ConfigError, StoreRefused
+from watcher.errors import ConfigError, StoreError, StoreRefused
 from watcher.evaluation.crew import Crew
 from watcher.evaluation.happenings import (
     Evaluated,
@@ -72,6 +74,13 @@ class Evaluating:
         self._trials: set[str] = set()
         # Whose attempts were given back once: what fails again after the device worked counts.
         self._forgiven: set[int] = set()
+        self._random_doubts: list[str] = []
+        self._latency_doubts: dict[str, str] = {}
+
+    @property
+    def doubts(self) -> list[str]:
+        """What the settings decide by though it is noise, a sentence each."""
+        return [*self._random_doubts, *self._latency_doubts.values()]
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -260,6 +269,10 @@ class Evaluating:
         _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
         for warning in ready.details.get("warnings") or ():
             _log.warning(warning)
+        drawn = [str(name) for name in ready.details.get("random_metrics") or ()]
+        self._random_doubts = random_doubts(self._boards, drawn)
+        for doubt in self._random_doubts:
+            self._warn_once(doubt, doubt)
         for note in ready.details.get("notes") or ():
             if note not in self._told:  # each worker that is started anew says it
                 self._told.add(note)
@@ -287,6 +300,30 @@ class Evaluating:
         )
         for warning in evaluated.evaluation.details.get("metric_warnings") or ():
             _log.warning(warning, checkpoint=lease.name)
+        with contextlib.suppress(StoreError):  # the score is recorded, and looked at next time
+            self._judge_latency()
+
+    def _judge_latency(self) -> None:
+        """Look whether places are given by latencies that differ no more than chance does."""
+        reading = [board for board in self._boards if reads_latency(board)]
+        if not reading:
+            return
+        ledger = self._store.ledger
+        rows = ledger.scored_and_pinned()
+        ids = [row.evaluation_id for row in rows]
+        values = ledger.values(ids, {key for one in reading for m in one.metrics for key in m.keys})
+        seen = [replace(row, values=values[row.evaluation_id]) for row in rows]
+        spreads = ledger.latency_spreads(ids)
+        self._latency_doubts.clear()
+        for board in reading:
+            if doubt := latency_doubt(board, seen, spreads):
+                self._latency_doubts[board.name] = doubt
+                self._warn_once(f"latency of {board.name}", doubt)
+
+    def _warn_once(self, subject: str, warning: str) -> None:
+        if subject not in self._told:
+            self._told.add(subject)
+            _log.warning(warning)
 
     def _take_rejection(self, rejected: Rejected, now: float, steady: float) -> None:
         lease, reason = rejected.lease, f"{rejected.code}: {rejected.message}"

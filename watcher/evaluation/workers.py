@@ -53,7 +53,7 @@ def make_supervisors(
         _log.info("device", device=choice.device, reason=choice.reason)
         request = {
             **snapshot.request(settings),
-            **_start_request(settings, choice.device),
+            **_start_request(settings, choice),
             "pictures_dir": scratch.pictures(),
         }
         supervisors.append(
@@ -63,10 +63,8 @@ def make_supervisors(
 
 
 def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
-    """Return what `auto` has to know: the GPUs that watchers evaluate on, with the worker's id."""
+    """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
     found: dict[str, int] = {}
-    if settings.device != "auto":
-        return found
     folders = LockFolders(settings.device_lock_dir)
     for gpu in listing.gpus:
         holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
@@ -114,7 +112,7 @@ def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
     return DeviceLock(folders, choice.device, label=choice.label, run=run)
 
 
-def _start_request(settings: Settings, device: str) -> dict[str, Any]:
+def _start_request(settings: Settings, choice: Choice) -> dict[str, Any]:
     return {
         "eval_input": settings.eval_input,
         "eval_batch_size": settings.eval_batch_size,
@@ -124,5 +122,6 @@ def _start_request(settings: Settings, device: str) -> dict[str, Any]:
         "sample_1_of_n": settings.sample_1_of_n,
         "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
         "visualizations": settings.visualizations if settings.tensorboard else 0,
-        "device": device,
+        "device": choice.device,
+        "device_shared": choice.shared,
     }

@@ -96,7 +96,8 @@ class Look:
     @property
     def warnings(self) -> list[str]:
         """What does not work as it should, a sentence each, failed checkpoints last."""
-        found = self.troubles + [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
+        found = [*self.troubles, *self.status.get("doubts", ())]
+        found += [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
         if self.failed > len(self.failures):
             found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
         return found

@@ -111,8 +111,11 @@ def metrics_table(measured: Measured, *, categories: bool) -> RenderableType:
     overall = plain_table()
     overall.add_column("metric", overflow="fold")
     overall.add_column("value", justify="right", no_wrap=True)
+    remarks = {name: measured.remark(name) for name in measured.overall}
+    if any(remarks.values()):
+        add_text(overall, "")
     for name, value in measured.overall.items():
-        overall.add_row(name, _measured(value))
+        overall.add_row(name, _measured(value), *([remarks[name]] if any(remarks.values()) else ()))
     shown = _under(f"Metrics of {measured.title}", overall)
     if not categories:
         return shown
