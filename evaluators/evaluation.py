@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 
-from evaluators import coco, compat, fingerprint, plugins
+from evaluators import coco, compat, fingerprint, plugins, record_checks
 from evaluators.clock import Clock, throttled
 from evaluators.dataset import EvalSet
 from evaluators.metrics import Metrics, MetricSets
@@ -31,6 +31,7 @@ class Evaluation:
         self._plugins = plugins.load(request.get("metric_plugins") or ())
         self._pipeline = Pipeline(request)
         self._backend = coco.choose_backend(request.get("coco_backend"))
+        record_checks.require_sound(self._pipeline)  # costs little beside building the model
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
