@@ -9,7 +9,7 @@ import tensorflow as tf
 from object_detection import inputs
 from object_detection.core import standard_fields
 
-from evaluators import compat
+from evaluators import compat, records
 from evaluators.model import inputs_of_the_model
 from evaluators.pipeline import is_sequence
 from evaluators.protocol import Refusal
@@ -59,8 +59,8 @@ class EvalSet:
                 self.images += len(keys)
                 self.numbered += int((keys >= FIRST_NUMBERED).sum())
                 hashes.update(keys.tolist())
-        except tf.errors.InvalidArgumentError as error:
-            raise _cannot_batch(pipeline, error) from error
+        except records.UNREADABLE as error:
+            raise _cannot_read(pipeline, error) from error
         self.shapes = list(seen.values())
         _check_complete(pipeline, self.images)
         if len(hashes) < self.images:
@@ -193,15 +193,15 @@ def _without_original_pixels(features, labels):
     return features, labels
 
 
-def _cannot_batch(pipeline, error):
-    if pipeline.batch_size > 1 and "batch" in str(error).lower():
+def _cannot_read(pipeline, error):
+    if pipeline.batch_size > 1 and "cannot batch" in str(error).lower():
         return Refusal(
             "unsupported",
             "a batch size of {} is not possible: images differ in size after the image_resizer "
             "of pipeline.config".format(pipeline.batch_size),
             "use batch size 1, or an image_resizer that pads",
         )
-    return Refusal("bad_pipeline_config", "the eval records cannot be read: {}".format(error), "")
+    return records.explain(pipeline, error)
 
 
 def _expected_images(pipeline):

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 
-from evaluators import coco, compat, fingerprint, plugins, randomness
+from evaluators import coco, compat, fingerprint, plugins, randomness, record_checks
 from evaluators.clock import Clock, throttled
 from evaluators.dataset import EvalSet
 from evaluators.latency import Stopwatch
@@ -35,6 +35,7 @@ class Evaluation:
         self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
         self._pipeline = Pipeline(request, self._snapshot)
         self._backend = coco.choose_backend(request.get("coco_backend"))
+        record_checks.require_sound(self._pipeline)  # costs little beside building the model
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )

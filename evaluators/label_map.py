@@ -29,7 +29,9 @@ class LabelMap:
         path: the file.
         as_written: the OD API's categories: dicts with `id`, `name`, and what else it wants.
         categories: the same with the names that are shown, each once: `shown_names`.
-        ids_by_name: the OD API's {name: id}, by which a record's class/text is looked up.
+        ids_by_name: the OD API's {name: id}.
+        ids_by_text: {name or display name: id}, by which a record's class/text is looked up. Where
+            an item has no display name, '' is one for it too.
         problems: (severity, sentence, remedy) of what the OD API takes and nobody means.
     """
 
@@ -49,6 +51,11 @@ class LabelMap:
         names = shown_names({c["id"]: c["name"] for c in self.as_written})
         self.categories = [dict(c, name=names[c["id"]]) for c in self.as_written]
         self.ids_by_name = label_map_util.get_label_map_dict(proto)
+        shown = label_map_util.get_label_map_dict(proto, use_display_name=True)
+        self.ids_by_text = {
+            text: max(self.ids_by_name.get(text, -1), shown.get(text, -1))
+            for text in {**self.ids_by_name, **shown}
+        }
         self.problems = [*self._repeated(text), *self._ambiguous(proto), *self._renamed()]
 
     def _check(self, proto):

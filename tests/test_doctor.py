@@ -240,6 +240,15 @@ def test_an_interpreter_that_misbehaves_is_one_error(tmp_path: Path, script: str
     assert said in answer.findings[0].message
 
 
+def test_how_far_it_is_is_told_while_it_reads_the_records(tmp_path: Path):
+    lines = [json.dumps({"type": "progress", "text": f"{n} records"}) for n in (1000, 9000)]
+    script = "cat > /dev/null; " + "; sleep 0.2; ".join(f"echo '{line}'" for line in lines)
+    python = interpreter(tmp_path, script + '; sleep 0.2; echo \'{"type": "done"}\'')
+    told: list[str] = []
+    answer = training.ask(settings(tmp_path, python=str(python)), "cpu", 20, told.append)
+    assert (told, answer.findings) == (["1000 records", "9000 records"], [])
+
+
 def test_an_interpreter_without_tensorflow_is_named(watcher: Watcher):
     found = doctor(watcher, sys.executable, code=1)["environment"]
     assert "tensorflow is not installed in" in found["message"]
@@ -308,6 +317,44 @@ LABEL_MAPS = {
 }
 
 
+# Records with one fault (`od/spoiled_records.py`), and what is said of them.
+SPOILED_RECORDS = [
+    ("pixels", "eval set", "error", "record 2 (val-1.jpg) of pixels.tfrecord: image/object/bbox/"),
+    ("pixels", "eval set", "error", "so it is in 54 records"),
+    ("outside", "eval set", "warning", "1 of 135 boxes reach outside"),
+    ("flat", "eval set", "warning", "1 of 135 boxes have no area"),
+    ("twice", "eval set", "warning", "135 of 270 boxes are in their image a second time"),
+    ("nan", "eval set", "warning", "image/object/bbox/xmin is nan"),
+    ("misspelled", "labels", "error", '"Ellipses" (probably "ellipse") is not in the label map'),
+    ("misspelled", "labels", "error", "drops 70 of 135 boxes, in 41 images, and this class has no"),
+    ("all misspelled", "labels", "error", "drops all 135 boxes"),
+    ("some misspelled", "labels", "warning", "drops 1 of 135 boxes, in 1 image"),
+    ("empty texts", "labels", "error", "takes them for class 2"),
+    ("late", "labels", "error", "have class 9, which is not in the label map"),
+    ("one id", "eval set", "warning", 'is "image.jpg" in all 60 records'),
+    ("no box", "eval set", "error", "no box in any of the 60 eval records"),
+    ("garbage", "eval set", "error", "record 41 (val-40.jpg) of garbage.tfrecord: image/encoded"),
+    ("GZIP", "eval set", "error", "GZIP.tfrecord) are compressed (GZIP)"),
+    ("shards", "eval set", "warning", "missing ./shards-00003-of-00005"),
+    ("folder", "eval set", "error", "input_path (folder.tfrecord) of the eval_input_reader is a"),
+]
+# Of these the boxes that count are compared with those of the OD API's own input pipeline.
+KEPT = {
+    "nan": {"1": 64, "2": 70},
+    "outside": {"1": 65, "2": 70},
+    "twice": {"1": 130, "2": 140},
+    "misspelled": {"1": 65},
+    "all misspelled": {},
+    "some misspelled": {"1": 64, "2": 70},
+    "empty texts": {"1": 64, "2": 71},
+    "flat": {"1": 65, "2": 70},
+    "labels": {"1": 65, "2": 70},
+}
+
+
+SPOILED = {*KEPT, "from zero", *(fault for fault, *_ in SPOILED_RECORDS)}
+
+
 @pytest.fixture(scope="module")
 def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     """What the far side says of a sound pipeline and of broken ones, asked in one process."""
@@ -315,7 +362,7 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
 
     folder = tmp_path_factory.mktemp("doctor")
     draw_shapes(od_python, folder, "val", 60)
-    shutil.copy(folder / "val.tfrecord", folder / "train.tfrecord")
+    draw_shapes(od_python, folder, "train", 4, "--seed", 2)
     records = (folder / "val.tfrecord").read_bytes()
     (folder / "cut.tfrecord").write_bytes(records[:-9])
     (folder / "empty.tfrecord").write_bytes(b"")
@@ -344,21 +391,31 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     for name in LABEL_MAPS:
         changes[name] = (ours, ours.replace("label_map.pbtxt", f"{name}.pbtxt"))
     changes["theirs"] = (theirs, theirs.replace("label_map.pbtxt", "unclosed.pbtxt"))
-    requests = []
+    for fault in SPOILED:
+        name = "shards-?????-of-00005" if fault == "shards" else f"{fault}.tfrecord"
+        changes[fault] = ('"val.tfrecord"', f'"{name}"')
+    changes["hurried"] = ("", "")
+    changes["many"] = ('"val.tfrecord" }', '"val.tfrecord" } max_number_of_boxes: 3')
+    changes["trained on"] = ('"val.tfrecord"', '"./train.tfrecord"')
+    requests = {}
     for name, change in changes.items():
         (folder / f"{name}.config").write_text(config.replace(*change))
-        requests.append({"pipeline_config": f"{name}.config", "device": "cpu"})
-    requests[list(changes).index("broken")]["device"] = "gpu:0"
+        requests[name] = {"pipeline_config": f"{name}.config", "device": "cpu"}
+        if name in SPOILED:
+            requests[name] |= {"spoil": name, "kept": name in KEPT}
+    requests["many"]["kept"] = True
+    requests["hurried"]["seconds"] = 1e-9
+    requests["broken"]["device"] = "gpu:0"
     ran = subprocess.run(
         [od_python, str(PROGRAMS / "doctor_cases.py")],
-        input=json.dumps(requests),
+        input=json.dumps(list(requests.values())),
         cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return dict(zip(changes, json.loads(ran.stdout), strict=True))
+    return dict(zip(requests, json.loads(ran.stdout), strict=True))
 
 
 @pytest.mark.tensorflow
@@ -382,7 +439,7 @@ def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
         ("no records", "eval set", "error", "no TFRecord file"),
         ("fewer", "labels", "error", "has id 2, and the model's num_classes is 1"),
         ("more", "labels", "warning", "num_classes is 3"),
-        ("one", "labels", "error", "have class 2, which is not in the label map"),
+        ("one", "labels", "warning", '"ellipse" is not in the label map'),
         ("swapped", "labels", "error", "label maps of training"),
         ("untrained", "pipeline", "warning", "train records (gone-*.tfrecord)"),
         ("broken", "pipeline", "error", "does not parse"),
@@ -422,6 +479,10 @@ def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
             "error",
             "the trainer cannot start: its label map (unclosed.pbtxt) does not parse: line 7",
         ),
+        ("hurried", "eval set", "note", "more than 16 images: what is after them was not looked"),
+        ("many", "eval set", "warning", "max_number_of_boxes of the eval_input_reader is 3"),
+        ("trained on", "eval set", "warning", "are training records"),
+        *SPOILED_RECORDS,
     ],
 )
 def test_what_is_wrong_in_a_pipeline_is_named(
@@ -431,6 +492,23 @@ def test_what_is_wrong_in_a_pipeline_is_named(
     wrong = [finding for finding in found if finding[1] == severity]
     assert any(said in finding[2] for finding in wrong), found
     assert all(finding[3] for finding in wrong if finding[1] == "error"), "each has a remedy"
+    assert "{{" not in str(found)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(180)
+def test_labels_that_the_od_api_does_not_look_at_are_no_error(answers):
+    found = answers["from zero"]["findings"]
+    assert {severity for _, severity, _, _ in found} == {"ok"}, found
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", [*KEPT, "many"])
+def test_the_boxes_that_are_said_to_count_are_those_the_od_api_keeps(answers, name: str):
+    theirs, ours = answers[name]["kept"]
+    assert theirs == ours
+    assert name == "many" or ours == KEPT[name]
 
 
 @pytest.mark.tensorflow

@@ -64,7 +64,8 @@ def doctor(
     flags["model_dir"] = model_dir
     recorded = {} if config_file else _recorded(flags)
     settings = _settings(flags, config_file, recorded)
-    found = examine(settings, time_limit)
+    found = examine(settings, time_limit, _tell)
+    _tell("")
     found[:0] = open_to_all(config_file) if config_file else []
     if recorded:
         said = "those that the last run was started with; flags and the environment go before them"
@@ -79,6 +80,13 @@ def doctor(
     # Not sys.exit: a check that was left hanging must not hold up the end.
     sys.stdout.flush()
     os._exit(code)
+
+
+def _tell(text: str) -> None:
+    """Show how far it is in a line of its own on a terminal, which the next text replaces."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 def _settings(
