@@ -83,7 +83,7 @@ def test_a_run_that_ends_when_idle_ends_with_the_reason_and_loses_nothing(
     watcher: Watcher, fault: str
 ):
     save(watcher, 5, keep=None)
-    assert watcher.run("--retry-seconds", 0.01, **{fault: "*"}) == 1
+    assert watcher.run("--retry-seconds", 0.01, **{fault: "*"}) == 4
     ended = watcher.query("SELECT message FROM events WHERE kind = 'ended'")[0]["message"]
     assert "5 checkpoints cannot be evaluated" in ended and "is held back" in ended
     assert "start again" in watcher.log.read_text()
@@ -97,7 +97,7 @@ def test_after_sigusr1_it_ends_too_and_with_the_reason(watcher: Watcher):
     daemon = watcher.start("--retry-seconds", 0.01, STUB_CRASH="*")
     wait_until(lambda: watcher.status().get("held_back"), "it is held back")
     daemon.send_signal(signal.SIGUSR1)
-    assert daemon.wait(timeout=30) == 1
+    assert daemon.wait(timeout=30) == 4
     assert rows(watcher, "state, attempts") == 4 * [("pending", 0)]
 
 
@@ -113,7 +113,7 @@ def test_a_worker_that_can_never_be_started_again_does_not_hold_up_the_end(
     save(watcher, 1)
     wait_until(lambda: watcher.states() == {"ckpt-1": "pending"}, "one waits")
     daemon.send_signal(signal.SIGUSR1)
-    assert daemon.wait(timeout=30) == 1
+    assert daemon.wait(timeout=30) == 4
     assert "workers in a row could not be started on cpu" in watcher.log.read_text()
 
 
@@ -123,7 +123,7 @@ def test_a_worker_of_before_that_never_ends_does_not_hold_up_the_end(watcher: Wa
     state_dir.mkdir()
     with (state_dir / "worker.lock").open("w") as undead:
         fcntl.flock(undead, fcntl.LOCK_EX)
-        assert watcher.run("--start-timeout", 1) == 1
+        assert watcher.run("--start-timeout", 1) == 4
     assert "an earlier worker has not ended yet" in watcher.log.read_text()
     assert watcher.states() == {"ckpt-1": "pending"}
 

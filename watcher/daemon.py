@@ -20,7 +20,7 @@ import structlog
 
 from watcher.config import Settings, doubts
 from watcher.decision.policy import DECIDING, boards
-from watcher.errors import ModelDirError, StoreError, StoreLost, WorkerError, WorkLeft
+from watcher.errors import ModelDirError, StoreError, StoreLost, WorkLeft
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
@@ -417,7 +417,7 @@ class Daemon:
     def _end_if_hopeless(self, waiting: int) -> None:
         """End a run that is to end by itself, when what waits will not be evaluated soon."""
         if reason := self._crew.hopeless:
-            raise WorkerError(
+            raise WorkLeft(
                 f"{waiting} checkpoints cannot be evaluated: {reason}",
                 hint="nothing is lost: mend that and start again, and it goes on with what waits",
             )
