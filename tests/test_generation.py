@@ -210,6 +210,11 @@ def record(store: Store, at: int, counter: int, score: float) -> None:
     store.ledger.record_score(lease, measured, score, started=NOW + at, now=NOW + at)
 
 
+def gone(counter: int) -> FoundCheckpoint:
+    name = f"ckpt-{counter}"
+    return FoundCheckpoint(name, counter, Path(name), signature=())
+
+
 def history(tmp_path: Path) -> list[tuple[str, str, int]]:
     with open_reader(state(tmp_path)) as reader:
         return [(row["checkpoint"], row["state"], row["generation"]) for row in reader.history()]
@@ -223,8 +228,8 @@ def settings(tmp_path: Path, **given: object) -> Settings:
 def test_what_is_damaged_or_missed_on_the_way_is_of_the_new_life(store: Store, tmp_path: Path):
     add(store, 1, 9)
     add(store, 2, 10)
-    store.queue.record_missed("ckpt-11", 11, "gone", NOW)
-    store.queue.record_missed("ckpt-1", 1, "gone", NOW)
+    store.queue.record_missed(gone(11), "gone", NOW)
+    store.queue.record_missed(gone(1), "gone", NOW)
     store.queue.record_corrupt(found(3, 2)[0], "torn", NOW)
     add(store, 4, 3)
     assert history(tmp_path) == [
@@ -493,7 +498,7 @@ def test_rows_of_an_earlier_version_get_their_generation_from_their_order(tmp_pa
             add(store, at, counter)
             if at == 3:
                 store.ledger.resume(NOW + 3.5)
-        store.queue.record_missed("ckpt-3", 3, "gone", NOW)
+        store.queue.record_missed(gone(3), "gone", NOW)
     _forget_generations(path)
     with Store(path, run="run", model_dir=tmp_path, now=NOW) as store:
         assert store.ledger.generation() == 2

@@ -16,12 +16,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from watcher.errors import WorkerError
-from watcher.evaluation.device_lock import DeviceLock
+from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.worker import Worker
 folder = Path(sys.argv[2])
 try:
     if sys.argv[1] == "device":
-        DeviceLock(folder, "GPU-a0", label="gpu:0", run="r").take().__enter__()
+        DeviceLock(LockFolders(str(folder)), "GPU-a0", label="gpu:0", run="r").take().__enter__()
     else:
         Worker(["true"], {}, folder / "worker.log")
 except WorkerError as error:

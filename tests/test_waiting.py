@@ -22,7 +22,7 @@ from forks import Fork
 from locks import locked
 from watching import ROOT, Watcher, wait_until
 
-from watcher.evaluation.device_lock import DeviceLock
+from watcher.evaluation.device_lock import DeviceLock, LockFolders
 
 MEASURED_SECONDS = 2.5
 MOST_OF_A_CORE = 0.05
@@ -135,7 +135,8 @@ def waiting_for_a_device(run: Run) -> Steps:
     gpus, locks = run.folder / "gpus.json", run.folder / "locks"
     gpus.write_text('[{"uuid": "GPU-a0"}]')
     locks.mkdir()
-    run.stack.enter_context(DeviceLock(locks, "GPU-a0", label="", run="other").take())
+    other = DeviceLock(LockFolders(str(locks)), "GPU-a0", label="", run="other")
+    run.stack.enter_context(other.take())
     fake = {"PYTHONPATH": ROOT / "tests" / "fake_nvml", "FAKE_NVML": gpus}
     run.begin("--device", "gpu:0", "--device-lock-dir", locks, **fake)
     yield lambda: run.worker("waiting for the device")
