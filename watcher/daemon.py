@@ -278,8 +278,6 @@ class Daemon:
             self._dirty = True
         if not self._dirty or steady < self._project_after:
             return
-        # What was there at the last look may be gone: nothing of this run goes into another folder.
-        self._store.require_present()
         self._projector.update(now)
         self._dirty = self._projector.problem is not None or self._projector.unfinished
         if self._projector.problem:

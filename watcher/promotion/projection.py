@@ -154,6 +154,8 @@ class Projector:
 
     def _update_folders(self, now: float) -> ScoredCheckpoint | None:
         """Bring the folders up to date; `_ANEW` when a leader was lost on the way."""
+        # All may have gone since the last look: nothing of this run goes into another folder.
+        self._store.require_present()
         later = False
         try:
             self._bring_back()
