@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from fake_trainer import Manager, model_tensors
@@ -201,8 +202,14 @@ def a_best_folder_that_cannot_be_made(run: Run) -> Steps:
 def a_writer_of_event_files_that_hangs(run: Run) -> Steps:
     mark, library = run.folder / "imported", run.folder / "library"
     library.mkdir()
-    hang = f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(600)\n"
-    (library / "tensorboardX.py").write_text(hang)
+    hang = """
+        import os, pathlib, time
+        parent = os.getppid()
+        pathlib.Path({!r}).touch()
+        while os.getppid() == parent:  # it ends with the daemon, which the test kills
+            time.sleep(0.2)
+    """
+    (library / "tensorboardX.py").write_text(dedent(hang).format(str(mark)))
     run.begin(PYTHONPATH=library, CHECKPOINT_WATCHER_TENSORBOARD="true")
     yield mark.exists
 
