@@ -6,6 +6,7 @@ computed on, also when it evaluates.
 """
 
 import numpy
+import tensorflow as tf
 
 # Operations that draw from a generator's state, besides those with `seed` and `seed2`: a fixed seed
 # makes runs of the program alike, not two calls in one. `StatelessRandom...` has its seed as an
@@ -15,6 +16,8 @@ _DRAWING += ("StatefulRandomBinomial", "NonDeterministicInts", "RngReadAndSkip",
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
+# AutoGraph converts what a traced function calls; the walk would take minutes.
+@tf.autograph.experimental.do_not_convert
 def random_outputs(outputs):
     """Returns the names of the outputs whose value depends on a random operation.
 
@@ -57,24 +60,25 @@ class _Walk:
 
     def __init__(self):
         self._kinds = {}
+        self._steps = {}
         self._found = {}
 
     def depends(self, tensor):
         """Returns (whether a tensor's value is random, which inputs of its graph it comes from)."""
-        places = {one.op.name: place for place, one in enumerate(tensor.graph.inputs)}
+        places = {one.op: place for place, one in enumerate(tensor.graph.inputs)}
         needed, seen, left = set(), set(), [tensor]
         while left:
             tensor = left.pop()
             op = tensor.op
-            if op.name in places:
-                needed.add(places[op.name])
+            if op in places:
+                needed.add(places[op])
                 continue
-            kind = self._kind(op)
-            key = (op.name, tensor.value_index if kind.is_call else 0)
+            kind, inputs = self._step(op)
+            key = (op, tensor.value_index if kind.is_call else 0)
             if key in seen:
                 continue
             seen.add(key)
-            is_random, inputs = kind.draws, list(op.inputs)
+            is_random = kind.draws
             if kind.is_call:
                 (graph,) = _held(op, kind)
                 is_random, of = self._output(graph, tensor.value_index)
@@ -104,6 +108,12 @@ class _Walk:
             kinds = ((op, self._kind(op)) for op in graph.get_operations())
             self._found[key] = any(kind.draws or self._draws_inside(op, kind) for op, kind in kinds)
         return self._found[key]
+
+    def _step(self, op):
+        # Asked for once an operation, since TensorFlow makes both anew each time.
+        if op not in self._steps:
+            self._steps[op] = self._kind(op), list(op.inputs)
+        return self._steps[op]
 
     def _kind(self, op):
         if op.type not in self._kinds:
