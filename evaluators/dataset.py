@@ -2,14 +2,13 @@
 
 import os
 import pathlib
-import shutil
 import tempfile
 
 import tensorflow as tf
 from object_detection import inputs
 from object_detection.core import standard_fields
 
-from evaluators import compat, records
+from evaluators import compat, disk, records
 from evaluators.model import inputs_of_the_model
 from evaluators.pipeline import is_sequence
 from evaluators.protocol import Refusal
@@ -104,7 +103,7 @@ class EvalSet:
 
     def _move_to_disk(self, pipeline, allowed):
         # Room for what others write too: a full disk would stop the trainer's checkpoints.
-        if allowed and shutil.disk_usage(tempfile.gettempdir()).free > 4 * self._bytes:
+        if allowed and disk.free_bytes(tempfile.gettempdir()) > 4 * self._bytes:
             folder = pathlib.Path(tempfile.mkdtemp(prefix="eval-set-"))
             self._dataset = self._dataset.cache(str(folder / "eval_set"))
             # Written whole now: tf.data refuses a cache that an iteration left half written.
@@ -115,7 +114,9 @@ class EvalSet:
             "the decoded eval set takes {} MiB, more than the {} MiB for it in memory: {}".format(
                 self._bytes >> 20,
                 self._budget >> 20,
-                "kept on disk" if self.kept == "disk" else "decoded anew for each checkpoint",
+                "kept on disk"
+                if self.kept == "disk"
+                else "decoded anew for each checkpoint (a TMPDIR on a disk with room spares that)",
             )
         )
 

@@ -11,7 +11,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, alive, wait_until
 
-from watcher.evaluation.scratch import PREFIX, Scratch, is_within
+from watcher.evaluation.scratch import PREFIX, Scratch, base, is_within
+from watcher.mounts import mount_now
 
 
 @pytest.fixture
@@ -106,3 +107,18 @@ def test_only_what_lies_in_such_a_folder_is_ours_to_remove(temporary: Path):
     assert is_within(ours / "pictures" / "1") and is_within(ours / "1")
     for path in (ours, temporary / "other" / "1", temporary.parent / f"{PREFIX}x" / "1"):
         assert not is_within(path)
+
+
+def test_it_lies_on_a_disk_where_the_usual_folder_is_memory_unless_somebody_chose_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    memory = Path("/dev/shm")
+    if (mount := mount_now(memory)) is None or mount.kind != "tmpfs":
+        pytest.skip("no memory is mounted here")
+    for name in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(memory))
+    assert base(tmp_path) == tmp_path
+    assert base(tmp_path / "none") == memory
+    monkeypatch.setenv("TMPDIR", str(memory))
+    assert base(tmp_path) == memory

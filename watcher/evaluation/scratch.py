@@ -5,7 +5,9 @@ temporary folder: the code that TensorFlow generates, an eval set of gigabytes. 
 its own, in a folder that is the run's. That one is locked as long as the watcher or a worker lives,
 and whoever starts next removes those that nobody holds.
 
-It lies where TMPDIR says, and not in the state folder: the trainer saves to that one's disk.
+It lies where TMPDIR says, and not in the state folder: the trainer saves to that one's disk. Where
+nobody said and `/tmp` is kept in memory, it lies in `/var/tmp`: an eval set that is too large for
+memory is not to be kept there under another name.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Self
 
 import structlog
+
+from watcher.mounts import mount_now
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +53,7 @@ class Scratch:
         return self
 
     def _make(self) -> None:
-        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base()))
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # a file system without locks: nobody removes it either
             # The folder itself: systemd-tmpfiles leaves one alone that is locked.
@@ -91,6 +95,20 @@ class Scratch:
         return str(self._path / name)
 
 
+def base(on_disk: Path = Path("/var/tmp")) -> Path:
+    """Return where the folders of all runs lie."""
+    usual = Path(tempfile.gettempdir())
+    if any(os.environ.get(name) for name in _VARIABLES) or not _in_memory(usual):
+        return usual
+    fits = os.access(on_disk, os.W_OK | os.X_OK) and not _in_memory(on_disk)
+    return on_disk if fits else usual
+
+
+def _in_memory(folder: Path) -> bool:
+    mount = mount_now(folder)
+    return mount is not None and mount.kind in ("tmpfs", "ramfs")
+
+
 def environment(folder: Path | None) -> dict[str, str]:
     """Return the variables by which a process takes `folder` for its temporary folder."""
     return dict.fromkeys(_VARIABLES, str(folder)) if folder else {}
@@ -99,13 +117,13 @@ def environment(folder: Path | None) -> dict[str, str]:
 def is_within(path: Path) -> bool:
     """True for what lies in a folder of this kind, whoever's it is."""
     with contextlib.suppress(ValueError):
-        first, *more = path.relative_to(tempfile.gettempdir()).parts
+        first, *more = path.relative_to(base()).parts
         return bool(more) and first.startswith(PREFIX)
     return False
 
 
 def _remove_abandoned() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+    for folder in base().glob(PREFIX + "*"):
         with contextlib.suppress(OSError):  # held by a living process, or gone meanwhile
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
