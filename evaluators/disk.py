@@ -9,7 +9,7 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def free_bytes(folder):
-    """Returns the room on a folder's disk; 0 where it lies in memory, as some systems' /tmp does."""
+    """Returns the room on a folder's disk; 0 where it lies in memory, as a /tmp may do."""
     try:
         mounts = pathlib.Path(MOUNTINFO).read_text()
     except (OSError, ValueError):
