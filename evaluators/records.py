@@ -141,9 +141,18 @@ def _numbered(pipeline):
     return found
 
 
+def _od_decoder(pipeline):
+    """Returns the OD API's decoder; without a label map that can be read it looks nothing up."""
+    reader = type(pipeline.eval_input)()
+    reader.CopyFrom(pipeline.eval_input)
+    if pipeline.label_map is None:
+        reader.ClearField("label_map_path")
+    return decoder_builder.build(reader)
+
+
 def _features(pipeline):
     """Returns what the OD API parses of a record, without the masks and points of its objects."""
-    features = decoder_builder.build(pipeline.eval_input).keys_to_features
+    features = _od_decoder(pipeline).keys_to_features
     wanted = {TEXT, LABEL, *(BOX + side for side in SIDES)}
     return {
         key: feature
@@ -191,7 +200,7 @@ def _as_it_is(image, masks=None):
 
 def _decoder(pipeline):
     return tf.function(
-        decoder_builder.build(pipeline.eval_input).decode,
+        _od_decoder(pipeline).decode,
         input_signature=[tf.TensorSpec([], tf.string)],
     )
 

@@ -419,7 +419,7 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
     facts, findings = answers["sound"]["facts"], answers["sound"]["findings"]
     assert {severity for _, severity, _, _ in findings} == {"ok"}, findings
@@ -429,7 +429,7 @@ def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("name", "check", "severity", "said"),
     [
@@ -496,14 +496,14 @@ def test_what_is_wrong_in_a_pipeline_is_named(
 
 
 @pytest.mark.tensorflow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_labels_that_the_od_api_does_not_look_at_are_no_error(answers):
     found = answers["from zero"]["findings"]
     assert {severity for _, severity, _, _ in found} == {"ok"}, found
 
 
 @pytest.mark.tensorflow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", [*KEPT, "many"])
 def test_the_boxes_that_are_said_to_count_are_those_the_od_api_keeps(answers, name: str):
     theirs, ours = answers[name]["kept"]
@@ -512,7 +512,7 @@ def test_the_boxes_that_are_said_to_count_are_those_the_od_api_keeps(answers, na
 
 
 @pytest.mark.tensorflow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["unclosed", "no class", "marked", "theirs"])
 def test_a_label_map_that_cannot_be_read_ends_no_other_check(answers, name: str):
     assert ["eval set", "ok", "60 images", None] in answers[name]["findings"]
@@ -520,7 +520,7 @@ def test_a_label_map_that_cannot_be_read_ends_no_other_check(answers, name: str)
 
 
 @pytest.mark.tensorflow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_real_environment_answers_the_command(watcher: Watcher, od_python: str):
     watcher.pipeline.write_text("model {")
     found = doctor(watcher, od_python, code=1)
