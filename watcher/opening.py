@@ -46,7 +46,7 @@ def open_store(
         try:
             return Store(
                 path,
-                run=settings.run_name or settings.model_path.name,
+                run=settings.name,
                 model_dir=settings.model_path,
                 now=time.time(),
                 busy_seconds=_BUSY_SECONDS,

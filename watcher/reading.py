@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from watcher.config.last_start import LastStart
 from watcher.database_file import DATABASE_NAME, PINS_NAME, explained
 from watcher.errors import StoreBusy, StoreError
 from watcher.moved import Moved, find_move, recorded_settings, recorded_state, same_folder
@@ -86,6 +87,12 @@ class Reader:
         if not rows:
             raise StoreError(f"{self.path} holds no run", hint="start `checkpoint-watcher run`")
         return rows[0]
+
+    def last_start(self) -> LastStart:
+        """Return what the last start went by, and what it was given, with the paths of today."""
+        run = self.run()
+        given = run.get("given")
+        return LastStart(recorded_settings(run), given and msgspec.json.decode(given))
 
     def original(self) -> Path | None:
         """Return the state folder that this one is a copy of, None when it is none.
@@ -296,6 +303,21 @@ def open_reader(state_dir: Path, *, timeout_seconds: float = 5.0) -> Iterator[Re
         yield reader
     finally:
         reader.close()
+
+
+def read_last_start(state_dir: Path, *, timeout_seconds: float = 5.0) -> LastStart:
+    """Return what the last start on a database was given; nothing where there is no database.
+
+    Raises:
+        StoreError: there is one, and it cannot be read.
+    """
+    try:
+        if not (state_dir / DATABASE_NAME).exists():
+            return LastStart()
+    except OSError:
+        pass  # which opening it explains
+    with open_reader(state_dir, timeout_seconds=timeout_seconds) as reader:
+        return reader.last_start()
 
 
 def _nearest_trouble(folder: Path) -> str:
