@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import struct
 import sys
 import time
 
@@ -29,8 +28,13 @@ def load_worker():
 
 worker = load_worker()
 
-COUNT_SECONDS = 20.0
-LOOKED_AT = 200
+# Ids that COCO's own label map leaves out, by the number of classes.
+UNUSED_IDS = {90: {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}}
+BEGAN = time.monotonic()
+RECORD_SECONDS = 20.0
+# Of the time limit, for all that comes before the end of the records.
+RECORD_SHARE = 0.8
+DECODED = 30
 SUPPORTED = "see 'Environments that were run' in the README of checkpoint-watcher"
 
 
@@ -39,6 +43,7 @@ class Findings:
 
     def __init__(self, replies):
         self._replies = replies
+        self._told = 0.0
         self.facts = {}
 
     def fact(self, name, value):
@@ -53,6 +58,12 @@ class Findings:
         self._replies.send(
             "finding", check=check, severity=severity, message=one_line(message), remedy=remedy
         )
+
+    def progress(self, count):
+        """Tells how many records were read, at most once a second."""
+        if time.monotonic() > self._told + 1:
+            self._told = time.monotonic()
+            self._replies.send("progress", text="{} eval records were read".format(count))
 
 
 def examine(request, findings):
@@ -70,7 +81,7 @@ def examine(request, findings):
     from evaluators.pipeline import Pipeline
 
     try:
-        pipeline = Pipeline(request)
+        pipeline = Pipeline(request, with_label_map=False)
     except protocol.Refusal as refusal:
         findings.say("pipeline", "error", refusal.message, refusal.hint or None)
         return
@@ -84,9 +95,11 @@ def examine(request, findings):
     findings.say(
         "pipeline", "ok", "it parses; eval input {}, {}".format(pipeline.eval_input_name, sets)
     )
-    ids = check_labels(pipeline, findings)
+    check_labels(pipeline, findings)
     check_training_input(pipeline, findings)
-    check_records(pipeline, ids, findings)
+    seconds = request.get("seconds")
+    limit = BEGAN + RECORD_SHARE * seconds if seconds else time.monotonic() + RECORD_SECONDS
+    check_records(pipeline, limit, findings)
     tell_faster_backend(request, findings)
 
 
@@ -128,18 +141,34 @@ def tell_faster_backend(request, findings):
 
 
 def check_labels(pipeline, findings):
-    """Compares the label map with the model's num_classes; returns the map's ids."""
+    """Reads the label map and says what is wrong; returns its ids, None where there is none."""
+    from evaluators import label_map, protocol
+
+    try:
+        pipeline.read_label_map()
+    except protocol.Refusal as refusal:
+        findings.say("labels", "error", refusal.message, refusal.hint or label_map.HINT)
+        return None
+    for severity, text, remedy in pipeline.label_map.problems:
+        findings.say("labels", severity, text, remedy)
+    ids = sorted(category["id"] for category in pipeline.label_map.categories)
+    compare_classes(pipeline, ids, findings)
+    return ids
+
+
+def compare_classes(pipeline, ids, findings):
+    """Compares the label map's ids with the model's num_classes."""
     from object_detection.utils import config_util
 
-    ids = sorted(category["id"] for category in pipeline.categories)
-    label_map = pipeline.eval_input.label_map_path
+    from evaluators.label_map import listed
+
+    label_map = pipeline.label_map.path
     try:
         classes = config_util.get_number_of_classes(pipeline.configs["model"])
     except ValueError:  # an architecture that has no such field
-        return ids
-    if not ids:
-        findings.say("labels", "error", "label map ({}) holds no class".format(label_map))
-    elif ids[-1] > classes:
+        return
+    missing = sorted(set(range(1, classes + 1)) - {*ids} - UNUSED_IDS.get(classes, set()))
+    if ids[-1] > classes:
         findings.say(
             "labels",
             "error",
@@ -155,15 +184,22 @@ def check_labels(pipeline, findings):
             " above is not counted".format(classes, label_map, ids[-1]),
             "use the label map that the model is trained with",
         )
+    elif missing:
+        findings.say(
+            "labels",
+            "warning",
+            "label map ({}) has {} of the model's {} classes (num_classes): none of id {}".format(
+                label_map, len(ids), classes, listed(missing)
+            ),
+            "give each class an item, or train with as many classes as there are",
+        )
     else:
         findings.say("labels", "ok", "{} classes, as num_classes says".format(len(ids)))
-    return ids
 
 
 def check_training_input(pipeline, findings):
     """Says what of the trainer's own input is missing or differs from the evaluation's."""
     import tensorflow as tf
-    from object_detection.utils import label_map_util
 
     reader = pipeline.configs["train_input_config"]
     for pattern in reader.tf_record_input_reader.input_path:
@@ -175,65 +211,75 @@ def check_training_input(pipeline, findings):
                 "check the path; a relative one starts at the folder of the trainer",
             )
     theirs, ours = reader.label_map_path, pipeline.eval_input.label_map_path
-    if theirs and theirs != ours and tf.io.gfile.exists(theirs):
-        load = label_map_util.get_label_map_dict
-        if load(theirs) != load(ours):
-            findings.say(
-                "labels",
-                "error",
-                "the label maps of training ({}) and evaluation ({}) differ".format(theirs, ours),
-                "use the same one for both: scores would be those of mixed-up classes",
-            )
+    if theirs and not tf.io.gfile.exists(theirs):
+        findings.say(
+            "labels",
+            "warning",
+            "train label map ({}) not found: the trainer will not start here".format(theirs),
+            "check the path; a relative one starts at the folder of the trainer",
+        )
+    elif theirs and theirs != ours:
+        compare_label_maps(theirs, ours, pipeline.label_map, findings)
 
 
-def check_records(pipeline, ids, findings):
-    """Counts the records, looks into the first ones, and tells the size of the eval set."""
-    if not all(pathlib.Path(path).is_file() for path in pipeline.record_files):
-        findings.say("eval set", "note", "the records are not local files and were not counted")
+def compare_label_maps(theirs, ours, label_map, findings):
+    """Says whether the trainer's label map cannot be read or has other classes than `label_map`."""
+    from evaluators import protocol
+    from evaluators.label_map import LabelMap
+
+    try:
+        found = LabelMap(theirs)
+    except protocol.Refusal as refusal:
+        text = "the trainer cannot start: its {}".format(refusal.message)
+        findings.say("labels", "error", text, refusal.hint)
         return
-    deadline, count, complete = time.monotonic() + COUNT_SECONDS, 0, True
-    for path in pipeline.record_files:
-        try:
-            found, complete = count_records(path, deadline)
-        except ValueError as error:
-            remedy = "make the file again, or copy it again"
-            findings.say("eval set", "error", "records ({}): {}".format(path, error), remedy)
-            return
-        count += found
-        if not complete:
-            break
-    if not count:
-        findings.say("eval set", "error", "the eval records hold no image", "check their paths")
-        return
-    strange = strange_labels(pipeline, ids, findings)
-    if strange is None:
-        return
-    if strange:
+    if label_map is not None and found.ids_by_name != label_map.ids_by_name:
         findings.say(
             "labels",
             "error",
-            "the eval records have class {}, which is not in the label map".format(
-                ", ".join(map(str, sorted(strange)[:5]))
-            ),
-            "make records and label map from the same list of classes",
+            "the label maps of training ({}) and evaluation ({}) differ".format(theirs, ours),
+            "use the same one for both: scores would be those of mixed-up classes",
         )
-    tell_size(pipeline, count, complete, findings)
 
 
-def tell_size(pipeline, count, complete, findings):
+def check_records(pipeline, deadline, findings):
+    """Reads all records, decodes some, and tells the size of the eval set."""
+    from evaluators import protocol, record_checks, records
+    from evaluators.pipeline import is_sequence
+
+    try:
+        found, tally, count, is_whole = record_checks.examine(pipeline, deadline, findings.progress)
+        if not count:
+            findings.say("eval set", "error", "the eval records hold no image", "check their paths")
+            return
+        found += record_checks.same_ids(tally) + record_checks.training_records(pipeline)
+        for finding in found:
+            findings.say(finding.check, finding.severity, finding.message, finding.remedy)
+        if not is_sequence(pipeline.eval_input) and not any(f.is_fatal for f in found):
+            records.spread(pipeline, count, DECODED, deadline)
+    except protocol.Refusal as refusal:
+        findings.say("eval set", "error", refusal.message, refusal.hint)
+        return
+    tell_size(pipeline, count, is_whole, findings)
+
+
+def tell_size(pipeline, images, is_whole, findings):
     """Says how many images an evaluation has, and whether they are few."""
     from evaluators.pipeline import is_sequence
 
     sample = max(1, pipeline.eval_input.sample_1_of_n_examples)
-    images = -(-count // sample)
     sampled = " (1 of {} records)".format(sample) if sample > 1 else ""
     if is_sequence(pipeline.eval_input):
-        findings.say("eval set", "ok", "{} sequences of images".format(count))
+        findings.say("eval set", "ok", "{} sequences of images".format(images))
         return
     findings.fact("images", images)
-    if not complete:
-        message = "more than {} images; counting them all took too long".format(images)
-        findings.say("eval set", "ok", message)
+    if not is_whole:
+        findings.say(
+            "eval set",
+            "note",
+            "more than {} images: what is after them was not looked at in time".format(images),
+            "give a larger --time-limit to look at all",
+        )
     elif images < 50:
         findings.say(
             "eval set",
@@ -245,64 +291,6 @@ def tell_size(pipeline, count, complete, findings):
         )
     else:
         findings.say("eval set", "ok", "{} images{}".format(images, sampled))
-
-
-def count_records(path, deadline):
-    """Counts the records of a TFRecord file by their lengths, without reading what they hold.
-
-    The format: length (uint64, little-endian), its crc32c (4 bytes), data, its crc32c (4 bytes).
-
-    Returns:
-        (records, True), or (records so far, False) when the deadline came.
-
-    Raises:
-        ValueError: the file ends in the middle of a record, or is no TFRecord file.
-    """
-    size = pathlib.Path(path).stat().st_size
-    count, position = 0, 0
-    with pathlib.Path(path).open("rb") as file:
-        while position < size:
-            if count % 256 == 0 and time.monotonic() > deadline:
-                return count, False
-            file.seek(position)
-            header = file.read(12)
-            end = position + 16 + struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
-            if not position < end <= size:
-                raise ValueError(
-                    "cut short after record {}".format(count) if count else "no TFRecord file"
-                )
-            position = end
-            count += 1
-    return count, True
-
-
-def strange_labels(pipeline, ids, findings):
-    """Returns the classes of the first records that are not in the label map.
-
-    None when a record cannot be read, which has been told then.
-    """
-    import tensorflow as tf
-
-    from evaluators.pipeline import is_sequence
-
-    if is_sequence(pipeline.eval_input):
-        return set()
-    known, strange, images = set(ids), set(), 0
-    try:
-        for record in tf.data.TFRecordDataset(pipeline.record_files).take(LOOKED_AT):
-            features = tf.train.Example.FromString(record.numpy()).features.feature
-            images += "image/encoded" in features
-            labels = features["image/object/class/label"].int64_list.value
-            strange.update(label for label in labels if label not in known)
-    except Exception as error:  # a damaged record is a protobuf error or one of TensorFlow's
-        text = "the eval records cannot be read: {}: {}".format(type(error).__name__, error)
-        findings.say("eval set", "error", text, "make the records again, or copy them again")
-        return None
-    if not images:
-        text = "the eval records hold no image/encoded: they were not made for the OD API"
-        findings.say("eval set", "error", text, "see dataset_tools of the OD API")
-        return None
-    return strange
 
 
 def main():

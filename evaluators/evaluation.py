@@ -5,9 +5,10 @@ import resource
 import sys
 import time
 
-from evaluators import coco, compat, fingerprint, plugins
+from evaluators import coco, compat, fingerprint, plugins, randomness, record_checks
 from evaluators.clock import Clock, throttled
 from evaluators.dataset import EvalSet
+from evaluators.latency import Stopwatch
 from evaluators.metrics import Metrics, MetricSets
 from evaluators.model import Model
 from evaluators.passes import Passes, passes_at_once
@@ -34,6 +35,7 @@ class Evaluation:
         self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
         self._pipeline = Pipeline(request, self._snapshot)
         self._backend = coco.choose_backend(request.get("coco_backend"))
+        record_checks.require_sound(self._pipeline)  # costs little beside building the model
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
@@ -51,6 +53,8 @@ class Evaluation:
             request.get("cache_bytes"),
             request.get("cache_on_disk", True),
         )
+        if self._eval_set.numbered:
+            self._parts["numbered_images"] = self._eval_set.numbered
         self._model.trace(self._eval_set.shapes)
         at_once = passes_at_once(self._device, request.get("threads"))
         self._passes = Passes(self._model.forward, at_once)
@@ -62,11 +66,13 @@ class Evaluation:
         )
         self._notes = [": ".join(faster)] if faster and self._sets.truths else []
         self._sets.add_ground_truth(self._eval_set)
-        self._metric_names = self._dry_run()
+        self._metric_names = self._dry_run(request.get("device_shared"))
         wanted = request.get("visualizations")
         if wanted is None:
             wanted = self._pipeline.configs["eval_config"].num_visualizations
-        self._visualizer = Visualizer(self._pipeline, self._eval_set, self._sets, int(wanted))
+        self._visualizer = Visualizer(
+            *(self._pipeline, self._eval_set, self._sets, int(wanted)), request.get("pictures_dir")
+        )
         self._build_seconds = time.perf_counter() - began
 
     def describe(self):
@@ -83,11 +89,13 @@ class Evaluation:
             "metric_names": self._metric_names,
             "device": self._device,
             "categories": [
-                {"id": int(c["id"]), "name": str(c["name"])} for c in self._pipeline.categories
+                {"id": int(c["id"]), "name": str(c["name"])} for c in self._sets.categories
             ],
             "build_seconds": self._build_seconds,
             "coco_backend": self._backend,
             "eval_set_kept": self._eval_set.kept,
+            "random_metrics": self._random_metrics,
+            "deterministic": self._deterministic,
             "warnings": [self._snapshot.named(text) for text in self._pipeline.warnings],
             "notes": self._notes,
             "taken": self._snapshot.taken,
@@ -101,11 +109,13 @@ class Evaluation:
             on_progress: called with (images done, images in all), at most twice a second.
 
         Returns:
-            A function that computes the metrics and returns the fields of the `result` reply. It
-            may run in another thread while the next checkpoint is being run.
+            A function that times the model. It is to be called in this thread, before the next
+            checkpoint and when nothing else of ours runs, and returns a second function: that
+            computes the metrics and returns the fields of the `result` reply, and may run in
+            another thread while the next checkpoint is being run.
 
         Raises:
-            Failure: there is no true score to give; the function returned raises it too.
+            Failure: there is no true score to give; the functions returned raise it too.
         """
         self._check_files()
         total = self._eval_set.images
@@ -120,13 +130,20 @@ class Evaluation:
         if metrics.images != total:
             message = "{} of {} images were evaluated".format(metrics.images, total)
             raise Failure("incomplete", message, permanent=False)
-        return lambda: self._result(step, metrics, clock, shown)
+
+        def time_it():
+            with clock.measure("latency"):
+                latency = self._stopwatch.measure()
+            cost = {**latency, "images_per_second": clock.images_per_second}
+            return lambda: self._result(step, metrics, clock, cost, shown)
+
+        return time_it
 
     def evaluate(self, prefix, on_progress):
         """Scores one checkpoint and returns the fields of the `result` reply."""
-        return self.forward(prefix, on_progress)()
+        return self.forward(prefix, on_progress)()()
 
-    def _result(self, step, metrics, clock, shown):
+    def _result(self, step, metrics, clock, cost, shown):
         with clock.measure("metrics"):
             values, by_category = metrics.compute()
         check_finite(values)
@@ -135,7 +152,6 @@ class Evaluation:
             custom, plugin_warnings = metrics.compute_plugins()
         with clock.measure("draw"):
             drawn, complaint = self._visualizer.draw(shown)
-        cost = clock.cost()
         values["latency_ms"] = cost["latency_ms"]
         return {
             "global_step": step,
@@ -155,23 +171,25 @@ class Evaluation:
         """Returns the metrics; the detections to draw are added to `shown`, where it is given."""
         metrics = Metrics(self._sets)
 
-        def take(batch, found, seconds):
+        def take(batch, found):
             before = metrics.images
             if shown is not None and self._visualizer.wants(before):
                 shown.append((found[1], *batch))
             with clock.measure("metrics"):
                 metrics.add(*found, *batch)
-            clock.count(metrics.images - before, seconds)
+            clock.count(metrics.images - before)
             report(metrics.images)
 
         self._passes.run(batches, clock, take)
         return metrics
 
-    def _dry_run(self):
+    def _dry_run(self, device_shared):
         """Returns the names of the metrics, from one batch through the untrained model."""
+        batch = self._eval_set.first_with_boxes()
+        found = self._run_twice(batch, device_shared)
+        metrics = Metrics(self._sets)
         try:
-            batch = self._eval_set.first_with_boxes()
-            metrics = self._run([batch], Clock(), lambda done: None)
+            metrics.add(*found, *batch)
             names = set(metrics.compute()[0])
         except KeyError as error:
             raise Refusal(
@@ -181,10 +199,35 @@ class Evaluation:
                 ),
                 "choose a metrics_set that fits the model and its records",
             ) from error
-        names.add("latency_ms")
-        plugins = self._plugin_names(names)
+        plugins = self._plugin_names(names | {"latency_ms"})
         self._own_metrics = {"latency_ms", *plugins}
-        return sorted(names | plugins)
+        drawn, losses = self._model.random_outputs, found[0].keys()
+        computed = set() if drawn <= losses else (names | plugins) - losses
+        self._random_metrics = sorted((names & drawn) | computed)
+        return sorted(names | self._own_metrics)
+
+    def _run_twice(self, batch, device_shared):
+        """Returns what the model finds, and sees whether this device finds the same again."""
+        found = self._model.forward(*batch)
+        began = time.perf_counter()
+        again = self._model.forward(*batch)
+        self._stopwatch = Stopwatch(
+            self._model.forward,
+            self._eval_set,
+            time.perf_counter() - began,
+            self._device == "cpu",
+            device_shared,
+        )
+        differing = randomness.differing(found, again) - self._model.random_outputs
+        self._deterministic = not differing
+        if differing:
+            self._pipeline.warnings.append(
+                "one batch run twice gave different {}: this device is not deterministic, so two "
+                "evaluations of one checkpoint may differ a little".format(
+                    ", ".join(sorted(differing))
+                )
+            )
+        return found
 
     def _plugin_names(self, taken):
         if self._plugins:

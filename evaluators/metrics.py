@@ -27,22 +27,25 @@ class MetricSets:
         class_agnostic: whether the model gives no classes.
         backend: one of `coco.BACKENDS`.
         plugins: metrics of the user's own, loaded (`plugins.load`).
+
+    Attributes:
+        categories: dicts with `id` and `name`, under which all figures are given.
     """
 
     def __init__(self, pipeline, class_agnostic, backend, plugins=()):
         self.eval_config = pipeline.configs["eval_config"]
         self.class_agnostic = class_agnostic
         self.backend = backend
-        self.categories = pipeline.categories
+        self.categories = pipeline.label_map.categories
+        # A parameterized metric finds its class by the name that the label map has.
+        self._as_written = pipeline.label_map.as_written
         if class_agnostic:
             index = label_map_util.create_class_agnostic_category_index()
-            self.categories = list(index.values())
+            self.categories = self._as_written = list(index.values())
         fast = [name for name in pipeline.metrics_sets if self._is_fast(name)]
         self.truths = [coco.GroundTruth(name, self.categories) for name in fast]
         self.plugin_truths = Truths(plugins, self.categories) if plugins else None
-        self._other_config = _with_sets(
-            self.eval_config, [name for name in pipeline.metrics_sets if name not in fast]
-        )
+        self._others = [name for name in pipeline.metrics_sets if name not in fast]
 
     def add_ground_truth(self, batches):
         """Takes the eval set, before any checkpoint is scored."""
@@ -69,15 +72,15 @@ class MetricSets:
 
     def new_evaluators(self):
         """Returns fresh evaluators of the OD API for the sets without a fast path."""
-        # An empty metrics_set means COCO boxes to the OD API, keypoint metrics included.
-        if not self._other_config.metrics_set and not self._other_config.parameterized_metric:
-            return []
-        evaluators = eval_util.get_evaluators(
-            self._other_config,
-            self.categories,
-            eval_util.evaluator_options_from_eval_config(self._other_config),
-        )
-        return evaluators if self._other_config.metrics_set else evaluators[1:]
+        evaluators = []
+        if self._others:
+            config = _with_sets(self.eval_config, self._others)
+            config.ClearField("parameterized_metric")
+            options = eval_util.evaluator_options_from_eval_config(config)
+            evaluators = eval_util.get_evaluators(config, self.categories, options)
+        # An empty metrics_set means COCO boxes to the OD API, here first in the list.
+        config = _with_sets(self.eval_config, [])
+        return evaluators + eval_util.get_evaluators(config, self._as_written)[1:]
 
     def eval_dict(self, detections, labels, features):
         """Returns the OD API's evaluation dict of one batch."""

@@ -4,7 +4,7 @@ import tensorflow as tf
 from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
 
-from evaluators import checkpoints
+from evaluators import checkpoints, randomness
 from evaluators.protocol import Refusal, one_line
 
 FIELDS = standard_fields.InputDataFields
@@ -21,6 +21,8 @@ class Model:
         network: the OD API's DetectionModel.
         global_step: step of the restored checkpoint.
         class_agnostic: whether it gives no classes; known once traced.
+        random_outputs: names of the losses and detections that it draws at random, as the traced
+            graph says: two evaluations of one checkpoint differ in them.
     """
 
     def __init__(self, pipeline):
@@ -37,6 +39,7 @@ class Model:
             raise _cannot_build(error) from error
         self.global_step = 0
         self.class_agnostic = False
+        self.random_outputs = set()
         self._forward = tf.function(self._losses_and_detections)
         self._variables = {}
 
@@ -81,7 +84,7 @@ class Model:
 
     def _losses_and_detections(self, features, labels):
         # The same operations in the same order as compute_eval_dict in eager_eval_loop: equality
-        # to the last bit rests on the graph being the same.
+        # to the last bit, of all that is not drawn at random, rests on the graph being the same.
         boxes_shape = labels[FIELDS.groundtruth_boxes].get_shape().as_list()
         labels = model_lib.unstack_batch(
             labels,
@@ -95,6 +98,7 @@ class Model:
             add_regularization_loss=self._add_regularization_loss,
         )
         detections = self.network.postprocess(predictions, features[FIELDS.true_image_shape])
+        self.random_outputs |= randomness.random_outputs({**losses, **detections})
         return losses, detections
 
 
@@ -118,5 +122,4 @@ def inputs_of_the_model(features):
 _FOR_METRICS = (
     FIELDS.original_image,
     FIELDS.original_image_spatial_shape,
-    FIELDS.source_id,
 )

@@ -9,8 +9,6 @@ import collections
 import os
 from concurrent import futures
 
-# The passes at the beginning that nothing runs beside: latencies are theirs.
-ALONE = 16
 # Each pass at once holds its own activations.
 MOST_AT_ONCE = 4
 
@@ -47,16 +45,15 @@ class Passes:
         Args:
             batches: pairs (features, labels).
             clock: the `Clock`; waiting for a pass counts as "forward".
-            take: called with (batch, what `forward` returned, seconds or None); the seconds are
-                those of a pass that ran alone.
+            take: called with (batch, what `forward` returned).
         """
         running = collections.deque()
         try:
-            for number, batch in enumerate(clock.iterate(batches)):
-                if self._pool is None or number < ALONE:
-                    with clock.measure("forward") as alone:
+            for batch in clock.iterate(batches):
+                if self._pool is None:
+                    with clock.measure("forward"):
                         found = self._forward(*batch)
-                    take(batch, found, alone.seconds)
+                    take(batch, found)
                     continue
                 running.append((batch, self._pool.submit(self._forward, *batch)))
                 # One more than run: it begins while this thread takes the result of another.
@@ -75,4 +72,4 @@ def _take_first(running, clock, take):
     with clock.measure("forward"):
         found = future.result()
     running.popleft()
-    take(batch, found, None)
+    take(batch, found)

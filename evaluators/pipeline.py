@@ -3,11 +3,12 @@
 import pathlib
 
 import tensorflow as tf
-from google.protobuf import text_format
 from object_detection import eval_util
-from object_detection.protos import input_reader_pb2
-from object_detection.utils import config_util, label_map_util
+from object_detection.protos import input_reader_pb2, pipeline_pb2
+from object_detection.utils import config_util
 
+from evaluators import prototext
+from evaluators.label_map import LabelMap
 from evaluators.protocol import Refusal
 from evaluators.snapshot import Snapshot
 
@@ -15,12 +16,17 @@ from evaluators.snapshot import Snapshot
 class Pipeline:
     """The parts of one pipeline.config that its evaluation depends on.
 
+    Args:
+        request: the `start` request.
+        with_label_map: False leaves the label map to `read_label_map`.
+
     Attributes:
         configs: the OD API's configuration objects by name, with the overrides of
             `eval_continuously` applied.
         eval_input: the chosen InputReader.
         eval_input_name: its name, or its index as text where it has none.
         record_files: the chosen input's record files, globs expanded, in reading order.
+        label_map: the LabelMap, None until it is read.
         batch_size: images in one forward pass.
         warnings: sentences the operator should read once.
         written_model: the model's configuration as it is written, with the user's own paths.
@@ -28,9 +34,10 @@ class Pipeline:
     Args:
         request: the `start` request.
         snapshot: the Snapshot of the run's files, None for none.
+        with_label_map: whether to read the label map, which else is left to the caller.
     """
 
-    def __init__(self, request, snapshot=None):
+    def __init__(self, request, snapshot=None, with_label_map=True):
         self.warnings = []
         self.configs = _read(request["pipeline_config"])
         _override(self.configs, request.get("sample_1_of_n"))
@@ -39,8 +46,11 @@ class Pipeline:
         )
         self._take_label_maps(snapshot or Snapshot())
         self._refuse_unsupported()
+        self.label_map = None
+        if with_label_map:
+            self.read_label_map()
+            self.warnings += [said for how, said, _ in self.label_map.problems if how != "note"]
         self.record_files = _existing_files(self.eval_input)
-        self.categories = _categories(self.eval_input)
         self._settle_order()
         # The OD API's loop needs the original image's shape and crashes without it.
         self.configs["eval_config"].retain_original_images = True
@@ -50,8 +60,22 @@ class Pipeline:
 
     @property
     def metrics_sets(self):
-        """Names of the metric sets that will be computed."""
-        return list(self.configs["eval_config"].metrics_set) or [eval_util.EVAL_DEFAULT_METRIC]
+        """Names of the metric sets that will be computed, each once."""
+        sets = self.configs["eval_config"].metrics_set
+        return list(dict.fromkeys(sets)) or [eval_util.EVAL_DEFAULT_METRIC]
+
+    def read_label_map(self):
+        """Reads the eval input's label map.
+
+        Raises:
+            Refusal: there is none, or the OD API cannot read it.
+        """
+        path = self.eval_input.label_map_path
+        if not path:
+            raise Refusal("bad_pipeline_config", "the eval_input_reader has no label_map_path")
+        if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+            raise _missing("label map", path)
+        self.label_map = LabelMap(path)
 
     def _take_label_maps(self, snapshot):
         """Has the configuration name label maps as they were when the run began."""
@@ -81,8 +105,17 @@ class Pipeline:
                     "metrics_set ({}) is none the OD API knows".format(name),
                     "it knows " + ", ".join(sorted(eval_util.EVAL_METRICS_CLASS_DICT)),
                 )
-        if self.eval_input.WhichOneof("input_reader") != "tf_record_input_reader":
-            raise _unsupported("an eval_input_reader other than tf_record_input_reader")
+        kind = self.eval_input.WhichOneof("input_reader")
+        if kind is None:
+            raise Refusal(
+                "bad_pipeline_config",
+                "the eval_input_reader ({}) has no tf_record_input_reader".format(
+                    self.eval_input_name
+                ),
+                "name its records: tf_record_input_reader { input_path: 'val.tfrecord' }",
+            )
+        if kind != "tf_record_input_reader":
+            raise _unsupported("eval_input_reader." + kind)
         if self.eval_input.sample_from_datasets_weights:
             raise _unsupported("eval_input_reader.sample_from_datasets_weights (a random sample)")
         if "coco_panoptic_metrics" in eval_config.metrics_set:
@@ -146,14 +179,10 @@ def _unsupported(what):
 def _read(path):
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
         raise Refusal("missing_file", "pipeline config ({}) is not a file".format(path))
-    try:
-        configs = config_util.get_configs_from_pipeline_file(path)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise Refusal(
-            "bad_pipeline_config",
-            "pipeline config ({}) does not parse: {}".format(path, error),
-            "the trainer must be able to read the same file",
-        ) from error
+    pipeline = pipeline_pb2.TrainEvalPipelineConfig()
+    hint = "the trainer must be able to read the same file"
+    prototext.read("pipeline config", path, pipeline, hint)
+    configs = config_util.create_configs_from_pipeline_proto(pipeline)
     if configs["model"].WhichOneof("model") is None:
         raise Refusal("bad_pipeline_config", "pipeline config ({}) has no model".format(path))
     if not configs["eval_input_configs"]:
@@ -191,11 +220,6 @@ def _choose(eval_inputs, wanted):
 
 
 def _existing_files(eval_input):
-    label_map = eval_input.label_map_path
-    if not label_map:
-        raise Refusal("bad_pipeline_config", "the eval_input_reader has no label_map_path")
-    if not tf.io.gfile.exists(label_map):
-        raise _missing("label map", label_map)
     patterns = list(eval_input.tf_record_input_reader.input_path)
     if not patterns:
         raise Refusal("bad_pipeline_config", "the eval_input_reader has no input_path")
@@ -212,17 +236,6 @@ def _missing(what, path):
     return Refusal(
         "missing_file", "{} ({}) not found".format(what, path), hint.format(pathlib.Path.cwd())
     )
-
-
-def _categories(eval_input):
-    try:
-        index = label_map_util.create_category_index_from_labelmap(eval_input.label_map_path)
-    except (text_format.ParseError, ValueError, UnicodeDecodeError) as error:
-        raise Refusal(
-            "bad_pipeline_config",
-            "label map ({}) does not parse: {}".format(eval_input.label_map_path, error),
-        ) from error
-    return list(index.values())
 
 
 def is_sequence(eval_input):

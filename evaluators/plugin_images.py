@@ -24,7 +24,8 @@ class Image:
     ids of the label map. n is the number of objects, m that of detections, in the model's order.
 
     Attributes:
-        image_id: int, the OD API's identity: `tf.strings.to_hash_bucket_fast(source_id, 2**31)`.
+        image_id: int, the OD API's identity: `tf.strings.to_hash_bucket_fast(source_id, 2**31)`;
+            without a source_id 2**31 and the image's place in the eval set, from 0.
         height, width: int, of the original image.
         groundtruth_boxes: float32 [n, 4].
         groundtruth_classes: int64 [n].

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import threading
 import traceback
 
@@ -32,9 +33,13 @@ class Failure(Exception):
         self.permanent = permanent
 
 
+# What TensorFlow puts around its messages: its own nodes, devices and operations.
+_NODES = re.compile(r"\[\[\s*\{\{[^\]]*\]\]|\{\{[^{}]*\}\}|\[Op:\w+\]( name:)?")
+
+
 def one_line(text):
-    """Returns the text with every run of white space made one space."""
-    return " ".join(str(text).split())
+    """Returns the text in one line, without the names of TensorFlow's own nodes."""
+    return " ".join(_NODES.sub(" ", str(text)).split())
 
 
 def finite(value):

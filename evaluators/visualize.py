@@ -1,11 +1,13 @@
 """The OD API's side-by-side pictures: detections on the left, ground truth on the right.
 
 Drawn by the OD API's own function from its own evaluation dict, under the names its own loop gives
-them, and left as PNG files in a folder of this process's scratch for the daemon to take away. A
+them, and left as PNG files in a folder that the daemon names, and takes them away from. A
 score never depends on them: what cannot be drawn is told, and left out from then on.
 """
 
+import pathlib
 import shutil
+import tempfile
 
 import tensorflow as tf
 from object_detection import model_lib_v2
@@ -13,7 +15,6 @@ from object_detection.core import standard_fields
 from object_detection.utils import label_map_util
 
 from evaluators import compat
-from evaluators.scratch import Scratch
 
 FIELDS = standard_fields.InputDataFields
 # What one evaluation may leave behind; pictures beyond are left out.
@@ -33,33 +34,29 @@ class Visualizer:
         eval_set: the EvalSet, which has the original pixels of those images.
         sets: the MetricSets, which make the OD API's evaluation dict.
         batches: how many batches of the pipeline's size to draw; 0 draws nothing.
+        parent: where a folder for them is made, None for the temporary folder.
     """
 
-    def __init__(self, pipeline, eval_set, sets, batches):
+    def __init__(self, pipeline, eval_set, sets, batches, parent=None):
         self._config = pipeline.configs["eval_config"]
         self._batch_size = pipeline.pipeline_batch_size
         self._images = batches * self._batch_size
         self._sets = sets
         self._pixels = eval_set.original_pixels(self._images) if self._images else []
-        # By the label map as the loop has it, and not by what MetricSets counts.
-        self._index = label_map_util.create_category_index_from_labelmap(
-            pipeline.eval_input.label_map_path
-        )
-        if sets.class_agnostic:
-            self._index = label_map_util.create_class_agnostic_category_index()
+        self._index = label_map_util.create_category_index(sets.categories)
         self._edges = [(edge.start, edge.end) for edge in self._config.keypoint_edge] or None
-        self._scratch = None
+        self._folder = None
         self._number = 0
         if self._pixels:
             compat.restore_font_sizes()
             try:
-                self._scratch = Scratch()
+                self._folder = pathlib.Path(tempfile.mkdtemp(prefix="pictures-", dir=parent))
             except OSError as error:
                 pipeline.warnings.append("no pictures for TensorBoard: {}".format(error))
 
     def wants(self, images):
         """Says whether an image is to be drawn when that many came before it."""
-        return self._scratch is not None and images < self._images
+        return self._folder is not None and images < self._images
 
     def draw(self, batches):
         """Draws one checkpoint's pictures.
@@ -70,21 +67,21 @@ class Visualizer:
         Returns:
             (folder of PNG files named after their tag, None) or (None, why there is none).
         """
-        if not batches or self._scratch is None:
+        if not batches or self._folder is None:
             return None, None
         try:
             with tf.device("/CPU:0"):
                 return str(self._draw(batches)), None
         except Exception as error:
-            self._scratch = None
+            self._folder = None
             return None, "the detections cannot be drawn: {}: {}".format(
                 type(error).__name__, str(error)[:200]
             )
 
     def _draw(self, batches):
         self._number += 1
-        folder = self._scratch.path / str(self._number)
-        _make_room(self._scratch.path)
+        folder = self._folder / str(self._number)
+        _make_room(self._folder)
         folder.mkdir()
         written = count = 0
         for (detections, features, labels), pixels in zip(batches, self._pixels):
@@ -113,7 +110,7 @@ class Visualizer:
         )
 
 
-def _make_room(scratch):
-    folders = sorted((p for p in scratch.iterdir() if p.is_dir()), key=lambda p: int(p.name))
+def _make_room(parent):
+    folders = sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda p: int(p.name))
     for folder in folders[: max(0, len(folders) - MOST_FOLDERS + 1)]:
         shutil.rmtree(str(folder), ignore_errors=True)

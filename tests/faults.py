@@ -93,15 +93,23 @@ class Rounds:
     def go(self, store: Store, intake: Intake, projector: Projector) -> str | None:
         """Do all there is to do; returns what went wrong, None when all is done."""
         intake.look(now(), time.monotonic())
+        while intake.more:
+            intake.look(now(), time.monotonic())
         intake.write_down(now())
         if intake.problem:
             return intake.problem
         self.score_all(store)
-        projector.update(now())
+        self.project(projector)
         if projector.problem is None and projector.evict_at < float("inf"):
             time.sleep(self.settings.evict_seconds)
-            projector.update(now())
+            self.project(projector)
         return projector.problem
+
+    def project(self, projector: Projector) -> None:
+        """Bring the folders up to date, in as many slices as it takes."""
+        projector.update(now())
+        while projector.unfinished:
+            projector.update(now())
 
     def score_all(self, store: Store) -> None:
         """Evaluate what is pending, without a worker."""
@@ -311,11 +319,20 @@ def never_looking_away(best_dir: Path, grace_seconds: float, end: Path) -> Itera
     assert int(said) > 0, "the reader has never read anything"
 
 
-def fork_daemon(command: list[str], log: Path, environment: dict[str, object]) -> Fork:
-    """Start `checkpoint-watcher` in a forked process: the libraries are imported already."""
+def fork_daemon(
+    command: list[str], log: Path, environment: dict[str, object], *, chunk_bytes: int = 0
+) -> Fork:
+    """Start `checkpoint-watcher` in a forked process: the libraries are imported already.
+
+    With `chunk_bytes` a small file is to it what a very large one is on a slow disk.
+    """
     steer = {name: str(value) for name, value in environment.items()}
     daemon = Fork(
-        "daemon", command=[str(part) for part in command], log=str(log), environment=steer
+        "daemon",
+        command=[str(part) for part in command],
+        log=str(log),
+        environment=steer,
+        chunk_bytes=chunk_bytes,
     )
     daemon.go()
     return daemon

@@ -104,9 +104,16 @@ def _stubborn_round(folder: str, said: str, **options: float) -> Callable[[], ob
     return lambda: rounds.stubborn_round(words)
 
 
-def _daemon(command: list[str], log: str, environment: dict[str, str]) -> Callable[[], object]:
+def _daemon(
+    command: list[str], log: str, environment: dict[str, str], chunk_bytes: int
+) -> Callable[[], object]:
+    from watcher import slices
+    from watcher.checkpoints import bundle, pin
     from watcher.cli import main
 
+    if chunk_bytes:  # a turn of the loop reads or copies so much and no more
+        slices.SLICE_SECONDS = 0.0
+        bundle.CHUNK_BYTES = pin.COPY_BYTES = chunk_bytes
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -234,8 +234,8 @@ def test_a_best_that_breaks_when_it_is_measured_again_keeps_its_score_and_its_pl
     assert cli("requeue", watcher.model_dir, "ckpt-2").returncode == 0
     daemon = watcher.start(*flags, STUB_CRASH="ckpt-2")
     wait_until(lambda: watcher.evaluations().count("ckpt-2") == 2, "it broke once")
-    save(watcher, 4)
-    wait_until(lambda: watcher.leaderboard() == ["ckpt-4"], "a better one is not kept waiting")
+    Manager(watcher.model_dir).save(300, model_tensors(1000, "3"))
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-3"], "a better one is not kept waiting")
     wait_until(lambda: "the last" in watcher.log.read_text(), "all attempts are used up")
     wait_until(lambda: watcher.states()["ckpt-2"] == "scored", "its score stands")
     (row,) = watcher.query("SELECT * FROM history WHERE checkpoint = 'ckpt-2'")

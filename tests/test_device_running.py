@@ -144,6 +144,17 @@ def test_a_device_that_cannot_be_used_is_left_out_and_said_to_be(machine: Machin
     assert "could not be started in 3 attempts" in watcher.log.read_text()
 
 
+def test_a_gpu_on_which_all_breaks_off_is_held_back_and_the_other_evaluates_all(machine: Machine):
+    watcher = machine.watcher("run", 16)
+    dies = by_device(machine.folder, GPU_b1={"STUB_CRASH": "*"})
+    machine.start(watcher, *TWO, STUB_ON=dies, STUB_SECONDS=0.3)
+    wait_until(lambda: watcher.status().get("held_back"), "it is held back")
+    assert watcher.status()["held_back"].startswith("evaluation on gpu:1 Fake GPU (GPU-b1) is held")
+    wait_until(lambda: len(scored(watcher)) == 16, "the other evaluates all")
+    assert watcher.status()["worker"] in ("evaluating", "ready")
+    assert watcher.stop() == 0
+
+
 def test_a_worker_that_would_measure_something_else_is_refused(machine: Machine):
     watcher = machine.watcher("run", 4)
     other = by_device(machine.folder, GPU_b1={"STUB_FINGERPRINT": "e" * 64})

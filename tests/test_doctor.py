@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from faults import need_strace
 from watching import CLI, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
@@ -24,6 +25,7 @@ from watcher.doctor.processes import Trainer, is_trainer, trainers
 from watcher.doctor.settings import open_to_all
 from watcher.errors import StoreError
 from watcher.evaluation.gpus import Gpu, Listing
+from watcher.mounts import mount_of
 
 VERSIONS = {
     "python": "3.11.7",
@@ -239,6 +241,15 @@ def test_an_interpreter_that_misbehaves_is_one_error(tmp_path: Path, script: str
     assert said in answer.findings[0].message
 
 
+def test_how_far_it_is_is_told_while_it_reads_the_records(tmp_path: Path):
+    lines = [json.dumps({"type": "progress", "text": f"{n} records"}) for n in (1000, 9000)]
+    script = "cat > /dev/null; " + "; sleep 0.2; ".join(f"echo '{line}'" for line in lines)
+    python = interpreter(tmp_path, script + '; sleep 0.2; echo \'{"type": "done"}\'')
+    told: list[str] = []
+    answer = training.ask(settings(tmp_path, python=str(python)), "cpu", 20, told.append)
+    assert (told, answer.findings) == (["1000 records", "9000 records"], [])
+
+
 def test_an_interpreter_without_tensorflow_is_named(watcher: Watcher):
     found = doctor(watcher, sys.executable, code=1)["environment"]
     assert "tensorflow is not installed in" in found["message"]
@@ -282,6 +293,69 @@ def test_the_versions_that_were_run_are_those_of_the_readme():
         assert f"| {' | '.join(row)} |" in readme
 
 
+ITEM = "item {\n  id: 1\n  name: 'rect'\n}\n"
+# Label maps of the eval input, and what is said of each.
+LABEL_MAPS = {
+    "unclosed": ITEM + "item {\n  id: 2\n  name: 'ellipse'\n",
+    "no class": "# an export that failed\n",
+    "marked": "\ufeff" + ITEM,
+    "all in one": ITEM.replace("}", "  id: 2\n  name: 'ellipse'\n}"),
+    "gap": ITEM.replace("1", "2"),
+    "id twice": ITEM + ITEM.replace("rect", "ellipse"),
+    "name twice": ITEM + ITEM.replace("1", "2"),
+    "shown twice": "".join(
+        f"item {{ id: {n} name: {name!r} display_name: {shown!r} }} "
+        for n, name, shown in [
+            (1, "rect", "shape"),
+            (2, "ellipse", "shape"),
+            (3, "x", "shape (id 2)"),
+        ]
+    ),
+    "nameless": "item { id: 1 } item { id: 2 name: 'two\\nlines' }",
+    "no id": ITEM + "item {\n  name: 'ellipse'\n}",
+    "id 0": ITEM.replace("1", "0"),
+    "points": "item { id: 1 keypoints { id: 1 label: 'a' } keypoints { id: 1 label: 'b' } }",
+}
+
+
+# Records with one fault (`od/spoiled_records.py`), and what is said of them.
+SPOILED_RECORDS = [
+    ("pixels", "eval set", "error", "record 2 (val-1.jpg) of pixels.tfrecord: image/object/bbox/"),
+    ("pixels", "eval set", "error", "so it is in 54 records"),
+    ("outside", "eval set", "warning", "1 of 135 boxes reach outside"),
+    ("flat", "eval set", "warning", "1 of 135 boxes have no area"),
+    ("twice", "eval set", "warning", "135 of 270 boxes are in their image a second time"),
+    ("nan", "eval set", "warning", "image/object/bbox/xmin is nan"),
+    ("misspelled", "labels", "error", '"Ellipses" (probably "ellipse") is not in the label map'),
+    ("misspelled", "labels", "error", "drops 70 of 135 boxes, in 41 images, and this class has no"),
+    ("all misspelled", "labels", "error", "drops all 135 boxes"),
+    ("some misspelled", "labels", "warning", "drops 1 of 135 boxes, in 1 image"),
+    ("empty texts", "labels", "error", "takes them for class 2"),
+    ("late", "labels", "error", "have class 9, which is not in the label map"),
+    ("one id", "eval set", "warning", 'is "image.jpg" in all 60 records'),
+    ("no box", "eval set", "error", "no box in any of the 60 eval records"),
+    ("garbage", "eval set", "error", "record 41 (val-40.jpg) of garbage.tfrecord: image/encoded"),
+    ("GZIP", "eval set", "error", "GZIP.tfrecord) are compressed (GZIP)"),
+    ("shards", "eval set", "warning", "missing ./shards-00003-of-00005"),
+    ("folder", "eval set", "error", "input_path (folder.tfrecord) of the eval_input_reader is a"),
+]
+# Of these the boxes that count are compared with those of the OD API's own input pipeline.
+KEPT = {
+    "nan": {"1": 64, "2": 70},
+    "outside": {"1": 65, "2": 70},
+    "twice": {"1": 130, "2": 140},
+    "misspelled": {"1": 65},
+    "all misspelled": {},
+    "some misspelled": {"1": 64, "2": 70},
+    "empty texts": {"1": 64, "2": 71},
+    "flat": {"1": 65, "2": 70},
+    "labels": {"1": 65, "2": 70},
+}
+
+
+SPOILED = {*KEPT, "from zero", *(fault for fault, *_ in SPOILED_RECORDS)}
+
+
 @pytest.fixture(scope="module")
 def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     """What the far side says of a sound pipeline and of broken ones, asked in one process."""
@@ -289,15 +363,18 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
 
     folder = tmp_path_factory.mktemp("doctor")
     draw_shapes(od_python, folder, "val", 60)
-    shutil.copy(folder / "val.tfrecord", folder / "train.tfrecord")
+    draw_shapes(od_python, folder, "train", 4, "--seed", 2)
     records = (folder / "val.tfrecord").read_bytes()
     (folder / "cut.tfrecord").write_bytes(records[:-9])
     (folder / "empty.tfrecord").write_bytes(b"")
     labels = (folder / "label_map.pbtxt").read_text()
     (folder / "one.pbtxt").write_text(labels[: labels.rindex("item")])
     (folder / "swapped.pbtxt").write_text("item { id: 1 name: 'x' } item { id: 2 name: 'rect' }")
+    for name, text in LABEL_MAPS.items():
+        (folder / f"{name}.pbtxt").write_text(text)
     config = (PROGRAMS / "ssd_fixed.config").read_text()
     ours = 'eval_input_reader { label_map_path: "label_map.pbtxt"'
+    theirs = 'train_input_reader { label_map_path: "label_map.pbtxt"'
     changes = {
         "sound": ("", ""),
         "records": ('"val.tfrecord"', '"gone.tfrecord"'),
@@ -312,21 +389,34 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
         "broken": ("num_classes: 2", "num_classes: two"),
         "sampled": ("num_epochs: 1", "num_epochs: 1 sample_1_of_n_examples: 7"),
     }
-    requests = []
+    for name in LABEL_MAPS:
+        changes[name] = (ours, ours.replace("label_map.pbtxt", f"{name}.pbtxt"))
+    changes["theirs"] = (theirs, theirs.replace("label_map.pbtxt", "unclosed.pbtxt"))
+    for fault in SPOILED:
+        name = "shards-?????-of-00005" if fault == "shards" else f"{fault}.tfrecord"
+        changes[fault] = ('"val.tfrecord"', f'"{name}"')
+    changes["hurried"] = ("", "")
+    changes["many"] = ('"val.tfrecord" }', '"val.tfrecord" } max_number_of_boxes: 3')
+    changes["trained on"] = ('"val.tfrecord"', '"./train.tfrecord"')
+    requests = {}
     for name, change in changes.items():
         (folder / f"{name}.config").write_text(config.replace(*change))
-        requests.append({"pipeline_config": f"{name}.config", "device": "cpu"})
-    requests[-2]["device"] = "gpu:0"
+        requests[name] = {"pipeline_config": f"{name}.config", "device": "cpu"}
+        if name in SPOILED:
+            requests[name] |= {"spoil": name, "kept": name in KEPT}
+    requests["many"]["kept"] = True
+    requests["hurried"]["seconds"] = 1e-9
+    requests["broken"]["device"] = "gpu:0"
     ran = subprocess.run(
         [od_python, str(PROGRAMS / "doctor_cases.py")],
-        input=json.dumps(requests),
+        input=json.dumps(list(requests.values())),
         cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return dict(zip(changes, json.loads(ran.stdout), strict=True))
+    return dict(zip(requests, json.loads(ran.stdout), strict=True))
 
 
 @pytest.mark.tensorflow
@@ -350,12 +440,50 @@ def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
         ("no records", "eval set", "error", "no TFRecord file"),
         ("fewer", "labels", "error", "has id 2, and the model's num_classes is 1"),
         ("more", "labels", "warning", "num_classes is 3"),
-        ("one", "labels", "error", "have class 2, which is not in the label map"),
+        ("one", "labels", "warning", '"ellipse" is not in the label map'),
         ("swapped", "labels", "error", "label maps of training"),
         ("untrained", "pipeline", "warning", "train records (gone-*.tfrecord)"),
         ("broken", "pipeline", "error", "does not parse"),
         ("broken", "device", "error", "not visible to TensorFlow"),
         ("sampled", "eval set", "warning", "only 9 images (1 of 7 records)"),
+        (
+            "unclosed",
+            "labels",
+            "error",
+            'unclosed.pbtxt) does not parse: line 7, column 9: Expected "}"',
+        ),
+        ("no class", "labels", "error", "label map (no class.pbtxt) holds no class"),
+        ("marked", "labels", "error", "marked.pbtxt) begins with a byte order mark (U+FEFF)"),
+        ("all in one", "labels", "error", "all in one.pbtxt): line 4: a second id in one item"),
+        (
+            "all in one",
+            "labels",
+            "warning",
+            "has 1 of the model's 2 classes (num_classes): none of id 1",
+        ),
+        ("gap", "labels", "warning", "has 1 of the model's 2 classes (num_classes): none of id 1"),
+        (
+            "id twice",
+            "labels",
+            "warning",
+            "the id 1 has 2 items (rect, ellipse), which are one class",
+        ),
+        ("name twice", "labels", "warning", "the ids 1, 2 share a name (rect): objects of that"),
+        ("shown twice", "labels", "note", "shown as shape (id 1), shape (id 2) (id 2)"),
+        ("nameless", "labels", "note", "are shown as id 1, two lines"),
+        ("no id", "labels", "error", "no id.pbtxt), line 5: the item (ellipse) has no id"),
+        ("id 0", "labels", "error", "id 0.pbtxt), line 1: the item (rect) has the id 0"),
+        ("points", "labels", "error", "points.pbtxt): Duplicate keypoint ids"),
+        (
+            "theirs",
+            "labels",
+            "error",
+            "the trainer cannot start: its label map (unclosed.pbtxt) does not parse: line 7",
+        ),
+        ("hurried", "eval set", "note", "more than 16 images: what is after them was not looked"),
+        ("many", "eval set", "warning", "max_number_of_boxes of the eval_input_reader is 3"),
+        ("trained on", "eval set", "warning", "are training records"),
+        *SPOILED_RECORDS,
     ],
 )
 def test_what_is_wrong_in_a_pipeline_is_named(
@@ -365,6 +493,31 @@ def test_what_is_wrong_in_a_pipeline_is_named(
     wrong = [finding for finding in found if finding[1] == severity]
     assert any(said in finding[2] for finding in wrong), found
     assert all(finding[3] for finding in wrong if finding[1] == "error"), "each has a remedy"
+    assert "{{" not in str(found)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(180)
+def test_labels_that_the_od_api_does_not_look_at_are_no_error(answers):
+    found = answers["from zero"]["findings"]
+    assert {severity for _, severity, _, _ in found} == {"ok"}, found
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", [*KEPT, "many"])
+def test_the_boxes_that_are_said_to_count_are_those_the_od_api_keeps(answers, name: str):
+    theirs, ours = answers[name]["kept"]
+    assert theirs == ours
+    assert name == "many" or ours == KEPT[name]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", ["unclosed", "no class", "marked", "theirs"])
+def test_a_label_map_that_cannot_be_read_ends_no_other_check(answers, name: str):
+    assert ["eval set", "ok", "60 images", None] in answers[name]["findings"]
+    assert answers[name]["facts"]["images"] == 60
 
 
 @pytest.mark.tensorflow
@@ -468,7 +621,7 @@ MOUNTS = """22 1 8:1 / / rw - ext4 /dev/sda1 rw
     ],
 )
 def test_the_file_system_of_a_path_is_the_last_mount_above_it(path: str, kind: str, remote: bool):
-    mount = folders.mount_of(Path(path), MOUNTS)
+    mount = mount_of(Path(path), MOUNTS)
     assert mount and (mount.kind, mount.is_remote) == (kind, remote)
 
 
@@ -477,6 +630,33 @@ def test_a_network_file_system_is_warned_of_for_events_and_database(tmp_path: Pa
     found = {f.check: f for f in folders.file_system(settings(tmp_path), mounts)}
     assert found["events"].severity == found["database place"].severity == "warning"
     assert "nfs4" in found["events"].message
+
+
+def test_nothing_is_promised_of_links_that_were_not_tried(tmp_path: Path):
+    (tmp_path / "model_dir").mkdir()
+    here = settings(tmp_path / "model_dir")
+
+    def links(kind: str, *more: str) -> Finding:
+        mounts = "\n".join([f"30 22 0:44 / {tmp_path} rw - {kind} remote rw", *more])
+        return next(f for f in folders.file_system(here, mounts) if f.check == "hard links")
+
+    assert links("fuse.rclone").severity == "note"
+    (tmp_path / "model_dir" / "watcher" / "pins").mkdir(parents=True)
+    assert links("fuse.rclone").severity == "ok", "tried, as pinning does"
+    own = f"31 30 8:1 / {tmp_path}/model_dir/watcher rw - ext4 /dev/sda1 rw"
+    assert "on another mount than" in links("ext4", own).message
+
+
+def test_doctor_tries_a_link_as_pinning_does(watcher: Watcher, tmp_path: Path):
+    need_strace()
+    (watcher.model_dir / "watcher" / "pins").mkdir(parents=True)
+    refuse = ["-etrace=link,linkat", "-einject=link,linkat:error=EIO"]
+    command = [*CLI, "doctor", watcher.model_dir, "--pipeline-config", watcher.pipeline, "--json"]
+    command += ["--python", sound(tmp_path)]
+    traced = ["strace", "-f", "-qq", "-o", os.devnull, *refuse, *map(str, command)]
+    ended = subprocess.run(traced, capture_output=True, text=True, timeout=60)
+    found = worst(json.loads(ended.stdout)["findings"])["hard links"]
+    assert found["severity"] == "warning" and "(Input/output error)" in found["message"]
 
 
 def test_pins_on_another_file_system_are_said_to_be_copies(tmp_path: Path):

@@ -35,8 +35,13 @@ def run(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     folder = tmp_path_factory.mktemp("run")
     draw_shapes(od_python, folder, "train", 64, "--empty-every", 0, "--flags", 0)
     draw_shapes(od_python, folder, "val", 24, "--seed", 2)
+    # The same images without source_id, as some converters leave it.
+    draw_shapes(od_python, folder, "anonymous", 24, "--seed", 2, "--anonymous")
     pipeline = folder / "pipeline.config"
-    pipeline.write_text((PROGRAMS / "ssd_fixed.config").read_text())
+    config = (PROGRAMS / "ssd_fixed.config").read_text()
+    pipeline.write_text(config)
+    anonymous = config.replace('"val.tfrecord"', '"anonymous.tfrecord"')
+    pipeline.with_name("anonymous.config").write_text(anonymous)
     trainer = ["-m", "object_detection.model_main_tf2", "--pipeline_config_path", pipeline]
     options = ["--model_dir", "model_dir", "--checkpoint_every_n", 100]
     run_program(od_python, *trainer, *options, cwd=folder)
@@ -61,11 +66,11 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
 
 @pytest.fixture(scope="module")
 def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
-    """A niced worker on copies, ready: one pass at a time, and nothing of the eval set kept."""
+    """A niced worker on copies, ready: one pass at a time, nothing kept of a set without ids."""
     # As after the user deleted the files that the run began with.
     copies = run.folder / "snapshot"
     copies.mkdir()
-    text = (run.folder / "pipeline.config").read_text()
+    text = (run.folder / "anonymous.config").read_text()
     (copies / "pipeline.config").write_text(text.replace("label_map.pbtxt", "gone.pbtxt"))
     shutil.copy(run.folder / "label_map.pbtxt", copies)
     with Client(od_python, run.folder) as client:
@@ -76,22 +81,27 @@ def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
         yield client, ready
 
 
-def test_one_niced_thread_gives_the_same_numbers(
+def test_one_niced_thread_that_reads_records_without_ids_anew_gives_the_same_numbers(
     niced: tuple[Client, dict[str, Any]], run: Run
 ) -> None:
     client, ready = niced
     result = client.evaluate("model_dir/ckpt-3")
     expected = run.reference["model_dir/ckpt-3"]
     assert {name: result["metrics"][name] for name in expected} == expected
-    assert "device" not in ready["fingerprint_parts"]  # as before GPUs were told apart
-    assert ready["fingerprint"] == run.ready["fingerprint"]
+    assert ready["eval_set_kept"] == "nowhere"
+    parts = ready["fingerprint_parts"]
+    assert "device" not in parts  # as before GPUs were told apart
+    assert parts["numbered_images"] == 24
 
 
 def test_the_evaluation_on_copies_is_the_same_one_whatever_became_of_the_users_files(
     niced: tuple[Client, dict[str, Any]], run: Run
 ) -> None:
     assert niced[1]["taken"] == {"gone.pbtxt": str(run.folder / "snapshot" / "label_map.pbtxt")}
-    assert niced[1]["fingerprint_parts"] == run.ready["fingerprint_parts"]
+    expected = run.ready["fingerprint_parts"]
+    parts = {**niced[1]["fingerprint_parts"], "records": expected["records"]}
+    del parts["numbered_images"]  # these records alone have no ids
+    assert parts == expected
 
 
 def test_a_niced_worker_gives_way_by_process_and_by_session(
@@ -109,7 +119,7 @@ def test_records_that_break_half_way_give_no_score_and_the_worker_lives_on(
     niced: tuple[Client, dict[str, Any]], run: Run
 ) -> None:
     client, _ = niced
-    records = run.folder / "val.tfrecord"
+    records = run.folder / "anonymous.tfrecord"
     whole, stat = records.read_bytes(), records.stat()
     broken = bytearray(whole)
     broken[len(whole) // 2] ^= 255
@@ -239,7 +249,7 @@ def test_changed_records_are_noticed_before_the_next_score(run: Run) -> None:
 PLUGINS = PROGRAMS / "metric_plugins.py"
 MAP50 = "DetectionBoxes_Precision/mAP@.50IOU"
 NAMES = (
-    *("ap50", "vandal", "counts", "records", "chatterbox"),
+    *("ap50", "vandal", "counts", "records", "chatterbox", "ponders"),
     *("raises", "bad_text", "leaves", "nothing", "words", "changes_its_mind"),
 )
 
@@ -276,11 +286,13 @@ def install_distribution(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plugged:
-    """What a worker with all the plugins said, of one checkpoint twice."""
+    """What a worker with all the plugins said, of one checkpoint twice and then four in a row."""
 
     ready: dict[str, Any]
     result: dict[str, Any]
     again: dict[str, Any]
+    row: list[dict[str, Any]]
+    said: list[tuple[str, Any]]
     log: str
 
     @property
@@ -300,8 +312,31 @@ def plugged(od_python: str, run: Run) -> Plugged:
         ready = client.start("pipeline.config", metric_plugins=plugins)
         assert ready["type"] == "ready", ready
         result, again = [client.evaluate("model_dir/ckpt-3") for _ in range(2)]
-    assert result["type"] == again["type"] == "result", result
-    return Plugged(ready, result, again, log.read_text())
+        assert result["type"] == again["type"] == "result", result
+        client.replies.clear()
+        for number in range(4):
+            client.send(type="evaluate", id=number, prefix="model_dir/ckpt-3")
+        row = [client.receive("result") for _ in range(4)]
+        said = [(reply["type"], reply["id"]) for reply in client.replies]
+    return Plugged(ready, result, again, row, said, log.read_text())
+
+
+def test_latencies_of_one_checkpoint_agree_while_slow_metrics_run_beside_the_passes(
+    plugged: Plugged,
+) -> None:
+    for number in range(3):
+        began, ended = ("progress", number + 1), ("result", number)
+        assert plugged.said.index(began) < plugged.said.index(ended), "nothing ran beside"
+    costs = [result["cost"] for result in plugged.row]
+    latencies = [cost["latency_ms"] for cost in costs]
+    stated = max(cost["latency_ms_spread"] for cost in costs)
+    assert max(latencies) - min(latencies) <= stated, costs
+    for cost in costs:
+        assert cost["latency_ms_spread"] > 0
+        assert cost["latency_passes"] >= 3
+        if sys.platform.startswith("linux"):
+            assert cost["latency_others_cores"] >= 0
+            assert isinstance(cost["latency_shared"], bool)
 
 
 def test_a_plugin_gets_what_coco_is_computed_from(plugged: Plugged) -> None:

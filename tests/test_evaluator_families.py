@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,14 @@ FAMILIES = (
 INSTANCES = ("PascalMasks_", "WeightedPascalMasks_", "OpenImagesInstanceSegmentationChallenge_")
 
 
+ONE_NAME = """
+item { id: 1 name: "rect" display_name: "shape" }
+item { id: 2 name: "ellipse" display_name: "shape" }
+"""
+ONE_NAME_FAMILY = "ssd_fpn_sampled:1"
+VOC_CATEGORY = "PascalBoxes_PerformanceByCategory/AP@0.5IOU/"
+
+
 @pytest.fixture(scope="module")
 def compared(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Both sides' numbers by family, all from one process."""
@@ -34,9 +43,21 @@ def compared(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     draw_shapes(od_python, folder, "train", 8, "--size", 100, 120, "--empty-every", 0, "--flags", 0)
     draw_shapes(od_python, folder, "val", 6, "--seed", 2, *size)
     draw_shapes(od_python, folder, "other", 5, "--seed", 3, "--vary-size", *size)
+    (folder / "one_name.pbtxt").write_text(ONE_NAME)
     out = run_program(od_python, PROGRAMS / "compare.py", folder, *FAMILIES, cwd=folder)
     lines = [json.loads(line) for line in out.splitlines()]
-    return {f"{line['family']}:{line.get('eval_index', 0)}": line for line in lines}
+    found = {f"{line['family']}:{line.get('eval_index', 0)}": line for line in lines}
+    # The OD API has one figure for both of its categories: a test of its own looks at that.
+    if "error" not in (line := found[ONE_NAME_FAMILY]):
+        line["shape"] = line["reference"].pop(VOC_CATEGORY + "shape")
+        line["apart"] = [
+            {
+                number: result["metrics"].pop(f"{VOC_CATEGORY}shape (id {number})")
+                for number in (1, 2)
+            }
+            for result in line["results"]
+        ]
+    return found
 
 
 def same(expected: float, found: float | None) -> bool:
@@ -59,10 +80,52 @@ def test_every_metric_equals_the_od_api(compared: dict[str, Any], family: str) -
             *line["reference"],
             "latency_ms",
         }
-        assert sorted(result["metrics"]) == line["ready"]["metric_names"]
+        apart = {f"{VOC_CATEGORY}shape (id {number})" for number in (1, 2) if "apart" in line}
+        assert sorted({*result["metrics"], *apart}) == line["ready"]["metric_names"]
+
+
+def test_categories_of_one_name_and_a_set_listed_twice_have_one_figure_each(
+    compared: dict[str, Any],
+) -> None:
+    """Where the OD API overwrites the first category's with the last one's."""
+    line = compared[ONE_NAME_FAMILY]
+    names = ["shape (id 1)", "shape (id 2)"]
+    assert [category["name"] for category in line["ready"]["categories"]] == names
+    assert line["ready"]["metrics_sets"] == [
+        "coco_detection_metrics",
+        "pascal_voc_detection_metrics",
+    ]
+    for result, apart in zip(line["results"], line["apart"], strict=True):
+        keys = [(metric["name"], metric["category"]) for metric in result["category_metrics"]]
+        assert len(keys) == len(set(keys)) == 8
+        assert {category for _, category in keys} == set(names)
+        assert same(line["shape"], apart[2])
+
+
+# With masks and without, and the RPN alone: its anchors are sampled.
+SAMPLING = ("faster_rcnn", "mask_rcnn", "class_agnostic")
+SAMPLED = ["Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss", "Loss/total_loss"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_model_draws_at_random_is_told_by_its_graph(
+    compared: dict[str, Any], family: str
+) -> None:
+    ready = compared[family if ":" in family else f"{family}:0"]["ready"]
+    assert ready["random_metrics"] == (SAMPLED if family in SAMPLING else [])
+    assert ready["deterministic"] is True
+    assert not any("not deterministic" in warning for warning in ready["warnings"])
+
+
+def test_random_operations_are_found_in_calls_loops_and_branches(
+    od_python: str, tmp_path: Path
+) -> None:
+    found = json.loads(run_program(od_python, PROGRAMS / "random_graphs.py", cwd=tmp_path))
+    assert found == {name: name.startswith("random_") for name in found}
+    assert len(found) == 17
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != ONE_NAME_FAMILY])
 def test_every_picture_is_the_od_apis_own(compared: dict[str, Any], family: str) -> None:
     line = compared[family if ":" in family else f"{family}:0"]
     assert len(line["pictures"]) >= 2
@@ -104,6 +167,12 @@ def test_an_eval_set_too_large_for_memory_is_kept_on_disk_or_read_each_time(
     assert kept.pop("ssd_fpn_nothing_found:0") == "disk"
     assert kept.pop("faster_rcnn:0") == "nowhere"
     assert set(kept.values()) == {"memory"}
+
+
+def test_a_model_without_classes_has_one_category(compared: dict[str, Any]) -> None:
+    line = compared["class_agnostic:0"]
+    assert line["ready"]["categories"] == [{"id": 1, "name": "object"}]
+    assert {m["category"] for m in line["results"][0]["category_metrics"]} == {"object"}
 
 
 def test_a_metric_plugin_gets_each_mask_with_its_box(compared: dict[str, Any]) -> None:

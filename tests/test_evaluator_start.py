@@ -68,6 +68,41 @@ REFUSED = {
         "bad_pipeline_config",
         "ssd_of_another_version",
     ),
+    "no kind of input": (
+        (CONFIG[CONFIG.index(READER) :], READER + ' label_map_path: "label_map.pbtxt" }'),
+        "bad_pipeline_config",
+        "the eval_input_reader (0) has no tf_record_input_reader",
+    ),
+    "another kind of input": (
+        ('tf_record_input_reader { input_path: "val.tfrecord" }', "external_input_reader { }"),
+        "unsupported",
+        "external_input_reader",
+    ),
+    "byte order mark": (
+        ("model {", "\ufeffmodel {"),
+        "bad_pipeline_config",
+        "byte order mark.config) begins with a byte order mark (U+FEFF)",
+    ),
+    "invisible character": (
+        ("num_classes", "\u200bnum_classes"),
+        "bad_pipeline_config",
+        "got \\u200b",
+    ),
+    "brace missing": (
+        (CONFIG, CONFIG.rstrip()[:-1]),
+        "bad_pipeline_config",
+        "brace missing.config) does not parse: line ",
+    ),
+    "label map unclosed": (
+        (READER + ' label_map_path: "label_map', READER + ' label_map_path: "unclosed'),
+        "bad_pipeline_config",
+        'label map (unclosed.pbtxt) does not parse: line 1, column 20: Expected "}"',
+    ),
+    "label map empty": (
+        (READER + ' label_map_path: "label_map', READER + ' label_map_path: "empty'),
+        "bad_pipeline_config",
+        "label map (empty.pbtxt) holds no class",
+    ),
     "no eval input": (
         (CONFIG[CONFIG.index(READER) :], ""),
         "bad_pipeline_config",
@@ -79,6 +114,31 @@ REFUSED_REQUESTS = {
     "no such input": ({"eval_input": "test"}, "bad_pipeline_config", "test"),
     "no such index": ({"eval_input": 7}, "bad_pipeline_config", "7"),
     "unknown backend": ({"coco_backend": "magic"}, "unsupported", "magic"),
+}
+# Records with one fault (`od/spoiled_records.py`), and what the refusal says.
+REFUSED_RECORDS = {
+    "beyond": "record 42 (val-41.jpg) of beyond.tfrecord: image/object/bbox/xmax is 1.1818783",
+    "turned": "record 42 (val-41.jpg) of turned.tfrecord: a box has a minimum above its maximum",
+    "uneven": "record 42 (val-41.jpg) of uneven.tfrecord: it has 3, 9, 3, 3 values",
+    "few texts": "record 42 (val-41.jpg) of few texts.tfrecord: it has 3 boxes and 1 values",
+    "no class": "record 2 (val-1.jpg) of no class.tfrecord: it has 4 boxes and 0 values",
+    "no image": "record 42 (val-41.jpg) of no image.tfrecord: it has no image/encoded",
+    "garbage": "record 41 (val-40.jpg) of garbage.tfrecord: image/encoded (8 bytes) does not",
+    "crowd": "record 42 (val-41.jpg) of crowd.tfrecord cannot be read: Input to reshape",
+    "type": "xmin (1, 1, 1) is of type int64, and the OD API reads float",
+    "two names": "image/filename (a.jpg, b.jpg) holds 2 values, and the OD API reads one",
+    "no example": "record 4 of no example.tfrecord is no tf.train.Example",
+    "damaged": "record 2 of damaged.tfrecord is damaged: its checksum does not match",
+    "GZIP": "records (GZIP.tfrecord) are compressed (GZIP)",
+    "ZLIB": "records (ZLIB.tfrecord) are compressed (ZLIB)",
+    "folder": "input_path (folder.tfrecord) of the eval_input_reader is a folder",
+    "all misspelled": "drops all 135 boxes",
+}
+# What is evaluated as the OD API does, with a warning.
+WARNED_RECORDS = {
+    "misspelled": 'text "Ellipses" (probably "ellipse") is not in the label map (label_map.pbtxt)',
+    "no box": "no box in any of the 60 eval records",
+    "labels": None,
 }
 
 
@@ -114,8 +174,10 @@ def refusals(
 ) -> dict[str, list[str] | None]:
     """The refusal of each broken set-up, all tried in one process."""
     folder = tmp_path_factory.mktemp("shapes")
-    draw_shapes(od_python, folder, "val", 2)
+    draw_shapes(od_python, folder, "val", 60)
     (folder / "sound.config").write_text(CONFIG)
+    (folder / "unclosed.pbtxt").write_text("item { id: 1 name: 'rect'")
+    (folder / "empty.pbtxt").write_text("")
     requests = {}
     for name, (change, _, _) in REFUSED.items():
         path = folder / f"{name}.config"
@@ -123,6 +185,12 @@ def refusals(
         requests[name] = {"pipeline_config": str(path)}
     for name, (overrides, _, _) in REFUSED_REQUESTS.items():
         requests[name] = {"pipeline_config": "sound.config", **overrides}
+    for name in [*REFUSED_RECORDS, *WARNED_RECORDS]:
+        (folder / f"{name}.config").write_text(CONFIG.replace("val.tfrecord", f"{name}.tfrecord"))
+        requests[name] = {"pipeline_config": f"{name}.config", "spoil": name}
+    for name in WARNED_RECORDS:
+        requests[name]["records"] = "warned"
+    requests["crowd"]["records"] = "explained"  # without the seconds that a model takes
     ran = subprocess.run(
         [od_python, str(PROGRAMS / "refusals.py")],
         input=json.dumps(list(requests.values())),
@@ -148,6 +216,32 @@ def test_what_cannot_be_evaluated_is_refused_by_name(
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("name", REFUSED_RECORDS)
+def test_records_that_cannot_be_evaluated_are_named_with_file_record_and_field(
+    refusals: dict[str, list[str] | None], name: str
+) -> None:
+    code, message, hint = refusals[name] or []
+    assert (code, REFUSED_RECORDS[name] in message, bool(hint)) == ("bad_records", True, True)
+    assert not any(word in message for word in ("{{", "[[", "Op:", "DataLoss", "InvalidArgument"))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", WARNED_RECORDS)
+def test_records_that_are_evaluated_otherwise_than_they_look_are_warned_of_at_the_start(
+    refusals: dict[str, list[str] | None], name: str
+) -> None:
+    said = WARNED_RECORDS[name]
+    found = refusals[name]
+    assert found is not None
+    assert any(said in text for text in found) if said else not found
+
+
+@pytest.mark.tensorflow
+def test_missing_pipeline_config_is_refused_by_the_worker(od_python: str, tmp_path: Path) -> None:
+    error = refusal(od_python, tmp_path, "none.config")
+    assert (error["code"], "none.config" in str(error["message"])) == ("missing_file", True)
+
+
 def test_missing_pipeline_config_is_refused_by_the_worker_under_the_users_name(
     od_python: str, tmp_path: Path
 ) -> None:

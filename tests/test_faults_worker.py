@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import STUB, Watcher, alive, wait_until
+from watching import STUB, Watcher, alive, cli, wait_until
 
 QUICK = ["--retry-seconds", 0.05, "--stall-timeout", 1, "--start-timeout", 5]
 FAULTS = {
@@ -222,3 +222,53 @@ def test_restarts_in_a_row_never_have_two_workers_at_once(watcher: Watcher, tmp_
         daemon.kill()
     time.sleep(0.2)
     assert not any(alive(pid) for pid in started(starts))
+
+
+def refused(watcher: Watcher) -> list[str]:
+    rows = watcher.query("SELECT reason FROM history WHERE state = 'failed'")
+    return [str(row["reason"]) for row in rows]
+
+
+def test_an_answer_with_two_values_of_one_name_fails_its_checkpoint_alone(watcher: Watcher):
+    save(watcher, 2)
+    assert watcher.run(*QUICK, STUB_CATEGORIES='["car", "bus", "car"]') == 0
+    assert len(refused(watcher)) == 2 and "cannot go on" not in watcher.log.read_text()
+    assert refused(watcher)[0].startswith("its answer cannot be recorded: AP of 'car' has two")
+    # No other attempt gives another answer, and after an upgrade the files are there.
+    assert watcher.evaluations() == ["ckpt-1", "ckpt-2"]
+    assert cli("requeue", watcher.model_dir, "--failed").returncode == 0
+    assert watcher.run(*QUICK) == 0
+    assert set(watcher.states().values()) == {"scored"}
+
+
+def test_values_that_the_database_refuses_are_no_fault_of_the_disk(watcher: Watcher):
+    save(watcher, 1)
+    assert watcher.run(*QUICK) == 0
+    with closing(sqlite3.connect(watcher.database)) as other:
+        other.execute(
+            "CREATE TRIGGER picky BEFORE INSERT ON metrics WHEN NEW.value = 0.002"
+            " BEGIN SELECT raise(ABORT, 'not this value'); END"
+        )
+        other.commit()
+    Manager(watcher.model_dir).save(200, model_tensors(4000, 2))
+    Manager(watcher.model_dir).save(300, model_tensors(4000, 3))
+    assert watcher.run(*QUICK) == 0
+    assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "failed", "ckpt-3": "scored"}
+    (reason,) = refused(watcher)
+    assert reason == "its answer cannot be recorded: the database refuses it: not this value"
+
+
+def test_eval_data_that_keep_changing_restart_the_worker_later_each_time_and_status_says_so(
+    watcher: Watcher, tmp_path: Path
+):
+    save(watcher, 1)
+    starts = tmp_path / "starts"
+    began = time.monotonic()
+    watcher.start("--retry-seconds", 0.1, STUB_CHANGED="*", STUB_STARTS=starts)
+    wait_until(lambda: watcher.status().get("held_back"), "it is held back")
+    assert "the eval data changed" in watcher.status()["held_back"]
+    wait_until(lambda: len(started(starts)) == 6, "it is started again")
+    # After 0.1, 0.2, 0.4, 0.8 and 1.6 s.
+    assert time.monotonic() - began > 3.1
+    assert watcher.query("SELECT attempts FROM checkpoints")[0]["attempts"] <= 1
+    assert watcher.states()["ckpt-1"] in ("pending", "leased")

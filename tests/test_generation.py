@@ -506,7 +506,7 @@ def _forget_generations(path: Path) -> None:
     """Make the database what it was before there were generations."""
     older = Database(memory=True)
     for migration in migrations.pending(older):
-        if migration.name == "m020_generation":
+        if migration.name == "m004_generation":
             break
         migration.fn(older)
     views = older.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'").fetchall()
@@ -522,4 +522,4 @@ def _forget_generations(path: Path) -> None:
             db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         for _, sql in views:
             db.execute(sql)
-        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm020_generation'")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm004_generation'")

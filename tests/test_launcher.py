@@ -433,6 +433,15 @@ def test_a_queue_that_is_not_finished_in_time_is_a_failure(launch: Launch):
     assert "is not through after 1 s" in launch.said()
 
 
+def test_what_the_watcher_can_never_do_holds_up_no_end_and_is_a_failure(launch: Launch):
+    trainer = launch.saving("--saves", 2, "--interval", 0)
+    (launch.model_dir / "best").parent.mkdir()
+    (launch.model_dir / "best").touch()
+    assert launch.run(*launch.watching("--grace-seconds", 0.5), trainer=trainer) == 1
+    assert "the watcher ended with work left that it could not do" in launch.said()
+    assert "the run ends with work left: " in launch.err.read_text()
+
+
 def test_a_signal_while_the_queue_is_finished_ends_it_and_the_queue_is_kept(launch: Launch):
     trainer = launch.saving("--saves", 3, "--interval", 0)
     launcher = launch.start(*launch.watching(), trainer=trainer, STUB_SECONDS=60)

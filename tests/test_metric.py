@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from watcher.decision.metric import SHORT_NAMES, Metric, parse_directed, unknown_metric
+from watcher.decision.metric import (
+    SHORT_NAMES,
+    Metric,
+    of_category,
+    parse_directed,
+    unknown_metric,
+)
 from watcher.errors import ConfigError
 
 MAP, LOSS = "DetectionBoxes_Precision/mAP", "Loss/total_loss"
@@ -16,6 +22,10 @@ VALUES = {
     (MAP, ""): 0.4,
     (MAP, "person"): 0.5,
     (MAP, "traffic light"): 0.25,
+    (MAP, "shape (id 2)"): 0.625,
+    (MAP, "it's"): 0.03125,
+    (MAP, "box [large]"): 0.0625,
+    (MAP, "a]b"): 0.09375,
     ("DetectionBoxes_Recall/AR@100 (small)", ""): 0.125,
     (LOSS, ""): 2.0,
     ("latency_ms", ""): 10.0,
@@ -35,6 +45,12 @@ VALUES = {
         ("my_plugin/f1-score", 0.75),
         ("AP[person]", 0.5),
         ("AP[traffic light]", 0.25),
+        ("AP[ 'traffic light' ]", 0.25),
+        ("AP[shape (id 2)]", 0.625),
+        ("AP[it's]", 0.03125),
+        ("AP[box [large]]", 0.0625),
+        ("AP['a]b']", 0.09375),
+        ("max(AP[it's], AP['a]b'], AP[box [large]]) + AP[shape (id 2)]", 0.71875),
         ("mAP - 0.002 * latency_ms", 0.38),
         ("min(AP[person], AP[traffic light])", 0.25),
         ("'Loss/total_loss' / 2", 1.0),
@@ -56,6 +72,15 @@ def test_the_default_and_every_short_name_are_plain_values_that_are_passed_on_as
         key = metric.keys[0]
         for value in (0.1, -1.0, None):
             assert metric.value({key: value}) == value
+
+
+@given(st.text("ab '\"`[]()\n", min_size=1, max_size=12))
+def test_a_category_of_any_name_is_written_so_that_it_is_found(name):
+    assume(name.strip() and not all(quote in name for quote in "'\"`"))
+    figure = Metric(of_category("AP", name))
+    assert not figure.is_expression
+    assert figure.value({(MAP, name): 0.5}) == 0.5
+    assert Metric(f"1 - {of_category('AP', name)}").value({(MAP, name): 0.25}) == 0.75
 
 
 def test_a_short_name_means_masks_where_there_are_no_boxes():

@@ -92,6 +92,14 @@ def test_what_passed_is_told_again_when_it_comes_back():
     assert kinds(told, Situation(stop="stop", degraded={"events": "x"})) == ["degraded", "stop"]
 
 
+def test_a_device_that_works_again_is_told_once_and_not_because_of_a_restart():
+    told = after(Told(), Situation(degraded={"device": "3 in a row"}))
+    assert kinds(told, Situation()) == [] and after(told, Situation()) == told
+    works = Situation(recovered="cpu evaluates again", degraded={"pins": "copies"})
+    assert kinds(told, works) == ["recovered", "degraded"]
+    assert kinds(after(told, works), works) == []
+
+
 def test_what_is_not_known_now_is_neither_told_nor_forgotten():
     told = Told(best="abc mAP", stopped=True, degraded=("pins",), event=7)
     unknown = Situation(readable=False, decided=False)

@@ -11,7 +11,7 @@ from fake_trainer import Manager, model_tensors, write_checkpoint
 from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import identify, pin, release, sweep
-from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
+from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, PinError
 
 
 @pytest.fixture
@@ -125,6 +125,20 @@ def test_on_another_file_system_the_data_is_copied(model_dir: Path, tmp_path: Pa
     finally:
         release(taken.prefix, elsewhere)
         elsewhere.rmdir()
+
+
+def test_pins_that_were_deleted_with_their_folder_get_a_new_one(model_dir: Path, pins: Path):
+    pins.rmdir()
+    save(model_dir)
+    assert pin(scan(model_dir)[0], pins).prefix.is_relative_to(pins)
+
+
+def test_a_pins_folder_that_is_none_is_no_fault_of_the_checkpoints(model_dir: Path, pins: Path):
+    pins.rmdir()
+    pins.touch()
+    save(model_dir)
+    with pytest.raises(PinError, match="cannot pin ckpt-2: Not a directory"):
+        pin(scan(model_dir)[0], pins)
 
 
 def test_sweep_removes_what_a_crash_left_and_nothing_else(model_dir: Path, pins: Path):

@@ -28,6 +28,8 @@ def test_it_is_ready_with_a_ready_worker_and_a_database_that_takes_what_it_recor
     assert Presence(0, 0, status={**WORKING, "worker": "evaluating"}).ready
     assert not Presence(0, 0).ready
     assert not Presence(0, 0, status={**WORKING, "worker": "starting"}).ready
+    assert not Presence(0, 0, status={**WORKING, "worker": "held back"}).ready
+    assert not Presence(0, 0, status={**WORKING, "worker": "probing"}).ready
     assert not Presence(0, 0, status=WORKING, failure="database is locked").ready
 
 
@@ -41,6 +43,7 @@ def test_each_degradation_is_named_with_its_reason():
             "watch": "no inotify",
             "pins": "cross-device",
             "problem": "no space",
+            "held_back": "3 in a row",
             "tensorboard": "no permission",
         },
         failure="database is locked",

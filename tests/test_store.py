@@ -66,12 +66,12 @@ def rows(path: Path, sql: str) -> list[tuple]:
 
 
 def test_the_smallest_global_step_is_leased_first(store: Store):
-    add(store, 7, step=300)
-    add(store, 8, step=100)
+    add(store, 8, step=300)
+    add(store, 7, step=100)
     lease = store.queue.lease_next(NOW, 60)
     assert lease is not None
-    assert (lease.name, lease.global_step, lease.attempt) == ("ckpt-8", 100, 1)
-    assert lease.prefix.parts[-3:] == ("pins", f"{8:064x}", "ckpt-8")
+    assert (lease.name, lease.global_step, lease.attempt) == ("ckpt-7", 100, 1)
+    assert lease.prefix.parts[-3:] == ("pins", f"{7:064x}", "ckpt-7")
 
 
 def test_a_leased_checkpoint_is_not_leased_again(store: Store):
@@ -114,6 +114,7 @@ def test_a_lease_given_back_counts_no_attempt_and_a_retry_waits(store: Store):
     store.queue.retry_later(lease, "the worker died", NOW, 5)
     assert store.queue.lease_next(NOW + 4, 60) is None
     assert store.queue.next_due() == NOW + 5
+    assert store.queue.next_due(untried=True) is None, "beside another it is never given out"
     again = store.queue.lease_next(NOW + 5, 60)
     assert again is not None and again.attempt == 2
 

@@ -198,10 +198,12 @@ class Recorded(Rounds):
             )
             store.ledger.record_score(lease, measured, 0.5, started=now(), now=now())
 
-    def evaluate(self, *steps: int) -> None:
+    def evaluate(self, *steps: int, late: bool = False) -> None:
         manager = Manager(self.settings.model_path)
         for step in steps:
-            manager.save(step, model_tensors(1000, f"{step}"))
+            saved = manager.save(step, model_tensors(1000, f"{step}"))
+            for file in saved.parent.glob(f"{saved.name}.*" if late else "none"):
+                os.utime(file, (0, 0))  # older than what was found before it
         with self.open() as store:
             intake, _ = self.begin(store)
             intake.look(now(), time.monotonic())
@@ -310,9 +312,9 @@ def test_after_a_kill_at_any_call_nothing_is_missing_and_nothing_twice(
     need_strace()
     recorded.evaluate(200)
     recorded.update()
-    drawn = tmp_path / "scratch" / "checkpoint-watcher-eval-set-x" / "1"
+    drawn = tmp_path / "scratch" / "checkpoint-watcher-scratch-x" / "1"
     recorded.details = {"eval_name": "val", "visualizations": str(drawn)}
-    recorded.evaluate(100)
+    recorded.evaluate(100, late=True)
     trial, scratch = tmp_path / "eval", str(drawn.parent.parent)
     work = {"state_dir": str(recorded.state_dir), "eval_dir": str(trial), "temporary": scratch}
 

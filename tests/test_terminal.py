@@ -30,7 +30,7 @@ STATUS_FIELDS = {
         "boards",
         "last",
     ),
-    *("patience_left", "stop", "warnings"),
+    *("patience_left", "stop", "warnings", "generation"),
 }
 
 
@@ -299,10 +299,10 @@ def test_each_command_answers_a_long_run_in_half_a_second_of_cpu(done: Watcher):
     with contextlib.closing(sqlite3.connect(done.database)) as db:
         for number in range(10, 1010):
             db.execute(
-                "INSERT INTO checkpoints SELECT ?, run_id, 'ckpt-' || ?, ?, 'x' || ?, signature,"
-                " 100 * ?, state, reason, size_bytes, model_variables, NULL, NULL, discovered_at,"
-                " attempts, not_before_seconds, NULL, NULL, note, kept FROM checkpoints"
-                " WHERE id = 1",
+                "INSERT INTO checkpoints (id, run_id, name, save_counter, sha256, global_step,"
+                " state, size_bytes, model_variables, discovered_at) SELECT ?, run_id,"
+                " 'ckpt-' || ?, ?, 'x' || ?, 100 * ?, state, size_bytes, model_variables,"
+                " discovered_at FROM checkpoints WHERE id = 1",
                 [number] * 5,
             )
             db.execute(

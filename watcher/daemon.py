@@ -20,7 +20,7 @@ import structlog
 
 from watcher.config import Settings, differences, doubts
 from watcher.decision.policy import DECIDING, boards
-from watcher.errors import ModelDirError, StoreError, StoreLost
+from watcher.errors import ModelDirError, StoreError, StoreLost, WorkerError, WorkLeft
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
@@ -32,6 +32,7 @@ from watcher.intake.watch import Watch
 from watcher.orders import Orders
 from watcher.presence import Presence
 from watcher.promotion.projection import Projector
+from watcher.slices import Unfinished, slice_end
 from watcher.store import PINS_NAME, Store, iso
 from watcher.tensorboard.keeper import EventFiles
 from watcher.trouble import Trouble
@@ -47,6 +48,9 @@ _WAIT_SECONDS = 2.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
 _DIFFER = "settings differ from the last start"
+_PROGRESS_SECONDS = 1.0
+# A problem that lasts is told in the log, and not only in `status`.
+_LASTING_SECONDS = 5.0
 
 
 class Daemon:
@@ -96,10 +100,13 @@ class Daemon:
         self._changed_files: dict[str, str] = {}
         self._news: deque[tuple[str, str, float]] = deque()
         self._trouble = Trouble()
+        self._problem_since, self._problem_told = math.inf, False
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
         self._published: dict[str, Any] = {}
+        self._progress: str | None = None
+        self._progress_due = -math.inf
 
     def wake(self) -> None:
         """Make the loop look now. Safe in any thread and in a signal handler."""
@@ -107,6 +114,17 @@ class Daemon:
         # Nothing may be raised here: it would come out of whatever a signal interrupted.
         with contextlib.suppress(OSError):
             os.write(self._wake_writer, b".")
+
+    def _take_wake(self) -> bool:
+        """Return whether the loop was woken since the last time; what asked for a look gets it.
+
+        A wake-up may come between any two instructions. One that is not seen here stays for the
+        next turn, and one that is cleared unseen came before the look that this call asks for.
+        """
+        if not self._woken:
+            return False
+        self._woken = False
+        return True
 
     def stop(self) -> None:
         """Make `run` return soon. Safe in any thread and in a signal handler."""
@@ -129,6 +147,7 @@ class Daemon:
             WorkerRefused: the worker reports that this set-up can never be evaluated.
             WorkerError: no worker could be started.
             StoreLost: the database was deleted, replaced or is damaged.
+            WorkLeft: it was to end when all is done, and something lasts that cannot be done.
         """
         self._store.set_patience(_BUSY_SECONDS)
         try:
@@ -136,7 +155,8 @@ class Daemon:
                 seconds = self._guarded_step()
                 with contextlib.suppress(StoreError):  # drawing reads the database too
                     self._on_step(self._presence(seconds))
-                if self._idle:
+                if self._idle or self._gives_up():
+                    self._require_finished()
                     _log.info("idle, nothing left to do")
                     break
                 self._wait(seconds)
@@ -169,13 +189,13 @@ class Daemon:
     def _pin_meanwhile(self) -> None:
         """Pin what there is while nothing can be recorded: the trainer does not wait for us."""
         self._store.require_present()
-        self._woken = False
+        self._take_wake()
         if not self._begun:
             self._keeper.keep()
+            self._woken = self._keeper.more
             return
         with contextlib.suppress(OSError):
             self._lookout.look(self._clock(), self._steady(), announced=True)
-        self._woken = self._woken or self._intake.more
 
     def step(self) -> float:
         """Do all there is to do now; returns the seconds until there is more, if nothing wakes.
@@ -196,11 +216,13 @@ class Daemon:
         self._look(now, steady)
         self._take_requests(now)
         self._evaluating.take_back_expired(now)
-        self._evaluating.give_out(now, steady)
-        self._project(now, steady)
+        if not self._intake.recovering:
+            self._evaluating.give_out(now, steady)
+            self._project(now, steady)
         self._event_files.tick(steady)
+        self._follow_problem(steady)
         self._publish()
-        self._idle = self._idle_for_long()
+        self._idle = self._idle_at() <= steady
         return max(0.0, self._next_due(now, steady) - steady)
 
     # -- the stages
@@ -212,8 +234,21 @@ class Daemon:
         if changed := self._changes():
             _log.warning(_DIFFER, settings=changed)
         self._intake.recover(now)
+        self._keeper.close()
         self._event_files.want()
         self._begun = True
+
+    def _follow_problem(self, steady: float) -> None:
+        """Tell of what cannot be done when that lasts, once, and when it can be done again."""
+        if self._problem is None:
+            if self._problem_told:
+                _log.info("found, pinned and promoted again")
+            self._problem_since, self._problem_told = math.inf, False
+            return
+        self._problem_since = min(self._problem_since, steady)
+        if not self._problem_told and steady - self._problem_since >= _LASTING_SECONDS:
+            _log.warning("cannot be done now, trying again", reason=self._problem)
+            self._problem_told = True
 
     def _accept_settings(self, now: float) -> None:
         """Rank and stop by these settings, once it is seen that they can be evaluated by.
@@ -259,8 +294,8 @@ class Daemon:
         if not self._dirty or steady < self._project_after:
             return
         self._projector.update(now)
-        self._dirty = self._projector.problem is not None
-        if self._dirty:
+        self._dirty = self._projector.problem is not None or self._projector.unfinished
+        if self._projector.problem:
             self._project_after = steady + self._project_delay
             self._project_delay = min(2 * self._project_delay, self._settings.rescan_seconds)
         else:
@@ -269,8 +304,8 @@ class Daemon:
     def _look(self, now: float, steady: float) -> None:
         to_finish = self._finishing and not self._looked_to_finish
         rescan = to_finish or steady >= self._next_scan
-        if self._woken or rescan or steady >= self._lookout.due():
-            announced, self._woken = self._woken, False
+        announced = self._take_wake() or self._intake.more
+        if announced or rescan or steady >= self._lookout.due():
             # Before anything is taken from the folder: it may be another one, without our
             # database.
             self._store.require_present()
@@ -280,7 +315,6 @@ class Daemon:
                 self._snapshot.look()
             self._lookout.look(now, steady, announced=announced)
             self._looked_to_finish = self._looked_to_finish or to_finish
-            self._woken = self._woken or self._intake.more
         if self._lookout.write_down(now):
             # It may be one to keep whatever its score, or the first of a trainer that started over.
             self._last_activity, self._dirty = steady, True
@@ -305,9 +339,13 @@ class Daemon:
         if self._inbox is None:
             return
         for key, request in self._inbox.take():
-            answer = self._orders.carry_out(request, now)
+            try:
+                answer = self._orders.carry_out(request, now, slice_end())
+            except Unfinished:
+                self._woken = True  # it lies there still, and is gone on with at the next turn
+                return
             # What was asked for is to be seen when it is answered.
-            if self._decided:
+            if self._decided and not self._intake.recovering:
                 self._projector.update(now)
             self._inbox.answer(key, answer)
             self._dirty = True
@@ -319,11 +357,10 @@ class Daemon:
         due.append(self._event_files.due())
         if self._decided:
             due.append(self._project_after if self._dirty else self._projector.evict_at)
-        pending = self._store.queue.next_due()
-        if pending is not None and (self._crew.idle or self._crew.resting):
-            due.append(steady + pending - now)
-        if self._settings.exit_when_idle is not None:
-            due.append(max(self._last_activity + self._settings.exit_when_idle, steady + 0.1))
+        due.append(steady + self._evaluating.next_due() - now)
+        due.append(self._idle_at())
+        if not self._problem_told:
+            due.append(self._problem_since + _LASTING_SECONDS)
         return min(due)
 
     def _wait(self, seconds: float) -> None:
@@ -333,23 +370,72 @@ class Daemon:
         if not self._trouble.present:
             readers += [*self._crew.filenos(), *self._event_files.filenos()]
         until = self._steady() + seconds
-        while not self._woken and (left := until - self._steady()) > 0:
+        while not (self._woken or self._intake.more) and (left := until - self._steady()) > 0:
             if select.select(readers, [], [], min(left, _WAIT_SECONDS))[0]:
                 break
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
-    def _idle_for_long(self) -> bool:
-        limit = 0.0 if self._looked_to_finish else self._settings.exit_when_idle
-        if limit is None or self._intake.waiting or self._store.queue.open_count():
-            return False
-        if self._looked_to_finish and (self._intake.more or self._dirty):
-            return False
+    @property
+    def _idle_limit(self) -> float | None:
+        return 0.0 if self._looked_to_finish else self._settings.exit_when_idle
+
+    @property
+    def _problem(self) -> str | None:
+        """What cannot be done now, though it is to be done: find, pin or promote a checkpoint."""
+        return self._lookout.problem or self._projector.problem
+
+    def _idle_at(self) -> float:
+        """Return the steady time at which the run ends, infinite while there is something to do.
+
+        What it is waited for wakes the loop, or is due at a time of its own. A problem is waited
+        for as long as for an unfinished checkpoint.
+        """
+        limit, problem = self._idle_limit, self._problem
+        if limit is None:
+            return math.inf
+        if waiting := self._store.queue.open_count():
+            if self._steady() - self._last_activity >= limit:
+                self._end_if_hopeless(waiting)
+            return math.inf
+        if self._event_files.busy or self._projector.unfinished:
+            return math.inf
         if not self._looked_to_finish and not self._crew.was_ready:
-            return False  # a set-up that cannot evaluate must be told, not slept through
-        if self._projector.evict_at < math.inf or self._event_files.busy:
+            return math.inf  # a set-up that cannot evaluate must be told, not slept through
+        if problem:
+            given_up_at = self._problem_since + self._settings.grace_seconds
+            return max(self._last_activity + limit, given_up_at, self._intake.given_up_at())
+        if self._intake.waiting or (self._looked_to_finish and (self._intake.more or self._dirty)):
+            return math.inf
+        if self._projector.evict_at < math.inf:
+            return math.inf
+        return self._last_activity + limit
+
+    def _gives_up(self) -> bool:
+        """True when the database or the disk fail for so long that the end is not put off more."""
+        limit, steady = (0.0 if self._finishing else self._idle_limit), self._steady()
+        if limit is None or not self._trouble.present or self._crew.leases:
             return False
-        return self._steady() - self._last_activity >= limit
+        lasted = steady - self._trouble.since >= self._settings.grace_seconds
+        return lasted and steady - self._last_activity >= limit
+
+    def _require_finished(self) -> None:
+        reason = self._trouble.reason if self._trouble.present else self._problem
+        if reason:
+            waiting = self._intake.held_up
+            names = f" ({', '.join(waiting[:3])}{' ...' if len(waiting) > 3 else ''})"
+            raise WorkLeft(
+                f"the run ends with work left{names if waiting else ''}: {reason}",
+                hint="mend that and start the watcher again: it goes on with what is there then",
+            )
+
+    def _end_if_hopeless(self, waiting: int) -> None:
+        """End a run that is to end by itself, when what waits will not be evaluated soon."""
+        if reason := self._crew.hopeless:
+            raise WorkerError(
+                f"{waiting} checkpoints cannot be evaluated: {reason}",
+                hint="nothing is lost: mend that and start again, and it goes on with what waits",
+            )
 
     def _publish(self) -> None:
         status: dict[str, Any] = {
@@ -357,9 +443,11 @@ class Daemon:
             "decided": self._decided,
             **self._crew.status(),
             **self._lookout.status(),
+            "files": self._show_progress(),
             "notice": self._notice,
             "changed_files": [f"{text} ({at})" for text, at in self._changed_files.items()],
-            "problem": self._lookout.problem or self._projector.problem or self._crew.problem,
+            "problem": self._problem or self._crew.problem,
+            "doubts": self._evaluating.doubts,
             "tensorboard": self._event_files.problem,
             "stop": self._projector.decision.message if self._projector.decision else None,
             "patience_left": self._projector.patience_left,
@@ -367,6 +455,14 @@ class Daemon:
         if status != self._published:
             self._store.ledger.set_status(status)
             self._published = status
+
+    def _show_progress(self) -> str | None:
+        """What is read or copied and how far that is; brought up to date once a second."""
+        text = self._intake.progress or self._projector.progress or self._orders.progress
+        steady = self._steady()
+        if text is None or steady >= self._progress_due:
+            self._progress, self._progress_due = text, steady + _PROGRESS_SECONDS
+        return self._progress
 
     def _presence(self, seconds: float) -> Presence:
         steady = self._steady()
@@ -383,6 +479,8 @@ class Daemon:
         leases = self._crew.stop(timeout_seconds=2)
         self._event_files.close(_BUSY_AT_END_SECONDS)
         self._lookout.watch.close()
+        self._orders.close()
+        self._projector.close()
         if self._inbox:
             self._inbox.close()
         os.close(self._wake_reader)
@@ -394,4 +492,5 @@ class Daemon:
         except StoreError as error:
             # The next start takes back what is leased, and evaluates it again.
             _log.error("could not record the end", reason=error.message)
+        self._intake.close()
         # The writer stays open: a late signal may still write to it.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher.errors import StoreBusy, StoreError, StoreLost
+from watcher.errors import StoreBusy, StoreError, StoreLost, StoreRefused
 
 DATABASE_NAME = "watcher.db"
 PINS_NAME = "pins"
@@ -22,6 +22,8 @@ REBUILD_HINT = (
 
 # What SQLite says of a file that no waiting will repair.
 _DAMAGE = ("not a database", "malformed")
+# What it says of values that it does not take, with a disk that is well.
+_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
 
 
 def iso(seconds: float) -> str:
@@ -35,8 +37,16 @@ def explained(path: Path) -> Iterator[None]:
     """Turn the ways in which SQLite and the file system fail into a StoreError with a hint."""
     try:
         yield
+    except _REFUSALS as error:
+        raise StoreRefused(
+            f"the database refuses it: {error}", hint="what was to be recorded is at fault"
+        ) from error
     except sqlite3.DatabaseError as error:
         text = str(error)
+        if "binding" in text:
+            raise StoreRefused(
+                f"the database refuses it: {error}", hint="what was to be recorded is at fault"
+            ) from error
         if any(sign in text for sign in _DAMAGE):
             raise StoreLost(f"database {path}: {text}", hint=REBUILD_HINT) from error
         if "locked" in text or "busy" in text:

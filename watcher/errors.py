@@ -28,6 +28,10 @@ class StoreBusy(StoreError):
     """Raised when another program holds the database's lock; it works again when that lets go."""
 
 
+class StoreRefused(StoreError):
+    """Raised when the database takes no such values: the fault is theirs, and not the disk's."""
+
+
 class StoreLost(StoreError):
     """Raised when the database was deleted, replaced or damaged: nothing can be recorded in it."""
 
@@ -64,6 +68,10 @@ class LeaderLost(PinError):
             message, hint="its score stays in the history; the files cannot be brought back"
         )
         self.checkpoint_id = checkpoint_id
+
+
+class WorkLeft(WatcherError):
+    """Raised when a run that was to end once all is done ended with something it cannot do."""
 
 
 class WorkerError(WatcherError):

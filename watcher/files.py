@@ -15,6 +15,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from watcher.slices import Work
+
+FLUSH_BYTES = 64 * 1024 * 1024
+_WRITE_AND_WAIT = 7  # sync_file_range(2): all three of its flags
 # fsync(2), chmod(2), utimensat(2): not for this kind of file, not on this file system.
 _NOT_HERE = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 # Besides: vfat and CIFS have one owner and one mode for all.
@@ -39,6 +43,39 @@ def fsync_file(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flushing(path: Path) -> Work[None]:
+    """Do what `fsync_file` does, yielding after each FLUSH_BYTES of a large file.
+
+    Of a file that was just copied, or saved by the trainer, many GB may not be on the disk yet.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        for offset in range(0, size if size > FLUSH_BYTES else 0, FLUSH_BYTES):
+            _write_out(descriptor, offset)
+            yield
+        with _unless_refused(_NOT_HERE):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_out(descriptor: int, offset: int) -> None:
+    """Write a part of a file to the disk now, where the system can do that; fsync does the rest."""
+    import ctypes  # commands that write nothing so large start without it
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        sync_file_range = libc.sync_file_range
+    except AttributeError:
+        return
+    sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    with _unless_refused(_NOT_HERE | {errno.ESPIPE}):
+        # What failed to be written is told once only: fsync would call it done.
+        if sync_file_range(descriptor, offset, FLUSH_BYTES, _WRITE_AND_WAIT):
+            raise OSError(ctypes.get_errno(), "cannot write to the disk")
 
 
 def set_mode(descriptor: int, mode: int) -> None:

@@ -166,6 +166,8 @@ def _sentence(presence: Presence, best: dict[str, object] | None, waiting: int) 
         f"{waiting} waiting",
         f"worker: {doing or 'none'}",
     ]
+    if status.get("files"):
+        parts.append(status["files"])
     if status.get("waiting_for"):
         parts.append(status["waiting_for"])
     if status.get("stop"):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import structlog
 
 from watcher.config import Settings
-from watcher.errors import StoreBusy
+from watcher.errors import StoreBusy, WorkLeft
 from watcher.intake.keeper import Keeper
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 from watcher.trouble import Trouble
@@ -24,13 +25,18 @@ _AGAIN_SECONDS = 0.2
 
 
 def open_store(
-    settings: Settings, *, stopped: Callable[[], bool], waiting: Callable[[str], None]
+    settings: Settings,
+    *,
+    stopped: Callable[[], bool],
+    finishing: Callable[[], bool],
+    waiting: Callable[[str], None],
 ) -> Store | None:
     """Open or create the run's database; waits as long as another program has locked it.
 
     Args:
         settings: The run's.
         stopped: Tells that a signal asked to end.
+        finishing: Tells that it was to end once all is done: then it is not waited for long.
         waiting: Called again and again while it waits, with the reason.
 
     Returns:
@@ -38,9 +44,20 @@ def open_store(
 
     Raises:
         StoreError: it cannot be opened for another reason.
+        WorkLeft: it was to end, and the lock lasts.
     """
+    with closing(Keeper(settings.model_path, settings.state_path / PINS_NAME)) as keeper:
+        return _open(settings, keeper, stopped, finishing, waiting)
+
+
+def _open(
+    settings: Settings,
+    keeper: Keeper,
+    stopped: Callable[[], bool],
+    finishing: Callable[[], bool],
+    waiting: Callable[[str], None],
+) -> Store | None:
     path = settings.state_path / DATABASE_NAME
-    keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
     trouble = Trouble()
     while not stopped():
         try:
@@ -55,8 +72,12 @@ def open_store(
             waiting(f"waiting: {error.message}")
             if reason := trouble.failed(error, time.monotonic()):
                 _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
+            if finishing() and time.monotonic() - trouble.since >= settings.grace_seconds:
+                text = f"the run never began: {error.message}"
+                raise WorkLeft(text, hint=error.hint) from error
         # Pins beside an empty database would be taken for those of one that is lost.
         if path.stat().st_size:
             keeper.keep()
-        time.sleep(_AGAIN_SECONDS)
+        if not keeper.more:
+            time.sleep(_AGAIN_SECONDS)
     return None

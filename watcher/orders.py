@@ -5,7 +5,9 @@ The same code runs in the daemon, through its inbox, and in the command itself w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import structlog
 
 from watcher.inbox import Answer, Request
 from watcher.promotion.recall import Recall
+from watcher.slices import Job, Progress, Unfinished, Work
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -27,36 +30,62 @@ class Orders:
     def __init__(self, store: Store, model_dir: Path, pins_dir: Path) -> None:
         self._store = store
         self._recall = Recall(store, model_dir, pins_dir)
+        self._job: Job[Answer] | None = None
 
-    def carry_out(self, request: Request, now: float) -> Answer:
+    @property
+    def progress(self) -> str | None:
+        """What is being pinned again and how far that is, None when nothing takes long."""
+        return self._recall.progress
+
+    def close(self) -> None:
+        """End what is unfinished."""
+        if self._job:
+            self._job.close()
+        self._job = None
+        self._recall.close()
+
+    def carry_out(self, request: Request, now: float, until: float = math.inf) -> Answer:
         """Do what is asked for; doing it again changes nothing more.
 
         Raises:
+            Unfinished: the steady time `until` came while files were pinned again. Ask again to go
+                on; another request begins when this one is answered.
             StoreError: the database cannot be written; ask again.
         """
-        match request.verb:
-            case "keep":
-                answer = self._keep(request.checkpoints, now)
-            case "let_go":
-                answer = self._let_go(request.checkpoints, now)
-            case "requeue":
-                answer = self._requeue(request, now)
-            case "resume":
-                step = self._store.ledger.resume(now)
-                answer = Answer(done=(f"no decision to stop up to step {step} counts any more",))
+        job = self._job or Job(partial(self._carrying_out, request, now))
+        self._job = None
+        try:
+            answer = job.run(until)
+        except Unfinished:
+            self._job = job
+            raise
         for line in answer.done:
             _log.info(request.verb, done=line)
         for line in answer.refused:
             _log.warning(request.verb, refused=line)
         return answer
 
-    def _keep(self, names: Iterable[str], now: float) -> Answer:
+    def _carrying_out(self, request: Request, now: float, _: Progress) -> Work[Answer]:
+        match request.verb:
+            case "keep":
+                return (yield from self._keep(request.checkpoints, now))
+            case "let_go":
+                return self._let_go(request.checkpoints, now)
+            case "requeue":
+                return (yield from self._requeue(request, now))
+            case "resume":
+                step = self._store.ledger.resume(now)
+                return Answer(done=(f"no decision to stop up to step {step} counts any more",))
+
+    def _keep(self, names: Iterable[str], now: float) -> Work[Answer]:
         done, refused = [], []
-        for name in names:
-            checkpoint = self._store.by_hand.find(name)
+        found = {name: self._store.by_hand.find(name) for name in names}
+        for one in filter(None, found.values()):
+            self._take_hold(one)
+        for name, checkpoint in found.items():
             if checkpoint is None:
                 refused.append(_unknown(name))
-            elif not self._has_files(checkpoint):
+            elif not (yield from self._has_files(checkpoint)):
                 refused.append(f"{checkpoint['name']} is {checkpoint['state']}: its files are gone")
             else:
                 self._store.by_hand.keep(checkpoint, True, now)
@@ -74,7 +103,7 @@ class Orders:
                 done.append(f"{_shown(checkpoint)} is no longer kept by hand")
         return Answer(done=tuple(done), refused=tuple(refused))
 
-    def _requeue(self, request: Request, now: float) -> Answer:
+    def _requeue(self, request: Request, now: float) -> Work[Answer]:
         done, refused = [], []
         chosen: list[dict[str, Any]] = []
         if request.every == "pinned":
@@ -88,25 +117,38 @@ class Orders:
             else:
                 chosen.append(checkpoint)
         for checkpoint in chosen:
+            self._take_hold(checkpoint)
+        for checkpoint in chosen:
             if checkpoint["state"] in ("pending", "leased"):
                 done.append(f"{_shown(checkpoint)} is waiting already")
             elif checkpoint["state"] in _REFUSED:
                 refused.append(f"{checkpoint['name']} is {checkpoint['state']}")
-            elif not self._has_files(checkpoint):
+            elif not (yield from self._has_files(checkpoint)):
                 refused.append(f"{_shown(checkpoint)}: its files are gone")
             else:
                 self._store.by_hand.requeue(checkpoint, now)
                 done.append(f"{_shown(checkpoint)} waits to be evaluated anew")
         return Answer(done=tuple(done), refused=tuple(refused))
 
-    def _has_files(self, checkpoint: dict[str, Any]) -> bool:
-        """True when there is a pin; one is made where the trainer still has the checkpoint."""
+    def _take_hold(self, checkpoint: dict[str, Any]) -> bool:
+        """True when the files are there, or may be; they are linked before any is read."""
         if checkpoint["pin_path"]:
             return True
         if checkpoint["state"] in _REFUSED or not checkpoint["sha256"]:
             return False
+        name, sha256 = checkpoint["name"], checkpoint["sha256"]
+        return self._recall.take_hold(name, sha256, self._recall.here())
+
+    def _has_files(self, checkpoint: dict[str, Any]) -> Work[bool]:
+        """True when there is a pin; one is made where the trainer still has the checkpoint."""
+        if checkpoint["pin_path"] or not self._take_hold(checkpoint):
+            return bool(checkpoint["pin_path"])
         id_, name, sha256 = (checkpoint[column] for column in ("id", "name", "sha256"))
-        return self._recall.pin(id_, name, sha256, self._recall.here())
+        while True:
+            try:
+                return self._recall.pin(id_, name, sha256, self._recall.here(), -math.inf)
+            except Unfinished:
+                yield
 
 
 def _unknown(name: str) -> str:

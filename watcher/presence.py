@@ -59,14 +59,16 @@ class Presence:
         found["problem"] = self.status.get("problem")
         if self.worker_failing > 1:
             found["worker"] = f"{self.worker_failing} workers in a row were lost"
+        found["device"] = self.status.get("held_back")
         found["tensorboard"] = self.status.get("tensorboard")
         return {what: why for what, why in found.items() if why}
 
 
 # store: the database or the disk under it fails. events: MODEL_DIR is polled. pins: they are
 # copies. problem: MODEL_DIR, a pin or best/ cannot be read or written. worker: none gets ready.
-# tensorboard: its event files cannot be written.
-DEGRADATIONS = ("store", "events", "pins", "problem", "worker", "tensorboard")
+# device: different checkpoints in a row broke off on it. tensorboard: its event files cannot be
+# written.
+DEGRADATIONS = ("store", "events", "pins", "problem", "worker", "device", "tensorboard")
 
 
 def stuck(presence: Presence, steady: float, patience_seconds: float) -> str | None:

@@ -275,6 +275,12 @@ class Reader:
         )
         return {(row["name"], row["category"]): row["value"] for row in rows}
 
+    def details_of(self, evaluation_id: int) -> dict[str, Any]:
+        """Return what else the worker told of an evaluation."""
+        row = self.one("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
+        details: dict[str, Any] = msgspec.json.decode(row["details"]) if row else {}
+        return details
+
     @property
     def _state_dir(self) -> Path:
         return self.path.absolute().parent

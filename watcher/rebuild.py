@@ -18,14 +18,16 @@ from pathlib import Path
 
 import msgspec
 
-from watcher.checkpoints.pin import take_checkpoint
+from watcher.checkpoints.pin import taking_checkpoint
 from watcher.data import Leader, Pin
 from watcher.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
 from watcher.files import fsync_folder, read_regular
 from watcher.intake.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BOARD_FILE, foreign_names
+from watcher.slices import finish
 from watcher.store import Store
 
 _NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
@@ -146,7 +148,7 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
     fresh.rename(state_dir / DATABASE_NAME)
     fsync_folder(state_dir)
     named = [entry.checkpoint for entry in board.checkpoints] if board else []
-    unnamed = tuple(sorted(foreign_names(best_dir, named)))
+    unnamed = tuple(sorted(foreign_names(look_into(best_dir), named)))
     return Rebuilt(tuple(scored), tuple(pending), tuple(lost), unnamed, old)
 
 
@@ -190,7 +192,7 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
         return pin
     working = pins_dir / f".new-{secrets.token_hex(6)}"
     working.mkdir(mode=0o700, parents=True)
-    _, method = take_checkpoint(source, working / entry.saved_as)
+    _, method = finish(taking_checkpoint(source, working / entry.saved_as))
     shutil.rmtree(folder, ignore_errors=True)
     working.rename(folder)
     return Pin(

@@ -114,6 +114,18 @@ class Rows:
             for evaluation_id in evaluation_ids
         }
 
+    def latency_spreads(self, evaluation_ids: Iterable[int]) -> dict[int, float]:
+        """Return by evaluation id how far single passes of its latency lay apart, milliseconds.
+
+        Those without such a figure are left out.
+        """
+        rows = self._queries.all(
+            "SELECT e.id, json_extract(e.details, '$.cost.latency_ms_spread') AS spread"
+            " FROM json_each(?) j CROSS JOIN evaluations e ON e.id = j.value",
+            [json.dumps(list(evaluation_ids))],
+        )
+        return {row["id"]: float(row["spread"]) for row in rows if row["spread"] is not None}
+
     def not_finite(self) -> list[ScoredCheckpoint]:
         """Return the checkpoints that failed because their weights or metrics are not finite."""
         rows = self._queries.all(

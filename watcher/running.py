@@ -29,12 +29,14 @@ from watcher.decision.metric import is_taken
 from watcher.decision.policy import retain_policy
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
+from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.snapshot import take_snapshot
 from watcher.evaluation.workers import make_supervisors
 from watcher.inbox import Inbox
 from watcher.intake.intake import Intake
 from watcher.lock import hold_lock
 from watcher.logs import LiveView, configure_logs
+from watcher.mounts import mount_now
 from watcher.notify_systemd import Notifier, Service
 from watcher.opening import open_store
 from watcher.presence import Presence
@@ -125,13 +127,19 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.log_format, settings.state_path, live=live)
-        opened = open_store(settings, stopped=lambda: stop.asked, waiting=service.waiting)
+        opened = open_store(
+            settings,
+            stopped=lambda: stop.asked,
+            finishing=lambda: stop.asked_to_finish,
+            waiting=service.waiting,
+        )
         if opened is None:
             return True
         store = stack.enter_context(opened)
         if loaded.unread:
             return False
         stack.push(partial(_record_end, store))
+        _warn_of_mount(settings.state_path)
         _tell_last_start(loaded)
         refuse_unmeasured(settings, store.ledger)
         view = stack.enter_context(LiveView(settings.state_path, live))
@@ -144,7 +152,8 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
             lambda _: view.refresh(),
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
-        stop.run(_build(settings, loaded.given, store, interpreter, audience))
+        scratch = stack.enter_context(Scratch())
+        stop.run(_build(settings, loaded.given, store, interpreter, scratch, audience))
     return True
 
 
@@ -237,6 +246,16 @@ def _make_state_folder(settings: Settings) -> None:
         )
 
 
+def _warn_of_mount(state_dir: Path) -> None:
+    """Say that the database is where several machines may reach it."""
+    mount = mount_now(state_dir)
+    if mount and mount.is_remote:
+        _log.warning(
+            f"the database is on {mount.kind}: no watcher on another machine may use it, readers"
+            " and the watcher wait for each other; --state-dir puts it on a local disk"
+        )
+
+
 def _wants_live(settings: Settings) -> bool:
     if settings.log_format == "auto":
         return sys.stdout.isatty()
@@ -248,10 +267,11 @@ def _build(
     given: Mapping[str, str],
     store: Store,
     interpreter: str,
+    scratch: Scratch,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
     snapshot = take_snapshot(settings)
-    supervisors = make_supervisors(settings, interpreter, settings.name, snapshot)
+    supervisors = make_supervisors(settings, interpreter, settings.name, snapshot, scratch)
     verified: Verified = set()
     intake = Intake(
         settings.model_path,

@@ -17,31 +17,34 @@ class Trouble:
 
     Attributes:
         retry_at: When to try again; in the past while all is well.
+        since: When it began; infinite while all is well.
+        reason: The last failure's, empty while there was none.
         told: What was told of it, None when nothing was.
     """
 
     def __init__(self) -> None:
         self.retry_at = -math.inf
         self.told: str | None = None
-        self._since: float | None = None
+        self.since = math.inf
+        self.reason = ""
 
     @property
     def present(self) -> bool:
         """True from the first failure until something works again."""
-        return self._since is not None
+        return self.since < math.inf
 
     def failed(self, error: Exception, steady: float) -> str | None:
         """Take note of a failure; returns what to tell of it, None when that was told before."""
         busy = isinstance(error, StoreBusy)
-        self._since = steady if self._since is None else self._since
+        self.since, self.reason = min(self.since, steady), str(error)
         self.retry_at = steady + (_BUSY_RETRY_SECONDS if busy else _RETRY_SECONDS)
-        if str(error) == self.told or (busy and steady - self._since < _BUSY_TOLD_SECONDS):
+        if str(error) == self.told or (busy and steady - self.since < _BUSY_TOLD_SECONDS):
             return None
         self.told = str(error)
         return self.told
 
     def worked(self) -> bool:
         """Take note that all works; True when that is to be told."""
-        told, self.told, self._since = self.told, None, None
+        told, self.told, self.since = self.told, None, math.inf
         self.retry_at = -math.inf
         return told is not None

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from fake_bundle import FLOAT, SUFFIX, Tensor
-from fake_trainer import write_checkpoint
+from fake_trainer import model_tensors, write_checkpoint
+from faults import Rounds
 from watching import ROOT, STUB
 
 from benchmarks.table import Row
-from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.bundle import parse_index, verify
 from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, pin
 from watcher.config import Settings, load_settings
@@ -41,6 +42,8 @@ EVALUATIONS = 100_000
 EVALUATION_SECONDS = 0.1
 ARRIVING = 1_000
 OTHER_FILES = 10_000
+PLACES = 1_000
+TENSORS = 560  # of a detector of 566
 FINGERPRINT = "f" * 64
 
 
@@ -60,7 +63,7 @@ def run() -> list[Row]:
             (model_dir / f"events.out.tfevents.{number}").touch()
         rows = _arrivals(settings)
         rows += [_restart(settings), _best(settings)]
-    return rows + _large()
+    return rows + _large() + [_unchanged()]
 
 
 def _open(settings: Settings) -> Store:
@@ -247,6 +250,37 @@ def _large() -> list[Row]:
             ),
             Row("promotion of it, on the disk already", f"{promoted * 1000:.0f} ms", "50 ms"),
         ]
+
+
+def _unchanged() -> Row:
+    """A board of 1,000 places, looked at again."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        rounds = Rounds(Path(name), top_k=-1)
+        tensors = model_tensors(20_000, "place", variables=TENSORS // 2)
+        for number in range(1, PLACES + 1):
+            write_checkpoint(Path(name), f"ckpt-{number}", 100 * number, tensors)
+        with rounds.open() as store:
+            intake, projector = rounds.begin(store)
+            rounds.go(store, intake, projector)
+            rounds.project(projector)
+            seconds = []
+            for _ in range(10):
+                began = time.perf_counter()
+                projector.update(time.time())
+                seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        for index in rounds.best_dir.glob("*.index"):
+            content = index.read_bytes()
+            parse_index(content)
+            hashlib.sha256(content)
+        read = time.perf_counter() - began
+    looked = statistics.median(seconds)
+    return Row(
+        f"a look at a board of {PLACES:,} places that did not change, {TENSORS} tensors each",
+        f"{looked * 1000:.0f} ms",
+        f"reading their indexes {read:.1f} s; 50 ms",
+        f"{read / looked:.0f} times faster",
+    )
 
 
 def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:

@@ -18,7 +18,7 @@ os.dup2(2, 1)
 from evaluators_package import VERSIONS  # noqa: E402, I001
 
 import tensorflow as tf  # noqa: E402
-from evaluators import coco, passes  # noqa: E402
+from evaluators import coco  # noqa: E402
 from evaluators.evaluation import Evaluation  # noqa: E402
 from evaluators.fingerprint import text_sha256  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
@@ -138,7 +138,6 @@ def backends():
 
 def main():
     """Prints a line a family; `NAME:1` scores the second eval input."""
-    passes.ALONE = 1  # so few images would all run alone
     os.chdir(sys.argv[1])
     for argument in sys.argv[2:]:
         name, _, index = argument.partition(":")

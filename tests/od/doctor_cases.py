@@ -1,7 +1,9 @@
 """Asks doctor's far side about several pipelines in one process: `doctor_cases.py < REQUESTS`.
 
 Runs in the training interpreter. Reads a JSON list of requests and prints, for each, its facts and
-findings.
+findings. A request with `spoil` has such records written first (`spoiled_records.py`). Of one with
+`kept` the records alone are looked at, and the answer has how many of their boxes count: for the OD
+API, and for the tally.
 """
 
 import json
@@ -12,7 +14,8 @@ REQUESTS = json.load(sys.stdin)
 ANSWER = os.fdopen(os.dup(1), "w")
 
 import evaluators_package  # noqa: E402, F401, I001
-from evaluators import doctor  # noqa: E402
+import spoiled_records  # noqa: E402
+from evaluators import doctor, pipeline, record_checks  # noqa: E402
 
 
 class Heard:
@@ -25,14 +28,33 @@ class Heard:
     def fact(self, name, value):
         self.facts[name] = value
 
+    def progress(self, count):
+        pass
+
     def say(self, check, severity, message, remedy=None):
         self.findings.append([check, severity, message, remedy])
 
 
+def kept(request, heard):
+    """Returns how many boxes of each class are kept: by the OD API, and by the tally."""
+    asked = pipeline.Pipeline(request)
+    found, tally, _, _ = record_checks.examine(asked)
+    for finding in found:
+        heard.say(finding.check, finding.severity, finding.message, finding.remedy)
+    ours = {str(label): number for label, number in sorted(tally.classes.items())}
+    return [spoiled_records.kept(asked.eval_input), ours]
+
+
 answers = []
 for request in REQUESTS:
+    if "spoil" in request:
+        spoiled_records.write(request["spoil"])
     heard = Heard()
-    doctor.examine(request, heard)
-    answers.append({"facts": heard.facts, "findings": heard.findings})
+    answer = {"facts": heard.facts, "findings": heard.findings}
+    if request.get("kept"):
+        answer["kept"] = kept(request, heard)
+    else:
+        doctor.examine(request, heard)
+    answers.append(answer)
 json.dump(answers, ANSWER)
 ANSWER.close()

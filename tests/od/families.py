@@ -119,13 +119,22 @@ def center_net():
 MOMENTUM = "momentum_optimizer { learning_rate { constant_learning_rate { learning_rate: 0.01 } } }"
 
 
-def pipeline(model, metrics, batch=2, averages=False, reader="", evaluation="", inputs=("val",)):
+def pipeline(
+    model,
+    metrics,
+    batch=2,
+    averages=False,
+    reader="",
+    evaluation="",
+    inputs=("val",),
+    label_map="label_map.pbtxt",
+):
     """Returns a whole pipeline.config as text."""
     readers = "".join(
-        """eval_input_reader {{ name: "{name}" label_map_path: "label_map.pbtxt" shuffle: false
+        """eval_input_reader {{ name: "{name}" label_map_path: "{label_map}" shuffle: false
   num_epochs: 1 drop_remainder: false {reader}
   tf_record_input_reader {{ input_path: "{name}.tfrecord" }} }}\n""".format(
-            name=name, reader=reader
+            name=name, reader=reader, label_map=label_map
         )
         for name in inputs
     )
@@ -178,7 +187,14 @@ FAMILIES = {
         ssd_fpn(), [COCO, *VOC, *OPEN_IMAGES], batch=6, averages=True, inputs=("val", "other")
     ),
     "ssd_fpn_nothing_found": pipeline(ssd_fpn(threshold=0.9999), [COCO], batch=1),
-    "ssd_fpn_sampled": pipeline(ssd_fpn(nms=ONE_FOR_ALL), [COCO], batch=2, inputs=("val", "other")),
+    # Both classes shown by one name, and a metrics set listed twice.
+    "ssd_fpn_sampled": pipeline(
+        ssd_fpn(nms=ONE_FOR_ALL),
+        [COCO, COCO, VOC[0]],
+        batch=2,
+        inputs=("val", "other"),
+        label_map="one_name.pbtxt",
+    ),
     "faster_rcnn": pipeline(faster_rcnn(), [COCO], batch=1, inputs=("other",)),
     "class_agnostic": pipeline(faster_rcnn(ONE_SHAPE, post="number_of_stages: 1"), [COCO], batch=2),
     "mask_rcnn": pipeline(mask_rcnn(), [COCO, *INSTANCES], batch=1, reader=MASKS),

@@ -1,7 +1,9 @@
 """Tries to set up evaluations that must be refused: `refusals.py < REQUESTS`.
 
 Runs in the training interpreter. Reads a JSON list of start requests and prints, for each, the
-refusal as `[code, message, hint]`, or null where there is none.
+refusal as `[code, message, hint]`, or null where there is none. A request with `spoil` has such
+records written first (`spoiled_records.py`). `records` says that they alone are looked at, and how:
+"warned" asks what is warned of, "explained" for the refusal after an error.
 """
 
 import json
@@ -12,13 +14,24 @@ ANSWER = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
 from evaluators_package import VERSIONS  # noqa: E402, I001
+import spoiled_records  # noqa: E402
+from evaluators import record_checks, records  # noqa: E402
 from evaluators.evaluation import Evaluation  # noqa: E402
+from evaluators.pipeline import Pipeline  # noqa: E402
 from evaluators.protocol import Refusal  # noqa: E402
 
 
 def attempt(request):
-    """Returns the refusal of one set-up, or None."""
+    """Returns the refusal of one set-up, or None; its warnings where those are asked for."""
+    if "spoil" in request:
+        spoiled_records.write(request["spoil"])
     try:
+        if request.get("records") == "explained":
+            raise records.explain(Pipeline(request), OSError())
+        if request.get("records") == "warned":
+            pipeline = Pipeline(request)
+            record_checks.require_sound(pipeline)
+            return pipeline.warnings
         Evaluation(request, VERSIONS)
     except Refusal as refusal:
         return [refusal.code, refusal.message, refusal.hint]

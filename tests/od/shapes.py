@@ -75,7 +75,20 @@ def object_features(shapes, height, width, flags):
     }
 
 
-def example(index, rng, options):
+def source_ids(options):
+    """Returns the images' source ids, none with `--anonymous`.
+
+    They rise by the hash that the OD API takes for an image's identity. COCO takes images in that
+    order, which decides between equal scores: it is the order of the records here.
+    """
+    if options.anonymous:
+        return [b""] * options.images
+    names = ["{}-{}".format(options.name, index) for index in range(options.images)]
+    hashes = tf.strings.to_hash_bucket_fast(names, 1 << 31).numpy()
+    return [names[index].encode() for index in np.argsort(hashes)]
+
+
+def example(index, source_id, rng, options):
     """Returns one drawn tf.train.Example."""
     height, width = options.size
     if options.vary_size and index % 2:
@@ -89,7 +102,7 @@ def example(index, rng, options):
         "image/height": _ints([height]),
         "image/width": _ints([width]),
         "image/filename": _bytes([name]),
-        "image/source_id": _bytes([name]),
+        "image/source_id": _bytes([source_id]),
         "image/format": _bytes([b"jpeg"]),
         "image/encoded": _bytes([tf.io.encode_jpeg(image, quality=95).numpy()]),
     }
@@ -97,6 +110,8 @@ def example(index, rng, options):
     labels = {label for label, _, _ in shapes}
     features["image/neg_category_ids"] = _ints({1, 2} - labels)
     features["image/not_exhaustive_category_ids"] = _ints(sorted(labels) if index % 4 == 3 else [])
+    if not source_id and index % 2:  # empty and not there are the same to the OD API
+        del features["image/source_id"]
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
@@ -124,14 +139,15 @@ def main():
     parser.add_argument("--size", type=int, nargs=2, default=(160, 160))
     parser.add_argument("--vary-size", action="store_true", help="turn every second image")
     parser.add_argument("--empty-every", type=int, default=10)
+    parser.add_argument("--anonymous", action="store_true", help="give no source_id")
     parser.add_argument("--flags", type=int, default=1, help="mark some boxes")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(options.seed)
     with tf.io.TFRecordWriter(str(options.folder / (options.name + ".tfrecord"))) as writer:
-        for index in range(options.images):
-            writer.write(example(index, rng, options).SerializeToString())
+        for index, source_id in enumerate(source_ids(options)):
+            writer.write(example(index, source_id, rng, options).SerializeToString())
     write_label_map(options.folder / "label_map.pbtxt")
 
 

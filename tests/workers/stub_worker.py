@@ -8,22 +8,27 @@ all:
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
 STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is
-there), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT, STUB_ORPHAN
-(dies, and a child holds its pipe open), STUB_LOUD (endless lines to stderr while it evaluates).
-STUB_ONCE is a folder: each fault happens once a checkpoint.
+there), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT, STUB_EXHAUSTED
+(fails for a reason that may pass), STUB_CHANGED (the eval data changed), STUB_ORPHAN (dies, and a
+child holds its pipe open), STUB_LOUD (endless lines to stderr while it evaluates). STUB_ONCE is a
+folder: each fault happens once a checkpoint. STUB_BREAKS_IF: it dies at each evaluation while this
+file exists.
 
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
+STUB_LITTER (it leaves a file in its temporary folder),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
-STUB_NOTES (the same, of the start),
-STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each evaluation, and
-given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each evaluation, and one
-with the process id for each worker). STUB_READ is a file that gets, for each worker, a JSON list of
-the texts that its pipeline.config and metric plugins hold; STUB_TAKE a label map, which it copies
-where the daemon wants it, and whose text comes last in that list. STUB_ON is a JSON object of what
-differs on a device: its name in CUDA_VISIBLE_DEVICES to an object of these variables.
+STUB_NOTES (the same, of the start), STUB_READY (JSON, what else `ready` says), STUB_LATENCIES
+(JSON, name to [latency_ms, its spread]),
+STUB_CATEGORIES (JSON, the names of the categories), STUB_FINGERPRINT, STUB_EVAL_NAME,
+STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG and
+STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
+worker). STUB_READ is a file that gets, for each worker, a JSON list of the texts that its
+pipeline.config and metric plugins hold; STUB_TAKE a label map, which it copies where the daemon
+wants it, and whose text comes last in that list. STUB_ON is a JSON object of what differs on a
+device: its name in CUDA_VISIBLE_DEVICES to an object of these variables.
 """
 
 import ctypes
@@ -110,7 +115,16 @@ FAULTS = {
 }
 
 
+FAILURES = [
+    ("STUB_REJECT", "unmatched_variables", "model/head/kernel is not in the checkpoint", True),
+    ("STUB_EXHAUSTED", "internal", "ResourceExhaustedError: out of memory", False),
+    ("STUB_CHANGED", "dataset_changed", "val.record has another size", False),
+]
+
+
 def misbehave(name, token):
+    if Path(os.environ.get("STUB_BREAKS_IF", "/none")).exists():
+        os._exit(134)
     for fault, happen in FAULTS.items():
         if asked(fault, name):
             happen()
@@ -122,15 +136,10 @@ def misbehave(name, token):
         odd = {"DetectionBoxes_Precision/mAP": float("inf"), "\ud800": 0.5}
         reply("result", id=token, images=IMAGES, metrics=odd, timings={})
         return True
-    if asked("STUB_REJECT", name):
-        reply(
-            "failed",
-            id=token,
-            code="unmatched_variables",
-            message="model/head/kernel is not in the checkpoint",
-            permanent=True,
-        )
-        return True
+    for fault, code, message, permanent in FAILURES:
+        if asked(fault, name):
+            reply("failed", id=token, code=code, message=message, permanent=permanent)
+            return True
     return False
 
 
@@ -154,6 +163,7 @@ def evaluate(request):
 
 
 COMPUTING = []
+START = {}
 
 
 def answer(name, token, before):
@@ -163,13 +173,22 @@ def answer(name, token, before):
     time.sleep(float(os.environ.get("STUB_METRICS_SECONDS", "0")))
     scores = json.loads(os.environ.get("STUB_SCORES", "{}"))
     score = scores.get(name, int(name.split("-")[1]) / 1000)
+    metrics = {"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)}
+    cost = None
+    if "STUB_LATENCIES" in os.environ:
+        metrics["latency_ms"], spread = json.loads(os.environ["STUB_LATENCIES"])[name]
+        cost = {"latency_ms_spread": spread, "latency_passes": 9, "latency_shared": True}
     reply(
         "result",
         id=token,
         global_step=0,
         images=IMAGES - 1 if asked("STUB_SHORT", name) else IMAGES,
-        metrics={"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)},
-        category_metrics=[{"name": "AP", "category": "rectangle", "value": score}],
+        metrics=metrics,
+        cost=cost,
+        category_metrics=[
+            {"name": "AP", "category": category, "value": score}
+            for category in json.loads(os.environ.get("STUB_CATEGORIES", '["rectangle"]'))
+        ],
         timings={"total_seconds": 0.1},
         visualizations=pictures(),
         metric_warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),
@@ -179,8 +198,8 @@ def answer(name, token, before):
 def pictures():
     if "STUB_PICTURES" not in os.environ:
         return None
-    scratch = tempfile.mkdtemp(prefix="checkpoint-watcher-eval-set-")
-    return shutil.copytree(os.environ["STUB_PICTURES"], scratch + "/1")
+    folder = tempfile.mkdtemp(prefix="pictures-", dir=START["pictures_dir"])
+    return shutil.copytree(os.environ["STUB_PICTURES"], folder + "/1")
 
 
 def note_start():
@@ -217,22 +236,25 @@ def main():
         os._exit(int(os.environ.get("STUB_DIE", "1")))
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
-    taken = read(json.loads(sys.stdin.readline()))
+    START.update(json.loads(sys.stdin.readline()))
+    taken = read(START)
+    if "STUB_LITTER" in os.environ:
+        tempfile.mkstemp(prefix="__autograph_generated_file")
     if "STUB_REFUSE" in os.environ:
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)
     reply("hello", protocol=1, pid=os.getpid(), versions={"python": "stub"})
-    reply(
-        "ready",
-        fingerprint=os.environ.get("STUB_FINGERPRINT", "f" * 64),
-        images=IMAGES,
-        metric_names=["DetectionBoxes_Precision/mAP", "Loss/total_loss"],
-        device="cpu",
-        eval_input="val",
-        eval_name=os.environ.get("STUB_EVAL_NAME", "val"),
-        notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
-        taken=taken,
-    )
+    ready = {
+        "fingerprint": os.environ.get("STUB_FINGERPRINT", "f" * 64),
+        "images": IMAGES,
+        "metric_names": ["DetectionBoxes_Precision/mAP", "Loss/total_loss"],
+        "device": "cpu",
+        "eval_input": "val",
+        "eval_name": os.environ.get("STUB_EVAL_NAME", "val"),
+        "notes": json.loads(os.environ.get("STUB_NOTES", "[]")),
+        "taken": taken,
+    }
+    reply("ready", **{**ready, **json.loads(os.environ.get("STUB_READY", "{}"))})
     for line in sys.stdin:
         request = json.loads(line)
         if request["type"] == "stop":

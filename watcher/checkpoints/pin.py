@@ -3,7 +3,8 @@
 The shards are hard-linked: the trainer replaces them by rename, so a link stays what it was. The
 index is copied: after a restart without its `checkpoint` file the trainer rewrites `ckpt-2.index`
 in the same inode, and a linked index would change under us. Then the pin, not the original, is
-verified, and only a verified pin gets its final name.
+verified, and only a verified pin gets its final name. To link takes no time and comes at once; to
+verify takes as long as the disk needs, and is done in slices.
 """
 
 from __future__ import annotations
@@ -16,18 +17,30 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from watcher.checkpoints import bundle
 from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files import set_mode, set_times, write_new_file
+from watcher.slices import Progress, Work, finish
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
+# A copy would meet these as well. Whatever else a link is refused with means a copy: EXDEV, another
+# file system; EPERM, fs.protected_hardlinks; EMLINK, no room for another; EIO, ENOSYS and
+# EOPNOTSUPP from file systems that have none.
+_NO_COPY_EITHER = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT)
 
+_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = ".new-"
+COPY_BYTES = 4 << 20
+
+Files = tuple[tuple[int, ...], ...]
 # What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
-Verified = set[tuple[str, tuple[tuple[int, ...], ...]]]
+# In a board's folder those of the index come first: while it is the same, it is not even read.
+Verified = set[tuple[str, Files]]
 
 
 def identify(checkpoint: FoundCheckpoint) -> str:
@@ -38,6 +51,36 @@ def identify(checkpoint: FoundCheckpoint) -> str:
         CorruptCheckpoint: the index is larger than any index.
     """
     return hashlib.sha256(bundle.read_index(checkpoint.prefix)).hexdigest()
+
+
+def digest(prefix: Path) -> str | None:
+    """Return the sha256 (hex) of the index at a prefix, None where none can be read."""
+    try:
+        return hashlib.sha256(bundle.read_index(prefix)).hexdigest()
+    except (OSError, CorruptCheckpoint):
+        return None
+
+
+def unreadable(checkpoint: FoundCheckpoint) -> str | None:
+    """Return which file of a checkpoint may not be read and why, None when each can be opened."""
+    shards = sorted(checkpoint.prefix.parent.glob(f"{checkpoint.name}.data-*"))
+    for file in (bundle.index_path(checkpoint.prefix), *shards):
+        try:
+            os.close(os.open(file, _READ_ONLY))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"cannot read {file.name}: {error.strerror}{_whose(file, error)}"
+    return None
+
+
+def _whose(file: Path, error: OSError) -> str:
+    if not isinstance(error, PermissionError):
+        return ""
+    with contextlib.suppress(OSError):
+        status = file.lstat()
+        return f" (owner uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
 
 
 def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None = None) -> Pin:
@@ -57,35 +100,97 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
         CorruptCheckpoint: its bytes are not what its index says.
         PinError: it could neither be linked nor copied.
     """
+    return finish(pinning(checkpoint, pins_dir, verified))
+
+
+def pinning(
+    checkpoint: FoundCheckpoint,
+    pins_dir: Path,
+    verified: Verified | None = None,
+    progress: Progress | None = None,
+) -> Work[Pin]:
+    """Do what `pin` does, a few MB at a time.
+
+    After the first step rotation takes nothing any more: what can be linked is linked, and what
+    must be copied is open. Once all shards and then the index are there, the half-made pin is left
+    where it is if the process ends; `halves` finds it, and `settling` goes on with it.
+    """
+    progress = progress or Progress()
     index = bundle.read_index(checkpoint.prefix)
-    parsed = bundle.parse_index(index)
-    working = pins_dir / f".new-{secrets.token_hex(6)}"
-    working.mkdir(mode=0o700)
+    sizes = _shards(checkpoint.name, bundle.parse_index(index))
+    working = _make_folder(pins_dir, checkpoint.name)
+    prefix, method = working / checkpoint.name, "link"
+    complete = leave = False
     try:
-        method = "link"
-        for shard, size in enumerate(bundle.shard_sizes(parsed)):
-            name = bundle.shard_name(checkpoint.name, shard, parsed.num_shards)
-            source = checkpoint.prefix.with_name(name)
-            _require_size(source, size)
-            method = take_file(source, working / name)
-        prefix = working / checkpoint.name
+        with contextlib.ExitStack() as opened:
+            if readers := _take_hold(checkpoint, working, sizes, opened):
+                progress.holds_open = True
+                yield
+            for name, reader in readers.items():
+                progress.begin(f"copying {checkpoint.name}", sizes[name])
+                method = yield from _copying(reader, working / name, progress)
+        progress.holds_open = False
         write_new_file(bundle.index_path(prefix), index)
-        facts = bundle.verify(prefix)
-        if verified is not None:
-            verified.add(signature(prefix, facts.sha256))
-        final = pins_dir / facts.sha256
-        _move_into_place(working, final)
+        complete = True
+        del index
+        yield
+        return (yield from settling(prefix, pins_dir, method, verified, progress))
+    except GeneratorExit:
+        leave = complete
+        raise
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise PinError(
-            f"cannot pin {checkpoint.name}: {error.strerror or error}",
-            hint=f"check free space and permissions of {pins_dir}",
-        ) from error
+        raise _refusal(checkpoint.name, error, pins_dir) from error
     finally:
-        shutil.rmtree(working, ignore_errors=True)
+        if not leave:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+def _take_hold(
+    checkpoint: FoundCheckpoint, working: Path, sizes: dict[str, int], opened: contextlib.ExitStack
+) -> dict[str, BinaryIO]:
+    """Link what can be linked; returns the shards that must be copied, opened."""
+    readers = {}
+    for name, size in sizes.items():
+        source = checkpoint.prefix.with_name(name)
+        _require_size(source, size)
+        if reader := link_file(source, working / name):
+            readers[name] = opened.enter_context(reader)
+    return readers
+
+
+def settling(
+    prefix: Path,
+    pins_dir: Path,
+    method: str,
+    verified: Verified | None = None,
+    progress: Progress | None = None,
+) -> Work[Pin]:
+    """Verify a half-made pin that has all its files, and give it its final name.
+
+    Args:
+        prefix: Where it is; its folder is the caller's to remove when this fails.
+        pins_dir: Folder of the pins.
+        method: How its shards came there.
+        verified: Gets the pin.
+        progress: Is kept up to date.
+
+    Raises:
+        As `pin` does; an OSError as it is.
+    """
+    progress = progress or Progress()
+    index = bundle.read_index(prefix)
+    sizes = _shards(prefix.name, bundle.parse_index(index))
+    progress.begin(f"verifying {prefix.name}", sum(sizes.values()))
+    seen = _signature_of(prefix, sizes, hashlib.sha256(index).hexdigest())
+    facts = yield from bundle.verifying(prefix, index, on_read=progress.add)
+    if verified is not None:
+        verified.add(seen)
+    final = pins_dir / facts.sha256
+    _move_into_place(prefix.parent, final)
     return Pin(
-        prefix=final / checkpoint.name,
+        prefix=final / prefix.name,
         method=method,
         sha256=facts.sha256,
         global_step=facts.global_step,
@@ -94,35 +199,86 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
     )
 
 
-def take_checkpoint(source: Path, target: Path, *, index_mode: int = 0o600) -> tuple[bytes, str]:
+def halves(pins_dir: Path) -> Iterator[tuple[Path, str]]:
+    """Yield prefix and digest of each half-made pin that only has to be verified."""
+    for folder in sorted(pins_dir.glob(f"{_NEW}*")):
+        try:
+            (path,) = folder.glob("*.index")
+            prefix = path.with_suffix("")
+            index = bundle.read_index(prefix)
+            for name, size in _shards(prefix.name, bundle.parse_index(index)).items():
+                _require_size(prefix.with_name(name), size)
+        except (OSError, ValueError, CorruptCheckpoint):
+            continue  # no index yet, or a part of one
+        yield prefix, hashlib.sha256(index).hexdigest()
+
+
+def taking_checkpoint(
+    source: Path, target: Path, progress: Progress | None = None, *, index_mode: int = 0o600
+) -> Work[tuple[bytes, str]]:
     """Give the prefix `target` the shards of `source` and a copy of its index, under its own name.
 
     Verifies nothing; the caller does, and clears away what a failure leaves.
 
     Returns:
-        The bytes of the index, and how the shards came there, as `take_file` says it.
+        The bytes of the index, and how the shards came there: `link`, `reflink` or `copy`.
 
     Raises:
-        FileNotFoundError, CorruptCheckpoint, OSError: as `take_file` and `bundle.read_index`.
+        FileNotFoundError, CorruptCheckpoint, OSError: as `link_file` and `bundle.read_index`.
     """
+    progress = progress or Progress()
     index = bundle.read_index(source)
-    shards = bundle.parse_index(index).num_shards
+    parsed = bundle.parse_index(index)
     method = "link"
-    for shard in range(shards):
-        method = take_file(
-            source.with_name(bundle.shard_name(source.name, shard, shards)),
-            target.with_name(bundle.shard_name(target.name, shard, shards)),
+    for shard, size in enumerate(bundle.shard_sizes(parsed)):
+        progress.begin(f"copying {target.name}", size)
+        method = yield from _taking_file(
+            source.with_name(bundle.shard_name(source.name, shard, parsed.num_shards)),
+            target.with_name(bundle.shard_name(target.name, shard, parsed.num_shards)),
+            progress,
         )
     write_new_file(bundle.index_path(target), index, mode=index_mode)
     return index, method
 
 
-def signature(prefix: Path, sha256: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
-    """Return what changes when a shard is replaced or written to; links have it in common."""
-    shards = bundle.parse_index(bundle.read_index(prefix)).num_shards
-    names = (bundle.shard_name(prefix.name, shard, shards) for shard in range(shards))
-    found = (prefix.with_name(name).lstat() for name in names)
-    return sha256, tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
+def signature(prefix: Path, sha256: str) -> tuple[str, Files]:
+    """Return what changes when a shard is replaced or written to; links have it in common.
+
+    Not the time of the inode's last change (ctime): each link and each rotation moves that. Who
+    writes into a file moves its mtime, and who puts another in its place brings another inode.
+    """
+    shards = _shards(prefix.name, bundle.parse_index(bundle.read_index(prefix)))
+    return _signature_of(prefix, shards, sha256)
+
+
+def _signature_of(prefix: Path, shards: Iterable[str], sha256: str) -> tuple[str, Files]:
+    return sha256, tuple(file_signature(prefix.with_name(name).lstat()) for name in shards)
+
+
+def file_signature(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return the part of a signature that one file is: device, inode, size and time."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _make_folder(pins_dir: Path, name: str) -> Path:
+    """Make a folder to work in; one that cannot be made is no fault of the checkpoint's."""
+    working = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
+    try:
+        try:
+            working.mkdir(mode=0o700)
+        except FileNotFoundError:  # somebody deleted all pins
+            pins_dir.mkdir(mode=0o700)
+            working.mkdir(mode=0o700)
+    except OSError as error:
+        raise _refusal(name, error, pins_dir) from error
+    return working
+
+
+def _refusal(name: str, error: OSError, pins_dir: Path) -> PinError:
+    return PinError(
+        f"cannot pin {name}: {error.strerror or error}",
+        hint=f"check free space and permissions of {pins_dir}",
+    )
 
 
 def release(prefix: Path, pins_dir: Path) -> None:
@@ -135,7 +291,7 @@ def release(prefix: Path, pins_dir: Path) -> None:
 def sweep(pins_dir: Path, keep: set[str]) -> None:
     """Delete what a crash left in pins_dir: half-made pins, and pins not in `keep` (sha256)."""
     for entry in pins_dir.iterdir():
-        ours = entry.name.startswith(".new-") or len(entry.name) == 64
+        ours = entry.name.startswith(_NEW) or len(entry.name) == 64
         if ours and entry.name not in keep:
             shutil.rmtree(entry, ignore_errors=True)
 
@@ -147,43 +303,64 @@ def take_file(source: Path, target: Path) -> str:
         `link`, `reflink` or `copy`, whichever the file system allowed.
 
     Raises:
+        FileNotFoundError, CorruptCheckpoint: as `link_file`.
+        OSError: not even a copy was possible.
+    """
+    return finish(_taking_file(source, target, Progress()))
+
+
+def _taking_file(source: Path, target: Path, progress: Progress) -> Work[str]:
+    if reader := link_file(source, target):
+        return (yield from _copying(reader, target, progress))
+    return "link"
+
+
+def link_file(source: Path, target: Path) -> BinaryIO | None:
+    """Give `target` the content of a regular file by hard link.
+
+    Returns:
+        None; or where the file system allows no link the source, opened, to be copied from.
+
+    Raises:
         FileNotFoundError: the source is gone.
         CorruptCheckpoint: the source is a symbolic link, a pipe or anything but a regular file.
-        OSError: not even a copy was possible.
+        OSError: it can neither be linked nor read.
     """
     _require_regular(source)
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        # EXDEV: other file system. EPERM: fs.protected_hardlinks or no links here at all.
-        # EMLINK: the inode has no room for another link.
-        if error.errno not in _NO_LINK:
+        if error.errno in _NO_COPY_EITHER:
             raise
-        return _copy(source, target)
+        return os.fdopen(os.open(source, _READ_ONLY), "rb")
     try:
         # os.link links a symlink itself, and the source may have become one since the look.
         _require_regular(target)
     except CorruptCheckpoint:
         target.unlink()
         raise
-    return "link"
+    return None
 
 
 def probe(model_dir: Path, pins_dir: Path) -> str | None:
     """Return why pins of `model_dir` cannot be hard links, None when nothing speaks against it.
 
-    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`.
+    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`. Where it cannot
+    write there at all, nothing is known.
     """
-    trial = pins_dir / f".new-{secrets.token_hex(6)}"
+    trial = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
     linked = trial.with_name(f"{trial.name}-link")
     try:
         if model_dir.stat().st_dev != pins_dir.stat().st_dev:
             return f"{pins_dir} is on another file system than {model_dir}"
         write_new_file(trial, b"")
-        os.link(trial, linked)
-    except OSError as error:
-        if error.errno in _NO_LINK:
-            return f"the file system of {pins_dir} has no hard links"
+        try:
+            os.link(trial, linked)
+        except OSError as error:
+            if error.errno not in _NO_COPY_EITHER:
+                return f"the file system of {pins_dir} has no hard links ({error.strerror})"
+    except OSError:
+        pass
     finally:
         for file in (trial, linked):
             with contextlib.suppress(OSError):
@@ -208,16 +385,18 @@ def _require_size(path: Path, size_bytes: int) -> None:
         raise CorruptCheckpoint(f"{path.name} has {found} bytes, {size_bytes} needed")
 
 
-def _copy(source: Path, target: Path) -> str:
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
+def _copying(reader: BinaryIO, target: Path, progress: Progress) -> Work[str]:
+    """Copy a file by reflink, or a few MB at a time; closes the reader."""
+    method = "reflink"
+    with reader, target.open("xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except OSError:
-            shutil.copyfileobj(reader, writer, 4 << 20)
             method = "copy"
-        else:
-            method = "reflink"
+            while data := reader.read(COPY_BYTES):
+                writer.write(data)
+                progress.add(len(data))
+                yield
         writer.flush()
         # As a link has them: when the trainer wrote it, which tells in which order checkpoints
         # were saved, and who may read it in best/.
@@ -225,6 +404,12 @@ def _copy(source: Path, target: Path) -> str:
         set_mode(writer.fileno(), stat.S_IMODE(status.st_mode))
         set_times(writer.fileno(), status)
     return method
+
+
+def _shards(name: str, parsed: bundle.Bundle) -> dict[str, int]:
+    """Return the file name of each shard and its size."""
+    sizes = bundle.shard_sizes(parsed)
+    return {bundle.shard_name(name, n, len(sizes)): size for n, size in enumerate(sizes)}
 
 
 def _move_into_place(working: Path, final: Path) -> None:

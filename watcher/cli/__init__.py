@@ -86,7 +86,8 @@ def cli() -> None:
     The other commands read that database while it is being written. `COMMAND --help` has examples.
 
     Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 another watcher
-    already runs on this model_dir, 70 a fault of checkpoint-watcher itself, 130 Ctrl-C.
+    already runs on this model_dir, 4 a run that ended with work left that it could not do, 70 a
+    fault of checkpoint-watcher itself, 130 Ctrl-C.
     """
 
 

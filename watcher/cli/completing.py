@@ -69,12 +69,12 @@ def evaluated(context: click.Context, _parameter: click.Parameter, begun: str) -
 
 def metrics(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer the short names of metrics, and those that the run has recorded."""
-    from watcher.decision.metric import CATEGORY_NAMES, SHORT_NAMES
+    from watcher.decision.metric import CATEGORY_NAMES, SHORT_NAMES, of_category
 
     words = [(name, full[0]) for name, full in SHORT_NAMES.items()]
     if begun.startswith(tuple(f"{figure}[" for figure in CATEGORY_NAMES)):
         figure = begun.partition("[")[0]
-        words = [(f"{figure}[{row['category']}]", "") for row in _ask(context, _CATEGORIES)]
+        words = [(of_category(figure, row["category"]), "") for row in _ask(context, _CATEGORIES)]
     else:
         words += [(row["name"], "recorded") for row in _ask(context, _RECORDED)]
     return _beginning(begun, words)

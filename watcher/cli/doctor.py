@@ -72,7 +72,8 @@ def doctor(
 
     given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
     loaded = _load(given)
-    found = examine(loaded.settings, time_limit)
+    found = examine(loaded.settings, time_limit, _tell)
+    _tell("")
     found[:0] = open_to_all(given.file) if given.file else []
     if loaded.inherited:
         told = [f"{name} {shown(value)}" for name, value in sorted(loaded.inherited.items())]
@@ -88,6 +89,13 @@ def doctor(
     # Not sys.exit: a check that was left hanging must not hold up the end.
     sys.stdout.flush()
     os._exit(code)
+
+
+def _tell(text: str) -> None:
+    """Show how far it is in a line of its own on a terminal, which the next text replaces."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 def _load(given: Sources) -> Loaded[Settings]:

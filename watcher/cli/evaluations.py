@@ -34,11 +34,13 @@ def find_evaluation(reader: Reader, wanted: str | None) -> Measured:
     row = _last(rows) if wanted in (None, "last") else _named(rows, str(wanted))
     if row is None:
         raise _no_evaluation(reader, wanted)
-    return measured(row, reader.values_of(row["evaluation_id"]))
+    evaluation_id = row["evaluation_id"]
+    return measured(row, reader.values_of(evaluation_id), reader.details_of(evaluation_id))
 
 
 def _last(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    return max(rows, key=lambda row: row["evaluated_at"], default=None)
+    # Two may have been recorded at one moment.
+    return max(rows, key=lambda row: (row["evaluated_at"], row["evaluation_id"]), default=None)
 
 
 def _named(rows: Sequence[dict[str, Any]], wanted: str) -> dict[str, Any] | None:

@@ -14,12 +14,15 @@ from types import TracebackType
 
 import click
 
-from watcher.errors import AlreadyRunning, WatcherError
+from watcher.errors import AlreadyRunning, WatcherError, WorkLeft
 
 EXIT_ERROR = 1
 EXIT_ALREADY_RUNNING = 3
+EXIT_UNFINISHED = 4
 EXIT_FAULT = 70  # EX_SOFTWARE of sysexits(3)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+_CODES = {AlreadyRunning: EXIT_ALREADY_RUNNING, WorkLeft: EXIT_UNFINISHED}
 
 DEBUG_VARIABLE = "CHECKPOINT_WATCHER_DEBUG"
 
@@ -111,7 +114,7 @@ def end(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, WatcherError):
         _say(error.message, error.hint)
-        return EXIT_ALREADY_RUNNING if isinstance(error, AlreadyRunning) else EXIT_ERROR
+        return _CODES.get(type(error), EXIT_ERROR)
     if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has seen enough
         return EXIT_ERROR
     if isinstance(error, OSError):

@@ -4,7 +4,8 @@ A metric is one of
 
 - a name as the evaluator records it: `DetectionBoxes_Precision/mAP`, `Loss/total_loss`
 - a short name: `mAP`, `mAP50`, `loss`, ... (`SHORT_NAMES`)
-- a category's figure: `AP[person]`, `AP50[traffic light]`, `AR100[car]`
+- a category's figure: `AP[person]`, `AP50[traffic light]`, `AR100[car]`; in quotes where the
+  category's name has a single bracket: `AP['a]b']`
 - an expression over short names, categories' figures and quoted full names:
   `mAP - 0.002 * latency_ms`, `min(AP[person], AP[car])`, `'Loss/total_loss' / 2`
 
@@ -28,6 +29,8 @@ Mode = Literal["max", "min"]
 Key = tuple[str, str]
 Values = Mapping[Key, float | None]
 
+# Of an image in a pass of the model; a measurement, unlike all that is computed.
+LATENCY = "latency_ms"
 _BOX, _MASK = "DetectionBoxes_", "DetectionMasks_"
 
 
@@ -52,7 +55,7 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "AR100_large": _either("Recall/AR@100 (large)"),
     "mask_mAP": (_MASK + "Precision/mAP",),
     "loss": ("Loss/total_loss",),
-    "latency_ms": ("latency_ms",),
+    LATENCY: (LATENCY,),
 }
 # The same of a category, as in AP[person].
 CATEGORY_NAMES: dict[str, tuple[str, ...]] = {
@@ -70,7 +73,8 @@ _LOWER = re.compile(r"^Loss/|loss$|latency|seconds$|_ms$|memory", re.IGNORECASE)
 _HIGHER = re.compile(r"(Precision|Recall)/")
 _TERM = re.compile(
     r"""(?P<quoted>'[^']+'|"[^"]+"|`[^`]+`)"""
-    r"|(?P<category>[A-Za-z_]\w*)\s*\[(?P<of>[^\[\]]+)\]"
+    r"""|(?P<category>[A-Za-z_]\w*)\s*\[\s*(?:(?P<quoted_of>'[^']+'|"[^"]+"|`[^`]+`)\s*\]"""
+    r"|(?P<of>(?:[^\[\]]|\[[^\[\]]*\])+)\])"
     r"|(?P<word>(?<![\w.])[A-Za-z_]\w*)"
 )
 
@@ -161,7 +165,8 @@ class Metric:
         if word in _FUNCTIONS or word in _KEYWORDS:
             return str(word)
         if match["category"]:
-            figure, of = match["category"], match["of"].strip().strip("'\"")
+            figure = match["category"]
+            of = match["quoted_of"][1:-1] if match["quoted_of"] else match["of"].strip()
             if figure not in CATEGORY_NAMES:
                 raise ConfigError(
                     f"metric ({self.text}): {figure}[...] is not a category's figure",
@@ -211,6 +216,14 @@ class Metric:
         if isinstance(result, bool) or not isinstance(result, int | float):
             raise TypeError(f"it gives {result!r}, which is not a number")
         return float(result)
+
+
+def of_category(figure: str, category: str) -> str:
+    """Return the figure of a category as a user writes it, such as `AP[person]`."""
+    if _TERM.fullmatch(text := f"{figure}[{category}]") and Metric(text).keys[0][1] == category:
+        return text
+    quote = next((mark for mark in "'\"`" if mark not in category), "'")
+    return f"{figure}[{quote}{category}{quote}]"
 
 
 def lower_is_better(name: str) -> bool:
@@ -277,4 +290,4 @@ def _first(values: Values, keys: tuple[Key, ...]) -> float | None:
 def _shown(key: Key) -> str:
     name, category = key
     short = next((short for short, names in SHORT_NAMES.items() if names[0] == name), name)
-    return f"{short}[{category}]" if category else short
+    return of_category(short, category) if category else short

@@ -133,6 +133,15 @@ def judge(
     return Ranking(tuple(leaders), vetoed if policy.top_k else ())
 
 
+def settled(
+    one: ScoredCheckpoint, other: ScoredCheckpoint, policy: RankPolicy
+) -> tuple[bool, bool]:
+    """Return whether `one` is better by more than its step, and whether it vetoes `other`."""
+    key = _order(policy)
+    steps = 2  # at the end of a key: step and id
+    return key(one)[:-steps] < key(other)[:-steps], _objection(other, one, policy) is not None
+
+
 def _order(policy: RankPolicy) -> Callable[[ScoredCheckpoint], tuple[float, ...]]:
     older = 1 if policy.ties == "oldest" else -1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from watcher.checkpoints.bundle import read_global_step
@@ -28,7 +28,9 @@ _DEFAULT_EVERY_N = 1000
 _READ_CHECKPOINTS = 20
 
 
-def examine(settings: Settings, time_limit: float) -> list[Finding]:
+def examine(
+    settings: Settings, time_limit: float, tell: Callable[[str], None] = lambda text: None
+) -> list[Finding]:
     """Look at everything around a run, and return what was found.
 
     Writes nothing but two empty files that it removes again, in the run's own `pins/` if there is
@@ -37,6 +39,7 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
     Args:
         settings: The run's.
         time_limit: Seconds for the training environment's answer; other checks have ten.
+        tell: Called now and then with how far that is.
     """
     running: list[Trainer] = []
     first = look_at(
@@ -49,7 +52,7 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
 
     def ask() -> list[Finding]:
         nonlocal answer
-        answer = training.ask(settings, _device(settings, running), time_limit)
+        answer = training.ask(settings, _device(settings, running), time_limit, tell)
         return [*training.environment(answer.facts), *answer.findings]
 
     mounts = Path("/proc/self/mountinfo")
@@ -64,6 +67,7 @@ def examine(settings: Settings, time_limit: float) -> list[Finding]:
                 CHECK_SECONDS,
             ),
             Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
+            Check("metric", lambda: state.noise(settings), CHECK_SECONDS),
             Check("device", lambda: device.device(settings, list_gpus(), running), _DEVICE_SECONDS),
             Check("tensorboard", lambda: event_files(settings), CHECK_SECONDS),
             Check("systemd", lambda: service.units(settings), CHECK_SECONDS),

@@ -7,61 +7,23 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from watcher.checkpoints import passed_over
 from watcher.checkpoints.discover import scan
-from watcher.checkpoints.pin import probe
+from watcher.checkpoints.pin import probe, unreadable
 from watcher.config import Settings
 from watcher.data import FoundCheckpoint
 from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
 from watcher.doctor.processes import Trainer
 from watcher.errors import ModelDirError
+from watcher.mounts import Mount, mount_of
 from watcher.store import PINS_NAME
 
 _SIBLINGS = 1000
 _ALIKE = 0.8
-_NETWORK = frozenset(
-    (
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs"),
-        *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "pvfs2", "orangefs"),
-    )
-)
 _NO_LINKS = frozenset(("vfat", "msdos", "exfat"))
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """The file system that a path lies on."""
-
-    point: Path
-    kind: str
-
-    @property
-    def is_remote(self) -> bool:
-        """True for network file systems and for those that a program serves (FUSE)."""
-        return self.kind in _NETWORK or self.kind == "fuse" or self.kind.startswith("fuse.")
-
-
-def mount_of(path: Path, mountinfo: str) -> Mount | None:
-    """Find the mount of an absolute path without links in the text of /proc/self/mountinfo. Pure.
-
-    Its format is in proc(5): the mount point is the fifth field, with octal escapes; the type is
-    the first one after a lone dash. Of mounts over each other the last one counts.
-    """
-    best: Mount | None = None
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        words = fields.split(" ")
-        if len(words) < 5 or not rest:
-            continue
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[4]))
-        if path.is_relative_to(point) and (
-            best is None or len(point.parts) >= len(best.point.parts)
-        ):
-            best = Mount(point, rest.split(" ")[0])
-    return best
 
 
 def present(path: Path) -> Path:
@@ -79,18 +41,34 @@ def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
     if not folder.is_dir():
         return [_missing(settings, running)]
     found = scan(folder)
+    others = [
+        Finding("passed over", "note" if found else "warning", str(one), one.remedy)
+        for one in passed_over.look(folder)
+        if found or one.kind != "folder"  # `_elsewhere` names that as the one to give
+    ]
     if found:
         last = newest(found)
         age = duration(max(0.0, time.time() - last.written_at))
         writing = f"; trainer {ours[0].pid} writes here" if ours else ""
         message = f"{len(found)} checkpoints, {last.name} written {age} ago{writing}"
-        return [Finding("model_dir", "ok", message)]
+        return [Finding("model_dir", "ok", message), *_barred(last), *others]
     if ours:
         message = f"no checkpoint yet; trainer {ours[0].pid} writes here"
-        return [Finding("model_dir", "ok", message)]
+        return [Finding("model_dir", "ok", message), *others]
     if elsewhere := _elsewhere(folder, running):
-        return [elsewhere]
+        return [elsewhere, *others]
+    if others:
+        return [Finding("model_dir", "warning", f"no checkpoint to evaluate in {folder}"), *others]
     return [Finding("model_dir", "ok", f"no checkpoint in {folder} yet, and no trainer is seen")]
+
+
+def _barred(checkpoint: FoundCheckpoint) -> list[Finding]:
+    """Say that this user may not read what the trainer saves."""
+    reason = unreadable(checkpoint)
+    if reason is None:
+        return []
+    remedy = "run the watcher as the trainer's user, or let it read the files (the trainer's umask)"
+    return [Finding("model_dir", "error", reason, remedy)]
 
 
 def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
@@ -171,7 +149,7 @@ def file_system(settings: Settings, mountinfo: str) -> list[Finding]:
     theirs, ours = mount_of(trainers_place, mountinfo), mount_of(our_place, mountinfo)
     return [
         *_events(settings.model_path, theirs),
-        *_links(settings, trainers_place, our_place, ours),
+        *_links(settings, trainers_place, our_place, (theirs, ours)),
         *_journal(our_place, ours),
     ]
 
@@ -206,16 +184,25 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
     return [Finding("events", "ok", f"file system events can be had{kind}")]
 
 
-def _links(settings: Settings, theirs: Path, ours: Path, mount: Mount | None) -> list[Finding]:
-    pins = settings.state_path / PINS_NAME
-    reason = None
+def _links(
+    settings: Settings, theirs: Path, ours: Path, mounts: tuple[Mount | None, Mount | None]
+) -> list[Finding]:
+    reason, pins = None, settings.state_path / PINS_NAME
     if theirs.stat().st_dev != ours.stat().st_dev:
         reason = f"{settings.state_path} is on another file system than {settings.model_path}"
-    elif mount and mount.kind in _NO_LINKS:
-        reason = f"{mount.kind} has no hard links"
+    elif mounts[0] != mounts[1]:
+        # Two mounts of one file system, as containers have them, are two to link(2).
+        reason = f"{settings.state_path} is on another mount than {settings.model_path}"
+    elif (kind := mounts[1].kind if mounts[1] else "") in _NO_LINKS:
+        reason = f"{kind} has no hard links"
     elif pins.is_dir():
         reason = probe(settings.model_path, pins)
     reason = reason or _foreign(settings.model_path)
+    if reason is None and mounts[1] and mounts[1].is_remote and not pins.is_dir():
+        # Nothing is tried in the trainer's folder.
+        text = f"whether {mounts[1].kind} has hard links shows at the first start, else pins are"
+        text += " copies"
+        return [Finding("hard links", "note", text)]
     if reason is None:
         text = "pins can be hard links: they take no time and no space of their own"
         return [Finding("hard links", "ok", text)]
@@ -252,9 +239,10 @@ def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
         Finding(
             "database place",
             "warning",
-            f"the database is on {mount.kind}: write-ahead logging needs a local disk, and locks"
-            " may not reach from one machine to another",
-            "read and write it on one machine only; --state-dir on a local disk helps the"
-            " database, but makes the pins copies",
+            f"the database is on {mount.kind}: write-ahead logging needs a local disk, so readers"
+            " and the watcher wait for each other, and locks may not reach from one machine to"
+            " another",
+            "run the watcher of it on one machine only; --state-dir on a local disk is better for"
+            " the database, but makes the pins copies",
         )
     ]

@@ -14,7 +14,10 @@ from typing import Any
 
 import msgspec
 
+from watcher.config import Settings
 from watcher.database_file import DATABASE_NAME, explained
+from watcher.decision.noise import random_doubts
+from watcher.decision.policy import boards
 from watcher.doctor.finding import Finding
 from watcher.errors import StoreError
 from watcher.reading import Reader
@@ -100,6 +103,25 @@ def database(state_dir: Path) -> list[Finding]:
     else:
         found.append(Finding("database", "ok", "it can be read, and is in WAL mode"))
     return [*found, *watcher(state.status)]
+
+
+def noise(settings: Settings) -> list[Finding]:
+    """Say what the run decides by though the last evaluation says that it is drawn at random."""
+    path = settings.state_path / DATABASE_NAME
+    if not path.exists():
+        return []
+    try:
+        with closing(Reader(path, timeout_seconds=2.0)) as reader:
+            last = reader.one("SELECT max(id) AS id FROM evaluations")
+            details = reader.details_of(last["id"]) if last and last["id"] else {}
+    except StoreError:  # the check of the database tells it
+        return []
+    drawn = details.get("random_metrics") or ()
+    remedy = "rank by what is computed from detections, such as mAP"
+    return [
+        Finding("metric", "warning", doubt, remedy)
+        for doubt in random_doubts(boards(settings), drawn)
+    ]
 
 
 def sqlite(version: str) -> Finding:

@@ -12,13 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from watcher.config import Settings
 from watcher.doctor.finding import Finding, Severity
+from watcher.evaluation.scratch import Scratch
+from watcher.evaluation.scratch import environment as environment_of
 from watcher.evaluation.worker import device_environment
 
 PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "doctor.py"
@@ -43,13 +45,19 @@ class Answer:
     findings: list[Finding] = field(default_factory=list)
 
 
-def ask(settings: Settings, device: str, seconds: float) -> Answer:
+def ask(
+    settings: Settings,
+    device: str,
+    seconds: float,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Answer:
     """Run the program in the training interpreter, and end it after so many seconds.
 
     Args:
         settings: The run's.
         device: Where an evaluation would run; the process sees this one alone.
         seconds: Time limit.
+        tell: Called with how far it is, about once a second while it reads the records.
     """
     wanted = settings.python or sys.executable
     interpreter = shutil.which(wanted)
@@ -72,10 +80,13 @@ def ask(settings: Settings, device: str, seconds: float) -> Answer:
         "sample_1_of_n": settings.sample_1_of_n,
         "coco_backend": settings.coco_backend,
         "device": device,
+        "seconds": seconds,
         "nice": 10,  # a trainer may be running here
     }
     try:
-        output, noise, ending = _talk(interpreter, request, device_environment(device), seconds)
+        with Scratch() as scratch:
+            variables = {**device_environment(device), **environment_of(scratch.take("doctor"))}
+            output, noise, ending = _talk(interpreter, request, variables, seconds, tell)
     except OSError as error:
         text = f"cannot start the interpreter {interpreter}: {error.strerror}"
         return Answer(findings=[Finding("environment", "error", text, "check --python")])
@@ -175,7 +186,11 @@ def coco_backend(facts: Mapping[str, Any]) -> list[Finding]:
 
 
 def _talk(
-    interpreter: str, request: Mapping[str, Any], variables: Mapping[str, str], seconds: float
+    interpreter: str,
+    request: Mapping[str, Any],
+    variables: Mapping[str, str],
+    seconds: float,
+    tell: Callable[[str], None],
 ) -> tuple[bytes, bytes, str]:
     """Return the output, the end of the error output, and how it ended."""
     process = subprocess.Popen(
@@ -193,7 +208,7 @@ def _talk(
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request).encode())
             process.stdin.close()
-        texts, ended = _listen(process.stdout.fileno(), process.stderr.fileno(), seconds)
+        texts, ended = _listen(process.stdout.fileno(), process.stderr.fileno(), seconds, tell)
         if ended == "closed":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_ENDING_SECONDS)
@@ -229,7 +244,9 @@ def _ending(code: int | None, ended: _Ended, seconds: float) -> str:
     return f"ended with exit code {code} before it had looked at everything"
 
 
-def _listen(out: int, error: int, seconds: float) -> tuple[tuple[bytes, bytes], _Ended]:
+def _listen(
+    out: int, error: int, seconds: float, tell: Callable[[str], None]
+) -> tuple[tuple[bytes, bytes], _Ended]:
     """Read both pipes until they are closed, time is up, or more was printed than any answer is."""
     deadline = time.monotonic() + seconds
     texts, noise = {out: b"", error: b""}, 0
@@ -246,5 +263,16 @@ def _listen(out: int, error: int, seconds: float) -> tuple[tuple[bytes, bytes], 
                 is_open.discard(descriptor)
             texts[descriptor] += chunk
             noise += len(chunk)
+            if descriptor == out and (progress := _progress(texts[out])):
+                tell(progress)
         texts[error] = texts[error][-4096:]
     return (texts[out], texts[error]), "closed"
+
+
+def _progress(output: bytes) -> str | None:
+    """Return what the last line says where it tells of progress. Pure."""
+    try:
+        message = json.loads(output[: output.rfind(b"\n") + 1].splitlines()[-1])
+        return str(message["text"]) if message["type"] == "progress" else None
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return None

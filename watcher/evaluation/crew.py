@@ -13,13 +13,17 @@ import structlog
 
 from watcher.data import Lease
 from watcher.errors import WorkerError, WorkerRefused
+from watcher.evaluation.breaker import Phase
 from watcher.evaluation.happenings import Happening, Ready
-from watcher.evaluation.supervise import Supervisor
+from watcher.evaluation.supervise import RESTART_LIMIT_SECONDS, Supervisor
 
 _log = structlog.get_logger(__name__)
 
 # What a worker does, the most telling first: `status` shows that of the first that does it.
-_DOING = ("evaluating", "ready", "starting", "waiting for the device", "waiting to restart")
+_DOING = (
+    *("evaluating", "ready", "probing", "starting"),
+    *("waiting for the device", "held back", "waiting to restart"),
+)
 AT_REST = "at rest"
 
 
@@ -46,8 +50,13 @@ class Crew:
         return tuple(lease for supervisor in self for lease in supervisor.leases)
 
     @property
-    def idle(self) -> bool:
-        """True when a checkpoint can be given to a worker now."""
+    def free(self) -> bool:
+        """True when any checkpoint can be given to a worker now."""
+        return any(supervisor.idle and not supervisor.leases for supervisor in self)
+
+    @property
+    def has_room(self) -> bool:
+        """True when one that broke no worker before can be given to a worker now."""
         return any(supervisor.idle for supervisor in self)
 
     @property
@@ -68,8 +77,20 @@ class Crew:
     @property
     def problem(self) -> str | None:
         """Why a device is not evaluated on, None when each is."""
-        found = [supervisor.problem for supervisor in self if supervisor.problem]
+        found = [trouble for supervisor in self if (trouble := _trouble(supervisor))]
         return "; ".join([*found, *self._left_out]) or None
+
+    @property
+    def held_back(self) -> str | None:
+        """Which devices get nothing but what probes them, why, and what to do; None for none."""
+        return "; ".join(text for supervisor in self if (text := _held_back(supervisor))) or None
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why no device will evaluate anything soon, None while one may."""
+        if not all(supervisor.hopeless for supervisor in self):
+            return None
+        return self.held_back or self.problem
 
     def tick(self, steady: float) -> list[tuple[Supervisor, Happening]]:
         """Let each supervisor do its part, and return what happened.
@@ -142,6 +163,7 @@ class Crew:
             **first,
             "workers": workers if len(self._all) > 1 else [],
             "waiting_for": "; ".join(waiting) or None,
+            "held_back": self.held_back,
         }
 
     def counts(self) -> dict[str, int]:
@@ -157,10 +179,35 @@ def _rank(doing: str) -> int:
     return _DOING.index(doing) if doing in _DOING else len(_DOING)
 
 
+def _trouble(supervisor: Supervisor) -> str | None:
+    """Say why there is no worker when there should be one, None where that is not known."""
+    if supervisor.problem or supervisor.failures < 2:
+        return supervisor.problem
+    return (
+        f"{supervisor.failures} workers in a row could not be started on {supervisor.device},"
+        f" trying again: {supervisor.last_loss}"
+    )
+
+
+def _held_back(supervisor: Supervisor) -> str | None:
+    if supervisor.breaker.closed:
+        return None
+    return (
+        f"evaluation on {supervisor.device} is held back, for {supervisor.breaker.explanation}."
+        " The device or the set-up is at fault, so no attempt counts: see worker.log in the state"
+        f" folder. Every {RESTART_LIMIT_SECONDS:g} s or sooner one checkpoint is tried, and once"
+        " that works all goes on"
+    )
+
+
 def _describe(supervisor: Supervisor) -> dict[str, Any]:
     """Return one worker as `status` shows it."""
-    if supervisor.lease:
+    if supervisor.breaker.phase is Phase.PROBING:
+        doing = "probing"
+    elif supervisor.lease:
         doing = "evaluating"
+    elif not supervisor.breaker.closed and not supervisor.waiting_for:
+        doing = "held back"
     elif supervisor.ready:
         doing = "ready"
     elif supervisor.worker:

@@ -23,11 +23,14 @@ class Choice:
     Attributes:
         device: `cpu`, a GPU's UUID, or `gpu:N` where nothing tells its UUID.
         label: What to call it in front of people.
+        shared: Others compute on that GPU now, watchers that take turns with us aside; None when
+            that cannot be told.
     """
 
     device: str
     reason: str
     label: str = "cpu"
+    shared: bool | None = None
 
     @property
     def is_gpu(self) -> bool:
@@ -72,7 +75,7 @@ def choose(
         return [Choice("cpu", "as set")]
     if device == "auto":
         return [_choose_one(listing, visible, taken, evaluators or {})]
-    choices = [_named(part, listing) for part in device.split(",")]
+    choices = [_named(part, listing, evaluators or {}) for part in device.split(",")]
     if len({choice.device for choice in choices}) < len(choices):
         raise ConfigError(
             f"device ({device}) names a GPU twice", hint="each runs one worker: name each once"
@@ -105,12 +108,15 @@ def visible_to_cuda(visible: str | None, gpus: Sequence[Gpu]) -> set[str]:
     return used
 
 
-def _named(part: str, listing: Listing) -> Choice:
+def _named(part: str, listing: Listing, evaluators: Mapping[str, int]) -> Choice:
     uuid = uuid_of(part.removeprefix("gpu:"), listing.gpus)
     for gpu in listing.gpus:
         if gpu.uuid == uuid:
             busy = f"; {_processes(gpu.computing)} on it already" if gpu.computing else ""
-            return Choice(uuid, f"as set{busy}", _label(gpu))
+            shared = None
+            if gpu.computing is not None:
+                shared = bool(gpu.computing - {evaluators.get(uuid, 0)})
+            return Choice(uuid, f"as set{busy}", _label(gpu), shared)
     # An instance of a GPU that MIG divides is not listed, nor is anything without NVML.
     if part.startswith("MIG-") or not listing.gpus:
         return Choice(part, "as set", part)
@@ -138,7 +144,7 @@ def _choose_one(
         reason = f"only another watcher evaluates on it (process {evaluators[best.uuid]}): in turn"
     else:
         reason = f"no process computes on it, and {best.free_bytes >> 20} MiB of it are free"
-    return Choice(best.uuid, reason, _label(best))
+    return Choice(best.uuid, reason, _label(best), shared=False)
 
 
 def _obstacle(

@@ -228,9 +228,13 @@ def _locked(path: Path) -> int | None:
             return None
         except FileNotFoundError:
             pass
-        except BaseException:
+        except OSError as error:
             os.close(descriptor)
-            raise
+            raise WorkerError(
+                f"cannot lock the device by {path}: {error.strerror}",
+                hint=f"{path.parent} is on a file system without locks; --device-lock-dir names"
+                " another folder, the same for all watchers of the machine",
+            ) from error
         os.close(descriptor)
 
 

@@ -10,27 +10,32 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
 from watcher.config import Settings
 from watcher.data import Lease
+from watcher.decision.noise import latency_doubt, random_doubts, reads_latency
 from watcher.decision.policy import boards, require_metrics
 from watcher.decision.rank import rankable
-from watcher.errors import ConfigError
+from watcher.errors import ConfigError, StoreError, StoreRefused
 from watcher.evaluation.crew import Crew
 from watcher.evaluation.happenings import (
     Evaluated,
     GaveWay,
     Happening,
+    HeldBack,
     Progressed,
     Ready,
     Rejected,
+    Unusable,
     WorkerLost,
     WorkerRecycled,
+    WorksAgain,
 )
 from watcher.evaluation.snapshot import Snapshot
-from watcher.evaluation.supervise import Supervisor
+from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
 from watcher.store import LeaseLost, Store
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +70,17 @@ class Evaluating:
         self._renewed: dict[str, float] = {}
         self._changed = False
         self._told: set[str] = set()
+        # Tokens of what was evaluated only to see whether a device works.
+        self._trials: set[str] = set()
+        # Whose attempts were given back once: what fails again after the device worked counts.
+        self._forgiven: set[int] = set()
+        self._random_doubts: list[str] = []
+        self._latency_doubts: dict[str, str] = {}
+
+    @property
+    def doubts(self) -> list[str]:
+        """What the settings decide by though it is noise, a sentence each."""
+        return [*self._random_doubts, *self._latency_doubts.values()]
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -135,14 +151,38 @@ class Evaluating:
         for supervisor in sorted(self.crew, key=lambda one: len(one.leases)):
             if not supervisor.idle:
                 continue
-            # Beside another evaluation, only one that broke no worker before.
-            untried = bool(supervisor.leases)
-            lease = self._store.queue.lease_next(now, self._lease_seconds(), untried=untried)
+            lease = self._choose(supervisor, now)
             if lease:
                 self._renewed[lease.token] = steady
                 supervisor.evaluate(lease, steady)
         due = self._store.queue.next_due()
         self.crew.want(due is not None and due <= now)
+
+    def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
+        queue, seconds = self._store.queue, self._lease_seconds()
+        if supervisor.breaker.closed:
+            # Beside another evaluation, only one that broke no worker before.
+            return queue.lease_next(now, seconds, untried=bool(supervisor.leases))
+        # To probe: one that did not break off here, else one that is known to be good. Where there
+        # is neither, that which was tried the longest ago.
+        tried = tuple(supervisor.breaker.lost)
+        lease = queue.lease_next(now, seconds, without=tried)
+        due = queue.next_due()
+        if lease is None and due is not None and due <= now and (lease := queue.known_good()):
+            self._trials.add(lease.token)
+        return lease or queue.lease_next(now, seconds, after=tried)
+
+    def next_due(self) -> float:
+        """Return when there is something to give out, infinite when a worker has to be free first.
+
+        In seconds since the epoch. What may not be given out beside a running evaluation is not
+        waited for by the clock: the worker's next message wakes the loop.
+        """
+        crew = self.crew
+        if not (crew.free or crew.resting or crew.has_room):
+            return math.inf
+        due = self._store.queue.next_due(untried=not (crew.free or crew.resting))
+        return math.inf if due is None else due
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
@@ -153,6 +193,10 @@ class Evaluating:
     ) -> None:
         try:
             match happening:
+                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if (
+                    lease.token in self._trials
+                ):
+                    pass
                 case Ready():
                     self._take_ready(supervisor, happening, now, steady)
                 case Progressed(lease):
@@ -161,26 +205,54 @@ class Evaluating:
                         self._store.queue.renew(lease, now, self._lease_seconds())
                 case Evaluated():
                     self._take_score(happening, now)
-                case Rejected(lease, code, message, permanent):
-                    self._take_rejection(lease, code, message, permanent, now)
+                case Unusable(lease, reason):
+                    self._refuse_answer(lease, reason, now)
+                case Rejected():
+                    self._take_rejection(happening, now, steady)
+                case WorkerLost():
+                    self._take_loss(happening, now, steady)
+                case HeldBack():
+                    self._hold_back(happening, now)
+                case WorksAgain(device):
+                    _log.info("the device works again", device=device)
+                    self._store.ledger.add_event(now, "recovered", f"{device} evaluates again")
                 case WorkerRecycled(resident_bytes):
                     mib = round(resident_bytes / 2**20)
                     _log.info("worker replaced, it had grown too large", mib=mib)
                 case GaveWay(device):
                     _log.info("worker ended, another watcher's turn has come", device=device)
-                case WorkerLost(leases, reason, restart_at):
-                    _log.warning(
-                        "worker lost", reason=reason, restart_in=round(restart_at - steady, 1)
-                    )
-                    for held in leases:
-                        with contextlib.suppress(LeaseLost):
-                            self._retry_or_fail(held, reason, now, alone=len(leases) == 1)
         except LeaseLost as error:
             _log.warning("answer refused", reason=error.message)
-        except (TypeError, ValueError, OverflowError) as error:
-            _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+        except (StoreRefused, TypeError, ValueError, OverflowError) as error:
             if isinstance(happening, Evaluated):
-                self._retry_or_fail(happening.lease, f"its answer cannot be recorded: {error}", now)
+                self._refuse_answer(happening.lease, str(error), now)
+            else:
+                _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+
+    def _refuse_answer(self, lease: Lease, reason: str, now: float) -> None:
+        """Fail a checkpoint whose answer is at fault: another attempt would end the same way.
+
+        Its pin stays, since another evaluator may give a better one.
+        """
+        with contextlib.suppress(LeaseLost):
+            self._fail(lease, f"its answer cannot be recorded: {reason}", now, may_pass=True)
+
+    def _take_loss(self, lost: WorkerLost, now: float, steady: float) -> None:
+        restart_in = round(lost.restart_at - steady, 1)
+        _log.warning("worker lost", reason=lost.reason, restart_in=restart_in)
+        for held in lost.leases:
+            with contextlib.suppress(LeaseLost):
+                alone = len(lost.leases) == 1
+                self._retry_or_fail(held, lost.reason, now, alone=alone, counts=lost.counts)
+
+    def _hold_back(self, held: HeldBack, now: float) -> None:
+        """Say that a device is at fault, and let its failures be no attempts."""
+        counted = {id_: n for id_, n in held.counted.items() if id_ not in self._forgiven}
+        said = f"{held.device} is held back: {held.reason}"
+        back = self._store.queue.forgive(counted, said, now)
+        self._forgiven |= counted.keys()
+        self._changed = self._changed or bool(back)
+        _log.error("device held back", device=held.device, reason=held.reason, no_attempts_of=back)
 
     def _take_ready(self, supervisor: Supervisor, ready: Ready, now: float, steady: float) -> None:
         if reason := self.crew.disagreement(supervisor, ready):
@@ -197,6 +269,10 @@ class Evaluating:
         _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
         for warning in ready.details.get("warnings") or ():
             _log.warning(warning)
+        drawn = [str(name) for name in ready.details.get("random_metrics") or ()]
+        self._random_doubts = random_doubts(self._boards, drawn)
+        for doubt in self._random_doubts:
+            self._warn_once(doubt, doubt)
         for note in ready.details.get("notes") or ():
             if note not in self._told:  # each worker that is started anew says it
                 self._told.add(note)
@@ -224,31 +300,63 @@ class Evaluating:
         )
         for warning in evaluated.evaluation.details.get("metric_warnings") or ():
             _log.warning(warning, checkpoint=lease.name)
+        with contextlib.suppress(StoreError):  # the score is recorded, and looked at next time
+            self._judge_latency()
 
-    def _take_rejection(
-        self, lease: Lease, code: str, message: str, permanent: bool, now: float
-    ) -> None:
-        if code == "dataset_changed":
-            # Only new workers read the new data; the checkpoint is not to blame.
-            self._store.queue.give_back(lease, now)
+    def _judge_latency(self) -> None:
+        """Look whether places are given by latencies that differ no more than chance does."""
+        reading = [board for board in self._boards if reads_latency(board)]
+        if not reading:
+            return
+        ledger = self._store.ledger
+        rows = ledger.scored_and_pinned()
+        ids = [row.evaluation_id for row in rows]
+        values = ledger.values(ids, {key for one in reading for m in one.metrics for key in m.keys})
+        seen = [replace(row, values=values[row.evaluation_id]) for row in rows]
+        spreads = ledger.latency_spreads(ids)
+        self._latency_doubts.clear()
+        for board in reading:
+            if doubt := latency_doubt(board, seen, spreads):
+                self._latency_doubts[board.name] = doubt
+                self._warn_once(f"latency of {board.name}", doubt)
+
+    def _warn_once(self, subject: str, warning: str) -> None:
+        if subject not in self._told:
+            self._told.add(subject)
+            _log.warning(warning)
+
+    def _take_rejection(self, rejected: Rejected, now: float, steady: float) -> None:
+        lease, reason = rejected.lease, f"{rejected.code}: {rejected.message}"
+        if rejected.code == DATASET_CHANGED:
+            self._give_back((lease,), now)
+            said = f"the eval data changed, starting a new worker: {rejected.message}"
             for supervisor in self.crew:
-                self._abandon(supervisor, now)
-            _log.warning("the eval data changed, starting a new worker", reason=message)
-        elif permanent:
-            self._fail(lease, f"{code}: {message}", now)
+                leases = supervisor.leases
+                supervisor.start_over(said, steady)
+                self._give_back(leases, now)
+            _log.warning("the eval data changed, starting a new worker", reason=rejected.message)
+        elif rejected.permanent:
+            self._fail(lease, reason, now)
         else:
-            self._retry_or_fail(lease, f"{code}: {message}", now)
+            self._retry_or_fail(lease, reason, now, counts=rejected.counts)
 
-    def _retry_or_fail(self, lease: Lease, reason: str, now: float, *, alone: bool = True) -> None:
+    def _retry_or_fail(
+        self, lease: Lease, reason: str, now: float, *, alone: bool = True, counts: bool = True
+    ) -> None:
+        if not counts:
+            self._store.queue.retry_later(lease, reason, now, 0.0, counted=False)
+            _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, counts=False)
+            return
         # Of two that shared a broken worker one is innocent: each is tried again, alone.
         if alone and lease.attempt >= self._settings.max_attempts:
-            self._fail(lease, f"{reason} (attempt {lease.attempt}, the last)", now)
+            said = f"{reason} (attempt {lease.attempt}, the last)"
+            self._fail(lease, said, now, may_pass=True)
             return
         delay = self.crew.retry_seconds * 2.0 ** (lease.attempt - 1)
         self._store.queue.retry_later(lease, reason, now, delay)
         _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
 
-    def _fail(self, lease: Lease, reason: str, now: float) -> None:
-        self._store.queue.record_failure(lease, reason, now)
+    def _fail(self, lease: Lease, reason: str, now: float, *, may_pass: bool = False) -> None:
+        self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)
         self._changed = True
         _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)

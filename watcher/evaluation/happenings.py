@@ -52,21 +52,56 @@ class Rejected:
 
     Attributes:
         permanent: True when another attempt would end the same way.
+        counts: False when the device is at fault, so that it is no attempt.
     """
 
     lease: Lease
     code: str
     message: str
     permanent: bool
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """The leased checkpoint was measured, and the answer cannot be recorded."""
+
+    lease: Lease
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The worker died, hung or spoke nonsense; `leases` are what it was evaluating."""
+    """The worker died, hung, spoke nonsense or was ended; `leases` are what it was evaluating.
+
+    Attributes:
+        counts: False when the device is at fault, so that it is no attempt of theirs.
+    """
 
     leases: tuple[Lease, ...]
     reason: str
     restart_at: float
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A device gets nothing any more but what probes it.
+
+    Attributes:
+        counted: Checkpoint id to the attempts that were counted before it was known.
+    """
+
+    device: str
+    reason: str
+    counted: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorksAgain:
+    """A device that was held back has answered, and gets whatever there is."""
+
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +118,15 @@ class GaveWay:
     device: str
 
 
-Happening = Ready | Progressed | Evaluated | Rejected | WorkerLost | WorkerRecycled | GaveWay
+Happening = (
+    Ready
+    | Progressed
+    | Evaluated
+    | Rejected
+    | Unusable
+    | WorkerLost
+    | HeldBack
+    | WorksAgain
+    | WorkerRecycled
+    | GaveWay
+)

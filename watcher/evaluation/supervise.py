@@ -2,8 +2,9 @@
 
 The worker runs the images of one checkpoint at a time; while it computes the metrics of that one it
 may have the next. It is replaced when it dies, hangs, speaks nonsense or has grown too large, and
-ended when another watcher's turn on the GPU has come. This module never touches the database: it
-returns what happened, and the loop records it.
+ended when another watcher's turn on the GPU has come, or when the device seems to be at fault
+(`breaker.py`). This module never touches the database: it returns what happened, and the loop
+records it.
 """
 
 from __future__ import annotations
@@ -13,32 +14,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from watcher.data import Evaluation, Lease
+from watcher.data import Lease
 from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
+from watcher.evaluation.answers import UnusableAnswer, read_evaluation, read_ready
+from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.happenings import (
     Evaluated,
     GaveWay,
     Happening,
+    HeldBack,
     Progressed,
     Ready,
     Rejected,
+    Unusable,
     WorkerLost,
     WorkerRecycled,
+    WorksAgain,
 )
+from watcher.evaluation.running import Running
 from watcher.evaluation.worker import PROTOCOL, Worker
 
-_RESTART_LIMIT_SECONDS = 300.0
+# Only a new worker reads the new data; the checkpoint is not to blame.
+DATASET_CHANGED = "dataset_changed"
+
+RESTART_LIMIT_SECONDS = 300.0
 _STILL_THERE_SECONDS = 0.25
 # How often to ask for a device that another watcher has, and whether others wait for ours.
 _TAKEN_SECONDS = 1.0
 _WANTED_SECONDS = 2.0
 # So long those who wait for a device may take to notice that it is free.
 _GIVE_WAY_SECONDS = 3.0
-_KEPT_OF_READY = (
-    *("eval_input", "metrics_sets", "build_seconds", "categories"),
-    *("coco_backend", "eval_set_kept", "warnings", "notes", "eval_name", "own_metrics"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +69,6 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Running:
-    """An evaluation that the worker was asked for; `forwarded` when only metrics are left."""
-
-    lease: Lease
-    started: float
-    deadline: float
-    done: int = -1
-    total: int = 0
-    forwarded: bool = False
-    first_done: int = 0
-    first_told: float = 0.0
-    images_per_second: float | None = None
-
-    def came(self, done: int, now: float) -> None:
-        """Note that more images are done, and how fast they go since the first progress."""
-        if self.done < 0:
-            self.first_done, self.first_told = done, now
-        elif now > self.first_told:
-            rate = (done - self.first_done) / (now - self.first_told)
-            self.images_per_second = round(rate, 2)
-        self.done = done
-
-
-@dataclass(slots=True)
 class Supervisor:
     """One worker after another, on one device.
 
@@ -99,6 +81,8 @@ class Supervisor:
         starts: Workers started so far.
         losses: Those that died, hung or spoke nonsense.
         failures: Losses in a row, since one was ready or gave a result.
+        last_loss: Why the last of them was lost.
+        breaker: What broke off in a row on the device.
     """
 
     spawn: Callable[[], Worker]
@@ -110,7 +94,7 @@ class Supervisor:
     waiting_for: str | None = None
     worker: Worker | None = None
     ready: Ready | None = None
-    _running: list[_Running] = field(default_factory=list)
+    _running: list[Running] = field(default_factory=list)
     _deadline: float = math.inf
     _restart_at: float = 0.0
     _versions: dict[str, str] = field(default_factory=dict)
@@ -119,11 +103,17 @@ class Supervisor:
     _turn_ends: float = math.inf
     _look_at: float = -math.inf
     _others_wait: bool = False
+    _spent: bool = False
+    _blocked_at: float = math.inf
+    _blocked_long: bool = False
+    _said_held_back: bool = False
+    breaker: Breaker = field(default_factory=Breaker)
     was_ready: bool = False
     problem: str | None = None
     starts: int = 0
     losses: int = 0
     failures: int = 0
+    last_loss: str = ""
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -166,12 +156,22 @@ class Supervisor:
             return False
         if not self._running:
             return True
+        if not self.breaker.closed:
+            return False
         # One that broke a worker before stays alone: another must not suffer for it again.
         only = self._running[0]
         return len(self._running) == 1 and only.forwarded and only.lease.attempt == 1
 
+    @property
+    def hopeless(self) -> bool:
+        """True when so much failed in a row that waiting for the device is no use."""
+        failed = self.worker is None and self.failures > HOPELESS_PROBES
+        return failed or self._blocked_long or self.breaker.hopeless
+
     def next_deadline(self) -> float:
         """Return when `tick` has something to do even if no message arrives."""
+        if self._said_held_back == self.breaker.closed:
+            return -math.inf
         if self.worker:
             look_at = self._look_at if self.lock and self.ready else math.inf
             return min(self._next_deadline(), look_at)
@@ -188,7 +188,8 @@ class Supervisor:
     def evaluate(self, lease: Lease, now: float) -> None:
         """Give the idle worker a checkpoint; what comes of it is told by `tick`."""
         assert self.worker is not None and self.idle
-        self._running.append(_Running(lease, now, now + self.limits.stall_seconds))
+        self.breaker.given()
+        self._running.append(Running(lease, now, now + self.limits.stall_seconds))
         self._send({"type": "evaluate", "id": lease.token, "prefix": str(lease.prefix)}, now)
 
     def tick(self, now: float) -> list[Happening]:
@@ -198,6 +199,18 @@ class Supervisor:
             WorkerRefused: the worker says that this set-up can never be evaluated.
             WorkerError: no worker ever became ready, in as many attempts as allowed.
         """
+        happenings = self._turn(now)
+        if self._said_held_back == self.breaker.closed:
+            self._said_held_back = not self._said_held_back
+            happenings.append(self._news())
+        return happenings
+
+    def _news(self) -> HeldBack | WorksAgain:
+        if self.breaker.closed:
+            return WorksAgain(self.device)
+        return HeldBack(self.device, self.breaker.explanation, self.breaker.take_counted())
+
+    def _turn(self, now: float) -> list[Happening]:
         happenings: list[Happening] = []
         try:
             if self.worker is None:
@@ -211,7 +224,9 @@ class Supervisor:
                 happening = self._take(message, now)
                 if happening:
                     happenings.append(happening)
-            if self._too_large is not None and not self._running:
+            if self._spent:
+                happenings.append(self._end(self.breaker.reason, now))
+            elif self._too_large is not None and not self._running:
                 happenings.append(self._recycle(now))
             elif now >= self._next_deadline():
                 raise WorkerError(self._broken or self._overdue())
@@ -221,6 +236,8 @@ class Supervisor:
             self.waiting_for, self._restart_at = error.message, now + _TAKEN_SECONDS
         except WorkerStillThere as error:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
+            self._blocked_at = min(self._blocked_at, now)
+            self._blocked_long = now - self._blocked_at >= self.limits.start_seconds
         except WorkerError as error:
             happenings.append(self._lose(error.message, now, error.hint))
         return happenings
@@ -267,10 +284,18 @@ class Supervisor:
         self._lose(reason, now)
         self.problem = reason
 
+    def start_over(self, reason: str, now: float) -> None:
+        """End the worker, since only a new one measures what is there now; each time later."""
+        if self.worker:
+            self.breaker.broke((), reason)
+            self._end(reason, now)
+            self.problem = reason
+
     def _start(self, now: float) -> None:
         self.worker = self.spawn()
         self.starts += 1
         self.problem = self.waiting_for = None
+        self._blocked_at, self._blocked_long = math.inf, False
         self._deadline = now + self.limits.start_seconds
         self._send({"type": "start", "protocol": PROTOCOL, **self.start_request}, now)
 
@@ -306,24 +331,15 @@ class Supervisor:
             raise WorkerError(f"the worker refused to start: {message['message']}") from None
 
     def _take_ready(self, message: dict[str, Any], now: float) -> Ready:
-        images = int(message["images"])
-        if self.ready is not None or not 0 <= images < 1 << 53:
-            raise WorkerError(f"the worker said ready twice, or with {images} images")
-        self.ready = Ready(
-            fingerprint=str(message["fingerprint"]),
-            images=images,
-            metric_names=tuple(message["metric_names"]),
-            device=str(message["device"]),
-            versions=self._versions,
-            details={key: message.get(key) for key in _KEPT_OF_READY},
-            taken={str(path): str(copy) for path, copy in (message.get("taken") or {}).items()},
-        )
+        if self.ready is not None:
+            raise WorkerError("the worker said ready twice")
+        self.ready = read_ready(message, self._versions)
         self.was_ready, self.failures, self._deadline = True, 0, math.inf
         self._look_at, self._turn_ends = now, now + self.limits.turn_seconds
         return self.ready
 
     def _take_answer(
-        self, kind: str, message: dict[str, Any], running: _Running, now: float
+        self, kind: str, message: dict[str, Any], running: Running, now: float
     ) -> Happening:
         assert self.ready is not None and self.worker is not None
         if kind == "progress":
@@ -335,19 +351,41 @@ class Supervisor:
             running.forwarded = done >= total
             return Progressed(running.lease, done, total)
         if kind == "result":
-            evaluation = _evaluation(message, self.ready)
-            self._running.remove(running)
-            self.failures = 0
-            self._weigh(self.worker)
-            return Evaluated(running.lease, evaluation, now - running.started)
+            return self._take_result(message, running, now)
         if kind == "failed":
-            self._running.remove(running)
-            code, text = str(message["code"]), str(message["message"])
-            return Rejected(running.lease, code, text, bool(message["permanent"]))
+            return self._take_failure(message, running)
         raise WorkerError(f"the worker sent an unknown message: {kind}")
 
-    def _weigh(self, worker: Worker) -> None:
-        limit, resident = self.limits.memory_bytes, worker.resident_bytes()
+    def _take_result(
+        self, message: dict[str, Any], running: Running, now: float
+    ) -> Evaluated | Unusable:
+        assert self.ready is not None
+        happening: Evaluated | Unusable
+        try:
+            evaluation = read_evaluation(message, self.ready)
+            happening = Evaluated(running.lease, evaluation, now - running.started)
+        except UnusableAnswer as error:
+            happening = Unusable(running.lease, str(error))
+        self._running.remove(running)
+        self.failures = 0
+        self.breaker.answered()
+        self._weigh()
+        return happening
+
+    def _take_failure(self, message: dict[str, Any], running: Running) -> Rejected:
+        code, text, permanent = str(message["code"]), str(message["message"]), message["permanent"]
+        self._running.remove(running)
+        counts = True
+        if permanent:
+            self.breaker.answered()
+        elif code != DATASET_CHANGED:
+            counts = self.breaker.broke([running.lease.checkpoint_id], f"{code}: {text}")
+            self._spent = not counts
+        return Rejected(running.lease, code, text, bool(permanent), counts)
+
+    def _weigh(self) -> None:
+        assert self.worker is not None
+        limit, resident = self.limits.memory_bytes, self.worker.resident_bytes()
         if limit is not None and resident > limit:
             self._too_large = resident
 
@@ -362,15 +400,29 @@ class Supervisor:
         self.abandon()
         self.failures += 1
         self.losses += 1
+        self.last_loss = reason
         if not self.was_ready and self.failures >= self.limits.start_attempts:
             raise WorkerError(
                 f"the worker could not be started in {self.failures} attempts: {reason}",
                 hint=hint or "what it printed is in worker.log, in the state folder",
             )
+        counts = True
+        if leases or not self.breaker.closed:
+            counts = self.breaker.broke([lease.checkpoint_id for lease in leases], reason)
+        return WorkerLost(leases, reason, self._restart_later(now), counts)
+
+    def _end(self, reason: str, now: float) -> WorkerLost:
+        """End a worker that speaks; what it still evaluates is no attempt."""
+        leases = self.leases
+        self.abandon()
+        return WorkerLost(leases, reason, self._restart_later(now), counts=False)
+
+    def _restart_later(self, now: float) -> float:
         # The exponent is bounded: a float cannot hold the delay after a thousand failures.
-        delay = self.limits.retry_seconds * 2.0 ** min(self.failures - 1, 30)
-        self._restart_at = now + min(delay, _RESTART_LIMIT_SECONDS)
-        return WorkerLost(leases, reason, self._restart_at)
+        doublings = min(max(self.failures - 1, self.breaker.doublings), 30)
+        delay = min(self.limits.retry_seconds * 2.0**doublings, RESTART_LIMIT_SECONDS)
+        self._restart_at = now + delay
+        return self._restart_at
 
     def _overdue(self) -> str:
         if self.ready is None:
@@ -380,38 +432,6 @@ class Supervisor:
     def _forget(self) -> None:
         self.worker = self.ready = self._broken = self._too_large = None
         self._running = []
-        self._others_wait = False
+        self._others_wait = self._spent = False
+        self.breaker.returned()
         self._deadline = math.inf
-
-
-def _evaluation(message: dict[str, Any], ready: Ready) -> Evaluation:
-    images = int(message["images"])
-    if images != ready.images:
-        raise WorkerError(f"the worker evaluated {images} images of {ready.images}")
-    return Evaluation(
-        fingerprint=ready.fingerprint,
-        images=images,
-        metrics={str(name): _number(value) for name, value in message["metrics"].items()},
-        category_metrics=tuple(
-            (str(row["name"]), str(row["category"]), _number(row["value"]))
-            for row in message.get("category_metrics", ())
-        ),
-        timings={str(name): float(value) for name, value in message["timings"].items()},
-        device=ready.device,
-        versions=ready.versions,
-        details={
-            **ready.details,
-            "cost": message.get("cost"),
-            "peak_memory_bytes": message.get("peak_memory_bytes"),
-            "peak_gpu_memory_bytes": message.get("peak_gpu_memory_bytes"),
-            "model_variables": message.get("model_variables"),
-            "visualizations": message.get("visualizations"),
-            "metric_warnings": [str(text) for text in message.get("metric_warnings") or ()],
-        },
-    )
-
-
-def _number(value: Any) -> float | None:
-    if value is None or not math.isfinite(number := float(value)):
-        return None
-    return number

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from typing import Any
 
 from watcher.errors import WorkerError, WorkerStillThere
 from watcher.evaluation.device_lock import DeviceLock
+from watcher.evaluation.scratch import Scratch
+from watcher.evaluation.scratch import environment as temporary_environment
 from watcher.evaluation.worker_log import WorkerLog
 
 PROTOCOL = 1
@@ -60,6 +63,7 @@ class Worker:
         environment: Mapping[str, str],
         log: Path,
         device_lock: DeviceLock | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         """Start the process; what it prints goes to `log`, and its lock lies beside that.
 
@@ -68,6 +72,7 @@ class Worker:
             environment: What is added to ours.
             log: Another file for each worker of a run that may live at the same time.
             device_lock: What the worker holds as long as it lives, None where nobody shares.
+            scratch: Where its temporary folder lies, None for the system's own.
 
         Raises:
             WorkerStillThere: an earlier worker has not ended yet.
@@ -80,13 +85,17 @@ class Worker:
             taken = locks.enter_context(device_lock.take()) if device_lock else None
             if taken:
                 held += taken.descriptors
+            self._temporary = scratch.take(log.stem) if scratch else None
+            if scratch and scratch.descriptor is not None:
+                held.append(scratch.descriptor)
+            variables = {**environment, **temporary_environment(self._temporary)}
             try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **environment},
+                    env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **variables},
                     start_new_session=True,
                     pass_fds=held,
                 )
@@ -167,7 +176,7 @@ class Worker:
         return lines
 
     def kill(self) -> None:
-        """End the worker and whatever it started, at once.
+        """End the worker and whatever it started, at once, and remove its temporary folder.
 
         One that the kernel cannot end yet is left behind; it holds the lock, so no other is
         started before it is gone.
@@ -183,6 +192,8 @@ class Worker:
             with contextlib.suppress(OSError):
                 stream.close()
         os.close(self._exit)
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def stop(self, timeout_seconds: float) -> None:
         """Ask the worker to end, wait that long, then kill what is left."""
@@ -220,13 +231,20 @@ def _inherited_lock(path: Path) -> Iterator[int]:
             hint=f"check free space and permissions of {path.parent}",
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkerStillThere(
+                "an earlier worker has not ended yet, and two must not share the device",
+                hint="it is what holds worker.lock in the state folder; end it if it hangs",
+            ) from error
+        except OSError as error:
+            raise WorkerError(
+                f"cannot lock {path}: {error.strerror}",
+                hint=f"{path.parent} is on a file system without locks; --state-dir names a folder"
+                " on a local disk",
+            ) from error
         yield descriptor
-    except BlockingIOError as error:
-        raise WorkerStillThere(
-            "an earlier worker has not ended yet, and two must not share the device",
-            hint="it is what holds worker.lock in the state folder; end it if it hangs",
-        ) from error
     finally:
         os.close(descriptor)
 

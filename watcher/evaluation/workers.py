@@ -12,6 +12,7 @@ from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
@@ -24,6 +25,7 @@ def make_supervisors(
     interpreter: str,
     run: str,
     snapshot: Snapshot,
+    scratch: Scratch,
     environment: Mapping[str, str] = os.environ,
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
@@ -33,6 +35,7 @@ def make_supervisors(
         interpreter: Of the training environment.
         run: The run's name, which other watchers are told.
         snapshot: What every worker of the run reads.
+        scratch: Where the workers' temporary folders lie.
         environment: The watcher's own.
 
     Raises:
@@ -48,16 +51,20 @@ def make_supervisors(
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        request = {**snapshot.request(settings), **_start_request(settings, choice.device)}
-        supervisors.append(_supervisor(settings, interpreter, run, choice, number, request))
+        request = {
+            **snapshot.request(settings),
+            **_start_request(settings, choice),
+            "pictures_dir": scratch.pictures(),
+        }
+        supervisors.append(
+            _supervisor(settings, interpreter, run, choice, number, request, scratch)
+        )
     return supervisors
 
 
 def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
-    """Return what `auto` has to know: the GPUs that watchers evaluate on, with the worker's id."""
+    """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
     found: dict[str, int] = {}
-    if settings.device != "auto":
-        return found
     folders = LockFolders(settings.device_lock_dir)
     for gpu in listing.gpus:
         holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
@@ -73,13 +80,14 @@ def _supervisor(
     choice: Choice,
     number: int,
     request: dict[str, Any],
+    scratch: Scratch,
 ) -> Supervisor:
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
     return Supervisor(
-        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock),
+        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock, scratch),
         start_request=request,
         limits=Limits(
             start_seconds=settings.start_timeout,
@@ -104,7 +112,7 @@ def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
     return DeviceLock(folders, choice.device, label=choice.label, run=run)
 
 
-def _start_request(settings: Settings, device: str) -> dict[str, Any]:
+def _start_request(settings: Settings, choice: Choice) -> dict[str, Any]:
     return {
         "eval_input": settings.eval_input,
         "eval_batch_size": settings.eval_batch_size,
@@ -114,5 +122,6 @@ def _start_request(settings: Settings, device: str) -> dict[str, Any]:
         "sample_1_of_n": settings.sample_1_of_n,
         "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
         "visualizations": settings.visualizations if settings.tensorboard else 0,
-        "device": device,
+        "device": choice.device,
+        "device_shared": choice.shared,
     }

@@ -2,68 +2,56 @@
 
 Wires discover, pin and queue. Every wake-up, timer, restart and crash leads into `look`.
 
-A pin waits for nothing: what `look` finds out is only remembered, and `write_down` records it as
-soon as the database takes it. Should the process end in between, the pins are adopted at its next
-start, so a database that is locked for an hour costs no checkpoint.
+A pin waits for nothing: a look links what is new at once, and verifies it in slices, in this turn
+and those after it. What it finds out is only remembered, and `write_down` records it as soon as the
+database takes it. Should the process end in between, the pins are adopted at its next start, so a
+database that is locked for an hour costs no checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from watcher.checkpoints.bundle import index_path
 from watcher.checkpoints.discover import scan
-from watcher.checkpoints.pin import Verified, identify, pin, probe, release, sweep
+from watcher.checkpoints.pin import (
+    Verified,
+    digest,
+    identify,
+    pinning,
+    probe,
+    release,
+    settling,
+    sweep,
+    unreadable,
+)
 from watcher.data import FoundCheckpoint, Pin
 from watcher.decision.generation import Save, is_older
 from watcher.decision.retain import RetainPolicy, as_pinned, retain
-from watcher.errors import CorruptCheckpoint, PinError, StoreError, StoreLost
-from watcher.intake.adopt import found_as, orphans
+from watcher.errors import CorruptCheckpoint, ModelDirError, PinError, StoreError, StoreLost
+from watcher.intake.adopt import Orphan, found_as, orphans
 from watcher.intake.gaps import missed_counters
+from watcher.intake.outcomes import FIRST_RETRY_SECONDS, Outcome, Outcomes, Waiting
 from watcher.intake.thin import QueuePolicy, thin
+from watcher.slices import Job, Progress, Unfinished, Work, slice_end
 from watcher.store import Queue
 
 _log = structlog.get_logger(__name__)
 
-_FIRST_RETRY_SECONDS = 0.1
-# A look pins for so long at most. What is left is next, after the worker had its turn.
-_LOOK_SECONDS = 0.5
+# A look links for so long at most. What is left is next, after the worker had its turn.
+_LOOK_SECONDS = 0.25
+# So many may be open at once, to be copied one after another.
+_OPEN_AT_ONCE = 16
 _LATE_SECONDS = 1.0
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A checkpoint that could not be pinned yet, `problem` if that is no fault of its own."""
-
-    found: FoundCheckpoint
-    since: float
-    retry_at: float
-    delay: float = _FIRST_RETRY_SECONDS
-    problem: str | None = None
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What became of a checkpoint, until the database has it.
-
-    Attributes:
-        state: `pinned`, `corrupt` or `missed`.
-        before: Digest of the checkpoint whose coming showed that nobody saw this one.
-    """
-
-    state: str
-    found: FoundCheckpoint
-    at: float
-    pin: Pin | None = None
-    reason: str = ""
-    before: str | None = None
 
 
 class Intake:
@@ -94,12 +82,12 @@ class Intake:
         self._retain = retain_policy or RetainPolicy()
         self._verified = verified
         self._settled: dict[str, tuple[tuple[int, ...], ...]] = {}
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._last = queue.last_save()
         self._first_look = self._last is None
-        self._outcomes: deque[_Outcome] = deque()
-        self._recorded: list[str] = []
+        self._outcomes = Outcomes(queue, pins_dir)
         self._readable = True
+        self._away = False
         self._news: list[str] = []
         self.more = False
         self.late: list[str] = []
@@ -111,9 +99,40 @@ class Intake:
         return len(self._waiting) + len(self._outcomes)
 
     @property
+    def recovering(self) -> bool:
+        """True while a pin that a row speaks of is being made again, so is not there."""
+        return any(outcome.row for outcome in self._outcomes)
+
+    @property
+    def progress(self) -> str | None:
+        """What is being pinned and how far that is, None when nothing takes long."""
+        return next((job.progress.text for _, job in self._outcomes.jobs()), None)
+
+    @property
     def problem(self) -> str | None:
         """Why a checkpoint that may be whole cannot be pinned, None when none is held up."""
         return next((entry.problem for entry in self._waiting.values() if entry.problem), None)
+
+    @property
+    def held_up(self) -> list[str]:
+        """Which of those wait for something that is no fault of theirs to pass."""
+        return [name for name, entry in self._waiting.items() if self._away or entry.problem]
+
+    def given_up_at(self) -> float:
+        """Return the steady time from which all that waits has waited in vain for long enough.
+
+        Infinite while some of it has an outcome to come, minus infinity when none waits.
+        """
+        if self._outcomes:
+            return math.inf
+        held_up = set(self.held_up)
+        waited = (
+            entry.since + self._grace_seconds + 2 * FIRST_RETRY_SECONDS  # and one try after it
+            if name in held_up
+            else math.inf
+            for name, entry in self._waiting.items()
+        )
+        return max(waited, default=-math.inf)
 
     def next_retry(self) -> float | None:
         """Return the steady time at which a waiting checkpoint is worth another look."""
@@ -125,54 +144,74 @@ class Intake:
         return news
 
     def recover(self, now: float) -> None:
-        """Put right at the start what a crash or a person left in the pins.
+        """Put right at the start what a crash or a person left in the pins; may be repeated.
 
-        Half-made and unnamed pins are deleted. A pending checkpoint whose pin is gone is pinned
+        What has all its files and no row is verified and recorded by the looks that follow, other
+        half-made and unnamed pins are deleted. A pending checkpoint whose pin is gone is pinned
         again if the trainer still has it, else it is recorded as failed.
+
+        Raises:
+            StoreError: the database cannot be read or written.
         """
+        self.close()
         self._pins_dir.mkdir(mode=0o700, exist_ok=True)
-        self._adopt(now)
+        self._last = self._queue.last_save()
         rows = self._queue.pinned()
-        sweep(self._pins_dir, {row["sha256"] for row in rows})
+        alone = orphans(self._queue, self._pins_dir)
+        kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
+        sweep(self._pins_dir, kept)
         lost = [row for row in rows if not index_path(row["prefix"]).is_file()]
-        here = {found.name: found for found in scan(self._model_dir)} if lost else {}
+        here = {found.name: found for found in scan(self._model_dir)} if lost or alone else {}
         for row in lost:
             shutil.rmtree(row["prefix"].parent, ignore_errors=True)
-            if self._pin_again(here.get(row["name"]), row["sha256"]):
-                continue
-            if row["state"] in ("pending", "leased"):
-                reason = "its pin was deleted and the trainer no longer has it"
-                self._queue.fail_unpinned(row["id"], row["name"], reason, now)
-            else:
-                self._queue.forget_pin(row["id"])
+            self._pin_again(row, here.get(row["name"]), now)
+        self._adopt(alone, {found.save_counter for found in here.values()}, now)
         self._say_copying(probe(self._model_dir, self._pins_dir))
 
-    def _adopt(self, now: float) -> None:
-        """Record pins that a crash or a failing database left without a row."""
-        adopted = orphans(self._queue, self._pins_dir)
-        present = {found.save_counter for found in scan(self._model_dir)} if adopted else set()
-        for found, orphan, pinned_at in adopted:
-            self._count_gap(found, orphan.sha256, present, now)
-            self._outcomes.append(_Outcome("pinned", found, min(pinned_at, now), orphan))
-        if adopted:
-            names = ", ".join(self.write_down(now))
-            _log.info("pins that had no row are recorded", checkpoints=names)
+    def close(self) -> None:
+        """End what is being pinned; what is linked is verified by the next `recover`."""
+        self._outcomes.close()
 
-    def _pin_again(self, found: FoundCheckpoint | None, sha256: str) -> bool:
+    def _adopt(self, alone: list[Orphan], present: set[int], now: float) -> None:
+        """Take up pins that a crash or a failing database left without a row."""
+        for one in alone:
+            self._count_gap(one.found, one.sha256, present, now)
+            job = Job(partial(self._settle_orphan, one))
+            at = min(one.pinned_at, now)
+            self._outcomes.add(Outcome("pinned", one.found, at, job, one.sha256, alone=True))
+        if alone:
+            names = ", ".join(one.found.name for one in alone)
+            _log.info("pins that have no row are taken up", checkpoints=names)
+
+    def _settle_orphan(self, orphan: Orphan, progress: Progress) -> Work[Pin]:
+        """Verify an orphan, and remove one that is not whole."""
         try:
             return (
-                found is not None
-                and identify(found) == sha256
-                and pin(found, self._pins_dir).sha256 == sha256
+                yield from settling(
+                    orphan.found.prefix, self._pins_dir, "link", self._verified, progress
+                )
             )
-        except (OSError, CorruptCheckpoint, PinError):
-            return False
+        except (OSError, CorruptCheckpoint):
+            shutil.rmtree(orphan.found.prefix.parent, ignore_errors=True)
+            raise
+
+    def _pin_again(self, row: dict[str, Any], found: FoundCheckpoint | None, now: float) -> None:
+        """Begin to make a lost pin again, where the trainer still has the checkpoint."""
+        name, sha256 = row["name"], row["sha256"]
+        lost = Outcome("unpinned", found or found_as(name, row["prefix"]), now, row=row)
+        self._outcomes.add(lost)
+        if found is None or digest(found.prefix) != sha256:
+            return
+        job = Job(partial(pinning, found, self._pins_dir, self._verified))
+        with contextlib.suppress(OSError, CorruptCheckpoint, PinError):
+            job.begin()
+            lost.job, lost.sha256 = job, sha256
 
     def look(self, now: float, steady: float) -> None:
-        """Scan model_dir once, and pin what is new; `write_down` records it.
+        """Scan model_dir once, take hold of what is new, and pin; `write_down` records it.
 
         Writes nothing to the database, and does without it where it cannot be read. Ends early,
-        with `more` set, when pinning takes long.
+        with `more` set, when pinning takes long; what is new is linked all the same.
 
         Args:
             now: Seconds since the epoch, for the records.
@@ -182,25 +221,60 @@ class Intake:
             ModelDirError: model_dir is missing or cannot be listed.
             StoreLost: the database is damaged.
         """
-        self.more, self.late, self._readable = False, [], True
-        found = scan(self._model_dir)
+        self.more, self.late, self._readable, self._away = False, [], True, True
+        try:
+            found = scan(self._model_dir)
+        except ModelDirError:
+            self._go_on(now, steady)
+            raise
+        self._away = False
         names = {checkpoint.name for checkpoint in found}
         counters = {checkpoint.save_counter for checkpoint in found}
         self._settled = {name: sig for name, sig in self._settled.items() if name in names}
         for gone in [entry for name, entry in self._waiting.items() if name not in names]:
             self._give_up(gone, now)
+        in_hand = {(one.found.name, one.found.signature) for one, _ in self._outcomes.jobs()}
         began = time.monotonic()
         for checkpoint in found:
             if self._settled.get(checkpoint.name) == checkpoint.signature:
+                self._waiting.pop(checkpoint.name, None)  # it was another in between
                 continue
-            if time.monotonic() - began > _LOOK_SECONDS:
+            if (checkpoint.name, checkpoint.signature) in in_hand:
+                continue
+            if time.monotonic() - began > _LOOK_SECONDS or self._opened() >= _OPEN_AT_ONCE:
                 self.more = True
                 break
             self._handle(checkpoint, now, steady, counters)
         self._first_look = self._first_look and self.more
+        self._go_on(now, steady)
+
+    def _opened(self) -> int:
+        return sum(job.progress.holds_open for _, job in self._outcomes.jobs())
+
+    def _go_on(self, now: float, steady: float) -> None:
+        """Go on with the pins in hand, in the order they were found, for a slice of time."""
+        until, begun = slice_end(), False
+        for outcome, job in self._outcomes.jobs():
+            if begun and time.monotonic() >= until:
+                self.more = True
+                return
+            begun = True
+            try:
+                taken = job.run(until)
+            except Unfinished:
+                self.more = True
+                return
+            except (OSError, CorruptCheckpoint, PinError) as error:
+                outcome.job = None
+                self._failed(outcome, error, now, steady)
+            else:
+                outcome.job = None
+                self._pinned(outcome, taken)
 
     def write_down(self, now: float) -> list[str]:
-        """Record all that looks found out since the last time, in the order it happened.
+        """Record what looks found out since the last time, in the order in which it was found.
+
+        What comes after a pin that is still being verified waits for that.
 
         Returns:
             Names recorded, in whatever state; but for the saves that nobody saw.
@@ -208,34 +282,10 @@ class Intake:
         Raises:
             StoreError: the database cannot be written; the rest is kept for the next call.
         """
-        while self._outcomes:
-            if self._write(self._outcomes[0]):
-                self._recorded.append(self._outcomes[0].found.name)
-            self._outcomes.popleft()
-        if self._recorded:
+        self._outcomes.write()
+        if self._outcomes.recorded:
             self._thin(now)
-        recorded, self._recorded = self._recorded, []
-        return recorded
-
-    def _write(self, outcome: _Outcome) -> bool:
-        """Record one outcome; False when that is no news."""
-        found, pin, queue = outcome.found, outcome.pin, self._queue
-        if pin:
-            known, generation = queue.known(pin.sha256), queue.generation()
-            queue.record_pin(found, pin, outcome.at)
-            if (begun := queue.generation()) > generation:
-                _log.info("the trainer started over", checkpoint=found.name, generation=begun)
-            if not queue.has_pin(pin.sha256):
-                # Untrained; or released before, and known only now that it can be read.
-                release(pin.prefix, self._pins_dir)
-            return not known
-        if outcome.state == "corrupt":
-            if not queue.known_damage(found):
-                queue.record_corrupt(found, outcome.reason, outcome.at)
-            return True
-        if outcome.before is None or not queue.known(outcome.before):
-            queue.record_missed(found.name, found.save_counter, outcome.reason, outcome.at)
-        return outcome.before is None
+        return self._outcomes.take_recorded()
 
     def _handle(
         self, checkpoint: FoundCheckpoint, now: float, steady: float, present: set[int]
@@ -244,39 +294,96 @@ class Intake:
         unchanged = waited is not None and waited.found.signature == checkpoint.signature
         if waited and unchanged and steady < waited.retry_at:
             return None
-        sha256 = ""
+        taken = Outcome("pinned", checkpoint, now, waited=waited)
         try:
             if self._is(lambda: self._queue.known_damage(checkpoint)):
                 return self._settle(checkpoint)
-            sha256 = identify(checkpoint)
-            if self._is(lambda: self._queue.known(sha256)):
+            taken.sha256 = identify(checkpoint)
+            if self._is(lambda: self._queue.known(taken.sha256)):
                 return self._settle(checkpoint)
-            if waited is None:
-                self._count_gap(checkpoint, sha256, present, now)
-            taken = pin(checkpoint, self._pins_dir, self._verified)
-        except FileNotFoundError:
-            if index_path(checkpoint.prefix).exists():
-                return self._wait(checkpoint, now, steady, damage="a shard is missing")
-            if self._is_settled(checkpoint):
+            if self._is_in_hand(taken):
                 return None
-            if waited is None and not sha256 and self._readable:
-                self._count_gap(checkpoint, sha256, present, now)
-            return self._give_up(waited or _Waiting(checkpoint, steady, steady), now)
-        except CorruptCheckpoint as error:
-            return self._wait(checkpoint, now, steady, damage=error.message)
-        except PinError as error:
-            # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
-            return self._wait(checkpoint, now, steady, problem=error.message)
-        except OSError as error:
-            problem = f"cannot read {checkpoint.name}: {error.strerror or error}"
-            return self._wait(checkpoint, now, steady, problem=problem)
-        self._outcomes.append(_Outcome("pinned", checkpoint, now, taken))
-        if taken.method == "copy":
-            self._say_copying(f"{self._model_dir} allows no hard link to {checkpoint.name}")
-        self._settle(checkpoint)
+            if waited is None:
+                self._count_gap(checkpoint, taken.sha256, present, now)
+            job = Job(partial(pinning, checkpoint, self._pins_dir, self._verified))
+            job.begin()
+        except (OSError, CorruptCheckpoint, PinError) as error:
+            if not (waited or taken.sha256) and self._readable and self._comes_next(taken, error):
+                self._count_gap(checkpoint, "", present, now)
+            return self._failed(taken, error, now, steady)
+        taken.job = job
+        self._outcomes.add(taken)
+        self._waiting.pop(checkpoint.name, None)
         if waited is None and now - checkpoint.written_at > _LATE_SECONDS:
             self.late.append(checkpoint.name)
         return None
+
+    def _is_in_hand(self, new: Outcome) -> bool:
+        """True when this content is being pinned already, as a crash left it or by another name."""
+        jobs = self._outcomes.jobs()
+        held = next((one for one, _ in jobs if one.sha256 == new.sha256), None)
+        if held and held.alone and held.found.name == new.found.name:
+            held.found, held.alone = new.found, False  # the next look knows it by its files
+        return held is not None
+
+    def _pinned(self, outcome: Outcome, pin: Pin) -> None:
+        """Note that a pin is made."""
+        found = outcome.found
+        if outcome.row:
+            outcome.pin = pin if pin.sha256 == outcome.sha256 else None
+            return
+        outcome.pin = pin
+        if pin.method == "copy":
+            self._say_copying(f"{self._model_dir} allows no hard link to {found.name}")
+        if not outcome.alone:
+            self._settle(found)
+
+    def _failed(
+        self,
+        outcome: Outcome,
+        error: OSError | CorruptCheckpoint | PinError,
+        now: float,
+        steady: float,
+    ) -> None:
+        """Note why there is no pin, and when to try again, if that may help."""
+        found, waited = outcome.found, outcome.waited
+        if outcome.row:
+            return None
+        self._outcomes.remove(outcome)
+        if waited:
+            self._waiting.setdefault(found.name, waited)
+        if outcome.alone:
+            # One that lies in MODEL_DIR too is looked at as any other.
+            if not index_path(self._model_dir / found.name).exists():
+                reason = f"what a crash left of it is damaged: {error}"
+                self._outcomes.add(Outcome("missed", found, now, reason=reason))
+            return None
+        if isinstance(error, FileNotFoundError):
+            if not self._is_gone(outcome, error):
+                if index_path(found.prefix).exists():
+                    return self._wait(found, now, steady, damage="a shard is missing")
+                return None
+            return self._give_up(waited or Waiting(found, steady, steady), now)
+        if isinstance(error, CorruptCheckpoint):
+            return self._wait(found, now, steady, damage=error.message)
+        if isinstance(error, PinError):
+            # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
+            return self._wait(found, now, steady, problem=error.message)
+        problem = f"cannot read {found.name}: {error.strerror or error}"
+        return self._wait(found, now, steady, problem=problem)
+
+    def _comes_next(self, outcome: Outcome, error: Exception) -> bool:
+        """True when a save was seen, although it is gone by now or cannot be read."""
+        if isinstance(error, FileNotFoundError):
+            return self._is_gone(outcome, error)
+        return isinstance(error, OSError)
+
+    def _is_gone(self, outcome: Outcome, error: Exception) -> bool:
+        """True when a checkpoint was rotated away, and is not one that was taken before."""
+        gone = (
+            isinstance(error, FileNotFoundError) and not index_path(outcome.found.prefix).exists()
+        )
+        return gone and not self._is_settled(outcome.found)
 
     def _is(self, question: Callable[[], bool]) -> bool:
         """Ask the database; while it cannot be read the answer is no: a pin too many is released
@@ -290,6 +397,12 @@ class Intake:
             except StoreError:
                 self._readable = False
         return False
+
+    def _passed_over(self, checkpoint: FoundCheckpoint) -> bool:
+        """True when these files have the outcome already that they cannot be read."""
+        if any(one.state == "missed" and one.found == checkpoint for one in self._outcomes):
+            return True
+        return self._is(lambda: self._queue.known_unreadable(checkpoint))
 
     def _settle(self, checkpoint: FoundCheckpoint) -> None:
         self._settled[checkpoint.name] = checkpoint.signature
@@ -320,17 +433,31 @@ class Intake:
         damage: str | None = None,
         problem: str | None = None,
     ) -> None:
-        """Look again later, each time after twice as long; lasting damage makes it corrupt."""
+        """Look again later, each time after twice as long; lasting damage makes it corrupt.
+
+        One that may not be read has an outcome after as long. It goes on being looked at, by a
+        scan: a change of its mode is no change of its signature.
+        """
+        barred = unreadable(checkpoint) if problem else None
+        problem = barred or problem
         entry = self._waiting.get(checkpoint.name)
         if entry is None or entry.found.signature != checkpoint.signature:
-            entry = _Waiting(checkpoint, since=steady, retry_at=steady)
+            if barred and self._passed_over(checkpoint):
+                self._waiting.pop(checkpoint.name, None)
+                return
+            entry = Waiting(checkpoint, since=steady, retry_at=steady)
             self._waiting[checkpoint.name] = entry
         entry.problem = problem
         if damage is not None and steady - entry.since >= self._grace_seconds:
-            self._outcomes.append(_Outcome("corrupt", checkpoint, now, reason=damage))
+            self._outcomes.add(Outcome("corrupt", checkpoint, now, reason=damage))
             self._settle(checkpoint)
             return
-        remaining = max(entry.since + self._grace_seconds - steady, _FIRST_RETRY_SECONDS)
+        if barred and steady - entry.since >= self._grace_seconds:
+            self._outcomes.add(Outcome("missed", checkpoint, now, reason=barred))
+            self._news.append(f"{checkpoint.name} is not evaluated: {barred}")
+            self._waiting.pop(checkpoint.name, None)
+            return
+        remaining = max(entry.since + self._grace_seconds - steady, FIRST_RETRY_SECONDS)
         entry.retry_at = steady + min(entry.delay, remaining)
         entry.delay = min(entry.delay * 2, self._grace_seconds)
 
@@ -341,20 +468,22 @@ class Intake:
         last, save = self._last, Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
         if last and save.counter <= last.counter and is_older(save, last):
             return  # found late, or put back by hand: no trainer started over
+        if self._passed_over(checkpoint):
+            return  # seen and counted before
         if not self._first_look:
             reason = "saved and rotated away while nobody looked"
             before = last.counter if last else None
             for counter in missed_counters(before, save.counter, present):
                 missed = found_as(f"ckpt-{counter}", self._model_dir)
-                self._outcomes.append(_Outcome("missed", missed, now, None, reason, sha256))
+                self._outcomes.add(Outcome("missed", missed, now, reason=reason, before=sha256))
         self._last = save
 
-    def _give_up(self, entry: _Waiting, now: float) -> None:
+    def _give_up(self, entry: Waiting, now: float) -> None:
         """Note a checkpoint as missed."""
         found, reason = entry.found, "rotated away before it could be pinned"
         if entry.problem:
             reason = f"{reason}: {entry.problem}"
-        self._outcomes.append(_Outcome("missed", found, now, reason=reason))
+        self._outcomes.add(Outcome("missed", found, now, reason=reason))
         self._waiting.pop(found.name, None)
 
     def _thin(self, now: float) -> None:

@@ -10,6 +10,7 @@ import math
 
 import structlog
 
+from watcher.checkpoints import passed_over
 from watcher.errors import ModelDirError
 from watcher.intake.intake import Intake
 from watcher.intake.watch import Watch
@@ -17,6 +18,8 @@ from watcher.intake.watch import Watch
 _log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 1.0
+# How often to look for checkpoints that are passed over, of which each kind is told once.
+_PASSED_OVER_SECONDS = 60.0
 
 
 class Lookout:
@@ -30,11 +33,16 @@ class Lookout:
         self.watch = watch
         self.intake = intake
         self.problem: str | None = None
-        self._next_poll = -math.inf
+        self._looked = self._next_poll = self._next_inventory = -math.inf
+        self._told: set[str] = set()
+        self._news: list[str] = []
 
     def due(self) -> float:
         """Return the steady time of the next look, if no rescan or event comes before it."""
         retry = self.intake.next_retry()
+        if retry is not None and retry <= self._looked:
+            # The last look could not get at it, and an immediate one would not either.
+            retry = self._next_poll
         return min(
             self._next_poll if self.watch.degraded else math.inf,
             math.inf if retry is None else retry,
@@ -46,7 +54,7 @@ class Lookout:
         Raises:
             StoreLost: the database is damaged.
         """
-        self._next_poll = steady + POLL_SECONDS
+        self._looked, self._next_poll = steady, steady + POLL_SECONDS
         # The watch first, then the scan: what appears in between raises an event.
         in_force = self.watch.ensure()
         try:
@@ -55,8 +63,17 @@ class Lookout:
             self.problem = error.message
             return
         self.problem = self.intake.problem
+        if steady >= self._next_inventory:
+            self._next_inventory = steady + _PASSED_OVER_SECONDS
+            self._tell_passed_over()
         if self.intake.late and in_force and not announced:
             self.watch.doubt(f"no event announced {self.intake.late[-1]}")
+
+    def _tell_passed_over(self) -> None:
+        for passed in passed_over.look(self.watch.folder):
+            if passed.kind not in self._told:
+                self._told.add(passed.kind)
+                self._news.append(f"{passed}; {passed.remedy}")
 
     def write_down(self, now: float) -> bool:
         """Record what the looks found; True when that was something.
@@ -71,7 +88,8 @@ class Lookout:
 
     def take_news(self) -> list[str]:
         """Return what happened to the folder, its events and its pins since the last call."""
-        return self.watch.take_news() + self.intake.take_news()
+        news, self._news = self._news, []
+        return news + self.watch.take_news() + self.intake.take_news()
 
     def status(self) -> dict[str, str]:
         """Return what `status` shows of it: where checkpoints are noticed from, and how pinned."""

@@ -21,6 +21,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from watcher.mounts import mount_now
+
 _ENDING_SECONDS = 2.0
 
 
@@ -54,6 +56,7 @@ class Watch:
         self._identity: tuple[int, int] | None = None
         self._last_identity: tuple[int, int] | None = None
         self._beyond_repair: str | None = None
+        self._announces_little = False
         self._news: list[str] = []
 
     def take_news(self) -> list[str]:
@@ -92,7 +95,7 @@ class Watch:
         elif dead := [thread for thread in self._threads if not thread.is_alive()]:
             self._replace(dead, identity)
         else:
-            if self.degraded and self._waker.heard:
+            if self.degraded and self._waker.heard and not self._announces_little:
                 self.degraded = None
                 self._news.append("file system events work again")
             return True
@@ -122,6 +125,11 @@ class Watch:
             self._disarm(f"no file system events: {error}")
             return
         self._observer, self._identity = observer, identity
+        mount = mount_now(self.folder)
+        self._announces_little = mount is not None and mount.is_remote
+        if mount and self._announces_little:
+            kind = "FUSE" if mount.kind.startswith("fuse") else mount.kind
+            self._degrade(f"{kind} announces no file that another machine or program writes")
         # All of the library's threads, those shared by its observers too: if one of them ends,
         # no event comes any more, and nothing says so.
         self._threads = [

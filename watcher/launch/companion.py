@@ -21,6 +21,7 @@ _LASTING_SECONDS = 900.0
 _STOP_SECONDS = 15.0
 _WRONG_USAGE = 2
 _ANOTHER_RUNS = 3
+_UNFINISHED = 4
 
 
 class Companion:
@@ -113,6 +114,9 @@ class Companion:
         elif code in (_WRONG_USAGE, _ANOTHER_RUNS):
             self.given_up, self.another_runs = True, code == _ANOTHER_RUNS
             self._say(f"the watcher {describe(code)}; the training goes on without one of its own")
+        elif self._told_to_finish is not None and code == _UNFINISHED:
+            self.given_up = True
+            self._say("the watcher ended with work left that it could not do; its log says why")
         else:
             self._again(now, f"the watcher {describe(code)}")
 

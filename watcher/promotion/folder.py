@@ -13,10 +13,12 @@ from pathlib import Path
 
 import structlog
 
-from watcher.checkpoints.pin import Verified
+from watcher.checkpoints.pin import Files, Verified
 from watcher.data import Leader, ScoredCheckpoint
 from watcher.decision.rank import name_leaders
 from watcher.promotion import promote
+from watcher.promotion.placing import Placing, look_into
+from watcher.slices import slice_end
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -45,18 +47,29 @@ class BoardFolder:
         self._store = store
         self._evict_seconds = evict_seconds
         self._verified = verified
+        self._placing = Placing(verified)
         self._steady = steady
         self._left: dict[str, float] = {}
         self._said = ""
+        # What was shown, in which state of the database and of the folder.
+        self._shown: tuple[object, ...] = ()
+        # What the database holds of which files were found whole.
+        self._whole: dict[str, Files] | None = None
 
     @property
     def evict_at(self) -> float:
         """Steady time at which files are due to be evicted, infinite when none are."""
         return min(self._left.values(), default=math.inf) + self._evict_seconds
 
+    @property
+    def progress(self) -> str | None:
+        """What is being put in place and how far that is, None when nothing takes long."""
+        return self._placing.progress
+
     def leave_alone(self) -> None:
         """Change nothing for now; what was about to leave stays too."""
         self._left.clear()
+        self._placing.drop()
 
     def show(
         self, ranked: Sequence[ScoredCheckpoint], text: promote.BoardText, now: float
@@ -67,23 +80,44 @@ class BoardFolder:
             The leaders, and whether anything changed.
 
         Raises:
+            Unfinished: not all is in place yet, call again; what was named before still stands.
             LeaderLost: the files of one are damaged, here and in the pins; show the others.
             PinError: a leader could not be put in place; what was named before still stands.
             OSError: a state file could not be written; likewise.
         """
         promotions = self._store.promotions
+        if self._whole is None:
+            self._whole = promotions.found_whole(self.name)
+            for sha256, files in self._whole.items():
+                self._verified |= {(sha256, files), (sha256, files[1:])}
+        contents = look_into(self.path)
         placed = promotions.placements(self.name)
-        foreign = promote.foreign_names(self.path, placed.values())
+        foreign = promote.foreign_names(contents, placed.values())
         leaders = name_leaders(ranked, placed, foreign)
         if any(leader.row.sha256 not in placed for leader in leaders):
             promotions.place(self.name, leaders)
             placed = promotions.placements(self.name)
+        asked = (leaders, text, placed, self._store.ledger.revision)
+        if self._shown == (*asked, contents) and not self._left:
+            return leaders, False
         done = self._project(leaders, set(placed.values()), text)
         self._tell_unknown(done.unknown)
         changed = promotions.record(self.name, leaders, done.paths, text.metric, now)
         if done.evicted:
             promotions.unplace(self.name, done.evicted)
+        self._note_whole(leaders)
+        # Had anything been changed just now, the folder is another the next time.
+        self._shown = (*asked, done.before)
         return leaders, changed
+
+    def _note_whole(self, leaders: Sequence[Leader]) -> None:
+        """Remember across restarts what was read byte by byte, and made durable before."""
+        contents = look_into(self.path)
+        of = {leader.row.sha256: contents.checkpoints.get(leader.name, ()) for leader in leaders}
+        whole = {sha256: files for sha256, files in of.items() if (sha256, files) in self._verified}
+        if whole != self._whole:
+            self._store.promotions.note_whole(self.name, whole)
+            self._whole = whole
 
     def _project(
         self, leaders: list[Leader], placed: set[str], text: promote.BoardText
@@ -98,6 +132,8 @@ class BoardFolder:
             self._store.ledger.metrics(leader.row.evaluation_id for leader in leaders),
             evict={name for name, left in self._left.items() if left <= oldest},
             verified=self._verified,
+            placing=self._placing,
+            until=slice_end(),
         )
         # Counted from now on: a moment ago the state files may still have named them.
         present = self._steady()

@@ -28,13 +28,20 @@ from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BoardText
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
+from watcher.slices import Unfinished
 from watcher.store import PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """The last three stages of one run: ledger to boards to folders and sentinel."""
+    """The last three stages of one run: ledger to boards to folders and sentinel.
+
+    Attributes:
+        problem: Why the last update could not do all, None when it could.
+        unfinished: True when the last update ended with work on files left, so that another is due
+            now; until then no pin is released and nothing new is named.
+    """
 
     def __init__(
         self,
@@ -75,13 +82,20 @@ class Projector:
         )
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
-        self._begun = False
+        self._begun = self._lost = False
         self.problem: str | None = None
+        self.unfinished = False
 
     @property
     def evict_at(self) -> float:
         """Steady time at which files in a folder are due to be evicted, infinite when none are."""
         return min(folder.evict_at for folder in self._folders.values())
+
+    @property
+    def progress(self) -> str | None:
+        """What is being promoted and how far that is, None when nothing takes long."""
+        works = (folder.progress for folder in self._folders.values())
+        return self._recall.progress or next(filter(None, works), None)
 
     @property
     def decision(self) -> StopDecision | None:
@@ -96,18 +110,28 @@ class Projector:
     def update(self, now: float) -> None:
         """Bring everything up to date; what cannot be written is tried again at the next call.
 
+        Large files take several calls, see `unfinished`.
+
         Raises:
             StoreError: the database cannot be read or written.
         """
-        self.problem = None
+        self.problem, self.unfinished = None, False
         try:
             if not self._begun:
                 self._begin(now)
             while (best := self._update_folders(now)) is _ANEW:
                 pass
             self._stopping.update(now, best)
+        except Unfinished:
+            self.unfinished = True
         except (PinError, OSError) as error:
             self.problem = str(error)
+
+    def close(self) -> None:
+        """End; of what is unfinished nothing is left in a folder."""
+        self._recall.close()
+        for folder in self._folders.values():
+            folder.leave_alone()
 
     def _begin(self, now: float) -> None:
         """Say once what the settings of this start mean for what was done before."""
@@ -130,7 +154,15 @@ class Projector:
 
     def _update_folders(self, now: float) -> ScoredCheckpoint | None:
         """Bring the folders up to date; `_ANEW` when a leader was lost on the way."""
-        self._bring_back()
+        later = False
+        try:
+            self._bring_back()
+            self._lost = False
+        except Unfinished:
+            # What takes the place of a lost one may take long to read: that one goes at once.
+            later = self._lost
+            if not later:
+                raise
         rows = self._store.ledger.scored_and_pinned()
         waiting = self._store.queue.waiting_ids()
         settled = [row for row in rows if row.checkpoint_id not in waiting]
@@ -158,8 +190,11 @@ class Projector:
             self._store.queue.forget_pin(error.checkpoint_id)
             self._recall.lost(error.checkpoint_id)
             self._recalled_at = None
+            self._lost = True
             self._store.ledger.add_event(now, "lost", error.message)
             return _ANEW
+        if later:
+            raise Unfinished
         self._write_notes(notes)
         self._release_pins(held)
         return first[0] if first else None
@@ -184,6 +219,7 @@ class Projector:
             for board in self._boards:
                 self._recall.fill(partial(self._unpinned, board, rows), here)
             self._recall.fill(partial(self._unkept, released), here)
+        self._recall.close()
         self._recalled_at = ledger.revision
 
     def _unpinned(
@@ -304,6 +340,7 @@ class Projector:
 
     def _release_pins(self, held: set[int]) -> None:
         pins_dir = self._settings.state_path / PINS_NAME
+        held = held | self._store.queue.to_try_again(self._settings.waiting_policy.max_bytes)
         kept = set()
         for row in self._store.queue.pinned():
             if row["id"] not in held and row["state"] not in ("pending", "leased"):

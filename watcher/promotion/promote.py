@@ -1,16 +1,14 @@
 """Promote: make `best/` show the board, such that at any instant what it names is whole.
 
-The order is what keeps the promise: take and verify new files, make them durable, replace
-`best.json` and `checkpoint` by rename, and only later remove what fell out: somebody may just have
-read its name. A crash between any two steps leaves files that are not named yet or not named any
-more; the next call closes that. Files that nobody promoted are reported and left alone.
+The order is what keeps the promise: take and verify new files and make them durable (`placing`),
+replace `best.json` and `checkpoint` by rename, and only later remove what fell out: somebody may
+just have read its name. A crash between any two steps leaves files that are not named yet or not
+named any more; the next call closes that. Files that nobody promoted are reported and left alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import shutil
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +16,14 @@ from typing import Any
 
 import msgspec
 
-from watcher.checkpoints import bundle
-from watcher.checkpoints.pin import Verified, signature, take_checkpoint
+from watcher.checkpoints.pin import Verified
 from watcher.data import Leader
-from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
-from watcher.files import (
-    fsync_file,
-    fsync_folder,
-    is_half_written,
-    read_regular,
-    replace_file,
-)
+from watcher.files import fsync_folder, is_half_written, read_regular, replace_file
+from watcher.promotion.placing import OURS, WORKING, Contents, Placing, look_into
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"
 BOARD_SCHEMA = 1
-
-_OURS = re.compile(r"(ckpt-[0-9]+(?:-[0-9a-f]{8})?)\.(?:index|data-[0-9]{5}-of-[0-9]{5})")
-_WORKING = ".new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +52,19 @@ class Projection:
         leaving: Names that are not on the board, whose files are still there.
         evicted: Names whose files are gone from `best/`.
         unknown: Names of files in `best/` that were not put there by us.
+        before: What lay in `best/` before anything was done.
     """
 
     paths: dict[int, str]
     leaving: tuple[str, ...]
     evicted: tuple[str, ...]
     unknown: tuple[str, ...]
+    before: Contents
 
 
-def foreign_names(best_dir: Path, placed: Collection[str]) -> set[str]:
-    """Return the checkpoint names of files in `best_dir` that we did not put there."""
-    if not best_dir.is_dir():
-        return set()
-    matches = (_OURS.fullmatch(file.name) for file in best_dir.iterdir())
-    return {match[1] for match in matches if match} - set(placed)
+def foreign_names(contents: Contents, placed: Collection[str]) -> set[str]:
+    """Return the checkpoint names of files in a folder that we did not put there."""
+    return contents.checkpoints.keys() - set(placed)
 
 
 def project(
@@ -89,6 +76,8 @@ def project(
     *,
     evict: Collection[str],
     verified: Verified,
+    placing: Placing | None = None,
+    until: float = math.inf,
 ) -> Projection:
     """Make `best_dir` hold the leaders, and its two state files name them and nothing else.
 
@@ -100,20 +89,26 @@ def project(
         metrics: Evaluation id to its overall metrics.
         evict: Names that left the board so long ago that nobody can be reading them.
         verified: What need not be verified again; added to.
+        placing: What the last call left unfinished. Default: nothing, and all is done now.
+        until: Steady time at which to break off.
 
     Returns:
         Where each leader lies, what is still to be evicted, and which foreign files were met.
 
     Raises:
+        Unfinished: a leader is not in place yet; what `best_dir` named before still stands. Call
+            again, with the same `placing`.
         LeaderLost: a leader is damaged here and in the pins; the others still stand.
         PinError: a leader could not be put in place; what `best_dir` named before still stands.
         OSError: a state file could not be written; likewise.
     """
     if not leaders and not best_dir.is_dir():
-        return Projection(paths={}, leaving=(), evicted=tuple(placed), unknown=())
+        return Projection(
+            paths={}, leaving=(), evicted=tuple(placed), unknown=(), before=Contents()
+        )
     best_dir.mkdir(mode=0o755, exist_ok=True)
-    for leader in leaders:
-        _put(best_dir, leader, verified)
+    contents = look_into(best_dir)
+    (placing or Placing(verified)).put(best_dir, leaders, contents, until)
     board = _board(best_dir, leaders, text, metrics)
     state = _state(leaders)
     if _differs(best_dir / text.file, board) or _differs(best_dir / STATE_FILE, state):
@@ -125,75 +120,9 @@ def project(
         paths={leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders},
         leaving=tuple(sorted(left.difference(evict))),
         evicted=tuple(sorted(left.intersection(evict))),
-        unknown=_unknown(best_dir, text.file, set(placed)),
+        unknown=_unknown(contents, text.file, set(placed)),
+        before=contents,
     )
-
-
-def _put(best_dir: Path, leader: Leader, verified: Verified) -> None:
-    target = best_dir / leader.name
-    if _whole(target, leader.row.sha256, verified):
-        return
-    source = leader.row.pin
-    if source is None:
-        raise _gone(best_dir, leader)
-    working = best_dir / _WORKING
-    shutil.rmtree(working, ignore_errors=True)
-    try:
-        working.mkdir(mode=0o700)
-        _take_verified(source, working / leader.name, leader.row.sha256, verified)
-        # The index comes last: without it nobody takes the shards for a checkpoint.
-        for file in sorted(working.iterdir(), key=lambda file: file.suffix == ".index"):
-            fsync_file(file)
-            file.rename(best_dir / file.name)
-        verified.add(signature(target, leader.row.sha256))
-    except (OSError, CorruptCheckpoint) as error:
-        if _lost(source, leader.row.sha256):
-            raise _gone(best_dir, leader) from error
-        raise PinError(
-            f"cannot promote {leader.name} into {best_dir}: {error}",
-            hint=f"check free space and permissions of {best_dir}",
-        ) from error
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
-
-
-def _lost(pin: Path, sha256: str) -> bool:
-    """True when a pin is gone or not what it was; an error that may pass is not."""
-    try:
-        return bundle.verify(pin).sha256 != sha256
-    except (FileNotFoundError, CorruptCheckpoint):
-        return True
-    except OSError:
-        return False
-
-
-def _gone(best_dir: Path, leader: Leader) -> LeaderLost:
-    return LeaderLost(
-        leader.row.checkpoint_id,
-        f"{leader.name} is damaged or gone in {best_dir}, and in the pins too",
-    )
-
-
-def _take_verified(source: Path, target: Path, sha256: str, verified: Verified) -> None:
-    index, _ = take_checkpoint(source, target, index_mode=0o644)
-    same = hashlib.sha256(index).hexdigest() == sha256
-    if same and signature(target, sha256) in verified:
-        return  # links to shards that were verified when they were pinned
-    if bundle.verify(target).sha256 != sha256:
-        raise CorruptCheckpoint(f"the pin of {target.name} is not the checkpoint that was scored")
-
-
-def _whole(prefix: Path, sha256: str, verified: Verified) -> bool:
-    try:
-        seen = signature(prefix, sha256)
-        if seen in verified:
-            return hashlib.sha256(bundle.read_index(prefix)).hexdigest() == sha256
-        if bundle.verify(prefix).sha256 != sha256:
-            return False
-    except (OSError, CorruptCheckpoint):
-        return False
-    verified.add(seen)
-    return True
 
 
 def _board(
@@ -261,18 +190,18 @@ def _evict(best_dir: Path, names: set[str]) -> None:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
     for file in sorted(best_dir.iterdir(), key=lambda file: file.suffix == ".index"):
-        match = _OURS.fullmatch(file.name)
+        match = OURS.fullmatch(file.name)
         if match and match[1] in names:
             file.unlink(missing_ok=True)
 
 
-def _unknown(best_dir: Path, board_file: str, ours: set[str]) -> tuple[str, ...]:
+def _unknown(contents: Contents, board_file: str, ours: set[str]) -> tuple[str, ...]:
     foreign = []
-    for file in best_dir.iterdir():
-        match = _OURS.fullmatch(file.name)
-        if file.name in (STATE_FILE, board_file, _WORKING) or (match and match[1] in ours):
+    for name in contents.files:
+        match = OURS.fullmatch(name)
+        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in ours):
             continue
-        if any(is_half_written(file.name, final) for final in (STATE_FILE, board_file)):
+        if any(is_half_written(name, final) for final in (STATE_FILE, board_file)):
             continue
-        foreign.append(file.name)
+        foreign.append(name)
     return tuple(sorted(foreign))

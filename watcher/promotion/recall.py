@@ -6,16 +6,21 @@ a person may want it back; its name says where to look, and only its content cou
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from watcher.checkpoints.discover import scan
-from watcher.checkpoints.pin import Verified, identify, pin
-from watcher.data import FoundCheckpoint
+from watcher.checkpoints.pin import Verified, identify, pinning
+from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
+from watcher.slices import Job, Unfinished, slice_end
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -67,29 +72,63 @@ class Recall:
         self._verified = verified
         self._given: set[int] = set()
         self._barred: set[int] = set()
+        # What is being pinned, by its digest.
+        self._jobs: dict[str, tuple[FoundCheckpoint, Job[Pin]]] = {}
+        # What turned out not to be whole, by its digest: read once, and not at each call.
+        self._damaged: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    @property
+    def progress(self) -> str | None:
+        """What is being pinned again and how far that is, None when nothing takes long."""
+        return next((job.progress.text for _, job in self._jobs.values()), None)
 
     def here(self) -> Here:
-        """Return what lies in MODEL_DIR now, by name; nothing when it cannot be read."""
-        return look_into(self._model_dir)
+        """Return what lies in MODEL_DIR now, by name; nothing when it cannot be read.
 
-    def pin(self, checkpoint_id: int, name: str, sha256: str, here: Here) -> bool:
+        What is being pinned is among it, whatever the trainer does meanwhile.
+        """
+        return {
+            **{found.name: found for found, _ in self._jobs.values()},
+            **look_into(self._model_dir),
+        }
+
+    def pin(
+        self, checkpoint_id: int, name: str, sha256: str, here: Here, until: float = math.inf
+    ) -> bool:
         """Pin a checkpoint again, and record that; False when its files are gone.
 
         Raises:
+            Unfinished: the steady time `until` came first; call again to go on.
             StoreError: the database cannot be written.
         """
-        if checkpoint_id in self._barred or not is_here(name, sha256, here):
+        if checkpoint_id in self._barred or not self.take_hold(name, sha256, here):
             return False
+        found, job = self._jobs[sha256]
         try:
-            taken = pin(here[name], self._pins_dir, self._verified)
+            taken = job.run(until)
         except (OSError, CorruptCheckpoint, PinError):
+            self._damaged[sha256] = found.signature
+            del self._jobs[sha256]
             return False
+        del self._jobs[sha256]
         if taken.sha256 != sha256:
             return False
         path = "/".join(taken.prefix.parts[-2:])
         self._store.by_hand.note_pin(checkpoint_id, path, taken.method)
         self._given.add(checkpoint_id)
         return True
+
+    def take_hold(self, name: str, sha256: str, here: Here) -> bool:
+        """Link a checkpoint, so that rotation cannot reach it; False when it is not there."""
+        if sha256 in self._jobs:
+            return True
+        if not is_here(name, sha256, here) or self._damaged.get(sha256) == here[name].signature:
+            return False
+        job = Job(partial(pinning, here[name], self._pins_dir, self._verified))
+        with contextlib.suppress(OSError, CorruptCheckpoint, PinError):
+            job.begin()
+            self._jobs[sha256] = (here[name], job)
+        return sha256 in self._jobs
 
     def fill(self, choose: Callable[[set[int]], Iterable[Wanted]], here: Here) -> None:
         """Pin again what is chosen, until nothing more is chosen whose files are there.
@@ -98,16 +137,33 @@ class Recall:
             choose: Returns what is wanted and has no pin, without those whose ids it is given:
                 their files turned out to be gone, or are something else.
             here: What lies in MODEL_DIR.
+
+        Raises:
+            Unfinished: that takes longer; call again to go on.
         """
+        until = slice_end()
         back: set[int] = set()
         gone: set[int] = set()
+        begun = False
         while wanted := [one for one in choose(gone) if one.checkpoint_id not in back]:
             for one in wanted:
-                if self.pin(one.checkpoint_id, one.name, one.sha256, here):
+                self.take_hold(one.name, one.sha256, here)
+            for one in wanted:
+                if one.sha256 in self._jobs:
+                    if begun and time.monotonic() >= until:
+                        raise Unfinished
+                    begun = True
+                if self.pin(one.checkpoint_id, one.name, one.sha256, here, until):
                     back.add(one.checkpoint_id)
                     _log.info("pinned again from MODEL_DIR", checkpoint=one.name)
                 else:
                     gone.add(one.checkpoint_id)
+
+    def close(self) -> None:
+        """End what is being pinned, and leave nothing of it."""
+        for _, job in self._jobs.values():
+            job.drop()
+        self._jobs.clear()
 
     def lost(self, checkpoint_id: int) -> None:
         """Note that a pin is lost; one that was brought back already is not brought back again."""

@@ -143,6 +143,17 @@ class FactReader(Reader):
             last,
         )
 
+    def recovered(self) -> str | None:
+        """Return what the diary says of the device that works again, None while one is held back.
+
+        None as well where none ever was.
+        """
+        rows = self._rows(
+            "SELECT kind, message FROM events WHERE kind IN ('held_back', 'recovered')"
+            " ORDER BY id DESC LIMIT 1"
+        )
+        return rows[0]["message"] if rows and rows[0]["kind"] == "recovered" else None
+
     def follow(self, totals: Totals) -> None:
         """Add the evaluations recorded since to `totals`."""
         rows = self._rows(

@@ -51,7 +51,7 @@ class Health:
             return self.stuck()
         if presence.failure or not presence.status:
             return presence.failure or "starting"
-        return f"the worker is {presence.status['worker']}"
+        return presence.status.get("held_back") or f"the worker is {presence.status['worker']}"
 
     def healthz(self, _accept: str = "") -> Answer:
         """Answer `/healthz`: 200 while there is progress, else 503 and why."""

@@ -16,7 +16,7 @@ import msgspec
 _SHOWN_FAILURES = 10
 _TEXT_LIMIT = 1000
 
-Event = Literal["best", "stop", "degraded", "failed"]
+Event = Literal["best", "stop", "degraded", "recovered", "failed"]
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +47,7 @@ class Situation:
         stop: Why training should stop, None to go on.
         decided: False while it is not known whether training should stop.
         degraded: What does not work, and why.
+        recovered: That a device which was held back works again, None while that is not so.
     """
 
     best: dict[str, Any] | None = None
@@ -56,6 +57,7 @@ class Situation:
     stop: str | None = None
     decided: bool = True
     degraded: dict[str, str] = field(default_factory=dict)
+    recovered: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,15 @@ def news(told: Told, now: Situation) -> Iterator[tuple[Notice | None, Told]]:
         yield (_failed(now.failures) if now.failures else None), told
     news_of = {what: why for what, why in now.degraded.items() if what not in told.degraded}
     known = tuple(now.degraded) if now.decided else (*told.degraded, *news_of)
+    if "device" in told.degraded and "device" not in now.degraded:
+        # A restart knows nothing of it: only an answer of the device ends that.
+        known = tuple(what for what in known if what != "device")
+        if now.recovered:
+            rest = tuple(what for what in told.degraded if what != "device")
+            told = msgspec.structs.replace(told, degraded=rest)
+            yield Notice("recovered", "evaluation goes on", _short(now.recovered)), told
+        else:
+            known = (*known, "device")
     told = msgspec.structs.replace(told, degraded=known)
     yield (_degraded(news_of) if news_of else None), told
     if now.readable and (key := best_key(now.best)) != told.best:

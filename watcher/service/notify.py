@@ -41,7 +41,13 @@ _log = structlog.get_logger(__name__)
 _SENDER = [sys.executable, "-P", str(Path(__file__).with_name("deliver.py"))]
 _NOT_INSTALLED, _NO_ADDRESS = 2, 3
 _CHECK_SECONDS = 60.0
-_TYPES = {"best": "success", "stop": "info", "degraded": "warning", "failed": "failure"}
+_TYPES = {
+    "best": "success",
+    "stop": "info",
+    "degraded": "warning",
+    "recovered": "success",
+    "failed": "failure",
+}
 # These may pass by themselves, and are told only when they last.
 _PASSING = ("store", "problem", "tensorboard")
 _LASTING_SECONDS = 10.0
@@ -162,11 +168,12 @@ class Notifications:
             try:
                 event = reader.last_event()
                 failures, best = reader.failures(told.event, event), reader.best()
+                recovered = reader.recovered() if "device" in told.degraded else None
             finally:
                 reader.close()
         except StoreError:
             return Situation(readable=False, stop=stop, decided=decided, degraded=degraded)
-        return Situation(best, failures, event, True, stop, decided, degraded)
+        return Situation(best, failures, event, True, stop, decided, degraded, recovered)
 
     def _keep(self, key: str, told: Told) -> None:
         with self._lock:

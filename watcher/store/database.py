@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.errors import StoreError, StoreLost
+from watcher.mounts import mount_now
 from watcher.moved import Moved, recorded_settings
 from watcher.store.schema import migrations, unknown_migrations
 from watcher.store.sqlite import Database
@@ -68,10 +70,24 @@ class RunDatabase:
     def _prepare(self) -> None:
         self._refuse_foreign()
         self._db.execute("PRAGMA foreign_keys = ON")
-        # A network file system refuses WAL and stays in its rollback journal by itself.
-        self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+        self._choose_journal()
         self._db.execute("PRAGMA synchronous = FULL")
         migrations.apply(self._db)
+
+    def _choose_journal(self) -> None:
+        """Use write-ahead logging but where the file system is another machine's or a program's.
+
+        It shares memory between connections through a mapped file, and SQLite takes it there too:
+        connections of two machines, or of two mounts, would damage the database
+        (sqlite.org/wal.html).
+        """
+        mount = mount_now(self.path.parent)
+        if mount is None or not mount.is_remote:
+            self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        # One that an earlier version left in WAL mode stays so while a reader has it open.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
 
     def _refuse_foreign(self) -> None:
         """Raise StoreError for a database of a later version, or of another program."""
@@ -127,7 +143,7 @@ class RunDatabase:
 
     def pin_prefix(self, pin_path: str) -> Path:
         """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
-        return self.path.parent / PINS_NAME / pin_path
+        return _pin_prefix(self.path, pin_path)
 
     def set_patience(self, seconds: float) -> None:
         """Say how long to wait for a lock that another program holds, before StoreBusy."""
@@ -210,6 +226,11 @@ class RunDatabase:
             path = moved.path(row["path"])
             if os.path.lexists(f"{path}.index"):  # else it is put there anew
                 self.run("UPDATE promotions SET path = ? WHERE id = ?", [path, row["id"]])
+
+
+@lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again
+def _pin_prefix(database: Path, pin_path: str) -> Path:
+    return database.parent / PINS_NAME / pin_path
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from watcher.data import Leader
 from watcher.database_file import iso
@@ -166,6 +168,32 @@ class Promotions:
                 row = {"run_id": self._run_id, "board": board}
                 row |= {"sha256": leader.row.sha256, "name": leader.name}
                 self._db.insert("placements", row, ignore=True)
+
+    def found_whole(self, board: str) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Return the files that were read byte by byte in a board's folder: sha256 to signature."""
+        rows = self._db.all(
+            "SELECT sha256, files FROM placements WHERE run_id = ? AND board = ?"
+            " AND files IS NOT NULL",
+            [self._run_id, board],
+        )
+        shape = tuple[tuple[int, ...], ...]
+        return {row["sha256"]: msgspec.json.decode(row["files"], type=shape) for row in rows}
+
+    def note_whole(self, board: str, whole: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Note which files were read byte by byte; those of the other placements were not."""
+        with self._db.write():
+            for row in self._db.all(
+                "SELECT sha256, files FROM placements WHERE run_id = ? AND board = ?",
+                [self._run_id, board],
+            ):
+                files = whole.get(row["sha256"])
+                encoded = None if files is None else msgspec.json.encode(files).decode()
+                if encoded != row["files"]:
+                    self._db.run(
+                        "UPDATE placements SET files = ? WHERE run_id = ? AND board = ?"
+                        " AND sha256 = ?",
+                        [encoded, self._run_id, board, row["sha256"]],
+                    )
 
     def unplace(self, board: str, names: Iterable[str]) -> None:
         """Note that no file of ours carries these names any more."""

@@ -6,8 +6,11 @@ States: `pending -> leased -> scored`, and the other ends `untrained`, `corrupt`
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from watcher.config.ranking import KEPT_BOARD
@@ -19,6 +22,10 @@ from watcher.rows import QUEUE_ORDER
 from watcher.store.database import MEASURED, RunDatabase
 
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
+
+
+# Of files whose content has no row: for run, name, signature and state.
+_THESE_FILES = "run_id = ? AND name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
 
 
 class LeaseLost(StoreError):
@@ -110,6 +117,8 @@ class Queue:
         with self._db.write():
             if not self.known(pin.sha256):
                 columns["generation"] = generation or self._place(save, checkpoint.name, now)
+            if checkpoint.signature and self.known_unreadable(checkpoint):
+                self._heal(checkpoint, {**columns, "state": state, "reason": reason}, now)
             self._add(checkpoint.name, save, state, reason, now, columns)
         return state
 
@@ -137,9 +146,16 @@ class Queue:
 
     def known_damage(self, checkpoint: FoundCheckpoint) -> bool:
         """True when exactly these files are recorded as corrupt already."""
+        return self._known_files(checkpoint, "corrupt")
+
+    def known_unreadable(self, checkpoint: FoundCheckpoint) -> bool:
+        """True when exactly these files are recorded as missed, since they could not be read."""
+        return self._known_files(checkpoint, "missed")
+
+    def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
         found = self._db.one(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ? AND signature = ?",
-            [self._run_id, checkpoint.name, str(checkpoint.signature)],
+            f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
+            [self._run_id, checkpoint.name, str(checkpoint.signature), state],
         )
         return found is not None
 
@@ -154,10 +170,15 @@ class Queue:
         with self._db.write():
             self._add(checkpoint.name, save, "corrupt", reason, now, columns)
 
-    def record_missed(self, name: str, save_counter: int, reason: str, now: float) -> None:
-        """Record a checkpoint that was gone before it could be pinned."""
+    def record_missed(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
+        """Record a checkpoint that was gone, or could not be read, before it could be pinned.
+
+        Should it be pinned after all, with the files that it had, `record_pin` makes this row its.
+        """
+        columns = {"signature": str(checkpoint.signature) if checkpoint.signature else None}
+        save = Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
         with self._db.write():
-            self._add(name, Save(save_counter), "missed", reason, now, {})
+            self._add(checkpoint.name, save, "missed", reason, now, columns)
 
     def _add(
         self,
@@ -182,20 +203,50 @@ class Queue:
         if self._db.insert("checkpoints", row, ignore=True):
             self._db.event(now, state, reason or "found and pinned", name)
 
+    def _heal(self, checkpoint: FoundCheckpoint, columns: dict[str, Any], now: float) -> None:
+        """Make the row of files that could not be read that of their content, if it has none.
+
+        Inside `write()`.
+        """
+        these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
+        changes = ", ".join(f"{column} = ?" for column in columns)
+        self._db.run(
+            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE {_THESE_FILES}",
+            [*columns.values(), *these],
+        )
+        text = "it can be read now, and is pinned"
+        self._db.event(now, columns["state"], text, checkpoint.name)
+
     # -- leased
 
     def lease_next(
-        self, now: float, lease_seconds: float, *, untried: bool = False
+        self,
+        now: float,
+        lease_seconds: float,
+        *,
+        untried: bool = False,
+        without: Collection[int] = (),
+        after: Sequence[int] = (),
     ) -> Lease | None:
         """Lease the next pending checkpoint in the order of `QUEUE_ORDER`, None for none.
 
-        `untried` leaves those out of which an evaluation broke off before.
+        Args:
+            now: Seconds since the epoch.
+            lease_seconds: How long the lease is held without being renewed.
+            untried: Leave those out of which an evaluation broke off before.
+            without: Ids to leave out.
+            after: Ids that come after all others, in this order.
         """
+        place = "(SELECT key FROM json_each(?) WHERE value = checkpoints.id)"
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            f" AND attempts <= ? ORDER BY {QUEUE_ORDER} LIMIT 1",
-            [self._run_id, now, 0 if untried else sys.maxsize],
+            " AND attempts <= ? AND id NOT IN (SELECT value FROM json_each(?))"
+            f" ORDER BY {f'coalesce({place}, -1),' if after else ''} {QUEUE_ORDER} LIMIT 1",
+            [
+                *(self._run_id, now, 0 if untried else sys.maxsize, json.dumps(list(without))),
+                *([json.dumps(after)] if after else []),
+            ],
         )
         if row is None:
             return None
@@ -214,6 +265,25 @@ class Queue:
             prefix=self._db.pin_prefix(row["pin_path"]),
             attempt=row["attempts"] + 1,
         )
+
+    def known_good(self) -> Lease | None:
+        """Return a checkpoint that was scored, to try a device with; None when none has a pin.
+
+        It is not leased: whatever is answered for it is refused.
+        """
+        row = self._db.one(
+            "SELECT c.id, c.name, c.global_step, c.pin_path FROM checkpoints c"
+            " JOIN runs r ON r.id = c.run_id"
+            " JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
+            " WHERE c.run_id = ? AND c.state = 'scored' AND c.pin_path IS NOT NULL"
+            " ORDER BY c.id DESC LIMIT 1",
+            [self._run_id],
+        )
+        if row is None:
+            return None
+        prefix = self._db.pin_prefix(row["pin_path"])
+        token = secrets.token_hex(8)
+        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt=0)
 
     def renew(self, lease: Lease, now: float, lease_seconds: float) -> None:
         """Move the expiry of a held lease; raises LeaseLost when it is no longer held."""
@@ -265,17 +335,66 @@ class Queue:
         with self._db.write():
             self.require_held(lease, now)
             self._to_pending(lease.checkpoint_id, reason=None, not_before=0.0)
-            self._db.run(
-                "UPDATE checkpoints SET attempts = attempts - 1 WHERE id = ?",
-                [lease.checkpoint_id],
-            )
+            self._uncount(lease.checkpoint_id, 1)
 
-    def retry_later(self, lease: Lease, reason: str, now: float, delay_seconds: float) -> None:
-        """Put a checkpoint whose evaluation broke off back into the queue, after a delay."""
+    def retry_later(
+        self,
+        lease: Lease,
+        reason: str,
+        now: float,
+        delay_seconds: float,
+        *,
+        counted: bool = True,
+    ) -> None:
+        """Put a checkpoint whose evaluation broke off back into the queue, after a delay.
+
+        With `counted` false that was no attempt.
+        """
         with self._db.write():
             self.require_held(lease, now)
             self._to_pending(lease.checkpoint_id, reason, now + delay_seconds)
+            if not counted:
+                self._uncount(lease.checkpoint_id, 1)
             self._db.event(now, "retry", reason, lease.name)
+
+    def forgive(self, counted: Mapping[int, int], reason: str, now: float) -> list[str]:
+        """Take attempts back that were no fault of the checkpoints, and note that in the diary.
+
+        Those that failed by them wait again, as long as they have a pin.
+
+        Args:
+            counted: Checkpoint id to how many attempts to take back.
+            reason: What is at fault.
+            now: Seconds since the epoch.
+
+        Returns:
+            The names of those that have all their attempts again.
+        """
+        names = []
+        with self._db.write():
+            self._db.event(now, "held_back", reason)
+            for checkpoint_id, times in counted.items():
+                row = self._db.one(
+                    "SELECT name FROM checkpoints WHERE id = ? AND (state IN ('pending', 'leased')"
+                    " OR (state = 'failed' AND may_pass AND pin_path IS NOT NULL))",
+                    [checkpoint_id],
+                )
+                if row is None:
+                    continue
+                self._uncount(checkpoint_id, times)
+                self._db.run(
+                    "UPDATE checkpoints SET state = 'pending', not_before_seconds = 0"
+                    " WHERE id = ? AND state != 'leased'",
+                    [checkpoint_id],
+                )
+                names.append(row["name"])
+        return names
+
+    def _uncount(self, checkpoint_id: int, attempts: int) -> None:
+        self._db.run(
+            "UPDATE checkpoints SET attempts = max(attempts - ?, 0) WHERE id = ?",
+            [attempts, checkpoint_id],
+        )
 
     def _to_pending(self, checkpoint_id: int, reason: str | None, not_before: float) -> None:
         self._db.run(
@@ -304,11 +423,14 @@ class Queue:
             [state, reason, lease.checkpoint_id],
         )
 
-    def record_failure(self, lease: Lease, reason: str, now: float) -> None:
+    def record_failure(
+        self, lease: Lease, reason: str, now: float, *, may_pass: bool = False
+    ) -> None:
         """Record that a checkpoint will not be scored, and why; ends the lease.
 
         One that was to be measured again, and has a score in the present evaluation, keeps that:
-        it is as true as it was, and it may hold a place in `best/`.
+        it is as true as it was, and it may hold a place in `best/`. With `may_pass` another attempt
+        may end otherwise, once something was mended: its pin stays.
         """
         measured = self._db.one(
             f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
@@ -318,6 +440,9 @@ class Queue:
             if measured:
                 reason = f"its earlier score stands, since measuring it anew failed: {reason}"
             self.finish(lease, "scored" if measured else "failed", reason)
+            self._db.run(
+                "UPDATE checkpoints SET may_pass = ? WHERE id = ?", [may_pass, lease.checkpoint_id]
+            )
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self) -> tuple[list[Queued], int, int]:
@@ -412,6 +537,27 @@ class Queue:
         )
         return {row["id"] for row in rows}
 
+    def to_try_again(self, max_bytes: int | None) -> set[int]:
+        """Return which of those that failed may be evaluated after all, once something is mended.
+
+        Args:
+            max_bytes: What pins may hold together, None for no limit. What waits comes first, then
+                the newest.
+        """
+        rows = self._db.all(
+            "SELECT id, state, coalesce(size_bytes, 0) AS size FROM checkpoints"
+            " WHERE run_id = ? AND pin_path IS NOT NULL"
+            " AND (state IN ('pending', 'leased') OR (state = 'failed' AND may_pass))"
+            " ORDER BY state = 'failed', global_step DESC, id DESC",
+            [self._run_id],
+        )
+        sizes = accumulate(row["size"] for row in rows)
+        return {
+            row["id"]
+            for row, together in zip(rows, sizes, strict=True)
+            if row["state"] == "failed" and (max_bytes is None or together <= max_bytes)
+        }
+
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""
         row = self._db.one(
@@ -421,11 +567,14 @@ class Queue:
         )
         return int(row["n"]) if row else 0
 
-    def next_due(self) -> float | None:
-        """Return when the earliest pending checkpoint may be leased, in seconds since the epoch."""
+    def next_due(self, *, untried: bool = False) -> float | None:
+        """Return when the earliest pending checkpoint may be leased, in seconds since the epoch.
+
+        `untried` as for `lease_next`.
+        """
         row = self._db.one(
             "SELECT min(not_before_seconds) AS due FROM checkpoints WHERE run_id = ?"
-            " AND state = 'pending'",
-            [self._run_id],
+            " AND state = 'pending' AND attempts <= ?",
+            [self._run_id, 0 if untried else sys.maxsize],
         )
         return row["due"] if row else None

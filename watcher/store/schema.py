@@ -303,7 +303,7 @@ _GENERATIONS = (
 
 
 @migrations()
-def m020_generation(db: Database) -> None:
+def m004_generation(db: Database) -> None:
     """Tell the lives of a trainer that starts over apart; earlier rows by their order alone."""
     for statement in _GENERATIONS:
         db.execute(statement)
@@ -324,7 +324,19 @@ def m020_generation(db: Database) -> None:
 
 
 @migrations()
-def m040_given(db: Database) -> None:
+def m005_may_pass(db: Database) -> None:
+    """Tell what failed for a reason that may pass, a broken device say: its pin is kept."""
+    db.execute("ALTER TABLE checkpoints ADD COLUMN may_pass INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def m006_verified(db: Database) -> None:
+    """What the files in a folder were when they were last read byte by byte and found whole."""
+    db.execute("ALTER TABLE placements ADD COLUMN files TEXT")
+
+
+@migrations()
+def m007_given(db: Database) -> None:
     """What the last start was given, by setting: the flag, the variable or the file."""
     db.execute("ALTER TABLE runs ADD COLUMN given TEXT")
 

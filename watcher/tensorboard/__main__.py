@@ -11,20 +11,18 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
+from watcher.evaluation import scratch
 from watcher.reading import Reader
 from watcher.tensorboard.folder import arrange
 from watcher.tensorboard.points import Point, content, pictures_of, points
 
 LOCK_NAME = "tensorboard.lock"
-# `evaluators/scratch.py` names the folders so in which workers leave pictures.
-_SCRATCH = "checkpoint-watcher-eval-set-"
 # Curves take little. What pictures take the trainer may need, for its checkpoints.
 _ROOM_BYTES = 1 << 30
 # Of older evaluations a worker has removed the pictures itself.
@@ -68,8 +66,7 @@ def _update(reader: Reader, folder: Path, wanted: Sequence[Point]) -> int:
 
 def _remove_pictures(folder: Path) -> None:
     """Remove pictures that are in an event file, from a worker's scratch and from nowhere else."""
-    scratch = folder.parent
-    if scratch.name.startswith(_SCRATCH) and scratch.parent == Path(tempfile.gettempdir()):
+    if scratch.is_within(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 

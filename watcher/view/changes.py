@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from watcher.decision.metric import CATEGORY_NAMES, lower_is_better
+from watcher.decision.metric import CATEGORY_NAMES, LATENCY, lower_is_better
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +18,22 @@ class Measured:
         row: `run, checkpoint, global_step, sha256, score, evaluated_at, generation`.
         overall: Metric to value; None where it was not finite.
         categories: Metric to category to value.
+        random_metrics: Those of the metrics that are drawn at random in part.
+        deterministic: False when the device gave two results for one batch; None when unknown.
+        cost: What a pass takes, `latency_ms` with its spread and whether the device was shared.
     """
 
     row: Mapping[str, Any]
     overall: dict[str, float | None]
     categories: dict[str, dict[str, float | None]]
+    random_metrics: tuple[str, ...] = ()
+    deterministic: bool | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """The checkpoint and its step, and of which generation it is if that is not the first."""
-        life = self.row["generation"]
+        life = self.row.get("generation", 1)
         said = f", generation {life}" if life > 1 else ""
         return f"{self.row['checkpoint']} (step {self.row['global_step']}{said})"
 
@@ -44,7 +50,26 @@ class Measured:
     def as_data(self) -> dict[str, Any]:
         """Return it as plain data with stable names."""
         row = {name: value for name, value in self.row.items() if name != "evaluation_id"}
-        return {**row, "metrics": self.overall, "categories": self.categories}
+        return {
+            **row,
+            "metrics": self.overall,
+            "categories": self.categories,
+            "reproducible": {
+                name: False if name in self.random_metrics else self.deterministic
+                for name in self.overall
+                if name != LATENCY
+            },
+            "cost": self.cost,
+        }
+
+    def remark(self, name: str) -> str:
+        """Say how far a metric can be relied on, empty where it is the same each time."""
+        if name in self.random_metrics:
+            return "drawn at random in part"
+        spread = self.cost.get("latency_ms_spread")
+        if name != LATENCY or spread is None:
+            return ""
+        return f"spread {spread:.2g}" + ", device shared" * bool(self.cost.get("latency_shared"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +118,26 @@ class Change:
         }
 
 
-def measured(row: Mapping[str, Any], values: Mapping[tuple[str, str], float | None]) -> Measured:
-    """Return an evaluation in the form that is shown."""
+def measured(
+    row: Mapping[str, Any],
+    values: Mapping[tuple[str, str], float | None],
+    details: Mapping[str, Any] | None = None,
+) -> Measured:
+    """Return an evaluation in the form that is shown; `details` is what the worker told besides."""
     categories: dict[str, dict[str, float | None]] = {}
     for (name, category), value in values.items():
         if category:
             categories.setdefault(name, {})[category] = value
     overall = {name: value for (name, category), value in values.items() if not category}
-    return Measured(row, overall, categories)
+    details = details or {}
+    return Measured(
+        row,
+        overall,
+        categories,
+        tuple(details.get("random_metrics") or ()),
+        details.get("deterministic"),
+        details.get("cost") or {},
+    )
 
 
 def changes(old: Measured, new: Measured) -> tuple[list[Change], list[Change]]:

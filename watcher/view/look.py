@@ -96,7 +96,8 @@ class Look:
     @property
     def warnings(self) -> list[str]:
         """What does not work as it should, a sentence each, failed checkpoints last."""
-        found = self.troubles + [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
+        found = [*self.troubles, *self.status.get("doubts", ())]
+        found += [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
         if self.failed > len(self.failures):
             found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
         return found
@@ -116,6 +117,8 @@ class Look:
             )
         if status.get("problem"):
             found.append(f"problem: {status['problem']}")
+        if status.get("held_back"):
+            found.append(status["held_back"])
         if status.get("tensorboard"):
             found.append(f"no event files for TensorBoard: {status['tensorboard']}")
         if status.get("waiting_for"):
@@ -219,7 +222,7 @@ def _is_there(pid: object) -> bool:
 
 def _running_now(status: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
     workers = status.get("workers") or [status]
-    return [_told(one, reader) for one in workers if one.get("worker") == "evaluating"]
+    return [_told(one, reader) for one in workers if one.get("worker") in ("evaluating", "probing")]
 
 
 def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:

@@ -134,6 +134,8 @@ def _head(look: Look) -> RenderableType:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("now", _now(look))
+    if look.running and look.status.get("files"):
+        facts.add_row("files", Text(look.status["files"]))
     if look.current or look.waiting:
         facts.add_row("queue", _queue(look))
     facts.add_row("so far", _counts(look.states))

@@ -111,8 +111,11 @@ def metrics_table(measured: Measured, *, categories: bool) -> RenderableType:
     overall = plain_table()
     overall.add_column("metric", overflow="fold")
     overall.add_column("value", justify="right", no_wrap=True)
+    remarks = {name: measured.remark(name) for name in measured.overall}
+    if any(remarks.values()):
+        add_text(overall, "")
     for name, value in measured.overall.items():
-        overall.add_row(name, _measured(value))
+        overall.add_row(name, _measured(value), *([remarks[name]] if any(remarks.values()) else ()))
     shown = _under(f"Metrics of {measured.title}", overall)
     if not categories:
         return shown
@@ -179,7 +182,7 @@ def plain_table() -> Table:
 
 def _life(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return the column that tells generations apart, none where there is but one."""
-    return ("generation",) if any(row["generation"] > 1 for row in rows) else ()
+    return ("generation",) if any(row.get("generation", 1) > 1 for row in rows) else ()
 
 
 def _under(title: str, table: RenderableType) -> RenderableType:

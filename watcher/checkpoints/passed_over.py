@@ -1,0 +1,186 @@
+"""Passed over: what looks like a checkpoint beside those that are evaluated, why, and what to do.
+
+Only what the OD API's trainer saves is evaluated: `ckpt-1`, `ckpt-2` and so on, regular files in
+MODEL_DIR itself. Whatever else a checkpoint may be called, silence about it would be taken for
+"none is there".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_INDEX = re.compile(r"(?P<prefix>.+)\.index(?P<more>.*)", re.DOTALL)
+_DATA = re.compile(r"(.+)\.data-[0-9]{5}-of-[0-9]{5}", re.DOTALL)
+_EVALUATED = re.compile(r"ckpt-[1-9][0-9]{0,17}")
+_TF1 = re.compile(r"model\.ckpt(-[0-9]+)?")
+_SHOWN = 3
+_FOLDERS = 100
+# The trainer writes data before the index, and deletes the index before the data.
+_SAVING_SECONDS = 60.0
+_OURS = ("best", "kept", "watcher", "eval")
+_OUR_FILES = ("best.json", "kept.json", "watcher.db")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in MODEL_DIR, or in a folder in it, as far as its name and kind say.
+
+    Attributes:
+        name: Relative to MODEL_DIR, with at most one folder.
+        is_link: It is a symbolic link.
+        written_at: Seconds since the epoch.
+    """
+
+    name: str
+    is_link: bool = False
+    written_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Checkpoints that are not evaluated for one reason.
+
+    Attributes:
+        kind: A word for the reason.
+        names: Their prefixes.
+        why: The reason, as a sentence without its subject.
+        remedy: What to do.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        more = f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
+        return f"not evaluated: {', '.join(self.names[:_SHOWN])}{more}: {self.why}"
+
+
+_AS_OURS = "copy the files as ckpt-1.index and ckpt-1.data-... into a folder of their own"
+_REASONS = {
+    "exported": (
+        "what a training starts from, as the OD API's exporter and the model zoo name it; a"
+        " trainer's own begin with ckpt-1",
+        f"to evaluate it, {_AS_OURS}, and give that as MODEL_DIR",
+    ),
+    "tf1": (
+        "named as TensorFlow 1 does, whose checkpoints the OD API cannot restore in TensorFlow 2",
+        f"if TensorFlow 2 saved it, {_AS_OURS}, and give that as MODEL_DIR",
+    ),
+    "name": (
+        "the OD API's trainer saves ckpt-1, ckpt-2 and so on, and no other name is looked at",
+        f"if one is of such a trainer, {_AS_OURS} (the next as ckpt-2), and give that as MODEL_DIR",
+    ),
+    "copy": (
+        "more follows in the name after .index",
+        "if it is a whole checkpoint, give its files the names ckpt-N.index and ckpt-N.data-...",
+    ),
+    "link": (
+        "symbolic links are not followed",
+        "give the folder that the files lie in, or copy them (cp -L)",
+    ),
+    "folder": (
+        "only MODEL_DIR itself is looked at, not the folders in it",
+        "give that folder as MODEL_DIR",
+    ),
+    "no index": (
+        "data without an index, half saved or half deleted",
+        "nothing can restore it; delete it when nobody needs it",
+    ),
+}
+
+
+def passed_over(entries: Iterable[Entry], now: float) -> list[PassedOver]:
+    """Return the checkpoints of a listing that are not evaluated, by reason. Pure.
+
+    What is evaluated, or has another outcome of its own, is not among them.
+
+    Args:
+        entries: What `listing` returns.
+        now: Seconds since the epoch; data of a save that may be under way lacks no index yet.
+    """
+    indexes: dict[str, tuple[str, Entry]] = {}
+    data: dict[str, float] = {}
+    for entry in entries:
+        if found := _DATA.fullmatch(entry.name):
+            data[found[1]] = entry.written_at
+        elif found := _INDEX.fullmatch(entry.name):
+            indexes[entry.name] = (found["prefix"], entry)
+    found_by: dict[str, list[str]] = {kind: [] for kind in _REASONS}
+    for prefix, entry in indexes.values():
+        if kind := _kind(prefix, entry, whole=prefix in data):
+            found_by[kind].append(entry.name if kind == "copy" else prefix)
+    for prefix, written_at in data.items():
+        name = Path(prefix).name
+        is_old = now - written_at > _SAVING_SECONDS
+        if is_old and _EVALUATED.fullmatch(name) and f"{prefix}.index" not in indexes:
+            found_by["no index"].append(prefix)
+    return [
+        PassedOver(kind, tuple(sorted(names, key=_in_order)), *_REASONS[kind])
+        for kind, names in found_by.items()
+        if names
+    ]
+
+
+def _kind(prefix: str, entry: Entry, *, whole: bool) -> str | None:
+    """Return the reason why an index is not looked at; None when it is, or is no checkpoint's."""
+    folder, _, name = prefix.rpartition("/")
+    is_whole_name = entry.name == f"{prefix}.index"
+    if not is_whole_name:
+        return "copy" if name.startswith("ckpt-") and not folder else None
+    if _EVALUATED.fullmatch(name):
+        return "folder" if folder else "link" if entry.is_link else None
+    if name == "ckpt-0":
+        return "exported"
+    if not whole and "ckpt" not in name:
+        return None  # an index of something else
+    return "tf1" if _TF1.fullmatch(name) else "name"
+
+
+def _in_order(prefix: str) -> tuple[str, int, str]:
+    stem, _, number = prefix.rpartition("-")
+    return (stem, int(number), "") if number.isdecimal() else (prefix, 0, number)
+
+
+def listing(model_dir: Path) -> list[Entry]:
+    """List what may be a checkpoint's files in a folder, and in the folders in it.
+
+    Folders of the run's own are left out, and so is what cannot be listed.
+    """
+    entries: list[Entry] = []
+    for name in _list(model_dir, "", entries)[:_FOLDERS]:
+        folder = model_dir / name
+        ours = name in _OURS or any((folder / file).exists() for file in _OUR_FILES)
+        if not ours and not name.endswith("_temp"):
+            _list(folder, f"{name}/", entries)
+    return entries
+
+
+def _list(folder: Path, before: str, entries: list[Entry]) -> list[str]:
+    """Add the files of a folder to `entries`; returns the names of the folders in it."""
+    folders = []
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for entry in found:
+            is_data = ".data-" in entry.name
+            with contextlib.suppress(OSError):
+                if is_data or ".index" in entry.name:
+                    status = entry.stat(follow_symlinks=False)
+                    is_link = stat.S_ISLNK(status.st_mode)
+                    if is_link or stat.S_ISREG(status.st_mode):
+                        entries.append(Entry(before + entry.name, is_link, status.st_mtime))
+                elif not before and entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+    return sorted(folders)
+
+
+def look(model_dir: Path) -> list[PassedOver]:
+    """Return what of a folder is passed over now."""
+    return passed_over(listing(model_dir), time.time())
