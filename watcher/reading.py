@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from watcher.checkpoints.discover import missing
 from watcher.config.last_start import LastStart
 from watcher.database_file import DATABASE_NAME, PINS_NAME, explained
 from watcher.errors import StoreBusy, StoreError
@@ -113,16 +114,19 @@ class Reader:
             return before
 
     def best(self) -> dict[str, Any] | None:
-        """Return the row of the view `best`, None while nothing is promoted; `path` of today."""
+        """Return the row of the view `best`, None while nothing is promoted.
+
+        `path` is that of today; `files` is False when what it names is not there.
+        """
         rows = self._found("SELECT * FROM best")
         return rows[0] if rows else None
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """Return the view `leaderboard`, with each `path` of today."""
+        """Return the view `leaderboard`, with each `path` of today and `files` as in `best`."""
         return self._found("SELECT * FROM leaderboard")
 
     def other_boards(self) -> list[dict[str, Any]]:
-        """Return the view `boards` without the board that the view `leaderboard` shows."""
+        """Return the view `boards` without the board that `leaderboard` shows, likewise."""
         return self._found(
             "SELECT * FROM boards WHERE board !="
             " (SELECT board FROM runs WHERE id = (SELECT min(id) FROM runs))"
@@ -286,12 +290,18 @@ class Reader:
         return self.path.absolute().parent
 
     def _found(self, sql: str) -> list[dict[str, Any]]:
-        """Return rows with a `path`, each where it is today."""
+        """Return rows with a `path`, each where it is today, and with whether its files are there.
+
+        `files` is False when the index or a shard at `path` is missing.
+        """
         rows = self._rows(sql)
         if rows:
             moved: Moved = find_move(self._state_dir, self.recorded())
             for row in rows:
                 row["path"] = moved.path(row["path"])
+            gone = missing(Path(row["path"]) for row in rows)
+            for row in rows:
+                row["files"] = Path(row["path"]) not in gone
         return rows
 
     def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
