@@ -244,14 +244,6 @@ class Reader:
         )
         return row["global_step"] if row else None
 
-    def last_stop(self) -> str | None:
-        """Return why the run was stopped, None when it was not or that was withdrawn."""
-        row = self.one(
-            "SELECT kind, message FROM events WHERE kind IN ('stop', 'stop_withdrawn')"
-            " ORDER BY id DESC LIMIT 1"
-        )
-        return row["message"] if row and row["kind"] == "stop" else None
-
     def last_event(self) -> int:
         """Return the id of the last row of `events`, 0 for none."""
         return int(self._rows("SELECT coalesce(max(id), 0) AS id FROM events")[0]["id"])

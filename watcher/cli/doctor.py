@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watcher.cli.completing import folders
+from watcher.cli.meant import lookalike_told
 from watcher.cli.options import (
     as_json,
     config_option,
@@ -71,7 +72,8 @@ def doctor(
     from watcher.doctor.settings import open_to_all
 
     given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
-    loaded = _load(given)
+    with lookalike_told(model_dir):
+        loaded = _load(given)
     found = examine(loaded.settings, time_limit, _tell)
     _tell("")
     found[:0] = open_to_all(given.file) if given.file else []

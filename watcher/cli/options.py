@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from watcher.cli.completing import folders, for_setting
+from watcher.cli.meant import refuse_mistaken
 from watcher.cli.settings_help import SettingOption
 from watcher.cli.sources import FILE_HERE, model_dir_here, state_dir_here
 from watcher.config import (
@@ -154,5 +155,12 @@ def json_line(value: Any) -> str:
 
 
 def state_folder(model_dir: Path, state_dir: str | None) -> Path:
-    """Return the state folder that the reading commands open."""
-    return state_path(model_dir.absolute(), state_dir or state_dir_here(model_dir))
+    """Return the state folder that the reading commands open.
+
+    Raises:
+        StoreError: there is no run, and it can be told what was meant.
+    """
+    state_dir = state_dir or state_dir_here(model_dir)
+    if not state_dir:
+        refuse_mistaken(model_dir.absolute())
+    return state_path(model_dir.absolute(), state_dir)

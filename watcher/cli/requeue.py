@@ -33,8 +33,9 @@ def requeue(
 ) -> None:
     """Evaluate checkpoints of MODEL_DIR anew: those named, all that are kept, or all that failed.
 
-    best/ stays as it is until they are measured. What is neither kept nor in MODEL_DIR any more
-    cannot be evaluated, and is named.
+    CHECKPOINT is a name such as ckpt-12, `best`, `last`, a global step, or the beginning of a
+    sha256. best/ stays as it is until they are measured. What is neither kept nor in MODEL_DIR any
+    more cannot be evaluated, and is named.
     """
     from watcher.cli.asking import carry_out
     from watcher.inbox import Request

@@ -16,6 +16,7 @@ def resume(model_dir: Path, state_dir: str | None) -> None:
 
     The sentinel goes, and patience counts from the last evaluation on. A rule whose limit is still
     exceeded at the next one, such as --max-steps, stops the run again unless it is set otherwise.
+    Where no early stop stands nothing is changed, and that is said.
     """
     from watcher.cli.asking import carry_out
     from watcher.inbox import Request

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from watcher.cli.completing import folders
+from watcher.cli.meant import lookalike_told
 from watcher.cli.options import config_option, only_given_option, settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.cli.sources import sources
@@ -39,4 +40,5 @@ def run(model_dir: str | None, config_file: Path | None, only_given: bool, **fla
     given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
     from watcher.running import run_daemon
 
-    run_daemon(lambda: given.load(Settings))
+    with lookalike_told(model_dir):
+        run_daemon(lambda: given.load(Settings))

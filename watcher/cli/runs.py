@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from watcher.cli import completing
+from watcher.cli.meant import refuse_mistaken
 from watcher.cli.options import folder_or_here, state_dir_option, state_folder
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
@@ -73,6 +74,8 @@ def find_runs(folders: Sequence[Path], state_dir: str | None) -> Asked:
         below = [] if own else sorted({path for one in _BELOW for path in here.glob(one)})
         many = many or bool(below)
         found = [RunPlace(path.parent.parent, path.parent) for path in below]
+        if not state_dir and not own and not found:
+            refuse_mistaken(here)
         places += found or [own or RunPlace(here, state_folder(here, None))]
     return Asked(tuple(dict.fromkeys(places)), many)
 

@@ -126,8 +126,9 @@ def _kept(name: str) -> bool:
 
 
 def _main_metric(values: Mapping[str, Any]) -> str:
-    board = values.get("board") or [{}]
-    own = board[0].get("metric") if isinstance(board[0], Mapping) else None
+    listed = values.get("board")
+    first = listed[0] if isinstance(listed, list | tuple) and listed else None
+    own = first.get("metric") if isinstance(first, Mapping) else None
     return str(own or values.get("metric") or DEFAULT_METRIC)
 
 

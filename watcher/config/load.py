@@ -21,6 +21,7 @@ from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings
+from watcher.config.wording import in_words
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
 from watcher.decision.smooth import parse_smoothing
@@ -312,11 +313,16 @@ def _explain(
     match = re.search(r"(.*) - at `\$\.(\w+)([^`]*)`", text)
     if not match:
         return ConfigError(f"invalid settings: {text}")
-    rule, name, field = match[1].replace("`", ""), match[2], match[3].rpartition(".")[2]
+    rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     if "enum" in rule:
         table = (BoardSettings, field) if field else (Settings, name)
         rule = f"expected one of {', '.join(_choices(*table))}"
-    rule = rule[0].lower() + rule[1:]
+    elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
+        rule = f"it has a key {unknown[1]}"
+        if name == "board" and "." not in match[3]:
+            rule += f", and may have {', '.join(BoardSettings.__struct_fields__)}"
+    else:
+        rule = in_words(rule)
     said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({merged[name]})"
     command = "train" if name in launcher_names() else "run"
     return ConfigError(

@@ -195,7 +195,7 @@ class Looker:
             patience_left=(run["status"].get("patience_left") or {})
             if live
             else _patience_now(reader, run),
-            stop=run["status"].get("stop") if live else reader.last_stop(),
+            stop=run["status"].get("stop") if live else reader.rows().last_stop(),
             failures=reader.failed(_FAILURES),
         )
 
