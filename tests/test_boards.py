@@ -74,7 +74,8 @@ def test_several_boards_lie_over_the_same_files_and_the_first_is_the_leaderboard
     (line,) = (line for line in shown if line.startswith("best-low-loss/"))
     assert line.endswith("ckpt-2 0.5000")
     shown = json.loads(cli("status", watcher.model_dir, "--json").stdout)["boards"]
-    assert shown == watcher.query("SELECT * FROM boards WHERE board != 'best'")
+    rows = watcher.query("SELECT * FROM boards WHERE board != 'best'")
+    assert shown == [{**row, "files": True} for row in rows]
     narrow = cli("status", watcher.model_dir, COLUMNS="40").stdout.splitlines()
     assert max(map(len, narrow)) <= 40
     (at,) = (number for number, line in enumerate(narrow) if line.startswith("best-low-loss/"))

@@ -67,7 +67,7 @@ def test_bash_completes_commands_options_values_and_what_the_database_holds(run:
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["compare", here, ""], ["best", "last", "ckpt-3", "ckpt-2", "ckpt-1"]),
         (["compare", here, "ckpt-3", "ckpt"], ["ckpt-2", "ckpt-1"]),
-        (["keep", here, "ckpt-3", "ckpt-1", ""], ["ckpt-2"]),
+        (["keep", here, "ckpt-3", "ckpt-1", ""], ["best", "last", "ckpt-2"]),
         (["requeue", "$HERE", "ckpt-2"], ["ckpt-2"]),
         (["explain", here, "--board", ""], ["best"]),
         (["metrics", here, "b"], ["best"]),

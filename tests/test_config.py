@@ -32,16 +32,21 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("flag", "value", "rule"),
     [
-        ("top_k", "-2", "top_k (-2) is invalid: expected int >= -1"),
-        ("top_k", "many", "top_k (many) is invalid: expected int"),
-        ("patience", "0", "patience (0) is invalid: expected int >= 1"),
+        ("top_k", "-2", "top_k (-2) is invalid: expected a whole number, -1 or more"),
+        ("top_k", "many", "top_k (many) is invalid: expected a whole number"),
+        ("patience", "0", "patience (0) is invalid: expected a whole number, 1 or more"),
+        ("patience", "soon", "patience (soon) is invalid: expected a whole number or none"),
+        ("max_hours", "0", "max_hours (0) is invalid: expected a number, more than 0"),
+        ("tensorboard", "maybe", "tensorboard (maybe) is invalid: expected true or false"),
+        ("model_dir", "", "model_dir () is invalid: expected a text that is not empty"),
+        ("tie_break", 3, "tie_break (3) is invalid: expected a list, not a whole number"),
         ("min_delta", "nan", "min_delta (nan) is invalid: expected a number >= 0"),
         ("mode", "best", "mode (best) is invalid: expected one of max, min"),
         ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),
-        ("rescan_seconds", "11", "rescan_seconds (11) is invalid: expected float <= 10.0"),
+        ("rescan_seconds", "11", "rescan_seconds (11) is invalid: expected a number, 10 at most"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: str, rule: str):
+def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: object, rule: str):
     with pytest.raises(ConfigError) as caught:
         load_settings({**REQUIRED, flag: value}, {}, None)
     assert caught.value.message.startswith(rule)
@@ -54,7 +59,7 @@ def test_a_value_that_may_hold_a_password_is_named_and_not_shown(tmp_path: Path)
         file.write_text(f'{name} = "mailto://user:secret@example.org"\n')
         with pytest.raises(ConfigError) as caught:
             load_settings(REQUIRED, {}, file)
-        assert caught.value.message == f"{name} is invalid: expected array, got str"
+        assert caught.value.message == f"{name} is invalid: expected a list"
         assert "secret" not in (caught.value.hint or "")
 
 
@@ -116,9 +121,9 @@ def test_a_list_comes_from_a_repeated_flag_an_array_or_one_value(tmp_path: Path)
 def test_a_list_that_is_no_array_is_an_error(tmp_path: Path):
     file = tmp_path / "run.toml"
     file.write_text('metric_plugin = "a.py:f"\n')
-    with pytest.raises(ConfigError, match=r"metric_plugin \(a.py:f\) is invalid: expected array"):
+    with pytest.raises(ConfigError, match=r"metric_plugin \(a.py:f\) is invalid: expected a list"):
         load_settings(REQUIRED, {}, file)
-    with pytest.raises(ConfigError, match=r"metric_plugin \(\[a\) is invalid: expected array"):
+    with pytest.raises(ConfigError, match=r"metric_plugin \(\[a\) is invalid: expected a list"):
         load_settings(REQUIRED, {"CHECKPOINT_WATCHER_METRIC_PLUGIN": "[a"}, None)
 
 
@@ -138,9 +143,9 @@ def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[[board]]\ntop_k = -3", "board[0].top_k is invalid: expected int >= -1"),
+        ("[[board]]\ntop_k = -3", "board[0].top_k is invalid: expected a whole number, -1 or more"),
         ('[[board]]\nmode = "up"', "board[0].mode is invalid: expected one of max, min"),
-        ('[[board]]\nnam = "x"', "unknown field nam"),
+        ('[[board]]\nnam = "x"', "it has a key nam, and may have name, folder"),
         ("[[board]]\n[[board]]", "board name (best) is taken"),
         ('[[board]]\nveto = ["mAP"]', "veto of board best is invalid: expected METRIC:DROP"),
         ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "of x is that of best too"),

@@ -11,13 +11,16 @@ from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli
 
 from watcher.config import (
+    LastStart,
     LaunchSettings,
     Settings,
     doubts,
     launch_doubts,
+    load,
     load_as,
     make_settings,
 )
+from watcher.decision.policy import boards
 from watcher.errors import ConfigError
 
 REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
@@ -37,6 +40,10 @@ REFUSED = [
         {"min_steps": 9, "max_steps": 9, "patience": 3, "target": 0.5, "plateau_std": 0},
         "before patience (3), target (0.5) or plateau_std (0.0) may stop it",
     ),
+    ({"metric": "loss", "mode": "max"}, "board best: mode max takes the highest loss for the best"),
+    ({"mode": "min"}, "mode min takes the lowest DetectionBoxes_Precision/mAP for the best"),
+    ({"board": [{"metric": "loss"}], "mode": "max"}, "mode max takes the highest loss"),
+    ({"board": [{"metric": "loss"}, {"name": "b", "mode": "max"}]}, "board b: mode max takes"),
     ({"sentinel": "p"}, "sentinel ({cwd}/p) is pipeline_config"),
     ({"sentinel": "m"}, "sentinel ({cwd}/m) is the trainer's MODEL_DIR"),
     ({"sentinel": "m/best"}, "sentinel ({cwd}/m/best) is that of best too"),
@@ -47,6 +54,9 @@ TAKEN: list[dict[str, Any]] = [
     {},
     {"target": 0.9, "divergence": 0.1},
     {"target": 0.1, "divergence": 2.0, "metric": "loss", "mode": "min"},
+    {"target": 0.1, "divergence": 2.0, "metric": "loss"},
+    {"metric": "deployed/margin", "mode": "min"},
+    {"metric": "2 * loss", "mode": "max"},
     {"min_steps": 100, "max_steps": 1000, "patience": 3},
     {"min_steps": 100, "divergence": 0.1},
     {"min_evaluations": 3, "target": 0.0},
@@ -102,7 +112,10 @@ TOLD = [
         {"eval_cache_mib": 4096, "worker_memory_limit": "4GB"},
         "eval_cache_mib (4096) is not below worker_memory_limit (4GB)",
     ),
-    ({"metric": "loss"}, "board best: mode max takes the highest loss for the best"),
+    (
+        {"board": [{}, {"name": "worst", "metric": "mAP", "mode": "min"}]},
+        "board worst: mode min takes the lowest mAP for the best, of which more is better",
+    ),
 ]
 
 
@@ -135,9 +148,61 @@ def test_what_may_be_meant_is_taken_and_told(values: dict[str, Any], message: st
 
 def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> None:
     values = {"target": 0.1, "divergence": 2.0, "board": [{"metric": "loss", "mode": "min"}]}
-    assert given(values).mode == "min"
+    assert given(values).better == "min"
     with pytest.raises(ConfigError, match="by mode max"):
         given({**values, "board": [{"metric": "mAP"}]})
+
+
+def test_the_mode_is_the_metrics_nature_unless_it_is_given() -> None:
+    def mode(**values: Any) -> list[str]:
+        return [board.policy.mode for board in boards(given(values))]
+
+    assert mode() == ["max"] and mode(metric="loss") == ["min"]
+    assert mode(metric="latency_ms") == mode(metric="'Loss/x'") == ["min"]
+    assert mode(metric="mAP - loss") == mode(metric="deployed/f1") == ["max"]
+    assert mode(metric="mAP - loss", mode="min") == ["min"]
+    others = [{"name": "a", "metric": "mAP"}, {"name": "b", "metric": "loss"}, {"name": "c"}]
+    assert mode(metric="loss", board=[{}, *others]) == ["min", "max", "min", "min"]
+    assert mode(board=[{"metric": "loss"}, *others]) == ["min", "max", "min", "min"]
+    unnatural = {"name": "d", "metric": "mAP / loss"}
+    assert mode(metric="loss", board=[{}, unnatural]) == ["min", "max"]
+    assert mode(metric="a/b", mode="min", board=[{}, unnatural]) == ["min", "min"]
+
+
+def test_a_mode_against_the_metrics_nature_that_is_typed_is_taken_with_a_note(
+    tmp_path: Path,
+) -> None:
+    typed = load(Settings, {**REQUIRED, "metric": "loss", "mode": "max"}, {}, None)
+    (note,) = doubts(typed.settings)
+    assert note.message.startswith("board best: mode max takes the highest loss")
+    # At the next start it is still what somebody typed.
+    last = LastStart(typed.settings.to_show(), typed.given)
+    assert load(Settings, {"model_dir": "m"}, {}, None, last=last).settings.better == "max"
+    file = tmp_path / "settings.toml"
+    file.write_text('metric = "mAP"\nmode = "max"\n')
+    with pytest.raises(ConfigError, match="highest loss") as caught:
+        load(Settings, {**REQUIRED, "metric": "loss"}, {}, file)
+    assert "give --mode max by hand" in str(caught.value.hint)
+    assert load(Settings, {**REQUIRED, "metric": "loss", "mode": "min"}, {}, file)
+
+
+def test_loss_promotes_the_lowest_and_everything_says_so(watcher: Watcher) -> None:
+    manager = Manager(watcher.model_dir)
+    for number in range(3):
+        manager.save(100 * number, model_tensors(1000, number))
+    # The stub's loss is 1 less its mAP.
+    scores = json.dumps({"ckpt-1": 0.2, "ckpt-2": 0.9, "ckpt-3": 0.4})
+    flags = ("--metric", "loss", "--top-k", 1, "--patience", 1)
+    assert watcher.run(*flags, STUB_SCORES=scores) == 0
+    assert watcher.leaderboard() == ["ckpt-2"]
+    told = json.loads(cli("status", watcher.model_dir, "--json").stdout)
+    explained = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
+    board = json.loads((watcher.best_dir / "best.json").read_text())
+    modes = [one["mode"] for one in (told, explained, board, watcher.stop_notice())]
+    assert modes == ["min"] * 4
+    assert "warning" not in watcher.log.read_text()
+    what_if = cli("explain", watcher.model_dir, "--json", "--what-if", "metric=mAP")
+    assert json.loads(what_if.stdout)["mode"] == "max"
 
 
 def test_what_a_database_recorded_is_read_whatever_it_contradicts() -> None:

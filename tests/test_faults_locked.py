@@ -119,7 +119,7 @@ def test_a_database_that_is_locked_at_the_start_is_waited_for_and_pins_are_taken
     assert watcher.run("--top-k", 1) == 0
     (held,) = pinned(watcher)
     with locked(watcher.database, EXCLUSIVE):
-        daemon = watcher.start("--top-k", 1)
+        daemon = watcher.start()  # what the last start was given is read when the lock goes
         wait_until(lambda: "waiting for the database" in watcher.log.read_text(), "it is told")
         rotate(watcher, 8)
         wait_until(lambda: names(4, 11) <= pinned(watcher), "each is pinned")
@@ -128,6 +128,7 @@ def test_a_database_that_is_locked_at_the_start_is_waited_for_and_pins_are_taken
     wait_until(lambda: scored(watcher, names(1, 11)), "all are scored")
     assert len(rows(watcher)) == 11
     wait_until(lambda: len(pinned(watcher)) == 1, "what was known is released again")
+    assert "settings='top_k 1'" in watcher.log.read_text()
     assert watcher.stop() == 0
     assert sorted(watcher.evaluations()) == sorted(names(1, 11))
     assert held == "ckpt-3"

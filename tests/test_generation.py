@@ -264,7 +264,7 @@ def test_a_new_life_is_told_in_the_diary_once(store: Store, tmp_path: Path):
 def test_the_newest_life_is_evaluated_first_and_what_has_a_place_with_it(store: Store):
     for at, counter in enumerate((3, 4, 5), start=1):
         add(store, at, counter)
-    checkpoint = store.by_hand.find("ckpt-4")
+    checkpoint = store.ledger.find("ckpt-4")
     assert checkpoint
     path = store._database.path
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:

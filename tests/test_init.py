@@ -93,8 +93,9 @@ def test_what_is_found_is_set_and_run_takes_the_file_as_it_is(
     text = (tmp_path / "checkpoint-watcher.toml").read_text()
     assert "There are: val, test." in text and "auto takes hotcoco there." in text
     doctor, run = ended.stderr.splitlines()[-2:]
-    assert doctor.split() == ["checkpoint-watcher", "doctor", "--config", "checkpoint-watcher.toml"]
-    assert run.split() == ["checkpoint-watcher", "run", "--config", "checkpoint-watcher.toml"]
+    # Which take the file of the folder that they are started in.
+    assert doctor.split() == ["checkpoint-watcher", "doctor"]
+    assert run.split() == ["checkpoint-watcher", "run"]
     assert not list(watcher.model_dir.iterdir())  # nothing of the trainer's is touched
     words = ["--config", tmp_path / "checkpoint-watcher.toml", "--exit-when-idle", 0.2]
     assert cli("run", *words, "--python", STUB, "--metric", "mAP").returncode == 0
@@ -217,7 +218,7 @@ def test_after_a_run_its_settings_are_the_ones_that_were_found(
     assert "#veto = " in text  # the default, an empty list, is nothing that was found
     assert re.findall(r"^(\w+) = ", text, re.MULTILINE) == [
         *("model_dir", "pipeline_config", "metric", "top_k", "tie_break"),
-        *("patience", "python", "tensorboard", "exit_when_idle", "evict_seconds"),
+        *("patience", "python", "tensorboard", "evict_seconds"),
     ]
 
 

@@ -588,7 +588,10 @@ def test_no_other_command_imports_what_draws(few: Path):
         "assert not found, found\n"
     )
     folder = str(few / "2" / "model_dir")
-    commands = [["plot", "--help"], *([name, folder] for name in ("status", "best", "history"))]
+    commands = [
+        ["plot", "--help"],
+        *([name, folder] for name in ("status", "leaderboard", "history")),
+    ]
     ended = subprocess.run(
         [sys.executable, "-c", program, json.dumps(commands)], capture_output=True, text=True
     )

@@ -27,7 +27,7 @@ INSTEAD = (
     (r"build/demo/model_dir", "MODEL_DIR"),
     (r"(checkpoint-watcher install-units )", r"\1--dry-run "),
     (r"AP\[person\]", "mAP"),
-    (r"(checkpoint-watcher run )", r"\1--exit-when-idle 0.2 "),
+    (r"(checkpoint-watcher run\b)", r"\1 --exit-when-idle 0.2"),
     (
         r"(checkpoint-watcher rebuild )MODEL_DIR",
         r"cp -r runs/cats lost && rm lost/watcher/watcher.db* && \1lost",

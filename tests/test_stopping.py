@@ -70,7 +70,7 @@ def test_a_checkpoint_measured_again_counts_with_its_new_score(store: Store, tmp
         record(store, counter, score)
     stopping.update(NOW, None)
     assert stopping.decision
-    checkpoint = store.by_hand.find("ckpt-4")
+    checkpoint = store.ledger.find("ckpt-4")
     assert checkpoint
     store.by_hand.requeue(checkpoint, NOW)
     lease = store.queue.lease_next(NOW, 60)

@@ -265,4 +265,6 @@ def test_the_run_keeps_its_identity_when_its_folder_is_renamed(path: Path, tmp_p
         identity = first.run_uuid
     with Store(path, run="new", model_dir=tmp_path / "new", now=NOW) as second:
         assert second.run_uuid == identity
+        assert rows(path, "SELECT name FROM runs") == [("old",)], "until these settings decide"
+        second.ledger.set_settings({}, {}, "new")
     assert rows(path, "SELECT name FROM runs") == [("new",)]

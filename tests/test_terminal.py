@@ -230,7 +230,8 @@ def test_several_runs_are_shown_together_and_below_a_parent_folder(done: Watcher
 
 
 def test_leaderboard_is_the_view_and_says_how_far_each_is_behind(done: Watcher):
-    assert told("leaderboard", done.model_dir) == done.query("SELECT * FROM leaderboard")
+    view = done.query("SELECT * FROM leaderboard")
+    assert told("leaderboard", done.model_dir) == [{**row, "files": True} for row in view]
     assert "0.250000" in cli("leaderboard", done.model_dir).stdout.splitlines()[-1]
 
 

@@ -41,14 +41,15 @@ def alive(pid: int) -> bool:
 
 
 def cli(
-    *arguments: object, seconds: float = 60, **environment: str
+    *arguments: object, seconds: float = 60, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of checkpoint-watcher to its end."""
+    """Run a command of checkpoint-watcher to its end, in a folder."""
     return subprocess.run(
         [*CLI, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         timeout=seconds,
     )
 

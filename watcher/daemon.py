@@ -13,12 +13,12 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
-from watcher.config import Settings, doubts
+from watcher.config import Settings, differences, doubts
 from watcher.decision.policy import DECIDING, boards
 from watcher.errors import ModelDirError, StoreError, StoreLost, WorkLeft
 from watcher.evaluation.evaluating import Evaluating
@@ -47,6 +47,7 @@ _BUSY_AT_END_SECONDS = 2.0
 _WAIT_SECONDS = 2.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
+_DIFFER = "settings differ from the last start"
 _PROGRESS_SECONDS = 1.0
 # A problem that lasts is told in the log, and not only in `status`.
 _LASTING_SECONDS = 5.0
@@ -65,6 +66,7 @@ class Daemon:
         *,
         snapshot: Snapshot | None = None,
         inbox: Inbox | None = None,
+        given: Mapping[str, str] | None = None,
         on_step: Callable[[Presence], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
@@ -74,6 +76,7 @@ class Daemon:
         self._intake = intake
         self._projector = projector
         self._inbox = inbox
+        self._given = given or {}
         self._orders = Orders(store, settings.model_path, settings.state_path / PINS_NAME)
         self._snapshot = snapshot or Snapshot()
         self._evaluating = Evaluating(settings, store, supervisors, self._snapshot)
@@ -87,7 +90,7 @@ class Daemon:
         self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
         self._keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
         self._stopping = False
-        self._begun = self._decided = self._idle = False
+        self._begun = self._decided = self._recorded = self._idle = False
         self._finishing = self._looked_to_finish = False
         self._woken = True
         self._dirty = True
@@ -228,6 +231,8 @@ class Daemon:
         self._store.queue.return_all(now)
         for doubt in doubts(self._settings):
             _log.warning(doubt.message, hint=doubt.hint)
+        if changed := self._changes():
+            _log.warning(_DIFFER, settings=changed)
         self._intake.recover(now)
         self._keeper.close()
         self._event_files.want()
@@ -251,15 +256,25 @@ class Daemon:
         A start that is refused leaves everything as it was decided before. Settings that decide
         the same wait for nothing, nor does anything wait for a device that another watcher has.
         """
-        ledger, crew = self._store.ledger, self._crew
-        if self._decided:
+        if self._recorded:
             return
-        shown = self._settings.to_show()
-        if crew.was_ready or crew.waiting or ledger.decided_by(shown, DECIDING):
+        ledger, crew, name = self._store.ledger, self._crew, self._settings.name
+        shown, able = self._settings.to_show(), crew.was_ready or crew.waiting
+        if able and (changed := self._changes()):
+            ledger.add_event(now, "settings", f"{_DIFFER}: {changed}")
+        if not self._decided and (able or ledger.decided_by(shown, DECIDING | {"run_name"})):
             main, *_ = boards(self._settings)
             ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
-            ledger.set_settings(shown)
             self._decided = True
+            if not ledger.settings():  # whoever asks meanwhile needs some; a next start does not
+                ledger.set_settings(shown, {}, name)
+        if able:
+            ledger.set_settings(shown, self._given, name)
+            self._recorded = True
+
+    def _changes(self) -> str:
+        """Return what is set otherwise than when it was decided last, for people."""
+        return ", ".join(differences(self._store.ledger.settings(), self._settings.to_show()))
 
     def _follow_clock(self, now: float, steady: float) -> None:
         """Keep leases and delays as long as they were when the wall clock was set."""

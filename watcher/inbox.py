@@ -31,7 +31,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         verb: `keep` and `let_go` checkpoints; `requeue` them; `resume` after an early stop.
-        checkpoints: Names, `ckpt-12`, or beginnings of a sha256.
+        checkpoints: Names, `ckpt-12`, `best`, `last`, steps, or beginnings of a sha256.
         every: Instead of names: `pinned`, all whose files are kept, or `failed`.
     """
 

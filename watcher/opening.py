@@ -63,7 +63,7 @@ def _open(
         try:
             return Store(
                 path,
-                run=settings.run_name or settings.model_path.name,
+                run=settings.name,
                 model_dir=settings.model_path,
                 now=time.time(),
                 busy_seconds=_BUSY_SECONDS,

@@ -74,17 +74,21 @@ class Orders:
             case "requeue":
                 return (yield from self._requeue(request, now))
             case "resume":
-                step = self._store.ledger.resume(now)
+                ledger = self._store.ledger
+                # Of a rebuilt database it is not known what was decided before.
+                if ledger.settings() and not ledger.last_stop():
+                    return Answer(done=("nothing to resume: no early stop of this run stands",))
+                step = ledger.resume(now)
                 return Answer(done=(f"no decision to stop up to step {step} counts any more",))
 
     def _keep(self, names: Iterable[str], now: float) -> Work[Answer]:
         done, refused = [], []
-        found = {name: self._store.by_hand.find(name) for name in names}
+        found = {name: self._store.ledger.find(name) for name in names}
         for one in filter(None, found.values()):
             self._take_hold(one)
         for name, checkpoint in found.items():
             if checkpoint is None:
-                refused.append(_unknown(name))
+                refused.append(self._unknown(name))
             elif not (yield from self._has_files(checkpoint)):
                 refused.append(f"{checkpoint['name']} is {checkpoint['state']}: its files are gone")
             else:
@@ -95,9 +99,9 @@ class Orders:
     def _let_go(self, names: Iterable[str], now: float) -> Answer:
         done, refused = [], []
         for name in names:
-            checkpoint = self._store.by_hand.find(name)
+            checkpoint = self._store.ledger.find(name)
             if checkpoint is None:
-                refused.append(_unknown(name))
+                refused.append(self._unknown(name))
             else:
                 self._store.by_hand.keep(checkpoint, False, now)
                 done.append(f"{_shown(checkpoint)} is no longer kept by hand")
@@ -111,9 +115,9 @@ class Orders:
         elif request.every == "failed":
             chosen = self._store.by_hand.failed()
         for name in request.checkpoints:
-            checkpoint = self._store.by_hand.find(name)
+            checkpoint = self._store.ledger.find(name)
             if checkpoint is None:
-                refused.append(_unknown(name))
+                refused.append(self._unknown(name))
             else:
                 chosen.append(checkpoint)
         for checkpoint in chosen:
@@ -129,6 +133,12 @@ class Orders:
                 self._store.by_hand.requeue(checkpoint, now)
                 done.append(f"{_shown(checkpoint)} waits to be evaluated anew")
         return Answer(done=tuple(done), refused=tuple(refused))
+
+    def _unknown(self, name: str) -> str:
+        if name in ("best", "last"):
+            what = "promoted" if name == "best" else "evaluated"
+            return f"{name}: no checkpoint is {what} yet"
+        return f"{name} is no checkpoint of this run{self._store.ledger.suggest(name)}"
 
     def _take_hold(self, checkpoint: dict[str, Any]) -> bool:
         """True when the files are there, or may be; they are linked before any is read."""
@@ -149,10 +159,6 @@ class Orders:
                 return self._recall.pin(id_, name, sha256, self._recall.here(), -math.inf)
             except Unfinished:
                 yield
-
-
-def _unknown(name: str) -> str:
-    return f"{name} is no checkpoint of this run"
 
 
 def _shown(checkpoint: dict[str, Any]) -> str:

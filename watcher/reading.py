@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from watcher.checkpoints.discover import missing
+from watcher.config.last_start import LastStart
 from watcher.database_file import DATABASE_NAME, PINS_NAME, explained
 from watcher.errors import StoreBusy, StoreError
 from watcher.moved import Moved, find_move, recorded_settings, recorded_state, same_folder
@@ -87,6 +89,12 @@ class Reader:
             raise StoreError(f"{self.path} holds no run", hint="start `checkpoint-watcher run`")
         return rows[0]
 
+    def last_start(self) -> LastStart:
+        """Return what the last start went by, and what it was given, with the paths of today."""
+        run = self.run()
+        given = run.get("given")
+        return LastStart(recorded_settings(run), given and msgspec.json.decode(given))
+
     def original(self) -> Path | None:
         """Return the state folder that this one is a copy of, None when it is none.
 
@@ -106,16 +114,19 @@ class Reader:
             return before
 
     def best(self) -> dict[str, Any] | None:
-        """Return the row of the view `best`, None while nothing is promoted; `path` of today."""
+        """Return the row of the view `best`, None while nothing is promoted.
+
+        `path` is that of today; `files` is False when what it names is not there.
+        """
         rows = self._found("SELECT * FROM best")
         return rows[0] if rows else None
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """Return the view `leaderboard`, with each `path` of today."""
+        """Return the view `leaderboard`, with each `path` of today and `files` as in `best`."""
         return self._found("SELECT * FROM leaderboard")
 
     def other_boards(self) -> list[dict[str, Any]]:
-        """Return the view `boards` without the board that the view `leaderboard` shows."""
+        """Return the view `boards` without the board that `leaderboard` shows, likewise."""
         return self._found(
             "SELECT * FROM boards WHERE board !="
             " (SELECT board FROM runs WHERE id = (SELECT min(id) FROM runs))"
@@ -233,14 +244,6 @@ class Reader:
         )
         return row["global_step"] if row else None
 
-    def last_stop(self) -> str | None:
-        """Return why the run was stopped, None when it was not or that was withdrawn."""
-        row = self.one(
-            "SELECT kind, message FROM events WHERE kind IN ('stop', 'stop_withdrawn')"
-            " ORDER BY id DESC LIMIT 1"
-        )
-        return row["message"] if row and row["kind"] == "stop" else None
-
     def last_event(self) -> int:
         """Return the id of the last row of `events`, 0 for none."""
         return int(self._rows("SELECT coalesce(max(id), 0) AS id FROM events")[0]["id"])
@@ -279,12 +282,18 @@ class Reader:
         return self.path.absolute().parent
 
     def _found(self, sql: str) -> list[dict[str, Any]]:
-        """Return rows with a `path`, each where it is today."""
+        """Return rows with a `path`, each where it is today, and with whether its files are there.
+
+        `files` is False when the index or a shard at `path` is missing.
+        """
         rows = self._rows(sql)
         if rows:
             moved: Moved = find_move(self._state_dir, self.recorded())
             for row in rows:
                 row["path"] = moved.path(row["path"])
+            gone = missing(Path(row["path"]) for row in rows)
+            for row in rows:
+                row["files"] = Path(row["path"]) not in gone
         return rows
 
     def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
@@ -302,6 +311,21 @@ def open_reader(state_dir: Path, *, timeout_seconds: float = 5.0) -> Iterator[Re
         yield reader
     finally:
         reader.close()
+
+
+def read_last_start(state_dir: Path, *, timeout_seconds: float = 5.0) -> LastStart:
+    """Return what the last start on a database was given; nothing where there is no database.
+
+    Raises:
+        StoreError: there is one, and it cannot be read.
+    """
+    try:
+        if not (state_dir / DATABASE_NAME).exists():
+            return LastStart()
+    except OSError:
+        pass  # which opening it explains
+    with open_reader(state_dir, timeout_seconds=timeout_seconds) as reader:
+        return reader.last_start()
 
 
 def _nearest_trouble(folder: Path) -> str:

@@ -5,7 +5,9 @@ The daemon reads through the connection it writes with, commands through one of 
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +23,26 @@ QUEUE_ORDER = (
     " OR id IN (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) DESC,"
     " global_step, id"
 )
+
+
+_NAMED = (
+    "c.id, c.name, c.state, c.reason, c.sha256, c.global_step, c.generation, c.kept, c.pin_path,"
+    " e.id AS evaluation_id FROM checkpoints c JOIN runs r ON r.id = c.run_id"
+    " LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
+)
+# In the order in which they are tried.
+_BY_NAME = (
+    "c.name = ?2",
+    "c.global_step = CAST(?2 AS INTEGER) AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
+    "length(?2) >= 6 AND c.sha256 LIKE ?2 || '%' AND ?2 NOT GLOB '*[^0-9a-fA-F]*'",
+)
+_NAMING = {
+    "best": (
+        "?2 = 'best' AND c.id = (SELECT p.checkpoint_id FROM promotions p WHERE p.run_id = r.id"
+        " AND p.board = r.board AND p.evicted_at IS NULL ORDER BY p.rank LIMIT 1)",
+    ),
+    "last": ("?2 = 'last' AND e.id IS NOT NULL",),
+}
 
 
 class Queries(Protocol):
@@ -214,6 +236,48 @@ class Rows:
         """
         resumed = self._run_row("resumed_generation") == self.generation()
         return int(self._run_row("resumed_step")) if resumed else -1
+
+    def find(self, wanted: str, *, evaluated: bool = False) -> dict[str, Any] | None:
+        """Return the checkpoint that a person names.
+
+        Args:
+            wanted: A name, the latest of several; `best`; `last`, the one evaluated last; a global
+                step; or the beginning of a sha256, six characters at least.
+            evaluated: Look among those alone that have an evaluation which counts.
+
+        Returns:
+            `id, name, state, reason, sha256, global_step, generation, kept, pin_path,
+            evaluation_id`, None when there is none.
+        """
+        latest = "e.evaluated_at DESC, c.id DESC" if evaluated or wanted == "last" else "c.id DESC"
+        for where in _NAMING.get(wanted, _BY_NAME):
+            row = self._queries.one(
+                f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
+                f"{' AND e.id IS NOT NULL' if evaluated else ''} ORDER BY {latest} LIMIT 1",
+                [self._run_id, wanted],
+            )
+            if row:
+                return row
+        return None
+
+    def suggest(self, wanted: str) -> str:
+        """Return the end of a sentence about a name that `find` does not know: what was meant."""
+        # Another number is another checkpoint, so of a number that is not there nothing is near.
+        if number := re.fullmatch(r"\D*(\d+)", wanted):
+            name = f"ckpt-{number[1]}"
+            sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
+            near = [name] if self._queries.one(sql, [self._run_id, name]) else []
+        else:
+            near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
+        return f": did you mean {near[0]}?" if near else ""
+
+    def last_stop(self) -> str | None:
+        """Return why the run was stopped, None when it was not or that was withdrawn."""
+        row = self._queries.one(
+            "SELECT kind, message FROM events WHERE kind IN ('stop', 'stop_withdrawn')"
+            " ORDER BY id DESC LIMIT 1"
+        )
+        return row["message"] if row and row["kind"] == "stop" else None
 
     def _run_row(self, column: str) -> Any:
         row = self._queries.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from watcher.checkpoints.pin import Verified
-from watcher.config import Settings
+from watcher.config import Loaded, Settings, shown
 from watcher.copied import refuse_copy
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
@@ -90,24 +90,34 @@ class _StopFlag:
                 signal.signal(number, signal.SIG_IGN)
 
 
-def run_daemon(settings: Settings) -> None:
+def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
     """Run the daemon until it is stopped, idle, or cannot go on.
+
+    Args:
+        load: Returns the settings; called again when the database, which says what the last start
+            was given, was locked at first.
 
     Raises:
         WatcherError: it cannot begin, or cannot go on; the message says why.
     """
     service = Service(Notifier.from_environment(os.environ))
-    settings = _in_time_for(service, settings)
     stop = _StopFlag(service)
+    with service:
+        while not _run(load(), service, stop):
+            pass
+
+
+def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
+    """Run to the end; False when all that counts can be loaded only now."""
+    settings = _in_time_for(service, loaded.settings)
     interpreter = _check_inputs(settings)
     sharing = Sharing(settings.group, settings.state_path, settings.best_path)
     with ExitStack() as stack:
-        name, endpoints = _run_name(settings), None
+        name, endpoints = settings.name, None
         if not settings.model_path.is_dir():  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, name, stack)
         if not _wait_for_model_dir(settings, stop, service):
-            return
-        stack.enter_context(service)
+            return True
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
@@ -124,10 +134,13 @@ def run_daemon(settings: Settings) -> None:
             waiting=service.waiting,
         )
         if opened is None:
-            return
+            return True
         store = stack.enter_context(opened)
+        if loaded.unread:
+            return False
         stack.push(partial(_record_end, store))
         _warn_of_mount(settings.state_path)
+        _tell_last_start(loaded)
         refuse_unmeasured(settings, store.ledger)
         view = stack.enter_context(LiveView(settings.state_path, live))
         service.watch(settings.state_path)
@@ -140,7 +153,19 @@ def run_daemon(settings: Settings) -> None:
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
         scratch = stack.enter_context(Scratch())
-        stop.run(_build(settings, store, interpreter, scratch, audience))
+        stop.run(_build(settings, loaded.given, store, interpreter, scratch, audience))
+    return True
+
+
+def _tell_last_start(loaded: Loaded[Settings]) -> None:
+    if loaded.inherited:
+        told = [f"{name} {shown(value)}" for name, value in sorted(loaded.inherited.items())]
+        _log.info("as at the last start", settings=", ".join(told))
+    if loaded.forgotten:
+        _log.warning(
+            "given at the last start and not now; not remembered, since passwords may be in it",
+            settings=", ".join(loaded.forgotten),
+        )
 
 
 def _record_end(store: Store, _: object, error: BaseException | None, __: object) -> None:
@@ -231,10 +256,6 @@ def _warn_of_mount(state_dir: Path) -> None:
         )
 
 
-def _run_name(settings: Settings) -> str:
-    return settings.run_name or settings.model_path.name
-
-
 def _wants_live(settings: Settings) -> bool:
     if settings.log_format == "auto":
         return sys.stdout.isatty()
@@ -243,13 +264,14 @@ def _wants_live(settings: Settings) -> bool:
 
 def _build(
     settings: Settings,
+    given: Mapping[str, str],
     store: Store,
     interpreter: str,
     scratch: Scratch,
     audience: Sequence[Callable[[Presence], None]],
 ) -> Daemon:
     snapshot = take_snapshot(settings)
-    supervisors = make_supervisors(settings, interpreter, _run_name(settings), snapshot, scratch)
+    supervisors = make_supervisors(settings, interpreter, settings.name, snapshot, scratch)
     verified: Verified = set()
     intake = Intake(
         settings.model_path,
@@ -260,7 +282,7 @@ def _build(
         retain_policy=retain_policy(settings),
         verified=verified,
     )
-    projector = Projector(settings, store, _run_name(settings), verified=verified)
+    projector = Projector(settings, store, settings.name, verified=verified)
 
     def show(presence: Presence) -> None:
         for look in audience:
@@ -275,5 +297,6 @@ def _build(
         supervisors,
         snapshot=snapshot,
         inbox=inbox,
+        given=given,
         on_step=show,
     )

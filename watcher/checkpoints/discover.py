@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from watcher.data import FoundCheckpoint
@@ -53,6 +54,34 @@ def scan(model_dir: Path) -> list[FoundCheckpoint]:
         for name, (counter, index) in indexes.items()
     ]
     return sorted(found, key=lambda checkpoint: checkpoint.save_counter)
+
+
+def missing(prefixes: Iterable[Path]) -> set[Path]:
+    """Return those of which the index or a shard is not there. Reads names only.
+
+    What cannot be looked at for another reason is taken to be there.
+    """
+    gone: set[Path] = set()
+    folders: dict[Path, list[Path]] = {}
+    for prefix in prefixes:
+        folders.setdefault(prefix.parent, []).append(prefix)
+    for folder, inside in folders.items():
+        try:
+            present = {path.name for path in folder.iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            present = set()
+        except OSError:
+            continue
+        gone |= {prefix for prefix in inside if not _complete(prefix.name, present)}
+    return gone
+
+
+def _complete(name: str, present: Collection[str]) -> bool:
+    """Tell whether the index is there, and `00000-of-00002` and so on all of them."""
+    begin = f"{name}.data-"
+    places = [file.removeprefix(begin) for file in present if file.startswith(begin)]
+    _, _, count = min(places, default="").partition("-of-")
+    return f"{name}.index" in present and count.isdecimal() and len(places) >= int(count)
 
 
 def _note(

@@ -22,6 +22,18 @@ from watcher.cli.failures import (
     prepare_streams,
 )
 
+# What others call them.
+_MEANT = {
+    "run": ("watch", "start", "evaluate", "eval", "daemon"),
+    "status": ("show", "ps", "state"),
+    "history": ("list", "ls", "checkpoints"),
+    "doctor": ("check", "validate", "diagnose"),
+    "web": ("serve", "dashboard", "report"),
+    "resume": ("continue", "unstop"),
+    "explain": ("why",),
+    "install-units": ("systemd", "install", "service"),
+}
+
 
 class _Commands(click.Group):
     """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
@@ -56,7 +68,8 @@ class _Commands(click.Group):
         name = args[0]
         if name in self.names or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        close = difflib.get_close_matches(name, self.names, cutoff=0.5)
+        meant = [command for command, words in _MEANT.items() if name in words]
+        close = meant or difflib.get_close_matches(name, self.names, cutoff=0.5)
         raise click.UsageError(f"No such command {name!r}.{did_you_mean(close)}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

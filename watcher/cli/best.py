@@ -12,6 +12,8 @@ from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.cli.settings_help import examples
 from watcher.errors import WatcherError
 from watcher.view import make_console
+from watcher.view.look import is_there, missing_text, remedy
+from watcher.view.tables import best_one, best_table, is_missing
 
 
 @click.command(
@@ -26,19 +28,25 @@ from watcher.view import make_console
 def best(
     folders: tuple[Path, ...], state_dir: str | None, json_output: bool, path_only: bool
 ) -> None:
-    """Show the best checkpoint of MODEL_DIR and the others in best/.
+    """Show the best checkpoint of MODEL_DIR, and where its files are.
 
-    The same as `SELECT * FROM best` on the database; of several MODEL_DIRs, or a folder that holds
-    some, the best of each. Exit code 1 while nothing is promoted.
+    The same as `SELECT * FROM best` on the database, and whether the files are there; `leaderboard`
+    shows the others in best/. Of several MODEL_DIRs, or a folder that holds some, the best of each.
+    Exit code 1 while nothing is promoted, and where the best one's files are missing.
     """
-    asked, found, board = find_runs(folders, state_dir), list[Any](), list[dict[str, Any]]()
+    asked, found, gone, hints = find_runs(folders, state_dir), list[Any](), [], set[str]()
     for place, reader in each_reader(asked):
-        row = reader.best()
-        if row is not None:
-            found += with_folder([row], place, asked)
-            board = reader.leaderboard()
-        elif asked.many:
-            click.echo(f"no checkpoint of {place.model_dir} is promoted yet", err=True)
+        row, run = reader.best(), reader.run()
+        if row is None:
+            if asked.many:
+                click.echo(f"no checkpoint of {place.model_dir} is promoted yet", err=True)
+            continue
+        found += with_folder([row], place, asked)
+        if is_missing(row):
+            gone.append(row["path"])
+            hints.add(remedy(is_there(run["status"].get("pid"))))
+        if not (json_output or path_only or asked.many):
+            make_console().print(best_one(row, run["mode"], len(reader.leaderboard()) - 1))
     if not found:
         raise WatcherError(
             f"no checkpoint of {', '.join(map(str, folders))} is promoted yet",
@@ -46,10 +54,11 @@ def best(
         )
     if path_only:
         for row in found:
-            click.echo(row["path"])
+            if not is_missing(row):
+                click.echo(row["path"])
     elif json_output:
         print_json(found if asked.many else found[0])
-    else:
-        from watcher.view.tables import best_table, leaderboard_table
-
-        make_console().print(best_table(found) if asked.many else leaderboard_table(board))
+    elif asked.many:
+        make_console().print(best_table(found))
+    if gone:
+        raise WatcherError(missing_text(gone), hint="; ".join(sorted(hints)))

@@ -43,14 +43,14 @@ def choices(*values: str) -> Completer:
 
 
 def checkpoints(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
-    """Offer the checkpoints of the run whose files may still be there, the newest first."""
+    """Offer the checkpoints whose files may still be there, the newest first, and the words."""
     found = _ask(
         context,
         "SELECT name, state, global_step, score FROM (SELECT c.id, c.name, c.state, c.global_step,"
         " e.score FROM checkpoints c LEFT JOIN evaluations e ON e.checkpoint_id = c.id"
         " WHERE c.state NOT IN ('untrained', 'corrupt', 'missed')) ORDER BY id DESC LIMIT ?",
     )
-    return _beginning(begun, ((row["name"], _said(row)) for row in found), besides=_given(context))
+    return _named(context, begun, found)
 
 
 def evaluated(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
@@ -62,6 +62,10 @@ def evaluated(context: click.Context, _parameter: click.Parameter, begun: str) -
         " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
         " ORDER BY c.id DESC LIMIT ?",
     )
+    return _named(context, begun, found)
+
+
+def _named(context: click.Context, begun: str, found: list[dict[str, Any]]) -> Items:
     words = [("best", "the best one"), ("last", "the one evaluated last")] if found else []
     words += [(row["name"], _said(row)) for row in found]
     return _beginning(begun, words, besides=_given(context))

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from watcher.cli.completing import folders
-from watcher.cli.options import as_json, config_option, print_json, settings_options
+from watcher.cli.meant import lookalike_told
+from watcher.cli.options import (
+    as_json,
+    config_option,
+    only_given_option,
+    print_json,
+    settings_options,
+)
 from watcher.cli.settings_help import SettingsCommand, examples
-from watcher.config import ENVIRONMENT_PREFIX, Settings, load_as, state_path
+from watcher.cli.sources import Sources, sources
+from watcher.config import Loaded, Settings, shown
 from watcher.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -41,6 +49,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
     help="How long the training environment may take to answer. [120]",
 )
 @as_json
+@only_given_option
 @settings_options
 def doctor(
     model_dir: str | None,
@@ -48,27 +57,29 @@ def doctor(
     strict: bool,
     time_limit: float,
     json_output: bool,
+    only_given: bool,
     **flags: Any,
 ) -> None:
     """Check what a run on MODEL_DIR needs, and say what to do about what is missing.
 
-    Takes the settings of run, before a run or beside one. Where MODEL_DIR is all that is given,
-    those count that the last run on it was started with. Writes nothing that lasts and computes on
-    no GPU. Exit code 0 without an error, 1 with one (with --strict also for a warning). A check
-    that hangs or fails is a warning that says so.
+    Takes the settings that run would take, before a run or beside one: what is not given is as at
+    the last start of run on MODEL_DIR. Writes nothing that lasts and computes on no GPU. Exit code
+    0 without an error, 1 with one (with --strict also for a warning). A check that hangs or fails
+    is a warning that says so.
     """
     from watcher.doctor.examine import examine
     from watcher.doctor.finding import Finding, exit_code
     from watcher.doctor.settings import open_to_all
 
-    flags["model_dir"] = model_dir
-    recorded = {} if config_file else _recorded(flags)
-    settings = _settings(flags, config_file, recorded)
-    found = examine(settings, time_limit, _tell)
+    given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
+    with lookalike_told(model_dir):
+        loaded = _load(given)
+    found = examine(loaded.settings, time_limit, _tell)
     _tell("")
-    found[:0] = open_to_all(config_file) if config_file else []
-    if recorded:
-        said = "those that the last run was started with; flags and the environment go before them"
+    found[:0] = open_to_all(given.file) if given.file else []
+    if loaded.inherited:
+        told = [f"{name} {shown(value)}" for name, value in sorted(loaded.inherited.items())]
+        said = f"what is not given now is as at the last start: {', '.join(told)}"
         found.insert(0, Finding("settings", "ok", said))
     code = exit_code(found, strict=strict)
     if json_output:
@@ -89,40 +100,21 @@ def _tell(text: str) -> None:
         sys.stderr.flush()
 
 
-def _settings(
-    flags: Mapping[str, Any], config_file: Path | None, recorded: Mapping[str, Any]
-) -> Settings:
+def _load(given: Sources) -> Loaded[Settings]:
     try:
-        return load_as(
-            Settings, flags, os.environ, config_file, recorded, defaults_from="the run's database"
-        )
-    except ConfigError as error:
+        return given.load(Settings)
+    except (ConfigError, StoreError) as error:
+        incomplete = error.__cause__ if isinstance(error, StoreError) else error
+        if not isinstance(incomplete, ConfigError) or not incomplete.message.endswith("is not set"):
+            raise
         # A mistyped folder has no last run whose settings would count, so nothing is set for it.
-        folder = flags.get("model_dir")
-        if not folder or Path(folder).is_dir() or not error.message.endswith("is not set"):
+        folder = given.flags.get("model_dir")
+        if not folder or Path(folder).is_dir():
             raise
         raise ConfigError(
-            f"model_dir ({folder}) does not exist, and {error.message}",
+            f"model_dir ({folder}) does not exist, and {incomplete.message}",
             hint="is the path right? Before the first run, give --pipeline-config FILE as well",
         ) from error
-
-
-def _recorded(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the last run was started with, where no pipeline is given to look at another."""
-    from watcher.doctor.examine import settings_of_last_run
-
-    def given(name: str) -> Any:
-        value = flags.get(name)
-        return os.environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}") if value is None else value
-
-    if not given("model_dir") or given("pipeline_config"):
-        return {}
-    try:
-        folder = state_path(Path(given("model_dir")).absolute(), given("state_dir"))
-        values = settings_of_last_run(folder)
-    except StoreError:  # the check of the database tells it
-        return {}
-    return {name: value for name, value in values.items() if name in Settings.__struct_fields__}
 
 
 def _show(found: Sequence[Finding]) -> None:

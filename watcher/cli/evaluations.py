@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from watcher.errors import WatcherError
 from watcher.reading import Reader
+from watcher.rows import Rows
 from watcher.view.changes import Measured, measured
-
-_DIGEST = 6
 
 
 def find_evaluation(reader: Reader, wanted: str | None) -> Measured:
@@ -23,48 +19,31 @@ def find_evaluation(reader: Reader, wanted: str | None) -> Measured:
     Raises:
         WatcherError: there is none, or the checkpoint has no evaluation.
     """
-    rows = reader.evaluated()
-    best = reader.best()
-    if wanted == "best" or (wanted is None and best):
-        if best is None:
-            raise WatcherError(
-                "no checkpoint is promoted yet", hint="`last` names the one evaluated last"
-            )
-        wanted = best["sha256"]
-    row = _last(rows) if wanted in (None, "last") else _named(rows, str(wanted))
-    if row is None:
-        raise _no_evaluation(reader, wanted)
+    rows = reader.rows()
+    name = wanted or ("best" if rows.find("best") else "last")
+    found = rows.find(name, evaluated=True)
+    if found is None:
+        raise _no_evaluation(rows, name)
+    row = next(row for row in reader.evaluated() if row["evaluation_id"] == found["evaluation_id"])
     evaluation_id = row["evaluation_id"]
     return measured(row, reader.values_of(evaluation_id), reader.details_of(evaluation_id))
 
 
-def _last(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    # Two may have been recorded at one moment.
-    return max(rows, key=lambda row: (row["evaluated_at"], row["evaluation_id"]), default=None)
-
-
-def _named(rows: Sequence[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
-    named = [row for row in rows if row["checkpoint"] == wanted]
-    if not named and wanted.isdecimal():
-        named = [row for row in rows if row["global_step"] == int(wanted)]
-    if not named and len(wanted) >= _DIGEST:
-        named = [row for row in rows if row["sha256"].startswith(wanted)]
-    return _last(named)
-
-
-def _no_evaluation(reader: Reader, wanted: str | None) -> WatcherError:
-    if wanted in (None, "last"):
+def _no_evaluation(rows: Rows, wanted: str) -> WatcherError:
+    look = "`checkpoint-watcher status MODEL_DIR` shows how far it is"
+    if wanted == "last":
+        return WatcherError("no checkpoint is evaluated yet", hint=look)
+    row = rows.find(wanted)
+    if row is None and wanted == "best":
         return WatcherError(
-            "no checkpoint is evaluated yet",
-            hint="`checkpoint-watcher status MODEL_DIR` shows how far it is",
+            "no checkpoint is promoted yet", hint="`last` names the one evaluated last"
         )
     hint = "`checkpoint-watcher history MODEL_DIR` lists the checkpoints of this run"
-    row = reader.one(
-        "SELECT state, reason FROM checkpoints WHERE name = ? ORDER BY id DESC LIMIT 1", [wanted]
-    )
     if row is None:
-        return WatcherError(f"no checkpoint {wanted} was ever seen", hint=hint)
+        return WatcherError(
+            f"no checkpoint {wanted} was ever seen{rows.suggest(wanted)}", hint=hint
+        )
     said = f": {row['reason']}" if row["reason"] else ""
     return WatcherError(
-        f"{wanted} has no evaluation that counts, it is {row['state']}{said}", hint=hint
+        f"{row['name']} has no evaluation that counts, it is {row['state']}{said}", hint=hint
     )

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import as_json, print_json, run_folder, state_folder
+from watcher.cli.options import as_json, print_json, run_folder_or_here, state_folder
 from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, StoreError
 
@@ -30,7 +30,7 @@ _DECIDING = frozenset(
         "checkpoint-watcher explain models/ssd --what-if patience=3",
     )
 )
-@run_folder
+@run_folder_or_here
 @as_json
 @click.option(
     "--what-if",
@@ -78,8 +78,8 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     from watcher.decision.explain import explain as explained
     from watcher.decision.policy import boards, stop_policy
 
-    run, rows = reader.run(), reader.rows()
-    settings = _settings(run, what_if)
+    rows = reader.rows()
+    settings = _settings(reader, what_if)
     made = {board.name: board for board in boards(settings)}
     board = made.get(board_name or next(iter(made)))
     if board is None:
@@ -111,19 +111,21 @@ def _in_model_dir(told: Any, model_dir: Path) -> set[int]:
     return {row.checkpoint_id for row in unpinned if is_here(row.name, row.sha256, here)}
 
 
-def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:
-    from watcher.config import list_settings, make_settings
-    from watcher.moved import recorded_settings
+def _settings(reader: Any, what_if: tuple[str, ...]) -> Any:
+    """Return the settings of the last start, or those that `run` would take with some others."""
+    from watcher.config import Settings, list_settings, load, make_settings
 
-    values = recorded_settings(run)
+    start = reader.last_start()
+    values = dict(start.settings)
     if not values:
         raise StoreError(
             "this database does not hold the settings of the run: it was rebuilt, or is of an"
             " earlier version",
             hint="start `checkpoint-watcher run` on it once",
         )
-    origin = dict.fromkeys(values, "the run's database")
-    fresh: set[str] = set()
+    if not what_if:
+        return make_settings(values, dict.fromkeys(values, "the run's database"))
+    flags = {name: values[name] for name in ("model_dir", "pipeline_config", "state_dir")}
     for pair in what_if:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
@@ -135,16 +137,8 @@ def _settings(run: dict[str, Any], what_if: tuple[str, ...]) -> Any:
                 if close
                 else f"there are: {', '.join(sorted(_DECIDING))}",
             )
-        if name in list_settings():
-            values[name] = [*(values[name] if name in fresh else []), value]
-        else:
-            values[name] = None if value == "none" and name != "smoothing" else value
-        fresh.add(name)
-        origin[name] = "--what-if"
-    if values["board"] and fresh:
-        first = {name: values[name] for name in fresh if name in values["board"][0]}
-        values["board"] = [{**values["board"][0], **first}, *values["board"][1:]]
-    return make_settings(values, origin)
+        flags[name] = [*(flags.get(name) or []), value] if name in list_settings() else value
+    return load(Settings, flags, {}, None, last=start).settings
 
 
 def _require_measured(board: Any, values: Any, reader: Any) -> None:

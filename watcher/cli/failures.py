@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import re
 import sys
 import threading
 import traceback
@@ -14,6 +15,7 @@ from types import TracebackType
 
 import click
 
+from watcher.cli.meant import in_order
 from watcher.errors import AlreadyRunning, WatcherError, WorkLeft
 
 EXIT_ERROR = 1
@@ -107,6 +109,12 @@ def end(error: BaseException) -> int:
         # Click's own text has them by the alphabet, and these are by their likeness.
         near = did_you_mean(error.possibilities)
         error = click.UsageError(error.message + near, error.ctx)
+    if isinstance(error, click.UsageError) and error.ctx:
+        extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", error.message)
+        if extra and "pipeline_config" in error.ctx.params:
+            given = error.ctx.params.get("model_dir")
+            meant = in_order(error.ctx.command_path, given, extra[1].split())
+            error = click.UsageError(f"{error.message}.{meant}", error.ctx)
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code

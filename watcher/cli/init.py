@@ -11,10 +11,10 @@ import click
 
 from watcher.cli import completing
 from watcher.cli.settings_help import examples
+from watcher.cli.sources import FILE_HERE
 from watcher.errors import ConfigError, ModelDirError
 from watcher.files import write_new_file
 
-DEFAULT_FILE = Path("checkpoint-watcher.toml")
 _FLAGS = frozenset({"pipeline_config", "python"})
 
 
@@ -42,9 +42,9 @@ _FLAGS = frozenset({"pipeline_config", "python"})
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    default=DEFAULT_FILE,
+    default=FILE_HERE,
     metavar="FILE",
-    help=f"The file to write, - for standard output. [./{DEFAULT_FILE}]",
+    help=f"The file to write, - for standard output. [./{FILE_HERE}]",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
 @click.option(
@@ -96,8 +96,9 @@ def init(
         click.echo(f"\nwrote {output}. Next:", err=True)
         if outlook.gaps:
             click.echo(f"  {_to_fill_in(list(outlook.gaps), file)}", err=True)
-        click.echo(f"  checkpoint-watcher doctor --config {file}", err=True)
-        click.echo(f"  checkpoint-watcher run --config {file}", err=True)
+        config = "" if output == FILE_HERE else f" --config {file}"
+        click.echo(f"  checkpoint-watcher doctor{config}", err=True)
+        click.echo(f"  checkpoint-watcher run{config}", err=True)
 
 
 def _to_fill_in(names: Sequence[str], file: str) -> str:

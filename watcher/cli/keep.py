@@ -14,6 +14,7 @@ from watcher.cli.settings_help import examples
 @click.command(
     epilog=examples(
         "checkpoint-watcher keep models/ssd ckpt-12 ckpt-31",
+        "checkpoint-watcher keep models/ssd best",
         "checkpoint-watcher keep models/ssd ckpt-12 --undo",
     )
 )
@@ -29,8 +30,9 @@ from watcher.cli.settings_help import examples
 def keep(model_dir: Path, state_dir: str | None, checkpoints: tuple[str, ...], undo: bool) -> None:
     """Keep checkpoints of MODEL_DIR in kept/, whatever their score.
 
-    A checkpoint is named as ckpt-12, or by the beginning of its sha256. Works while the watcher
-    runs and after. One whose files were released is taken again if the trainer still has it.
+    CHECKPOINT is a name such as ckpt-12, `best`, `last`, a global step, or the beginning of a
+    sha256. Works while the watcher runs and after. One whose files were released is taken again if
+    the trainer still has it.
     """
     from watcher.cli.asking import carry_out
     from watcher.inbox import Request

@@ -10,6 +10,8 @@ import click
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.view import make_console
+from watcher.view.look import is_there, missing_text, remedy
+from watcher.view.tables import is_missing, leaderboard_table
 
 
 @click.command()
@@ -27,8 +29,9 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
         if json_output:
             every += with_folder(rows, place, asked)
         elif rows:
-            from watcher.view.tables import leaderboard_table
-
+            if gone := [row["path"] for row in rows if is_missing(row)]:
+                told = f"{missing_text(gone)}; {remedy(is_there(run['status'].get('pid')))}"
+                click.echo(f"warning: {told}", err=True)
             title = f"Leaderboard of {run['name']} by {run['metric']}"
             make_console().print(leaderboard_table(rows, title=title))
         else:

@@ -11,7 +11,9 @@ import click
 import msgspec
 
 from watcher.cli.completing import folders, for_setting
+from watcher.cli.meant import refuse_mistaken
 from watcher.cli.settings_help import SettingOption
+from watcher.cli.sources import FILE_HERE, model_dir_here, state_dir_here
 from watcher.config import (
     ENVIRONMENT_PREFIX,
     FILE_ONLY,
@@ -80,6 +82,16 @@ def config_option(about: str) -> Callable[[Command], Command]:
     )
 
 
+def only_given_option(command: Command) -> Command:
+    """Give a command that takes settings `--only-given`."""
+    return click.option(
+        "--only-given",
+        is_flag=True,
+        envvar=f"{ENVIRONMENT_PREFIX}ONLY_GIVEN",
+        help="Take nothing from the last start: what is not given now has its default.",
+    )(command)
+
+
 def state_dir_option(command: Command) -> Command:
     """Give a reading command `--state-dir`."""
     return click.option(
@@ -95,6 +107,32 @@ def run_folder(command: Command) -> Command:
     """Give a reading command its MODEL_DIR argument and `--state-dir`."""
     argument = click.argument("model_dir", type=click.Path(path_type=Path), shell_complete=folders)
     return argument(state_dir_option(command))
+
+
+def run_folder_or_here(command: Command) -> Command:
+    """Give a command them, and let the settings file in the current folder name the MODEL_DIR."""
+    argument = click.argument(
+        "model_dir",
+        required=False,
+        callback=folder_or_here,
+        type=click.Path(path_type=Path),
+        shell_complete=folders,
+    )
+    return argument(state_dir_option(command))
+
+
+def folder_or_here(context: click.Context, _parameter: object, given: Path | None) -> Path | None:
+    """Return the MODEL_DIR that is given, else the one of `./checkpoint-watcher.toml`.
+
+    None only while the shell completes a line.
+    """
+    if given is None and not context.resilient_parsing:
+        given = model_dir_here()
+        if given is None:
+            raise click.UsageError(
+                f"Missing argument 'MODEL_DIR', and no ./{FILE_HERE} that names one.", context
+            )
+    return given
 
 
 def as_json(command: Command) -> Command:
@@ -117,5 +155,12 @@ def json_line(value: Any) -> str:
 
 
 def state_folder(model_dir: Path, state_dir: str | None) -> Path:
-    """Return the state folder that the reading commands open."""
+    """Return the state folder that the reading commands open.
+
+    Raises:
+        StoreError: there is no run, and it can be told what was meant.
+    """
+    state_dir = state_dir or state_dir_here(model_dir)
+    if not state_dir:
+        refuse_mistaken(model_dir.absolute())
     return state_path(model_dir.absolute(), state_dir)

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import run_folder, state_folder
+from watcher.cli.options import run_folder_or_here, state_folder
 from watcher.cli.settings_help import examples
 
 
@@ -18,7 +18,7 @@ from watcher.cli.settings_help import examples
         "checkpoint-watcher requeue models/ssd ckpt-12",
     )
 )
-@run_folder
+@run_folder_or_here
 @click.argument(
     "checkpoints", nargs=-1, metavar="[CHECKPOINT...]", shell_complete=completing.checkpoints
 )
@@ -33,8 +33,9 @@ def requeue(
 ) -> None:
     """Evaluate checkpoints of MODEL_DIR anew: those named, all that are kept, or all that failed.
 
-    best/ stays as it is until they are measured. What is neither kept nor in MODEL_DIR any more
-    cannot be evaluated, and is named.
+    CHECKPOINT is a name such as ckpt-12, `best`, `last`, a global step, or the beginning of a
+    sha256. best/ stays as it is until they are measured. What is neither kept nor in MODEL_DIR any
+    more cannot be evaluated, and is named.
     """
     from watcher.cli.asking import carry_out
     from watcher.inbox import Request

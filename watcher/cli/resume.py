@@ -6,16 +6,17 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import run_folder, state_folder
+from watcher.cli.options import run_folder_or_here, state_folder
 
 
 @click.command()
-@run_folder
+@run_folder_or_here
 def resume(model_dir: Path, state_dir: str | None) -> None:
     """Withdraw the early stop of MODEL_DIR: what is evaluated so far stops it no more.
 
     The sentinel goes, and patience counts from the last evaluation on. A rule whose limit is still
     exceeded at the next one, such as --max-steps, stops the run again unless it is set otherwise.
+    Where no early stop stands nothing is changed, and that is said.
     """
     from watcher.cli.asking import carry_out
     from watcher.inbox import Request

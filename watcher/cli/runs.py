@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import state_dir_option, state_folder
+from watcher.cli.meant import refuse_mistaken
+from watcher.cli.options import folder_or_here, state_dir_option, state_folder
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
 from watcher.reading import Reader, open_reader
@@ -40,12 +41,19 @@ def run_folders(command: Callable[..., Any]) -> Callable[..., Any]:
     command = state_dir_option(command)
     return click.argument(
         "folders",
-        metavar="MODEL_DIR...",
+        metavar="[MODEL_DIR]...",
         nargs=-1,
-        required=True,
+        callback=_or_here,
         type=click.Path(path_type=Path),
         shell_complete=completing.folders,
     )(command)
+
+
+def _or_here(
+    context: click.Context, parameter: click.Parameter, given: tuple[Path, ...]
+) -> tuple[Path, ...]:
+    folder = None if given else folder_or_here(context, parameter, None)
+    return given if folder is None else (folder,)
 
 
 def find_runs(folders: Sequence[Path], state_dir: str | None) -> Asked:
@@ -66,6 +74,8 @@ def find_runs(folders: Sequence[Path], state_dir: str | None) -> Asked:
         below = [] if own else sorted({path for one in _BELOW for path in here.glob(one)})
         many = many or bool(below)
         found = [RunPlace(path.parent.parent, path.parent) for path in below]
+        if not state_dir and not own and not found:
+            refuse_mistaken(here)
         places += found or [own or RunPlace(here, state_folder(here, None))]
     return Asked(tuple(dict.fromkeys(places)), many)
 

@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from watcher.cli.completing import files
-from watcher.cli.options import config_option, options_of
+from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
-from watcher.config import LaunchSettings, Settings, launch_doubts, load_as
+from watcher.cli.sources import Sources, sources
+from watcher.config import LaunchSettings, Settings, launch_doubts
 from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.say import SayLater, say
@@ -33,9 +34,12 @@ _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
 @config_option(
     "Settings from a TOML file, which `run` can share; its keys are these flags with underscores."
 )
+@only_given_option
 @options_of(LaunchSettings, without=_NOT_OURS)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=files)
-def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> None:
+def train(
+    command: tuple[str, ...], config_file: Path | None, only_given: bool, **flags: Any
+) -> None:
     """Run the trainer's COMMAND, unmodified, and end it when EARLY_STOP says so.
 
     \b
@@ -47,7 +51,8 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
     SIGTERM, and SIGKILL after --stop-grace-seconds. A sentinel of another run means nothing. With
     --watch, the watcher runs beside it with the same settings as `run`, and finishes its queue
     after the trainer ended. Where they are not set, MODEL_DIR, --pipeline-config and --python are
-    read from COMMAND. Signals are passed on; output and input are the trainer's own.
+    read from COMMAND, and the watcher's other settings are as at its last start. Signals are passed
+    on; output and input are the trainer's own.
 
     Exit codes: the trainer's, 128+N when signal N ended it, 0 after an early stop, also one of
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
@@ -55,7 +60,8 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
     """
     from watcher.launch.launcher import Launcher
 
-    settings = load_as(LaunchSettings, flags, os.environ, config_file, _defaults(command))
+    given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
+    settings = given.load(LaunchSettings).settings
     if "://" in settings.model_dir:
         raise ConfigError(
             f"model_dir ({settings.model_dir}) is not a folder of this machine",
@@ -66,7 +72,7 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
         say(f"{doubt.message}: {doubt.hint}")
     watcher_command = None
     if settings.watch:
-        watcher_command = _watcher_command(settings, command, config_file, flags)
+        watcher_command = _watcher_command(settings, command, given)
     else:
         _refuse_idle_settings(flags)
     if not _has_live_view(settings):
@@ -111,12 +117,7 @@ def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
             )
 
 
-def _watcher_command(
-    settings: LaunchSettings,
-    command: Sequence[str],
-    config_file: Path | None,
-    flags: Mapping[str, Any],
-) -> list[str]:
+def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: Sources) -> list[str]:
     """Check what can be checked before there is a trainer, and return the watcher's command."""
     from watcher.evaluation.gpus import Listing, list_gpus
     from watcher.evaluation.workers import other_evaluators
@@ -153,10 +154,13 @@ def _watcher_command(
         known["log_format"] = "human"  # a live view and a trainer do not share a terminal
     # -P: a `watcher` in the folder we are started in is not this program.
     words = [sys.executable, "-P", "-m", "watcher", "run", str(settings.model_path)]
-    if config_file:
-        words += ["--config", str(config_file)]
-    given = {name: value for name, value in flags.items() if name in Settings.__struct_fields__}
-    return words + _as_flags({**given, **known, "model_dir": None})
+    if given.file:
+        words += ["--config", str(given.file)]
+    if given.only_given:
+        words.append("--only-given")
+    ours = [name for name in given.flags if name in Settings.__struct_fields__]
+    flags = {name: given.flags[name] for name in ours}
+    return words + _as_flags({**flags, **known, "model_dir": None})
 
 
 def _as_flags(values: Mapping[str, Any]) -> list[str]:

@@ -1,17 +1,20 @@
 """Settings: one table from which the flags, the environment variables and the TOML keys come.
 
-A flag overrides the environment (`CHECKPOINT_WATCHER_TOP_K`), which overrides the file. Every
-value passes the same validation, and an error names the field, the value, where it came from and
-the rule.
+A flag overrides the environment (`CHECKPOINT_WATCHER_TOP_K`), which overrides the file, which
+overrides what the last start was given. Every value passes the same validation, and an error names
+the field, the value, where it came from and the rule.
 """
 
 from watcher.config.contradictions import Doubt, doubts, launch_doubts
 from watcher.config.describe import Setting, describe
+from watcher.config.last_start import LastStart, differences, shown
 from watcher.config.launching import LaunchSettings
 from watcher.config.load import (
     ENVIRONMENT_PREFIX,
     FILE_ONLY,
+    Loaded,
     list_settings,
+    load,
     load_as,
     load_settings,
     make_settings,
@@ -28,16 +31,21 @@ __all__ = [
     "FILE_ONLY",
     "SECRET",
     "Doubt",
+    "LastStart",
     "LaunchSettings",
+    "Loaded",
     "Setting",
     "Settings",
     "describe",
+    "differences",
     "doubts",
     "launch_doubts",
     "list_settings",
+    "load",
     "load_as",
     "load_settings",
     "make_settings",
     "read_toml",
+    "shown",
     "state_path",
 ]

@@ -44,14 +44,30 @@ class Doubt:
     hint: str
 
 
-def refuse_contradictions(settings: Settings) -> None:
-    """Raise ConfigError for settings by which no run can do what they ask for."""
-    sign = 1 if settings.mode == "max" else -1
+def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> None:
+    """Raise ConfigError for settings by which no run can do what they ask for.
+
+    Args:
+        settings: All of them.
+        mode_by_hand: Whether someone typed the first board's mode: then it is meant.
+    """
+    main, *others = boards(settings)
+    # Whoever names both in one [[board]] means it; for the first there is a flag to say so.
+    meant = [bool(one.metric and one.mode) for one in settings.board[1:]]
+    for board, by_hand in zip((main, *others), (mode_by_hand, *meant), strict=True):
+        if board.contradiction and not by_hand:
+            raise ConfigError(
+                f"board {board.name}: {board.contradiction}",
+                hint=f"leave mode out: it is {board.metric.natural_mode} then; if it is meant, give"
+                f" {'--mode' if board is main else 'the board a metric too, and mode'}"
+                f" {board.policy.mode} by hand",
+            )
+    sign = 1 if settings.better == "max" else -1
     target, divergence = settings.target, settings.divergence
     if target is not None and divergence is not None and sign * (target - divergence) <= 0:
         raise ConfigError(
             f"target ({target:g}) is not better than divergence ({divergence:g}), by mode"
-            f" {settings.mode}: every score would end the run",
+            f" {settings.better}: every score would end the run",
             hint="a run goes on with the scores between them: with mode max target is the larger,"
             " with mode min the smaller one",
         )
@@ -84,7 +100,10 @@ def launch_doubts(settings: LaunchSettings) -> list[Doubt]:
 def _mode(main: Board, others: Iterable[Board]) -> Iterator[Doubt]:
     for board in (main, *others):
         if board.contradiction:
-            yield Doubt(f"board {board.name}: {board.contradiction}", "see --mode")
+            yield Doubt(
+                f"board {board.name}: {board.contradiction}",
+                f"leave mode out, unless it is meant: it is {board.metric.natural_mode} then",
+            )
 
 
 def _places(settings: Settings, others: Iterable[Board]) -> Iterator[Doubt]:
@@ -112,7 +131,7 @@ def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
             "set patience_steps lower, or leave it out",
         )
     delta, relative = parse_delta(settings.min_delta)
-    if relative and delta >= 1 and settings.mode == "min":
+    if relative and delta >= 1 and settings.better == "min":
         yield Doubt(
             f"min_delta ({settings.min_delta}) with mode min asks for a score below 0: none that is"
             " above counts as an improvement",

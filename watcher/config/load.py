@@ -1,21 +1,27 @@
-"""Loading: flags over environment over file, validated; an error names field, value and rule."""
+"""Loading: flags over environment over file over the last start, validated.
+
+An error names field, value and rule, and where the value came from.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from watcher.config.contradictions import refuse_contradictions
+from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings
+from watcher.config.wording import in_words
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
 from watcher.decision.smooth import parse_smoothing
@@ -28,12 +34,33 @@ ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
 FILE_ONLY = frozenset({"board"})
 
 _SomeSettings = TypeVar("_SomeSettings", bound=Settings)
+_NO_START = LastStart()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[_SomeSettings]):
+    """Settings, and how they came about.
+
+    Attributes:
+        settings: Validated.
+        given: Where each that is not a default was given, now or at an earlier start: the flag, the
+            variable or the file.
+        inherited: Those that are as at the last start, with their values.
+        forgotten: What the last start was given, is not remembered, and is not given now.
+        unread: The last start could not be read, since the database is locked.
+    """
+
+    settings: _SomeSettings
+    given: Mapping[str, str] = field(default_factory=dict)
+    inherited: Mapping[str, Any] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
+    unread: bool = False
 
 
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
 ) -> Settings:
-    """Return the settings of `run`; see `load_as`."""
+    """Return the settings of `run` without those of an earlier start; see `load_as`."""
     return load_as(Settings, flags, environment, file)
 
 
@@ -43,44 +70,79 @@ def load_as(
     environment: Mapping[str, str],
     file: Path | None,
     defaults: Mapping[str, Any] | None = None,
-    *,
-    defaults_from: str = "the trainer's command",
 ) -> _SomeSettings:
-    """Merge flags over environment over file, and validate.
+    """Return settings without those of an earlier start; see `load`."""
+    return load(kind, flags, environment, file, defaults).settings
+
+
+def load(
+    kind: type[_SomeSettings],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    defaults: Mapping[str, Any] | None = None,
+    last: LastStart = _NO_START,
+) -> Loaded[_SomeSettings]:
+    """Merge flags over environment over file over the last start, and validate.
 
     Args:
         kind: Which settings. A file may hold those of `train` too, which others pass over.
         flags: Field name to value; None means not given.
         environment: Usually `os.environ`. A list is one value, or an array as TOML writes it.
         file: A TOML file, None for none.
-        defaults: What holds for a field that none of these sets.
-        defaults_from: Where that is known from, for an error.
+        defaults: What the trainer's command says, for a field that none of these sets.
+        last: What counts where nothing else is given.
 
     Raises:
         ConfigError: the file cannot be read, a field is unknown, a value breaks its rule, or two
             contradict each other.
     """
     merged: dict[str, Any] = {}
-    origin: dict[str, str] = {}
+    given: dict[str, str] = {}
     for name, value in (defaults or {}).items():
-        merged[name], origin[name] = value, defaults_from
+        merged[name], given[name] = value, "the trainer's command"
     for name, value in (read_toml(file) if file else {}).items():
         if name in kind.__struct_fields__ or name not in launcher_names():
-            merged[name], origin[name] = value, str(file)
+            merged[name], given[name] = value, str(file)
+    by_hand = set()
     for name in set(kind.__struct_fields__) - FILE_ONLY:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
-            merged[name], origin[name] = _from_text(name, environment[variable]), variable
+            merged[name], given[name] = _from_text(name, environment[variable]), variable
+            by_hand.add(name)
         if flags.get(name) is not None:
-            merged[name], origin[name] = flags[name], f"--{name.replace('_', '-')}"
-    _check_names(merged, origin, kind.__struct_fields__)
-    for field in msgspec.structs.fields(kind):
-        if field.required and field.name not in merged:
-            raise ConfigError(f"{field.name} is not set", hint=_missing_hint(kind))
-    _override_main_board(merged, origin, str(file))
+            merged[name], given[name] = flags[name], f"--{name.replace('_', '-')}"
+            by_hand.add(name)
+    _check_names(merged, given, kind.__struct_fields__)
+    inherited = _inherit(merged, last, with_file=file is not None)
+    origin = given | {name: f"{last.where[name]} at the last start" for name in inherited}
+    for one in msgspec.structs.fields(kind):
+        if one.required and one.name not in merged:
+            raise ConfigError(f"{one.name} is not set", hint=_missing_hint(kind))
+    _unset(kind, merged)
+    # A first board of the file that is in use has its say over what was typed at an earlier start.
+    of_board = "board" in given and "mode" not in by_hand and _first_board(merged).get("mode")
+    given |= {name: last.where[name] for name in inherited}
+    _override_main_board(merged, by_hand, inherited="board" in inherited)
     settings = _make(kind, merged, origin)
-    refuse_contradictions(settings)
-    return settings
+    typed = given.get("mode") == "--mode" and not of_board
+    refuse_contradictions(settings, mode_by_hand=typed)
+    return Loaded(
+        settings,
+        {name: at for name, at in given.items() if merged[name] not in (None, ())},
+        inherited,
+        tuple(name for name in last.secrets if name not in merged),
+    )
+
+
+def _inherit(merged: dict[str, Any], last: LastStart, *, with_file: bool) -> dict[str, Any]:
+    """Add what counts on since the last start, and return that."""
+    counting = last.counting(with_file=with_file)
+    inherited = {name: value for name, value in counting.items() if name not in merged}
+    for name in without_foreign({**inherited, **merged}, inherited, last.settings):
+        del inherited[name]
+    merged |= inherited
+    return inherited
 
 
 def _missing_hint(kind: type[Settings]) -> str:
@@ -118,15 +180,32 @@ def _make(
     return settings
 
 
-def _override_main_board(merged: dict[str, Any], origin: Mapping[str, str], file: str) -> None:
-    """Let a flag or the environment have its say over the first `[[board]]` of the file too."""
+def _unset(kind: type[Settings], merged: dict[str, Any]) -> None:
+    """Let `none` stand for a setting that is not set, where that is its default."""
+    for one in msgspec.structs.fields(kind):
+        if one.default in (None, ()) and merged.get(one.name) in ("none", ("none",), ["none"]):
+            merged[one.name] = one.default
+
+
+def _first_board(merged: Mapping[str, Any]) -> Mapping[str, Any]:
     listed = merged.get("board")
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+        return {}
+    return listed[0]
+
+
+def _override_main_board(
+    merged: dict[str, Any], by_hand: Collection[str], *, inherited: bool
+) -> None:
+    """Let a flag or the environment have its say over the first `[[board]]` of the file too."""
+    if not (board := _first_board(merged)):
         return
-    given = {name: merged[name] for name in origin if origin[name] != file}
+    given = {name: merged[name] for name in by_hand}
     fields = {"best_dir": "folder"} | {name: name for name in BoardSettings.__struct_fields__}
     first = {field: given[name] for name, field in fields.items() if name in given}
-    merged["board"] = [{**listed[0], **first}, *listed[1:]]
+    if "metric" in first and inherited:
+        first.setdefault("mode", None)  # which was that of another metric
+    merged["board"] = [{**board, **first}, *merged["board"][1:]]
 
 
 @functools.cache
@@ -234,11 +313,16 @@ def _explain(
     match = re.search(r"(.*) - at `\$\.(\w+)([^`]*)`", text)
     if not match:
         return ConfigError(f"invalid settings: {text}")
-    rule, name, field = match[1].replace("`", ""), match[2], match[3].rpartition(".")[2]
+    rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     if "enum" in rule:
         table = (BoardSettings, field) if field else (Settings, name)
         rule = f"expected one of {', '.join(_choices(*table))}"
-    rule = rule[0].lower() + rule[1:]
+    elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
+        rule = f"it has a key {unknown[1]}"
+        if name == "board" and "." not in match[3]:
+            rule += f", and may have {', '.join(BoardSettings.__struct_fields__)}"
+    else:
+        rule = in_words(rule)
     said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({merged[name]})"
     command = "train" if name in launcher_names() else "run"
     return ConfigError(

@@ -58,6 +58,11 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
 
     @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.run_name or self.model_path.name
+
+    @property
     def model_path(self) -> Path:
         """MODEL_DIR, absolute."""
         return Path(self.model_dir).absolute()

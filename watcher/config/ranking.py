@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from watcher.config.paths import PathSettings
 from watcher.config.rules import Positive, about
+from watcher.decision.metric import Mode, parse_metric
 
 DEFAULT_METRIC = "DetectionBoxes_Precision/mAP"
 MAIN_BOARD = "best"
@@ -33,6 +34,7 @@ class BoardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         name: Letters, digits, `-` and `_`. Default: `best` for the first.
         folder: Default: `best` for the first, `best-NAME` for the others, in MODEL_DIR.
+        mode: Default: of a metric of its own that metric's nature.
     """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")] = MAIN_BOARD
@@ -57,8 +59,13 @@ class RankingSettings(PathSettings, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = DEFAULT_METRIC
     mode: Annotated[
-        Literal["max", "min"], about("Whether the larger or the smaller score is better.")
-    ] = "max"
+        Literal["max", "min"] | None,
+        about(
+            "Whether the larger or the smaller score is better. Default: as the metric's nature"
+            " is, min for a loss or latency_ms; max for an expression.",
+            "max|min",
+        ),
+    ] = None
     top_k: Annotated[
         int, about("Places in best/. -1 keeps every scored checkpoint, 0 none.", "K", ge=-1)
     ] = 3
@@ -87,3 +94,8 @@ class RankingSettings(PathSettings, frozen=True, kw_only=True, forbid_unknown_fi
         tuple[BoardSettings, ...],
         Meta(description="Leaderboards, as [[board]] in the file; the first drives stopping."),
     ] = ()
+
+    @property
+    def better(self) -> Mode:
+        """Which score is better: `mode`, or the metric's nature where that is not set."""
+        return self.mode or parse_metric(self.metric).natural_mode or "max"

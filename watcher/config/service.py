@@ -65,9 +65,17 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
         Paths are absolute: whoever reads them later is elsewhere.
         """
         shown: dict[str, Any] = msgspec.to_builtins(self)
-        for name in ("model_dir", *PATHS):
+        for name in ("model_dir", "device_lock_dir", *PATHS):
             if shown[name]:
                 shown[name] = str(Path(shown[name]).absolute())
+        # A name without a folder is looked for on PATH, or among the entry points.
+        if shown["python"] and "/" in shown["python"]:
+            shown["python"] = str(Path(shown["python"]).absolute())
+        plugins = [one.rpartition(":") for one in shown["metric_plugin"]]
+        shown["metric_plugin"] = [
+            f"{Path(file).absolute()}:{function}" if colon else function
+            for file, colon, function in plugins
+        ]
         return {name: value for name, value in shown.items() if name not in SECRET}
 
     @property

@@ -70,6 +70,7 @@ _FUNCTIONS = {"min": min, "max": max, "abs": abs, "sqrt": math.sqrt, "log": math
 
 # The smaller the better: what these say by their names.
 _LOWER = re.compile(r"^Loss/|loss$|latency|seconds$|_ms$|memory", re.IGNORECASE)
+_HIGHER = re.compile(r"(Precision|Recall)/")
 _TERM = re.compile(
     r"""(?P<quoted>'[^']+'|"[^"]+"|`[^`]+`)"""
     r"""|(?P<category>[A-Za-z_]\w*)\s*\[\s*(?:(?P<quoted_of>'[^']+'|"[^"]+"|`[^`]+`)\s*\]"""
@@ -106,10 +107,15 @@ class Metric:
 
     @property
     def natural_mode(self) -> Mode | None:
-        """Which score is better by the metric's nature; None for an expression, which has none."""
+        """Which score is better by the metric's nature, as far as its name tells it.
+
+        None for an expression, which has none, and for a name that says nothing, a plugin's say.
+        """
         if self.is_expression:
             return None
-        return "min" if any(lower_is_better(name) for name, _ in self.keys) else "max"
+        if any(lower_is_better(name) for name, _ in self.keys):
+            return "min"
+        return "max" if any(_HIGHER.search(name) for name, _ in self.keys) else None
 
     def value(self, values: Values) -> float | None:
         """Compute the metric of one evaluation.

@@ -49,14 +49,14 @@ class Board:
 
     @property
     def contradiction(self) -> str | None:
-        """A warning when the mode goes against the metric's nature, else None."""
+        """What a mode that goes against the metric's nature does, None for one that does not."""
         natural = self.metric.natural_mode
         if natural in (None, self.policy.mode):
             return None
-        best = "highest" if self.policy.mode == "max" else "lowest"
+        best, less = ("highest", "less") if self.policy.mode == "max" else ("lowest", "more")
         return (
-            f"mode {self.policy.mode} takes the {best} {self.metric.text} for the best; if that is"
-            f" not meant, set mode to {natural}"
+            f"mode {self.policy.mode} takes the {best} {self.metric.text} for the best, of which"
+            f" {less} is better"
         )
 
 
@@ -122,14 +122,18 @@ def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Bo
         vetoes = tuple(parse_veto(one) for one in veto)
     except ValueError as error:
         raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
+    metric = parse_metric(board.metric or settings.metric)
+    # The mode that is set for the first board's metric says little of another's.
+    by_nature, as_set = metric.natural_mode, settings.mode
+    modes = (by_nature, as_set) if board.metric and not main else (as_set, by_nature)
     policy = RankPolicy(
-        mode=board.mode or settings.mode,
+        mode=board.mode or modes[0] or modes[1] or "max",
         top_k=settings.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
         ties=board.ties or settings.ties,
         veto=vetoes,
     )
-    return Board(board.name, folder, parse_metric(board.metric or settings.metric), policy)
+    return Board(board.name, folder, metric, policy)
 
 
 def with_main_board(settings: SomeSettings) -> SomeSettings:
@@ -156,7 +160,7 @@ def stop_policy(
     """
     delta, relative = parse_delta(settings.min_delta)
     return StopPolicy(
-        mode=settings.mode,
+        mode=settings.better,
         patience=settings.patience,
         patience_steps=settings.patience_steps,
         min_delta=delta,

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from watcher.checkpoints.bundle import read_global_step
 from watcher.checkpoints.discover import scan
 from watcher.config import Settings
 from watcher.data import FoundCheckpoint
-from watcher.database_file import DATABASE_NAME
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
 from watcher.doctor.event_files import event_files
@@ -22,8 +20,6 @@ from watcher.doctor.settings import doubtful
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
-from watcher.moved import recorded_settings
-from watcher.reading import open_reader
 
 CHECK_SECONDS = 10.0
 # Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.
@@ -102,18 +98,6 @@ def _device(settings: Settings, running: Sequence[Trainer]) -> str:
         return choose(settings.device, listing, taken=taken)[0].device
     except ConfigError:  # the check of the device tells it
         return "cpu"
-
-
-def settings_of_last_run(state_dir: Path) -> dict[str, Any]:
-    """Return what the last run was started with; empty without a database, or in an early one.
-
-    Raises:
-        StoreError: there is a database, and it cannot be read.
-    """
-    if not (state_dir / DATABASE_NAME).exists():
-        return {}
-    with open_reader(state_dir) as reader:
-        return recorded_settings(reader.run())
 
 
 def _recorded(settings: Settings) -> state.RunState:

@@ -17,7 +17,7 @@ from watcher.checkpoints.pin import Files, Verified
 from watcher.data import Leader, ScoredCheckpoint
 from watcher.decision.rank import name_leaders
 from watcher.promotion import promote
-from watcher.promotion.placing import Placing, look_into
+from watcher.promotion.placing import Contents, Placing, look_into
 from watcher.slices import slice_end
 from watcher.store import Store
 
@@ -102,6 +102,7 @@ class BoardFolder:
             return leaders, False
         done = self._project(leaders, set(placed.values()), text)
         self._tell_unknown(done.unknown)
+        self._tell_repaired(done.before, text.file, now)
         changed = promotions.record(self.name, leaders, done.paths, text.metric, now)
         if done.evicted:
             promotions.unplace(self.name, done.evicted)
@@ -139,6 +140,22 @@ class BoardFolder:
         present = self._steady()
         self._left = {name: self._left.get(name, present) for name in done.leaving}
         return done
+
+    def _tell_repaired(self, before: Contents, board_file: str, now: float) -> None:
+        """Say which files of what was promoted before were missing or damaged, and are not now."""
+        taken, self._placing.taken = self._placing.taken, set()
+        lacking = {promote.STATE_FILE, board_file} - before.files.keys()
+        if not taken and not lacking:
+            return
+        rows = self._store.promotions.present(self.name)
+        repaired = sorted(taken & {Path(row["path"]).name for row in rows})
+        repaired += sorted(lacking) if rows else []
+        if repaired:
+            files = ", ".join(repaired)
+            _log.warning(f"{self.path.name}/ was not whole, brought back", files=files)
+            self._store.ledger.add_event(
+                now, "repaired", f"{self.path.name}/ was not whole, brought back: {files}"
+            )
 
     def _tell_unknown(self, unknown: Sequence[str]) -> None:
         files = ", ".join(unknown)

@@ -77,11 +77,13 @@ class Placing:
 
     Attributes:
         verified: What need not be verified again; added to.
+        taken: Names whose files were put there, and not found there.
     """
 
     def __init__(self, verified: Verified) -> None:
         self.verified = verified
-        self._job: Job[None] | None = None
+        self.taken: set[str] = set()
+        self._job: Job[bool] | None = None
         self._of: tuple[str, str] | None = None
 
     @property
@@ -118,7 +120,8 @@ class Placing:
                 work = partial(_placing, best_dir, missing[key], self.verified)
                 self._job, self._of = Job(work), key
             try:
-                self._job.run(until)
+                if self._job.run(until):
+                    self.taken.add(key[0])
             except Unfinished:
                 raise
             except Exception:
@@ -133,10 +136,11 @@ class Placing:
         self._job = self._of = None
 
 
-def _placing(best_dir: Path, leader: Leader, verified: Verified, progress: Progress) -> Work[None]:
+def _placing(best_dir: Path, leader: Leader, verified: Verified, progress: Progress) -> Work[bool]:
+    """Put a leader into the folder; False when it lay there, whole."""
     target, sha256 = best_dir / leader.name, leader.row.sha256
     if (yield from _looking_whole(target, sha256, verified, progress)):
-        return
+        return False
     source = leader.row.pin
     if source is None:
         raise _gone(best_dir, leader)
@@ -154,6 +158,7 @@ def _placing(best_dir: Path, leader: Leader, verified: Verified, progress: Progr
         for file in files:
             file.rename(best_dir / file.name)
         verified |= taken
+        return True
     except (OSError, CorruptCheckpoint) as error:
         if (yield from _looking_lost(source, sha256, progress)):
             raise _gone(best_dir, leader) from error

@@ -83,7 +83,7 @@ class Stopping:
             self.decision,
             run=self._store.run_uuid,
             metric=self._settings.metric,
-            mode=self._settings.mode,
+            mode=self._settings.better,
             created_at=iso(now),
             best=best,
         )

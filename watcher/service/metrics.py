@@ -127,7 +127,7 @@ class _RunCollector(Collector):
         status, degraded = presence.status, presence.degraded
         info = InfoMetricFamily(_PREFIX + "run", "What is watched, and how.", labels=("run",))
         settings = self._settings
-        about = {"metric": settings.metric, "mode": settings.mode, "version": __version__}
+        about = {"metric": settings.metric, "mode": settings.better, "version": __version__}
         info.add_metric([self._run], {**about, "device": status.get("device") or ""})
         yield info
         yield self._gauge(

@@ -225,7 +225,7 @@ def _ways(settings: Settings, payload: Callable[[Notice], bytes]) -> list[tuple[
         ways.append(("command", _digest(command), _by_command(command, seconds, payload)))
     if settings.notify:
         _check_addresses(settings.notify)
-    run = settings.run_name or settings.model_path.name
+    run = settings.name
     for url in dict.fromkeys(settings.notify):
         ways.append(("apprise", _digest([url]), _by_apprise(url, seconds, run)))
     return ways

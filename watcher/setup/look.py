@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from watcher.config import Settings, describe, make_settings
+from watcher.config import Settings, make_settings
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, training
-from watcher.doctor.examine import pace, settings_of_last_run
+from watcher.doctor.examine import pace
 from watcher.doctor.processes import Trainer, trainers
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.launch.command import flag_value
+from watcher.reading import read_last_start
 from watcher.setup.interpreters import candidates, with_both
 from watcher.setup.settings_file import Found, Outlook
 
@@ -69,21 +68,12 @@ def look(
 
 
 def _recorded(model_dir: Path) -> dict[str, Any]:
-    """Return what the last run was started with and is not the default; nothing without one."""
+    """Return what the last run was given; nothing without one."""
     try:
-        values = settings_of_last_run(model_dir / "watcher")
+        values = read_last_start(model_dir / "watcher").counting(with_file=False)
     except StoreError:
         return {}
-    # By way of JSON, as the recorded ones: a tuple would not equal a list.
-    defaults = msgspec.json.encode({one.name: one.default for one in describe(Settings)})
-    fields = msgspec.json.decode(defaults)
-    return {
-        name: value
-        for name, value in values.items()
-        if name in fields
-        and name not in ("model_dir", "board")
-        and value not in (None, fields[name])
-    }
+    return {name: value for name, value in values.items() if name != "board"}
 
 
 def _find_pipeline(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> None:

@@ -14,9 +14,10 @@ _WIDTH = 98
 _HEADER = """\
 Settings of checkpoint-watcher for {model_dir}
 
-`checkpoint-watcher run --config THIS_FILE` reads it; flags and the environment
-(CHECKPOINT_WATCHER_TOP_K=5) override it. Lines with a setting in them that begin with # are not
-active: they show its default, or an example where the default is not to set it."""
+Every command takes it that is started in the folder of a checkpoint-watcher.toml, and of
+another name with `--config THIS_FILE`. Flags and the environment (CHECKPOINT_WATCHER_TOP_K=5)
+override it. Lines with a setting in them that begin with # are not active: they show its default,
+or an example where the default is not to set it."""
 _BOARDS = """\
 #[[board]]
 #metric = "mAP"
@@ -28,6 +29,7 @@ _BOARDS = """\
 
 # Of settings that are not set by default: something to begin with, which a run would take.
 _EXAMPLES: dict[str, Any] = {
+    "mode": "max",
     "keep_every_steps": 10000,
     "keep_last": 2,
     "patience": 10,

@@ -18,22 +18,12 @@ class ByHand:
         self._db = database
         self._run_id = database.run_id
 
-    def find(self, name: str) -> dict[str, Any] | None:
-        """Return the checkpoint of a name, the latest of several, or of a sha256's beginning.
+    def pinned(self) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints whose files are kept.
 
         Returns:
-            `id, name, state, sha256, global_step, generation, kept, pin_path`, None when there is
-            none.
+            `id, name, state, sha256, global_step, generation, kept, pin_path` of each.
         """
-        by_digest = "OR (length(?2) >= 6 AND sha256 LIKE ?2 || '%')"
-        return self._db.one(
-            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ?1 AND (name = ?2 {by_digest})"
-            " ORDER BY id DESC LIMIT 1",
-            [self._run_id, name],
-        )
-
-    def pinned(self) -> list[dict[str, Any]]:
-        """Return the evaluated checkpoints whose files are kept, as `find` does."""
         return self._db.all(
             f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND pin_path IS NOT NULL"
             " AND state NOT IN ('pending', 'leased') ORDER BY global_step, id",
@@ -41,7 +31,7 @@ class ByHand:
         )
 
     def failed(self) -> list[dict[str, Any]]:
-        """Return the checkpoints that failed, as `find` does."""
+        """Return the checkpoints that failed, as `pinned` does."""
         return self._db.all(
             f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " ORDER BY global_step, id",
@@ -66,7 +56,7 @@ class ByHand:
             self._db.event(now, "requeued", "to be evaluated anew", checkpoint["name"])
 
     def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the evaluated checkpoints of these names that have no pin, as `find` does."""
+        """Return the evaluated checkpoints of these names that have no pin, as `pinned` does."""
         return self._db.all(
             f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND pin_path IS NULL"
             " AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"

@@ -211,10 +211,8 @@ class RunDatabase:
                     "runs", {**run, **columns, "created_at": iso(now), "metric": "", "mode": ""}
                 )
             else:
-                self.run(
-                    "UPDATE runs SET name = ?, model_dir = ? WHERE id = ?",
-                    [*columns.values(), run["id"]],
-                )
+                # Its name is that of before until it is decided by these settings.
+                self.run("UPDATE runs SET model_dir = ? WHERE id = ?", [str(model_dir), run["id"]])
                 self._follow(found, Moved(Path(found["model_dir"]), model_dir))
         return run["id"], run["uuid"]
 

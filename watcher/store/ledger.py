@@ -232,12 +232,20 @@ class Ledger(Rows):
         values: dict[str, Any] = msgspec.json.decode(self._run_row("settings"))
         return values
 
-    def set_settings(self, settings: dict[str, Any]) -> None:
-        """Record the settings of the run, for those who explain its decisions later."""
-        encoded = _json(settings)
-        if encoded != self._run_row("settings"):
-            with self._db.write():
-                self._db.run("UPDATE runs SET settings = ? WHERE id = ?", [encoded, self._run_id])
+    def set_settings(self, settings: dict[str, Any], given: Mapping[str, str], name: str) -> None:
+        """Record what the run goes by, for the next start and those who explain its decisions.
+
+        Args:
+            settings: All of them.
+            given: Where each was given that is not a default.
+            name: The run's name.
+        """
+        row = {"settings": _json(settings), "given": _json(given), "name": name}
+        if all(value == self._run_row(column) for column, value in row.items()):
+            return
+        columns = ", ".join(f"{column} = ?" for column in row)
+        with self._db.write():
+            self._db.run(f"UPDATE runs SET {columns} WHERE id = ?", [*row.values(), self._run_id])
 
     def add_event(self, now: float, kind: str, message: str) -> None:
         """Add a line to the run's diary."""

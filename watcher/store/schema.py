@@ -335,6 +335,12 @@ def m006_verified(db: Database) -> None:
     db.execute("ALTER TABLE placements ADD COLUMN files TEXT")
 
 
+@migrations()
+def m007_given(db: Database) -> None:
+    """What the last start was given, by setting: the flag, the variable or the file."""
+    db.execute("ALTER TABLE runs ADD COLUMN given TEXT")
+
+
 def unknown_migrations(db: Database) -> list[str]:
     """Return the names of the migrations of ours that a later version has applied."""
     empty = Database(memory=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,8 @@ class Look:
             found.append(status["held_back"])
         if status.get("tensorboard"):
             found.append(f"no event files for TensorBoard: {status['tensorboard']}")
+        if lacking := self._lacking:
+            found.append(lacking)
         if status.get("waiting_for"):
             found.append(status["waiting_for"])
         if status.get("watch", "events") != "events":
@@ -131,6 +134,26 @@ class Look:
         if status.get("notice"):
             found.append(f"notice: {status['notice']}")
         return found
+
+    @property
+    def _lacking(self) -> str | None:
+        """What is promoted, and not there."""
+        gone = [row["path"] for row in (*self.board, *self.boards) if row.get("files") is False]
+        return f"{missing_text(gone)}; {remedy(self.running)}" if gone else None
+
+
+def missing_text(paths: Sequence[str]) -> str:
+    """Say that promoted checkpoints are not there, each with its folder."""
+    names = [f"{Path(path).parent.name}/{Path(path).name}" for path in paths]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"the files of {', '.join(names[:5])}{more} are missing"
+
+
+def remedy(running: bool) -> str:
+    """Say what brings back what is missing in a board's folder."""
+    if running:
+        return "the watcher brings them back from its pins when it looks next"
+    return "start `checkpoint-watcher run` again: it brings them back from its pins"
 
 
 class Looker:
@@ -153,7 +176,7 @@ class Looker:
         """
         reader = self._reader
         run = reader.run()
-        running = _is_there(run["status"].get("pid"))
+        running = is_there(run["status"].get("pid"))
         states = reader.states()
         live = "pid" in run["status"]
         return Look(
@@ -172,7 +195,7 @@ class Looker:
             patience_left=(run["status"].get("patience_left") or {})
             if live
             else _patience_now(reader, run),
-            stop=run["status"].get("stop") if live else reader.last_stop(),
+            stop=run["status"].get("stop") if live else reader.rows().last_stop(),
             failures=reader.failed(_FAILURES),
         )
 
@@ -208,7 +231,8 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
     }
 
 
-def _is_there(pid: object) -> bool:
+def is_there(pid: object) -> bool:
+    """Tell whether the process that a status names is there."""
     if not isinstance(pid, int):
         return False
     try:

@@ -76,9 +76,11 @@ def leaderboard_table(
     table = plain_table()
     renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
     life, file = _life(board), ("file",) if renamed else ()
-    names = ("rank", "checkpoint", *life, "step", "score", "behind", *file)
+    gone = ("files",) if any(is_missing(row) for row in board) else ()
+    names = ("rank", "checkpoint", *life, "step", "score", "behind", *file, *gone)
     for name in names:
-        add_text(table, name) if name in ("checkpoint", "file") else add_number(table, name)
+        is_text = name in ("checkpoint", "file", "files")
+        add_text(table, name) if is_text else add_number(table, name)
     for row in board:
         behind = abs(board[0]["score"] - row["score"]) if row is not board[0] else None
         table.add_row(
@@ -89,10 +91,41 @@ def leaderboard_table(
             figure(row["score"], ".6f"),
             "" if behind is None else small_figure(behind, ".6f"),
             *((Path(row["path"]).name,) if renamed else ()),
+            *((Text("missing" if is_missing(row) else "", style="red"),) if gone else ()),
             style="bold" if row["rank"] == 1 else "",
         )
     shown = Fitting(table, optional=("behind", "rank", "file", "step", *life))
     return _under(f"{title}: {folder}" if folder else title, shown)
+
+
+def best_one(row: dict[str, Any], mode: str, others: int) -> RenderableType:
+    """Draw the best checkpoint of a run, and where it lies.
+
+    Args:
+        row: Of the view `best`.
+        mode: Which score is better.
+        others: How many more there are in its folder.
+    """
+    table = plain_table()
+    life = _life([row])
+    for name in ("checkpoint", *life, "step", "score", "evaluated at"):
+        is_text = name in ("checkpoint", "evaluated at")
+        add_text(table, name) if is_text else add_number(table, name)
+    table.add_row(
+        row["checkpoint"],
+        *(str(row[name]) for name in life),
+        figure(row["global_step"], "d"),
+        figure(row["score"], ".6f"),
+        row["evaluated_at"],
+        style="bold",
+    )
+    place = Text(row["path"], overflow="fold")
+    if is_missing(row):
+        place.append(" is missing", "red")
+    more = f"and {others} more in {Path(row['path']).parent.name}/, see `leaderboard`"
+    title = f"Best of {row['run']} by {row['metric']} ({mode})"
+    shown = Fitting(table, optional=("evaluated at", "step", *life))
+    return Group(_under(title, shown), place, *([Text(more, style="dim")] if others else []))
 
 
 def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
@@ -102,7 +135,10 @@ def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
         add_number(table, name) if name in ("step", "score") else add_text(table, name)
     for row in rows:
         step, score = figure(row["global_step"], "d"), figure(row["score"], ".4f")
-        table.add_row(row["run"], row["checkpoint"], step, score, row["metric"], row["path"])
+        path = Text(row["path"])
+        if is_missing(row):
+            path.append(" is missing", "red")
+        table.add_row(row["run"], row["checkpoint"], step, score, row["metric"], path)
     return _under("Best of each run", Fitting(table, optional=("metric", "step")))
 
 
@@ -147,6 +183,11 @@ def changes_table(
             )
         parts += [Text(), Fitting(table, optional=("from",))]
     return Group(*parts)
+
+
+def is_missing(row: dict[str, Any]) -> bool:
+    """Tell whether the files of a promoted checkpoint are not where its row says."""
+    return row.get("files") is False
 
 
 def figure(value: Any, form: str) -> str:

@@ -58,6 +58,9 @@ def read_report(reader: Reader) -> ReportData:
     last = rows[-1] if rows else None
     states = ", ".join(f"'{state}'" for state in _NOT_EVALUATED)
     count = reader.one("SELECT count(*) AS n FROM events")
+    settings = recorded_settings(look.run)
+    if settings and look.run["mode"]:
+        settings["mode"] = look.run["mode"]  # what it came to, where it was not set
     return ReportData(
         look=look,
         history=look.recent,
@@ -74,7 +77,7 @@ def read_report(reader: Reader) -> ReportData:
         best=_measured(reader, best),
         last=_measured(reader, last),
         evaluation=_evaluation(reader, best or last),
-        settings=recorded_settings(look.run),
+        settings=settings,
     )
 
 

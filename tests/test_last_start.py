@@ -1,0 +1,232 @@
+"""What the last start was given counts where nothing else is; a change is told before it acts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import STUB, Watcher, cli
+
+from watcher.config import LastStart, Settings, differences, load
+from watcher.errors import ConfigError
+
+REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
+SCORES = {"ckpt-1": 0.5, "ckpt-2": 0.6, "ckpt-3": 0.4, "ckpt-4": 0.3, "ckpt-5": 0.2}
+ONCE = ("--exit-when-idle", 0.2)
+
+
+def started(file: Path | None = None, **flags: Any) -> LastStart:
+    """What is recorded of a start with these."""
+    loaded = load(Settings, {**REQUIRED, **flags}, {}, file)
+    return LastStart(loaded.settings.to_show(), loaded.given)
+
+
+def after(last: LastStart, file: Path | None = None, **flags: Any) -> Settings:
+    """What a start with these goes by, after another one."""
+    return load(Settings, {"model_dir": "m", **flags}, {}, file, last=last).settings
+
+
+@pytest.fixture
+def ended(watcher: Watcher) -> Watcher:
+    """A run of five checkpoints that was stopped early, with flags of its own."""
+    manager = Manager(watcher.model_dir, max_to_keep=9)
+    for number in range(1, 6):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    flags = ("--patience", 3, "--top-k", 2, "--run-name", "kitty")
+    assert watcher.run(*flags, STUB_SCORES=json.dumps(SCORES)) == 0
+    assert watcher.sentinel.exists() and watcher.leaderboard() == ["ckpt-2", "ckpt-1"]
+    return watcher
+
+
+def again(watcher: Watcher, *flags: object, cwd: Path | None = None) -> str:
+    """Start it anew with no more than these flags, and return its log."""
+    ran = cli("run", *flags, *ONCE, cwd=cwd)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stderr + ran.stdout
+
+
+def name_of(watcher: Watcher) -> str:
+    return str(watcher.query("SELECT name FROM runs")[0]["name"])
+
+
+def test_a_start_without_the_earlier_flags_leaves_the_run_as_it_is(ended: Watcher):
+    before = ended.sentinel.read_bytes(), ended.best_files(), ended.query("SELECT * FROM best")
+    told = again(ended, ended.model_dir)
+    after_it = ended.sentinel.read_bytes(), ended.best_files(), ended.query("SELECT * FROM best")
+    assert after_it == before
+    assert name_of(ended) == "kitty"
+    assert "as at the last start" in told and "patience 3" in told and "top_k 2" in told
+    assert "settings differ" not in told
+
+
+def test_what_a_start_changes_is_told_before_a_stop_is_withdrawn_or_a_place_is_lost(
+    ended: Watcher,
+):
+    told = again(ended, ended.model_dir, "--patience", "none", "--top-k", 1, "--run-name", "cat")
+    line = next(line for line in told.splitlines() if "settings differ from the last start" in line)
+    for change in ("patience 3 -> none", "top_k 2 -> 1", "run_name kitty -> cat"):
+        assert change in line
+    assert told.index(line) < told.index("early stop withdrawn")
+    assert not ended.sentinel.exists() and ended.leaderboard() == ["ckpt-2"]
+    assert name_of(ended) == "cat"
+    kinds = [row["kind"] for row in ended.query("SELECT kind FROM events ORDER BY id")]
+    assert kinds.index("settings") < kinds.index("stop_withdrawn")
+    assert "settings differ" not in again(ended, ended.model_dir), "and these count from now on"
+
+
+def test_only_given_takes_nothing_from_the_last_start(ended: Watcher):
+    told = again(
+        ended,
+        *(ended.model_dir, "--only-given"),
+        *("--pipeline-config", ended.pipeline, "--python", STUB),
+    )
+    assert "patience 3 -> none, " in told and "as at the last start" not in told
+    assert name_of(ended) == "model_dir" and not ended.sentinel.exists()
+
+
+def test_a_start_that_is_refused_changes_neither_the_name_nor_what_counts(ended: Watcher):
+    refused = cli("run", ended.model_dir, *ONCE, "--metric", "mAPP", "--run-name", "other")
+    assert refused.returncode == 1 and "did you mean mAP?" in refused.stderr
+    assert name_of(ended) == "kitty"
+    assert "settings differ" not in again(ended, ended.model_dir)
+
+
+def test_a_settings_file_in_the_folder_is_taken_by_every_command_and_said_to_be(
+    ended: Watcher, tmp_path: Path
+):
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    file = desk / "checkpoint-watcher.toml"
+    file.write_text(f'model_dir = "{ended.model_dir}"\ntop_k = 1\n')
+    told = again(ended, cwd=desk)
+    assert told.startswith("settings from ./checkpoint-watcher.toml\n")
+    assert "top_k 2 -> 1" in told and "patience" in told
+    for command in ("status", "best", "leaderboard", "history", "explain", "resume"):
+        ran = cli(command, cwd=desk)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr.startswith(f"MODEL_DIR from ./{file.name}: {ended.model_dir}\n")
+    doctor = cli("doctor", "--json", "--time-limit", 1, cwd=desk)
+    assert doctor.stderr.startswith("settings from ./") and json.loads(doctor.stdout)
+    # The launcher and the watcher that it starts take the same file, and say it once.
+    trained = cli("train", "--watch", "--", "true", cwd=desk)
+    assert trained.stderr.count("settings from ./") == 1, trained.stderr
+
+
+def test_a_settings_file_in_the_folder_that_is_of_another_model_dir_is_not_taken(
+    ended: Watcher, tmp_path: Path
+):
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    (desk / "checkpoint-watcher.toml").write_text('model_dir = "/elsewhere"\ntop_k = 1\n')
+    assert "settings from" not in again(ended, ended.model_dir, cwd=desk)
+    assert ended.leaderboard() == ["ckpt-2", "ckpt-1"]
+    units = cli(
+        *("install-units", ended.model_dir, "--run", "cats", "--dry-run", "--user", "root"),
+        *("--pipeline-config", ended.pipeline, "--python", STUB),
+        cwd=desk,
+    )
+    assert units.returncode == 0, units.stderr
+    assert "elsewhere" not in units.stdout and "--only-given" in units.stdout
+
+
+def test_without_a_settings_file_the_missing_model_dir_is_named(tmp_path: Path):
+    for command in ("status", "explain"):
+        ran = cli(command, cwd=tmp_path)
+        assert ran.returncode == 2 and "Missing argument 'MODEL_DIR'" in ran.stderr
+
+
+def test_what_was_taken_out_of_the_file_has_its_default_again_and_earlier_flags_count_on(
+    tmp_path: Path,
+):
+    file = tmp_path / "settings.toml"
+    file.write_text('pipeline_config = "p"\npatience = 4\nkeep_last = 2\n')
+    first = started(file, top_k="5")
+    assert after(first, file).patience == 4
+    file.write_text('pipeline_config = "p"\nkeep_last = 2\n')
+    second = after(first, file)
+    assert (second.patience, second.keep_last, second.top_k) == (None, 2, 5)
+    file.write_text('pipeline_config = "p"\ntop_k = 1\n')
+    assert after(first, file).top_k == 1, "what the file says goes before an earlier flag"
+
+
+def test_without_a_file_all_of_the_last_start_counts_that_from_a_file_too(tmp_path: Path):
+    file = tmp_path / "settings.toml"
+    file.write_text('pipeline_config = "p"\npatience = 4\n[[board]]\ntop_k = 7\n')
+    first = started(file, min_delta="1%")
+    now = after(first)
+    assert (now.patience, now.top_k, now.min_delta, now.board[0].top_k) == (4, 7, "1%", 7)
+    assert now.pipeline_config == str(Path("p").absolute())
+    assert after(first, patience="9").patience == 9
+    third = LastStart(now.to_show(), load(Settings, REQUIRED, {}, None, last=first).given)
+    assert after(third).patience == 4, "and of the one before that"
+
+
+@pytest.mark.parametrize(
+    ("given", "taken_back"),
+    [
+        ({"patience": "3"}, {"patience": "none"}),
+        ({"tie_break": ["mAP75"]}, {"tie_break": ("none",)}),
+        ({"run_name": "kitty"}, {"run_name": "none"}),
+        ({"max_pinned_bytes": "1GB"}, {"max_pinned_bytes": "none"}),
+        ({"mode": "min", "metric": "a/b"}, {"mode": "none"}),
+    ],
+)
+def test_none_takes_back_what_is_not_set_by_default(given: dict, taken_back: dict):
+    (name,) = taken_back
+    last = started(**given)
+    assert getattr(after(last), name) not in (None, ())
+    assert getattr(after(last, **taken_back), name) in (None, ())
+    again_later = load(Settings, {**REQUIRED, **taken_back}, {}, None, last=last)
+    assert name not in again_later.given
+
+
+def test_what_is_said_in_terms_of_a_metric_goes_with_it():
+    last = started(metric="mAP", target="0.9", min_delta="0.01", patience="3", mode="max")
+    same = after(last, metric="DetectionBoxes_Precision/mAP")
+    assert (same.target, same.min_delta, same.patience) == (0.9, "0.01", 3)
+    other = after(last, metric="loss")
+    assert (other.target, other.min_delta, other.patience, other.better) == (None, 0, 3, "min")
+    assert differences(last.settings, other.to_show()) == [
+        *("metric mAP -> loss", "mode max -> min"),
+        *("min_delta 0.01 -> 0", "target 0.9 -> none"),
+    ]
+
+
+def test_what_belongs_to_one_invocation_is_not_remembered_and_what_holds_passwords_is_named():
+    flags = {"exit_when_idle": "5", "listen": "0", "log_format": "json", "notify": ["ntfy://a:b@c"]}
+    last = started(**flags, device="cpu", nice="5")
+    assert "ntfy" not in json.dumps(dict(last.settings))
+    loaded = load(Settings, {"model_dir": "m"}, {}, None, last=last)
+    assert set(loaded.inherited) == {"pipeline_config", "device", "nice"}
+    assert loaded.forgotten == ("notify",)
+    given_again = {"model_dir": "m", "notify": ["ntfy://a:b@c"]}
+    assert load(Settings, given_again, {}, None, last=last).forgotten == ()
+
+
+def test_relative_files_of_the_last_start_are_found_from_another_folder():
+    last = started(python="env/bin/python", metric_plugin=["deployed.py:f", "house"])
+    assert last.settings["python"] == str(Path("env/bin/python").absolute())
+    assert last.settings["metric_plugin"] == [f"{Path('deployed.py').absolute()}:f", "house"]
+    assert started(python="python3").settings["python"] == "python3"
+
+
+def test_of_an_earlier_version_all_that_was_no_default_counts_unless_a_file_is_in_use(
+    tmp_path: Path,
+):
+    recorded = {**started(patience="3").settings, "mode": "max"}
+    last = LastStart(recorded, None)
+    assert after(last).patience == 3
+    assert after(last, metric="loss").better == "min"
+    file = tmp_path / "settings.toml"
+    file.write_text('pipeline_config = "p"\n')
+    assert after(last, file).patience is None
+
+
+def test_a_wrong_value_of_the_last_start_says_where_it_is_from():
+    last = LastStart({**started().settings, "patience": "x"}, {"patience": "--patience"})
+    with pytest.raises(ConfigError) as caught:
+        after(last, pipeline_config="p")
+    assert "it was set by --patience at the last start" in str(caught.value.hint)

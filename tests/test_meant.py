@@ -1,0 +1,132 @@
+"""Names of checkpoints, and what was probably meant where a name, a folder or an order is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import STUB, Watcher, cli
+
+SCORES = json.dumps({"ckpt-1": 0.1, "ckpt-2": 0.6, "ckpt-3": 0.5, "ckpt-4": 0.4})
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Watcher:
+    """A run of four checkpoints at steps 100 to 400, ended by patience; the second is the best."""
+    watcher = Watcher(tmp_path_factory.mktemp("run"))
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 5):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    assert watcher.run("--top-k", 1, "--patience", 2, STUB_SCORES=SCORES) == 0
+    return watcher
+
+
+@pytest.fixture
+def folder(ended: Watcher) -> Path:
+    return ended.model_dir.parent
+
+
+def test_keep_and_requeue_take_the_names_that_metrics_takes(ended: Watcher):
+    (row,) = ended.query("SELECT sha256 FROM history WHERE checkpoint = 'ckpt-3'")
+    digest = row["sha256"][:8]
+    names = {"best": "ckpt-2", "last": "ckpt-4", "300": "ckpt-3", digest: "ckpt-3"}
+    for name, checkpoint in names.items():
+        measured = json.loads(cli("metrics", ended.model_dir, name, "--json").stdout)
+        assert measured["checkpoint"] == checkpoint
+        kept = cli("keep", ended.model_dir, name)
+        assert kept.stdout.startswith(f"{checkpoint} (step "), kept.stderr
+    let_go = cli("keep", ended.model_dir, *names, "--undo")
+    assert let_go.stdout.count("is no longer kept by hand") == 4
+    anew = cli("requeue", ended.model_dir, "best")
+    assert anew.stdout == "ckpt-2 (step 200) waits to be evaluated anew\n"
+    assert ended.run(STUB_SCORES=SCORES) == 0
+
+
+@pytest.mark.parametrize("command", ["keep", "requeue", "metrics"])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("3", "ckpt-3"), ("ckpt3", "ckpt-3"), ("ckpt_3", "ckpt-3"), ("bets", "best")],
+)
+def test_a_name_that_is_none_is_answered_with_the_one_that_was_meant(
+    ended: Watcher, command: str, typed: str, meant: str
+):
+    said = cli(command, ended.model_dir, typed)
+    assert said.returncode == 1
+    assert f"did you mean {meant}?" in said.stderr.splitlines()[0]
+
+
+def test_another_number_is_another_checkpoint_and_nothing_is_offered(ended: Watcher):
+    for name in ("ckpt-33", "33", "ckpt-0"):
+        assert "did you mean" not in cli("keep", ended.model_dir, name).stderr
+
+
+def test_resume_says_when_there_is_nothing_to_resume(ended: Watcher):
+    # Whatever was asked for above, this withdraws the stop that stands.
+    cli("resume", ended.model_dir)
+    before = ended.query("SELECT count(*) AS n FROM events"), ended.query("SELECT * FROM runs")
+    again = cli("resume", ended.model_dir)
+    assert again.returncode == 0
+    assert again.stdout == "nothing to resume: no early stop of this run stands\n"
+    assert before == (
+        ended.query("SELECT count(*) AS n FROM events"),
+        ended.query("SELECT * FROM runs"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("watch", "run"), ("list", "history"), ("check", "doctor"), ("why", "explain")],
+)
+def test_a_command_of_another_name_is_answered_with_ours(typed: str, meant: str):
+    said = cli(typed, "models/ssd")
+    assert said.returncode == 2 and f"Did you mean '{meant}'?" in said.stderr
+
+
+@pytest.mark.parametrize("command", ["best", "status", "explain", "keep DIR last", "resume"])
+def test_a_model_dir_that_is_not_there_is_answered_with_the_one_beside_it(
+    ended: Watcher, folder: Path, command: str
+):
+    for typed in ("model_dri", "model"):
+        words = (command if "DIR" in command else f"{command} DIR").replace("DIR", typed).split()
+        said = cli(*words, cwd=folder)
+        assert said.returncode == 1
+        assert said.stderr.endswith(f"hint: did you mean {ended.model_dir}?\n"), said.stderr
+
+
+def test_a_folder_inside_of_a_run_is_answered_with_the_run(ended: Watcher, folder: Path):
+    for inside in ("model_dir/best", "model_dir/watcher/pins"):
+        said = cli("best", inside, "--path", cwd=folder)
+        assert (said.stdout, said.returncode) == ("", 1)
+        assert f"it is a folder of the run in {ended.model_dir}: give that" in said.stderr
+    assert cli("best", "model_dir/watcher", cwd=folder).returncode == 0, "the database's own"
+
+
+@pytest.mark.parametrize("words", ["metrics best DIR", "keep last DIR", "compare best last DIR"])
+def test_arguments_in_another_order_are_said_to_be(ended: Watcher, folder: Path, words: str):
+    said = cli(*words.replace("DIR", "model_dir").split(), cwd=folder)
+    command = f"checkpoint-watcher {words.split()[0]} model_dir ..."
+    assert said.stderr.endswith(f"hint: MODEL_DIR comes first: `{command}`\n"), said.stderr
+
+
+@pytest.mark.parametrize("order", ["pipeline.config model_dir", "model_dir pipeline.config"])
+def test_a_pipeline_without_its_flag_is_answered_with_the_whole_command(
+    ended: Watcher, folder: Path, order: str
+):
+    said = cli("run", *order.split(), cwd=folder)
+    assert said.returncode == 2
+    meant = "checkpoint-watcher run model_dir --pipeline-config pipeline.config"
+    assert f"Did you mean '{meant}'?" in said.stderr
+
+
+def test_run_and_doctor_name_the_model_dir_that_a_mistyped_one_lies_beside(
+    ended: Watcher, folder: Path
+):
+    flags = ("--pipeline-config", "pipeline.config", "--python", STUB)
+    for words in (["run", "modle_dir", *flags], ["run", "modle_dir"], ["doctor", "modle_dir"]):
+        said = cli(*words, cwd=folder)
+        assert said.returncode == 1
+        assert f"hint: did you mean {ended.model_dir}? If not: " in said.stderr
+    alone = cli("run", "pipeline.config", cwd=folder)
+    assert "`--pipeline-config pipeline.config` gives a file" in alone.stderr

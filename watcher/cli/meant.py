@@ -1,0 +1,107 @@
+"""What was probably meant: a mistyped MODEL_DIR, a folder inside of it, arguments in another order.
+
+Looks at names and folders; what is right is never doubted.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from watcher.database_file import DATABASE_NAME
+from watcher.errors import ConfigError, ModelDirError, StoreError
+
+_ABOVE = 3
+_MOST = 1000
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is a MODEL_DIR with a database in it, or such a database's folder."""
+    try:
+        return any((place / DATABASE_NAME).is_file() for place in (folder / "watcher", folder))
+    except OSError:
+        return False
+
+
+def refuse_mistaken(model_dir: Path) -> None:
+    """Raise StoreError where a MODEL_DIR has no database and something else was probably meant."""
+    if is_run(model_dir):
+        return
+    hint = _swapped(model_dir) or _inside(model_dir)
+    if not hint and (near := lookalike(model_dir, runs=True)):
+        hint = f"did you mean {near}?"
+    if hint:
+        raise StoreError(f"no database at {model_dir / 'watcher' / DATABASE_NAME}", hint=hint)
+
+
+def lookalike(folder: Path, *, runs: bool = False) -> Path | None:
+    """Return the folder beside one that does not exist whose name is most like its name.
+
+    Args:
+        folder: As given.
+        runs: Only folders with a database in them count.
+    """
+    if folder.exists():
+        return None
+    try:
+        beside = [path for path, _ in zip(folder.parent.iterdir(), range(_MOST), strict=False)]
+    except OSError:
+        return None
+    wanted = [path.name for path in beside if (is_run(path) if runs else path.is_dir())]
+    # What was typed only in part is the beginning of a name.
+    begun = [name for name in wanted if folder.name and name.startswith(folder.name)]
+    near = difflib.get_close_matches(folder.name, wanted, n=1) or begun[:1]
+    return folder.parent / near[0] if near else None
+
+
+@contextmanager
+def lookalike_told(model_dir: str | None) -> Iterator[None]:
+    """Add to an error about a MODEL_DIR that does not exist which one may be meant."""
+    try:
+        yield
+    except (ConfigError, ModelDirError) as error:
+        folder = Path(model_dir).absolute() if model_dir else None
+        if folder is None or folder.is_dir():
+            raise
+        if folder.is_file():
+            meant = f"MODEL_DIR is a folder; `--pipeline-config {model_dir}` gives a file."
+        elif near := lookalike(folder):
+            meant = f"did you mean {near}?"
+        else:
+            raise
+        raise type(error)(error.message, hint=f"{meant} If not: {error.hint}") from error
+
+
+def in_order(command: str, given: str | None, extra: Iterable[str]) -> str:
+    """Return the end of a sentence about arguments too many: the command line that was meant."""
+    words = [*([given] if given else []), *extra]
+    folders = [word for word in words if Path(word).is_dir()]
+    files = [word for word in words if Path(word).is_file()]
+    if len(folders) != 1 or len(files) != 1 or len(words) != 2:
+        return ""
+    flag = "--config" if files[0].endswith(".toml") else "--pipeline-config"
+    return f" Did you mean '{command} {folders[0]} {flag} {files[0]}'?"
+
+
+def _swapped(model_dir: Path) -> str | None:
+    """Say so where one of the other arguments is the run, and what stands first is no folder."""
+    context = click.get_current_context(silent=True)
+    if context is None or model_dir.is_dir():
+        return None
+    for name in ("checkpoint", "checkpoints", "old", "new"):
+        value = context.params.get(name) or ()
+        for word in [value] if isinstance(value, str) else value:
+            if is_run(Path(word)):
+                return f"MODEL_DIR comes first: `{context.command_path} {word} ...`"
+    return None
+
+
+def _inside(model_dir: Path) -> str | None:
+    for above in list(model_dir.parents)[:_ABOVE]:
+        if is_run(above / "watcher") and above != model_dir:
+            return f"it is a folder of the run in {above}: give that"
+    return None

@@ -1,0 +1,46 @@
+"""Wording: the rule that a value breaks, in a person's words. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "none",
+}
+_BOUNDS = {">=": "{} or more", "<=": "{} at most", ">": "more than {}", "<": "less than {}"}
+_RULE = re.compile(
+    r"Expected `(?P<kinds>[^`]+)`(?:, got `(?P<got>\w+)`| (?P<sign>[<>]=?) (?P<limit>\S+)|"
+    r" of length >= 1(?P<filled>)| matching regex '(?P<pattern>.*)')?"
+)
+
+
+def in_words(rule: str) -> str:
+    """Return msgspec's rule, "Expected `int | null`, got `str`" say, as people say it.
+
+    What is not known here is returned as it is, without its quotes.
+    """
+    match = _RULE.fullmatch(rule)
+    if not match:
+        text = rule.replace("`", "")
+        return text[0].lower() + text[1:]
+    kinds = match["kinds"].split(" | ")
+    # A number is a text too where it comes from a flag, so a text is none of what was wrong.
+    words = [_KINDS.get(kind, kind) for kind in kinds]
+    said = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    if match["sign"]:
+        limit = format(float(match["limit"]), "g")
+        said += f", {_BOUNDS[match['sign']].format(limit)}"
+    elif match["filled"] is not None:
+        said += " that is not empty"
+    elif match["pattern"]:
+        said += f" of the form {match['pattern']}"
+    elif match["got"] not in (None, "str"):
+        got = {**_KINDS, "float": "a fraction"}.get(match["got"], f"a {match['got']}")
+        said += f", not {got}"
+    return f"expected {said}"
