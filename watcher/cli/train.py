@@ -54,6 +54,7 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
     from watcher.launch.launcher import Launcher
+    from watcher.launch.modules import refuse_other_interpreter
 
     settings = load_as(LaunchSettings, flags, os.environ, config_file, _defaults(command))
     if "://" in settings.model_dir:
@@ -64,6 +65,7 @@ def train(command: tuple[str, ...], config_file: Path | None, **flags: Any) -> N
     _mention_other_model_dir(settings, command)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
+    refuse_other_interpreter(command, os.environ)
     watcher_command = None
     if settings.watch:
         watcher_command = _watcher_command(settings, command, config_file, flags)
