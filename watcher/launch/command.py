@@ -33,6 +33,12 @@ class PythonCommand:
     program: str
     is_module: bool
 
+    @property
+    def is_od_trainer(self) -> bool:
+        """True for the OD API's model_main_tf2, as a module or as a script."""
+        name = PurePath(self.program.removesuffix(".py")).name
+        return name.rpartition(".")[2] == "model_main_tf2"
+
 
 def python_command(command: Sequence[str]) -> PythonCommand | None:
     """Return what a Python runs; None behind programs or options that we do not know."""

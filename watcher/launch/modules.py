@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from watcher.errors import ConfigError
 from watcher.launch.command import PythonCommand, python_command
@@ -24,7 +24,6 @@ _PROGRAM = (
     "import importlib.util as u, sys;"
     f"print('{_MARK}', *(n for n in sys.argv[1:] if u.find_spec(n) is None))"
 )
-_TRAINER = "model_main_tf2"
 
 
 def refuse_other_interpreter(command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -54,10 +53,12 @@ def refuse_other_interpreter(command: Sequence[str], environment: Mapping[str, s
 
 def needed_modules(python: PythonCommand) -> list[str]:
     """Return the packages without which a command fails at once. Pure."""
-    name = PurePath(python.program.removesuffix(".py")).name
     first = [python.program.split(".")[0]] if python.is_module else []
-    trains = name.rpartition(".")[2] == _TRAINER
-    return [one for one in (*first, *(["tensorflow"] if trains else [])) if one.isidentifier()]
+    return [
+        one
+        for one in (*first, *(["tensorflow"] if python.is_od_trainer else []))
+        if one.isidentifier()
+    ]
 
 
 def _missing(
