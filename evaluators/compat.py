@@ -43,7 +43,7 @@ def import_libraries():
     Raises:
         Refusal: one of them cannot be imported here.
     """
-    python = os.path.realpath(os.sys.executable)
+    python = os.sys.executable  # as it was named: where a link leads to is no environment
     tensorflow = _import("tensorflow", "no_tensorflow", python)
     restore_numpy_aliases()
     for module in ("object_detection.protos.pipeline_pb2", "object_detection.model_lib_v2"):

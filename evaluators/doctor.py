@@ -208,7 +208,9 @@ def check_training_input(pipeline, findings):
                 "pipeline",
                 "warning",
                 "train records ({}) not found: the trainer will not start here".format(pattern),
-                "check the path; a relative one starts at the folder of the trainer",
+                "check the path; a relative one begins at {}, see --working-directory".format(
+                    pathlib.Path.cwd()
+                ),
             )
     theirs, ours = reader.label_map_path, pipeline.eval_input.label_map_path
     if theirs and not tf.io.gfile.exists(theirs):

@@ -230,12 +230,12 @@ def _existing_files(eval_input):
 
 
 def _missing(what, path):
-    hint = "a relative path starts at the folder the trainer was started in ({})".format(
-        pathlib.Path.cwd()
-    )
-    return Refusal(
-        "missing_file", "{} ({}) not found".format(what, path), hint.format(pathlib.Path.cwd())
-    )
+    hint = "the trainer must be able to read the same file"
+    if not pathlib.Path(path).is_absolute() and "://" not in path:
+        hint = "a relative path begins at {}; --working-directory names another folder".format(
+            pathlib.Path.cwd()
+        )
+    return Refusal("missing_file", "{} ({}) not found".format(what, path), hint)
 
 
 def is_sequence(eval_input):

@@ -590,7 +590,8 @@ def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Pat
     try:
         assert trainer.stdout and trainer.stdout.readline()
         found = [one for one in trainers() if one.pid == trainer.pid]
-        assert found == [Trainer(trainer.pid, tmp_path.resolve() / "there", 250, 900, "1")]
+        folder = tmp_path.resolve()
+        assert found == [Trainer(trainer.pid, folder / "there", 250, 900, "1", folder)]
         assert f"trainer {trainer.pid} writes here" in told(tmp_path / "there", *found).message
         assert f"{trainer.pid}, writes into" in told(place(tmp_path, "here"), *found).message
     finally:

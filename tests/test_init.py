@@ -218,7 +218,7 @@ def test_after_a_run_its_settings_are_the_ones_that_were_found(
     assert "#veto = " in text  # the default, an empty list, is nothing that was found
     assert re.findall(r"^(\w+) = ", text, re.MULTILINE) == [
         *("model_dir", "pipeline_config", "metric", "top_k", "tie_break"),
-        *("patience", "python", "tensorboard", "evict_seconds"),
+        *("patience", "python", "working_directory", "tensorboard", "evict_seconds"),
     ]
 
 

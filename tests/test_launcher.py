@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,7 +55,9 @@ def test_output_environment_and_exit_code_are_the_trainers_own(launch: Launch):
     assert launch.run(trainer=python(program), MARK="mark") == 7
     # stdin, stdout, stderr, the lock of model_dir, and the folder that is being listed
     assert launch.out.read_bytes() == b"\xff\0loss5 True\n"
-    assert launch.err.read_bytes() == b"mark"
+    assert launch.err.read_bytes().partition(b"20")[0] == b"mark"
+    assert launch.err.read_text().count("\n") == 1
+    assert re.fullmatch(r"the trainer ended with code 7 after \d+(\.\d)? s.*", launch.said())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
@@ -113,7 +116,9 @@ def test_an_early_stop_never_cuts_a_save_and_gives_code_0(launch: Launch, pause:
     launch.say_stop(run)
     assert launcher.wait(timeout=20) == 0
     assert leftovers(launch) == []
-    assert launch.said() == "early stop, the trainer ends now: no improvement"
+    first, last = launch.said().splitlines()
+    assert first == "early stop, the trainer ends now: no improvement"
+    assert last.startswith(f"to train on: `checkpoint-watcher resume {launch.model_dir}`")
 
 
 def test_what_an_earlier_trainer_left_half_saved_is_not_waited_for(launch: Launch):
@@ -387,6 +392,11 @@ def test_one_command_trains_watches_stops_early_and_finishes_the_queue(launch: L
     assert len(ended) < 100
     best = cli("best", launch.model_dir, "--path").stdout.strip()
     assert best == str(launch.model_dir / "best" / "ckpt-2")
+    stopped, named, export, resume = launch.said().splitlines()[-4:]
+    assert stopped == f"stopped early: {json.loads(launch.sentinel.read_text())['message']}"
+    assert named == f"the best is ckpt-2 (step 100, score 0.5): {best}"
+    assert export.startswith(f"to export it: {sys.executable} -m object_detection.exporter_main_v2")
+    assert resume.startswith(f"to train on: `checkpoint-watcher resume {launch.model_dir}`")
     # The same again trains nothing; with other settings the watcher takes the stop back.
     again = python("print('training')")
     assert launch.run(*launch.watching("--patience", 2), trainer=again) == 0

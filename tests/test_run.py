@@ -222,6 +222,22 @@ def test_scores_that_are_not_finite_or_minus_one_never_rank_and_never_stop(watch
     assert set(watcher.states().values()) == {"scored"}
 
 
+def test_the_stop_message_agrees_with_the_leaderboard(watcher: Watcher):
+    manager = Manager(watcher.model_dir)
+    for number, name in enumerate("abc", start=1):
+        manager.save(100 * number, model_tensors(1000, name))
+    scores = json.dumps({"ckpt-1": 0.3, "ckpt-2": 0.3031, "ckpt-3": 0.2})
+    watcher.run("--patience", 2, "--min-delta", 0.005, STUB_SCORES=scores)
+    notice = watcher.stop_notice()
+    assert notice["reason"] == "patience" and notice["best"]["checkpoint"] == "ckpt-2"
+    told = (
+        "since ckpt-1 (step 100, score 0.3); ckpt-2 is better by 0.0031, less than min_delta 0.005"
+    )
+    assert notice["message"].endswith(told)
+    explained = cli("explain", watcher.model_dir, COLUMNS="200").stdout
+    assert told in explained and watcher.leaderboard()[0] == "ckpt-2"
+
+
 def test_patience_writes_the_sentinel_and_other_settings_withdraw_it(watcher: Watcher):
     save(Manager(watcher.model_dir), 4)
     scores = json.dumps({"ckpt-1": 0.1, "ckpt-2": 0.5, "ckpt-3": 0.5, "ckpt-4": 0.505})

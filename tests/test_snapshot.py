@@ -175,7 +175,7 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
 def test_a_plugin_that_is_not_there_is_left_to_the_worker_to_refuse(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "none.py:mine", "installed")
     request = take_snapshot(settings).request(settings)
-    assert request["metric_plugins"] == ["none.py:mine", "installed"]
+    assert request["metric_plugins"] == [f"{Path.cwd()}/none.py:mine", "installed"]
 
 
 # -- the worker's side alone

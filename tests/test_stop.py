@@ -8,6 +8,7 @@ import random
 import pytest
 from test_rank import row
 
+from watcher.decision.smooth import parse_smoothing
 from watcher.decision.stop import StopPolicy, patience_left, should_stop, walk
 from watcher.promotion.sentinel import read_sentinel, sentinel_content, write_sentinel
 
@@ -65,6 +66,38 @@ def test_the_best_may_be_later_than_the_last_improvement():
     assert decision is not None
     assert decision.best.name == "ckpt-200"
     assert "since ckpt-100" in decision.message
+
+
+@pytest.mark.parametrize(
+    ("scores", "policy", "said"),
+    [
+        ((0.3, 0.3031, 0.3), {"min_delta": 0.005}, "better by 0.0031, less than min_delta 0.005"),
+        ((0.5, 0.75, 0.5), {"min_delta": 0.25}, "better by 0.25, no more than min_delta 0.25"),
+        ((0.5, 0.500077, 0.5), {"min_delta": 0.1}, "better by 0.000077, less than min_delta 0.1"),
+        ((70.0, 68.5, 70), {"min_delta": 2, "mode": "min"}, "better by 1.5, less than min_delta 2"),
+        (
+            (0.5, 0.504, 0.5),
+            {"min_delta": 0.01, "min_delta_relative": True},
+            "better by 0.004, less than min_delta 1%, 0.005",
+        ),
+        (
+            (0.5, 0.7, 0.5),
+            {"smoothing": parse_smoothing("ema:0.9"), "min_delta": 0.1},
+            "better by 0.2, but not once smoothed",
+        ),
+    ],
+)
+def test_the_message_says_why_a_later_best_is_no_improvement(scores, policy, said):
+    decision = should_stop(ledger(*scores), StopPolicy(patience=2, **policy))
+    assert decision is not None and decision.reason == "patience"
+    assert decision.message.endswith(f"; ckpt-200 is {said}")
+
+
+def test_the_message_names_no_other_best_where_there_is_none():
+    decision = should_stop(ledger(0.5, 0.5, 0.4), StopPolicy(patience=2, min_delta=0.1))
+    assert decision is not None and decision.message.endswith(
+        "since ckpt-100 (step 100, score 0.5)"
+    )
 
 
 def test_mode_min_waits_for_smaller_scores():

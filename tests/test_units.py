@@ -95,6 +95,7 @@ def test_a_run_gets_its_own_paths_user_and_settings(run_files: dict[str, Path]):
         "top_k": 5,
         "patience": 10,
         "device": "gpu:1",
+        "working_directory": "/srv",
     }
     written = drop_in(run_files, "checkpoint-watcher@cats.service")
     assert f"\nReadWritePaths={run_files['model_dir']}\n" in written

@@ -15,7 +15,10 @@ from typing import Any
 import msgspec
 
 # The settings that name a file or a folder, beside model_dir.
-PATHS = ("pipeline_config", "state_dir", "best_dir", "kept_dir", "eval_dir", "sentinel")
+PATHS = (
+    *("pipeline_config", "state_dir", "best_dir", "kept_dir", "eval_dir", "sentinel"),
+    "working_directory",
+)
 
 _STATE_NAME = "watcher"
 
@@ -42,6 +45,8 @@ class Moved:
         for name in PATHS:
             if now.get(name):
                 now[name] = self.path(now[name])
+        if now.get("working_directory") and not _is_folder(Path(now["working_directory"])):
+            now["working_directory"] = None  # it moved too, and nothing tells where to
         now["board"] = [
             {**board, "folder": self.path(board["folder"])} if board.get("folder") else board
             for board in now.get("board") or ()

@@ -27,6 +27,7 @@ from watcher.copied import refuse_copy
 from watcher.daemon import Daemon
 from watcher.decision.metric import is_taken
 from watcher.decision.policy import retain_policy
+from watcher.doctor.processes import at_work, trainers
 from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
 from watcher.evaluation.foresee import refuse_unmeasured
 from watcher.evaluation.scratch import Scratch
@@ -118,6 +119,7 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
             endpoints = listen(settings, name, stack)
         if not _wait_for_model_dir(settings, stop, service):
             return True
+        settings = at_work(settings, trainers())
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
@@ -193,6 +195,12 @@ def _check_inputs(settings: Settings) -> str:
             f"python ({wanted}) does not exist or cannot be executed",
             hint="give the interpreter of the training environment, /path/to/env/bin/python",
         )
+    folder = settings.working_path
+    if not folder.is_dir() or not os.access(folder, os.X_OK):
+        raise ConfigError(
+            f"working_directory ({settings.working_directory}) is not a folder, or not for us",
+            hint="give the folder that the trainer is started in",
+        )
     for plugin in settings.metric_plugin:
         if is_taken(name := plugin.rpartition(":")[2]):
             raise ConfigError(
@@ -200,7 +208,7 @@ def _check_inputs(settings: Settings) -> str:
                 " otherwise",
                 hint="a metric is named after its function or entry point: rename that",
             )
-    return interpreter
+    return str(Path(interpreter).absolute())  # a link stays: an environment is known by it
 
 
 def _in_time_for(service: Service, settings: Settings) -> Settings:

@@ -40,7 +40,7 @@ _PLAIN_TRAINER = (
 _PATH_SETTINGS = frozenset(
     {
         *("model_dir", "pipeline_config", "state_dir", "best_dir", "kept_dir", "sentinel"),
-        *("device_lock_dir", "eval_dir"),
+        *("device_lock_dir", "eval_dir", "working_directory"),
     }
 )
 

@@ -22,6 +22,9 @@ from watcher.config import Settings, load_settings, read_toml
 from watcher.errors import ConfigError
 from watcher.files import replace_file
 
+# Once it was a matter of the units alone, and given anew each time.
+_BESIDE_THE_FILE = {"working_directory"}
+
 
 @click.command(
     name="install-units",
@@ -52,12 +55,6 @@ from watcher.files import replace_file
     help="Who trainer and watcher run as. Default: the owner of MODEL_DIR.",
 )
 @click.option(
-    "--working-directory",
-    metavar="FOLDER",
-    shell_complete=folders,
-    help="Where both are started, for relative paths in pipeline.config.",
-)
-@click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("/"),
@@ -72,7 +69,6 @@ def install_units(
     trainer: units.Trainer,
     trainer_flags: str,
     user: str | None,
-    working_directory: str | None,
     root: Path,
     dry_run: bool,
     **flags: Any,
@@ -95,7 +91,7 @@ def install_units(
         user=account,
         group=group,
         missing=tuple(path for path in units.writable_folders(settings) if not path.is_dir()),
-        working_directory=Path(working_directory).absolute() if working_directory else None,
+        working_directory=settings.working_path if settings.working_directory else None,
         trainer=trainer,
         trainer_flags=tuple(trainer_flags.split()),
     )
@@ -117,8 +113,8 @@ def install_units(
 def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Settings]:
     """Return the settings file's text, and what it says."""
     given = {key: value for key, value in flags.items() if value is not None}
-    if file.exists() and not given:
-        settings = load_settings({}, {}, file)
+    if file.exists() and not given.keys() - _BESIDE_THE_FILE:
+        settings = load_settings(given, {}, file)
         values = read_toml(file)
         if units.absolute(values) != values:
             raise ConfigError(

@@ -16,8 +16,9 @@ from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
 from watcher.config import LaunchSettings, Settings, launch_doubts
+from watcher.doctor import cadence
 from watcher.errors import ConfigError
-from watcher.launch.command import flag_value, interpreter, visible_devices
+from watcher.launch.command import flag_value, interpreter, python_command, visible_devices
 from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
@@ -59,6 +60,7 @@ def train(
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
     from watcher.launch.launcher import Launcher
+    from watcher.launch.modules import refuse_other_interpreter
 
     given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
     settings = given.load(LaunchSettings).settings
@@ -67,9 +69,11 @@ def train(
             f"model_dir ({settings.model_dir}) is not a folder of this machine",
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
-    _mention_other_model_dir(settings, command)
+    _mention_other_folders(settings, command)
+    _mention_saves(command)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
+    refuse_other_interpreter(command, os.environ)
     watcher_command = None
     if settings.watch:
         watcher_command = _watcher_command(settings, command, given)
@@ -101,11 +105,24 @@ def _defaults(command: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _mention_other_model_dir(settings: LaunchSettings, command: Sequence[str]) -> None:
-    """Another model_dir than the trainer's is right in front of a container, and else a slip."""
+def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> None:
+    """Other folders than the trainer's are right in front of a container, and else a slip."""
     theirs = flag_value(command, "model_dir")
     if theirs and Path(theirs).absolute() != settings.model_path:
         say(f"model_dir is set to {settings.model_dir}, and the trainer's is {theirs}")
+
+    given = settings.working_directory
+    if given and python_command(command) and Path(given).resolve() != Path.cwd().resolve():
+        say(f"working_directory is set to {given}, and the trainer is started in {Path.cwd()}")
+
+
+def _mention_saves(command: Sequence[str]) -> None:
+    """The OD API does not save as often as it is told, where that is no multiple of 100 steps."""
+    python, every = python_command(command), flag_value(command, "checkpoint_every_n")
+    if not (python and python.is_od_trainer and every and every.isdecimal() and int(every)):
+        return
+    if cadence.rounded(int(every)) != int(every):
+        say(cadence.rounding(int(every), "the trainer's command"))
 
 
 def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
@@ -149,6 +166,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
         "pipeline_config": settings.pipeline_config,
         "python": settings.python,
         "device": device.device,
+        "working_directory": settings.working_directory or str(Path.cwd()),
     }
     if settings.log_format == "auto" and not settings.trainer_log:
         known["log_format"] = "human"  # a live view and a trainer do not share a terminal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from watcher.config.rules import Niceness, Positive, about
@@ -17,6 +18,14 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
         about(
             "Interpreter of the training environment, which evaluates. Default: this one.",
             "INTERPRETER",
+        ),
+    ] = None
+    working_directory: Annotated[
+        str | None,
+        about(
+            "The folder that the trainer is started in, where relative paths in pipeline.config"
+            " begin. Default: that of a trainer at work on MODEL_DIR, else the current folder.",
+            "FOLDER",
         ),
     ] = None
     device: Annotated[
@@ -108,6 +117,11 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
     stall_timeout: Annotated[
         float, about("Time without progress after which an evaluation hangs.", "SECONDS", gt=0)
     ] = 600.0
+
+    @property
+    def working_path(self) -> Path:
+        """Where relative paths in pipeline.config begin, absolute."""
+        return Path(self.working_directory or ".").absolute()
 
     @property
     def worker_memory_bytes(self) -> int | None:

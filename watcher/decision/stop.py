@@ -362,4 +362,26 @@ def _reference(walked: Walk, policy: StopPolicy) -> str:
     said = f"{row.name} (step {row.global_step}, {score})"
     if policy.resumed_step > row.global_step:
         said += f" and the resume at step {policy.resumed_step}"
-    return said
+    return said + _better_since(walked, policy)
+
+
+def _better_since(walked: Walk, policy: StopPolicy) -> str:
+    """Name the best where it is another one than the last improvement, and why it is none."""
+    best, improved = walked.best, walked.improved
+    if best is None or improved is None or best is improved:
+        return ""
+    gain = walked.sign * ((best.score or 0.0) - (improved.score or 0.0))
+    if gain <= 0:
+        return ""
+    if policy.smoothing:  # which may hold any single score back, and compares others than these
+        return f"; {best.name} is better by {_gain(gain)}, but not once smoothed"
+    limit = f"min_delta {policy.min_delta:g}"
+    if policy.min_delta_relative:
+        limit = f"min_delta {100 * policy.min_delta:g}%, {_gain(walked.needed_gain)}"
+    than = "less" if gain < walked.needed_gain else "no more"
+    return f"; {best.name} is better by {_gain(gain)}, {than} than {limit}"
+
+
+def _gain(gain: float) -> str:
+    """Write a difference of scores as boards do, without the zeros at its end."""
+    return f"{gain:.6f}".rstrip("0") if 5e-7 <= gain < 1 else f"{gain:.6g}"

@@ -111,6 +111,14 @@ def rounded(every_n: int) -> int:
     return max(1, -(-every_n // LOOP_STEPS)) * LOOP_STEPS
 
 
+def rounding(every_n: int, source: str) -> str:
+    """Say how often the trainer saves, for a number that it does not keep to."""
+    return (
+        f"checkpoint_every_n is {every_n} ({source}), and the trainer saves every"
+        f" {rounded(every_n)} steps: it looks only each {LOOP_STEPS} steps"
+    )
+
+
 def saving(pace: Pace) -> list[Finding]:
     """Say at which steps the trainer saves, and which last steps are never saved."""
     interval = rounded(pace.every_n)
@@ -119,9 +127,9 @@ def saving(pace: Pace) -> list[Finding]:
         found.append(
             Finding(
                 "saving",
-                "note",
-                f"checkpoint_every_n is {pace.every_n} ({pace.source}), and the trainer saves every"
-                f" {interval} steps: it looks only each {LOOP_STEPS} steps",
+                "warning",
+                rounding(pace.every_n, pace.source),
+                f"--checkpoint_every_n {interval}, or another multiple of {LOOP_STEPS}",
             )
         )
     if not pace.num_steps:
@@ -130,6 +138,7 @@ def saving(pace: Pace) -> list[Finding]:
     total = -(-pace.num_steps // LOOP_STEPS) * LOOP_STEPS
     saves, lost = divmod(total, interval)
     if lost:
+        ends = " or ".join(str(end) for end in (total - lost, total - lost + interval) if end)
         found.append(
             Finding(
                 "saving",
@@ -137,8 +146,7 @@ def saving(pace: Pace) -> list[Finding]:
                 f"training ends at step {total}, and the last checkpoint will be that of step"
                 f" {total - lost}: the last {lost} steps are never saved"
                 f" (a save every {interval} steps, {pace.source})",
-                f"set num_steps to {total - lost or interval} or"
-                f" {total - lost + interval}, or --checkpoint_every_n to a divisor of {total}",
+                f"set num_steps to {ends}, or --checkpoint_every_n to a divisor of {total}",
             )
         )
     else:

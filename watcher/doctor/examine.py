@@ -15,7 +15,7 @@ from watcher.doctor import cadence, device, folders, service, space, state, trai
 from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.limits import Check, look_at
-from watcher.doctor.processes import Trainer, trainers
+from watcher.doctor.processes import Trainer, at_work, trainer_on, trainers
 from watcher.doctor.settings import doubtful
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
@@ -48,6 +48,8 @@ def examine(
             Check("trainer", lambda: _find(running), CHECK_SECONDS),
         ]
     )
+    first += folders.working_directory(settings, running)
+    settings = at_work(settings, running)
     answer = training.Answer()
 
     def ask() -> list[Finding]:
@@ -122,8 +124,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
     """
     recorded = _recorded(settings)
     found = _found(settings)
-    here = settings.model_path.resolve()
-    trainer = next((one for one in running if one.model_dir == here), None)
+    trainer = trainer_on(settings.model_path, running)
     if trainer:
         every_n, source = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
         steps = trainer.num_train_steps or steps

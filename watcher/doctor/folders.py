@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from watcher.config import Settings
 from watcher.data import FoundCheckpoint
 from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
-from watcher.doctor.processes import Trainer
+from watcher.doctor.processes import Trainer, trainer_on
 from watcher.errors import ModelDirError
 from watcher.mounts import Mount, mount_of
 from watcher.store import PINS_NAME
@@ -32,6 +33,26 @@ def present(path: Path) -> Path:
         if folder.is_dir():
             return folder.resolve()
     return Path("/")
+
+
+def working_directory(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
+    """Say where relative paths in pipeline.config begin, where that is set or a trainer tells."""
+    trainer = trainer_on(settings.model_path, running)
+    theirs = trainer.folder if trainer else None
+    check, given = "working_directory", settings.working_directory
+    if given and not settings.working_path.is_dir():
+        text = f"working_directory ({given}) is not a folder"
+        return [Finding(check, "error", text, "give the folder that the trainer is started in")]
+    if trainer is None or theirs is None:
+        return []
+    if given and settings.working_path.resolve() != theirs.resolve():
+        text = (
+            f"working_directory is {given}, and trainer {trainer.pid} was started in {theirs}:"
+            " relative paths in pipeline.config mean other files to it"
+        )
+        return [Finding(check, "warning", text, f"--working-directory {shlex.quote(str(theirs))}")]
+    text = f"relative paths begin at {theirs}, where trainer {trainer.pid} was started"
+    return [Finding(check, "ok", text)]
 
 
 def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:

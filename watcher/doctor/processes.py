@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from watcher.config import Settings
 from watcher.launch.command import flag_value
 
 _TRAINER = "model_main_tf2"
@@ -19,6 +23,7 @@ class Trainer:
         checkpoint_every_n: The flag, 1000 when it is not given.
         num_train_steps: The flag, None when it is not given.
         visible: Its CUDA_VISIBLE_DEVICES, None when not set; `unknown` when we may not look.
+        folder: Where it was started; None when we may not look, or it is none of ours.
     """
 
     pid: int
@@ -26,6 +31,22 @@ class Trainer:
     checkpoint_every_n: int
     num_train_steps: int | None
     visible: str | None
+    folder: Path | None = None
+
+
+def trainer_on(model_dir: Path, running: Iterable[Trainer]) -> Trainer | None:
+    """Return the first trainer that writes into a MODEL_DIR."""
+    here = model_dir.resolve()
+    return next((trainer for trainer in running if trainer.model_dir == here), None)
+
+
+def at_work(settings: Settings, running: Iterable[Trainer]) -> Settings:
+    """Return settings that say where relative paths begin: as set, with the trainer, or here."""
+    if settings.working_directory:
+        return settings
+    trainer = trainer_on(settings.model_path, running)
+    folder = (trainer and trainer.folder) or Path.cwd()
+    return msgspec.structs.replace(settings, working_directory=str(folder))
 
 
 def trainers(proc: Path = Path("/proc")) -> list[Trainer]:
@@ -62,18 +83,22 @@ def command_of(pid: int) -> str:
 
 def _trainer(folder: Path, words: list[str]) -> Trainer | None:
     given = flag_value(words, "model_dir")
+    if not given:
+        return None
+    started_in: Path | None = None
     try:
-        if not given:
-            return None
-        model_dir = ((folder / "cwd").readlink() / given).resolve()
+        started_in = (folder / "cwd").readlink()
+        model_dir = (started_in / given).resolve()
     except OSError:
-        model_dir = Path(given or "")
+        model_dir = Path(given)
     return Trainer(
         pid=int(folder.name),
         model_dir=model_dir,
         checkpoint_every_n=_number(flag_value(words, "checkpoint_every_n")) or 1000,
         num_train_steps=_number(flag_value(words, "num_train_steps")),
         visible=_visible(folder),
+        # In a container it has folders of its own.
+        folder=started_in if started_in and started_in.is_dir() else None,
     )
 
 

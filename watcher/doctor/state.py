@@ -130,7 +130,7 @@ def sqlite(version: str) -> Finding:
         return Finding("sqlite", "ok", f"SQLite {version}")
     return Finding(
         "sqlite",
-        "ok",
+        "note",
         f"SQLite {version} has the WAL-reset fault (mended in 3.51.3), which takes two programs"
         " that write: the watcher is the only one, so let no other write into watcher.db; reading"
         " is safe",

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -61,6 +61,8 @@ def ask(
     """
     wanted = settings.python or sys.executable
     interpreter = shutil.which(wanted)
+    if not settings.working_path.is_dir():
+        return Answer()  # the check of the folder tells it
     if interpreter is None:
         return Answer(
             findings=[
@@ -74,7 +76,7 @@ def ask(
             ]
         )
     request = {
-        "pipeline_config": settings.pipeline_config,
+        "pipeline_config": str(Path(settings.pipeline_config).absolute()),
         "eval_input": settings.eval_input,
         "eval_batch_size": settings.eval_batch_size,
         "sample_1_of_n": settings.sample_1_of_n,
@@ -86,7 +88,9 @@ def ask(
     try:
         with Scratch() as scratch:
             variables = {**device_environment(device), **environment_of(scratch.take("doctor"))}
-            output, noise, ending = _talk(interpreter, request, variables, seconds, tell)
+            command = [str(Path(interpreter).absolute()), str(PROGRAM)]
+            folder = settings.working_path
+            output, noise, ending = _talk(command, folder, request, variables, seconds, tell)
     except OSError as error:
         text = f"cannot start the interpreter {interpreter}: {error.strerror}"
         return Answer(findings=[Finding("environment", "error", text, "check --python")])
@@ -186,7 +190,8 @@ def coco_backend(facts: Mapping[str, Any]) -> list[Finding]:
 
 
 def _talk(
-    interpreter: str,
+    command: Sequence[str],
+    folder: Path,
     request: Mapping[str, Any],
     variables: Mapping[str, str],
     seconds: float,
@@ -194,10 +199,11 @@ def _talk(
 ) -> tuple[bytes, bytes, str]:
     """Return the output, the end of the error output, and how it ended."""
     process = subprocess.Popen(
-        [interpreter, str(PROGRAM)],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        cwd=folder,
         env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **variables},
         start_new_session=True,
     )

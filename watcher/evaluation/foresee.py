@@ -10,7 +10,7 @@ from watcher.evaluation.snapshot import unchanged_since
 from watcher.store import Ledger
 
 # What else may change which metrics there are, beside the content of pipeline.config.
-_MEASURING = ("pipeline_config", "python", "eval_input")
+_MEASURING = ("pipeline_config", "python", "working_directory", "eval_input")
 
 
 def refuse_unmeasured(settings: Settings, ledger: Ledger) -> None:

@@ -38,17 +38,26 @@ class Taken:
     Attributes:
         what: What to call it in front of people.
         original: The path as the user gave it.
+        folder: Where that begins if it is relative; nothing for the current folder.
     """
 
     what: str
     original: str
     copy: Path
+    folder: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        """Where the user's file is."""
+        return self.folder / self.original
 
 
 class Snapshot:
     """The copies of one run; of none, it does nothing."""
 
-    def __init__(self, taken: Sequence[Taken] = ()) -> None:
+    def __init__(self, taken: Sequence[Taken] = (), working_path: Path = Path()) -> None:
+        """Take no copy yet; the paths in pipeline.config begin at `working_path`."""
+        self._working_path = working_path
         self._taken = {one.original: one for one in taken}
         # Of each original: what its file was at the last look, and what there is to say of it.
         self._seen: dict[str, tuple[object, str | None]] = {}
@@ -60,7 +69,9 @@ class Snapshot:
         plugins = (text.rpartition(":") for text in settings.metric_plugin)
         return {
             "pipeline_config": copies[settings.pipeline_config],
-            "metric_plugins": [copies.get(f, f) + colon + name for f, colon, name in plugins],
+            "metric_plugins": [
+                copies.get(f, _whole(f)) + colon + name for f, colon, name in plugins
+            ],
             "snapshot": {
                 "folder": str(settings.state_path / FOLDER_NAME),
                 "originals": {copy: original for original, copy in copies.items()},
@@ -70,7 +81,9 @@ class Snapshot:
     def add(self, taken: Mapping[str, str]) -> None:
         """Look after what a worker copied too: the user's path to its copy."""
         for original, copy in taken.items():
-            self._taken.setdefault(original, Taken("label map", original, Path(copy)))
+            self._taken.setdefault(
+                original, Taken("label map", original, Path(copy), self._working_path)
+            )
 
     def look(self) -> None:
         """Compare the user's files with the copies, soon; see `differences`."""
@@ -89,11 +102,16 @@ class Snapshot:
     def _compare(self, files: Sequence[Taken]) -> None:
         for one in files:
             try:
-                present = _signature(Path(one.original))
+                present = _signature(one.path)
                 if self._seen.get(one.original, (None,))[0] != present:
                     self._seen[one.original] = present, _difference(one, present)
             except OSError:  # it cannot be read now, so nothing is known of it
                 continue
+
+
+def _whole(file: str) -> str:
+    """Return the path of a file as the worker can use it, which is started elsewhere."""
+    return str(Path(file).absolute()) if file else file
 
 
 def take_snapshot(settings: Settings) -> Snapshot:
@@ -124,7 +142,7 @@ def take_snapshot(settings: Settings) -> Snapshot:
     for one in taken:
         if one.copy.name in changed:
             _log.info("changed since the last start, taken as it is now", file=one.original)
-    return Snapshot(taken)
+    return Snapshot(taken, settings.working_path)
 
 
 def unchanged_since(settings: Settings) -> datetime | None:
@@ -177,7 +195,7 @@ def _signature(path: Path) -> object:
 def _difference(one: Taken, present: object) -> str | None:
     what, then = "is gone", "put it back before the next start"
     if present != _GONE:
-        if read_regular(Path(one.original)) == read_regular(one.copy):
+        if read_regular(one.path) == read_regular(one.copy):
             return None
         what, then = "was changed", "to take the new one, start the watcher again"
     return (

@@ -64,6 +64,7 @@ class Worker:
         log: Path,
         device_lock: DeviceLock | None = None,
         scratch: Scratch | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Start the process; what it prints goes to `log`, and its lock lies beside that.
 
@@ -73,6 +74,7 @@ class Worker:
             log: Another file for each worker of a run that may live at the same time.
             device_lock: What the worker holds as long as it lives, None where nobody shares.
             scratch: Where its temporary folder lies, None for the system's own.
+            folder: Where it is started, None for the current one.
 
         Raises:
             WorkerStillThere: an earlier worker has not ended yet.
@@ -96,6 +98,7 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **variables},
+                    cwd=folder,
                     start_new_session=True,
                     pass_fds=held,
                 )

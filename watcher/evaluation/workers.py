@@ -32,7 +32,7 @@ def make_supervisors(
 
     Args:
         settings: The run's.
-        interpreter: Of the training environment.
+        interpreter: Of the training environment, an absolute path.
         run: The run's name, which other watchers are told.
         snapshot: What every worker of the run reads.
         scratch: Where the workers' temporary folders lie.
@@ -86,8 +86,9 @@ def _supervisor(
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
+    command, folder = [interpreter, str(WORKER_FILE)], settings.working_path
     return Supervisor(
-        spawn=lambda: Worker([interpreter, str(WORKER_FILE)], environment, log, lock, scratch),
+        spawn=lambda: Worker(command, environment, log, lock, scratch, folder),
         start_request=request,
         limits=Limits(
             start_seconds=settings.start_timeout,

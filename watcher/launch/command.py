@@ -4,10 +4,65 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 _PYTHON = re.compile(r"python[0-9.]*")
+_PLAIN_OPTIONS = re.compile(r"-[bBdEIOPqRsSuvx]+|-[WX].+")
+# Programs that run another one, on this machine and with its files, and their arguments.
+_IN_FRONT = frozenset({"env", "nice", "nohup"})
+_THEIR_ARGUMENT = re.compile(r"\w+=.*|-?n?-?[0-9]+|-n", re.DOTALL)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class PythonCommand:
+    """A command that runs a Python of this machine.
+
+    Attributes:
+        interpreter: As it was typed.
+        options: The interpreter's own, such as -u.
+        variables: What `env` sets for it.
+        program: The module or script that it runs.
+        is_module: True for a module, after -m.
+    """
+
+    interpreter: str
+    options: tuple[str, ...]
+    variables: Mapping[str, str]
+    program: str
+    is_module: bool
+
+    @property
+    def is_od_trainer(self) -> bool:
+        """True for the OD API's model_main_tf2, as a module or as a script."""
+        name = PurePath(self.program.removesuffix(".py")).name
+        return name.rpartition(".")[2] == "model_main_tf2"
+
+
+def python_command(command: Sequence[str]) -> PythonCommand | None:
+    """Return what a Python runs; None behind programs or options that we do not know."""
+    position = _interpreter_position(command)
+    if position is None:
+        return None
+    front = command[:position]
+    known = (word in _IN_FRONT or _THEIR_ARGUMENT.fullmatch(word) for word in front)
+    if not all(known) or (front and front[0] not in _IN_FRONT):
+        return None
+    pairs = (word.partition("=") for word in front)
+    variables = {name: value for name, equals, value in pairs if equals}
+    words, options = list(command[position + 1 :]), list[str]()
+    while words and words[0].startswith("-") and words[0] != "-m":
+        count = 2 if words[0] in ("-W", "-X") else 1
+        if count == 1 and not _PLAIN_OPTIONS.fullmatch(words[0]):
+            return None
+        options += words[:count]
+        del words[:count]
+    is_module = bool(words) and words[0] == "-m"
+    program = words[is_module : is_module + 1]
+    if not program:
+        return None
+    return PythonCommand(command[position], tuple(options), variables, program[0], is_module)
 
 
 def flag_value(command: Sequence[str], name: str) -> str | None:

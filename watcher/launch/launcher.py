@@ -11,13 +11,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import IO
 
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
+from watcher.launch.ending import Ending, after_the_end, how, the_best
 from watcher.launch.files import lock_folder, open_log
 from watcher.launch.group import Group
 from watcher.launch.saves import Checkpoints, Mark, SaveWatch
@@ -32,15 +32,6 @@ _FIRST_WORD_SECONDS = 600.0
 # A trainer that hangs in the kernel does not hold still, and is not to train on for that.
 _HOLDS = 10
 EXIT_NOT_FINISHED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How one trainer process ended: its code as `Group.poll` gives it, and whether we ended it."""
-
-    returncode: int
-    early: bool
-    progressed: bool
 
 
 class Launcher:
@@ -77,6 +68,8 @@ class Launcher:
         self._checkpoints = Checkpoints(settings.model_path)
         self._told: set[str] = set()
         self._holds = 0
+        self._ending: Ending | None = None
+        self._progressed = self._fruitless = False
         self._lock: int | None = None
         self._output: IO[bytes] | None = None
 
@@ -100,7 +93,9 @@ class Launcher:
             if self._watcher:
                 self._companion = Companion(self._watcher, self._say, self._signals.as_found)
                 stack.callback(self._companion.stop)
-            return self._run()
+            code = self._run()
+            self._tell_the_end(code)
+            return code
 
     def _run(self) -> int:
         if self._over_already():
@@ -166,7 +161,8 @@ class Launcher:
 
     def _train_once(self) -> Ending:
         saves = SaveWatch(self._checkpoints, self._settings.grace_seconds)
-        before = self._complete()
+        before, began = self._complete(), self._steady()
+        self._fruitless = False
         with self._signals.as_found():
             trainer = self._trainer = Group(
                 self._command,
@@ -174,14 +170,18 @@ class Launcher:
                 output=self._output,
             )
         early = self._watch_over(trainer, saves)
+        seconds = self._steady() - began
         progressed = _is_new(self._complete(), before)
         assert trainer.returncode is not None
+        self._ending = Ending(trainer.returncode, early, progressed, seconds)
+        self._progressed |= progressed
+        self._fruitless = self._ending.failed_at_once and not self._progressed
         if early or (self._settings.restarts and is_crash(trainer.returncode)):
             self._end_group(trainer)  # what it left must not train on beside the next one
         self._trainer = None
         self._terminal.take_back()
         trainer.reap()
-        return Ending(trainer.returncode, early, progressed)
+        return self._ending
 
     def _watch_over(self, trainer: Group, saves: SaveWatch) -> bool:
         """Return when the trainer ended; True when that was an early stop."""
@@ -256,7 +256,8 @@ class Launcher:
             self._handle(number)
         if self._trainer:
             self._follow_stop(self._trainer)
-        if self._companion:
+        # Beside a trainer that failed at once there is nothing for a watcher to do.
+        if self._companion and not self._fruitless and not _has_ended(self._trainer):
             try:
                 self._companion.tend(self._steady())
             except Exception as error:  # the trainer is not concerned
@@ -319,6 +320,10 @@ class Launcher:
         companion = self._companion
         if companion is None or self._asked:
             return code
+        if self._fruitless and code:
+            companion.stop()
+            return code
+        self._fruitless = False
         limit = self._settings.drain_timeout
         deadline = None if limit is None else self._steady() + limit
         stopped_early = self._sentinel.look().kind == "valid"
@@ -336,6 +341,30 @@ class Launcher:
             self._say("what was evaluated since takes the early stop back: start again to train on")
         failed = not (companion.done or companion.another_runs)
         return EXIT_NOT_FINISHED if code == 0 and failed else code
+
+    def _tell_the_end(self, code: int) -> None:
+        """Say last how the trainer ended, which is the best, and what to do next."""
+        ending, verdict = self._ending, self._sentinel.look()
+        stopped = code == 0 and verdict.kind == "valid"
+        if ending and not ending.early and (self._watcher or ending.returncode):
+            said = how(ending)
+            if self._asked:
+                said += f"; {self._asked.name} was passed on"
+            elif self._fruitless:
+                said += ", before any new checkpoint"
+                said += ": no watcher goes on without it" if self._watcher else ""
+            self._say(said)
+        if stopped and ending and self._watcher:  # it was told before the queue was finished
+            self._say(f"stopped early: {verdict.message}")
+        if stopped or (self._watcher and code == 0):
+            best = the_best(self._settings.best_path)
+            resume = stopped and ending is not None  # else that is said already
+            for line in after_the_end(self._settings, self._command, best, resume=resume):
+                self._say(line)
+
+
+def _has_ended(trainer: Group | None) -> bool:
+    return trainer is not None and trainer.poll() is not None
 
 
 def _is_new(now: dict[str, Mark], before: dict[str, Mark]) -> bool:

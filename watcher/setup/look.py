@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from watcher.config import Settings, make_settings
 from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, training
 from watcher.doctor.examine import pace
-from watcher.doctor.processes import Trainer, trainers
+from watcher.doctor.processes import Trainer, trainer_on, trainers
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
@@ -20,7 +21,8 @@ from watcher.reading import read_last_start
 from watcher.setup.interpreters import candidates, with_both
 from watcher.setup.settings_file import Found, Outlook
 
-_PLACES = "MODEL_DIR/pipeline.config", "MODEL_DIR/../pipeline.config"
+_PLACES = "MODEL_DIR/pipeline.config", "MODEL_DIR/../pipeline.config", "in the current folder"
+_NAMED = 8
 _FEWEST, _MOST, _SHARE = 5, 20, 5
 # The metrics that other sets than COCO's boxes record, by what their names begin with.
 _METRICS = (("coco_mask", "mAP"), ("lvis", "mAP"), ("pascal_voc", "mAP50"))
@@ -56,6 +58,7 @@ def look(
     running = trainers()
     if "pipeline_config" not in found:
         _find_pipeline(outlook, model_dir, running)
+    _find_working_directory(outlook, model_dir, running)
     listing = list_gpus()
     if "device" not in found:
         find_device(outlook, listing, running)
@@ -83,20 +86,59 @@ def _find_pipeline(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]
             why = f"trainer {trainer.pid} was started with it"
             outlook.found["pipeline_config"] = Found(str(path), why)
             return
-    for place, folder in zip(_PLACES, (model_dir, model_dir.parent), strict=True):
+    here = Path.cwd()
+    for place, folder in zip(_PLACES, (model_dir, model_dir.parent, here), strict=True):
         if (folder / "pipeline.config").is_file():
             outlook.found["pipeline_config"] = Found(str(folder / "pipeline.config"), place)
             return
-    beside = [path for path in sorted(model_dir.parent.glob("*.config")) if _is_pipeline(path)]
-    if len(beside) == 1:
-        why = "the only pipeline beside MODEL_DIR"
-        outlook.found["pipeline_config"] = Found(str(beside[0]), why)
-        return
-    there = f" There are {', '.join(path.name for path in beside[:5])}." if beside else ""
+    seen: list[Path] = []
+    for place, folder in (("beside MODEL_DIR", model_dir.parent), ("in the current folder", here)):
+        beside = [path for path in sorted(folder.glob("*.config")) if _is_pipeline(path)]
+        if len(beside) == 1:
+            why = f"the only pipeline {place}"
+            outlook.found["pipeline_config"] = Found(str(beside[0]), why)
+            return
+        seen += [path for path in beside if path not in seen]
+    there = f" There are {', '.join(map(str, seen[:5]))}." if seen else ""
     outlook.gaps["pipeline_config"] = (
         f"the file that model_main_tf2 gets as --pipeline_config_path; none was found in"
-        f" or beside MODEL_DIR.{there}"
+        f" or beside MODEL_DIR, nor in {here}.{there}"
     )
+
+
+def _find_working_directory(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> None:
+    """Find where the trainer was started, or where pipeline.config's relative paths lead to."""
+    trainer = trainer_on(model_dir, running)
+    if trainer and trainer.folder:
+        why = f"trainer {trainer.pid} was started there"
+        outlook.found["working_directory"] = Found(str(trainer.folder), why)
+        return
+    pipeline = outlook.found.get("pipeline_config")
+    if "working_directory" in outlook.found or pipeline is None:
+        return
+    relative = _relative_label_map(Path(pipeline.value))
+    if relative is None:
+        return
+    around = Path(pipeline.value).parent
+    for folder in (Path.cwd(), around, *around.parents[:2], model_dir, *model_dir.parents[:2]):
+        if (folder / relative).is_file():
+            why = f"pipeline.config's {relative} is found from there"
+            outlook.found["working_directory"] = Found(str(folder), why)
+            return
+    outlook.gaps["working_directory"] = (
+        f"the folder that the trainer is started in: pipeline.config names {relative}, which is"
+        " found neither from the current folder nor from those of pipeline.config and MODEL_DIR."
+    )
+
+
+def _relative_label_map(pipeline: Path) -> str | None:
+    """Return the first label map that pipeline.config names by a relative path."""
+    try:
+        text = pipeline.read_text(encoding="utf-8", errors="replace")[: 1 << 20]
+    except OSError:
+        return None
+    named = re.findall(r"^[^#\n]*?label_map_path\s*:\s*[\"']([^\"'\n]+)", text, re.MULTILINE)
+    return next((one for one in named if not one.startswith("/") and "://" not in one), None)
 
 
 def _pipeline_of(trainer: Trainer) -> Path | None:
@@ -164,7 +206,8 @@ def _ask_environments(
         if not paths:
             outlook.gaps["python"] = (
                 "the interpreter of the training environment, /path/to/env/bin/python; none of"
-                f" {len(every)} that were looked at has both TensorFlow and the OD API."
+                f" {len(every)} that were looked at has both TensorFlow and the OD API"
+                f" ({_listed(every)})."
             )
     refused = []
     for path in paths:
@@ -186,6 +229,11 @@ def _ask_environments(
                 f"the interpreter of the training environment; of those found, {said}."
             )
     return training.Answer()
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return ", ".join(map(str, paths[:_NAMED])) + more
 
 
 def _tell_evaluation(outlook: Outlook, answer: training.Answer, say: Callable[[str], None]) -> None:
@@ -252,6 +300,7 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
         "kept_dir": str(settings.kept_path),
         "sentinel": str(settings.sentinel_path),
         "python": "/path/to/training/env/bin/python",
+        "working_directory": str(Path.cwd()),
         "group": "users",
         "device_lock_dir": "/run/lock/checkpoint-watcher",
         "trainer_log": str(settings.model_path.parent / "trainer.log"),
