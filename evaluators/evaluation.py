@@ -56,6 +56,8 @@ class Evaluation:
         if self._eval_set.numbered:
             self._parts["numbered_images"] = self._eval_set.numbered
         self._model.trace(self._eval_set.shapes)
+        if request.get("check"):
+            self._model.require_fit(request["check"])
         at_once = passes_at_once(self._device, request.get("threads"))
         self._passes = Passes(self._model.forward, at_once)
         self._sets = MetricSets(

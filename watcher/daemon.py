@@ -20,11 +20,11 @@ import structlog
 
 from watcher.config import Settings, doubts
 from watcher.decision.policy import DECIDING, boards
-from watcher.errors import ModelDirError, StoreError, StoreLost, WorkLeft
+from watcher.errors import ModelDirError, StoreError, StoreLost, WorkerRefused, WorkLeft
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
-from watcher.inbox import Inbox
+from watcher.inbox import Inbox, Request
 from watcher.intake.intake import Intake
 from watcher.intake.keeper import Keeper
 from watcher.intake.lookout import Lookout
@@ -216,6 +216,8 @@ class Daemon:
         if not self._intake.recovering:
             self._evaluating.give_out(now, steady)
             self._project(now, steady)
+            self._bring_back(now)
+            self._require_fit()
         self._event_files.tick(steady)
         self._follow_problem(steady)
         self._publish()
@@ -321,7 +323,7 @@ class Daemon:
             self._news.popleft()
 
     def _take_requests(self, now: float) -> None:
-        if self._inbox is None:
+        if self._inbox is None or self._evaluating.to_bring_back:
             return
         for key, request in self._inbox.take():
             try:
@@ -334,6 +336,38 @@ class Daemon:
                 self._projector.update(now)
             self._inbox.answer(key, answer)
             self._dirty = True
+
+    def _bring_back(self, now: float) -> None:
+        """Put back what failed by an earlier set-up and lost its pin, while MODEL_DIR has it."""
+        if not self._evaluating.to_bring_back:
+            return
+        request = Request(verb="requeue", checkpoints=self._evaluating.to_bring_back)
+        try:
+            self._orders.carry_out(request, now, slice_end())
+        except Unfinished:
+            self._woken = True
+            return
+        self._evaluating.to_bring_back = ()
+
+    def _require_fit(self) -> None:
+        """End when the set-up is at fault: nothing was scored, and nothing is left to try.
+
+        Raises:
+            WorkerRefused: no checkpoint fits pipeline.config.
+        """
+        misfit, intake = self._evaluating.misfit, self._intake
+        if misfit is None or intake.waiting or intake.more or self._evaluating.to_bring_back:
+            return
+        if self._store.queue.open_count():
+            return
+        self._evaluating.misfit = None
+        if not self._store.ledger.measured_lately()[1]:
+            raise WorkerRefused(
+                misfit.code,
+                f"no checkpoint could be scored: {misfit.lease.name} failed, {misfit.message}",
+                hint="start again with the pipeline.config that the trainer runs with: what failed"
+                " is evaluated then",
+            )
 
     # -- waiting and ending
 

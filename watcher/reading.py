@@ -233,6 +233,15 @@ class Reader:
         )
         return row["global_step"] if row else None
 
+    def outdated(self) -> int:
+        """Return how many are promoted by a score of another evaluation than the present one."""
+        row = self.one(
+            "SELECT count(*) AS n FROM promotions p JOIN evaluations e ON e.id = p.evaluation_id"
+            " JOIN runs r ON r.id = p.run_id AND r.board = p.board"
+            " WHERE p.evicted_at IS NULL AND e.fingerprint != r.fingerprint"
+        )
+        return int(row["n"]) if row else 0
+
     def last_stop(self) -> str | None:
         """Return why the run was stopped, None when it was not or that was withdrawn."""
         row = self.one(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -13,6 +14,23 @@ from watcher.decision.metric import Metric
 from watcher.rows import Rows
 from watcher.store.database import RunDatabase
 from watcher.store.queue import Queue
+
+_CHANGED = "the evaluation changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of checkpoints when an evaluation began to count.
+
+    Attributes:
+        changed: Another one counted before.
+        waiting: Names of those put back into the queue.
+        standing: Names of those that were measured in it before, and count as scored again.
+    """
+
+    changed: bool = False
+    waiting: Sequence[str] = ()
+    standing: Sequence[str] = ()
 
 
 class Ledger(Rows):
@@ -62,20 +80,22 @@ class Ledger(Rows):
                 [metric.value(values[evaluation_id]), evaluation_id],
             )
 
-    def set_fingerprint(self, fingerprint: str, now: float) -> list[str]:
+    def set_fingerprint(self, fingerprint: str, now: float) -> Change:
         """Make `fingerprint` the evaluation that counts from now on.
 
         Scores of another evaluation cannot be compared. So when it changed, the checkpoints that
-        are promoted go back into the queue, to be measured anew before anything replaces them.
-
-        Returns:
-            Names of the checkpoints put back, none when the fingerprint is the same.
+        are promoted go back into the queue, to be measured anew before anything replaces them; and
+        those that failed in another one for a reason that may pass. What was measured in this one
+        before, and failed in another or waits only since that one came, is `scored` again.
         """
         before = self.fingerprint()
+        with self._db.write():
+            standing = self._stand_again(fingerprint, now)
         if before == fingerprint:
-            return []
+            return Change(standing=standing)
         stale = self._db.all(
-            "SELECT c.id, c.name FROM checkpoints c WHERE c.run_id = ? AND c.state = 'scored'"
+            "SELECT c.id, c.name FROM checkpoints c WHERE c.run_id = ?"
+            " AND (c.state = 'scored' OR (c.state = 'failed' AND c.may_pass))"
             " AND c.pin_path IS NOT NULL AND NOT EXISTS (SELECT 1 FROM evaluations e"
             " WHERE e.checkpoint_id = c.id AND e.fingerprint = ?)",
             [self._run_id, fingerprint],
@@ -87,8 +107,8 @@ class Ledger(Rows):
             for checkpoint in stale:
                 self._db.run(
                     "UPDATE checkpoints SET state = 'pending', attempts = 0,"
-                    " not_before_seconds = 0, reason = 'the evaluation changed' WHERE id = ?",
-                    [checkpoint["id"]],
+                    " not_before_seconds = 0, reason = ? WHERE id = ?",
+                    [_CHANGED, checkpoint["id"]],
                 )
             if before is not None:
                 self._db.event(
@@ -97,7 +117,23 @@ class Ledger(Rows):
                     f"the evaluation changed from {before[:8]} to {fingerprint[:8]}:"
                     f" a new leaderboard starts, {len(stale)} checkpoints are evaluated anew",
                 )
-        return [checkpoint["name"] for checkpoint in stale]
+        waiting = [checkpoint["name"] for checkpoint in stale]
+        return Change(changed=True, waiting=waiting, standing=standing)
+
+    def _stand_again(self, fingerprint: str, now: float) -> list[str]:
+        """Make `scored` again what has a score in this evaluation; inside `write()`."""
+        rows = self._db.all(
+            "SELECT c.id, c.name FROM checkpoints c JOIN evaluations e ON e.checkpoint_id = c.id"
+            " WHERE c.run_id = ? AND e.fingerprint = ?"
+            " AND (c.state = 'failed' OR (c.state = 'pending' AND c.reason = ?))",
+            [self._run_id, fingerprint, _CHANGED],
+        )
+        for row in rows:
+            self._db.run(
+                "UPDATE checkpoints SET state = 'scored', reason = NULL WHERE id = ?", [row["id"]]
+            )
+            self._db.event(now, "stands", "measured in this evaluation before", row["name"])
+        return [row["name"] for row in rows]
 
     def record_score(
         self,

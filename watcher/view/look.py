@@ -36,6 +36,7 @@ class Look:
         patience_left: `evaluations` and `steps` that may pass without improvement, where limited.
         stop: Why the run should stop, None when it should not.
         failures: `checkpoint, state, reason` of what failed or is corrupt, the latest first.
+        outdated: How many are promoted by a score of an earlier evaluation.
     """
 
     run: dict[str, Any]
@@ -53,6 +54,7 @@ class Look:
     patience_left: dict[str, int]
     stop: str | None
     failures: list[dict[str, Any]]
+    outdated: int = 0
 
     @property
     def status(self) -> dict[str, Any]:
@@ -97,9 +99,16 @@ class Look:
     def warnings(self) -> list[str]:
         """What does not work as it should, a sentence each, failed checkpoints last."""
         found = [*self.troubles, *self.status.get("doubts", ())]
-        found += [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
+        if self.outdated:
+            found.append(
+                f"{self.outdated} promoted by an earlier evaluation, which stay until there are new"
+                " scores: theirs do not compare"
+            )
+        found += _outcomes(self.failures)
         if self.failed > len(self.failures):
             found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
+        if self.states.get("failed"):
+            found.append("once that is mended, `requeue --failed` evaluates what failed anew")
         return found
 
     @property
@@ -174,6 +183,7 @@ class Looker:
             else _patience_now(reader, run),
             stop=run["status"].get("stop") if live else reader.last_stop(),
             failures=reader.failed(_FAILURES),
+            outdated=reader.outdated(),
         )
 
     def _follow_curve(self, run: dict[str, Any]) -> tuple[tuple[int, float], ...]:
@@ -244,6 +254,14 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
 def _pace(reader: Reader) -> float | None:
     took = reader.last_seconds(_PACE_OF)
     return statistics.median(took) if took else None
+
+
+def _outcomes(failures: list[dict[str, Any]]) -> list[str]:
+    """Say what failed, those of one reason together."""
+    names: dict[str, list[str]] = {}
+    for row in failures:
+        names.setdefault(_outcome(row), []).append(row["checkpoint"])
+    return [f"{', '.join(those)} {said}" for said, those in names.items()]
 
 
 def _outcome(row: dict[str, Any]) -> str:
