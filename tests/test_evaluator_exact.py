@@ -28,6 +28,7 @@ class Run:
     ready: dict[str, Any]
     reference: dict[str, Any]
     client: Client
+    started: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,22 @@ def run(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     run_program(od_python, *trainer, *options, cwd=folder)
     reference = reference_metrics(od_python, pipeline, "model_dir/ckpt-2", "model_dir/ckpt-3")
     with Client(od_python, folder) as client:
-        ready = client.start("pipeline.config")
+        fits = str(folder / "model_dir" / "ckpt-3")
+        ready = client.start("pipeline.config", phases=True, check=fits)
         assert ready["type"] == "ready", ready
-        yield Run(folder, ready, reference, client)
+        yield Run(folder, ready, reference, client, list(client.replies))
+
+
+def test_the_start_says_its_phases_and_what_there_is_to_find(run: Run) -> None:
+    said = [reply["name"] for reply in run.started if reply["type"] == "phase"]
+    assert said == [
+        *("importing TensorFlow", "checking the eval records", "building the model"),
+        *("reading the images of 24 eval records", "tracing the model"),
+        "trying the model on a batch",
+    ]
+    truth = run.ready["ground_truth"]
+    assert truth["without"] == [] and truth["boxes"] > 24
+    assert truth["small"] + truth["medium"] + truth["large"] >= truth["boxes"]
 
 
 @pytest.mark.parametrize("name", ["ckpt-2", "ckpt-3", "ckpt-2"])

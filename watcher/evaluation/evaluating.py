@@ -18,7 +18,7 @@ from watcher.config import Settings
 from watcher.data import Lease
 from watcher.decision.noise import latency_doubt, random_doubts, reads_latency
 from watcher.decision.policy import boards, require_metrics
-from watcher.decision.rank import rankable
+from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
 from watcher.evaluation.crew import Crew
 from watcher.evaluation.happenings import (
@@ -293,7 +293,9 @@ class Evaluating:
             lost = self._store.queue.failed_unpinned(SET_UP)
             self.to_bring_back = tuple(sha for name, sha in lost if self._is_here(name))
         self._changed = True
-        _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
+        took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
+        versions = ready.versions
+        _log.info("worker ready", device=ready.device, images=ready.images, **took, **versions)
         for warning in ready.details.get("warnings") or ():
             _log.warning(warning)
         drawn = [str(name) for name in ready.details.get("random_metrics") or ()]
@@ -312,24 +314,31 @@ class Evaluating:
             _log.info("measured in this evaluation before, their scores stand", checkpoints=names)
 
     def _take_score(self, evaluated: Evaluated, now: float) -> None:
-        score = self._boards[0].metric.value(evaluated.evaluation.values)
+        metric, evaluation = self._boards[0].metric, evaluated.evaluation
+        score = metric.value(evaluation.values)
+        why = why_unranked(metric, evaluation.values, evaluation.details)
         self._store.ledger.record_score(
             evaluated.lease,
             evaluated.evaluation,
             score,
             started=now - evaluated.seconds,
             now=now,
+            reason=why,
         )
         self._changed = True
         self.misfit = None
         lease = evaluated.lease
-        _log.info(
-            "scored" if rankable(score) else "scored, but the score cannot rank",
-            checkpoint=lease.name,
-            global_step=lease.global_step,
-            score=score,
-            seconds=round(evaluated.seconds, 2),
-        )
+        said = {
+            "checkpoint": lease.name,
+            "global_step": lease.global_step,
+            "score": score,
+            "seconds": round(evaluated.seconds, 2),
+        }
+        if why is None:
+            _log.info("scored", **said)
+        else:
+            reason = why.removeprefix(CANNOT_RANK)
+            _log.warning("scored, but the score cannot rank", **said, reason=reason)
         for warning in evaluated.evaluation.details.get("metric_warnings") or ():
             _log.warning(warning, checkpoint=lease.name)
         with contextlib.suppress(StoreError):  # the score is recorded, and looked at next time
@@ -398,3 +407,10 @@ class Evaluating:
         self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)
         self._changed = True
         _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
+
+
+def _seconds_each(phases: Sequence[tuple[str, float]], until: float) -> str:
+    """Say how long each phase of a worker's start took: `importing TensorFlow 12 s, ...`."""
+    ends = [*(began for _, began in phases[1:]), until]
+    told = (f"{name} {end - at:.0f} s" for (name, at), end in zip(phases, ends, strict=True))
+    return ", ".join(told) if phases else ""

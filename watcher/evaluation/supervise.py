@@ -86,8 +86,8 @@ class Supervisor:
         breaker: What broke off in a row on the device.
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
-        phase: What a worker that starts does now, None where it does not say.
-        phase_at: When that began, in ISO 8601; set by whoever is told.
+        phases: What a worker that starts has begun to do, and when; empty where it does not say.
+        phase_at: When the last of them began, in ISO 8601; set by whoever is told.
     """
 
     spawn: Callable[[], Worker]
@@ -96,7 +96,7 @@ class Supervisor:
     device: str = "cpu"
     lock: DeviceLock | None = None
     to_check: Callable[[], str | None] = lambda: None
-    phase: str | None = None
+    phases: list[tuple[str, float]] = field(default_factory=list)
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -305,7 +305,7 @@ class Supervisor:
         request["check"] = None if self.was_ready else self.to_check()
         self.worker = self.spawn()
         self.starts += 1
-        self.phase = self.phase_at = None
+        self.phases, self.phase_at = [], None
         self.problem = self.waiting_for = None
         self._blocked_at, self._blocked_long = math.inf, False
         self._deadline = now + self.limits.start_seconds
@@ -326,8 +326,9 @@ class Supervisor:
                 self._versions = dict(message["versions"])
                 return None
             if kind == "phase" and self.ready is None:
-                self.phase = one_line(str(message["name"]))
-                return Starting(self.phase)
+                phase = one_line(str(message["name"]))
+                self.phases.append((phase, now))
+                return Starting(phase)
             if kind == "ready":
                 return self._take_ready(message, now)
             if kind == "error":

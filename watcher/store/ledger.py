@@ -10,7 +10,8 @@ import msgspec
 
 from watcher.data import Evaluation, Lease
 from watcher.database_file import iso
-from watcher.decision.metric import Metric
+from watcher.decision.metric import Metric, Values
+from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.rows import Rows
 from watcher.store.database import RunDatabase
 from watcher.store.queue import Queue
@@ -75,10 +76,21 @@ class Ledger(Rows):
         ids = [row["id"] for row in self._db.all("SELECT id FROM evaluations")]
         values = self.values(ids, metric.keys)
         for evaluation_id in ids:
-            self._db.run(
-                "UPDATE evaluations SET score = ? WHERE id = ?",
-                [metric.value(values[evaluation_id]), evaluation_id],
-            )
+            score = metric.value(values[evaluation_id])
+            self._db.run("UPDATE evaluations SET score = ? WHERE id = ?", [score, evaluation_id])
+            self._say_why(evaluation_id, metric, values[evaluation_id])
+
+    def _say_why(self, evaluation_id: int, metric: Metric, values: Values) -> None:
+        """Write on a checkpoint why its score cannot rank, or that it can; inside `write()`."""
+        row = self._db.one("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
+        details = msgspec.json.decode(row["details"]) if row else {}
+        self._db.run(
+            "UPDATE checkpoints SET reason = ?2 WHERE state = 'scored'"
+            " AND (reason IS NULL OR reason LIKE ?3 || '%')"
+            " AND id = (SELECT e.checkpoint_id FROM evaluations e"
+            " JOIN runs r ON r.fingerprint = e.fingerprint WHERE e.id = ?1)",
+            [evaluation_id, why_unranked(metric, values, details), CANNOT_RANK],
+        )
 
     def set_fingerprint(self, fingerprint: str, now: float) -> Change:
         """Make `fingerprint` the evaluation that counts from now on.
@@ -143,8 +155,9 @@ class Ledger(Rows):
         *,
         started: float,
         now: float,
+        reason: str | None = None,
     ) -> None:
-        """Record an evaluation and its metrics, and end the lease.
+        """Record an evaluation and its metrics, and end the lease; `reason` says why no rank.
 
         Raises:
             LeaseLost: the lease expired or was given to another worker; nothing is recorded.
@@ -182,7 +195,7 @@ class Ledger(Rows):
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
                     [stored["id"], name, category, value],
                 )
-            self._queue.finish(lease, "scored", None)
+            self._queue.finish(lease, "scored", reason)
             shown = "no finite score" if score is None else f"score {score:.6g}"
             self._db.event(now, "scored", shown, lease.name)
 

@@ -60,7 +60,7 @@ def history_table(
             *(str(row[name]) for name in life),
             figure(row["global_step"], "d"),
             Text(row["state"], STATE_STYLE.get(row["state"], "")),
-            figure(row["score"] if counts else None, ".4f"),
+            _score(row) if counts else "",
             # Of what `rebuild` made anew from best.json nothing is known that took time.
             figure((counts and row["eval_seconds"]) or None, ".1f"),
             str(place or ""),
@@ -68,6 +68,13 @@ def history_table(
             style="bold" if place == 1 else "",
         )
     return _under(title, Fitting(table, optional=("rank", "seconds", "step", *life)))
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Return the score; one that cannot rank has a mark, and the note says why."""
+    score, said = row["score"], figure(row["score"], ".4f")
+    unranked = row.get("evaluated_at") is not None and (score is None or score == -1)
+    return f"! {said}".rstrip() if unranked else said
 
 
 def _note(row: dict[str, Any]) -> str:
