@@ -48,6 +48,8 @@ _WAIT_SECONDS = 2.0
 _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
 _PROGRESS_SECONDS = 1.0
+# How often the live view is drawn while a worker starts, which shows its seconds.
+_STARTING_SECONDS = 1.0
 # A problem that lasts is told in the log, and not only in `status`.
 _LASTING_SECONDS = 5.0
 
@@ -263,6 +265,11 @@ class Daemon:
             ledger.set_settings(shown)
             self._decided = True
 
+    @property
+    def _ranked_by(self) -> str:
+        main, *_ = boards(self._settings)
+        return f"{main.metric.text} ({main.policy.mode})"
+
     def _follow_clock(self, now: float, steady: float) -> None:
         """Keep leases and delays as long as they were when the wall clock was set."""
         jump = now - steady - self._clock_lead
@@ -374,6 +381,8 @@ class Daemon:
     def _next_due(self, now: float, steady: float) -> float:
         due = [self._next_scan, self._lookout.due(), self._crew.next_deadline()]
         due.append(self._event_files.due())
+        if self._crew.starting:
+            due.append(steady + _STARTING_SECONDS)
         if self._decided:
             due.append(self._project_after if self._dirty else self._projector.evict_at)
         due.append(steady + self._evaluating.next_due() - now)
@@ -460,6 +469,7 @@ class Daemon:
         status: dict[str, Any] = {
             "pid": os.getpid(),
             "decided": self._decided,
+            "pending_metric": None if self._decided else self._ranked_by,
             **self._crew.status(),
             **self._lookout.status(),
             "files": self._show_progress(),
