@@ -5,11 +5,13 @@ reading. The keys do not change between two checkpoints of one run, so they are 
 """
 
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
 import tensorflow as tf
 
+from evaluators import misfit
 from evaluators.protocol import Failure
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -48,13 +50,14 @@ def variables_by_key(**root):
     return found
 
 
-def read(prefix, variables, averaged):
+def read(prefix, variables, averaged, classes=None):
     """Reads the global step and the value of each variable.
 
     Args:
         prefix: the checkpoint's prefix.
         variables: {key: variable} the checkpoint must hold, no more and no less.
         averaged: keys whose moving average is to be returned.
+        classes: how many pipeline.config says, None where that is not known.
 
     Returns:
         {key: value}, the step as an int64 under STEP_KEY.
@@ -62,14 +65,9 @@ def read(prefix, variables, averaged):
     Raises:
         Failure: it cannot be read, its variables are not the model's, or one is not finite.
     """
-    expected = {key: (list(v.shape), v.dtype) for key, v in variables.items()}
-    expected[STEP_KEY] = ([], tf.int64)
-    for key in averaged:
-        expected[_average_key(key)] = expected[key]
+    expected = _expected(variables, averaged)
     try:
-        reader = tf.train.load_checkpoint(prefix)
-        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        _check(expected, {k: (shapes[k], types[k]) for k in shapes if _is_ours(k, averaged)})
+        _check(prefix, expected, averaged, classes)
         keys = list(expected)
         tensors = tf.raw_ops.RestoreV2(
             prefix=prefix,
@@ -78,12 +76,7 @@ def read(prefix, variables, averaged):
             dtypes=[expected[key][1] for key in keys],
         )
     except READ_ERRORS as error:
-        text = "checkpoint ({}) cannot be read: {}: {}"
-        raise Failure(
-            "unreadable_checkpoint",
-            text.format(prefix, type(error).__name__, error),
-            permanent=False,
-        ) from error
+        raise _unreadable(prefix, error) from error
     values = {key: tensor.numpy() for key, tensor in zip(keys, tensors)}
     _check_finite(values)
     for key in averaged:
@@ -91,6 +84,36 @@ def read(prefix, variables, averaged):
         # (average + value) - value, rounded twice.
         values[key] = (values.pop(_average_key(key)) + values[key]) - values[key]
     return values
+
+
+def check(prefix, variables, averaged, classes=None):
+    """Compares the names, shapes and types alone; no value is read. Arguments as for `read`.
+
+    Raises:
+        Failure: it cannot be read, or its variables are not the model's.
+    """
+    try:
+        _check(prefix, _expected(variables, averaged), averaged, classes)
+    except READ_ERRORS as error:
+        raise _unreadable(prefix, error) from error
+
+
+def _expected(variables, averaged):
+    """Returns {key: (shape, type)} of what a checkpoint must hold."""
+    expected = {key: (list(v.shape), v.dtype) for key, v in variables.items()}
+    expected[STEP_KEY] = ([], tf.int64)
+    for key in averaged:
+        expected[_average_key(key)] = expected[key]
+    return expected
+
+
+def _unreadable(prefix, error):
+    text = "checkpoint ({}) cannot be read: {}: {}"
+    return Failure(
+        "unreadable_checkpoint",
+        text.format(prefix, type(error).__name__, error),
+        permanent=False,
+    )
 
 
 def _marked(variable, number):
@@ -113,21 +136,20 @@ def _is_ours(key, averaged):
     return SLOT not in key or (bool(averaged) and key.endswith(AVERAGE + VALUE))
 
 
-def _check(expected, found):
-    wrong = ["{} is missing".format(key) for key in expected if key not in found]
-    wrong += ["{} is not of this model".format(key) for key in found if key not in expected]
-    wrong += [
-        "{} is {}{} and must be {}{}".format(
-            key, found[key][1].name, found[key][0], kind.name, shape
-        )
-        for key, (shape, kind) in expected.items()
-        if key in found and found[key] != (shape, kind)
-    ]
-    if wrong:
-        message = "{} variables of the checkpoint do not match the model of pipeline.config: {}"
-        raise Failure(
-            "unmatched_variables", message.format(len(wrong), _few(wrong)), permanent=True
-        )
+def _check(prefix, expected, averaged, classes):
+    reader = tf.train.load_checkpoint(prefix)
+    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    ours = {key: (list(shape), kind.name) for key, (shape, kind) in expected.items()}
+    theirs = {
+        key: (list(shapes[key]), types[key].name) for key in shapes if _is_ours(key, averaged)
+    }
+    differing = misfit.differences(ours, theirs)
+    if differing:
+        # All of them, for whoever reads worker.log; the message is to be read at a glance.
+        print("{}: {}".format(prefix, "; ".join(differing.values())), file=sys.stderr, flush=True)
+        said = misfit.explain(differing, ours, theirs, classes)
+        message = "the checkpoint {}".format(said)
+        raise Failure(misfit.UNMATCHED, message, permanent=True)
 
 
 def _check_finite(values):

@@ -39,6 +39,8 @@ CATEGORY_PRECISIONS = (
     ("Precision/mAP@.50IOU", 0),
     ("Precision/mAP@.75IOU", 5),
 )
+# COCO's areas in pixels; a box of exactly such a size is counted in both.
+SMALL, LARGE = 32**2, 96**2
 CATEGORY_RECALL = "Recall/AR@100"
 
 
@@ -157,6 +159,22 @@ class GroundTruth:
     def with_masks(self):
         """Whether masks are compared, not boxes."""
         return self.iou_type == "segm"
+
+    def describe(self):
+        """Returns what there is to find: boxes in all and by COCO's sizes, and classes without.
+
+        Crowds are left out: a detection of one counts neither way.
+        """
+        table = self.columns.table()
+        table = table[table[:, 5] == 0]
+        areas, there = table[:, 7], set(table[:, 6].astype(int).tolist())
+        return {
+            "boxes": len(table),
+            "small": int(np.sum(areas <= SMALL)),
+            "medium": int(np.sum((areas >= SMALL) & (areas <= LARGE))),
+            "large": int(np.sum(areas >= LARGE)),
+            "without": [str(c["name"]) for c in self.categories if c["id"] not in there],
+        }
 
     def add(self, eval_dict):
         """Adds one batch of the OD API's evaluation dict, as NumPy arrays.

@@ -25,9 +25,10 @@ class Evaluation:
         request: the `start` request.
         versions: library versions by name.
         snapshot: the Snapshot of the run's files, None for none.
+        begin: called with the name of each part of the work as it begins.
     """
 
-    def __init__(self, request, versions, snapshot=None):
+    def __init__(self, request, versions, snapshot=None, begin=lambda phase: None):
         began = time.perf_counter()
         self._snapshot = snapshot or Snapshot()
         self._device = compat.configure_devices(request)
@@ -35,7 +36,9 @@ class Evaluation:
         self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
         self._pipeline = Pipeline(request, self._snapshot)
         self._backend = coco.choose_backend(request.get("coco_backend"))
-        record_checks.require_sound(self._pipeline)  # costs little beside building the model
+        begin("checking the eval records")
+        # Which costs little beside building the model.
+        records = record_checks.require_sound(self._pipeline)
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
@@ -46,7 +49,9 @@ class Evaluation:
             self._parts["device"] = numbers
         if self._plugins:
             self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
+        begin("building the model")
         self._model = Model(self._pipeline)
+        begin("reading the images of {} eval records".format(records))
         self._eval_set = EvalSet(
             self._pipeline,
             self._model.network,
@@ -55,7 +60,10 @@ class Evaluation:
         )
         if self._eval_set.numbered:
             self._parts["numbered_images"] = self._eval_set.numbered
+        begin("tracing the model")
         self._model.trace(self._eval_set.shapes)
+        if request.get("check"):
+            self._model.require_fit(request["check"])
         at_once = passes_at_once(self._device, request.get("threads"))
         self._passes = Passes(self._model.forward, at_once)
         self._sets = MetricSets(
@@ -66,6 +74,7 @@ class Evaluation:
         )
         self._notes = [": ".join(faster)] if faster and self._sets.truths else []
         self._sets.add_ground_truth(self._eval_set)
+        begin("trying the model on a batch")
         self._metric_names = self._dry_run(request.get("device_shared"))
         wanted = request.get("visualizations")
         if wanted is None:
@@ -91,6 +100,7 @@ class Evaluation:
             "categories": [
                 {"id": int(c["id"]), "name": str(c["name"])} for c in self._sets.categories
             ],
+            "ground_truth": self._sets.truths[0].describe() if self._sets.truths else None,
             "build_seconds": self._build_seconds,
             "coco_backend": self._backend,
             "eval_set_kept": self._eval_set.kept,

@@ -1,11 +1,14 @@
 """The detection model: built and traced once, restored from one checkpoint after another."""
 
+import pathlib
+
 import tensorflow as tf
 from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
+from object_detection.utils import config_util
 
-from evaluators import checkpoints, randomness
-from evaluators.protocol import Refusal, one_line
+from evaluators import checkpoints, misfit, randomness
+from evaluators.protocol import Failure, Refusal, one_line
 
 FIELDS = standard_fields.InputDataFields
 DETECTIONS = standard_fields.DetectionResultFields
@@ -42,6 +45,7 @@ class Model:
         self.random_outputs = set()
         self._forward = tf.function(self._losses_and_detections)
         self._variables = {}
+        self._classes = number_of_classes(pipeline)
 
     def trace(self, batches):
         """Builds the variables and traces the forward pass for each batch's shapes."""
@@ -74,13 +78,24 @@ class Model:
             Failure: it cannot be read, its variables are not the model's, or one holds NaN or
                 infinity.
         """
-        averaged = []
-        if self._averages:
-            averaged = [key for key, v in self._variables.items() if v.trainable]
-        values = checkpoints.read(prefix, self._variables, averaged)
+        values = checkpoints.read(prefix, self._variables, self._averaged, self._classes)
         self.global_step = int(values.pop(checkpoints.STEP_KEY))
         for key, value in values.items():
             self._variables[key].assign(value)
+
+    def require_fit(self, prefix):
+        """Raises Refusal when a checkpoint is of another model; one that cannot be read may be."""
+        try:
+            checkpoints.check(prefix, self._variables, self._averaged, self._classes)
+        except Failure as failure:
+            if failure.code == misfit.UNMATCHED:
+                name = pathlib.Path(prefix).name
+                message = failure.message.replace("the checkpoint", "checkpoint " + name, 1)
+                raise Refusal(failure.code, message, misfit.HINT) from failure
+
+    @property
+    def _averaged(self):
+        return [key for key, v in self._variables.items() if self._averages and v.trainable]
 
     def _losses_and_detections(self, features, labels):
         # The same operations in the same order as compute_eval_dict in eager_eval_loop: equality
@@ -100,6 +115,14 @@ class Model:
         detections = self.network.postprocess(predictions, features[FIELDS.true_image_shape])
         self.random_outputs |= randomness.random_outputs({**losses, **detections})
         return losses, detections
+
+
+def number_of_classes(pipeline):
+    """Returns num_classes of pipeline.config, None for an architecture that has no such field."""
+    try:
+        return config_util.get_number_of_classes(pipeline.configs["model"])
+    except ValueError:
+        return None
 
 
 def _cannot_build(error):

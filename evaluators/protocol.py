@@ -4,10 +4,13 @@ import json
 import math
 import os
 import re
+import sys
 import threading
 import traceback
 
 PROTOCOL = 1
+# A message is read in a table or a line of a log; what is longer goes to stderr as well.
+LONGEST_MESSAGE = 400
 
 
 class Refusal(Exception):
@@ -40,6 +43,15 @@ _NODES = re.compile(r"\[\[\s*\{\{[^\]]*\]\]|\{\{[^{}]*\}\}|\[Op:\w+\]( name:)?")
 def one_line(text):
     """Returns the text in one line, without the names of TensorFlow's own nodes."""
     return " ".join(_NODES.sub(" ", str(text)).split())
+
+
+def brief(text):
+    """Returns the text in one line of bounded length; of a longer one stderr gets all."""
+    line = one_line(text)
+    if len(line) <= LONGEST_MESSAGE:
+        return line
+    print(text, file=sys.stderr, flush=True)
+    return line[: LONGEST_MESSAGE - 4].rsplit(" ", 1)[0] + " ..."
 
 
 def finite(value):
@@ -87,7 +99,7 @@ class Replies:
             "failed",
             id=request_id,
             code=failure.code,
-            message=one_line(self.named(failure.message)),
+            message=brief(self.named(failure.message)),
             permanent=failure.permanent,
             detail=detail,
         )

@@ -34,14 +34,18 @@ Finding.__doc__ = """Something wrong; `severity` is doctor's: "error" or "warnin
 def require_sound(pipeline):
     """Reads all eval records before the model is built; adds what is odd to the warnings.
 
+    Returns:
+        How many there are.
+
     Raises:
         Refusal: they cannot be read, or no evaluation can be made of them.
     """
-    found = examine(pipeline)[0]
+    found, _, count, _ = examine(pipeline)
     for finding in found:
         if finding.is_fatal:
             raise Refusal(records.CODE, finding.message, finding.remedy)
     pipeline.warnings += ["{}: {}".format(f.message, f.remedy) for f in found]
+    return count
 
 
 def examine(pipeline, deadline=None, tell=None):

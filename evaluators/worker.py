@@ -4,7 +4,9 @@ Speaks JSON lines: requests on stdin, replies on what was stdout when it started
 `PROTOCOL` is its version). The first request must be `start`; the answers are `hello` once the
 libraries are imported, then `ready` once the model is built and traced, or `error` and exit code
 3. Each `evaluate` is answered with `progress` lines and one `result` or `failed`, in the order
-asked. `stop` or the end of stdin ends the process at once with code 0, also in the middle of an
+asked. A `start` whose `check` is the prefix of a checkpoint is refused where that is of another
+model; one with `phases` is answered with a `phase`, its `name`, as each part of the start begins.
+`stop` or the end of stdin ends the process at once with code 0, also in the middle of an
 evaluation. On Linux it dies with the thread that started it. Whatever libraries print goes to
 stderr. The next `evaluate` may be sent before the last is answered: then the metrics of one
 checkpoint are computed while the next goes through the model. What it leaves in its temporary
@@ -117,6 +119,12 @@ def start(request, replies):
             ),
             "daemon and evaluators must come from the same installation",
         )
+
+    def begin(phase):
+        if request.get("phases"):
+            replies.send("phase", name=phase)
+
+    begin("importing TensorFlow")
     compat.prepare_process(request)
     versions = compat.import_libraries()
     replies.send("hello", protocol=protocol.PROTOCOL, pid=os.getpid(), versions=versions)
@@ -125,7 +133,7 @@ def start(request, replies):
 
     snapshot = Snapshot(request.get("snapshot"))
     replies.named = snapshot.named
-    built = evaluation.Evaluation(request, versions, snapshot)
+    built = evaluation.Evaluation(request, versions, snapshot, begin)
     replies.send("ready", **built.describe())
     return built
 

@@ -215,7 +215,7 @@ def test_settings_under_which_nothing_can_rank_leave_best_as_it_is(watcher: Watc
     # Another evaluation, which measures nothing, and then one in which each evaluation fails.
     nothing = scores(c2=-1.0, c3=-1.0)
     assert watcher.run("--top-k", 2, STUB_FINGERPRINT="a" * 64, **nothing) == 0
-    assert watcher.run("--top-k", 2, STUB_FINGERPRINT="b" * 64, STUB_REJECT="*") == 0
+    assert watcher.run("--top-k", 2, STUB_FINGERPRINT="b" * 64, STUB_REJECT="*") == 1
     assert set(watcher.states().values()) == {"scored", "failed"}
     assert watcher.best_files() == before and watcher.leaderboard() == ["ckpt-3", "ckpt-2"]
     assert "no checkpoint can rank, what is promoted stays" in watcher.log.read_text()

@@ -28,6 +28,7 @@ class Run:
     ready: dict[str, Any]
     reference: dict[str, Any]
     client: Client
+    started: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,22 @@ def run(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     run_program(od_python, *trainer, *options, cwd=folder)
     reference = reference_metrics(od_python, pipeline, "model_dir/ckpt-2", "model_dir/ckpt-3")
     with Client(od_python, folder) as client:
-        ready = client.start("pipeline.config")
+        fits = str(folder / "model_dir" / "ckpt-3")
+        ready = client.start("pipeline.config", phases=True, check=fits)
         assert ready["type"] == "ready", ready
-        yield Run(folder, ready, reference, client)
+        yield Run(folder, ready, reference, client, list(client.replies))
+
+
+def test_the_start_says_its_phases_and_what_there_is_to_find(run: Run) -> None:
+    said = [reply["name"] for reply in run.started if reply["type"] == "phase"]
+    assert said == [
+        *("importing TensorFlow", "checking the eval records", "building the model"),
+        *("reading the images of 24 eval records", "tracing the model"),
+        "trying the model on a batch",
+    ]
+    truth = run.ready["ground_truth"]
+    assert truth["without"] == [] and truth["boxes"] > 24
+    assert truth["small"] + truth["medium"] + truth["large"] >= truth["boxes"]
 
 
 @pytest.mark.parametrize("name", ["ckpt-2", "ckpt-3", "ckpt-2"])
@@ -186,7 +200,8 @@ def test_a_checkpoint_without_the_model_is_no_score(run: Run) -> None:
     failed = run.client.evaluate("model_dir/ckpt-1")
     assert (failed["type"], failed["code"]) == ("failed", "unmatched_variables")
     assert failed["permanent"]
-    assert "_box_predictor" in failed["message"]
+    assert failed["message"].startswith("the checkpoint does not match the model of pipeline.conf")
+    assert "_box_predictor" in failed["message"] and "; and " in failed["message"]
 
 
 @pytest.fixture(scope="module")
@@ -199,15 +214,15 @@ def spoiled(od_python: str, run: Run) -> Path:
     return folder
 
 
-def test_a_checkpoint_of_more_classes_is_refused_with_the_variables_that_differ(
+def test_a_checkpoint_of_more_classes_is_refused_with_both_numbers_of_classes(
     run: Run, spoiled: Path
 ) -> None:
     failed = run.client.evaluate(spoiled / "classes")
     assert (failed["type"], failed["code"]) == ("failed", "unmatched_variables")
     assert failed["permanent"]
-    assert "12 variables of the checkpoint do not match" in failed["message"]
-    assert "_class_predictor_layers/0/bias" in failed["message"]
-    assert "is float32[12] and must be float32[9]" in failed["message"]
+    assert failed["message"] == "the checkpoint has 3 classes, pipeline.config says 2"
+    log = (run.folder / "worker.log").read_text()
+    assert "_class_predictor_layers/0/bias is float32[12] in the checkpoint and float32[9]" in log
 
 
 def test_a_checkpoint_with_a_number_that_is_none_is_no_score(run: Run, spoiled: Path) -> None:

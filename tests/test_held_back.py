@@ -157,7 +157,7 @@ def test_the_only_one_that_waits_fails_after_its_attempts_and_keeps_its_files(wa
 
 def test_the_files_of_one_that_can_never_be_evaluated_are_released(watcher: Watcher):
     save(watcher, 2)
-    assert watcher.run(*QUICK, STUB_REJECT="ckpt-1") == 0
+    assert watcher.run(*QUICK, STUB_NAN="ckpt-1") == 0
     assert rows(watcher, "state, may_pass") == [("failed", 0), ("scored", 0)]
     assert pins(watcher) == 1
 

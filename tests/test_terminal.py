@@ -192,8 +192,9 @@ def test_a_killed_watcher_is_not_shown_as_running(watcher: Watcher):
 def test_failed_checkpoints_are_told_with_the_reason(watcher: Watcher):
     save(watcher, 100, 200)
     watcher.run(STUB_REJECT="ckpt-2")
-    (warning,) = told("status", watcher.model_dir)["warnings"]
+    warning, hint = told("status", watcher.model_dir)["warnings"]
     assert warning.startswith("ckpt-2 failed: unmatched_variables: model/head/kernel")
+    assert "`requeue --failed`" in hint
     narrow = cli("status", watcher.model_dir, COLUMNS="80").stdout
     table = narrow[narrow.index("checkpoint  step  state") :].splitlines()
     assert all(len(line) <= 80 for line in table) and "  200  failed" in "\n".join(table)

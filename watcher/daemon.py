@@ -20,11 +20,11 @@ import structlog
 
 from watcher.config import Settings, differences, doubts
 from watcher.decision.policy import DECIDING, boards
-from watcher.errors import ModelDirError, StoreError, StoreLost, WorkLeft
+from watcher.errors import ModelDirError, StoreError, StoreLost, WorkerRefused, WorkLeft
 from watcher.evaluation.evaluating import Evaluating
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
-from watcher.inbox import Inbox
+from watcher.inbox import Inbox, Request
 from watcher.intake.intake import Intake
 from watcher.intake.keeper import Keeper
 from watcher.intake.lookout import Lookout
@@ -49,6 +49,8 @@ _PROJECT_RETRY_SECONDS = 0.5
 _CLOCK_JUMP_SECONDS = 2.0
 _DIFFER = "settings differ from the last start"
 _PROGRESS_SECONDS = 1.0
+# How often the live view is drawn while a worker starts, which shows its seconds.
+_STARTING_SECONDS = 1.0
 # A problem that lasts is told in the log, and not only in `status`.
 _LASTING_SECONDS = 5.0
 
@@ -219,6 +221,8 @@ class Daemon:
         if not self._intake.recovering:
             self._evaluating.give_out(now, steady)
             self._project(now, steady)
+            self._bring_back(now)
+            self._require_fit()
         self._event_files.tick(steady)
         self._follow_problem(steady)
         self._publish()
@@ -275,6 +279,11 @@ class Daemon:
     def _changes(self) -> str:
         """Return what is set otherwise than when it was decided last, for people."""
         return ", ".join(differences(self._store.ledger.settings(), self._settings.to_show()))
+
+    @property
+    def _ranked_by(self) -> str:
+        main, *_ = boards(self._settings)
+        return f"{main.metric.text} ({main.policy.mode})"
 
     def _follow_clock(self, now: float, steady: float) -> None:
         """Keep leases and delays as long as they were when the wall clock was set."""
@@ -336,7 +345,7 @@ class Daemon:
             self._news.popleft()
 
     def _take_requests(self, now: float) -> None:
-        if self._inbox is None:
+        if self._inbox is None or self._evaluating.to_bring_back:
             return
         for key, request in self._inbox.take():
             try:
@@ -350,11 +359,45 @@ class Daemon:
             self._inbox.answer(key, answer)
             self._dirty = True
 
+    def _bring_back(self, now: float) -> None:
+        """Put back what failed by an earlier set-up and lost its pin, while MODEL_DIR has it."""
+        if not self._evaluating.to_bring_back:
+            return
+        request = Request(verb="requeue", checkpoints=self._evaluating.to_bring_back)
+        try:
+            self._orders.carry_out(request, now, slice_end())
+        except Unfinished:
+            self._woken = True
+            return
+        self._evaluating.to_bring_back = ()
+
+    def _require_fit(self) -> None:
+        """End when the set-up is at fault: nothing was scored, and nothing is left to try.
+
+        Raises:
+            WorkerRefused: no checkpoint fits pipeline.config.
+        """
+        misfit, intake = self._evaluating.misfit, self._intake
+        if misfit is None or intake.waiting or intake.more or self._evaluating.to_bring_back:
+            return
+        if self._store.queue.open_count():
+            return
+        self._evaluating.misfit = None
+        if not self._store.ledger.measured_lately()[1]:
+            raise WorkerRefused(
+                misfit.code,
+                f"no checkpoint could be scored: {misfit.lease.name} failed, {misfit.message}",
+                hint="start again with the pipeline.config that the trainer runs with: what failed"
+                " is evaluated then",
+            )
+
     # -- waiting and ending
 
     def _next_due(self, now: float, steady: float) -> float:
         due = [self._next_scan, self._lookout.due(), self._crew.next_deadline()]
         due.append(self._event_files.due())
+        if self._crew.starting:
+            due.append(steady + _STARTING_SECONDS)
         if self._decided:
             due.append(self._project_after if self._dirty else self._projector.evict_at)
         due.append(steady + self._evaluating.next_due() - now)
@@ -441,6 +484,7 @@ class Daemon:
         status: dict[str, Any] = {
             "pid": os.getpid(),
             "decided": self._decided,
+            "pending_metric": None if self._decided else self._ranked_by,
             **self._crew.status(),
             **self._lookout.status(),
             "files": self._show_progress(),

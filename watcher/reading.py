@@ -227,6 +227,17 @@ class Reader:
             last,
         )
 
+    def unranked(self) -> tuple[int, dict[str, Any] | None]:
+        """Return how many scores cannot rank, and `checkpoint, reason` of the latest of them."""
+        rows = self._rows(
+            "SELECT c.name AS checkpoint, c.reason, count(*) OVER () AS n FROM evaluations e"
+            " JOIN checkpoints c ON c.id = e.checkpoint_id AND c.state = 'scored'"
+            " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+            " WHERE (e.score IS NULL OR e.score = -1) AND r.id = (SELECT min(id) FROM runs)"
+            " ORDER BY e.id DESC LIMIT 1"
+        )
+        return (rows[0].pop("n"), rows[0]) if rows else (0, None)
+
     def last_seconds(self, last: int) -> list[float]:
         """Return how long the last evaluations took."""
         rows = self._rows(
@@ -243,6 +254,15 @@ class Reader:
             [name],
         )
         return row["global_step"] if row else None
+
+    def outdated(self) -> int:
+        """Return how many are promoted by a score of another evaluation than the present one."""
+        row = self.one(
+            "SELECT count(*) AS n FROM promotions p JOIN evaluations e ON e.id = p.evaluation_id"
+            " JOIN runs r ON r.id = p.run_id AND r.board = p.board"
+            " WHERE p.evicted_at IS NULL AND e.fingerprint != r.fingerprint"
+        )
+        return int(row["n"]) if row else 0
 
     def last_event(self) -> int:
         """Return the id of the last row of `events`, 0 for none."""

@@ -8,9 +8,12 @@ all:
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
 STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is
-there), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT, STUB_EXHAUSTED
-(fails for a reason that may pass), STUB_CHANGED (the eval data changed), STUB_ORPHAN (dies, and a
-child holds its pipe open), STUB_LOUD (endless lines to stderr while it evaluates). STUB_ONCE is a
+there), STUB_MISFIT (of another model than pipeline.config says, so that a start which is told to
+check it is refused), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT
+(for what another set-up may mend), STUB_NAN (for ever), STUB_EXHAUSTED (fails for a reason that may
+pass), STUB_CHANGED (the eval data changed), STUB_REASON (why it fails, in place of the stub's own
+words), STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless lines to stderr
+while it evaluates). STUB_ONCE is a
 folder: each fault happens once a checkpoint. STUB_BREAKS_IF: it dies at each evaluation while this
 file exists.
 
@@ -19,6 +22,7 @@ long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at t
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
 STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
 STUB_LITTER (it leaves a file in its temporary folder),
+STUB_PHASES (JSON, what it does before it is ready, each with its seconds),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_NOTES (the same, of the start), STUB_READY (JSON, what else `ready` says), STUB_LATENCIES
 (JSON, name to [latency_ms, its spread]),
@@ -115,8 +119,11 @@ FAULTS = {
 }
 
 
+MISFIT = "has 2 classes, pipeline.config says 5"
 FAILURES = [
+    ("STUB_MISFIT", "unmatched_variables", "the checkpoint " + MISFIT, True),
     ("STUB_REJECT", "unmatched_variables", "model/head/kernel is not in the checkpoint", True),
+    ("STUB_NAN", "not_finite", "2 variables hold NaN or infinity: a; b", True),
     ("STUB_EXHAUSTED", "internal", "ResourceExhaustedError: out of memory", False),
     ("STUB_CHANGED", "dataset_changed", "val.record has another size", False),
 ]
@@ -138,6 +145,7 @@ def misbehave(name, token):
         return True
     for fault, code, message, permanent in FAILURES:
         if asked(fault, name):
+            message = os.environ.get("STUB_REASON", message)
             reply("failed", id=token, code=code, message=message, permanent=permanent)
             return True
     return False
@@ -243,7 +251,16 @@ def main():
     if "STUB_REFUSE" in os.environ:
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)
+    for phase, seconds in json.loads(os.environ.get("STUB_PHASES", "[]")):
+        if START.get("phases"):
+            reply("phase", name=phase)
+        time.sleep(seconds)
     reply("hello", protocol=1, pid=os.getpid(), versions={"python": "stub"})
+    checked = Path(START.get("check") or "none").name
+    if asked("STUB_MISFIT", checked) and START.get("check"):
+        said = "checkpoint " + checked + " " + MISFIT
+        reply("error", code="unmatched_variables", message=said, hint="give the right one")
+        sys.exit(3)
     ready = {
         "fingerprint": os.environ.get("STUB_FINGERPRINT", "f" * 64),
         "images": IMAGES,

@@ -10,7 +10,7 @@ import click
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.view import make_console
-from watcher.view.look import is_there, missing_text, remedy
+from watcher.view.look import is_there, missing_text, remedy, unranked_text
 from watcher.view.tables import is_missing, leaderboard_table
 
 
@@ -36,5 +36,7 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
             make_console().print(leaderboard_table(rows, title=title))
         else:
             click.echo(f"no checkpoint of {place.model_dir} is promoted yet")
+            if why := unranked_text(*reader.unranked()):
+                click.echo(f"! {why}")
     if json_output:
         print_json(every)

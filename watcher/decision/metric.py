@@ -134,6 +134,14 @@ class Metric:
             return None
         return self._compute({alias: part for alias, part in parts.items() if part is not None})
 
+    def parts(self, values: Values) -> list[tuple[str, Key, float | None]]:
+        """Return each recorded value that the metric reads: its name for people, key and value."""
+        found = []
+        for alias, keys in self._terms.items():
+            key = next((key for key in keys if key in values), keys[0])
+            found.append((self._written.get(alias) or _shown(key), key, values.get(key)))
+        return found
+
     def missing(self, names: Collection[str], categories: Collection[str] | None) -> str | None:
         """Return the first part that an evaluation will not have, None when it has all.
 

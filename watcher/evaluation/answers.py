@@ -17,15 +17,23 @@ from watcher.evaluation.happenings import Ready
 _KEPT_OF_READY = (
     *("eval_input", "metrics_sets", "build_seconds", "categories"),
     *("coco_backend", "eval_set_kept", "warnings", "notes", "eval_name", "own_metrics"),
-    *("random_metrics", "deterministic"),
+    *("random_metrics", "deterministic", "ground_truth"),
 )
 # The largest label maps have about 1,200 categories, with a dozen metrics each.
 _MOST_ROWS = 100_000
 _LONGEST_NAME = 1000
+# A reason is read in a line of a log and a cell of a table; worker.log has all of it.
+_LONGEST_REASON = 400
 
 
 class UnusableAnswer(Exception):
     """Raised when the values of an evaluation cannot be recorded; the message is the reason."""
+
+
+def one_line(text: str, longest: float = _LONGEST_REASON) -> str:
+    """Return a text in one line, cut off where it is too long for one."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: int(longest) - 4].rstrip() + " ..."
 
 
 def read_ready(message: Mapping[str, Any], versions: dict[str, str]) -> Ready:

@@ -133,6 +133,11 @@ class Crew:
                 )
         return None
 
+    @property
+    def starting(self) -> bool:
+        """True while a worker says what it does before it is ready."""
+        return any(one.worker and not one.ready and one.phases for one in self)
+
     def next_deadline(self) -> float:
         """Return the steady time at which `tick` has something to do without any message."""
         return min(supervisor.next_deadline() for supervisor in self)
@@ -218,8 +223,12 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         doing = AT_REST
     else:
         doing = "waiting to restart"
+    phase = {}
+    if doing == "starting" and supervisor.phases:
+        phase = {"phase": supervisor.phases[-1][0], "phase_at": supervisor.phase_at}
     return {
         "worker": doing,
+        **phase,
         "on": supervisor.device,
         "checkpoint": supervisor.lease.name if supervisor.lease else None,
         **supervisor.progress,

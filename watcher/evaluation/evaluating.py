@@ -18,7 +18,7 @@ from watcher.config import Settings
 from watcher.data import Lease
 from watcher.decision.noise import latency_doubt, random_doubts, reads_latency
 from watcher.decision.policy import boards, require_metrics
-from watcher.decision.rank import rankable
+from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
 from watcher.evaluation.crew import Crew
 from watcher.evaluation.happenings import (
@@ -29,6 +29,7 @@ from watcher.evaluation.happenings import (
     Progressed,
     Ready,
     Rejected,
+    Starting,
     Unusable,
     WorkerLost,
     WorkerRecycled,
@@ -36,9 +37,12 @@ from watcher.evaluation.happenings import (
 )
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
-from watcher.store import LeaseLost, Store
+from watcher.store import LeaseLost, Store, iso
 
 _log = structlog.get_logger(__name__)
+
+# Another pipeline.config may fit the checkpoint: it is the set-up that fails, and may be mended.
+SET_UP = frozenset({"unmatched_variables"})
 
 _RENEW_SECONDS = 20.0
 _LEASE_MARGIN_SECONDS = 60.0
@@ -50,6 +54,9 @@ class Evaluating:
     Attributes:
         crew: The workers' supervisors.
         snapshot: What each worker is set up from.
+        misfit: The last that failed by the set-up, None where something was scored since.
+        to_bring_back: sha256 of what failed by an earlier set-up and has no pin any more, while
+            MODEL_DIR still has it. Whoever puts those back into the queue empties it.
     """
 
     def __init__(
@@ -63,6 +70,10 @@ class Evaluating:
         self._boards = boards(settings)
         self._store = store
         self.crew = Crew(supervisors)
+        for supervisor in supervisors:
+            supervisor.to_check = self._newest
+        self.misfit: Rejected | None = None
+        self.to_bring_back: tuple[str, ...] = ()
         self.snapshot = snapshot
         # What each worker said and when, until the database has it.
         self._unrecorded: deque[tuple[Supervisor, Happening, float, float]] = deque()
@@ -121,6 +132,16 @@ class Evaluating:
             with contextlib.suppress(ConfigError):  # nothing is begun any more
                 self._record_one(*self._unrecorded.popleft())
         self._give_back(leases, now)
+
+    def _newest(self) -> str | None:
+        """Return the prefix of the newest checkpoint that waits, or that the trainer still has."""
+        for row in reversed(self._store.queue.pinned()):
+            if row["state"] in ("pending", "failed") or self._is_here(row["name"]):
+                return str(row["prefix"])
+        return None
+
+    def _is_here(self, name: str) -> bool:
+        return (self._settings.model_path / f"{name}.index").exists()
 
     def take_back_expired(self, now: float) -> None:
         """Return leases that ran out to the queue, and end the workers that held them."""
@@ -197,6 +218,9 @@ class Evaluating:
                     lease.token in self._trials
                 ):
                     pass
+                case Starting(phase):
+                    supervisor.phase_at = iso(now)
+                    _log.info(f"starting: {phase}", **self._on(supervisor))
                 case Ready():
                     self._take_ready(supervisor, happening, now, steady)
                 case Progressed(lease):
@@ -265,8 +289,13 @@ class Evaluating:
         self.snapshot.add(ready.taken)
         self.snapshot.look()
         again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
+        if again.changed:
+            lost = self._store.queue.failed_unpinned(SET_UP)
+            self.to_bring_back = tuple(sha for name, sha in lost if self._is_here(name))
         self._changed = True
-        _log.info("worker ready", device=ready.device, images=ready.images, **ready.versions)
+        took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
+        versions = ready.versions
+        _log.info("worker ready", device=ready.device, images=ready.images, **took, **versions)
         for warning in ready.details.get("warnings") or ():
             _log.warning(warning)
         drawn = [str(name) for name in ready.details.get("random_metrics") or ()]
@@ -277,27 +306,39 @@ class Evaluating:
             if note not in self._told:  # each worker that is started anew says it
                 self._told.add(note)
                 _log.info(note)
-        if again:
-            _log.warning("the evaluation changed, evaluating anew", checkpoints=", ".join(again))
+        if again.waiting:
+            names = ", ".join(again.waiting)
+            _log.warning("the evaluation changed, evaluating anew", checkpoints=names)
+        if again.standing:
+            names = ", ".join(again.standing)
+            _log.info("measured in this evaluation before, their scores stand", checkpoints=names)
 
     def _take_score(self, evaluated: Evaluated, now: float) -> None:
-        score = self._boards[0].metric.value(evaluated.evaluation.values)
+        metric, evaluation = self._boards[0].metric, evaluated.evaluation
+        score = metric.value(evaluation.values)
+        why = why_unranked(metric, evaluation.values, evaluation.details)
         self._store.ledger.record_score(
             evaluated.lease,
             evaluated.evaluation,
             score,
             started=now - evaluated.seconds,
             now=now,
+            reason=why,
         )
         self._changed = True
+        self.misfit = None
         lease = evaluated.lease
-        _log.info(
-            "scored" if rankable(score) else "scored, but the score cannot rank",
-            checkpoint=lease.name,
-            global_step=lease.global_step,
-            score=score,
-            seconds=round(evaluated.seconds, 2),
-        )
+        said = {
+            "checkpoint": lease.name,
+            "global_step": lease.global_step,
+            "score": score,
+            "seconds": round(evaluated.seconds, 2),
+        }
+        if why is None:
+            _log.info("scored", **said)
+        else:
+            reason = why.removeprefix(CANNOT_RANK)
+            _log.warning("scored, but the score cannot rank", **said, reason=reason)
         for warning in evaluated.evaluation.details.get("metric_warnings") or ():
             _log.warning(warning, checkpoint=lease.name)
         with contextlib.suppress(StoreError):  # the score is recorded, and looked at next time
@@ -320,6 +361,10 @@ class Evaluating:
                 self._latency_doubts[board.name] = doubt
                 self._warn_once(f"latency of {board.name}", doubt)
 
+    def _on(self, supervisor: Supervisor) -> dict[str, str]:
+        """Return which device is meant, where there are several."""
+        return {"device": supervisor.device} if len(list(self.crew)) > 1 else {}
+
     def _warn_once(self, subject: str, warning: str) -> None:
         if subject not in self._told:
             self._told.add(subject)
@@ -336,7 +381,9 @@ class Evaluating:
                 self._give_back(leases, now)
             _log.warning("the eval data changed, starting a new worker", reason=rejected.message)
         elif rejected.permanent:
-            self._fail(lease, reason, now)
+            by_set_up = rejected.code in SET_UP
+            self._fail(lease, reason, now, may_pass=by_set_up)
+            self.misfit = rejected if by_set_up else self.misfit
         else:
             self._retry_or_fail(lease, reason, now, counts=rejected.counts)
 
@@ -360,3 +407,10 @@ class Evaluating:
         self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)
         self._changed = True
         _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
+
+
+def _seconds_each(phases: Sequence[tuple[str, float]], until: float) -> str:
+    """Say how long each phase of a worker's start took: `importing TensorFlow 12 s, ...`."""
+    ends = [*(began for _, began in phases[1:]), until]
+    told = (f"{name} {end - at:.0f} s" for (name, at), end in zip(phases, ends, strict=True))
+    return ", ".join(told) if phases else ""

@@ -9,6 +9,13 @@ from watcher.data import Evaluation, Lease
 
 
 @dataclass(frozen=True, slots=True)
+class Starting:
+    """The worker has begun a phase of its start, `building the model` say."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker has built its model and can evaluate.
 
@@ -119,7 +126,8 @@ class GaveWay:
 
 
 Happening = (
-    Ready
+    Starting
+    | Ready
     | Progressed
     | Evaluated
     | Rejected

@@ -16,7 +16,7 @@ from typing import Any
 
 from watcher.data import Lease
 from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
-from watcher.evaluation.answers import UnusableAnswer, read_evaluation, read_ready
+from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_ready
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.happenings import (
@@ -27,6 +27,7 @@ from watcher.evaluation.happenings import (
     Progressed,
     Ready,
     Rejected,
+    Starting,
     Unusable,
     WorkerLost,
     WorkerRecycled,
@@ -83,6 +84,10 @@ class Supervisor:
         failures: Losses in a row, since one was ready or gave a result.
         last_loss: Why the last of them was lost.
         breaker: What broke off in a row on the device.
+        to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
+            is asked for until a worker has been ready.
+        phases: What a worker that starts has begun to do, and when; empty where it does not say.
+        phase_at: When the last of them began, in ISO 8601; set by whoever is told.
     """
 
     spawn: Callable[[], Worker]
@@ -90,6 +95,9 @@ class Supervisor:
     limits: Limits
     device: str = "cpu"
     lock: DeviceLock | None = None
+    to_check: Callable[[], str | None] = lambda: None
+    phases: list[tuple[str, float]] = field(default_factory=list)
+    phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
     worker: Worker | None = None
@@ -292,12 +300,16 @@ class Supervisor:
             self.problem = reason
 
     def _start(self, now: float) -> None:
+        request = {"protocol": PROTOCOL, **self.start_request, "phases": True}
+        # What was ready once fits some checkpoints: then each has its own answer.
+        request["check"] = None if self.was_ready else self.to_check()
         self.worker = self.spawn()
         self.starts += 1
+        self.phases, self.phase_at = [], None
         self.problem = self.waiting_for = None
         self._blocked_at, self._blocked_long = math.inf, False
         self._deadline = now + self.limits.start_seconds
-        self._send({"type": "start", "protocol": PROTOCOL, **self.start_request}, now)
+        self._send({"type": "start", **request}, now)
 
     def _send(self, message: dict[str, Any], now: float) -> None:
         assert self.worker is not None
@@ -313,10 +325,15 @@ class Supervisor:
             if kind == "hello":
                 self._versions = dict(message["versions"])
                 return None
+            if kind == "phase" and self.ready is None:
+                phase = one_line(str(message["name"]))
+                self.phases.append((phase, now))
+                return Starting(phase)
             if kind == "ready":
                 return self._take_ready(message, now)
             if kind == "error":
-                raise WorkerRefused(message["code"], message["message"], hint=message.get("hint"))
+                said = one_line(str(message["message"]), math.inf)
+                raise WorkerRefused(message["code"], said, hint=message.get("hint"))
             # An answer to a question not asked now is no answer.
             for running in self._running:
                 if message.get("id") == running.lease.token:
@@ -373,7 +390,8 @@ class Supervisor:
         return happening
 
     def _take_failure(self, message: dict[str, Any], running: Running) -> Rejected:
-        code, text, permanent = str(message["code"]), str(message["message"]), message["permanent"]
+        code, text = str(message["code"]), one_line(str(message["message"]))
+        permanent = message["permanent"]
         self._running.remove(running)
         counts = True
         if permanent:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from watcher.data import Evaluation, Lease
 from watcher.database_file import iso
-from watcher.decision.metric import Metric
+from watcher.decision.metric import Metric, Values
+from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.rows import Rows
 from watcher.store.database import RunDatabase
 from watcher.store.queue import Queue
+
+_CHANGED = "the evaluation changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of checkpoints when an evaluation began to count.
+
+    Attributes:
+        changed: Another one counted before.
+        waiting: Names of those put back into the queue.
+        standing: Names of those that were measured in it before, and count as scored again.
+    """
+
+    changed: bool = False
+    waiting: Sequence[str] = ()
+    standing: Sequence[str] = ()
 
 
 class Ledger(Rows):
@@ -57,25 +76,38 @@ class Ledger(Rows):
         ids = [row["id"] for row in self._db.all("SELECT id FROM evaluations")]
         values = self.values(ids, metric.keys)
         for evaluation_id in ids:
-            self._db.run(
-                "UPDATE evaluations SET score = ? WHERE id = ?",
-                [metric.value(values[evaluation_id]), evaluation_id],
-            )
+            score = metric.value(values[evaluation_id])
+            self._db.run("UPDATE evaluations SET score = ? WHERE id = ?", [score, evaluation_id])
+            self._say_why(evaluation_id, metric, values[evaluation_id])
 
-    def set_fingerprint(self, fingerprint: str, now: float) -> list[str]:
+    def _say_why(self, evaluation_id: int, metric: Metric, values: Values) -> None:
+        """Write on a checkpoint why its score cannot rank, or that it can; inside `write()`."""
+        row = self._db.one("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
+        details = msgspec.json.decode(row["details"]) if row else {}
+        self._db.run(
+            "UPDATE checkpoints SET reason = ?2 WHERE state = 'scored'"
+            " AND (reason IS NULL OR reason LIKE ?3 || '%')"
+            " AND id = (SELECT e.checkpoint_id FROM evaluations e"
+            " JOIN runs r ON r.fingerprint = e.fingerprint WHERE e.id = ?1)",
+            [evaluation_id, why_unranked(metric, values, details), CANNOT_RANK],
+        )
+
+    def set_fingerprint(self, fingerprint: str, now: float) -> Change:
         """Make `fingerprint` the evaluation that counts from now on.
 
         Scores of another evaluation cannot be compared. So when it changed, the checkpoints that
-        are promoted go back into the queue, to be measured anew before anything replaces them.
-
-        Returns:
-            Names of the checkpoints put back, none when the fingerprint is the same.
+        are promoted go back into the queue, to be measured anew before anything replaces them; and
+        those that failed in another one for a reason that may pass. What was measured in this one
+        before, and failed in another or waits only since that one came, is `scored` again.
         """
         before = self.fingerprint()
+        with self._db.write():
+            standing = self._stand_again(fingerprint, now)
         if before == fingerprint:
-            return []
+            return Change(standing=standing)
         stale = self._db.all(
-            "SELECT c.id, c.name FROM checkpoints c WHERE c.run_id = ? AND c.state = 'scored'"
+            "SELECT c.id, c.name FROM checkpoints c WHERE c.run_id = ?"
+            " AND (c.state = 'scored' OR (c.state = 'failed' AND c.may_pass))"
             " AND c.pin_path IS NOT NULL AND NOT EXISTS (SELECT 1 FROM evaluations e"
             " WHERE e.checkpoint_id = c.id AND e.fingerprint = ?)",
             [self._run_id, fingerprint],
@@ -87,8 +119,8 @@ class Ledger(Rows):
             for checkpoint in stale:
                 self._db.run(
                     "UPDATE checkpoints SET state = 'pending', attempts = 0,"
-                    " not_before_seconds = 0, reason = 'the evaluation changed' WHERE id = ?",
-                    [checkpoint["id"]],
+                    " not_before_seconds = 0, reason = ? WHERE id = ?",
+                    [_CHANGED, checkpoint["id"]],
                 )
             if before is not None:
                 self._db.event(
@@ -97,7 +129,23 @@ class Ledger(Rows):
                     f"the evaluation changed from {before[:8]} to {fingerprint[:8]}:"
                     f" a new leaderboard starts, {len(stale)} checkpoints are evaluated anew",
                 )
-        return [checkpoint["name"] for checkpoint in stale]
+        waiting = [checkpoint["name"] for checkpoint in stale]
+        return Change(changed=True, waiting=waiting, standing=standing)
+
+    def _stand_again(self, fingerprint: str, now: float) -> list[str]:
+        """Make `scored` again what has a score in this evaluation; inside `write()`."""
+        rows = self._db.all(
+            "SELECT c.id, c.name FROM checkpoints c JOIN evaluations e ON e.checkpoint_id = c.id"
+            " WHERE c.run_id = ? AND e.fingerprint = ?"
+            " AND (c.state = 'failed' OR (c.state = 'pending' AND c.reason = ?))",
+            [self._run_id, fingerprint, _CHANGED],
+        )
+        for row in rows:
+            self._db.run(
+                "UPDATE checkpoints SET state = 'scored', reason = NULL WHERE id = ?", [row["id"]]
+            )
+            self._db.event(now, "stands", "measured in this evaluation before", row["name"])
+        return [row["name"] for row in rows]
 
     def record_score(
         self,
@@ -107,8 +155,9 @@ class Ledger(Rows):
         *,
         started: float,
         now: float,
+        reason: str | None = None,
     ) -> None:
-        """Record an evaluation and its metrics, and end the lease.
+        """Record an evaluation and its metrics, and end the lease; `reason` says why no rank.
 
         Raises:
             LeaseLost: the lease expired or was given to another worker; nothing is recorded.
@@ -146,7 +195,7 @@ class Ledger(Rows):
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
                     [stored["id"], name, category, value],
                 )
-            self._queue.finish(lease, "scored", None)
+            self._queue.finish(lease, "scored", reason)
             shown = "no finite score" if score is None else f"score {score:.6g}"
             self._db.event(now, "scored", shown, lease.name)
 

@@ -496,13 +496,30 @@ class Queue:
             self._db.event(now, "skipped", reason, row["name"])
 
     def fail_unpinned(self, checkpoint_id: int, name: str, reason: str, now: float) -> None:
-        """Record as `failed` a pending checkpoint whose pin is gone, so that it cannot be read."""
+        """Record as `failed` a pending checkpoint whose pin is gone, so that it cannot be read.
+
+        One that was to be measured again is `scored` as before.
+        """
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints SET state = 'failed', reason = ?, pin_path = NULL WHERE id = ?",
+                "UPDATE checkpoints AS c SET reason = ?, pin_path = NULL,"
+                f" state = CASE WHEN {MEASURED} THEN 'scored' ELSE 'failed' END WHERE id = ?",
                 [reason, checkpoint_id],
             )
             self._db.event(now, "failed", reason, name)
+
+    def failed_unpinned(self, codes: Collection[str]) -> list[tuple[str, str]]:
+        """Return name and sha256 of those that failed for one of these reasons and have no pin."""
+        rows = self._db.all(
+            "SELECT name, sha256, reason FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            " AND pin_path IS NULL AND sha256 IS NOT NULL ORDER BY id",
+            [self._run_id],
+        )
+        return [
+            (row["name"], row["sha256"])
+            for row in rows
+            if (row["reason"] or "").partition(":")[0] in codes
+        ]
 
     def forget_pin(self, checkpoint_id: int) -> None:
         """Note that a checkpoint has no pin any more. The pin's files are deleted after this."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,10 @@ class Look:
         patience_left: `evaluations` and `steps` that may pass without improvement, where limited.
         stop: Why the run should stop, None when it should not.
         failures: `checkpoint, state, reason` of what failed or is corrupt, the latest first.
+        outdated: How many are promoted by a score of an earlier evaluation.
+        unranked: Of how many the score cannot rank, and why not, None for none.
+        starting: What the worker does that is not ready yet and for how long, None where that is
+            not known.
     """
 
     run: dict[str, Any]
@@ -54,6 +60,9 @@ class Look:
     patience_left: dict[str, int]
     stop: str | None
     failures: list[dict[str, Any]]
+    outdated: int = 0
+    unranked: str | None = None
+    starting: str | None = None
 
     @property
     def status(self) -> dict[str, Any]:
@@ -82,12 +91,22 @@ class Look:
 
     @property
     def queue_seconds(self) -> float | None:
-        """Seconds until all that waits is evaluated, None when that cannot be told."""
-        if self.pace_seconds is None:
+        """Seconds until all that waits is evaluated, None when that cannot be told.
+
+        Nor while nobody evaluates.
+        """
+        if self.pace_seconds is None or not self.running:
             return None
         workers = max(len(self.running_now), 1)
         left = [one.get("seconds_left", self.pace_seconds) for one in self.running_now]
         return float(sum(left) + self.waiting * self.pace_seconds) / workers
+
+    @property
+    def pending_metric(self) -> str | None:
+        """What the run will be ranked by once a worker is ready, None where it is by that now."""
+        pending = self.status.get("pending_metric") if self.running else None
+        ranked = f"{self.run['metric']} ({self.run['mode']})"
+        return None if pending == ranked else pending
 
     @property
     def failed(self) -> int:
@@ -98,9 +117,18 @@ class Look:
     def warnings(self) -> list[str]:
         """What does not work as it should, a sentence each, failed checkpoints last."""
         found = [*self.troubles, *self.status.get("doubts", ())]
-        found += [f"{row['checkpoint']} {_outcome(row)}" for row in self.failures]
+        if self.outdated:
+            found.append(
+                f"{self.outdated} promoted by an earlier evaluation, which stay until there are new"
+                " scores: theirs do not compare"
+            )
+        if self.unranked:
+            found.append(self.unranked)
+        found += _outcomes(self.failures)
         if self.failed > len(self.failures):
             found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
+        if self.states.get("failed"):
+            found.append("once that is mended, `requeue --failed` evaluates what failed anew")
         return found
 
     @property
@@ -163,6 +191,7 @@ class Looker:
         self._reader = reader
         self._curve: tuple[tuple[int, float], ...] = ()
         self._curve_of: object = None
+        self._unranked: str | None = None
 
     def look(self, *, recent: int = 12, queue: int | None = 5) -> Look:
         """Look once.
@@ -179,6 +208,7 @@ class Looker:
         running = is_there(run["status"].get("pid"))
         states = reader.states()
         live = "pid" in run["status"]
+        curve = self._follow_curve(run)
         return Look(
             run=run,
             running=running,
@@ -190,13 +220,16 @@ class Looker:
             waiting=reader.waiting(),
             running_now=_running_now(run["status"], reader),
             generation=reader.rows().generation(),
-            curve=self._follow_curve(run),
+            curve=curve,
             pace_seconds=_pace(reader),
             patience_left=(run["status"].get("patience_left") or {})
             if live
             else _patience_now(reader, run),
             stop=run["status"].get("stop") if live else reader.rows().last_stop(),
             failures=reader.failed(_FAILURES),
+            outdated=reader.outdated(),
+            unranked=self._unranked,
+            starting=_starting(run["status"]) if running else None,
         )
 
     def _follow_curve(self, run: dict[str, Any]) -> tuple[tuple[int, float], ...]:
@@ -204,7 +237,17 @@ class Looker:
         basis = (run["metric"], run["fingerprint"], self._reader.last_event())
         if basis != self._curve_of:
             self._curve, self._curve_of = tuple(self._reader.curve()), basis
+            self._unranked = unranked_text(*self._reader.unranked())
         return self._curve
+
+
+def unranked_text(count: int, latest: dict[str, Any] | None) -> str | None:
+    """Say of how many the score cannot rank and why, from what `Reader.unranked` returns."""
+    if latest is None:
+        return None
+    said = latest["reason"] or "its score cannot rank"
+    others = f"; so it is with {count - 1} more" if count > 1 else ""
+    return f"{latest['checkpoint']}: {said}{others}"
 
 
 def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
@@ -244,6 +287,14 @@ def is_there(pid: object) -> bool:
     return True
 
 
+def _starting(status: dict[str, Any]) -> str | None:
+    phase, at = status.get("phase"), status.get("phase_at")
+    if not phase or not at:
+        return None
+    seconds = max(0, int(time.time() - datetime.fromisoformat(at).timestamp()))
+    return f"starting: {phase}, {seconds} s"
+
+
 def _running_now(status: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
     workers = status.get("workers") or [status]
     return [_told(one, reader) for one in workers if one.get("worker") in ("evaluating", "probing")]
@@ -268,6 +319,14 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
 def _pace(reader: Reader) -> float | None:
     took = reader.last_seconds(_PACE_OF)
     return statistics.median(took) if took else None
+
+
+def _outcomes(failures: list[dict[str, Any]]) -> list[str]:
+    """Say what failed, those of one reason together."""
+    names: dict[str, list[str]] = {}
+    for row in failures:
+        names.setdefault(_outcome(row), []).append(row["checkpoint"])
+    return [f"{', '.join(those)} {said}" for said, those in names.items()]
 
 
 def _outcome(row: dict[str, Any]) -> str:

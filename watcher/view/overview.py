@@ -128,8 +128,10 @@ def _head(look: Look) -> RenderableType:
     run = look.run
     title = Text.assemble(
         *(("checkpoint-watcher ", "bold"), run["name"]),
-        *(("  ranked by ", "dim"), f"{run['metric']} ({run['mode']})"),
+        *(("  ranked by ", "dim"), f"{run['metric']} ({run['mode']})") if run["metric"] else (),
     )
+    if look.pending_metric:
+        title.append(f"; {look.pending_metric} counts once the worker is ready", "yellow")
     facts = Table.grid(padding=(0, 1))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -149,6 +151,8 @@ def _head(look: Look) -> RenderableType:
 def _now(look: Look) -> RenderableType:
     if not look.running:
         return Text("no watcher is running")
+    if look.starting and not look.running_now:
+        return Text(look.starting)
     if not look.running_now:
         device = look.status.get("device")
         return Text(_worker(look.status) + (f" on {device}" if device else ""))

@@ -49,23 +49,38 @@ def history_table(
     # The column that gives way first, so it has to wrap for rich; its text may not.
     table.add_column("note", overflow="fold")
     for row in history:
-        note = Text(row["reason"] or row.get("note") or "")
+        note = Text(_note(row))
         if not whole:
             note.no_wrap, note.overflow = True, "ellipsis"
-        place = places.get(row["sha256"])
+        # What failed has neither: what an earlier evaluation gave it counts no more.
+        counts = row["state"] != "failed"
+        place = places.get(row["sha256"]) if counts else None
         table.add_row(
             row["checkpoint"],
             *(str(row[name]) for name in life),
             figure(row["global_step"], "d"),
             Text(row["state"], STATE_STYLE.get(row["state"], "")),
-            figure(row["score"], ".4f"),
+            _score(row) if counts else "",
             # Of what `rebuild` made anew from best.json nothing is known that took time.
-            figure(row["eval_seconds"] or None, ".1f"),
+            figure((counts and row["eval_seconds"]) or None, ".1f"),
             str(place or ""),
             note,
             style="bold" if place == 1 else "",
         )
     return _under(title, Fitting(table, optional=("rank", "seconds", "step", *life)))
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Return the score; one that cannot rank has a mark, and the note says why."""
+    score, said = row["score"], figure(row["score"], ".4f")
+    unranked = row.get("evaluated_at") is not None and (score is None or score == -1)
+    return f"! {said}".rstrip() if unranked else said
+
+
+def _note(row: dict[str, Any]) -> str:
+    earlier = row["state"] == "scored" and row.get("evaluated_at", "") is None
+    said = "scored by an earlier evaluation, which does not compare" if earlier else ""
+    return row["reason"] or row.get("note") or said
 
 
 def leaderboard_table(

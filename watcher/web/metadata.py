@@ -34,7 +34,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
         "columns": {
             **{name: _CHECKPOINT[name] for name in ("run", "checkpoint", "global_step", "score")},
             "state": "pending, leased, scored, untrained, corrupt, skipped, failed or missed",
-            "reason": "Why it has no score",
+            "reason": "Why it has no score, or one that cannot rank",
             "sha256": _CHECKPOINT["sha256"],
             "discovered_at": "When it was seen first, UTC",
             "evaluated_at": _CHECKPOINT["evaluated_at"],

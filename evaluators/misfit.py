@@ -1,0 +1,83 @@
+"""What tells a checkpoint from the model of pipeline.config, in one line. Pure."""
+
+UNMATCHED = "unmatched_variables"
+HINT = (
+    "give the pipeline.config that the trainer runs with; a run of another model needs a MODEL_DIR"
+    " of its own"
+)
+
+
+def differences(expected, found):
+    """Returns {key: sentence} of what differs, the shapes first, then the names, each sorted.
+
+    Args:
+        expected: {key: (shape, type's name)} of the model.
+        found: the same of the checkpoint.
+    """
+    shapes = {
+        key: "{} is {} in the checkpoint and {} by pipeline.config".format(
+            _named(key), _shown(found[key]), _shown(expected[key])
+        )
+        for key in sorted(expected)
+        if key in found and found[key] != expected[key]
+    }
+    missing = {key: _named(key) + " is missing" for key in sorted(expected) if key not in found}
+    strange = {
+        key: _named(key) + " is not of this model" for key in sorted(found) if key not in expected
+    }
+    return {**shapes, **missing, **strange}
+
+
+def explain(differing, expected, found, classes=None):
+    """Returns what a checkpoint is that differs, as the end of a sentence.
+
+    Args:
+        differing: what `differences` gives, not empty.
+        expected, found: as for `differences`.
+        classes: how many pipeline.config says, None where the architecture has no such number.
+    """
+    pairs = [(key, expected.get(key), found.get(key)) for key in differing]
+    theirs = classes and classes_of(pairs, classes)
+    if theirs:
+        said = "has {} class{}, pipeline.config says {}"
+        return said.format(theirs, "" if theirs == 1 else "es", classes)
+    first, more = next(iter(differing.values())), len(differing) - 1
+    said = "does not match the model of pipeline.config in {} variable{} ({}{})"
+    rest = "; and {} more".format(more) if more else ""
+    return said.format(len(differing), "s" if more else "", first, rest)
+
+
+def classes_of(pairs, classes):
+    """Returns how many classes explain every difference, None where no one number does.
+
+    A predictor's last dimension is a multiple of the classes, or of one more for the background.
+
+    Args:
+        pairs: (key, (shape, type) of the model, the same of the checkpoint).
+        classes: how many the model has.
+    """
+    common = None
+    for _, ours, theirs in pairs:
+        if not ours or not theirs or ours[1] != theirs[1]:
+            return None
+        ours, theirs = list(ours[0]), list(theirs[0])
+        if len(ours) != len(theirs) or not ours or ours[:-1] != theirs[:-1]:
+            return None
+        possible = {
+            theirs[-1] * (classes + others) // ours[-1] - others
+            for others in (0, 1)
+            if ours[-1] % (classes + others) == 0
+            and theirs[-1] % (ours[-1] // (classes + others)) == 0
+        }
+        common = possible if common is None else common & possible
+    likely = sorted(number for number in common or () if number > 0)
+    return likely[0] if len(likely) == 1 else None
+
+
+def _named(key):
+    return key.replace("/.ATTRIBUTES/VARIABLE_VALUE", "")
+
+
+def _shown(shape_and_type):
+    shape, kind = shape_and_type
+    return "{}[{}]".format(kind, ", ".join(map(str, shape)))
