@@ -82,7 +82,7 @@ def test_the_best_may_be_later_than_the_last_improvement():
         ),
         (
             (0.5, 0.7, 0.5),
-            {"smoothing": parse_smoothing("ema:0.9"), "min_delta": 0.1},
+            {"smoothing": parse_smoothing("ema:0.9"), "min_delta": 0.2},
             "better by 0.2, but not once smoothed",
         ),
     ],

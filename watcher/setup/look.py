@@ -123,7 +123,7 @@ def _find_working_directory(outlook: Outlook, model_dir: Path, running: Sequence
     for folder in (Path.cwd(), around, *around.parents[:2], model_dir, *model_dir.parents[:2]):
         if (folder / relative).is_file():
             why = f"pipeline.config's {relative} is found from there"
-            outlook.found["working_directory"] = Found(str(folder), why)
+            outlook.found["working_directory"] = Found(str(folder.resolve()), why)
             return
     outlook.gaps["working_directory"] = (
         f"the folder that the trainer is started in: pipeline.config names {relative}, which is"
