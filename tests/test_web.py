@@ -93,6 +93,11 @@ def start() -> Iterator[object]:
 
 # -- what it answers
 
+VIEWS = (
+    *("best", "leaderboard", "boards", "history", "run_state"),
+    *("metric_values", "overall_values", "category_values"),
+)
+
 
 def dashboards(page: WebPage) -> dict[str, dict[str, dict]]:
     """The dashboards as the pages hold them: name to name of a chart to the chart."""
@@ -112,7 +117,7 @@ NAMES = {"cats": "cats", "dogs": "dogs-with-a-rather-long-name-of-the-run", "evi
 def test_what_a_view_answers_is_what_sqlite_answers(page: WebPage, runs: Path):
     for folder, name in NAMES.items():
         database = runs / folder / "model_dir" / "watcher" / "watcher.db"
-        for view in ("best", "leaderboard", "boards", "history", "metric_values"):
+        for view in VIEWS:
             told = page.rows(f"/{name}/{view}", _size="max")
             assert told == query(database, f"SELECT * FROM {view}")[: len(told)] and told, view
 
