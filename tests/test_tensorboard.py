@@ -421,6 +421,10 @@ def test_each_evaluation_is_a_point_with_its_pictures_also_from_before_it_was_sw
     before = [(path, path.stat().st_mtime_ns) for path in event_files(folder)]
     evaluate(watcher)
     assert [(path, path.stat().st_mtime_ns) for path in event_files(folder)] == before
+    save(watcher, 300)
+    evaluate(watcher, "--tensorboard-categories", STUB_CATEGORY_METRIC=MAP)
+    assert steps(folder, "DetectionBoxes_PerformanceByCategory/mAP/rectangle") == [300]
+    assert steps(folder) == [100, 200, 300]
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_costs_no_evaluation(watcher: Watcher):
