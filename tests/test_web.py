@@ -437,6 +437,15 @@ def test_what_cannot_be_served_is_one_error_and_a_hint(tmp_path: Path):
         assert "pip install 'datasette" in cli("web", *asked["the web page needs Datasette"]).stderr
 
 
+def test_a_database_of_an_earlier_version_is_told_and_not_shown_in_part(tmp_path: Path):
+    path = record(tmp_path / "model_dir", run="old", evaluations=3)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP VIEW run_state")
+    ended = cli("web", tmp_path / "model_dir", "--datasette", DATASETTE)
+    assert ended.returncode == 1
+    assert "run_state" in ended.stderr and "`checkpoint-watcher run` brings" in ended.stderr
+
+
 def test_a_locked_database_is_told_within_seconds(tmp_path: Path):
     database = record(tmp_path / "model_dir", run="cats", evaluations=1)
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as db:
