@@ -87,6 +87,10 @@ TOLD = [
     ),
     ({"plateau_window": 9, "patience": 3}, "plateau_window (9) has no effect without plateau_std"),
     ({"tensorboard": False, "visualizations": 3}, "visualizations (3) has no effect without"),
+    (
+        {"tensorboard": False, "tensorboard_categories": True},
+        "tensorboard_categories (True) has no effect without tensorboard",
+    ),
     ({"tensorboard": False, "eval_dir": "e"}, "eval_dir (e) has no effect without tensorboard"),
     ({"health_seconds": 5}, "health_seconds (5.0) has no effect without listen"),
     ({"notify_seconds": 5}, "without notify or notify_command"),

@@ -50,7 +50,8 @@ def test_the_views_have_the_columns_that_the_readme_promises(watcher: Watcher):
     promised = {name: columns.split(", ") for name, columns in table.items()}
     promised["leaderboard"] = ["rank", *promised["best"]]
     promised["boards"] += promised["best"]
-    assert promised.keys() == {"best", "leaderboard", "boards", "history", "metric_values"}
+    views = watcher.query("SELECT name FROM sqlite_master WHERE type = 'view'")
+    assert promised.keys() == {row["name"] for row in views}
     for view, columns in promised.items():
         present = [row["name"] for row in watcher.query(f"PRAGMA table_info({view})")]
         assert set(columns) <= set(present), view
@@ -65,5 +66,7 @@ def test_the_sentinel_in_the_readme_has_the_keys_of_a_real_one(watcher: Watcher)
     watcher.run("--patience", 1, STUB_SCORES='{"ckpt-1": 0.5, "ckpt-2": 0.4}')
     shown = json.loads(re.search(r"```json\n(.*?)```", README, re.DOTALL)[1])
     real = watcher.stop_notice()
+    state = watcher.query("SELECT state, stop_reason, message, patience_left FROM run_state")[0]
+    assert tuple(state.values()) == ("stopped", real["reason"], real["message"], 0)
     assert shown.keys() == real.keys()
     assert shown["best"].keys() == real["best"].keys()

@@ -125,6 +125,9 @@ def test_tensorboard_shows_what_the_od_apis_own_evaluation_would_have_written(jo
         expected, found = (one[reader]["scalars"]["eval"] for one in (theirs, ours))
         assert found.keys() - expected.keys() == {"checkpoint_watcher/latency_ms"}
         for tag, points in expected.items():
+            if all(value == -1 for _, value in points):
+                assert tag not in found, "nothing was measured"
+                continue
             assert [step for step, _ in found[tag]] == evaluated
             assert points == [point for point in found[tag] if point[0] == 200], tag
         expected, found = (one[reader]["images"]["eval"] for one in (theirs, ours))

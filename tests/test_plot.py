@@ -27,6 +27,7 @@ from watcher.cli.plot import _read
 from watcher.database_file import iso
 from watcher.errors import WatcherError
 from watcher.plot import figure
+from watcher.plot.close_up import with_close_ups
 from watcher.plot.gather import read_run
 from watcher.plot.placing import Box, place_labels
 from watcher.plot.series import (
@@ -279,6 +280,61 @@ def test_the_points_of_the_svg_lie_where_the_scores_are(gaps: Path):
     assert d.count("M") == 4
 
 
+RISEN = (0.02, 0.15, 0.25, 0.3663, 0.3709, 0.3657, 0.3706)
+
+
+def test_last_points_that_lie_on_one_line_are_drawn_again_on_an_axis_that_shows_them(
+    tmp_path: Path,
+):
+    picture = with_close_ups(picture_of(make_run(tmp_path, scores(*RISEN), stop="enough")))
+    whole, close = picture.panels
+    assert whole.steps == (100, 700) and not whole.closer
+    assert close.title == "Close-up: mAP from step 400 on" and close.steps == (400, 700)
+    assert [value for _, value in close.curves[0].drawable] == list(RISEN[3:])
+    assert [mark.rank for mark in close.curves[0].marks if mark.rank] == [3, 2, 1]
+    with figure.prepared(picture):
+        above, below = figure.draw(picture).axes
+        assert above.get_xlim() != below.get_xlim()
+        for axes, values in ((above, RISEN), (below, RISEN[3:])):
+            low, high = axes.get_ylim()
+            assert low < min(values) and max(values) < high
+            assert high - low < 1.3 * (max(values) - min(values))
+    root = svg_of(picture)
+    heights = [y for _, y in vertices(part(root, "panel-1-curve-0"))]
+    assert max(heights) - min(heights) > 100, "in points, of 230 that the panel is high"
+    assert texts(root).count("global step") == 2
+    drawn = shown(picture, 80)
+    assert "Close-up" in drawn and drawn.count("★") == 3, "twice as a point, once in the legend"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.02, 0.15, 0.3, 0.4),
+        (0.02, 0.3, 0.3, 0.3, 0.3),
+        (0.5, 0.02, 0.4, 0.41, 0.4, 0.41),
+        (0.3, None),
+    ],
+    ids=["still_rising", "all_the_same", "the_best_is_before", "one"],
+)
+def test_there_is_no_close_up_where_it_would_show_nothing_more(
+    tmp_path: Path, values: tuple[float | None, ...]
+):
+    picture = picture_of(make_run(tmp_path, scores(*values)))
+    assert with_close_ups(picture) == picture
+
+
+def test_a_close_up_of_several_runs_shows_the_end_of_each(tmp_path: Path):
+    folders = [
+        make_run(tmp_path / name, scores(*(value + more for value in RISEN)), name=name)
+        for name, more in (("a", 0.0), ("b", 0.01))
+    ]
+    picture = with_close_ups(picture_of(*folders, losses=True))
+    assert [panel.closer for panel in picture.panels] == [False, False, True]
+    assert [curve.label for curve in picture.panels[-1].curves] == ["a", "b"]
+    assert picture.panels[-1].steps == (400, 700)
+
+
 def test_several_svgs_stand_in_one_page_and_reach_for_nothing_outside(long: Path, gaps: Path):
     first, second = (figure.to_svg(picture_of(folder)) for folder in (long, gaps))
     third = figure.to_svg(picture_of(gaps), prefix="again-")
@@ -345,7 +401,7 @@ def test_no_text_lies_on_another_or_is_cut_off(
     which: str, width: float, long: Path, three: Path, gaps: Path, few: Path
 ):
     folder = {"long": long, "three": three, "gaps": gaps, "two": few / "2" / "model_dir"}[which]
-    drawn = picture_of(folder, categories=True, losses=True)
+    drawn = with_close_ups(picture_of(folder, categories=True, losses=True))
     made, found = rendered_texts(drawn, width)
     assert len(found) > 10
     for text, box in found:
@@ -370,7 +426,7 @@ def test_the_png_has_its_size_and_shows_every_colour_that_it_should(long: Path, 
     content = file.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     wide, high = struct.unpack(">II", content[16:24])
-    assert wide == 1440 and 700 < high < 1500
+    assert wide == 1440 and 700 < high < 1600
     with Image.open(file) as image:
         pixels = image.convert("RGB").getcolors(1 << 20)
     seen = {f"#{red:02X}{green:02X}{blue:02X}": count for count, (red, green, blue) in pixels}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_runs import Made, make_run, scores
 
 from watcher.data import Evaluation, FoundCheckpoint, Leader, Pin
 from watcher.decision.metric import parse_metric
@@ -208,6 +211,80 @@ def test_the_views_have_the_columns_of_the_public_interface(store: Store, path: 
         ("run", "ckpt-1", 100, MAP, None, 0.25),
         ("run", "ckpt-1", 100, "Loss/total_loss", None, 2.0),
     ]
+
+
+def test_a_category_has_the_name_that_metric_takes_and_no_overall_value_mixes_in(
+    tmp_path: Path,
+):
+    named = ["rectangle", "traffic light", "a]b", "a[b]c", "'quoted'", "it's", " led by a space"]
+    values = {(name, of): 0.9 for of in named for name in (MAP, "DetectionBoxes_Recall/AR@100")}
+    values["Other/figure", "rectangle"] = 0.7
+    make_run(tmp_path, [Made(100, {MAP: 0.25}, values), Made(200, {MAP: 0.5}, {})])
+    path = tmp_path / "watcher" / "watcher.db"
+    found = rows(path, "SELECT metric, category, value, global_step FROM category_values")
+    assert len(found) == len(values)
+    for metric, category, value, step in found:
+        assert (value, step) == (values.get((MAP, category), 0) if value == 0.9 else 0.7, 100)
+        if value == 0.9:
+            assert parse_metric(metric).keys[0][1] == category, metric
+            assert parse_metric(metric).value(values) == 0.9
+    names = {metric for metric, *_ in found}
+    assert {"AP[rectangle]", "AR100[traffic light]", "AP['a]b']", "Other/figure[rectangle]"} < names
+    largest = (
+        "SELECT metric, max(value), checkpoint, generation FROM overall_values GROUP BY metric"
+    )
+    assert rows(path, largest) == [(MAP, 0.5, "ckpt-2", 1)]
+
+
+def test_the_history_tells_the_rank_on_the_main_board_at_its_end(tmp_path: Path):
+    make_run(tmp_path, scores(0.1, 0.5, None, 0.4, 0.3), top_k=2)
+    path = tmp_path / "watcher" / "watcher.db"
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(
+            "INSERT INTO promotions (run_id, board, checkpoint_id, rank, metric, path, promoted_at)"
+            " VALUES (1, 'kept', 5, 1, 'x', 'x', 'x')"
+        )
+    found = rows(path, "SELECT checkpoint, rank FROM history")
+    assert found == [(f"ckpt-{n}", {2: 1, 4: 2}.get(n)) for n in range(1, 6)]
+    last = [name for _, name, *_ in rows(path, "PRAGMA table_info(history)")][-2:]
+    assert last == ["generation", "rank"]
+
+
+def test_the_state_of_a_run_is_a_row_while_it_goes_on_and_after_its_end(tmp_path: Path):
+    make_run(tmp_path, scores(0.3, 0.5, 0.4))
+    path = tmp_path / "watcher" / "watcher.db"
+    asked = (
+        "SELECT state, stop_reason, message, mode, patience, patience_left, min_delta, best,"
+        " best_step, best_score, scored, waiting FROM run_state"
+    )
+
+    def state(**set_to: object) -> tuple[object, ...]:
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            for name, value in set_to.items():
+                db.execute(f"UPDATE runs SET {name} = ?", [json.dumps(value)])
+        return rows(path, asked)[0]
+
+    rest = ("ckpt-2", 200, 0.5, 3, 0)
+    settings = {"patience": 2, "min_delta": "0.01"}
+    left = {"patience_left": {"evaluations": 1}}
+    assert state() == ("ended", None, None, "max", None, None, None, *rest)
+    assert state(settings=settings, status={"pid": 1, "problem": "no room", **left})[:6] == (
+        *("running", None, "no room", "max", 2, 1),
+    )
+    assert state(status={}, stopping={"reason": None, **left})[:6] == (
+        *("ended", None, None, "max", 2, 1),
+    )
+    assert state(status={"ended": "a disk was full"})[:3] == ("failed", None, "a disk was full")
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        event = "INSERT INTO events (run_id, at, kind, message) VALUES (1, '2030', ?, ?)"
+        db.execute(event, ["stop", "no improvement"])
+    assert state(
+        status={}, stopping={"reason": "patience", "patience_left": {"evaluations": 0}}
+    ) == (*("stopped", "patience", "no improvement", "max", 2, 0, "0.01", *rest),)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(event, ["stop_withdrawn", "go on"])
+    assert state()[:3] == ("ended", None, None)
+    assert rows(path, "SELECT updated_at FROM run_state") == [("2030",)]
 
 
 def test_the_best_view_is_empty_while_nothing_is_promoted(store: Store, path: Path):

@@ -188,13 +188,20 @@ class Recorded(Rounds):
 
     details: ClassVar[dict[str, Any]] = {"eval_name": "val"}
     fingerprint = "f" * 64
+    more: ClassVar[dict[str, float | None]] = {}
+    by_category: tuple[tuple[str, str, float | None], ...] = ()
+    categories = False
 
     def score_all(self, store: Store) -> None:
         store.ledger.set_fingerprint(self.fingerprint, now())
         while lease := store.queue.lease_next(now(), 60):
             metrics = {MAP: lease.global_step / 1000, "PascalBoxes/empty": None, "latency_ms": 3.0}
             measured = Evaluation(
-                fingerprint=self.fingerprint, images=8, metrics=metrics, details=self.details
+                fingerprint=self.fingerprint,
+                images=8,
+                metrics=metrics | self.more,
+                category_metrics=self.by_category,
+                details=self.details,
             )
             store.ledger.record_score(lease, measured, 0.5, started=now(), now=now())
 
@@ -211,7 +218,8 @@ class Recorded(Rounds):
             self.score_all(store)
 
     def update(self) -> int:
-        return update(self.state_dir, self.settings.eval_path)
+        categories = self.categories
+        return update(self.state_dir, self.settings.eval_path, categories=categories)
 
 
 @pytest.fixture
@@ -228,6 +236,45 @@ def test_what_the_od_api_does_not_have_is_under_a_name_of_ours_and_null_is_nan(r
     assert found.keys() == {MAP, "PascalBoxes/empty", "checkpoint_watcher/latency_ms"}
     assert math.isnan(found["PascalBoxes/empty"])
     assert found["checkpoint_watcher/latency_ms"] == 3
+
+
+def test_what_had_nothing_to_measure_is_no_point_and_never_a_flat_chart(recorded: Recorded):
+    small = "DetectionBoxes_Precision/mAP (small)"
+    recorded.details = {"eval_name": "val", "own_metrics": ["latency_ms", "balance"]}
+    recorded.more = {small: -1.0, "Loss/total_loss": -1.0, "balance": -1.0}
+    recorded.evaluate(100)
+    recorded.update()
+    folder = recorded.settings.eval_path / "val"
+    assert steps(folder, small) == []
+    assert steps(folder, "checkpoint_watcher/balance") == [100], "of a plugin it is a number"
+    assert steps(folder, "Loss/total_loss") == [100]
+    recorded.more = {small: 0.0}
+    recorded.evaluate(200)
+    recorded.update()
+    assert [point for point in read(folder) if point[1] == small] == [(200, small, 0.0)]
+    assert steps(folder) == [100, 200]
+
+
+def test_categories_are_written_when_asked_for_under_the_od_apis_name(recorded: Recorded):
+    by = "DetectionBoxes_PerformanceByCategory/mAP"
+    recorded.by_category = (
+        (MAP, "traffic light", 0.25),
+        (MAP, "cat", -1.0),
+        ("DetectionBoxes_Recall/AR@100", "cat", 0.5),
+    )
+    recorded.evaluate(100)
+    recorded.update()
+    folder = recorded.settings.eval_path / "val"
+    assert not [tag for _, tag, _ in read(folder) if "Category" in tag]
+    recorded.categories = True
+    recorded.evaluate(200)
+    recorded.update()
+    found = [point for point in read(folder) if "Category" in point[1]]
+    assert found == [(200, f"{by}/traffic light", 0.25)]
+    (first, _) = event_files(folder)
+    first.unlink()
+    recorded.update()
+    assert sorted(steps(folder, f"{by}/traffic light")) == [100, 200], "deleted, it is written anew"
 
 
 @pytest.mark.parametrize(
@@ -374,6 +421,10 @@ def test_each_evaluation_is_a_point_with_its_pictures_also_from_before_it_was_sw
     before = [(path, path.stat().st_mtime_ns) for path in event_files(folder)]
     evaluate(watcher)
     assert [(path, path.stat().st_mtime_ns) for path in event_files(folder)] == before
+    save(watcher, 300)
+    evaluate(watcher, "--tensorboard-categories", STUB_CATEGORY_METRIC=MAP)
+    assert steps(folder, "DetectionBoxes_PerformanceByCategory/mAP/rectangle") == [300]
+    assert steps(folder) == [100, 200, 300]
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_costs_no_evaluation(watcher: Watcher):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from urllib.request import urlopen
 import pytest
 from browser import CHROMIUM, MISSING, Browser
 from fake_trainer import Manager, model_tensors
+from made_runs import make_run, scores
 from recorded_runs import CATEGORIES, record
 from watching import ROOT, Watcher, alive, cli, wait_until
 from web_page import DATASETTE, WebPage
@@ -93,6 +95,11 @@ def start() -> Iterator[object]:
 
 # -- what it answers
 
+VIEWS = (
+    *("best", "leaderboard", "boards", "history", "run_state"),
+    *("metric_values", "overall_values", "category_values"),
+)
+
 
 def dashboards(page: WebPage) -> dict[str, dict[str, dict]]:
     """The dashboards as the pages hold them: name to name of a chart to the chart."""
@@ -112,7 +119,7 @@ NAMES = {"cats": "cats", "dogs": "dogs-with-a-rather-long-name-of-the-run", "evi
 def test_what_a_view_answers_is_what_sqlite_answers(page: WebPage, runs: Path):
     for folder, name in NAMES.items():
         database = runs / folder / "model_dir" / "watcher" / "watcher.db"
-        for view in ("best", "leaderboard", "boards", "history", "metric_values"):
+        for view in VIEWS:
             told = page.rows(f"/{name}/{view}", _size="max")
             assert told == query(database, f"SELECT * FROM {view}")[: len(told)] and told, view
 
@@ -135,6 +142,9 @@ def test_each_canned_query_answers_with_rows_of_the_views(page: WebPage, runs: P
     assert [row["checkpoint"] for row in marked] == [best["checkpoint"]]
     assert [row["rank"] for row in told["promoted"]] == [1, 2, 3]
     assert told["promoted"][0]["score"] == best["score"]
+    assert told["promoted"][0]["behind"] is None
+    for row in told["promoted"][1:]:
+        assert row["behind"] == best["score"] - row["score"] > 0
     of_best = query(
         database,
         "SELECT category, value FROM metric_values WHERE checkpoint = ? AND category IS NOT NULL",
@@ -150,6 +160,65 @@ def test_each_canned_query_answers_with_rows_of_the_views(page: WebPage, runs: P
     assert len(told["metrics_of"]) == 4 + len(CATEGORIES) == len(told["compare"])
     assert len(told["metric_by_step"]) == 200 and len(told["slowest"]) == 20
     assert told["waiting"] == []
+
+
+def test_the_page_closes_up_on_the_same_points_as_the_plot(tmp_path: Path):
+    from watcher.plot.close_up import close_up
+    from watcher.plot.gather import read_run
+    from watcher.plot.series import make_picture
+    from watcher.reading import open_reader
+    from watcher.web.queries import SHOWN
+
+    risen = (0.02, 0.15, 0.25, None, 0.3663, 0.3709, 0.3657, 0.3706)
+    runs = {
+        "risen": risen,
+        "noisy": (0.0, *(0.4 + 0.03 * math.sin(at * 2.1) for at in range(30))),
+        "rising": (0.02, 0.15, 0.3, 0.4),
+        "same": (0.02, 0.3, 0.3, 0.3),
+        "before": (0.5, 0.02, 0.4, 0.41, 0.4),
+        "none": (None,),
+    }
+    shown = {}
+    for name, values in runs.items():
+        folder = make_run(tmp_path / name, scores(*values))
+        with open_reader(folder / "watcher") as reader:
+            picture = make_picture([read_run(reader)])
+        panel = close_up(picture.panels[0]) if picture.panels else None
+        rows = query(folder / "watcher" / "watcher.db", SHOWN["score_close_up"].sql)
+        drawn = [(row["global_step"], row["score"]) for row in rows]
+        assert drawn == (list(panel.curves[0].drawable) if panel else []), name
+        shown[name] = len(drawn)
+    assert shown == {"risen": 4, "noisy": 30, "rising": 0, "same": 0, "before": 0, "none": 0}
+
+
+@pytest.mark.parametrize(
+    ("stop", "value", "note"),
+    [
+        ("no improvement greater than 0 in 3 evaluations", "none", "training is to stop: no impr"),
+        ("score 0.5 for a target of 0.4", 2, "training is to stop: score 0.5 for a target"),
+        (None, 2, "evaluations without improvement"),
+    ],
+)
+def test_patience_that_is_used_up_is_none_and_the_note_says_why_training_is_to_stop(
+    tmp_path: Path, stop: str | None, value: object, note: str
+):
+    from watcher.web.queries import CARDS
+
+    folder = make_run(tmp_path / "model_dir", scores(0.5, 0.4), stop=stop)
+    path = folder / "watcher" / "watcher.db"
+    stopping = {"reason": None, "patience_left": {"evaluations": 2}}
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(
+            "UPDATE runs SET stopping = ?, settings = ?",
+            [json.dumps(stopping), json.dumps({"patience": 3})],
+        )
+    (card,) = query(path, CARDS["card_patience"].sql)
+    assert card["value"] == value and card["note"].startswith(note)
+    file = tmp_path / "report.html"
+    assert cli("web", folder, "--export", file).returncode == 0
+    text = file.read_text().split("Patience left")[1]
+    assert ('"value">none<' in text) == (value == "none")
+    assert not stop or note in text
 
 
 def test_each_chart_has_the_rows_of_its_query_and_none_is_cut_off(page: WebPage, runs: Path):
@@ -366,6 +435,15 @@ def test_what_cannot_be_served_is_one_error_and_a_hint(tmp_path: Path):
             assert error.startswith(f"error: {said}") and hint.startswith("hint: "), ended.stderr
             assert "Traceback" not in ended.stderr
         assert "pip install 'datasette" in cli("web", *asked["the web page needs Datasette"]).stderr
+
+
+def test_a_database_of_an_earlier_version_is_told_and_not_shown_in_part(tmp_path: Path):
+    path = record(tmp_path / "model_dir", run="old", evaluations=3)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP VIEW run_state")
+    ended = cli("web", tmp_path / "model_dir", "--datasette", DATASETTE)
+    assert ended.returncode == 1
+    assert "run_state" in ended.stderr and "`checkpoint-watcher run` brings" in ended.stderr
 
 
 def test_a_locked_database_is_told_within_seconds(tmp_path: Path):

@@ -84,7 +84,10 @@ class Daemon:
         self._evaluating = Evaluating(settings, store, supervisors, self._snapshot)
         self._crew = self._evaluating.crew
         self._event_files = EventFiles(
-            settings.state_path, settings.eval_path, enabled=settings.tensorboard
+            settings.state_path,
+            settings.eval_path,
+            enabled=settings.tensorboard,
+            categories=settings.tensorboard_categories,
         )
         self._on_step = on_step
         self._clock, self._steady = clock, steady

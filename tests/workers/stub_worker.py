@@ -26,7 +26,8 @@ STUB_PHASES (JSON, what it does before it is ready, each with its seconds),
 STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
 STUB_NOTES (the same, of the start), STUB_READY (JSON, what else `ready` says), STUB_LATENCIES
 (JSON, name to [latency_ms, its spread]),
-STUB_CATEGORIES (JSON, the names of the categories), STUB_FINGERPRINT, STUB_EVAL_NAME,
+STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that there
+is of each), STUB_FINGERPRINT, STUB_EVAL_NAME,
 STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG and
 STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
 worker). STUB_READ is a file that gets, for each worker, a JSON list of the texts that its
@@ -194,7 +195,11 @@ def answer(name, token, before):
         metrics=metrics,
         cost=cost,
         category_metrics=[
-            {"name": "AP", "category": category, "value": score}
+            {
+                "name": os.environ.get("STUB_CATEGORY_METRIC", "AP"),
+                "category": category,
+                "value": score,
+            }
             for category in json.loads(os.environ.get("STUB_CATEGORIES", '["rectangle"]'))
         ],
         timings={"total_seconds": 0.1},

@@ -62,11 +62,13 @@ def plot(
 
     Needs `pip install 'checkpoint-watcher[plot]'`.
     """
+    from watcher.plot.close_up import with_close_ups
     from watcher.plot.series import make_picture
 
     _check_output(output)
     runs = _read(folders, state_dir, metrics, categories=categories, losses=losses)
     picture = make_picture(runs, metrics, categories=categories, losses=losses)
+    picture = with_close_ups(picture)
     if output:
         _write(output, picture)
     else:

@@ -28,6 +28,7 @@ _BESIDE: Mapping[str, tuple[str, ...]] = {
     "smoothing": _SCORE_RULES,
     "min_delta": ("patience", "patience_steps"),
     "plateau_window": ("plateau_std",),
+    "tensorboard_categories": ("tensorboard",),
     "visualizations": ("tensorboard",),
     "eval_dir": ("tensorboard",),
     "health_seconds": ("listen",),

@@ -21,6 +21,13 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
     tensorboard: Annotated[
         bool, about("Write event files for TensorBoard, as the OD API's own evaluation does.")
     ] = True
+    tensorboard_categories: Annotated[
+        bool,
+        about(
+            "Write each category's AP for TensorBoard, too, of evaluations from then on; many"
+            " categories are many charts."
+        ),
+    ] = False
     visualizations: Annotated[
         Annotated[int, msgspec.Meta(ge=0)] | None,
         about(

@@ -127,16 +127,18 @@ def draw(picture: Picture, *, width_inches: float = WIDTH_INCHES) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", weight="bold", gid="title")
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=8, gid="notes")
-    grid = figure.subplots(
-        len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
-    )[:, 0]
+    grid = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[
+        :, 0
+    ]
     drawn = [
         DrawnPanel(place, panel, axes, letters * 2 // 3)
         for place, (panel, axes) in enumerate(zip(picture.panels, grid, strict=True))
     ]
-    for one in drawn:
-        one.draw(beside=beside, last=one is drawn[-1])
-    scale_steps(drawn[-1].axes, *picture.steps)
+    lowest = sum(not panel.closer for panel in picture.panels) - 1
+    for place, (one, panel) in enumerate(zip(drawn, picture.panels, strict=True)):
+        one.draw(beside=beside, last=place >= lowest)
+        steps = panel.steps if panel.closer else picture.steps
+        scale_steps(one.axes, *steps, shown=place >= lowest)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it is laid out: once is enough
     for one in drawn:

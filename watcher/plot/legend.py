@@ -23,6 +23,8 @@ class Entry:
 
 def legend_of(panel: Panel) -> list[Entry]:
     """Return the legend of a panel: its curves where there are several, then what is marked."""
+    if panel.closer:
+        return []
     return [*_curves(panel), *_marks(panel), *_stops(panel)]
 
 

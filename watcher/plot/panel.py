@@ -26,15 +26,23 @@ _STEP_LABELS, _VALUE_LABELS, _ROUND = 8, 7, [1, 2, 2.5, 5, 10]
 _SIGNS = {"best": ("*", 14.0), "place": ("o", 7.5), "former": ("^", 5.0), "stops": ("X", 9.0)}
 
 
-def scale_steps(axes: Axes, first: int, last: int) -> None:
-    """Let the axis that the panels share reach over all steps; thousands are kept apart."""
+def scale_steps(axes: Axes, first: int, last: int, *, shown: bool = True) -> None:
+    """Let the axis of the steps reach over these; thousands are kept apart.
+
+    Args:
+        axes: The panel's.
+        first: The first step.
+        last: The last step.
+        shown: Write the steps; a panel further down may do that for those above.
+    """
     margin = max((last - first) * 0.02, 0.5 if last > first else max(last * 0.1, 1.0))
     axes.set_xlim(first - margin, last + margin)
     axes.xaxis.set_major_locator(
         MaxNLocator(nbins=_STEP_LABELS, steps=_ROUND, integer=True, min_n_ticks=1)
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    axes.set_xlabel("global step")
+    axes.tick_params(axis="x", labelbottom=shown)
+    axes.set_xlabel("global step" if shown else "")
 
 
 class DrawnPanel:
@@ -61,7 +69,7 @@ class DrawnPanel:
 
         Args:
             beside: The legend goes to the right of the panel and not under it.
-            last: It is the lowest panel, with the axis of the steps.
+            last: The axis of the steps is below it.
         """
         panel, axes = self._panel, self.axes
         lines = [*textwrap.wrap(panel.title, self._letters), panel.note]

@@ -167,6 +167,7 @@ class Panel:
         note: What is not drawn, and why; may be empty.
         ranked: The runs are ranked by this metric.
         bounded: The values are shares of 1, so the axis need not reach beyond 0 and 1.
+        closer: It shows a part of another panel, on axes of its own; the legend is there.
     """
 
     title: str
@@ -175,11 +176,21 @@ class Panel:
     note: str = ""
     ranked: bool = False
     bounded: bool = False
+    closer: bool = False
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The first and the last global step of any point that is drawn."""
+        found = [step for curve in self.curves for step, _ in curve.drawable]
+        return min(found), max(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All that is drawn: panels below one another, with the global steps in common."""
+    """All that is drawn: panels below one another, with the global steps in common.
+
+    Those that close up come last, each with steps of its own.
+    """
 
     title: str
     panels: tuple[Panel, ...]
@@ -188,10 +199,8 @@ class Picture:
     @property
     def steps(self) -> tuple[int, int]:
         """The first and the last global step of any point that is drawn."""
-        found = [
-            step for panel in self.panels for curve in panel.curves for step, _ in curve.drawable
-        ]
-        return min(found), max(found)
+        found = [panel.steps for panel in self.panels]
+        return min(first for first, _ in found), max(last for _, last in found)
 
 
 def make_picture(

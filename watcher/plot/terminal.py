@@ -82,7 +82,7 @@ class Drawing:
         return text
 
     def _scale(self, figure: Any, panel: Panel, width: int, rows: int) -> None:
-        first, last = self._picture.steps
+        first, last = panel.steps if panel.closer else self._picture.steps
         values = [value for curve in panel.curves for _, value in curve.drawable]
         low, high = min(values), max(values)
         if low == high:

@@ -66,6 +66,8 @@ class Stopping:
         """
         self.decision = self._decide(now)
         path, ledger = self._settings.sentinel_path, self._store.ledger
+        reason = self.decision.reason if self.decision else None
+        ledger.set_stopping(reason, self.patience_left)
         present = read_sentinel(path)
         ours = present is not None and present.get("run") == self._store.run_uuid
         if self.decision is None:

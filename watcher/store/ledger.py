@@ -296,6 +296,13 @@ class Ledger(Rows):
         with self._db.write():
             self._db.run(f"UPDATE runs SET {columns} WHERE id = ?", [*row.values(), self._run_id])
 
+    def set_stopping(self, reason: str | None, patience_left: dict[str, int]) -> None:
+        """Record where stopping stands, for the view `run_state`, also after the run's end."""
+        encoded = _json({"reason": reason, "patience_left": patience_left})
+        if encoded != self._run_row("stopping"):
+            with self._db.write():
+                self._db.run("UPDATE runs SET stopping = ? WHERE id = ?", [encoded, self._run_id])
+
     def add_event(self, now: float, kind: str, message: str) -> None:
         """Add a line to the run's diary."""
         with self._db.write():

@@ -1,4 +1,4 @@
-"""The program that writes event files: `python -m watcher.tensorboard STATE_DIR EVAL_DIR`.
+"""Writes event files: `python -m watcher.tensorboard STATE_DIR EVAL_DIR [categories]`.
 
 Writes what the database has and EVAL_DIR lacks, and ends. It prints one line of JSON with `written`
 (a number) or `problem` (a sentence); the exit code is 0 in both cases.
@@ -30,8 +30,13 @@ _LATEST = 4
 _NICENESS = 19
 
 
-def update(state_dir: Path, eval_dir: Path) -> int:
+def update(state_dir: Path, eval_dir: Path, *, categories: bool = False) -> int:
     """Bring the event files up to date; returns how many were written.
+
+    Args:
+        state_dir: Where the database is.
+        eval_dir: Where the files are, in a folder for each eval input.
+        categories: Give the files that are written now each category's AP, too.
 
     Raises:
         StoreError: the database cannot be read.
@@ -43,18 +48,21 @@ def update(state_dir: Path, eval_dir: Path) -> int:
         inputs: dict[str, list[Point]] = {}
         for point in points(reader):
             inputs.setdefault(point.name, []).append(point)
-        return sum(_update(reader, eval_dir / name, found) for name, found in inputs.items())
+        return sum(
+            _update(reader, eval_dir / name, found, categories) for name, found in inputs.items()
+        )
     finally:
         reader.close()
 
 
-def _update(reader: Reader, folder: Path, wanted: Sequence[Point]) -> int:
+def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: bool) -> int:
     def write(point: Point, path: Path) -> None:
         # Imported when there is something to write: mostly there is not.
         from watcher.tensorboard.event_file import write_event_file
 
         room = shutil.disk_usage(path.parent).free > _ROOM_BYTES
-        write_event_file(path, point, content(reader, point), pictures=room)
+        shown = content(reader, point, categories=categories)
+        write_event_file(path, point, shown, pictures=room)
 
     written = arrange(folder, wanted, write, time.time())
     # Only now, and also those that one who was killed here has left: in a file they all are.
@@ -79,7 +87,7 @@ def main() -> None:
         # One that outlived its daemon may still be at work.
         descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        answer = {"written": update(state_dir, eval_dir)}
+        answer = {"written": update(state_dir, eval_dir, categories="categories" in sys.argv[3:])}
     except StoreError as error:
         answer = {"problem": error.message}
     except ImportError as error:

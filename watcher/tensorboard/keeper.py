@@ -30,9 +30,11 @@ class EventFiles:
         problem: Why the last one failed, None when it did not.
     """
 
-    def __init__(self, state_dir: Path, eval_dir: Path, *, enabled: bool = True) -> None:
+    def __init__(
+        self, state_dir: Path, eval_dir: Path, *, enabled: bool = True, categories: bool = False
+    ) -> None:
         self.problem: str | None = None
-        self._command = (*_COMMAND, str(state_dir), str(eval_dir))
+        self._command = (*_COMMAND, str(state_dir), str(eval_dir), *["categories"] * categories)
         self._enabled = enabled
         self._wanted = False
         self._process: subprocess.Popen[bytes] | None = None

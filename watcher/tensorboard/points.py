@@ -11,12 +11,14 @@ from typing import Any
 
 import msgspec
 
+from watcher.decision.metric import Values
 from watcher.reading import Reader
 
 # Before workers told which metrics the OD API does not have there was this one.
 _OWN_METRICS = ("latency_ms",)
 OWN_PREFIX = "checkpoint_watcher/"
 EARLIER_PREFIX = "earlier-"
+_AP, _NOTHING_MEASURED = "Precision/mAP", -1.0
 _COLUMNS = (
     "c.id AS checkpoint_id, c.generation, c.global_step, c.sha256, e.id, e.fingerprint,"
     " e.evaluated_at,"
@@ -49,7 +51,8 @@ class Content:
     """What one evaluation shows.
 
     Attributes:
-        scalars: By tag; NaN where the OD API says NaN.
+        scalars: By tag; NaN where the OD API says NaN. What it says to be -1, because there was
+            nothing to measure, is no point: it would be a flat line, or a fall in a curve.
         pictures: Folder of PNG files named after their tags, None when there are none.
     """
 
@@ -88,8 +91,13 @@ def points(reader: Reader) -> list[Point]:
     return list(found.values())
 
 
-def content(reader: Reader, point: Point) -> Content:
+def content(reader: Reader, point: Point, *, categories: bool = False) -> Content:
     """Return what a point shows, under the OD API's tags; those it has not are under OWN_PREFIX.
+
+    Args:
+        reader: The database.
+        point: Which one.
+        categories: With each category's AP, too.
 
     Raises:
         StoreError: the database cannot be read.
@@ -97,7 +105,10 @@ def content(reader: Reader, point: Point) -> Content:
     details = _details(reader, point)
     own = set(details.get("own_metrics") or _OWN_METRICS)
     values = reader.values_of(point.evaluation_id)
-    scalars = dict(_scalars(((name, value) for (name, of), value in values.items() if not of), own))
+    named = {name: value for (name, of), value in values.items() if not of}
+    if categories:
+        named |= _by_category(values)
+    scalars = dict(_scalars(named.items(), own))
     return Content(scalars, details.get("visualizations"))
 
 
@@ -112,10 +123,21 @@ def _details(reader: Reader, point: Point) -> dict[str, Any]:
     return msgspec.json.decode(row["details"]) if row else {}
 
 
+def _by_category(values: Values) -> dict[str, float | None]:
+    """Return each category's AP under the OD API's own name for it."""
+    return {
+        f"{name.removesuffix(_AP)}PerformanceByCategory/mAP/{of}": value
+        for (name, of), value in values.items()
+        if of and name.endswith(_AP)
+    }
+
+
 def _scalars(
     values: Iterable[tuple[str, float | None]], own: set[str]
 ) -> Iterable[tuple[str, float]]:
     for name, value in values:
+        if value == _NOTHING_MEASURED and name not in own and not name.startswith("Loss/"):
+            continue
         if name not in own:
             # Recorded is NULL: SQLite has no NaN, which the OD API's loop writes.
             yield name, float("nan") if value is None else value

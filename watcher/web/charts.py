@@ -53,6 +53,13 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
         "empty": "no checkpoint has a score yet",
         "wide": True,
     }
+    charts["score_close_up"] = {
+        **_shown(database, "score_close_up"),
+        "library": "vega-lite",
+        "display": _curve(metric),
+        "empty": "the chart above shows the last evaluations well enough",
+        "wide": True,
+    }
     charts["promoted"] = _table(
         database, "promoted", "nothing is promoted yet", without="metric path"
     )

@@ -49,12 +49,13 @@ def export(reader: Reader, file: Path) -> str | None:
 
 
 def _draw(reader: Reader) -> tuple[str, ...]:
+    from watcher.plot.close_up import with_close_ups
     from watcher.plot.figure import to_svg
     from watcher.plot.gather import read_run
     from watcher.plot.series import make_picture
 
     run = read_run(reader, categories=True, losses=True)
-    picture = make_picture([run], categories=True, losses=True)
+    picture = with_close_ups(make_picture([run], categories=True, losses=True))
     if not picture.panels:
         return ()
     with warnings.catch_warnings():

@@ -18,6 +18,11 @@ _CHECKPOINT = {
     "generation": "Which of the trainer's lives in this folder, 2 after it started over once",
 }
 
+_VALUE = {
+    **{name: _CHECKPOINT[name] for name in ("run", "checkpoint", "global_step", "generation")},
+    "value": "Empty where it was not finite; COCO's -1 says that there was nothing",
+}
+
 _VIEWS: dict[str, dict[str, Any]] = {
     "best": {"description": "The best checkpoint: one row, or none.", "columns": _CHECKPOINT},
     "leaderboard": {
@@ -41,6 +46,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
             "eval_seconds": "Seconds that the evaluation took",
             "note": "Why a scored one was not promoted",
             "generation": _CHECKPOINT["generation"],
+            "rank": "Place in best/, empty for what is not there",
         },
         "facets": ["state"],
         "sortable_columns": ["global_step", "score", "discovered_at", "eval_seconds"],
@@ -51,10 +57,47 @@ _VIEWS: dict[str, dict[str, Any]] = {
             **{name: _CHECKPOINT[name] for name in ("run", "checkpoint", "global_step")},
             "metric": "The OD API's name of it",
             "category": "Category's name, empty for overall metrics",
-            "value": "Empty where it was not finite; COCO's -1 says that there was nothing",
+            "value": _VALUE["value"],
         },
         "facets": ["metric", "category"],
         "sortable_columns": ["global_step", "value"],
+    },
+    "overall_values": {
+        "description": "Each metric of each evaluation, without those of categories.",
+        "columns": {**_VALUE, "metric": "The OD API's name of it"},
+        "facets": ["metric"],
+        "sortable_columns": ["global_step", "value"],
+    },
+    "category_values": {
+        "description": "Each category's figures of each evaluation.",
+        "columns": {
+            **_VALUE,
+            "metric": "As `--metric` takes it, AP[person]",
+            "category": "Category's name",
+        },
+        "facets": ["metric", "category"],
+        "sortable_columns": ["global_step", "value"],
+    },
+    "run_state": {
+        "description": "Where the run stands: one row.",
+        "columns": {
+            "run": _CHECKPOINT["run"],
+            "state": "running, stopped (early stop), failed (the watcher ended with an error),"
+            " ended; running is what the watcher said of itself last",
+            "stop_reason": "Rule that stopped it, as in EARLY_STOP",
+            "message": "Why it was stopped, what the watcher ended with or what is the matter",
+            "metric": _CHECKPOINT["metric"],
+            "mode": "max: larger is better; min: smaller is",
+            "patience": "Evaluations without improvement after which it stops",
+            "patience_left": "Those that may still pass",
+            "patience_steps": "Steps without improvement after which it stops",
+            "patience_steps_left": "Those that may still pass",
+            "min_delta": "A gain up to this is no improvement",
+            "best": "The best checkpoint, with its step and score behind",
+            "scored": "Checkpoints that have been evaluated",
+            "waiting": "Checkpoints that wait or are being evaluated",
+            "updated_at": "When something was recorded last, UTC",
+        },
     },
 }
 
@@ -67,6 +110,7 @@ _TABLES: dict[str, dict[str, Any]] = {
             "fingerprint": "The evaluation that counts: model, eval set, evaluator and versions",
             "status": "What the watcher last said of itself, as JSON; {} after its end",
             "settings": "Settings of the last start, as JSON",
+            "stopping": "Where stopping stands, as JSON; the view run_state is made of these",
         },
     },
     "checkpoints": {

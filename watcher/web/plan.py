@@ -74,6 +74,7 @@ def served_run(model_dir: Path, state_dir: Path) -> ServedRun:
     """
     with open_reader(state_dir, timeout_seconds=_BUSY_SECONDS) as reader:
         run, frozen = reader.run(), reader.frozen
+        reader.one("SELECT state FROM run_state")  # of an earlier version it has no such view
         status = (state_dir / DATABASE_NAME).stat()
     return ServedRun(
         model_dir,

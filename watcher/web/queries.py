@@ -48,6 +48,25 @@ WHERE h.score IS NOT NULL AND h.score != -1
 ORDER BY h.generation, h.global_step, h.discovered_at""",
         "Every evaluation that can rank, by generation and step, and its place in best/.",
     ),
+    "score_close_up": Query(
+        "Score by step: close-up",
+        """
+WITH scored AS (
+    SELECT global_step, score, checkpoint, rank, evaluated_at, generation,
+        max(score) OVER onwards - min(score) OVER onwards AS spread FROM history
+    WHERE score IS NOT NULL AND score != -1
+        AND generation = (SELECT max(generation) FROM history WHERE score IS NOT NULL)
+    WINDOW onwards AS (ORDER BY global_step DESC)
+), near AS MATERIALIZED (
+    SELECT * FROM scored WHERE spread < (SELECT max(spread) FROM scored) / 4)
+SELECT global_step, score, checkpoint,
+    CASE WHEN rank = 1 THEN 'best' WHEN rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
+    rank, evaluated_at, generation
+FROM near
+WHERE (SELECT count(*) >= 3 AND max(spread) > 0 AND coalesce(min(rank), 0) = 1 FROM near)
+ORDER BY global_step""",
+        "The last evaluations, where they take less than a quarter of the height above.",
+    ),
     "categories_of_best": Query(
         "Categories: best and last",
         f"""
@@ -71,8 +90,12 @@ GROUP BY m.category ORDER BY best DESC, m.category""",
     ),
     "promoted": Query(
         "Leaderboard",
-        "SELECT rank, checkpoint, global_step, score, metric, evaluated_at, path FROM leaderboard",
-        "The checkpoints in best/, best first.",
+        """
+SELECT l.rank, l.checkpoint, l.global_step, l.score,
+    CASE WHEN l.score != b.score THEN abs(b.score - l.score) END AS behind,
+    l.metric, l.evaluated_at, l.path
+FROM leaderboard l LEFT JOIN best b ON b.run = l.run""",
+        "The checkpoints in best/, best first, and how far each is behind the best.",
     ),
     "recent_events": Query(
         "Recent events",
@@ -165,20 +188,18 @@ FROM history""",
     ),
     "card_patience": Query(
         "Patience left",
-        f"""
+        """
 WITH now AS (
-    SELECT json_extract(status, '$.patience_left.evaluations') AS evaluations,
-        json_extract(status, '$.patience_left.steps') AS steps,
-        json_extract(status, '$.pid') AS pid, {_STOP} AS stop,
-        coalesce(json_extract(settings, '$.patience'), json_extract(settings, '$.patience_steps'))
-            AS patience
-    FROM runs LIMIT 1)
-SELECT CASE WHEN stop IS NOT NULL THEN 'stop' ELSE coalesce(evaluations, steps) END AS value,
-    CASE WHEN stop IS NOT NULL THEN stop
-        WHEN evaluations IS NOT NULL THEN 'evaluations without improvement'
-        WHEN steps IS NOT NULL THEN 'steps without improvement'
-        WHEN pid IS NULL THEN 'no watcher is running'
-        WHEN patience IS NULL THEN 'no patience is set' ELSE 'not counted yet' END AS note
+    SELECT coalesce(patience_left, patience_steps_left) AS left_over,
+        CASE WHEN patience_left IS NULL THEN 'steps' ELSE 'evaluations' END AS unit,
+        coalesce(patience, patience_steps) AS patience, state = 'stopped' AS stopped, message,
+        (SELECT json_extract(status, '$.pid') FROM runs LIMIT 1) AS pid
+    FROM run_state LIMIT 1)
+SELECT CASE WHEN stopped AND message LIKE 'no improvement%' THEN 'none' ELSE left_over END AS value,
+    CASE WHEN stopped THEN 'training is to stop: ' || message
+        WHEN left_over IS NOT NULL THEN unit || ' without improvement'
+        WHEN patience IS NULL THEN 'no patience is set'
+        WHEN pid IS NULL THEN 'no watcher is running' ELSE 'not counted yet' END AS note
 FROM now""",
     ),
     "card_state": Query(

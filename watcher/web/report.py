@@ -118,7 +118,9 @@ def _queue(data: ReportData) -> str:
 def _patience(data: ReportData) -> tuple[str, str]:
     look = data.look
     if look.stop:
-        return "stop", look.stop
+        used = look.stop.startswith("no improvement")
+        unused = str(next(iter(look.patience_left.values()), _NONE))
+        return "none" if used else unused, f"training is to stop: {look.stop}"
     for unit, left in look.patience_left.items():
         return str(left), f"{unit} without improvement"
     wanted = data.settings.get("patience") or data.settings.get("patience_steps")
