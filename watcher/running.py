@@ -119,7 +119,9 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
             endpoints = listen(settings, name, stack)
         if not _wait_for_model_dir(settings, stop, service):
             return True
-        settings = at_work(settings, trainers())
+        inherited = "working_directory" in loaded.inherited
+        settings = at_work(settings, trainers(), inherited=inherited)
+        given = {"working_directory": "where it was started", **loaded.given}
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.state_path / "lock"))
         refuse_lost(settings.state_path, settings.best_path)
@@ -155,13 +157,18 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
         scratch = stack.enter_context(Scratch())
-        stop.run(_build(settings, loaded.given, store, interpreter, scratch, audience))
+        stop.run(_build(settings, given, store, interpreter, scratch, audience))
     return True
 
 
 def _tell_last_start(loaded: Loaded[Settings]) -> None:
-    if loaded.inherited:
-        told = [f"{name} {shown(value)}" for name, value in sorted(loaded.inherited.items())]
+    here = {"working_directory": str(Path.cwd())}  # no news where it is the same
+    told = [
+        f"{name} {shown(value)}"
+        for name, value in sorted(loaded.inherited.items())
+        if here.get(name) != value
+    ]
+    if told:
         _log.info("as at the last start", settings=", ".join(told))
     if loaded.forgotten:
         _log.warning(

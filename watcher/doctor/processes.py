@@ -40,12 +40,19 @@ def trainer_on(model_dir: Path, running: Iterable[Trainer]) -> Trainer | None:
     return next((trainer for trainer in running if trainer.model_dir == here), None)
 
 
-def at_work(settings: Settings, running: Iterable[Trainer]) -> Settings:
-    """Return settings that say where relative paths begin: as set, with the trainer, or here."""
-    if settings.working_directory:
-        return settings
+def at_work(settings: Settings, running: Iterable[Trainer], *, inherited: bool = False) -> Settings:
+    """Return settings that say where relative paths begin: as set, with the trainer, or here.
+
+    What is `inherited` from the last start gives way to a trainer that runs, and counts while it
+    is there.
+    """
     trainer = trainer_on(settings.model_path, running)
-    folder = (trainer and trainer.folder) or Path.cwd()
+    found = trainer and trainer.folder
+    if settings.working_directory and not (
+        inherited and (found or not settings.working_path.is_dir())
+    ):
+        return settings
+    folder = found or Path.cwd()
     return msgspec.structs.replace(settings, working_directory=str(folder))
 
 
