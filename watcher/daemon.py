@@ -35,7 +35,7 @@ from watcher.promotion.projection import Projector
 from watcher.slices import Unfinished, slice_end
 from watcher.store import PINS_NAME, Store, iso
 from watcher.tensorboard.keeper import EventFiles
-from watcher.trouble import Trouble
+from watcher.trouble import Hindrance, Trouble
 
 _log = structlog.get_logger(__name__)
 
@@ -51,8 +51,6 @@ _DIFFER = "settings differ from the last start"
 _PROGRESS_SECONDS = 1.0
 # How often the live view is drawn while a worker starts, which shows its seconds.
 _STARTING_SECONDS = 1.0
-# A problem that lasts is told in the log, and not only in `status`.
-_LASTING_SECONDS = 5.0
 
 
 class Daemon:
@@ -104,8 +102,7 @@ class Daemon:
         self._notice: str | None = None
         self._changed_files: dict[str, str] = {}
         self._news: deque[tuple[str, str, float]] = deque()
-        self._trouble = Trouble()
-        self._problem_since, self._problem_told = math.inf, False
+        self._trouble, self._hindrance = Trouble(), Hindrance()
         self._project_after = -math.inf
         self._project_delay = _PROJECT_RETRY_SECONDS
         self._clock_lead = clock() - steady()
@@ -227,7 +224,7 @@ class Daemon:
             self._bring_back(now)
             self._require_fit()
         self._event_files.tick(steady)
-        self._follow_problem(steady)
+        self._tell_hindrance(steady)
         self._publish()
         self._idle = self._idle_at() <= steady
         return max(0.0, self._next_due(now, steady) - steady)
@@ -245,17 +242,12 @@ class Daemon:
         self._event_files.want()
         self._begun = True
 
-    def _follow_problem(self, steady: float) -> None:
-        """Tell of what cannot be done when that lasts, once, and when it can be done again."""
-        if self._problem is None:
-            if self._problem_told:
-                _log.info("found, pinned and promoted again")
-            self._problem_since, self._problem_told = math.inf, False
-            return
-        self._problem_since = min(self._problem_since, steady)
-        if not self._problem_told and steady - self._problem_since >= _LASTING_SECONDS:
+    def _tell_hindrance(self, steady: float) -> None:
+        news = self._hindrance.follow(self._problem, steady)
+        if news == "lasts":
             _log.warning("cannot be done now, trying again", reason=self._problem)
-            self._problem_told = True
+        elif news == "over":
+            _log.info("found, pinned and promoted again")
 
     def _accept_settings(self, now: float) -> None:
         """Rank and stop by these settings, once it is seen that they can be evaluated by.
@@ -404,9 +396,7 @@ class Daemon:
         if self._decided:
             due.append(self._project_after if self._dirty else self._projector.evict_at)
         due.append(steady + self._evaluating.next_due() - now)
-        due.append(self._idle_at())
-        if not self._problem_told:
-            due.append(self._problem_since + _LASTING_SECONDS)
+        due += [self._idle_at(), self._hindrance.due()]
         return min(due)
 
     def _wait(self, seconds: float) -> None:
@@ -449,7 +439,7 @@ class Daemon:
         if not self._looked_to_finish and not self._crew.was_ready:
             return math.inf  # a set-up that cannot evaluate must be told, not slept through
         if problem:
-            given_up_at = self._problem_since + self._settings.grace_seconds
+            given_up_at = self._hindrance.since + self._settings.grace_seconds
             return max(self._last_activity + limit, given_up_at, self._intake.given_up_at())
         if self._intake.waiting or (self._looked_to_finish and (self._intake.more or self._dirty)):
             return math.inf
