@@ -10,7 +10,6 @@ from watcher.config.describe import Setting, describe
 from watcher.config.last_start import LastStart, differences, shown
 from watcher.config.launching import LaunchSettings
 from watcher.config.load import (
-    ENVIRONMENT_PREFIX,
     FILE_ONLY,
     Loaded,
     list_settings,
@@ -22,6 +21,7 @@ from watcher.config.load import (
 )
 from watcher.config.paths import state_path
 from watcher.config.ranking import DEFAULT_METRIC
+from watcher.config.rules import ENVIRONMENT_PREFIX
 from watcher.config.service import SECRET
 from watcher.config.settings import Settings
 

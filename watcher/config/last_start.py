@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from watcher.config.ranking import DEFAULT_METRIC
+from watcher.config.rules import ENVIRONMENT_PREFIX
 from watcher.config.service import SECRET
 from watcher.config.settings import Settings
 from watcher.decision.metric import parse_metric
@@ -80,7 +81,7 @@ def is_file(where: str) -> bool:
 
     What nothing is known of is taken for that: a file in use is then the whole statement.
     """
-    return not where.startswith(("--", "CHECKPOINT_WATCHER_"))
+    return not where.startswith(("--", ENVIRONMENT_PREFIX))
 
 
 def without_foreign(

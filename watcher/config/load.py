@@ -19,6 +19,7 @@ from watcher.config.contradictions import refuse_contradictions
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.ranking import BoardSettings
+from watcher.config.rules import ENVIRONMENT_PREFIX
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings
 from watcher.config.wording import in_words
@@ -29,7 +30,6 @@ from watcher.errors import ConfigError
 from watcher.evaluation.device import check_device
 from watcher.intake.thin import parse_policy, parse_size
 
-ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
 # Tables cannot be written as a flag.
 FILE_ONLY = frozenset({"board"})
 
@@ -97,22 +97,7 @@ def load(
         ConfigError: the file cannot be read, a field is unknown, a value breaks its rule, or two
             contradict each other.
     """
-    merged: dict[str, Any] = {}
-    given: dict[str, str] = {}
-    for name, value in (defaults or {}).items():
-        merged[name], given[name] = value, "the trainer's command"
-    for name, value in (read_toml(file) if file else {}).items():
-        if name in kind.__struct_fields__ or name not in launcher_names():
-            merged[name], given[name] = value, str(file)
-    by_hand = set()
-    for name in set(kind.__struct_fields__) - FILE_ONLY:
-        variable = ENVIRONMENT_PREFIX + name.upper()
-        if variable in environment:
-            merged[name], given[name] = _from_text(name, environment[variable]), variable
-            by_hand.add(name)
-        if flags.get(name) is not None:
-            merged[name], given[name] = flags[name], f"--{name.replace('_', '-')}"
-            by_hand.add(name)
+    merged, given, by_hand = _collect(kind, flags, environment, file, defaults or {})
     _check_names(merged, given, kind.__struct_fields__)
     inherited = _inherit(merged, last, with_file=file is not None)
     origin = given | {name: f"{last.where[name]} at the last start" for name in inherited}
@@ -133,6 +118,33 @@ def load(
         inherited,
         tuple(name for name in last.secrets if name not in merged),
     )
+
+
+def _collect(
+    kind: type[Settings],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    defaults: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, str], set[str]]:
+    """Return what is given now, where, and which of it by a flag or in the environment."""
+    merged: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for name, value in defaults.items():
+        merged[name], given[name] = value, "the trainer's command"
+    for name, value in (read_toml(file) if file else {}).items():
+        if name in kind.__struct_fields__ or name not in launcher_names():
+            merged[name], given[name] = value, str(file)
+    by_hand: set[str] = set()
+    for name in set(kind.__struct_fields__) - FILE_ONLY:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            merged[name], given[name] = _from_text(name, environment[variable]), variable
+            by_hand.add(name)
+        if flags.get(name) is not None:
+            merged[name], given[name] = flags[name], f"--{name.replace('_', '-')}"
+            by_hand.add(name)
+    return merged, given, by_hand
 
 
 def _inherit(merged: dict[str, Any], last: LastStart, *, with_file: bool) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
+
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Niceness = Annotated[int, Meta(ge=0, le=19)]
