@@ -50,10 +50,11 @@ def machine() -> Iterator[Machine]:
 # The package from its wheel, and a training environment.
 SET_UP = """
 /opt/checkpoint-watcher/bin/pip install --quiet --no-index --no-deps /wheels/*.whl
-mkdir -p /opt/od/bin /opt/od/lib/object_detection
+mkdir -p /opt/od/bin /opt/od/lib/object_detection /opt/od/lib/tensorflow
 cp /tests/fake_trainer.py /tests/fake_bundle.py /opt/od/lib
 cp /tests/systemd/model_main_tf2.py /opt/od/lib/object_detection
-touch /opt/od/lib/object_detection/__init__.py /srv/pipeline.config
+touch /opt/od/lib/object_detection/__init__.py /opt/od/lib/tensorflow/__init__.py
+touch /srv/pipeline.config
 cp /tests/workers/stub_worker.py /opt/od
 install -m 755 /tests/systemd/od_python /opt/od/bin/python
 """
