@@ -158,10 +158,13 @@ class Soak:
         self.trainer.wait()
 
     def edit_best(self) -> None:
-        """Only what is not the best: the reader would see the user's damage, not ours."""
-        best = latest(self.watcher.best_dir)
-        others = [f for f in self.watcher.best_files() if f.startswith("ckpt-")]
-        others = sorted(f for f in others if f.split(".")[0] != best)
+        """Only what is not the best: the reader would see the user's damage, not ours.
+
+        Nor what may be the best a moment later: the stub's scores grow with the number.
+        """
+        best = latest(self.watcher.best_dir) or "ckpt-0"
+        files = [f for f in self.watcher.best_files() if f.startswith("ckpt-")]
+        others = sorted(f for f in files if _number(f) < _number(best))
         if others:
             victim = self.watcher.best_dir / self.chance.choice(others)
             with contextlib.suppress(FileNotFoundError):
@@ -227,8 +230,12 @@ class Soak:
         content = json.loads((watcher.best_dir / "best.json").read_text())
         assert [entry["sha256"] for entry in content["checkpoints"]] == [r["sha256"] for r in board]
         assert latest(watcher.best_dir) == Path(board[0]["path"]).name
-        shown = steps(watcher.model_dir / "eval" / "val")
-        assert shown == sorted({row["global_step"] for row in scored.values()})
+        newest = max(row["generation"] for row in scored.values())
+        for life in {row["generation"] for row in scored.values()}:
+            folder = watcher.model_dir / "eval" / "val"
+            folder = folder if life == newest else folder / f"earlier-generation-{life}"
+            of_life = {row["global_step"] for row in scored.values() if row["generation"] == life}
+            assert steps(folder) == sorted(of_life), "each life of the trainer is a curve"
         self.no_worker_is_left()
 
     def no_worker_is_left(self) -> None:
@@ -236,6 +243,10 @@ class Soak:
             command = Path(f"/proc/{pid}/cmdline")
             with contextlib.suppress(OSError):
                 assert b"worker.py" not in command.read_bytes(), f"worker {pid} is left"
+
+
+def _number(name: str) -> int:
+    return int(name.split(".")[0].split("-")[1])
 
 
 def main() -> int:

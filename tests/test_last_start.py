@@ -121,7 +121,9 @@ def test_a_settings_file_in_the_folder_that_is_of_another_model_dir_is_not_taken
     desk = tmp_path / "desk"
     desk.mkdir()
     (desk / "checkpoint-watcher.toml").write_text('model_dir = "/elsewhere"\ntop_k = 1\n')
-    assert "settings from" not in again(ended, ended.model_dir, cwd=desk)
+    said = again(ended, ended.model_dir, cwd=desk)
+    assert "settings from" not in said
+    assert "./checkpoint-watcher.toml is not taken: it is of MODEL_DIR /elsewhere" in said
     assert ended.leaderboard() == ["ckpt-2", "ckpt-1"]
     units = cli(
         *("install-units", ended.model_dir, "--run", "cats", "--dry-run", "--user", "root"),

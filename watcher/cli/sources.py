@@ -114,6 +114,7 @@ def file_here(model_dir: str | os.PathLike[str] | None) -> Path | None:
         return None
     theirs = read_toml(FILE_HERE).get("model_dir")
     if model_dir and isinstance(theirs, str) and not _same(Path(theirs), Path(model_dir)):
+        click.echo(f"./{FILE_HERE} is not taken: it is of MODEL_DIR {theirs}", err=True)
         return None
     return FILE_HERE
 
