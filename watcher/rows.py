@@ -249,7 +249,9 @@ class Rows:
             `id, name, state, reason, sha256, global_step, generation, kept, pin_path,
             evaluation_id`, None when there is none.
         """
-        latest = "e.evaluated_at DESC, c.id DESC" if evaluated or wanted == "last" else "c.id DESC"
+        latest = "c.id DESC"
+        if evaluated or wanted == "last":
+            latest = f"e.evaluated_at DESC, e.id DESC, {latest}"
         for where in _NAMING.get(wanted, _BY_NAME):
             row = self._queries.one(
                 f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
