@@ -345,7 +345,10 @@ def test_latencies_of_one_checkpoint_agree_while_slow_metrics_run_beside_the_pas
     costs = [result["cost"] for result in plugged.row]
     latencies = [cost["latency_ms"] for cost in costs]
     stated = max(cost["latency_ms_spread"] for cost in costs)
-    assert max(latencies) - min(latencies) <= stated, costs
+    # A median lies within its own spread: of two of them each may be off by as much. What else runs
+    # on the machine comes and goes between the four.
+    assert sorted(latencies)[2] - min(latencies) <= stated, costs
+    assert max(latencies) - min(latencies) <= 2 * stated, costs
     for cost in costs:
         assert cost["latency_ms_spread"] > 0
         assert cost["latency_passes"] >= 3
