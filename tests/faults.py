@@ -24,12 +24,12 @@ import pytest
 from forks import Fork, Said
 
 from watcher.config import Settings
-from watcher.data import Evaluation
 from watcher.decision.metric import parse_metric
 from watcher.errors import ModelDirError, StoreError
-from watcher.intake.intake import Intake
+from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.store import Store
+from watcher.types import Evaluation
 
 METRIC = "DetectionBoxes_Precision/mAP"
 # Whatever changes a file system. A kill at any other call leaves the same files as one of these.

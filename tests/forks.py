@@ -107,9 +107,9 @@ def _stubborn_round(folder: str, said: str, **options: float) -> Callable[[], ob
 def _daemon(
     command: list[str], log: str, environment: dict[str, str], chunk_bytes: int
 ) -> Callable[[], object]:
-    from watcher import slices
     from watcher.checkpoints import bundle, pin
     from watcher.cli import main
+    from watcher.files import slices
 
     if chunk_bytes:  # a turn of the loop reads or copies so much and no more
         slices.SLICE_SECONDS = 0.0
@@ -174,7 +174,7 @@ def serve() -> None:
     """Answer requests, a JSON line each, until the input ends; then end all that still runs."""
     import faults  # noqa: F401
 
-    import watcher.running  # noqa: F401
+    import watcher.runtime.app  # noqa: F401
 
     begin: dict[int, int] = {}
     for line in sys.stdin:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watcher.data import Evaluation, FoundCheckpoint, Leader, Pin, ScoredCheckpoint
 from watcher.decision.metric import Mode, parse_metric
 from watcher.decision.rank import RankPolicy, rank
 from watcher.store import Store
+from watcher.types import Evaluation, FoundCheckpoint, Leader, Pin, ScoredCheckpoint
 
 NOW = 1_700_000_000.0
 FINGERPRINT = "a" * 64

@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.database_file import iso
 from watcher.store import Store
+from watcher.store.database_file import iso
 
 METRIC = "DetectionBoxes_Precision/mAP"
 LOSS = "Loss/total_loss"

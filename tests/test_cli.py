@@ -175,7 +175,7 @@ def test_json_logs_are_an_object_a_line(watcher: Watcher):
 
 def test_the_daemon_never_imports_tensorflow_the_evaluators_or_numpy():
     check = (
-        "import sys, watcher.cli, watcher.cli.run, watcher.running\n"
+        "import sys, watcher.cli, watcher.cli.run, watcher.runtime.app\n"
         "banned = {'tensorflow', 'object_detection', 'evaluators', 'numpy'}\n"
         "sys.exit(str(banned & set(sys.modules)) if banned & set(sys.modules) else 0)"
     )

@@ -9,7 +9,7 @@ import pytest
 
 from watcher.cli.options import settings_options
 from watcher.config import Settings, load_settings
-from watcher.decision.policy import boards
+from watcher.config.policies import boards
 from watcher.errors import ConfigError
 
 REQUIRED = {"model_dir": "m", "pipeline_config": "p"}

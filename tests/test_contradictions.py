@@ -20,7 +20,7 @@ from watcher.config import (
     load_as,
     make_settings,
 )
-from watcher.decision.policy import boards
+from watcher.config.policies import boards
 from watcher.errors import ConfigError
 
 REQUIRED = {"model_dir": "m", "pipeline_config": "p"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from watcher.checkpoints.discover import scan
 from watcher.errors import ModelDirError
+from watcher.sources.discover import scan
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -16,16 +16,16 @@ from faults import need_strace
 from watching import CLI, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
-from watcher.data import FoundCheckpoint
 from watcher.doctor import cadence, folders, service, space, state, training
 from watcher.doctor import device as devices
 from watcher.doctor.finding import Finding, exit_code
 from watcher.doctor.limits import Check, look_at
-from watcher.doctor.processes import Trainer, is_trainer, trainers
 from watcher.doctor.settings import open_to_all
 from watcher.errors import StoreError
 from watcher.evaluation.gpus import Gpu, Listing
-from watcher.mounts import mount_of
+from watcher.files.mounts import mount_of
+from watcher.launch.processes import Trainer, is_trainer, trainers
+from watcher.types import FoundCheckpoint
 
 VERSIONS = {
     "python": "3.11.7",

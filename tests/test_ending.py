@@ -16,7 +16,7 @@ from watching import Watcher, wait_until
 
 from watcher.config import Settings
 from watcher.doctor import folders
-from watcher.intake.intake import Intake
+from watcher.ingest.intake import Intake
 from watcher.store import Store
 
 UNFINISHED = 4

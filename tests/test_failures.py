@@ -228,7 +228,7 @@ def test_output_that_nobody_takes_ends_a_command_without_a_traceback(watcher: Wa
 
 def test_the_daemon_ends_with_a_line_when_it_meets_a_fault(watcher: Watcher, tmp_path: Path):
     program = (
-        "import sys, watcher.daemon as module\n"
+        "import sys, watcher.runtime.loop as module\n"
         "def fail(*_): raise IndexError('list index')\n"
         "module.Daemon._look = fail\n"
         "from watcher.cli import main\n"

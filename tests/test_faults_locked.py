@@ -16,18 +16,18 @@ from faults import Rounds
 from locks import EXCLUSIVE, locked
 from watching import ROOT, STUB, Watcher, cli, wait_until
 
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import pin
 from watcher.config import Settings
-from watcher.daemon import Daemon
-from watcher.database_file import iso
 from watcher.errors import StoreBusy
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import Worker
-from watcher.intake.adopt import pin_folders
-from watcher.intake.intake import Intake
+from watcher.ingest.adopt import pin_folders
+from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
+from watcher.runtime.loop import Daemon
+from watcher.sources.discover import scan
 from watcher.store import Store
+from watcher.store.database_file import iso
 
 SAVES = 12
 

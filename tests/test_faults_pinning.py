@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from watching import ROOT, Watcher, wait_until
 
 from watcher.checkpoints.bundle import verify
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import pin
 from watcher.errors import CorruptCheckpoint, WatcherError
-from watcher.intake.gaps import missed_counters
+from watcher.ingest.gaps import missed_counters
+from watcher.sources.discover import scan
 
 TRAINER = [sys.executable, str(ROOT / "tests" / "fake_trainer.py")]
 TORTURE_SECONDS = float(os.environ.get("CHECKPOINT_WATCHER_TORTURE_SECONDS", "20"))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from watcher.checkpoints.bundle import verify
-from watcher.data import Evaluation, Lease
+from watcher.types import Evaluation, Lease
 
 # Few values, so that ties are common; and what must never rank.
 WAITING = ("pending", "leased")
@@ -97,9 +97,9 @@ class Ranking(RuleBasedStateMachine):
     @rule(which=WHICH)
     def requeue(self, which: int) -> None:
         """A person asks for one whose files are there; its score stands until there is another."""
-        pinned = self.store.by_hand.pinned()
+        pinned = self.store.manual.pinned()
         if pinned:
-            self.store.by_hand.requeue(pinned[which % len(pinned)], time.time())
+            self.store.manual.requeue(pinned[which % len(pinned)], time.time())
 
     @rule(leased=st.booleans())
     def restart(self, leased: bool) -> None:

@@ -19,11 +19,11 @@ from faults import end_strace, fork_daemon, need_strace
 from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
-from watcher.daemon import Daemon
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import Worker
-from watcher.intake.intake import Intake
+from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
+from watcher.runtime.loop import Daemon
 from watcher.store import Store
 
 HOUR = 3600.0

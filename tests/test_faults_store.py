@@ -19,8 +19,8 @@ from locks import locked
 from watching import ROOT, Watcher, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import pin
+from watcher.sources.discover import scan
 
 
 def save(watcher: Watcher, count: int, first: int = 1) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from faults import need_strace
 
-from watcher.files import fsync_folder
+from watcher.files.atomic_io import fsync_folder
 
 # Writes a file, makes it durable, and copies it where it cannot be linked.
 WRITING = """
 import sys
 from pathlib import Path
 from watcher.checkpoints.pin import take_file
-from watcher.files import replace_file
+from watcher.files.atomic_io import replace_file
 folder = Path(sys.argv[1])
 (folder / "trainer").write_bytes(b"trained")
 replace_file(folder / "written", b"content", mode=0o644)

@@ -17,22 +17,22 @@ from made_runs import FINGERPRINT, MAP
 from watching import Watcher, cli, wait_until
 
 from watcher.config import Settings
-from watcher.data import Evaluation, FoundCheckpoint, Pin, ScoredCheckpoint
+from watcher.config.policies import stop_policy
 from watcher.decision.generation import Life, Save, generation_of, with_save
 from watcher.decision.metric import parse_metric
-from watcher.decision.policy import stop_policy
 from watcher.decision.retain import Pinned, RetainPolicy, retain
 from watcher.decision.stop import StopPolicy, patience_left, should_stop, walk
-from watcher.intake.adopt import adopt_pins
-from watcher.intake.intake import Intake
+from watcher.ingest.adopt import adopt_pins
+from watcher.ingest.intake import Intake
 from watcher.plot.gather import read_run
 from watcher.plot.series import make_picture
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
-from watcher.reading import open_reader
 from watcher.store import Store
+from watcher.store.reading import open_reader
 from watcher.store.schema import migrations
 from watcher.store.sqlite import Database
+from watcher.types import Evaluation, FoundCheckpoint, Pin, ScoredCheckpoint
 
 NOW = 1_700_000_000.0
 

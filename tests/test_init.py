@@ -21,9 +21,9 @@ from watcher.config import (
     load_as,
     load_settings,
 )
-from watcher.doctor.processes import Trainer
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Gpu, Listing
+from watcher.launch.processes import Trainer
 from watcher.setup.look import find_device
 from watcher.setup.settings_file import Outlook
 

@@ -10,7 +10,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli, wait_until
 
-from watcher.checkpoints.discover import missing
+from watcher.checkpoints.naming import missing
 
 SCORES = json.dumps({"ckpt-1": 0.5, "ckpt-2": 0.6, "ckpt-3": 0.4})
 

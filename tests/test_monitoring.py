@@ -16,7 +16,7 @@ from faults import Rounds
 from prometheus_client.parser import text_string_to_metric_families
 from watching import ROOT
 
-from watcher.presence import Presence
+from watcher.heartbeat import Heartbeat
 from watcher.service.health import Health
 from watcher.service.metrics import Metrics
 
@@ -36,7 +36,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     settings = msgspec.structs.replace(rounds.settings, max_pinned_bytes="1GB")
     health = Health(10)
     status = {"worker": "ready", "patience_left": {"evaluations": 1, "steps": 2}}
-    health.show(Presence(turned=0, due=0, status=status))
+    health.show(Heartbeat(turned=0, due=0, status=status))
     return Metrics(settings, "run", health, lambda: {("command", "sent"): 1})("").body.decode()
 
 

@@ -14,7 +14,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import CLI, Watcher, cli, wait_until
 
-from watcher.moved import find_move
+from watcher.store.moved import find_move
 
 
 def done(watcher: Watcher, *flags: object) -> Path:

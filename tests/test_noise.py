@@ -12,9 +12,10 @@ from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli, wait_until
 
 from watcher.config import make_settings
-from watcher.data import ScoredCheckpoint
+from watcher.config.policies import boards
+from watcher.decision.board import Board
 from watcher.decision.noise import latency_doubt, random_doubts
-from watcher.decision.policy import Board, boards
+from watcher.types import ScoredCheckpoint
 
 MAP, LOSS, LATENCY = "DetectionBoxes_Precision/mAP", "Loss/total_loss", "latency_ms"
 DRAWN = ["Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss", LOSS]

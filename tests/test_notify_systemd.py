@@ -15,8 +15,8 @@ from fake_trainer import Manager, model_tensors
 from faults import end_strace, need_strace
 from watching import Watcher, wait_until
 
-from watcher.notify_systemd import Notifier, Service
-from watcher.presence import Presence
+from watcher.heartbeat import Heartbeat
+from watcher.systemd.notify import Notifier, Service
 
 
 class Manages:
@@ -178,16 +178,16 @@ def test_the_variables_are_taken_out_of_the_environment_that_the_worker_inherits
 def test_a_loop_whose_worker_stalled_and_is_still_there_gets_no_ping(path_manager: Manages):
     now = 100.0
     service = Service(Notifier(path_manager.address, 10.0), steady=lambda: now)
-    service.turned(Presence(turned=now, due=now + 1, worker_due=now - 5))
+    service.turned(Heartbeat(turned=now, due=now + 1, worker_due=now - 5))
     assert path_manager.pings() == 1
     now = 110.0
-    service.turned(Presence(turned=now, due=now + 1, worker_due=95.0))
+    service.turned(Heartbeat(turned=now, due=now + 1, worker_due=95.0))
     assert path_manager.pings() == 1
-    service.turned(Presence(turned=now, due=now + 1))
+    service.turned(Heartbeat(turned=now, due=now + 1))
     assert path_manager.pings() == 2
 
 
 def test_a_loop_that_cannot_do_its_work_says_why(path_manager: Manages):
     service = Service(Notifier(path_manager.address), steady=lambda: 0.0)
-    service.turned(Presence(turned=0, due=1, failure="database is locked"))
+    service.turned(Heartbeat(turned=0, due=1, failure="database is locked"))
     assert path_manager.status() == "cannot go on, trying again: database is locked"

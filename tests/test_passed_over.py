@@ -8,10 +8,10 @@ import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
 from watching import Watcher, wait_until
 
-from watcher.checkpoints.discover import scan
-from watcher.checkpoints.passed_over import Entry, look, passed_over
 from watcher.config import Settings
 from watcher.doctor import folders
+from watcher.sources.discover import scan
+from watcher.sources.passed_over import Entry, look, passed_over
 
 NOW = 1000.0
 OLD, NEW = NOW - 3600, NOW - 1

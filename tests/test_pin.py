@@ -9,9 +9,9 @@ import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
 
 from watcher.checkpoints.bundle import verify
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import identify, pin, release, sweep
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, PinError
+from watcher.sources.discover import scan
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from rich.console import Console
 from watching import CLI, cli
 
 from watcher.cli.plot import _read
-from watcher.database_file import iso
 from watcher.errors import WatcherError
 from watcher.plot import figure
 from watcher.plot.close_up import with_close_ups
@@ -43,8 +42,9 @@ from watcher.plot.series import (
 from watcher.plot.style import COLOURS, look_of
 from watcher.plot.terminal import Drawing
 from watcher.plot.ticks import round_ticks, tick_labels
-from watcher.reading import open_reader
 from watcher.store import Store
+from watcher.store.database_file import iso
+from watcher.store.reading import open_reader
 
 SVG = "{http://www.w3.org/2000/svg}"
 STOP = "no improvement greater than 0.005 in 10 evaluations since ckpt-20 (step 20000, score 0.4)"

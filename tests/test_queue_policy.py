@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watching import Watcher, cli, wait_until
 
-from watcher.data import Queued
-from watcher.intake.thin import SPREAD_PLACES, QueuePolicy, parse_policy, parse_size, thin
+from watcher.decision.queue_policy import SPREAD_PLACES, QueuePolicy, parse_policy, parse_size, thin
+from watcher.types import Queued
 
 SIZE = 20_000
 

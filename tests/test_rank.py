@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.data import ScoredCheckpoint
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.rank import RankPolicy, Veto, judge, name_leaders, rank, rankable
+from watcher.types import ScoredCheckpoint
 
 
 def row(step: int, score: float | None, *, name: str | None = None) -> ScoredCheckpoint:

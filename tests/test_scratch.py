@@ -12,7 +12,7 @@ from fake_trainer import Manager, model_tensors
 from watching import Watcher, alive, wait_until
 
 from watcher.evaluation.scratch import PREFIX, Scratch, base, is_within
-from watcher.mounts import mount_now
+from watcher.files.mounts import mount_now
 
 
 @pytest.fixture

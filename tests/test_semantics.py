@@ -20,9 +20,9 @@ from semantics_keeping import KEEPS
 from semantics_stopping import STOPS
 from test_rank import row
 
-from watcher.data import ScoredCheckpoint
 from watcher.decision.rank import rank
 from watcher.decision.stop import should_stop
+from watcher.types import ScoredCheckpoint
 
 
 def evaluations(scores: Scores) -> list[tuple[int, float | None]]:

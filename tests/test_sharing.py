@@ -28,7 +28,7 @@ from pathlib import Path
 model_dir, groups, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 from watcher.cli import main
 from watcher.errors import WatcherError
-from watcher.sharing import Sharing
+from watcher.runtime.sharing import Sharing
 
 def ask(*arguments):
     sys.argv = ["checkpoint-watcher", *arguments]

@@ -21,16 +21,17 @@ from faults import Rounds, fork_daemon, latest, now
 from forks import Fork
 from watching import Watcher, cli, wait_until
 
-from watcher import files, slices
 from watcher.checkpoints import bundle, pin
-from watcher.checkpoints.discover import scan
 from watcher.config import Settings
-from watcher.inbox import Request
-from watcher.intake.intake import Intake
-from watcher.intake.keeper import Keeper
-from watcher.orders import Orders
+from watcher.control.channel import Request
+from watcher.control.commands import Commands
+from watcher.files import atomic_io as files
+from watcher.files import slices
+from watcher.files.slices import Job, Progress, Unfinished, Work
+from watcher.ingest.intake import Intake
+from watcher.ingest.keeper import Keeper
 from watcher.promotion.projection import Projector
-from watcher.slices import Job, Progress, Unfinished, Work
+from watcher.sources.discover import scan
 from watcher.store import Store
 
 LARGE = 10_000_000
@@ -387,7 +388,7 @@ def test_a_requeue_of_large_ones_links_all_and_is_answered_when_they_are_verifie
         for row in store.queue.pinned():
             store.queue.forget_pin(row["id"])
             shutil.rmtree(row["prefix"].parent)
-        orders = Orders(store, tmp_path, rounds.state_dir / "pins")
+        orders = Commands(store, tmp_path, rounds.state_dir / "pins")
         request = Request(verb="requeue", checkpoints=("ckpt-1", "ckpt-2", "ckpt-3"))
         calls = 0
         while True:

@@ -10,12 +10,12 @@ import pytest
 from test_store import NOW, add
 
 from watcher.config import Settings
-from watcher.data import Evaluation
-from watcher.decision.policy import stop_policy
+from watcher.config.policies import stop_policy
 from watcher.decision.stop import should_stop
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
 from watcher.store import Store
+from watcher.types import Evaluation
 
 MAP = "DetectionBoxes_Precision/mAP"
 SETTINGS = Settings(model_dir="", pipeline_config="none", patience=3, max_not_finite=3)
@@ -72,7 +72,7 @@ def test_a_checkpoint_measured_again_counts_with_its_new_score(store: Store, tmp
     assert stopping.decision
     checkpoint = store.ledger.find("ckpt-4")
     assert checkpoint
-    store.by_hand.requeue(checkpoint, NOW)
+    store.manual.requeue(checkpoint, NOW)
     lease = store.queue.lease_next(NOW, 60)
     assert lease and lease.name == "ckpt-4"
     store.ledger.record_score(lease, Evaluation("a" * 64, 8, {MAP: 0.9}), 0.9, started=NOW, now=NOW)

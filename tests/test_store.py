@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from made_runs import Made, make_run, scores
 
-from watcher.data import Evaluation, FoundCheckpoint, Leader, Pin
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError
-from watcher.reading import Reader
 from watcher.store import LeaseLost, Store
+from watcher.store.reading import Reader
+from watcher.types import Evaluation, FoundCheckpoint, Leader, Pin
 
 NOW = 1_700_000_000.0
 MAP = "DetectionBoxes_Precision/mAP"

@@ -26,13 +26,13 @@ from tensorboards import MAP, ON, event_files, read, steps, tensorboard
 from watching import Watcher, alive, wait_until
 
 from watcher.config import Settings
-from watcher.data import Evaluation
 from watcher.doctor.event_files import event_files as event_files_of
 from watcher.store import Store
 from watcher.tensorboard.__main__ import update
 from watcher.tensorboard.event_file import write_event_file
 from watcher.tensorboard.folder import arrange
 from watcher.tensorboard.points import Content, Point
+from watcher.types import Evaluation
 
 KILLED = -9
 

@@ -170,7 +170,7 @@ def test_after_the_run_everything_is_still_told(done: Watcher):
 
 
 def test_what_the_curve_is_drawn_from_are_the_rows_that_can_rank(watcher: Watcher):
-    from watcher.reading import open_reader
+    from watcher.store.reading import open_reader
 
     save(watcher, 100, 200, 300, 400)
     watcher.run(STUB_SCORES='{"ckpt-1": 0.25, "ckpt-2": -1, "ckpt-3": null, "ckpt-4": 0.5}')

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from watching import ROOT, STUB, cli
 
-from watcher import units
+from watcher.systemd import units
 
 TEMPLATES = ROOT / "systemd"
 # The exposure, of 10, that `systemd-analyze security` may find in the watcher's unit.

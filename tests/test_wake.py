@@ -11,13 +11,13 @@ import pytest
 from watching import Watcher
 
 from watcher.config import Settings
-from watcher.daemon import Daemon
 from watcher.errors import DeviceTaken
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import Worker
-from watcher.intake.intake import Intake
-from watcher.intake.lookout import Lookout
+from watcher.ingest.intake import Intake
+from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
+from watcher.runtime.loop import Daemon
 from watcher.store import Store
 
 LOOP = ("_guarded_step", "step", "_look", "_take_wake", "_wait", "_pin_meanwhile")

@@ -15,7 +15,7 @@ from fake_trainer import Manager
 from faults import need_strace
 from watching import wait_until
 
-from watcher.intake.watch import Watch
+from watcher.sources.watch import Watch
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_thread_that_ended_is_replaced_and_said_to_be(tmp_path: Path):
 CLOSING = """
 import sys, time
 from pathlib import Path
-from watcher.intake.watch import Watch
+from watcher.sources.watch import Watch
 watches = [Watch(Path(sys.argv[1]), lambda: None) for _ in range(3)]
 for watch in watches:
     watch.ensure()

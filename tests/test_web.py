@@ -166,7 +166,7 @@ def test_the_page_closes_up_on_the_same_points_as_the_plot(tmp_path: Path):
     from watcher.plot.close_up import close_up
     from watcher.plot.gather import read_run
     from watcher.plot.series import make_picture
-    from watcher.reading import open_reader
+    from watcher.store.reading import open_reader
     from watcher.web.queries import SHOWN
 
     risen = (0.02, 0.15, 0.25, None, 0.3663, 0.3709, 0.3657, 0.3706)
@@ -494,9 +494,9 @@ def test_the_program_datasette_names_its_interpreter(tmp_path: Path):
 
 
 def test_nothing_of_the_daemon_imports_datasette_and_the_extra_is_its_list():
-    script = "import sys, watcher.daemon, watcher.cli.run; print([*sys.modules])"
+    script = "import sys, watcher.runtime.loop, watcher.cli.run; print([*sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "watcher.daemon" in loaded
+    assert "watcher.runtime.loop" in loaded
     assert not any(name in loaded for name in ("datasette", "uvicorn", "watcher.web"))
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = (ROOT / "deploy" / "requirements" / "web.in").read_text().splitlines()

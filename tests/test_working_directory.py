@@ -16,7 +16,7 @@ from launching import Launch
 from watching import STUB, Watcher, cli, wait_until
 
 from watcher.doctor import cadence, state
-from watcher.doctor.processes import trainers
+from watcher.launch.processes import trainers
 
 
 @pytest.fixture

@@ -27,16 +27,16 @@ from watching import ROOT, STUB
 
 from benchmarks.table import Row
 from watcher.checkpoints.bundle import parse_index, verify
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, pin
 from watcher.config import Settings, load_settings
-from watcher.daemon import Daemon
-from watcher.data import Leader, Pin, ScoredCheckpoint
 from watcher.decision.metric import parse_metric
-from watcher.logs import configure_logs
 from watcher.promotion.promote import BoardText, project
-from watcher.running import _build, _make_state_folder
+from watcher.runtime.app import _build, _make_state_folder
+from watcher.runtime.logs import configure_logs
+from watcher.runtime.loop import Daemon
+from watcher.sources.discover import scan
 from watcher.store import Store
+from watcher.types import Leader, Pin, ScoredCheckpoint
 
 EVALUATIONS = 100_000
 EVALUATION_SECONDS = 0.1

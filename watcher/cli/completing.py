@@ -16,9 +16,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from watcher.config import state_path
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import WatcherError
-from watcher.reading import Reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.reading import Reader
 
 Items = list[CompletionItem[str]]
 Completer = Callable[[click.Context, click.Parameter, str], Items]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.store.database_file import DATABASE_NAME
 
 _ABOVE = 3
 _MOST = 1000

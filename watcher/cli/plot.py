@@ -145,7 +145,7 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write(output: Path, picture: Picture) -> None:
-    from watcher.files import replace_file
+    from watcher.files.atomic_io import replace_file
     from watcher.plot.figure import boxes, to_bytes
 
     if output.suffix.lower() != ".svg" and (lacking := boxes(picture)):

@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from watcher.config import Settings
-from watcher.database_file import DATABASE_NAME, explained
+from watcher.config.policies import boards
 from watcher.decision.noise import random_doubts
-from watcher.decision.policy import boards
 from watcher.doctor.finding import Finding
 from watcher.errors import StoreError
-from watcher.reading import Reader
+from watcher.store.database_file import DATABASE_NAME, explained
+from watcher.store.reading import Reader
 
 # Before it, two connections that write may damage the database (sqlite.org/wal.html).
 _WAL_RESET_FIXED = (3, 51, 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from watcher.config import LaunchSettings
-from watcher.files import read_regular
+from watcher.files.atomic_io import read_regular
 from watcher.launch.command import interpreter
 from watcher.launch.decide import describe
 from watcher.promotion.promote import BOARD_FILE

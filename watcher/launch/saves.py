@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from watcher.checkpoints.bundle import parse_index, read_index
-from watcher.checkpoints.discover import scan
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
+from watcher.sources.discover import scan
 
 # A name, and what changes when the thing is worked on.
 Mark = tuple[object, ...]

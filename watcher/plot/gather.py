@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from watcher.decision.metric import Key, parse_metric, unknown_metric
 from watcher.errors import WatcherError
 from watcher.plot.series import Evaluated, Promotion, Run, Stop, names_to_read
-from watcher.reading import Reader
+from watcher.store.reading import Reader
 
 
 def read_run(

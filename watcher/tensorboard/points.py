@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from watcher.decision.metric import Values
-from watcher.reading import Reader
+from watcher.store.reading import Reader
 
 # Before workers told which metrics the OD API does not have there was this one.
 _OWN_METRICS = ("latency_ms",)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
-from watcher.reading import open_reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.reading import open_reader
 from watcher.web.charts import OVERVIEW, overview_dashboard, run_dashboard
 from watcher.web.metadata import database_metadata
 from watcher.web.queries import FRESHNESS

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from watcher.moved import recorded_settings
-from watcher.reading import Reader
+from watcher.store.moved import recorded_settings
+from watcher.store.reading import Reader
 from watcher.view.changes import Measured, measured
 from watcher.view.look import Look, Looker
 

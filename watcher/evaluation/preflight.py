@@ -1,0 +1,34 @@
+"""Preflight: what the worker would refuse, as far as evaluations of the run tell it at once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from watcher.config import Settings
+from watcher.config.policies import boards, require_metrics
+from watcher.evaluation.snapshot import unchanged_since
+from watcher.store import Ledger
+
+# What else may change which metrics there are, beside the content of pipeline.config.
+_MEASURING = ("pipeline_config", "python", "working_directory", "eval_input")
+
+
+def refuse_unmeasured(settings: Settings, ledger: Ledger) -> None:
+    """Refuse a metric that no evaluation of this run reports, without starting a worker.
+
+    Says nothing where the evaluation may have others than were recorded: with metric plugins, and
+    after a change of what measures. Categories are left to the worker too, which reads the label
+    map anew.
+
+    Raises:
+        ConfigError: a board reads a metric that is not reported.
+    """
+    names, evaluated_at = ledger.measured_lately()
+    before, present = ledger.settings(), settings.to_show()
+    if not names or settings.metric_plugin:
+        return
+    if any(before.get(name) != present[name] for name in _MEASURING):
+        return
+    since = unchanged_since(settings)
+    if since and since < datetime.fromisoformat(evaluated_at):
+        require_metrics(boards(settings), names, None)
