@@ -125,7 +125,7 @@ def test_what_a_view_answers_is_what_sqlite_answers(page: WebPage, runs: Path):
 
 
 def test_each_canned_query_answers_with_rows_of_the_views(page: WebPage, runs: Path):
-    from watcher.web.queries import ASKED, SHOWN
+    from watcher.store.page_queries import ASKED, SHOWN
 
     database = runs / "cats" / "model_dir" / "watcher" / "watcher.db"
     given = {"checkpoint": "ckpt-7", "first": "ckpt-7", "second": "ckpt-9"}
@@ -166,8 +166,8 @@ def test_the_page_closes_up_on_the_same_points_as_the_plot(tmp_path: Path):
     from watcher.plot.close_up import close_up
     from watcher.plot.gather import read_run
     from watcher.plot.series import make_picture
+    from watcher.store.page_queries import SHOWN
     from watcher.store.reading import open_reader
-    from watcher.web.queries import SHOWN
 
     risen = (0.02, 0.15, 0.25, None, 0.3663, 0.3709, 0.3657, 0.3706)
     runs = {
@@ -202,7 +202,7 @@ def test_the_page_closes_up_on_the_same_points_as_the_plot(tmp_path: Path):
 def test_patience_that_is_used_up_is_none_and_the_note_says_why_training_is_to_stop(
     tmp_path: Path, stop: str | None, value: object, note: str
 ):
-    from watcher.web.queries import CARDS
+    from watcher.store.page_queries import CARDS
 
     folder = make_run(tmp_path / "model_dir", scores(0.5, 0.4), stop=stop)
     path = folder / "watcher" / "watcher.db"

@@ -7,12 +7,9 @@ evaluated anew. Nothing is deleted: the damaged database is kept beside the new 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 import shutil
-import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +24,14 @@ from watcher.ingest.adopt import adopt_pins, found_as, pin_folders, read_pin
 from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BOARD_FILE, foreign_names
 from watcher.store import Store
-from watcher.store.database_file import DATABASE_NAME, PINS_NAME, REBUILD_HINT
+from watcher.store.database_file import (
+    DATABASE_NAME,
+    PINS_NAME,
+    REBUILD_HINT,
+    has_run,
+    is_whole,
+    set_aside,
+)
 from watcher.types import Leader, Pin
 
 _NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
@@ -97,7 +101,7 @@ def read_board(best_dir: Path) -> Board | None:
 def refuse_lost(state_dir: Path, best_dir: Path) -> None:
     """Raise StoreLost where a run has been whose database is gone: a new one would forget it."""
     database = state_dir / DATABASE_NAME
-    if _has_run(database):
+    if has_run(database):
         return
     if pin_folders(state_dir / PINS_NAME):
         trace = state_dir / PINS_NAME
@@ -113,14 +117,7 @@ def refuse_lost(state_dir: Path, best_dir: Path) -> None:
 
 def require_damage(database: Path) -> None:
     """Raise StoreError when a database is whole, so that there is nothing to rebuild."""
-    if not _has_run(database):
-        return
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
-        try:
-            found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError:
-            return
-    if found == "ok":
+    if is_whole(database):
         raise StoreError(
             f"database {database} is whole: there is nothing to rebuild",
             hint="to make it anew all the same, move it away first",
@@ -144,7 +141,7 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
         scored, lost = _restore_board(store, board, best_dir, pins_dir, now) if board else ([], [])
         pending = adopt_pins(store.queue, pins_dir, now)
         store.ledger.add_event(now, "rebuilt", "the database was made anew from best/ and the pins")
-    old = _set_aside(state_dir / DATABASE_NAME)
+    old = set_aside(state_dir / DATABASE_NAME)
     fresh.rename(state_dir / DATABASE_NAME)
     fsync_folder(state_dir)
     named = [entry.checkpoint for entry in board.checkpoints] if board else []
@@ -203,30 +200,3 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
         size_bytes=best.size_bytes,
         model_variables=best.model_variables,
     )
-
-
-def _has_run(database: Path) -> bool:
-    if not database.is_file():
-        return False
-    uri = f"{database.as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.1)) as db:
-        try:
-            return db.execute("SELECT 1 FROM runs").fetchone() is not None
-        except sqlite3.OperationalError as error:
-            return "no such table" not in str(error)
-        except sqlite3.DatabaseError:
-            return True  # damaged: that is told when it is opened
-
-
-def _set_aside(database: Path) -> Path | None:
-    """Move a database and what belongs to it; a `-wal` left behind would be read into the new."""
-    if not database.exists():
-        for suffix in ("-wal", "-shm"):
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-        return None
-    aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-    for suffix in ("-wal", "-shm", ""):
-        file = database.with_name(database.name + suffix)
-        if file.exists():
-            file.rename(aside.with_name(aside.name + suffix))
-    return aside

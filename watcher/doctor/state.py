@@ -19,12 +19,14 @@ from watcher.config.policies import boards
 from watcher.decision.noise import random_doubts
 from watcher.doctor.finding import Finding
 from watcher.errors import StoreError
-from watcher.store.database_file import DATABASE_NAME, explained
+from watcher.store import queries
+from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader
 
 # Before it, two connections that write may damage the database (sqlite.org/wal.html).
 _WAL_RESET_FIXED = (3, 51, 3)
 _LAST_EVALUATIONS = 10
+_LAST_STEPS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +62,14 @@ def load(state_dir: Path) -> RunState | None:
     if not path.exists():
         return None
     with closing(Reader(path, timeout_seconds=2.0)) as reader:
-        with explained(path):
-            rows = reader.all("SELECT status FROM runs ORDER BY id LIMIT 1")
-        seconds = reader.all(
-            "SELECT eval_seconds FROM evaluations WHERE eval_seconds > 0 ORDER BY id DESC LIMIT ?",
-            [_LAST_EVALUATIONS],
-        )
-        steps = reader.all(
-            "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0 AND generation ="
-            " (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
-            " ORDER BY global_step DESC LIMIT 30"
-        )
-        found = reader.all(
-            "SELECT discovered_at FROM checkpoints WHERE global_step > 0 ORDER BY id DESC LIMIT ?",
-            [_LAST_EVALUATIONS],
-        )
-        promoted = reader.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
         return RunState(
-            status=msgspec.json.decode(rows[0]["status"]) if rows else {},
-            eval_seconds=_median([row["eval_seconds"] for row in seconds]),
-            found_seconds=_apart([row["discovered_at"] for row in reversed(found)]),
-            steps=_step(sorted(row["global_step"] for row in steps)),
+            status=reader.status(),
+            eval_seconds=_median(reader.last_seconds(_LAST_EVALUATIONS)),
+            found_seconds=_apart(queries.last_discoveries(reader, _LAST_EVALUATIONS)),
+            steps=_step(queries.last_steps(reader, _LAST_STEPS)),
             waiting=reader.waiting(),
-            promoted=promoted["n"] if promoted else 0,
-            journal=reader.all("PRAGMA journal_mode")[0]["journal_mode"],
+            promoted=queries.places_taken(reader),
+            journal=queries.journal_mode(reader),
         )
 
 
@@ -112,8 +98,7 @@ def noise(settings: Settings) -> list[Finding]:
         return []
     try:
         with closing(Reader(path, timeout_seconds=2.0)) as reader:
-            last = reader.one("SELECT max(id) AS id FROM evaluations")
-            details = reader.details_of(last["id"]) if last and last["id"] else {}
+            details = msgspec.json.decode(queries.last_details(reader) or "{}")
     except StoreError:  # the check of the database tells it
         return []
     drawn = details.get("random_metrics") or ()

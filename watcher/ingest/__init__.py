@@ -1,1 +1,1 @@
-"""From MODEL_DIR to the queue: notice each checkpoint, pin it, record it, thin what waits."""
+"""From a source to the queue: each new checkpoint is pinned, verified and recorded."""

@@ -5,7 +5,9 @@ What the daemon, which writes, and the commands, which only read, have in common
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -64,3 +66,42 @@ def explained(path: Path) -> Iterator[None]:
             f"database {path}: {error.strerror}",
             hint=f"check permissions of {path.parent}, or set --state-dir to another folder",
         ) from error
+
+
+def has_run(database: Path) -> bool:
+    """True when a run is recorded there, or something that is damaged."""
+    if not database.is_file():
+        return False
+    uri = f"{database.as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.1)) as db:
+        try:
+            return db.execute("SELECT 1 FROM runs").fetchone() is not None
+        except sqlite3.OperationalError as error:
+            return "no such table" not in str(error)
+        except sqlite3.DatabaseError:
+            return True  # damaged: that is told when it is opened
+
+
+def set_aside(database: Path) -> Path | None:
+    """Move a database and what belongs to it; a `-wal` left behind would be read into the new."""
+    if not database.exists():
+        for suffix in ("-wal", "-shm"):
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+        return None
+    aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    for suffix in ("-wal", "-shm", ""):
+        file = database.with_name(database.name + suffix)
+        if file.exists():
+            file.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def is_whole(database: Path) -> bool:
+    """True when a run is recorded there and SQLite finds nothing wrong with the file."""
+    if not has_run(database):
+        return False
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
+        try:
+            return bool(db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+        except sqlite3.DatabaseError:
+            return False

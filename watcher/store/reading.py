@@ -89,6 +89,12 @@ class Reader:
             raise StoreError(f"{self.path} holds no run", hint="start `checkpoint-watcher run`")
         return rows[0]
 
+    def status(self) -> dict[str, Any]:
+        """Return what the daemon last said of itself, empty before its first start."""
+        rows = self._rows("SELECT status FROM runs ORDER BY id LIMIT 1")
+        status: dict[str, Any] = msgspec.json.decode(rows[0]["status"]) if rows else {}
+        return status
+
     def last_start(self) -> LastStart:
         """Return what the last start went by, and what it was given, with the paths of today."""
         run = self.run()
@@ -169,6 +175,10 @@ class Reader:
         )
         overall = {row["name"] for row in rows if not row["category"]}
         return overall, {row["category"] for row in rows if row["category"]}
+
+    def require_views(self) -> None:
+        """Raise StoreError for a database of an earlier version, which lacks views of today."""
+        self._rows("SELECT state FROM run_state")
 
     def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
