@@ -276,7 +276,7 @@ def test_a_faster_coco_backend_is_a_note_with_its_command():
 @pytest.mark.tensorflow
 def test_a_faster_backend_is_recommended_for_many_images_with_this_interpreter(od_python: str):
     script = (
-        "from evaluators.coco import recommendation as told\n"
+        "from evaluators.od_api.coco import recommendation as told\n"
         "few, many = told('auto', 'pycocotools', 999), told('auto', 'pycocotools', 1000)\n"
         "other, chosen = told('auto', 'hotcoco', 5000), told('pycocotools', 'pycocotools', 5000)\n"
         "print(few, other, chosen, many[1], sep='|')"

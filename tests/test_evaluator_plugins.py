@@ -14,7 +14,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher
 
-from evaluators.plugins import Plugin, load
+from evaluators.od_api.plugins import Plugin, load
 from evaluators.protocol import Refusal
 
 CATEGORIES = {1: "rect", 2: "ellipse"}

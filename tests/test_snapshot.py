@@ -12,7 +12,7 @@ from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli, wait_until
 
 from evaluators import protocol
-from evaluators.plugins import load
+from evaluators.od_api.plugins import load
 from evaluators.protocol import Refusal
 from evaluators.snapshot import Snapshot as TakenByWorker
 from watcher.config import Settings, load_settings

@@ -8,10 +8,10 @@ import re
 import tensorflow as tf
 from object_detection.utils import config_util
 
-from evaluators import records
-from evaluators.pipeline import is_sequence
+from evaluators.od_api import records
+from evaluators.od_api.pipeline import is_sequence
+from evaluators.od_api.tally import LARGEST_COORDINATE, Tally
 from evaluators.protocol import Refusal
-from evaluators.tally import LARGEST_COORDINATE, Tally
 
 _SHOWN = 5
 _FILES = 50

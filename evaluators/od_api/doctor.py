@@ -15,11 +15,11 @@ import time
 
 
 def load_worker():
-    """Returns the module `worker.py` beside this file, whether or not that folder is searched.
+    """Returns the module `worker.py` of the folder above, whether or not that is searched.
 
     Its first statements bring the pipes to safety from what libraries print.
     """
-    path = pathlib.Path(__file__).resolve().with_name("worker.py")
+    path = pathlib.Path(__file__).resolve().parents[1] / "worker.py"
     spec = importlib.util.spec_from_file_location("worker", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -68,7 +68,8 @@ class Findings:
 
 def examine(request, findings):
     """Runs all checks in an order in which each finds what it needs."""
-    from evaluators import compat, protocol
+    from evaluators import protocol
+    from evaluators.od_api import compat
 
     compat.prepare_process(request)
     try:
@@ -78,7 +79,7 @@ def examine(request, findings):
         return
     check_device(request, findings)
     check_backends(request, findings)
-    from evaluators.pipeline import Pipeline
+    from evaluators.od_api.pipeline import Pipeline
 
     try:
         pipeline = Pipeline(request, with_label_map=False)
@@ -119,7 +120,8 @@ def check_device(request, findings):
 
 def check_backends(request, findings):
     """Tells which program computes COCO metrics, or that the one asked for is missing."""
-    from evaluators import coco, protocol
+    from evaluators import protocol
+    from evaluators.od_api import coco
 
     try:
         findings.fact("coco_backend", coco.choose_backend(request.get("coco_backend")))
@@ -129,7 +131,7 @@ def check_backends(request, findings):
 
 def tell_faster_backend(request, findings):
     """Tells which program would compute COCO metrics faster, and how it is installed, if one is."""
-    from evaluators import coco
+    from evaluators.od_api import coco
 
     faster = coco.recommendation(
         request.get("coco_backend"),
@@ -142,7 +144,8 @@ def tell_faster_backend(request, findings):
 
 def check_labels(pipeline, findings):
     """Reads the label map and says what is wrong; returns its ids, None where there is none."""
-    from evaluators import label_map, protocol
+    from evaluators import protocol
+    from evaluators.od_api import label_map
 
     try:
         pipeline.read_label_map()
@@ -160,7 +163,7 @@ def compare_classes(pipeline, ids, findings):
     """Compares the label map's ids with the model's num_classes."""
     from object_detection.utils import config_util
 
-    from evaluators.label_map import listed
+    from evaluators.od_api.label_map import listed
 
     label_map = pipeline.label_map.path
     try:
@@ -227,7 +230,7 @@ def check_training_input(pipeline, findings):
 def compare_label_maps(theirs, ours, label_map, findings):
     """Says whether the trainer's label map cannot be read or has other classes than `label_map`."""
     from evaluators import protocol
-    from evaluators.label_map import LabelMap
+    from evaluators.od_api.label_map import LabelMap
 
     try:
         found = LabelMap(theirs)
@@ -246,8 +249,9 @@ def compare_label_maps(theirs, ours, label_map, findings):
 
 def check_records(pipeline, deadline, findings):
     """Reads all records, decodes some, and tells the size of the eval set."""
-    from evaluators import protocol, record_checks, records
-    from evaluators.pipeline import is_sequence
+    from evaluators import protocol
+    from evaluators.od_api import record_checks, records
+    from evaluators.od_api.pipeline import is_sequence
 
     try:
         found, tally, count, is_whole = record_checks.examine(pipeline, deadline, findings.progress)
@@ -267,7 +271,7 @@ def check_records(pipeline, deadline, findings):
 
 def tell_size(pipeline, images, is_whole, findings):
     """Says how many images an evaluation has, and whether they are few."""
-    from evaluators.pipeline import is_sequence
+    from evaluators.od_api.pipeline import is_sequence
 
     sample = max(1, pipeline.eval_input.sample_1_of_n_examples)
     sampled = " (1 of {} records)".format(sample) if sample > 1 else ""

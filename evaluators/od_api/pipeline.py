@@ -7,8 +7,8 @@ from object_detection import eval_util
 from object_detection.protos import input_reader_pb2, pipeline_pb2
 from object_detection.utils import config_util
 
-from evaluators import prototext
-from evaluators.label_map import LabelMap
+from evaluators.od_api import prototext
+from evaluators.od_api.label_map import LabelMap
 from evaluators.protocol import Refusal
 from evaluators.snapshot import Snapshot
 

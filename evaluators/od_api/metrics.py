@@ -7,9 +7,9 @@ from object_detection.core import standard_fields
 from object_detection.metrics import lvis_evaluation, lvis_tools
 from object_detection.utils import label_map_util
 
-from evaluators import coco
-from evaluators.detections import AbsoluteDetections
-from evaluators.plugin_images import PluginMetrics, Truths
+from evaluators.od_api import coco
+from evaluators.od_api.detections import AbsoluteDetections
+from evaluators.od_api.plugin_images import PluginMetrics, Truths
 from evaluators.protocol import Refusal
 
 FIELDS = standard_fields.InputDataFields

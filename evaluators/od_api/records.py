@@ -13,7 +13,7 @@ import tensorflow as tf
 from object_detection import inputs
 from object_detection.builders import dataset_builder, decoder_builder
 
-from evaluators.pipeline import is_sequence
+from evaluators.od_api.pipeline import is_sequence
 from evaluators.protocol import Refusal, one_line
 
 BOX = "image/object/bbox/"

@@ -5,17 +5,17 @@ import resource
 import sys
 import time
 
-from evaluators import coco, compat, fingerprint, plugins, randomness, record_checks
 from evaluators.clock import Clock, throttled
-from evaluators.dataset import EvalSet
-from evaluators.latency import Stopwatch
-from evaluators.metrics import Metrics, MetricSets
-from evaluators.model import Model
-from evaluators.passes import Passes, passes_at_once
-from evaluators.pipeline import Pipeline
+from evaluators.od_api import coco, compat, fingerprint, plugins, randomness, record_checks
+from evaluators.od_api.dataset import EvalSet
+from evaluators.od_api.latency import Stopwatch
+from evaluators.od_api.metrics import Metrics, MetricSets
+from evaluators.od_api.model import Model
+from evaluators.od_api.passes import Passes, passes_at_once
+from evaluators.od_api.pipeline import Pipeline
+from evaluators.od_api.visualize import Visualizer
 from evaluators.protocol import Failure, Refusal, finite
 from evaluators.snapshot import Snapshot
-from evaluators.visualize import Visualizer
 
 
 class Evaluation:

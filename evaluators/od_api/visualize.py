@@ -14,7 +14,7 @@ from object_detection import model_lib_v2
 from object_detection.core import standard_fields
 from object_detection.utils import label_map_util
 
-from evaluators import compat
+from evaluators.od_api import compat
 
 FIELDS = standard_fields.InputDataFields
 # What one evaluation may leave behind; pictures beyond are left out.

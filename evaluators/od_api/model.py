@@ -7,7 +7,7 @@ from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
 from object_detection.utils import config_util
 
-from evaluators import checkpoints, misfit, randomness
+from evaluators.od_api import checkpoints, misfit, randomness
 from evaluators.protocol import Failure, Refusal, one_line
 
 FIELDS = standard_fields.InputDataFields

@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from evaluators import misfit
+from evaluators.od_api import misfit
 from evaluators.protocol import Failure
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

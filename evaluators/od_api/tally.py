@@ -10,7 +10,7 @@ import collections
 
 import numpy as np
 
-from evaluators import records
+from evaluators.od_api import records
 
 # `box_list_ops.to_absolute_coordinates` raises above it.
 LARGEST_COORDINATE = np.float32(1.1)

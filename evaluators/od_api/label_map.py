@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from object_detection.protos import string_int_label_map_pb2
 from object_detection.utils import label_map_util
 
-from evaluators import prototext
+from evaluators.od_api import prototext
 from evaluators.protocol import Refusal
 
 HINT = "write one item a class: item { id: 1 name: 'person' }"

@@ -8,9 +8,10 @@ import tensorflow as tf
 from object_detection import inputs
 from object_detection.core import standard_fields
 
-from evaluators import compat, disk, records
-from evaluators.model import inputs_of_the_model
-from evaluators.pipeline import is_sequence
+from evaluators import disk
+from evaluators.od_api import compat, records
+from evaluators.od_api.model import inputs_of_the_model
+from evaluators.od_api.pipeline import is_sequence
 from evaluators.protocol import Refusal
 
 FIELDS = standard_fields.InputDataFields
