@@ -44,6 +44,33 @@ class Ending:
         return failed and not self.progressed and self.seconds < _AT_ONCE_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What was foreseen before the start of what the trainer will not save.
+
+    Attributes:
+        remedy: What saves it; empty where that is not known.
+        lost: Steps after the last checkpoint, 0 where they are few or not known.
+    """
+
+    remedy: str = ""
+    lost: int = 0
+
+
+def what_is_unsaved(unsaved: Unsaved, *, trained: bool) -> str | None:
+    """Say what a trainer that ended well has not saved, None for nothing.
+
+    Args:
+        unsaved: What was foreseen.
+        trained: It saved a trained checkpoint.
+    """
+    if trained and not unsaved.lost:
+        return None
+    said = f"the last {unsaved.lost} steps were not saved"
+    said = said if trained else "no trained checkpoint was saved"
+    return f"{said}; {unsaved.remedy}" if unsaved.remedy else said
+
+
 def how(ending: Ending) -> str:
     """Say how the trainer ended, and after how long."""
     said = f"the trainer {describe(ending.returncode)} after {_duration(ending.seconds)}"
