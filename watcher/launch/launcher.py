@@ -17,9 +17,18 @@ from watcher.config import LaunchSettings
 from watcher.errors import StoreError
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
-from watcher.launch.ending import Ending, Unsaved, after_the_end, how, the_best, what_is_unsaved
-from watcher.launch.files import lock_folder, open_log
+from watcher.launch.ending import (
+    Ending,
+    Unsaved,
+    after_the_end,
+    how,
+    the_best,
+    what_is_unsaved,
+    with_reason,
+)
+from watcher.launch.files import last_words, lock_folder, open_log
 from watcher.launch.group import Group
+from watcher.launch.leftovers import Leftovers
 from watcher.launch.saves import Checkpoints, Mark, SaveWatch
 from watcher.launch.sentinel import Sentinel
 from watcher.launch.signals import ENDING, FORWARDED, Signals
@@ -71,6 +80,7 @@ class Launcher:
         self._asked: signal.Signals | None = None
         self._checkpoints = Checkpoints(settings.model_path)
         self._saved_anew: set[str] = set()
+        self._gave_up: str | None = None
         self._unseen = False  # model_dir could not be listed
         self._told: set[str] = set()
         self._holds = 0
@@ -88,6 +98,8 @@ class Launcher:
             ConfigError: the trainer's command cannot be executed.
         """
         with ExitStack() as stack:
+            leftovers = Leftovers(self._settings.model_path, self._settings.state_path)
+            stack.callback(self._tidy_up, leftovers)
             self._lock = lock_folder(self._settings.model_path, self._say)
             if self._lock is not None:
                 stack.callback(os.close, self._lock)
@@ -332,6 +344,8 @@ class Launcher:
             companion.stop()
             return code
         self._fruitless = False
+        if companion.failure:  # long ago, and what went on since has hidden it
+            self._gave_up = with_reason(companion.failure, self._settings.state_path)
         limit = self._settings.drain_timeout
         deadline = None if limit is None else self._steady() + limit
         stopped_early = self._sentinel.look().kind == "valid"
@@ -355,13 +369,9 @@ class Launcher:
         ending, verdict = self._ending, self._sentinel.look()
         stopped = code == 0 and verdict.kind == "valid"
         if ending and not ending.early and (self._watcher or ending.returncode):
-            said = how(ending)
-            if self._asked:
-                said += f"; {self._asked.name} was passed on"
-            elif self._fruitless:
-                said += ", before any new checkpoint"
-                said += ": no watcher goes on without it" if self._watcher else ""
-            self._say(said)
+            self._tell_how(ending)
+        if self._gave_up:
+            self._say(f"not all is evaluated: {self._gave_up}")
         self._tell_what_is_unsaved()
         if stopped and ending and self._watcher:  # it was told before the queue was finished
             self._say(f"stopped early: {verdict.message}")
@@ -371,12 +381,26 @@ class Launcher:
             for line in after_the_end(self._settings, self._command, best, resume=resume):
                 self._say(line)
 
-    def _tell_what_is_unsaved(self) -> None:
-        """Say so where a trainer ended well and its work is lost.
+    def _tell_how(self, ending: Ending) -> None:
+        said = how(ending)
+        if self._asked:
+            said += f"; {self._asked.name} was passed on"
+        elif self._fruitless:
+            said += ", before any new checkpoint"
+            goes_on = self._companion and not self._companion.given_up
+            said += ": no watcher goes on without it" if goes_on else ""
+        self._say(said)
+        log = self._settings.trainer_log if ending.returncode and not self._asked else None
+        if log and (words := last_words(log)):
+            self._say(f"{log} ends: {words}")
 
-        Of one that may save elsewhere, a checkpoint from before its first step tells that it does
-        not.
-        """
+    def _tidy_up(self, leftovers: Leftovers) -> None:
+        """Leave nothing behind of a start that came to nothing."""
+        if self._ending is None or (self._fruitless and not self._asked):
+            leftovers.remove()
+
+    def _tell_what_is_unsaved(self) -> None:
+        """Say so where a trainer ended well and its work is lost, unless it may save elsewhere."""
         ending = self._ending
         if ending is None or ending.early or ending.returncode or self._asked:
             return
