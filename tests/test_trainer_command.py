@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from launching import FAKE_TRAINER, Launch
-from watching import cli
+from watching import STUB, cli
 
 from watcher.doctor import cadence
+from watcher.launch.modules import found_interpreter
 from watcher.launch.od_trainer import missing, mistyped, num_steps
+from watcher.setup.interpreters import as_found
 
 
 @pytest.fixture
@@ -164,3 +167,40 @@ def test_another_mistyped_flag_is_told_and_the_training_starts(launch: Launch):
         "--num_train_step is no flag of model_main_tf2, which passes over it:"
         " --num_train_steps=1000?"
     )
+
+
+# -- the interpreter
+
+
+def test_init_after_a_training_names_the_interpreter_that_path_led_to(launch: Launch):
+    base, venv = launch.folder / "python3.11", launch.folder / "venv" / "bin" / "python"
+    saving = f"{sys.executable} {FAKE_TRAINER} {launch.model_dir} --saves 2 --interval 0"
+    cases = f'*/worker.py) exec {STUB} "$@";; model_main_tf2.py) exec {saving};;'
+    base.write_text(f'#!/bin/sh\ncase "$1" in {cases} *) exit 1;; esac\n')
+    base.chmod(0o755)
+    venv.parent.mkdir(parents=True)
+    venv.symlink_to(base)
+    path = f"{venv.parent}:{os.environ['PATH']}"
+    flags = ["--model_dir", launch.model_dir, "--pipeline_config_path", launch.pipeline]
+    trainer = ["python", "model_main_tf2.py", *map(str, flags)]
+    assert launch.run("--watch", trainer=trainer, PATH=path) == 0
+    assert "to export it: python -m" in launch.said()
+    # Elsewhere, and where another python comes first.
+    written = cli("init", launch.model_dir, "-o", "-", cwd=Path("/")).stdout
+    assert f'\npython = "{venv}"\n' in written
+
+
+def test_an_interpreter_is_found_as_it_was_given_and_links_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    venv = tmp_path / "venv" / "bin" / "python"
+    venv.parent.mkdir(parents=True)
+    venv.symlink_to(sys.executable)
+    there = {"PATH": str(venv.parent)}
+    assert found_interpreter(["nice", "python", "t.py"], there) == str(venv)
+    assert found_interpreter(["env", f"PATH={venv.parent}", "python", "t.py"], {}) == str(venv)
+    assert found_interpreter(["venv/bin/python", "t.py"], {}) == str(venv)
+    assert found_interpreter(["python9", "t.py"], there) == "python9"
+    assert found_interpreter(["./train.sh"], there) is None
+    assert as_found("python", there) == as_found("venv/bin/python", {}) == str(venv)

@@ -18,7 +18,7 @@ from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
 from watcher.config import LaunchSettings, Settings, launch_doubts
 from watcher.errors import ConfigError
-from watcher.launch.command import flag_value, interpreter, python_command, visible_devices
+from watcher.launch.command import flag_value, python_command, visible_devices
 from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
@@ -100,10 +100,12 @@ def _has_live_view(settings: LaunchSettings) -> bool:
 
 
 def _defaults(command: Sequence[str]) -> dict[str, str]:
+    from watcher.launch.modules import found_interpreter
+
     found = {
         "model_dir": flag_value(command, "model_dir"),
         "pipeline_config": flag_value(command, "pipeline_config_path"),
-        "python": interpreter(command),
+        "python": found_interpreter(command, os.environ),
     }
     return {name: value for name, value in found.items() if value}
 
