@@ -167,6 +167,7 @@ def test_a_signal_that_a_shell_passed_on_as_a_code_is_named_too():
 def test_a_run_that_trains_to_its_end_names_the_best_and_how_it_is_exported(launch: Launch):
     command = launch.saving("--saves", 3, "--interval", 0)
     assert launch.run(*launch.watching(), trainer=command, STUB_SCORES='{"ckpt-2": 9}') == 0
+    assert "device=cpu reason='by default'" in launch.err.read_text()
     how_it_ended, best, export = said(launch)[-3:]
     assert how_it_ended.startswith("the trainer ended with code 0 after ")
     assert best == f"the best is ckpt-2 (step 100, score 9): {launch.model_dir}/best/ckpt-2"

@@ -161,9 +161,10 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     known: dict[str, Any] = {
         "pipeline_config": settings.pipeline_config,
         "python": settings.python,
-        "device": device.device,
         "working_directory": settings.working_directory or str(Path.cwd()),
     }
+    if device.device != settings.device:
+        known["device"] = device.device
     if settings.log_format == "auto" and not settings.trainer_log:
         known["log_format"] = "human"  # a live view and a trainer do not share a terminal
     # -P: a `watcher` in the folder we are started in is not this program.

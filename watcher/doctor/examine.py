@@ -29,7 +29,10 @@ _READ_CHECKPOINTS = 20
 
 
 def examine(
-    settings: Settings, time_limit: float, tell: Callable[[str], None] = lambda text: None
+    settings: Settings,
+    time_limit: float,
+    tell: Callable[[str], None] = lambda text: None,
+    device_source: str = "as set",
 ) -> list[Finding]:
     """Look at everything around a run, and return what was found.
 
@@ -40,6 +43,7 @@ def examine(
         settings: The run's.
         time_limit: Seconds for the training environment's answer; other checks have ten.
         tell: Called now and then with how far that is.
+        device_source: How the setting `device` came about.
     """
     running: list[Trainer] = []
     first = look_at(
@@ -70,7 +74,11 @@ def examine(
             ),
             Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
             Check("metric", lambda: state.noise(settings), CHECK_SECONDS),
-            Check("device", lambda: device.device(settings, list_gpus(), running), _DEVICE_SECONDS),
+            Check(
+                "device",
+                lambda: device.device(settings, list_gpus(), running, source=device_source),
+                _DEVICE_SECONDS,
+            ),
             Check("tensorboard", lambda: event_files(settings), CHECK_SECONDS),
             Check("systemd", lambda: service.units(settings), CHECK_SECONDS),
         ]
