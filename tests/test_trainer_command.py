@@ -43,7 +43,7 @@ def od_trainer(launch: Launch, saves: int, *flags: object) -> list[str]:
 def test_a_training_that_ends_before_the_first_save_is_told_before_and_after(launch: Launch):
     assert launch.run(trainer=od_trainer(launch, 1)) == 0
     before, after = launch.said().splitlines()
-    remedy = "set num_steps to 1000, or --checkpoint_every_n to a divisor of 300"
+    remedy = "set num_steps to 1000, or --checkpoint_every_n to a multiple of 100 that divides 300"
     assert before == (
         "training ends at step 300, before the first save at step 1000: no trained checkpoint is"
         f" saved (a save every 1000 steps, the OD API's default): {remedy}"
@@ -58,7 +58,7 @@ def test_the_trainers_own_flags_count_before_pipeline_config(launch: Launch):
     assert "step 1500, and the last checkpoint will be that of step 1000" in before
     assert after == (
         "the last 500 steps were not saved; set --num_train_steps to 1000 or 2000, or"
-        " --checkpoint_every_n to a divisor of 1500"
+        " --checkpoint_every_n to a multiple of 100 that divides 1500"
     )
 
 
@@ -167,6 +167,14 @@ def test_another_mistyped_flag_is_told_and_the_training_starts(launch: Launch):
         "--num_train_step is no flag of model_main_tf2, which passes over it:"
         " --num_train_steps=1000?"
     )
+
+
+def test_a_command_without_a_model_dir_is_told_which_one_is_watched(launch: Launch):
+    command = od_trainer(launch, 2, "--num_train_steps=1000")
+    del command[3:5]
+    assert launch.run(trainer=command) == 0
+    told = f"model_dir is set to {launch.model_dir}, and COMMAND has no --model_dir"
+    assert launch.said().splitlines()[0] == told
 
 
 # -- the interpreter

@@ -115,9 +115,12 @@ def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> 
     theirs = flag_value(command, "model_dir")
     if theirs and Path(theirs).absolute() != settings.model_path:
         say(f"model_dir is set to {settings.model_dir}, and the trainer's is {theirs}")
+    python = python_command(command)
+    if python and python.is_od_trainer and theirs is None:
+        say(f"model_dir is set to {settings.model_dir}, and COMMAND has no --model_dir")
 
     given = settings.working_directory
-    if given and python_command(command) and Path(given).resolve() != Path.cwd().resolve():
+    if given and python and Path(given).resolve() != Path.cwd().resolve():
         say(f"working_directory is set to {given}, and the trainer is started in {Path.cwd()}")
 
 

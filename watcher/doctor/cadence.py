@@ -83,7 +83,10 @@ def plan(pace: Pace) -> Plan | None:
         return Plan(pace.begun, ends, saves, lost)
     proposed = [ends - lost] * (saves > 0) + [ends - lost + interval]
     said = " or ".join(map(str, proposed))
-    remedy = f"set {pace.steps_name} to {said}, or --checkpoint_every_n to a divisor of {steps}"
+    every = str(LOOP_STEPS)
+    if steps > LOOP_STEPS:
+        every = f"a multiple of {LOOP_STEPS} that divides {steps}"
+    remedy = f"set {pace.steps_name} to {said}, or --checkpoint_every_n to {every}"
     return Plan(pace.begun, ends, saves, lost, remedy)
 
 

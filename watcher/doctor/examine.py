@@ -133,9 +133,10 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
     recorded = _recorded(settings)
     found = _found(settings)
     trainer = trainer_on(settings.model_path, running)
+    typed = trainer and trainer.num_train_steps
     if trainer:
         every_n, source = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
-        steps = trainer.num_train_steps or steps
+        steps = typed or steps
     elif recorded.steps:
         every_n, source = recorded.steps, "as the recorded checkpoints lie"
     elif there := _steps_between(found):
@@ -152,6 +153,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         queue_policy=settings.queue_policy,
         # A trainer that is at work here has written the times itself.
         doubt=cadence.doubt(found, every_n, None if trainer else recorded.found_seconds),
+        steps_name="--num_train_steps" if typed else "num_steps",
     )
 
 
