@@ -74,7 +74,7 @@ def doctor(
     given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
     with lookalike_told(model_dir):
         loaded = _load(given)
-    found = examine(loaded.settings, time_limit, _tell)
+    found = examine(loaded.settings, time_limit, _tell, loaded.source("device"))
     _tell("")
     found[:0] = open_to_all(given.file) if given.file else []
     if loaded.inherited:
