@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import as_json, print_json, run_folder_or_here, state_folder
+from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, StoreError
 
@@ -30,7 +30,7 @@ _DECIDING = frozenset(
         "checkpoint-watcher explain models/ssd --what-if patience=3",
     )
 )
-@run_folder_or_here
+@run_folder
 @as_json
 @click.option(
     "--what-if",
