@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,44 @@ def test_in_the_c_locale_names_of_files_stay_as_they_are(two: Path):
     for variables in ({"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}):
         path = cli("best", two, "--path", **variables).stdout.strip()
         assert path == str(two / "best" / "ckpt-2")
+
+
+@pytest.fixture
+def noted(two: Path, tmp_path: Path) -> Path:
+    """The same run elsewhere; of one of its checkpoints there is a lot to say."""
+    database = tmp_path / "model_dir" / "watcher" / "watcher.db"
+    database.parent.mkdir(parents=True)
+    shutil.copy(two / "watcher" / "watcher.db", database)
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        db.execute("UPDATE checkpoints SET reason = ? WHERE name = 'ckpt-1'", [REASON * 5])
+    return tmp_path / "model_dir"
+
+
+@pytest.mark.parametrize("command", ["history", "status"])
+def test_into_a_pipe_no_cell_is_cut_or_folded_and_no_line_ends_with_blanks(
+    noted: Path, command: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = cli(command, noted).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("ckpt-1 ")]
+    assert line.endswith(f"  {REASON * 5}")
+    (below,) = [line for line in lines if line.startswith("ckpt-2 ") and "scored" in line]
+    assert all(line == line.rstrip() for line in lines) and len(below) < 60
+    told = cli(command, noted, COLUMNS="60").stdout.splitlines()
+    assert max(map(len, told)) <= 60, "unless COLUMNS says how wide it may be"
+
+
+def test_into_a_pipe_a_curve_is_as_wide_as_a_page(two: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for command, side in (("status", "│ "), ("plot", "┤")):
+        lines = cli(command, two, LC_ALL="C.UTF-8").stdout.splitlines()
+        assert 70 <= max(len(line) for line in lines if side in line) <= 80
+
+
+@pytest.mark.parametrize(
+    "words", ["leaderboard", "history", "metrics", "compare 100 200", "explain"]
+)
+def test_every_table_has_one_light_line_under_its_head(two: Path, words: str):
+    command, *others = words.split()
+    shown = cli(command, two, *others, LC_ALL="C.UTF-8", COLUMNS="80").stdout
+    assert set("┏┡━┃│└") & set(shown) == set() and "\n────" in shown

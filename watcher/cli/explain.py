@@ -60,7 +60,7 @@ def explain(
     recorded is decided on anew, and nothing is evaluated. Reads the live database, changes nothing.
     """
     from watcher.reading import open_reader
-    from watcher.view import make_console
+    from watcher.view import show
     from watcher.view.explanation import as_json as plain
     from watcher.view.explanation import drawn
 
@@ -69,7 +69,7 @@ def explain(
     if json_output:
         print_json(plain(told, _in_model_dir(told, model_dir)))
     else:
-        make_console().print(drawn(told, _in_model_dir(told, model_dir)))
+        show(drawn(told, _in_model_dir(told, model_dir)))
 
 
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,9 +77,9 @@ def plot(
         _write(output, picture)
     else:
         from watcher.plot.terminal import Drawing
-        from watcher.view import make_console
+        from watcher.view import show
 
-        make_console().print(Drawing(picture))
+        show(Drawing(picture))
 
 
 def _read(
@@ -158,7 +159,7 @@ def _write(output: Path, picture: Picture) -> None:
         )
     content = to_bytes(picture, kind)
     if output == _STANDARD_OUTPUT:
-        click.get_binary_stream("stdout").write(content)
+        sys.stdout.buffer.write(content)
         return
     try:
         replace_file(output, content, mode=_mode(output))

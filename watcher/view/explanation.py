@@ -13,7 +13,7 @@ from watcher.data import ScoredCheckpoint
 from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
 from watcher.view.fitting import Fitting
-from watcher.view.tables import add_number, add_text, small_figure
+from watcher.view.tables import add_number, add_text, plain_table, small_figure
 
 _SHOWN = 10
 
@@ -82,7 +82,7 @@ def _heading(told: Explanation) -> Text:
 
 
 def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
-    table = Table()
+    table = plain_table()
     lives = any(row.generation > 1 for row in told.ranking.leaders)
     life = ("generation",) if lives else ()
     for name in ("rank", "checkpoint", *life, "step", "score", "behind", "files"):
@@ -136,7 +136,7 @@ def _stop(told: Explanation) -> list[RenderableType]:
 
 
 def _rules(rules: tuple[Rule, ...]) -> Table:
-    table = Table()
+    table = plain_table()
     for name in ("rule", "fires", "left", "because"):
         add_text(table, name)
     for rule in rules:
