@@ -36,6 +36,10 @@ def history(folders: tuple[Path, ...], state_dir: str | None, json_output: bool)
         from watcher.view.tables import history_table
 
         title = f"Checkpoints of {reader.run()['name']}"
+        if asked.many:
+            title += f": {place.model_dir}"
+        if place is not asked.places[0]:
+            click.echo()
         show(history_table(rows, reader.leaderboard(), title=title, whole=True))
     if json_output:
         print_json(every)

@@ -28,7 +28,10 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
         rows, run = reader.leaderboard(), reader.run()
         if json_output:
             every += with_folder(rows, place, asked)
-        elif rows:
+            continue
+        if place is not asked.places[0]:
+            click.echo()
+        if rows:
             if gone := [row["path"] for row in rows if is_missing(row)]:
                 told = f"{missing_text(gone)}; {remedy(is_there(run['status'].get('pid')))}"
                 click.echo(f"warning: {told}", err=True)
