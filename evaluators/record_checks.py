@@ -156,8 +156,8 @@ def _texts(tally, path):
         likely = meant(text, tally.names)
         lost = likely is not None and not tally.classes[tally.names[likely]]
         message = (
-            'class "{}" of the eval records ({}) is not in the label map ({}){}: the OD API drops {}'
-            " of {} boxes, in {} image{}{}".format(
+            'class "{}" of the eval records ({}) is not in the label map ({}){}: the OD API drops'
+            " {} of {} boxes, in {} image{}{}".format(
                 text,
                 records.TEXT,
                 path,

@@ -403,7 +403,7 @@ SPOILED_RECORDS = [
     ("misspelled", "labels", "error", ') is not in the label map (label_map.pbtxt), which has "el'),
     ("misspelled", "labels", "error", "drops 70 of 135 boxes, in 41 images, and this class has no"),
     ("all misspelled", "labels", "error", "drops all 135 boxes"),
-    ("all misspelled", "labels", "error", '"Ellipses" (the label map has "ellipse"): 70'),
+    ("all misspelled", "labels", "error", '"Ellipse" (the label map has "ellipse"): 70'),
     ("some misspelled", "labels", "warning", "drops 1 of 135 boxes, in 1 image"),
     ("empty texts", "labels", "error", "takes them for class 2"),
     ("late", "labels", "error", "have class 9, which is not in the label map"),
