@@ -271,6 +271,13 @@ def test_the_newest_trained_checkpoint_has_to_fit_unless_its_score_says_that_it_
     (watcher.model_dir / "ckpt-4.index").unlink()
     assert watcher.run() == 0
     assert asked_to_check(watcher) is None, "it was scored with this very pipeline.config"
+    scored = watcher.model_dir / "ckpt-2.index"
+    (watcher.model_dir / "checkpoint").unlink()
+    again = Manager(watcher.model_dir)
+    again.save(0, {})
+    again.save(100, model_tensors(1000, "of a trainer that started over"))
+    assert scored.exists() and asked_to_check(watcher) == "ckpt-2"
+    assert watcher.run() == 0
     watcher.pipeline.write_text("num_classes: 5")
     assert asked_to_check(watcher) == "ckpt-2"
     for file in watcher.model_dir.glob("ckpt-*"):

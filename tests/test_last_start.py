@@ -90,6 +90,8 @@ def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_fo
     assert ended.sentinel.read_bytes() == before
     shown = json.loads(cli("status", ended.model_dir, "--json").stdout)
     assert "no improvement" in shown["status"]["stop"]
+    explained = "stand as the one before decided, until what waits is measured anew"
+    assert explained in cli("explain", ended.model_dir).stderr
     go.touch()
     # Two scores of the new evaluation cannot use up a patience of three.
     wait_until(lambda: not ended.sentinel.exists(), "the new scores decide")
@@ -98,6 +100,7 @@ def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_fo
     assert "the evaluation changed, and its scores do not say stop" in told
     (event,) = ended.query("SELECT message FROM events WHERE kind = 'stop_withdrawn'")
     assert event["message"] == "the evaluation changed, and its scores do not say stop: go on"
+    assert cli("explain", ended.model_dir).stderr == ""
     # Each evaluation has its own verdict: with the scores of before the stop is there again.
     assert ended.run(STUB_SCORES=json.dumps(SCORES)) == 0
     assert json.loads(ended.sentinel.read_bytes())["message"] == json.loads(before)["message"]
