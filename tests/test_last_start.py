@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,10 @@ def test_a_stop_stands_where_nothing_can_be_measured_anew_and_resume_ends_it_all
     ended: Watcher,
 ):
     before, other = ended.sentinel.read_bytes(), {"STUB_FINGERPRINT": "b" * 64}
-    assert ended.run(STUB_REJECT="*", **other) == 1
+    with contextlib.closing(sqlite3.connect(ended.database)) as db, db:  # as of an earlier version
+        db.execute("UPDATE runs SET stopping = json_remove(stopping, '$.fingerprint')")
+        db.execute("UPDATE runs SET settings = json_set(settings, '$.top_k', 3)")
+    assert ended.run("--top-k", 2, STUB_REJECT="*", **other) == 1
     assert ended.sentinel.read_bytes() == before
     assert cli("resume", ended.model_dir).returncode == 0
     assert not ended.sentinel.exists()

@@ -114,7 +114,10 @@ class Ledger(Rows):
         )
         with self._db.write():
             self._db.run(
-                "UPDATE runs SET fingerprint = ? WHERE id = ?", [fingerprint, self._run_id]
+                "UPDATE runs SET fingerprint = ?1, stopping = CASE WHEN ?2 THEN json_set(stopping,"
+                " '$.fingerprint', fingerprint) ELSE stopping END WHERE id = ?3",
+                # Of an earlier version it is not known yet what stopping was decided by.
+                [fingerprint, before is not None and self.stopped_by() is None, self._run_id],
             )
             for checkpoint in stale:
                 self._db.run(
