@@ -35,6 +35,8 @@ worker = load_worker()
 UNUSED_IDS = {90: {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}}
 BEGAN = time.monotonic()
 RECORD_SECONDS = 20.0
+# A box coder whose boxes have more than four numbers.
+_KEYPOINTS = "keypoint_box_coder"
 # Of the time limit, for all that comes before the end of the records.
 RECORD_SHARE = 0.8
 # For all that comes before the end of the check whether a checkpoint fits.
@@ -297,14 +299,42 @@ def check_fit(prefix, pipeline, deadline, findings):
         deadline: when the answer is waited for no longer, None for never.
         findings: the Findings.
     """
+    from evaluators import misfit
+    from evaluators.model import number_of_classes
+
+    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline)
+    theirs = classes_of(prefix, pipeline)
+    if classes and theirs and theirs != classes:  # at once, where the model takes long
+        text = "checkpoint {} {}".format(name, misfit.other_classes(theirs, classes))
+        findings.say("pipeline", "error", text, misfit.HINT)
+        return
     said = []
     thread = threading.Thread(target=lambda: said.append(fit(prefix, pipeline)), daemon=True)
     findings.begin("building the model")
     thread.start()
     thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    late = "whether {} fits it could not be seen in time".format(pathlib.Path(prefix).name)
+    late = "whether {} fits it could not be seen in time".format(name)
     said.append(("note", late, "give a larger --time-limit"))
     findings.say("pipeline", *said[0])
+
+
+def classes_of(prefix, pipeline):
+    """Returns how many classes a checkpoint's own shapes tell, None where they do not."""
+    import tensorflow as tf
+
+    from evaluators import checkpoints, misfit
+
+    model = pipeline.configs["model"]
+    kind = model.WhichOneof("model")
+    is_ssd = kind == "ssd" and model.ssd.box_coder.WhichOneof("box_coder_oneof") != _KEYPOINTS
+    if not is_ssd and kind != "faster_rcnn":
+        return None
+    background = model.ssd.add_background_class if is_ssd else True
+    try:
+        shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    except checkpoints.READ_ERRORS:  # whoever evaluates it says so
+        return None
+    return misfit.classes_of_heads(shapes, int(background))
 
 
 def fit(prefix, pipeline):
