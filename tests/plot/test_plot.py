@@ -28,7 +28,7 @@ from watcher.errors import WatcherError
 from watcher.plot import figure
 from watcher.plot.close_up import with_close_ups
 from watcher.plot.gather import read_run
-from watcher.plot.placing import Box, place_labels
+from watcher.plot.placing import box_around, place_labels
 from watcher.plot.series import (
     MOST_CATEGORIES,
     MOST_RUNS,
@@ -701,15 +701,16 @@ def test_ticks_are_round_few_and_within_the_axis():
 
 
 def test_labels_never_meet_and_those_without_room_are_left_out():
-    frame = Box(50, 50, 100, 100)
+    frame = box_around(50, 50, 100, 100)
     points = [(10.0 + place % 5, 50.0 + place // 5) for place in range(40)]
-    places = place_labels(
-        points, [(6, 8)] * 40, [Box(*point, 5, 5) for point in points], frame, [3] * 40
-    )
+    taken = [box_around(*point, 5, 5) for point in points]
+    places = place_labels(points, [(6, 8)] * 40, taken, frame, [3] * 40)
     placed = [box for box in places if box]
     assert 2 <= len(placed) < 40 and places[0]
-    assert all(box.inside(frame) for box in placed)
-    assert not any(one.meets(other) for one, other in itertools.combinations(placed, 2))
+    for box in placed:
+        assert box.x0 >= 0 and box.x1 <= 100 and box.y0 >= 0 and box.y1 <= 100
+        assert not box.count_overlaps(taken)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(placed, 2))
 
 
 def test_long_names_keep_both_ends():
