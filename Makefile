@@ -39,7 +39,7 @@ BACKENDS := build/coco-backends
 BACKENDS_STAMP := $(if $(filter py39,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
 # Datasette, which `checkpoint-watcher web` runs in an environment of its own.
 WEB_STAMP := .venv-web/.installed
-# The linters and schemas that the tests hold deploy/ to.
+# The linters and schemas that make lint holds deploy/ to.
 CHECKS := build/deploy-checks
 KUBERNETES := v1.37.0
 

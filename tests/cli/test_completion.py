@@ -17,6 +17,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli
 
+pytestmark = pytest.mark.slow
+
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 

@@ -147,6 +147,7 @@ def test_a_direction_is_given_or_the_metrics_nature(text, mode):
     assert parse_directed(text)[1] == mode
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 def test_no_text_does_anything_but_name_a_metric_or_be_refused(text):
     try:

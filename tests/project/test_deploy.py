@@ -406,6 +406,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job.end()
 
 
+@pytest.mark.slow
 def test_the_job_ends_when_the_queue_is_finished_after_the_trainer(job: Job):
     job.submit(FAKE_TRAINER="--saves 5 --interval 0.1 --max-to-keep 0", STUB_SECONDS=0.4)
     log = job.log()
@@ -415,6 +416,7 @@ def test_the_job_ends_when_the_queue_is_finished_after_the_trainer(job: Job):
     assert "the watcher ended with" not in log
 
 
+@pytest.mark.slow
 def test_an_early_stop_ends_the_job_with_code_0(job: Job):
     job.submit(
         FAKE_TRAINER="--saves 1000 --interval 0.2 --max-to-keep 0",
@@ -425,6 +427,7 @@ def test_an_early_stop_ends_the_job_with_code_0(job: Job):
     assert job.process.returncode == 0 and (job.model_dir / "EARLY_STOP").exists(), log
 
 
+@pytest.mark.slow
 def test_when_time_runs_out_the_trainer_is_ended_and_what_waits_is_still_evaluated(job: Job):
     job.submit(FAKE_TRAINER="--saves 1000 --interval 0.2 --max-to-keep 0", STUB_SECONDS=0.5)
     wait_until(lambda: list(job.states().values()).count("pending") > 2, "a queue")

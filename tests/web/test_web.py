@@ -29,6 +29,8 @@ from recorded_runs import CATEGORIES, record
 from watching import ROOT, Watcher, alive, cli, wait_until
 from web_page import DATASETTE, WebPage
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "ckpt-<img src=x onerror=\"document.title='pwned'\">-{}"
 REASON = "</script><script>document.title='pwned'</script> & \"quoted\""
 FAILURES = [
