@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _LONGEST = ("test_evaluator_families.py", "test_main_job.py", "test_evaluator_exact.py")
 
 
-# What they start runs for seconds: a real watcher, commands of the README one after the other.
-SLOW_FIXTURES = {"desk", "watcher"}
+# What they start runs for seconds: a real watcher, the README's commands, a training environment.
+SLOW_FIXTURES = {"desk", "od_python", "watcher"}
 # A second alone; beside others on the same cores up to two.
 _QUICK_SECONDS = 2.0
 
