@@ -1,4 +1,4 @@
-"""The generated parts of docs/: settings from their table, commands from click. `make docs`.
+"""The generated parts of docs/: settings from their table, commands from click, the map of the code.
 
 Each stands in its page between two comments, `<!-- begin NAME -->` and `<!-- end NAME -->`; what is
 around them is written by hand.
@@ -7,6 +7,7 @@ around them is written by hand.
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import re
 import sys
@@ -26,7 +27,8 @@ from watcher.config import (
     describe,
 )
 
-PAGES = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs"
 
 
 def settings() -> str:
@@ -138,6 +140,28 @@ def _verbatim(text: str) -> str:
     return f"```text\n{textwrap.dedent(text).rstrip()}\n```"
 
 
+def house() -> str:
+    """Return a table of the folders of both sides, by the first sentence of their docstrings."""
+    rows = []
+    for package in ("watcher", "evaluators"):
+        for init in sorted((ROOT / package).rglob("__init__.py")):
+            folder = init.parent.relative_to(ROOT)
+            rows.append((f"`{folder}/`", _first_sentence(init)))
+    alone = (path for path in (ROOT / "watcher").glob("*.py") if not path.name.startswith("__"))
+    files = [(f"`watcher/{path.name}`", _first_sentence(path)) for path in sorted(alone)]
+    return f"{_table(('folder', ''), rows)}\n\n{_table(('file', ''), files)}"
+
+
+def _first_sentence(path: Path) -> str:
+    """Return it without the name that many of them begin with."""
+    about = ast.get_docstring(ast.parse(path.read_text())) or ""
+    head, colon, rest = " ".join(about.partition("\n\n")[0].split()).partition(": ")
+    name = path.parent.name if path.stem == "__init__" else path.stem
+    if colon and head.lower() == name:
+        return rest[0].upper() + rest[1:]
+    return f"{head}{colon}{rest}"
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
@@ -157,6 +181,7 @@ def _escaped(text: str) -> str:
 GENERATED = {
     "reference/settings.md": ("settings", settings),
     "reference/commands.md": ("commands", commands),
+    "contributing.md": ("house", house),
 }
 
 
