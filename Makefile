@@ -1,4 +1,4 @@
-# make demo | test | bench | soak; see README.md. Environments are made again when their lists change.
+# make demo | test | bench | soak; see docs/contributing.md. Environments are made again when their lists change.
 #
 # PYTHON     the interpreter of .venv, 3.11 or newer
 # OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
@@ -154,7 +154,7 @@ requirements: | $(DAEMON_STAMP)
 	@deploy/requirements/compile $(abspath $(UV))
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,4 +1,4 @@
-"""The generated parts of docs/: settings from their table, commands from click, the map of the code.
+"""The generated parts of docs/: settings, commands, and the map of the code. `make docs`.
 
 Each stands in its page between two comments, `<!-- begin NAME -->` and `<!-- end NAME -->`; what is
 around them is written by hand.

@@ -35,7 +35,7 @@ RECORD_SECONDS = 20.0
 # Of the time limit, for all that comes before the end of the records.
 RECORD_SHARE = 0.8
 DECODED = 30
-SUPPORTED = "see 'Environments that were run' in the README of checkpoint-watcher"
+SUPPORTED = "see 'Environments that were run' in the documentation of checkpoint-watcher"
 
 
 class Findings:
