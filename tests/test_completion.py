@@ -76,6 +76,21 @@ def test_bash_completes_commands_options_values_and_what_the_database_holds(run:
         assert bash(*words) == (offered, ""), words
 
 
+def test_beside_a_settings_file_checkpoints_are_offered_without_model_dir(
+    run: Watcher, tmp_path: Path
+):
+    (tmp_path / "checkpoint-watcher.toml").write_text(f'model_dir = "{run.model_dir}"\n')
+    every = ["best", "last", "ckpt-3", "ckpt-2", "ckpt-1"]
+    for words, offered in (
+        (["compare", ""], every),
+        (["compare", "best", "ckpt"], every[2:]),
+        (["keep", "ckpt-3", "ckpt-1", ""], ["best", "last", "ckpt-2"]),
+        (["metrics", "b"], ["best"]),
+        (["explain", "--board", ""], ["best"]),
+    ):
+        assert bash(*words, folder=tmp_path) == (offered, ""), words
+
+
 def test_completion_says_nothing_where_there_is_nothing_to_offer(run: Watcher, tmp_path: Path):
     assert bash("compare", tmp_path / "none", "") == ([], "")
     assert bash("status", "--no-such-flag=", "x") == ([], "")

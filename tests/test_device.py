@@ -83,6 +83,7 @@ def test_named_gpus_become_their_uuids_in_the_order_given():
     two = choose("gpu:2,GPU-b", listing)
     assert [choice.device for choice in two] == ["GPU-c2", "GPU-b1"]
     assert two[0].label == "gpu:2 H200 (GPU-c2)"
+    assert choose("cpu", Listing(), source="by default")[0].reason == "by default"
     assert two[1].reason == "as set; process 5 computes on it already"
     # What nothing lists is taken as it is: the worker refuses it if it is not there.
     assert [choice.device for choice in choose("gpu:3", Listing())] == ["gpu:3"]

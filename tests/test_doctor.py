@@ -711,7 +711,7 @@ def test_disk_space_counts_what_is_still_to_come():
         (1000, 25000, ["25 checkpoints in 25000 steps"]),
         (250, 900, ["every 300 steps", "the last step is saved"]),
         (1000, 25500, ["step 25500", "step 25000: the last 500 steps are never saved"]),
-        (1000, 50, ["step 100", "the last 100 steps"]),
+        (1000, 50, ["step 100, before the first save at step 1000: no trained checkpoint"]),
         (1, 150, ["every 100 steps", "2 checkpoints in 200 steps"]),
     ],
 )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from rich.console import Console
 from watching import Watcher, cli
+
+from watcher.config import make_settings
+from watcher.data import ScoredCheckpoint
+from watcher.decision.explain import explain
+from watcher.decision.policy import boards
+from watcher.decision.stop import StopPolicy
+from watcher.view.explanation import drawn
 
 SCORES = {"ckpt-1": 0.2, "ckpt-2": 0.5, "ckpt-3": 0.45, "ckpt-4": 0.3, "ckpt-5": -1.0}
 
@@ -66,6 +75,17 @@ def test_for_people_it_is_drawn_with_the_best_first_and_the_rules_below(ended: W
     assert lines[0].startswith("Ranking best/ by DetectionBoxes_Precision/mAP (max): 4 of 5")
     assert shown.index("ckpt-2") < shown.index("ckpt-3") < shown.index("Stopping: no")
     assert "3 more evaluations" in shown
+
+
+def test_of_more_leaders_than_are_shown_it_says_how_many_more():
+    name = "DetectionBoxes_Precision/mAP"
+    rows = [ScoredCheckpoint(n, n, f"ckpt-{n}", n, str(n), n / 20, "") for n in range(1, 14)]
+    values = {n: {(name, ""): n / 20} for n in range(1, 14)}
+    given = {"model_dir": "m", "pipeline_config": "p", "top_k": -1}
+    (board,) = boards(make_settings(given, dict.fromkeys(given, "a test")))
+    file = io.StringIO()
+    Console(file=file, width=80).print(drawn(explain(rows, values, board, StopPolicy("max"))))
+    assert "\nand 3 more, with --json\n" in file.getvalue()
 
 
 @pytest.mark.parametrize(

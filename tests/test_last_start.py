@@ -62,6 +62,18 @@ def test_a_start_without_the_earlier_flags_leaves_the_run_as_it_is(ended: Watche
     assert "settings differ" not in told
 
 
+def test_a_device_is_said_to_be_set_only_where_somebody_set_it(ended: Watcher):
+    def reason(*flags: object) -> str:
+        told = again(ended, ended.model_dir, *flags)
+        return told.partition("device=cpu reason='")[2].partition("'")[0]
+
+    assert reason() == "by default"
+    checked = cli("doctor", ended.model_dir, "--python", "/bin/false").stdout
+    assert "evaluates on the CPU: by default" in checked
+    assert reason("--device", "cpu") == "as set"
+    assert reason() == "as at the last start"
+
+
 def test_what_a_start_changes_is_told_before_a_stop_is_withdrawn_or_a_place_is_lost(
     ended: Watcher,
 ):

@@ -185,6 +185,7 @@ def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():
         time.sleep(0.01)
         now += 1.0
     assert [text for text in said if "started again" in text] == [
-        f"the watcher ended with code 1; it is started again in {pause} s" for pause in (1, 2, 4)
+        f"the watcher ended with code 1; it is started again, after {pause} s"
+        for pause in (1, 2, 4)
     ]
     assert said[-1] == "false --flag"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -14,11 +15,15 @@ from pathlib import Path
 import pytest
 from launching import Launch, python
 from pages import page
-from watching import cli
+from watching import cli, wait_until
 
+from watcher.config import LaunchSettings
 from watcher.launch.command import PythonCommand, python_command
+from watcher.launch.companion import Companion
 from watcher.launch.ending import Ending, how
+from watcher.launch.launcher import Launcher
 from watcher.launch.modules import needed_modules
+from watcher.store import Store
 
 OD_TRAINER = ["-m", "object_detection.model_main_tf2", "--model_dir", "m"]
 
@@ -163,8 +168,88 @@ def test_a_signal_that_a_shell_passed_on_as_a_code_is_named_too():
 def test_a_run_that_trains_to_its_end_names_the_best_and_how_it_is_exported(launch: Launch):
     command = launch.saving("--saves", 3, "--interval", 0)
     assert launch.run(*launch.watching(), trainer=command, STUB_SCORES='{"ckpt-2": 9}') == 0
+    assert "device=cpu reason='by default'" in launch.err.read_text()
     how_it_ended, best, export = said(launch)[-3:]
     assert how_it_ended.startswith("the trainer ended with code 0 after ")
     assert best == f"the best is ckpt-2 (step 100, score 9): {launch.model_dir}/best/ckpt-2"
     assert export.startswith(f"to export it: {command[0]} -m object_detection.exporter_main_v2 ")
     assert f"--trained_checkpoint_dir {launch.model_dir}/best " in export
+
+
+# -- what a start that failed leaves
+
+
+def test_a_start_that_fails_leaves_no_folder_that_it_made(launch: Launch):
+    launch.model_dir = launch.folder / "runs" / "one"
+    for trainer in (["no-such-program"], ["false"]):
+        assert launch.run(*launch.watching(), trainer=trainer) == 1
+        assert not (launch.folder / "runs").exists()
+
+
+def test_a_watcher_without_a_checkpoint_leaves_nothing_after_a_trainer_that_fails(launch: Launch):
+    wait = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
+    ready = launch.model_dir / "watcher" / "worker.lock"
+    assert launch.run(*launch.watching(), trainer=python(f"{wait}sys.exit(3)", ready)) == 3
+    assert not launch.model_dir.exists()
+
+
+@pytest.mark.parametrize("made", ["train/events", "watcher/notes", "watcher/pins/mine"])
+def test_what_somebody_wrote_into_a_new_model_dir_stays(launch: Launch, made: str):
+    wait = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
+    write = "import pathlib\np = pathlib.Path(sys.argv[2])\np.parent.mkdir(exist_ok=True)\n"
+    write += "p.write_text('mine')\nsys.exit(3)"
+    trainer = python(wait + write, launch.database, launch.model_dir / made)
+    assert launch.run(*launch.watching(), trainer=trainer) == 3
+    assert (launch.model_dir / made).read_text() == "mine"
+    assert launch.database.exists() == made.startswith("watcher")
+
+
+def test_folders_and_databases_of_before_stay_though_they_are_empty(launch: Launch):
+    launch.model_dir.mkdir()
+    assert launch.run(trainer=["false"]) == 1
+    assert list(launch.model_dir.iterdir()) == []
+    launch.identify()
+    assert launch.run(*launch.watching(), trainer=["false"]) == 1
+    assert launch.database.exists()
+
+
+def test_a_trainer_that_was_left_behind_keeps_its_folder(launch: Launch):
+    # It holds the lock of model_dir, which the launcher's child has passed on.
+    behind = ["sh", "-c", f"{sys.executable} -c 'import time; time.sleep(60)' & echo $!; exit 1"]
+    assert launch.run(trainer=behind) == 1
+    assert launch.model_dir.is_dir()
+    os.kill(int(launch.out.read_text()), signal.SIGKILL)
+
+
+def test_that_the_watcher_is_started_again_is_told_when_it_is():
+    said: list[str] = []
+    companion = Companion(["false"], said.append, contextlib.nullcontext)
+    wait_until(lambda: companion.tend(0.0) or companion.pid is None, "the watcher ended")
+    companion.tend(0.0)
+    companion.stop()  # the trainer ended as well
+    assert said == ["the watcher ended with code 1"]
+
+
+def test_the_end_of_the_trainers_log_is_repeated_where_the_trainer_failed(launch: Launch):
+    log = launch.folder / "trainer.log"
+    program = "print('epoch', flush=True); raise ValueError('no such label map')"
+    assert launch.run("--trainer-log", log, trainer=python(program)) == 1
+    assert said(launch)[-1] == f"{log} ends: ValueError: no such label map"
+    assert launch.run("--trainer-log", log, trainer=["true"]) == 0
+    assert said(launch) == []
+
+
+def test_why_a_watcher_was_given_up_long_ago_is_repeated_at_the_end(launch: Launch):
+    launch.identify()
+    store = Store(launch.database, run="run", model_dir=launch.model_dir, now=1.0)
+    store.ledger.record_end("pipeline.config says 5 classes", 1.0)
+    store.close()
+    lines: list[str] = []
+    settings = LaunchSettings(model_dir=str(launch.model_dir))
+    trainer = launch.saving("--saves", 4, "--interval", 0.3)
+    refused = ["sh", "-c", "exit 2"]
+    launcher = Launcher(settings, trainer, watcher_command=refused, say=lines.append)
+    assert launcher.run() == 1
+    assert lines[0].startswith("the watcher ended with code 2; the training goes on")
+    told = "not all is evaluated: the watcher ended with code 2: pipeline.config says 5 classes"
+    assert lines[1].startswith("the trainer ended with code 0") and lines[2:] == [told]

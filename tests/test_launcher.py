@@ -412,7 +412,7 @@ def test_a_watcher_that_dies_is_started_again_and_the_trainer_knows_nothing(laun
     first = watcher_pid(launch)
     os.kill(first, signal.SIGKILL)
     assert launcher.wait(timeout=30) == 0
-    assert "the watcher was ended by SIGKILL; it is started again in 1 s" in launch.said()
+    assert "the watcher was ended by SIGKILL; it is started again, after 1 s" in launch.said()
     assert launch.out.read_text().count("step") == 12
     assert states(launch)["ckpt-12"] == "scored"
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fake_trainer import Manager, model_tensors
 from watching import STUB, Watcher, cli
+
+from watcher.cli import cli as commands
 
 SCORES = json.dumps({"ckpt-1": 0.1, "ckpt-2": 0.6, "ckpt-3": 0.5, "ckpt-4": 0.4})
 
@@ -130,3 +134,113 @@ def test_run_and_doctor_name_the_model_dir_that_a_mistyped_one_lies_beside(
         assert f"hint: did you mean {ended.model_dir}? If not: " in said.stderr
     alone = cli("run", "pipeline.config", cwd=folder)
     assert "`--pipeline-config pipeline.config` gives a file" in alone.stderr
+
+
+# Each command that is about a run, as it is typed without its MODEL_DIR.
+_WITHOUT = {
+    "status": [""],
+    "best": ["", "--path"],
+    "leaderboard": [""],
+    "history": [""],
+    "metrics": ["", "best", "200", "--json last"],
+    "compare": ["ckpt-1 best", "best last --json"],
+    "plot": ["", "-o {out}/run.svg"],
+    "web": ["--export {out}/run.html"],
+    "explain": ["", "--what-if patience=1"],
+    "keep": ["best", "last 100", "ckpt-1 --undo"],
+    "requeue": ["ckpt-3", "300 ckpt-3", "--failed"],
+    "resume": [""],
+}
+# Tried elsewhere, or about no run: those that take settings, those that write such a file, and
+# `rebuild`, which refuses a whole database.
+_ELSEWHERE = {"run", "doctor", "train", "init", "install-units", "rebuild", "completion"}
+
+
+@pytest.fixture
+def desk(ended: Watcher, tmp_path: Path) -> Path:
+    """A folder with a settings file for that run in it."""
+    (tmp_path / "checkpoint-watcher.toml").write_text(f'model_dir = "{ended.model_dir}"\n')
+    return tmp_path
+
+
+def test_the_table_of_commands_without_model_dir_is_complete():
+    assert _WITHOUT.keys() | _ELSEWHERE == set(commands.list_commands(None))
+
+
+@pytest.mark.parametrize("line", [f"{name} {one}" for name in _WITHOUT for one in _WITHOUT[name]])
+def test_every_command_takes_model_dir_from_the_settings_file_here(
+    ended: Watcher, desk: Path, line: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(desk)
+    said = CliRunner().invoke(commands, line.format(out=desk).split())
+    assert said.exit_code == 0, said.output
+    assert said.stderr.startswith(f"MODEL_DIR from ./checkpoint-watcher.toml: {ended.model_dir}\n")
+    assert said.stderr.count("./checkpoint-watcher.toml") == 1
+
+
+def test_the_words_move_up_where_the_settings_file_names_model_dir(ended: Watcher, desk: Path):
+    for words in (["metrics", "100", "--json"], ["compare", "last", "best", "--json"]):
+        here = cli(*words, cwd=desk).stdout
+        assert here == cli(words[0], ended.model_dir, *words[1:]).stdout
+    kept = cli("keep", "100", "ckpt-4", cwd=desk).stdout
+    assert kept == "ckpt-1 (step 100) is kept\nckpt-4 (step 400) is kept\n"
+    cli("keep", "100", "ckpt-4", "--undo", cwd=desk)
+
+
+@pytest.mark.parametrize("words", ["keep best", "requeue last", "compare ckpt-1 last", "metrics 7"])
+def test_without_a_settings_file_here_model_dir_is_asked_for(
+    tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(commands, words.split(), prog_name="checkpoint-watcher")
+    command, *names = words.split()
+    meant = " ".join(["checkpoint-watcher", command, "MODEL_DIR", *names])
+    assert said.exit_code == 2 and said.stderr.endswith(
+        f"Error: no checkpoint-watcher.toml here: name MODEL_DIR first, `{meant}`\n"
+    )
+    (tmp_path / "checkpoint-watcher.toml").write_text("top_k = 3\n")
+    said = CliRunner().invoke(commands, words.split())
+    assert "./checkpoint-watcher.toml names no MODEL_DIR: name MODEL_DIR first" in said.stderr
+
+
+def test_a_name_that_is_none_is_said_to_be_beside_a_settings_file_too(desk: Path):
+    for words in (["keep", "bets"], ["compare", "bets", "last"]):
+        said = cli(*words, cwd=desk)
+        assert said.returncode == 1 and "did you mean best?" in said.stderr
+
+
+def test_a_folder_named_as_a_checkpoint_is_model_dir_only_with_a_run_in_it(
+    ended: Watcher, desk: Path
+):
+    (desk / "100").mkdir()
+    said = cli("metrics", "100", "--json", cwd=desk)
+    assert json.loads(said.stdout)["checkpoint"] == "ckpt-1"
+    assert "100 is taken for a checkpoint, and not for the folder ./100" in said.stderr
+    assert cli("metrics", "./100", cwd=desk).returncode == 1
+    (desk / "100" / "watcher").mkdir()
+    shutil.copy(ended.database, desk / "100" / "watcher")
+    said = cli("metrics", "100", "--json", cwd=desk)
+    assert json.loads(said.stdout)["checkpoint"] == "ckpt-2", "the best of that run"
+    assert said.stderr == "MODEL_DIR is the folder ./100: there is a run in it\n"
+
+
+def test_nothing_is_done_here_where_the_first_word_may_be_another_model_dir(
+    ended: Watcher, desk: Path
+):
+    before = ended.query("SELECT state, count(*) FROM history GROUP BY state")
+    for words in (["requeue", "exp-3", "last"], ["requeue", "nowhere/exp", "last"]):
+        said = cli(*words, cwd=desk)
+        assert said.returncode == 1 and f"no database at {desk / words[1]}" in said.stderr
+    assert ended.query("SELECT state, count(*) FROM history GROUP BY state") == before
+
+
+@pytest.mark.parametrize("words", ["status DIR", "keep DIR last"])
+def test_before_the_first_run_a_mistyped_folder_is_answered_with_the_one_beside_it(
+    tmp_path: Path, words: str
+):
+    (tmp_path / "model_dir").mkdir()
+    said = cli(*words.replace("DIR", "model_dri").split(), cwd=tmp_path)
+    near = f"did you mean {tmp_path / 'model_dir'}? There is no run in it yet"
+    assert said.returncode == 1 and near in said.stderr
+    (tmp_path / "checkpoint-watcher.toml").write_text(f'model_dir = "{tmp_path / "model_dir"}"\n')
+    assert near in cli(*words.replace("DIR", "model_dri").split(), cwd=tmp_path).stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,13 @@ from rich.console import Console, RenderableType
 from watching import Watcher, cli
 
 from watcher.view.changes import changes, measured
-from watcher.view.tables import changes_table, history_table, leaderboard_table, metrics_table
+from watcher.view.tables import (
+    best_table,
+    changes_table,
+    history_table,
+    leaderboard_table,
+    metrics_table,
+)
 
 WIDTHS = (30, 40, 60, 80, 100)
 REASON = "unmatched_variables: model/head/kernel_of_a_long_name is not in the checkpoint"
@@ -66,6 +75,31 @@ def test_differences_and_figures_of_categories_are_whole(width: int):
     assert below.count("0.5000") + (int(left_out[1]) if left_out else 0) == 3
 
 
+def test_where_a_metrics_name_would_be_folded_it_is_the_one_that_metric_takes():
+    boxes, masks = (f"Detection{kind}_Precision/mAP@.50IOU" for kind in ("Boxes", "Masks"))
+    old, new = (
+        measured(row(n), {(boxes, ""): n / 4, (masks, ""): n / 8, ("Loss/other", ""): 1.0})
+        for n in (1, 2)
+    )
+    shown = changes_table(*changes(old, new), old, new)
+    assert boxes in drawn(shown, 80) and masks in drawn(shown, 80)
+    narrow = drawn(shown, 50)
+    assert "\nmAP50 " in narrow and narrow.count("mAP50") == 1, "of the masks it is another"
+    only = {(masks, ""): 0.5}
+    shown = changes_table(*changes(*[measured(row(1), only)] * 2), old, new)
+    assert "\nmAP50 " in drawn(shown, 50)
+
+
+def test_of_several_runs_a_path_is_whole_where_other_columns_can_be_left_out():
+    name = "DetectionBoxes_Precision/mAP"
+    rows = [
+        row(n, run=f"run {n}", metric=name, path=f"/data/models/{n}/best/ckpt-9") for n in (1, 2)
+    ]
+    text = drawn(best_table(rows), 70)
+    assert all(one["path"] in text for one in rows) and name not in text
+    assert name in drawn(best_table(rows), 100)
+
+
 def test_a_change_too_small_for_four_digits_is_shown_with_its_own():
     name = "DetectionBoxes_Precision/mAP"
     old, new = measured(row(1), {(name, ""): 0.5}), measured(row(2), {(name, ""): 0.5000003})
@@ -105,3 +139,54 @@ def test_in_the_c_locale_names_of_files_stay_as_they_are(two: Path):
     for variables in ({"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}):
         path = cli("best", two, "--path", **variables).stdout.strip()
         assert path == str(two / "best" / "ckpt-2")
+
+
+@pytest.fixture
+def noted(two: Path, tmp_path: Path) -> Path:
+    """The same run elsewhere; of one of its checkpoints there is a lot to say."""
+    database = tmp_path / "model_dir" / "watcher" / "watcher.db"
+    database.parent.mkdir(parents=True)
+    shutil.copy(two / "watcher" / "watcher.db", database)
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        db.execute("UPDATE checkpoints SET reason = ? WHERE name = 'ckpt-1'", [REASON * 5])
+    return tmp_path / "model_dir"
+
+
+@pytest.mark.parametrize("command", ["history", "status"])
+def test_into_a_pipe_no_cell_is_cut_or_folded_and_no_line_ends_with_blanks(
+    noted: Path, command: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = cli(command, noted).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("ckpt-1 ")]
+    assert line.endswith(f"  {REASON * 5}")
+    (below,) = [line for line in lines if line.startswith("ckpt-2 ") and "scored" in line]
+    assert all(line == line.rstrip() for line in lines) and len(below) < 60
+    told = cli(command, noted, COLUMNS="60").stdout.splitlines()
+    assert max(map(len, told)) <= 60, "unless COLUMNS says how wide it may be"
+
+
+def test_into_a_pipe_a_curve_is_as_wide_as_a_page(two: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for command, side in (("status", "│ "), ("plot", "┤")):
+        lines = cli(command, two, LC_ALL="C.UTF-8").stdout.splitlines()
+        assert 70 <= max(len(line) for line in lines if side in line) <= 80
+
+
+@pytest.mark.parametrize(
+    "words", ["leaderboard", "history", "metrics", "compare 100 200", "explain"]
+)
+def test_every_table_has_one_light_line_under_its_head(two: Path, words: str):
+    command, *others = words.split()
+    shown = cli(command, two, *others, LC_ALL="C.UTF-8", COLUMNS="80").stdout
+    assert set("┏┡━┃│└") & set(shown) == set() and "\n────" in shown
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(two: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name / "watcher").mkdir(parents=True)
+        shutil.copy(two / "watcher" / "watcher.db", tmp_path / name / "watcher")
+    shown = cli("status", tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in shown[2:4]] == ["a", "b"]
+    heads = [line for line in cli("history", tmp_path).stdout.splitlines() if "of " in line]
+    assert heads == [f"Checkpoints of model_dir: {tmp_path / name}" for name in ("a", "b")]

@@ -364,9 +364,9 @@ def test_signs_that_no_font_has_are_told_in_a_line_and_whole_in_an_svg(tmp_path:
     folder = make_run(tmp_path / "m", scores(0.5, 0.6), name=name)
     ended = cli("plot", folder, "-o", tmp_path / "x.png")
     assert ended.returncode == 0 and (tmp_path / "x.png").stat().st_size > 5000
-    assert re.fullmatch(r"warning: no font here has .*\U000f1234: .*\n", ended.stderr)
+    assert re.fullmatch(r"warning: no font here has .*\U000f1234: .*\nwrote .*\n", ended.stderr)
     ended = cli("plot", folder, "-o", tmp_path / "x.svg")
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr.count("\n")) == (0, 1)
     assert name in texts(ElementTree.parse(tmp_path / "x.svg").getroot())
 
 
@@ -422,10 +422,11 @@ def test_the_png_has_its_size_and_shows_every_colour_that_it_should(long: Path, 
 
     file = tmp_path / "long.png"
     ended = cli("plot", long, "--losses", "-o", file)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     content = file.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     wide, high = struct.unpack(">II", content[16:24])
+    told = f"wrote {file} ({wide}x{high})\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", told)
     assert wide == 1440 and 700 < high < 1600
     with Image.open(file) as image:
         pixels = image.convert("RGB").getcolors(1 << 20)
@@ -437,6 +438,15 @@ def test_the_png_has_its_size_and_shows_every_colour_that_it_should(long: Path, 
 def test_a_pdf_can_be_had_too(few: Path):
     content = figure.to_bytes(picture_of(few), ".pdf")
     assert content.startswith(b"%PDF-") and len(content) > 5000
+    assert re.fullmatch(r"720x\d+ pt", figure.size_of(content))
+
+
+def test_on_standard_output_there_is_the_picture_and_nothing_else(few: Path, tmp_path: Path):
+    ended = cli("plot", few / "2" / "model_dir", "-o", "-", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    written = cli("plot", few / "2" / "model_dir", "-o", "run.svg", cwd=tmp_path)
+    assert re.fullmatch(r"wrote run.svg \(720x\d+ pt\)\n", written.stderr)
+    assert (written.stdout, ended.stdout) == ("", (tmp_path / "run.svg").read_text())
 
 
 # -- colours
@@ -663,7 +673,8 @@ def test_a_home_that_is_not_there_is_not_made_and_fonts_are_listed_once(few: Pat
     lists = []
     for _ in range(2):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.returncode == 0 and ended.stderr.startswith("wrote ")
+        assert ended.stderr.count("\n") == 1
         (found,) = temporary.rglob("fontlist-*.json")
         lists.append(found.stat().st_mtime_ns)
     assert lists[0] == lists[1] and not home.exists()

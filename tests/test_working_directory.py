@@ -213,7 +213,7 @@ def test_saves_that_the_od_api_rounds_are_warned_of_by_doctor_and_train(
     command = [script, "model_main_tf2.py", "--model_dir", project / "m", "--checkpoint_every_n"]
     told = "checkpoint_every_n is 40 (the trainer's command), and the trainer saves every 100 steps"
     assert told in cli("train", "--", *command, "40").stderr
-    assert cli("train", "--", *command, "200").stderr == ""
+    assert "checkpoint_every_n is" not in cli("train", "--", *command, "200").stderr
 
 
 def test_a_fault_is_not_marked_ok():

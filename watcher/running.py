@@ -157,7 +157,8 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
         scratch = stack.enter_context(Scratch())
-        stop.run(_build(settings, given, store, interpreter, scratch, audience))
+        source = loaded.source("device")
+        stop.run(_build(settings, given, store, interpreter, scratch, audience, source))
     return True
 
 
@@ -284,9 +285,12 @@ def _build(
     interpreter: str,
     scratch: Scratch,
     audience: Sequence[Callable[[Presence], None]],
+    device_source: str,
 ) -> Daemon:
     snapshot = take_snapshot(settings)
-    supervisors = make_supervisors(settings, interpreter, settings.name, snapshot, scratch)
+    supervisors = make_supervisors(
+        settings, interpreter, settings.name, snapshot, scratch, device_source=device_source
+    )
     verified: Verified = set()
     intake = Intake(
         settings.model_path,

@@ -96,7 +96,8 @@ def cli() -> None:
 
     Beside an unmodified model_main_tf2, `run` pins each checkpoint as it appears, evaluates it on
     another device, records its metrics in SQLite, keeps the best in best/ and says when to stop.
-    The other commands read that database while it is being written. `COMMAND --help` has examples.
+    The other commands read that database while it is being written. MODEL_DIR may be left out
+    beside the checkpoint-watcher.toml that `init` writes. `COMMAND --help` has examples.
 
     Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 another watcher
     already runs on this model_dir, 4 a run that ended with work left that it could not do, 70 a

@@ -11,7 +11,7 @@ from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.cli.settings_help import examples
 from watcher.errors import WatcherError
-from watcher.view import make_console
+from watcher.view import show
 from watcher.view.look import is_there, missing_text, remedy
 from watcher.view.tables import best_one, best_table, is_missing
 
@@ -46,7 +46,7 @@ def best(
             gone.append(row["path"])
             hints.add(remedy(is_there(run["status"].get("pid"))))
         if not (json_output or path_only or asked.many):
-            make_console().print(best_one(row, run["mode"], len(reader.leaderboard()) - 1))
+            show(best_one(row, run["mode"], len(reader.leaderboard()) - 1))
     if not found:
         raise WatcherError(
             f"no checkpoint of {', '.join(map(str, folders))} is promoted yet",
@@ -59,6 +59,6 @@ def best(
     elif json_output:
         print_json(found if asked.many else found[0])
     elif asked.many:
-        make_console().print(best_table(found))
+        show(best_table(found))
     if gone:
         raise WatcherError(missing_text(gone), hint="; ".join(sorted(hints)))

@@ -11,7 +11,7 @@ from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.cli.settings_help import examples
-from watcher.view import make_console
+from watcher.view import show
 from watcher.view.changes import changes
 
 
@@ -47,7 +47,7 @@ def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_out
     else:
         from watcher.view.tables import changes_table
 
-        make_console().print(changes_table(overall, categories, before, after))
+        show(changes_table(overall, categories, before, after))
 
 
 def _identity(data: dict[str, object]) -> dict[str, object]:

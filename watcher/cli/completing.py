@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from watcher.cli.sources import model_dir_here, state_dir_here
 from watcher.config import state_path
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import WatcherError
@@ -30,6 +31,18 @@ _MOST = 200
 def folders(_context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer folders."""
     return [CompletionItem(begun, type="dir")]
+
+
+def folders_and_next(context: click.Context, parameter: click.Parameter, begun: str) -> Items:
+    """Offer folders, and what the argument after MODEL_DIR may be where the settings file names it.
+
+    The shell completes a folder where none of the words has that beginning.
+    """
+    items = folders(context, parameter, begun)
+    if os.sep in begun or model_dir_here() is None:
+        return items
+    later = [one for one in context.command.params if isinstance(one, click.Argument)][1:]
+    return items + [item for one in later[:1] for item in one.shell_complete(context, begun)]
 
 
 def files(_context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
@@ -125,12 +138,13 @@ def _ask(context: click.Context, sql: str) -> list[dict[str, Any]]:
     folders = context.params.get("folders") or ()
     # While an option still lacks its value, click leaves the arguments where they are.
     folder = context.params.get("model_dir") or next(iter((*folders, *context.args)), None)
+    folder = folder or model_dir_here()
     if not folder:
         return []
     try:
         # The shell has not expanded what it is still completing.
         model_dir = Path(os.path.expandvars(str(folder))).expanduser()
-        state_dir = context.params.get("state_dir")
+        state_dir = context.params.get("state_dir") or state_dir_here(model_dir)
         path = state_path(model_dir.absolute(), state_dir) / DATABASE_NAME
         reader = Reader(path, timeout_seconds=_WAIT_SECONDS)
         try:

@@ -74,7 +74,7 @@ def doctor(
     given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
     with lookalike_told(model_dir):
         loaded = _load(given)
-    found = examine(loaded.settings, time_limit, _tell)
+    found = examine(loaded.settings, time_limit, _tell, loaded.source("device"))
     _tell("")
     found[:0] = open_to_all(given.file) if given.file else []
     if loaded.inherited:
@@ -118,9 +118,10 @@ def _load(given: Sources) -> Loaded[Settings]:
 
 
 def _show(found: Sequence[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from watcher.view import show
 
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -132,8 +133,7 @@ def _show(found: Sequence[Finding]) -> None:
         if finding.remedy:
             table.add_row("", "", Text.assemble(("-> ", "bold"), finding.remedy))
     counts = Counter[str](finding.severity for finding in found)
-    console = Console(highlight=False)
-    console.print(table)
+    show(table)
     kinds = [("error", "errors"), ("warning", "warnings")]
     said = [f"{counts[one]} {one if counts[one] == 1 else many}" for one, many in kinds]
-    console.print(f"\n{' and '.join(said)} in {len(found)} findings")
+    click.echo(f"\n{' and '.join(said)} in {len(found)} findings")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import as_json, print_json, run_folder_or_here, state_folder
+from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, StoreError
 
@@ -30,7 +30,7 @@ _DECIDING = frozenset(
         "checkpoint-watcher explain models/ssd --what-if patience=3",
     )
 )
-@run_folder_or_here
+@run_folder
 @as_json
 @click.option(
     "--what-if",
@@ -60,7 +60,7 @@ def explain(
     recorded is decided on anew, and nothing is evaluated. Reads the live database, changes nothing.
     """
     from watcher.reading import open_reader
-    from watcher.view import make_console
+    from watcher.view import show
     from watcher.view.explanation import as_json as plain
     from watcher.view.explanation import drawn
 
@@ -69,7 +69,7 @@ def explain(
     if json_output:
         print_json(plain(told, _in_model_dir(told, model_dir)))
     else:
-        make_console().print(drawn(told, _in_model_dir(told, model_dir)))
+        show(drawn(told, _in_model_dir(told, model_dir)))
 
 
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:

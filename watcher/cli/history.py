@@ -10,7 +10,7 @@ import click
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.cli.settings_help import examples
-from watcher.view import make_console
+from watcher.view import show
 
 
 @click.command(
@@ -36,6 +36,10 @@ def history(folders: tuple[Path, ...], state_dir: str | None, json_output: bool)
         from watcher.view.tables import history_table
 
         title = f"Checkpoints of {reader.run()['name']}"
-        make_console().print(history_table(rows, reader.leaderboard(), title=title, whole=True))
+        if asked.many:
+            title += f": {place.model_dir}"
+        if place is not asked.places[0]:
+            click.echo()
+        show(history_table(rows, reader.leaderboard(), title=title, whole=True))
     if json_output:
         print_json(every)

@@ -9,7 +9,7 @@ import click
 
 from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
-from watcher.view import make_console
+from watcher.view import show
 from watcher.view.look import is_there, missing_text, remedy, unranked_text
 from watcher.view.tables import is_missing, leaderboard_table
 
@@ -28,12 +28,15 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
         rows, run = reader.leaderboard(), reader.run()
         if json_output:
             every += with_folder(rows, place, asked)
-        elif rows:
+            continue
+        if place is not asked.places[0]:
+            click.echo()
+        if rows:
             if gone := [row["path"] for row in rows if is_missing(row)]:
                 told = f"{missing_text(gone)}; {remedy(is_there(run['status'].get('pid')))}"
                 click.echo(f"warning: {told}", err=True)
             title = f"Leaderboard of {run['name']} by {run['metric']}"
-            make_console().print(leaderboard_table(rows, title=title))
+            show(leaderboard_table(rows, title=title))
         else:
             click.echo(f"no checkpoint of {place.model_dir} is promoted yet")
             if why := unranked_text(*reader.unranked()):

@@ -6,7 +6,9 @@ Looks at names and folders; what is right is never doubted.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +17,9 @@ import click
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import ConfigError, ModelDirError, StoreError
 
+# What names a checkpoint and hardly a folder; a sha256 is named by six of its characters or more.
+_WORD = re.compile(r"best|last|\d+|(model\.)?ckpt-\d+")
+_SHA256 = re.compile(r"[0-9a-fA-F]{6,64}")
 _ABOVE = 3
 _MOST = 1000
 
@@ -27,6 +32,32 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+def names_checkpoint(word: str, others: Sequence[str], *, alone: bool) -> bool:
+    """Tell whether the word where MODEL_DIR may stand names a checkpoint, as the others do.
+
+    A folder with a run in it is always a MODEL_DIR, and so is what is written as a path.
+
+    Args:
+        word: The first one.
+        others: Those after it.
+        alone: Nothing is done to the others when this one is wrong.
+    """
+    folder = Path(word)
+    if os.sep in word or any(is_run(Path(other)) for other in others):
+        return False
+    if folder.is_dir():
+        return bool(_WORD.fullmatch(word)) and not is_run(folder)
+    if reads_as_checkpoint(word):
+        return True
+    # Of a mistyped MODEL_DIR nothing may be done to the checkpoints of another one.
+    return alone and lookalike(folder, runs=True) is None
+
+
+def reads_as_checkpoint(word: str) -> bool:
+    """Tell whether a word has the form of a checkpoint's name, whatever folders there are."""
+    return bool(_WORD.fullmatch(word) or _SHA256.fullmatch(word))
+
+
 def refuse_mistaken(model_dir: Path) -> None:
     """Raise StoreError where a MODEL_DIR has no database and something else was probably meant."""
     if is_run(model_dir):
@@ -34,6 +65,8 @@ def refuse_mistaken(model_dir: Path) -> None:
     hint = _swapped(model_dir) or _inside(model_dir)
     if not hint and (near := lookalike(model_dir, runs=True)):
         hint = f"did you mean {near}?"
+    elif not hint and (near := lookalike(model_dir)):
+        hint = f"did you mean {near}? There is no run in it yet: `checkpoint-watcher run` makes one"
     if hint:
         raise StoreError(f"no database at {model_dir / 'watcher' / DATABASE_NAME}", hint=hint)
 

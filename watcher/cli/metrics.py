@@ -11,7 +11,7 @@ from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.cli.settings_help import examples
-from watcher.view import make_console
+from watcher.view import show
 
 
 @click.command(
@@ -44,4 +44,4 @@ def metrics(
     else:
         from watcher.view.tables import metrics_table
 
-        make_console().print(metrics_table(found, categories=categories))
+        show(metrics_table(found, categories=categories))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from watcher.cli.completing import folders, for_setting
-from watcher.cli.meant import refuse_mistaken
+from watcher.cli.completing import folders, folders_and_next, for_setting
+from watcher.cli.meant import (
+    is_run,
+    names_checkpoint,
+    reads_as_checkpoint,
+    refuse_mistaken,
+)
 from watcher.cli.settings_help import SettingOption
 from watcher.cli.sources import FILE_HERE, model_dir_here, state_dir_here
 from watcher.config import (
@@ -104,21 +109,66 @@ def state_dir_option(command: Command) -> Command:
 
 
 def run_folder(command: Command) -> Command:
-    """Give a reading command its MODEL_DIR argument and `--state-dir`."""
-    argument = click.argument("model_dir", type=click.Path(path_type=Path), shell_complete=folders)
-    return argument(state_dir_option(command))
+    """Give a command its MODEL_DIR argument, which may be left out, and `--state-dir`.
 
-
-def run_folder_or_here(command: Command) -> Command:
-    """Give a command them, and let the settings file in the current folder name the MODEL_DIR."""
+    Then the settings file in the current folder names it, and arguments after it move up.
+    """
     argument = click.argument(
         "model_dir",
+        cls=_FolderFirst,
         required=False,
         callback=folder_or_here,
         type=click.Path(path_type=Path),
-        shell_complete=folders,
+        shell_complete=folders_and_next,
     )
     return argument(state_dir_option(command))
+
+
+class _FolderFirst(click.Argument):
+    """MODEL_DIR, before arguments that name checkpoints."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Where the first word names a checkpoint, take the settings file's and move the words up.
+
+        `opts` holds the words of the arguments that come after this one, too.
+        """
+        first = opts.get("model_dir")
+        if isinstance(first, str):
+            later = [one for one in ctx.command.params if isinstance(one, click.Argument)][1:]
+            opts.update(_moved_up(ctx, opts, first, later))  # type: ignore[attr-defined]
+        return super().handle_parse_result(ctx, opts, args)
+
+
+def _moved_up(
+    ctx: click.Context, opts: Mapping[str, Any], first: str, later: list[click.Argument]
+) -> dict[str, Any]:
+    names = [str(one.name) for one in later]
+    given = [opts.get(name) for name in names]
+    every = [word for one in given for word in (one if isinstance(one, tuple) else [one])]
+    # What stands for an argument that is not given is no text.
+    others = [word for word in every if isinstance(word, str)]
+    several = any(one.nargs == -1 for one in later)
+    if not several and len(others) >= len(later):
+        return {}
+    if not names_checkpoint(first, others, alone=not (several and others)):
+        if is_run(Path(first)) and reads_as_checkpoint(first) and FILE_HERE.exists():
+            click.echo(f"MODEL_DIR is the folder ./{first}: there is a run in it", err=True)
+        return {}
+    folder = model_dir_here()
+    if folder is None:
+        if not reads_as_checkpoint(first) or ctx.resilient_parsing:
+            return {}
+        exists = FILE_HERE.exists()
+        lacks = f"./{FILE_HERE} names no MODEL_DIR" if exists else f"no {FILE_HERE} here"
+        meant = " ".join([ctx.command_path, "MODEL_DIR", first, *others])
+        raise click.UsageError(f"{lacks}: name MODEL_DIR first, `{meant}`", ctx)
+    if Path(first).is_dir():
+        click.echo(f"{first} is taken for a checkpoint, and not for the folder ./{first}", err=True)
+    words = [first, *others]
+    moved = {names[0]: tuple(words)} if several else dict(zip(names, words, strict=False))
+    return {"model_dir": str(folder), **moved}
 
 
 def folder_or_here(context: click.Context, _parameter: object, given: Path | None) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from watcher.errors import ConfigError, WatcherError
 
 if TYPE_CHECKING:
     from watcher.plot.series import Picture, Run
+
+_STANDARD_OUTPUT = Path("-")
 
 
 @click.command(
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE",
     shell_complete=completing.files,
-    help="Write a picture: .png, .svg or .pdf. Without, it is drawn in the terminal.",
+    help="Write a picture: .png, .svg or .pdf, or - for an SVG on standard output. Without, it is"
+    " drawn in the terminal.",
 )
 @click.option(
     "--metric",
@@ -73,9 +77,9 @@ def plot(
         _write(output, picture)
     else:
         from watcher.plot.terminal import Drawing
-        from watcher.view import make_console
+        from watcher.view import show
 
-        make_console().print(Drawing(picture))
+        show(Drawing(picture))
 
 
 def _read(
@@ -134,7 +138,7 @@ def _named(found: Sequence[tuple[RunPlace, Run]]) -> list[Run]:
 def _check_output(output: Path | None) -> None:
     from watcher.plot.figure import SUFFIXES
 
-    if output is None:
+    if output is None or output == _STANDARD_OUTPUT:
         return
     hint = f"there are: {', '.join(SUFFIXES)}"
     if output.suffix.lower() not in SUFFIXES:
@@ -146,13 +150,17 @@ def _check_output(output: Path | None) -> None:
 
 def _write(output: Path, picture: Picture) -> None:
     from watcher.files import replace_file
-    from watcher.plot.figure import boxes, to_bytes
+    from watcher.plot.figure import boxes, size_of, to_bytes
 
-    if output.suffix.lower() != ".svg" and (lacking := boxes(picture)):
+    kind = ".svg" if output == _STANDARD_OUTPUT else output.suffix.lower()
+    if kind != ".svg" and (lacking := boxes(picture)):
         click.echo(
             f"warning: no font here has {lacking}: boxes stand for it; an .svg keeps it", err=True
         )
-    content = to_bytes(picture, output.suffix.lower())
+    content = to_bytes(picture, kind)
+    if output == _STANDARD_OUTPUT:
+        sys.stdout.buffer.write(content)
+        return
     try:
         replace_file(output, content, mode=_mode(output))
     except OSError as error:
@@ -160,6 +168,7 @@ def _write(output: Path, picture: Picture) -> None:
             f"cannot write {output}: {error.strerror}",
             hint="give --output a file in a folder that is there and may be written",
         ) from error
+    click.echo(f"wrote {output} ({size_of(content)})", err=True)
 
 
 def _mode(output: Path) -> int:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import run_folder_or_here, state_folder
+from watcher.cli.options import run_folder, state_folder
 from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
 
 
 @click.command()
-@run_folder_or_here
+@run_folder
 @click.option(
     "--best-dir",
     type=click.Path(path_type=Path),

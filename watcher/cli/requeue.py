@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import run_folder_or_here, state_folder
+from watcher.cli.options import run_folder, state_folder
 from watcher.cli.settings_help import examples
 
 
@@ -18,7 +18,7 @@ from watcher.cli.settings_help import examples
         "checkpoint-watcher requeue models/ssd ckpt-12",
     )
 )
-@run_folder_or_here
+@run_folder
 @click.argument(
     "checkpoints", nargs=-1, metavar="[CHECKPOINT...]", shell_complete=completing.checkpoints
 )

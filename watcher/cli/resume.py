@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import run_folder_or_here, state_folder
+from watcher.cli.options import run_folder, state_folder
 
 
 @click.command()
-@run_folder_or_here
+@run_folder
 def resume(model_dir: Path, state_dir: str | None) -> None:
     """Withdraw the early stop of MODEL_DIR: what is evaluated so far stops it no more.
 

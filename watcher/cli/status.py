@@ -15,7 +15,7 @@ from watcher.cli.runs import Asked, RunPlace, find_runs, run_folders
 from watcher.cli.settings_help import examples
 from watcher.errors import StoreError
 from watcher.reading import open_reader
-from watcher.view import make_console
+from watcher.view import make_console, show
 from watcher.view.look import Look, Looker, as_data
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def status(
         if json_output:
             print_json(_data(asked, seen))
         else:
-            make_console().print(_drawn(asked, seen, fit=False))
+            show(_drawn(asked, seen, fit=False))
         return
     if not json_output and not sys.stdout.isatty():
         raise click.UsageError("--watch draws on a terminal; into a pipe, add --json")

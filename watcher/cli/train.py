@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
 from watcher.config import LaunchSettings, Settings, launch_doubts
-from watcher.doctor import cadence
 from watcher.errors import ConfigError
-from watcher.launch.command import flag_value, interpreter, python_command, visible_devices
+from watcher.launch.command import flag_value, python_command, visible_devices
 from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
@@ -59,9 +59,11 @@ def train(
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
+    from watcher.cli.trainer_command import foresee_saves, refuse_mistyped
     from watcher.launch.launcher import Launcher
     from watcher.launch.modules import refuse_other_interpreter
 
+    refuse_mistyped(command)
     given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
     settings = given.load(LaunchSettings).settings
     if "://" in settings.model_dir:
@@ -70,7 +72,7 @@ def train(
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
-    _mention_saves(command)
+    unsaved = foresee_saves(command, settings)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
     refuse_other_interpreter(command, os.environ)
@@ -79,11 +81,12 @@ def train(
         watcher_command = _watcher_command(settings, command, given)
     else:
         _refuse_idle_settings(flags)
+    launcher = partial(Launcher, watcher_command=watcher_command, unsaved=unsaved)
     if not _has_live_view(settings):
-        sys.exit(Launcher(settings, command, watcher_command=watcher_command, say=say).run())
+        sys.exit(launcher(settings, command, say=say).run())
     later = SayLater(Path(settings.trainer_log or os.devnull))
     try:
-        code = Launcher(settings, command, watcher_command=watcher_command, say=later).run()
+        code = launcher(settings, command, say=later).run()
     finally:
         later.show()
     sys.exit(code)
@@ -97,10 +100,12 @@ def _has_live_view(settings: LaunchSettings) -> bool:
 
 
 def _defaults(command: Sequence[str]) -> dict[str, str]:
+    from watcher.launch.modules import found_interpreter
+
     found = {
         "model_dir": flag_value(command, "model_dir"),
         "pipeline_config": flag_value(command, "pipeline_config_path"),
-        "python": interpreter(command),
+        "python": found_interpreter(command, os.environ),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -110,19 +115,13 @@ def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> 
     theirs = flag_value(command, "model_dir")
     if theirs and Path(theirs).absolute() != settings.model_path:
         say(f"model_dir is set to {settings.model_dir}, and the trainer's is {theirs}")
+    python = python_command(command)
+    if python and python.is_od_trainer and theirs is None:
+        say(f"model_dir is set to {settings.model_dir}, and COMMAND has no --model_dir")
 
     given = settings.working_directory
-    if given and python_command(command) and Path(given).resolve() != Path.cwd().resolve():
+    if given and python and Path(given).resolve() != Path.cwd().resolve():
         say(f"working_directory is set to {given}, and the trainer is started in {Path.cwd()}")
-
-
-def _mention_saves(command: Sequence[str]) -> None:
-    """The OD API does not save as often as it is told, where that is no multiple of 100 steps."""
-    python, every = python_command(command), flag_value(command, "checkpoint_every_n")
-    if not (python and python.is_od_trainer and every and every.isdecimal() and int(every)):
-        return
-    if cadence.rounded(int(every)) != int(every):
-        say(cadence.rounding(int(every), "the trainer's command"))
 
 
 def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
@@ -165,9 +164,10 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     known: dict[str, Any] = {
         "pipeline_config": settings.pipeline_config,
         "python": settings.python,
-        "device": device.device,
         "working_directory": settings.working_directory or str(Path.cwd()),
     }
+    if device.device != settings.device:
+        known["device"] = device.device
     if settings.log_format == "auto" and not settings.trainer_log:
         known["log_format"] = "human"  # a live view and a trainer do not share a terminal
     # -P: a `watcher` in the folder we are started in is not this program.

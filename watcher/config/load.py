@@ -56,6 +56,12 @@ class Loaded(Generic[_SomeSettings]):
     forgotten: tuple[str, ...] = ()
     unread: bool = False
 
+    def source(self, name: str) -> str:
+        """Say for people how a setting came to its value."""
+        if name in self.inherited:
+            return "as at the last start"
+        return "as set" if name in self.given else "by default"
+
 
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None

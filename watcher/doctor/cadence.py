@@ -29,6 +29,8 @@ class Pace:
         every_n: The trainer's --checkpoint_every_n.
         source: Where that is known from.
         num_steps: Steps of the whole training, None when unknown.
+        begun: The step that training goes on from.
+        steps_name: What sets num_steps.
         save_seconds: Between two saves, None when unknown.
         eval_seconds: Of one evaluation, None when unknown.
         workers: Evaluations at the same time.
@@ -44,6 +46,48 @@ class Pace:
     workers: int = 1
     queue_policy: str = "all"
     doubt: str | None = None
+    begun: int = 0
+    steps_name: str = "num_steps"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a training comes to.
+
+    Attributes:
+        begins: The step that it goes on from.
+        ends: Its last step.
+        saves: Trained checkpoints on the way.
+        lost: Steps after the last of them.
+        remedy: What saves those, too; empty when there are none.
+    """
+
+    begins: int
+    ends: int
+    saves: int
+    lost: int
+    remedy: str = ""
+
+
+def plan(pace: Pace) -> Plan | None:
+    """Return what the training comes to, None where its steps are not known."""
+    if not pace.num_steps:
+        return None
+    steps = -(-max(pace.num_steps - pace.begun, 0) // LOOP_STEPS) * LOOP_STEPS
+    ends, interval = pace.begun + steps, rounded(pace.every_n)
+    saves, lost = divmod(steps, interval)
+    if not steps:
+        more = f"set {pace.steps_name} to more than {ends}, or name another MODEL_DIR"
+        return Plan(ends, ends, 0, 0, more)
+    if not lost:
+        return Plan(pace.begun, ends, saves, lost)
+    proposed = [ends - lost] * (saves > 0) + [ends - lost + interval]
+    said = " or ".join(map(str, proposed))
+    every = str(LOOP_STEPS)
+    if steps > LOOP_STEPS:
+        every = f"a multiple of {LOOP_STEPS} that divides {steps}"
+    remedy = f"set {pace.steps_name} to {said}, or --checkpoint_every_n to {every}"
+    return Plan(pace.begun, ends, saves, lost, remedy)
 
 
 def save_seconds(found: Sequence[FoundCheckpoint]) -> float | None:
@@ -132,27 +176,36 @@ def saving(pace: Pace) -> list[Finding]:
                 f"--checkpoint_every_n {interval}, or another multiple of {LOOP_STEPS}",
             )
         )
-    if not pace.num_steps:
+    known = plan(pace)
+    if known is None:
         text = f"a checkpoint every {interval} steps ({pace.source})"
         return found or [Finding("saving", "ok", text)]
-    total = -(-pace.num_steps // LOOP_STEPS) * LOOP_STEPS
-    saves, lost = divmod(total, interval)
-    if lost:
-        ends = " or ".join(str(end) for end in (total - lost, total - lost + interval) if end)
-        found.append(
-            Finding(
-                "saving",
-                "warning",
-                f"training ends at step {total}, and the last checkpoint will be that of step"
-                f" {total - lost}: the last {lost} steps are never saved"
-                f" (a save every {interval} steps, {pace.source})",
-                f"set num_steps to {ends}, or --checkpoint_every_n to a divisor of {total}",
-            )
-        )
+    if known.remedy:
+        found.append(Finding("saving", "warning", unsaved(pace, known), known.remedy))
     else:
-        text = f"{saves} checkpoints in {total} steps, one every {interval} ({pace.source})"
-        found.append(Finding("saving", "ok", f"{text}; the last step is saved"))
+        text = f"{known.saves} checkpoints in {known.ends} steps, one every {interval}"
+        found.append(Finding("saving", "ok", f"{text} ({pace.source}); the last step is saved"))
     return found
+
+
+def unsaved(pace: Pace, known: Plan) -> str:
+    """Say which steps are never saved, for a plan that loses some, or has none."""
+    every = f"a save every {rounded(pace.every_n)} steps, {pace.source}"
+    if known.ends == known.begins:
+        return (
+            f"training is at step {known.begins} already, and {pace.steps_name} is"
+            f" {pace.num_steps}: nothing is trained, and no trained checkpoint is saved"
+        )
+    if not known.saves:
+        first = known.begins + rounded(pace.every_n)
+        return (
+            f"training ends at step {known.ends}, before the first save at step {first}:"
+            f" no trained checkpoint is saved ({every})"
+        )
+    return (
+        f"training ends at step {known.ends}, and the last checkpoint will be that of step"
+        f" {known.ends - known.lost}: the last {known.lost} steps are never saved ({every})"
+    )
 
 
 def keeping_up(pace: Pace) -> list[Finding]:

@@ -22,6 +22,7 @@ def device(
     listing: Listing,
     running: Sequence[Trainer],
     command: Callable[[int], str] = command_of,
+    source: str = "as set",
 ) -> list[Finding]:
     """Judge `--device` by what computes on the GPUs now.
 
@@ -30,6 +31,7 @@ def device(
         listing: The GPUs of this machine.
         running: The trainers that are seen.
         command: Gives the command line of a process id.
+        source: How the setting came about.
     """
     used = trainers_gpus(running, listing)
     try:
@@ -41,7 +43,12 @@ def device(
             if is_worker(command(pid))
         }
         choices = choose(
-            settings.device, listing, visible=visible, taken=used, evaluators=evaluators
+            settings.device,
+            listing,
+            visible=visible,
+            taken=used,
+            evaluators=evaluators,
+            source=source,
         )
     except ConfigError as error:
         return [Finding("device", "error", error.message, error.hint)]

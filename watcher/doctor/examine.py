@@ -29,7 +29,10 @@ _READ_CHECKPOINTS = 20
 
 
 def examine(
-    settings: Settings, time_limit: float, tell: Callable[[str], None] = lambda text: None
+    settings: Settings,
+    time_limit: float,
+    tell: Callable[[str], None] = lambda text: None,
+    device_source: str = "as set",
 ) -> list[Finding]:
     """Look at everything around a run, and return what was found.
 
@@ -40,6 +43,7 @@ def examine(
         settings: The run's.
         time_limit: Seconds for the training environment's answer; other checks have ten.
         tell: Called now and then with how far that is.
+        device_source: How the setting `device` came about.
     """
     running: list[Trainer] = []
     first = look_at(
@@ -70,7 +74,11 @@ def examine(
             ),
             Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
             Check("metric", lambda: state.noise(settings), CHECK_SECONDS),
-            Check("device", lambda: device.device(settings, list_gpus(), running), _DEVICE_SECONDS),
+            Check(
+                "device",
+                lambda: device.device(settings, list_gpus(), running, source=device_source),
+                _DEVICE_SECONDS,
+            ),
             Check("tensorboard", lambda: event_files(settings), CHECK_SECONDS),
             Check("systemd", lambda: service.units(settings), CHECK_SECONDS),
         ]
@@ -125,9 +133,10 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
     recorded = _recorded(settings)
     found = _found(settings)
     trainer = trainer_on(settings.model_path, running)
+    typed = trainer and trainer.num_train_steps
     if trainer:
         every_n, source = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
-        steps = trainer.num_train_steps or steps
+        steps = typed or steps
     elif recorded.steps:
         every_n, source = recorded.steps, "as the recorded checkpoints lie"
     elif there := _steps_between(found):
@@ -144,6 +153,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         queue_policy=settings.queue_policy,
         # A trainer that is at work here has written the times itself.
         doubt=cadence.doubt(found, every_n, None if trainer else recorded.found_seconds),
+        steps_name="--num_train_steps" if typed else "num_steps",
     )
 
 

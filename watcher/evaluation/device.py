@@ -54,6 +54,7 @@ def choose(
     visible: str | None = None,
     taken: Collection[str] = (),
     evaluators: Mapping[str, int] | None = None,
+    source: str = "as set",
 ) -> list[Choice]:
     """Return the devices to evaluate on, a worker each: for `auto` one, else those that are named.
 
@@ -67,15 +68,16 @@ def choose(
         visible: The watcher's own CUDA_VISIBLE_DEVICES; `auto` takes none that is not in it.
         taken: UUIDs of GPUs that somebody else will use.
         evaluators: UUID to process id of the worker that another watcher has on that GPU.
+        source: How the setting came about, the reason for a device that is named.
 
     Raises:
         ConfigError: a GPU that is named is not there, or is named twice.
     """
     if device == "cpu":
-        return [Choice("cpu", "as set")]
+        return [Choice("cpu", source)]
     if device == "auto":
         return [_choose_one(listing, visible, taken, evaluators or {})]
-    choices = [_named(part, listing, evaluators or {}) for part in device.split(",")]
+    choices = [_named(part, listing, evaluators or {}, source) for part in device.split(",")]
     if len({choice.device for choice in choices}) < len(choices):
         raise ConfigError(
             f"device ({device}) names a GPU twice", hint="each runs one worker: name each once"
@@ -108,7 +110,7 @@ def visible_to_cuda(visible: str | None, gpus: Sequence[Gpu]) -> set[str]:
     return used
 
 
-def _named(part: str, listing: Listing, evaluators: Mapping[str, int]) -> Choice:
+def _named(part: str, listing: Listing, evaluators: Mapping[str, int], source: str) -> Choice:
     uuid = uuid_of(part.removeprefix("gpu:"), listing.gpus)
     for gpu in listing.gpus:
         if gpu.uuid == uuid:
@@ -116,10 +118,10 @@ def _named(part: str, listing: Listing, evaluators: Mapping[str, int]) -> Choice
             shared = None
             if gpu.computing is not None:
                 shared = bool(gpu.computing - {evaluators.get(uuid, 0)})
-            return Choice(uuid, f"as set{busy}", _label(gpu), shared)
+            return Choice(uuid, f"{source}{busy}", _label(gpu), shared)
     # An instance of a GPU that MIG divides is not listed, nor is anything without NVML.
     if part.startswith("MIG-") or not listing.gpus:
-        return Choice(part, "as set", part)
+        return Choice(part, source, part)
     there = ", ".join(_label(gpu) for gpu in listing.gpus)
     raise ConfigError(f"device ({part}) is not there", hint=f"there are: {there}")
 

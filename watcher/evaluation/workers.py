@@ -27,6 +27,7 @@ def make_supervisors(
     snapshot: Snapshot,
     scratch: Scratch,
     environment: Mapping[str, str] = os.environ,
+    device_source: str = "as set",
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
 
@@ -37,6 +38,7 @@ def make_supervisors(
         snapshot: What every worker of the run reads.
         scratch: Where the workers' temporary folders lie.
         environment: The watcher's own.
+        device_source: How the setting `device` came about.
 
     Raises:
         ConfigError: a GPU that is named is not there.
@@ -47,6 +49,7 @@ def make_supervisors(
         listing,
         visible=environment.get("CUDA_VISIBLE_DEVICES"),
         evaluators=other_evaluators(settings, listing),
+        source=device_source,
     )
     supervisors = []
     for number, choice in enumerate(choices):

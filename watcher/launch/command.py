@@ -25,6 +25,7 @@ class PythonCommand:
         variables: What `env` sets for it.
         program: The module or script that it runs.
         is_module: True for a module, after -m.
+        arguments: The program's own.
     """
 
     interpreter: str
@@ -32,6 +33,7 @@ class PythonCommand:
     variables: Mapping[str, str]
     program: str
     is_module: bool
+    arguments: tuple[str, ...] = ()
 
     @property
     def is_od_trainer(self) -> bool:
@@ -62,7 +64,10 @@ def python_command(command: Sequence[str]) -> PythonCommand | None:
     program = words[is_module : is_module + 1]
     if not program:
         return None
-    return PythonCommand(command[position], tuple(options), variables, program[0], is_module)
+    arguments = tuple(words[is_module + 1 :])
+    return PythonCommand(
+        command[position], tuple(options), variables, program[0], is_module, arguments
+    )
 
 
 def flag_value(command: Sequence[str], name: str) -> str | None:

@@ -45,12 +45,14 @@ class Companion:
         self._guard = guard
         self._group: Group | None = None
         self._attempts = Attempts(limit=3, first_seconds=1.0)
-        self._begun = self._due = 0.0
+        self._begun = self._due = self._pause = 0.0
+        self._untold = ""
         self._finishing = False
         self._told_to_finish: int | None = None
         self.done = False
         self.given_up = False
         self.another_runs = False
+        self.failure: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -66,6 +68,9 @@ class Companion:
         if self.done or self.given_up:
             return
         if self._group is None and now >= self._due:
+            if self._untold:
+                self._say(f"{self._untold}; it is started again, after {self._pause:g} s")
+                self._untold = ""
             self._start(now)
         if self._group is None:
             return
@@ -80,6 +85,9 @@ class Companion:
 
     def stop(self) -> None:
         """End it now: it gives its evaluation back to the queue. Waits for it."""
+        if self._untold:
+            self._say(self._untold)
+            self._untold = ""
         if self._group is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -113,6 +121,7 @@ class Companion:
             self.done = True
         elif code in (_WRONG_USAGE, _ANOTHER_RUNS):
             self.given_up, self.another_runs = True, code == _ANOTHER_RUNS
+            self.failure = f"the watcher {describe(code)}"
             self._say(f"the watcher {describe(code)}; the training goes on without one of its own")
         elif self._told_to_finish is not None and code == _UNFINISHED:
             self.given_up = True
@@ -124,12 +133,12 @@ class Companion:
         lasted = now - self._begun >= _LASTING_SECONDS
         self._attempts, pause = self._attempts.after(progressed=lasted)
         if pause is None:
-            self.given_up = True
+            self.given_up, self.failure = True, what
             self._say(f"{what}, and does not last: it is left alone. To start it by hand:")
             self._say(" ".join(self._command))
         else:
-            self._due = now + pause
-            self._say(f"{what}; it is started again in {pause:g} s")
+            # What comes of it is told when it comes: until then the trainer may end, too.
+            self._due, self._pause, self._untold = now + pause, pause, what
 
 
 def _catches(pid: int, number: int) -> bool:

@@ -1,7 +1,8 @@
-"""How a training ended, and what to do next: the launcher's last lines. Pure but for `the_best`."""
+"""How a training ended, and what to do next: the launcher's last lines. Pure but for what reads."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 from collections.abc import Sequence
@@ -11,10 +12,12 @@ from pathlib import Path
 import msgspec
 
 from watcher.config import LaunchSettings
+from watcher.errors import StoreError
 from watcher.files import read_regular
 from watcher.launch.command import interpreter
 from watcher.launch.decide import describe
 from watcher.promotion.promote import BOARD_FILE
+from watcher.reading import open_reader
 
 # Importing TensorFlow and building the model take less, on a slow machine too.
 _AT_ONCE_SECONDS = 60.0
@@ -42,6 +45,33 @@ class Ending:
         """True for a failure before there was anything new to evaluate."""
         failed = self.returncode != 0 and not self.early
         return failed and not self.progressed and self.seconds < _AT_ONCE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What was foreseen before the start of what the trainer will not save.
+
+    Attributes:
+        remedy: What saves it; empty where that is not known.
+        lost: Steps after the last checkpoint, 0 where they are few or not known.
+    """
+
+    remedy: str = ""
+    lost: int = 0
+
+
+def what_is_unsaved(unsaved: Unsaved, *, trained: bool) -> str | None:
+    """Say what a trainer that ended well has not saved, None for nothing.
+
+    Args:
+        unsaved: What was foreseen.
+        trained: It saved a trained checkpoint.
+    """
+    if trained and not unsaved.lost:
+        return None
+    said = f"the last {unsaved.lost} steps were not saved"
+    said = said if trained else "no trained checkpoint was saved"
+    return f"{said}; {unsaved.remedy}" if unsaved.remedy else said
 
 
 def how(ending: Ending) -> str:
@@ -86,6 +116,14 @@ def the_best(best_dir: Path) -> Best | None:
         )
     except (OSError, msgspec.DecodeError, KeyError, IndexError, TypeError, ValueError):
         return None
+
+
+def with_reason(failure: str, state_dir: Path) -> str:
+    """Add to how the watcher ended the reason that it recorded, where it did."""
+    with contextlib.suppress(StoreError), open_reader(state_dir) as reader:
+        if reason := reader.run()["status"].get("ended"):
+            return f"{failure}: {reason}"
+    return failure
 
 
 def after_the_end(

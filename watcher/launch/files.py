@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from watcher.errors import AlreadyRunning, ModelDirError
+from watcher.launch.say import OURS
+
+_END_BYTES = 16 << 10
+_WORDS = 200
 
 
 def lock_folder(folder: Path, say: Callable[[str], None]) -> int | None:
@@ -56,3 +60,15 @@ def open_log(path: str) -> IO[bytes]:
             f"cannot open trainer_log ({path}): {error.strerror}",
             hint="it is a file that the trainer's output is appended to",
         ) from error
+
+
+def last_words(path: str) -> str:
+    """Return the last line of a log that is not the launcher's own, shortened; "" without one."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _END_BYTES, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    told = [line.strip() for line in lines if line.strip() and OURS not in line]
+    return told[-1][:_WORDS] if told else ""

@@ -17,9 +17,18 @@ from watcher.config import LaunchSettings
 from watcher.errors import StoreError
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
-from watcher.launch.ending import Ending, after_the_end, how, the_best
-from watcher.launch.files import lock_folder, open_log
+from watcher.launch.ending import (
+    Ending,
+    Unsaved,
+    after_the_end,
+    how,
+    the_best,
+    what_is_unsaved,
+    with_reason,
+)
+from watcher.launch.files import last_words, lock_folder, open_log
 from watcher.launch.group import Group
+from watcher.launch.leftovers import Leftovers
 from watcher.launch.saves import Checkpoints, Mark, SaveWatch
 from watcher.launch.sentinel import Sentinel
 from watcher.launch.signals import ENDING, FORWARDED, Signals
@@ -32,6 +41,7 @@ _FIRST_WORD_SECONDS = 600.0
 # A trainer that hangs in the kernel does not hold still, and is not to train on for that.
 _HOLDS = 10
 EXIT_NOT_FINISHED = 1
+_NOTHING_FORESEEN = Unsaved()
 
 
 class Launcher:
@@ -44,6 +54,7 @@ class Launcher:
         *,
         watcher_command: Sequence[str] | None,
         say: Callable[[str], None],
+        unsaved: Unsaved = _NOTHING_FORESEEN,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start nothing yet.
@@ -53,11 +64,13 @@ class Launcher:
             command: The trainer's command line.
             watcher_command: The watcher's, None for no watcher.
             say: Tells the user, whatever happens to the stream it writes to.
+            unsaved: What is foreseen of what the trainer will not save.
             steady: A clock that nobody sets.
         """
         self._settings = settings
         self._command = command
         self._say = say
+        self._unsaved = unsaved
         self._steady = steady
         self._signals = Signals()
         self._sentinel = Sentinel(settings.sentinel_path, settings.state_path, settings.best_path)
@@ -66,6 +79,9 @@ class Launcher:
         self._trainer: Group | None = None
         self._asked: signal.Signals | None = None
         self._checkpoints = Checkpoints(settings.model_path)
+        self._saved_anew: set[str] = set()
+        self._gave_up: str | None = None
+        self._unseen = False  # model_dir could not be listed
         self._told: set[str] = set()
         self._holds = 0
         self._ending: Ending | None = None
@@ -82,6 +98,8 @@ class Launcher:
             ConfigError: the trainer's command cannot be executed.
         """
         with ExitStack() as stack:
+            leftovers = Leftovers(self._settings.model_path, self._settings.state_path)
+            stack.callback(self._tidy_up, leftovers)
             self._lock = lock_folder(self._settings.model_path, self._say)
             if self._lock is not None:
                 stack.callback(os.close, self._lock)
@@ -171,7 +189,8 @@ class Launcher:
             )
         early = self._watch_over(trainer, saves)
         seconds = self._steady() - began
-        progressed = _is_new(self._complete(), before)
+        self._saved_anew |= (new := _new(self._complete(), before))
+        progressed = bool(new)
         assert trainer.returncode is not None
         self._ending = Ending(trainer.returncode, early, progressed, seconds)
         self._progressed |= progressed
@@ -202,6 +221,7 @@ class Launcher:
         try:
             return self._checkpoints.complete()
         except OSError as error:
+            self._unseen = True
             self._tell_once(f"cannot look for checkpoints: {error}")
             return {}
 
@@ -223,7 +243,7 @@ class Launcher:
     def _may_stop(self, trainer: Group, saves: SaveWatch, asked: dict[str, Mark]) -> bool:
         """Send SIGTERM unless there is something to wait for; returns whether it was sent."""
         again = self._settings.stop_at_checkpoint
-        if again and not _is_new(self._checkpoints.complete(), asked):
+        if again and not _new(self._checkpoints.complete(), asked):
             return False
         if saves.in_progress(self._steady()):
             return False
@@ -324,6 +344,8 @@ class Launcher:
             companion.stop()
             return code
         self._fruitless = False
+        if companion.failure:  # long ago, and what went on since has hidden it
+            self._gave_up = with_reason(companion.failure, self._settings.state_path)
         limit = self._settings.drain_timeout
         deadline = None if limit is None else self._steady() + limit
         stopped_early = self._sentinel.look().kind == "valid"
@@ -347,13 +369,10 @@ class Launcher:
         ending, verdict = self._ending, self._sentinel.look()
         stopped = code == 0 and verdict.kind == "valid"
         if ending and not ending.early and (self._watcher or ending.returncode):
-            said = how(ending)
-            if self._asked:
-                said += f"; {self._asked.name} was passed on"
-            elif self._fruitless:
-                said += ", before any new checkpoint"
-                said += ": no watcher goes on without it" if self._watcher else ""
-            self._say(said)
+            self._tell_how(ending)
+        if self._gave_up:
+            self._say(f"not all is evaluated: {self._gave_up}")
+        self._tell_what_is_unsaved()
         if stopped and ending and self._watcher:  # it was told before the queue was finished
             self._say(f"stopped early: {verdict.message}")
         if stopped or (self._watcher and code == 0):
@@ -362,10 +381,39 @@ class Launcher:
             for line in after_the_end(self._settings, self._command, best, resume=resume):
                 self._say(line)
 
+    def _tell_how(self, ending: Ending) -> None:
+        said = how(ending)
+        if self._asked:
+            said += f"; {self._asked.name} was passed on"
+        elif self._fruitless:
+            said += ", before any new checkpoint"
+            goes_on = self._companion and not self._companion.given_up
+            said += ": no watcher goes on without it" if goes_on else ""
+        self._say(said)
+        log = self._settings.trainer_log if ending.returncode and not self._asked else None
+        if log and (words := last_words(log)):
+            self._say(f"{log} ends: {words}")
+
+    def _tidy_up(self, leftovers: Leftovers) -> None:
+        """Leave nothing behind of a start that came to nothing."""
+        if self._ending is None or (self._fruitless and not self._asked):
+            leftovers.remove()
+
+    def _tell_what_is_unsaved(self) -> None:
+        """Say so where a trainer ended well and its work is lost, unless it may save elsewhere."""
+        ending = self._ending
+        if ending is None or ending.early or ending.returncode or self._asked:
+            return
+        if not (self._unsaved.remedy or self._saved_anew or self._watcher) or self._unseen:
+            return
+        trained = any(map(self._checkpoints.is_trained, sorted(self._saved_anew)))
+        if said := what_is_unsaved(self._unsaved, trained=trained):
+            self._say(said)
+
 
 def _has_ended(trainer: Group | None) -> bool:
     return trainer is not None and trainer.poll() is not None
 
 
-def _is_new(now: dict[str, Mark], before: dict[str, Mark]) -> bool:
-    return any(before.get(name) != mark for name, mark in now.items())
+def _new(now: dict[str, Mark], before: dict[str, Mark]) -> set[str]:
+    return {name for name, mark in now.items() if before.get(name) != mark}

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from watcher.errors import ConfigError
-from watcher.launch.command import PythonCommand, python_command
+from watcher.launch.command import PythonCommand, interpreter, python_command
 
 # An answer takes 0.05 s; the trainer waits for it.
 _ANSWER_SECONDS = 1.0
@@ -26,12 +26,27 @@ _PROGRAM = (
 )
 
 
+def found_interpreter(command: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Return COMMAND's Python by its absolute path, as PATH leads to it; None when it names none.
+
+    A link is not resolved, since an environment is known by it. What is not found stays as it was
+    typed.
+    """
+    typed = interpreter(command)
+    if typed is None:
+        return None
+    python = python_command(command)
+    path = {**environment, **(python.variables if python else {})}.get("PATH")
+    found = shutil.which(typed, path=path)
+    return str(Path(found).absolute()) if found else typed
+
+
 def refuse_other_interpreter(command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Raise ConfigError when COMMAND's interpreter has no such module as COMMAND runs."""
     python = python_command(command)
     if python is None:
         return
-    path = shutil.which(python.interpreter, path=environment.get("PATH"))
+    path = shutil.which(python.interpreter, path={**environment, **python.variables}.get("PATH"))
     names = needed_modules(python)
     missing = _missing(python, path, names, environment) if path and names else []
     if not path or not missing:

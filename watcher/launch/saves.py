@@ -14,7 +14,12 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from watcher.checkpoints.bundle import parse_index, read_index
+from watcher.checkpoints.bundle import (
+    model_variables,
+    parse_index,
+    read_global_step,
+    read_index,
+)
 from watcher.checkpoints.discover import scan
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
 
@@ -51,6 +56,19 @@ class Checkpoints:
             if self._whole.get(entry.name) == entry.signature or _has_end(entry.prefix)
         }
         return dict(self._whole)
+
+    def is_trained(self, name: str) -> bool:
+        """Return whether a checkpoint holds more than what a trainer saves before its first step.
+
+        True where it cannot be read, or is gone by now.
+        """
+        prefix = self._model_dir / name
+        try:
+            return bool(model_variables(parse_index(read_index(prefix)))) and (
+                read_global_step(prefix) != 0
+            )
+        except (IncompleteCheckpoint, CorruptCheckpoint, OSError):
+            return True
 
     def unfinished(self) -> frozenset[Mark]:
         """Return a mark for each thing that a save in progress would show.

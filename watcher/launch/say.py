@@ -12,6 +12,7 @@ from watcher.database_file import iso
 
 _PATIENCE_SECONDS = 1.0
 _STDERR = 2
+OURS = "[launcher ]"
 
 
 def say(text: str) -> None:
@@ -44,7 +45,7 @@ class SayLater:
 
 
 def _line(text: str) -> bytes:
-    line = f"{iso(time.time())} [launcher ] {text}"
+    line = f"{iso(time.time())} {OURS} {text}"
     return line.encode(errors="replace")[: select.PIPE_BUF - 1] + b"\n"
 
 

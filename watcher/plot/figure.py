@@ -91,6 +91,15 @@ def to_bytes(picture: Picture, suffix: str) -> bytes:
     return stream.getvalue()
 
 
+def size_of(content: bytes) -> str:
+    """Return how wide and high the content of a file is: a PNG's pixels, else points."""
+    if content.startswith(b"\x89PNG"):
+        # https://www.w3.org/TR/png-3/#11IHDR
+        return "x".join(str(int.from_bytes(content[at : at + 4], "big")) for at in (16, 20))
+    found = re.search(rb'(?:viewBox="|/MediaBox \[ *)0 0 ([\d.]+) ([\d.]+)', content)
+    return f"{float(found[1]):.0f}x{float(found[2]):.0f} pt" if found else "of unknown size"
+
+
 def boxes(picture: Picture) -> str:
     """Return the characters that no font here has: a box stands for each, but in an SVG file."""
     load_matplotlib()

@@ -14,6 +14,7 @@ from watcher.plot.library import load
 from watcher.plot.series import Curve, Panel, Picture
 from watcher.plot.style import look_of
 from watcher.plot.ticks import round_ticks, tick_labels
+from watcher.view import picture_columns
 
 LEAST_ROWS = 10
 _MOST_ROWS = 24
@@ -40,19 +41,20 @@ class Drawing:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw all panels; more than fit below one another are not squeezed."""
         picture, plain = self._picture, options.ascii_only
-        width = options.max_width
+        room = options.max_width
+        width = picture_columns(room)
         heads = [[line for line in (panel.title, panel.note) if line] for panel in picture.panels]
         legends = [_legend_lines(panel, width) for panel in picture.panels]
         taken = sum(len(part) for part in (*heads, *legends)) + len(picture.panels)
         rows = (options.max_height - taken - 2) // len(picture.panels)
         rows = min(max(rows, LEAST_ROWS), _MOST_ROWS)
-        yield Text(_fit(picture.title, width, plain), style="bold", no_wrap=True)
+        yield Text(_fit(picture.title, room, plain), style="bold", no_wrap=True)
         for panel, head, legend in zip(picture.panels, heads, legends, strict=True):
             for line in head:
-                yield Text(_fit(line, width, plain), no_wrap=True)
+                yield Text(_fit(line, room, plain), no_wrap=True)
             yield self._canvas(panel, width, rows, plain=plain)
             for line in legend:
-                yield Text(_fit(line, width, plain), no_wrap=True)
+                yield Text(_fit(line, room, plain), no_wrap=True)
         for note in picture.notes:
             yield Text(_plain(note) if plain else note)
 

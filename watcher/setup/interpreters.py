@@ -54,6 +54,11 @@ def candidates(
     return list(dict.fromkeys(there))[:_MOST]
 
 
+def as_found(python: str, environment: Mapping[str, str]) -> str:
+    """Return an interpreter's absolute path, by PATH for a bare name; a link is not resolved."""
+    return str(Path(shutil.which(python, path=environment.get("PATH")) or python).absolute())
+
+
 def with_both(paths: Iterable[Path]) -> list[Path]:
     """Return, in their order, those that have TensorFlow and the OD API; imports neither."""
     paths = list(paths)

@@ -18,7 +18,7 @@ from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.launch.command import flag_value
 from watcher.reading import read_last_start
-from watcher.setup.interpreters import candidates, with_both
+from watcher.setup.interpreters import as_found, candidates, with_both
 from watcher.setup.settings_file import Found, Outlook
 
 _PLACES = "MODEL_DIR/pipeline.config", "MODEL_DIR/../pipeline.config", "in the current folder"
@@ -49,10 +49,12 @@ def look(
     outlook = Outlook(found={"model_dir": Found(str(model_dir), "")})
     found = outlook.found
     for name, value in _recorded(model_dir).items():
+        value = as_found(value, environment) if name == "python" else value
         found[name] = Found(value, "the last run on MODEL_DIR was started with it")
-    for name in ("pipeline_config", "python"):
-        if name in given:
-            found[name] = Found(str(Path(given[name]).absolute()), "")
+    if "pipeline_config" in given:
+        found["pipeline_config"] = Found(str(Path(given["pipeline_config"]).absolute()), "")
+    if "python" in given:
+        found["python"] = Found(as_found(given["python"], environment), "")
     if not model_dir.is_dir():
         found["wait_for_model_dir"] = Found(True, "MODEL_DIR does not exist yet")
     running = trainers()

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+
+# A line of a table is never so long: into a pipe nothing is cut or folded.
+_PIPE_COLUMNS = 10_000
+_PICTURE_COLUMNS = 80
 
 
 def make_console() -> Console:
     """Return the console on standard output; text is shown as it is, `AP[person]` say."""
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False)
+    width = _PIPE_COLUMNS if _into_a_pipe() else None
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def show(drawn: RenderableType) -> None:
+    """Print what is drawn on standard output."""
+    console = make_console()
+    if not _into_a_pipe():
+        console.print(drawn)
+        return
+    with console.capture() as captured:
+        console.print(drawn)
+    # A cell is as wide as the widest of its column, with blanks; a pager would break the lines.
+    sys.stdout.write("".join(f"{line.rstrip(' ')}\n" for line in captured.get().split("\n")[:-1]))
+
+
+def picture_columns(room: int) -> int:
+    """Return how wide a picture is that takes all the room there is: not in a pipe."""
+    return _PICTURE_COLUMNS if room >= _PIPE_COLUMNS else room
+
+
+def _into_a_pipe() -> bool:
+    return not sys.stdout.isatty() and "COLUMNS" not in os.environ

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from watcher.decision.metric import CATEGORY_NAMES, LATENCY, lower_is_better
+from watcher.decision.metric import CATEGORY_NAMES, LATENCY, SHORT_NAMES, lower_is_better
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,16 @@ def changes(old: Measured, new: Measured) -> tuple[list[Change], list[Change]]:
 def short_name(metric: str) -> str:
     """Return `AP50` and the like for what a category's metric is recorded as, else its name."""
     return next((short for short, names in CATEGORY_NAMES.items() if metric in names), metric)
+
+
+def short_names(metrics: Collection[str]) -> dict[str, str]:
+    """Return for what was recorded the short names that `--metric` takes, where there are any."""
+    found: dict[str, str] = {}
+    for short, names in SHORT_NAMES.items():
+        meant = next((name for name in names if name in metrics), None)
+        if meant:
+            found.setdefault(meant, short)
+    return found
 
 
 def _order(change: Change) -> tuple[bool, bool, float, str, str]:

@@ -12,6 +12,8 @@ from itertools import pairwise
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from watcher.view import picture_columns
+
 Point = tuple[int, float]
 Dot = tuple[int, int]
 
@@ -43,7 +45,8 @@ class Curve:
         low, high = _range([score for _, score in self.points])
         top, bottom = number(high, high - low), number(low, high - low)
         margin = max(len(top), len(bottom))
-        columns = options.max_width - margin - 3
+        room = picture_columns(options.max_width)
+        columns = room - margin - 3
         if columns < _LEAST_COLUMNS:
             return
         marked = "#" if options.ascii_only else "◆"
@@ -60,7 +63,7 @@ class Curve:
         yield Text(" " * (margin + 3) + axis, style="dim", no_wrap=True)
         if self.best:
             key = f"{marked} best: {number(self.best[1], high - low)} at step {self.best[0]}"
-            yield Text(" " * min(margin + 3, max(options.max_width - len(key), 0)) + key)
+            yield Text(" " * min(margin + 3, max(room - len(key), 0)) + key)
 
     def lines(self, columns: int, marked: str, *, ascii_only: bool = False) -> list[str]:
         """Return the characters of the curve, a string a row, without labels."""

@@ -13,7 +13,7 @@ from watcher.data import ScoredCheckpoint
 from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
 from watcher.view.fitting import Fitting
-from watcher.view.tables import add_number, add_text, small_figure
+from watcher.view.tables import add_number, add_text, plain_table, small_figure
 
 _SHOWN = 10
 
@@ -26,12 +26,16 @@ def drawn(told: Explanation, in_model_dir: Collection[int] = ()) -> RenderableTy
         in_model_dir: Checkpoint ids of those without a pin that the trainer still has.
     """
     parts: list[RenderableType] = [_heading(told), _board(told, in_model_dir)]
+    if (more := len(told.ranking.leaders) - _SHOWN) > 0:
+        parts.append(Text(f"and {more} more, with --json", style="dim"))
     for row, why in told.ranking.vetoed[:_SHOWN]:
         parts.append(Text(f"vetoed: {_named(row)}: {why}", style="yellow"))
+    if (more := len(told.ranking.vetoed) - _SHOWN) > 0:
+        parts.append(Text(f"and {more} more vetoed, with --json", style="yellow"))
     if told.unranked:
         names = ", ".join(row.name for row in told.unranked[:_SHOWN])
-        more = f" and {len(told.unranked) - _SHOWN} more" if len(told.unranked) > _SHOWN else ""
-        parts.append(Text(f"without a score that can rank: {names}{more}", style="dim"))
+        others = f" and {len(told.unranked) - _SHOWN} more" if len(told.unranked) > _SHOWN else ""
+        parts.append(Text(f"without a score that can rank: {names}{others}", style="dim"))
     if told.board.contradiction:
         parts.append(Text(told.board.contradiction, style="yellow"))
     return Group(*parts, Text(), *_stop(told))
@@ -82,7 +86,7 @@ def _heading(told: Explanation) -> Text:
 
 
 def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
-    table = Table()
+    table = plain_table()
     lives = any(row.generation > 1 for row in told.ranking.leaders)
     life = ("generation",) if lives else ()
     for name in ("rank", "checkpoint", *life, "step", "score", "behind", "files"):
@@ -136,7 +140,7 @@ def _stop(told: Explanation) -> list[RenderableType]:
 
 
 def _rules(rules: tuple[Rule, ...]) -> Table:
-    table = Table()
+    table = plain_table()
     for name in ("rule", "fires", "left", "because"):
         add_text(table, name)
     for rule in rules:

@@ -13,6 +13,24 @@ from rich.text import Text
 _FOLDED = 16  # columns to which a text may be folded, so long as others can be left out
 
 
+class Either:
+    """A name, and a shorter one for where there is no room for it."""
+
+    def __init__(self, name: str, shorter: str) -> None:
+        self._name = name
+        self._shorter = shorter
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(cell_len(self._shorter), cell_len(self._name))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fits = cell_len(self._name) <= options.max_width
+        yield Text(self._name if fits else self._shorter, overflow="fold")
+
+
 class Fitting:
     """A table that leaves out columns where there is no room, and then folds its texts.
 
@@ -24,6 +42,7 @@ class Fitting:
         table: Table,
         *,
         optional: Sequence[str] = (),
+        whole: Sequence[str] = (),
         told: Callable[[int], str] | None = None,
     ) -> None:
         """Take a table.
@@ -31,10 +50,12 @@ class Fitting:
         Args:
             table: With all its columns and rows.
             optional: Heads of the columns that may be left out, the first to go first.
+            whole: Heads of texts that are folded only when nothing can be left out any more.
             told: Is given how many columns were left out, and returns what to say below.
         """
         self._table = table
         self._optional = optional
+        self._whole = whole
         self._told = told
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -44,7 +65,7 @@ class Fitting:
         """Draw what there is room for."""
         count = 0
         while count < len(self._optional) and (
-            _least(_without(self._table, self._optional[:count])) > options.max_width
+            _least(_without(self._table, self._optional[:count]), self._whole) > options.max_width
         ):
             count += 1
         yield _without(self._table, self._optional[:count])
@@ -70,11 +91,12 @@ def _without(table: Table, names: Sequence[str]) -> Table:
     return shown
 
 
-def _least(table: Table) -> int:
-    """Return the columns of the terminal that a table needs with its texts folded."""
+def _least(table: Table, whole: Sequence[str]) -> int:
+    """Return the columns of the terminal that a table needs with its other texts folded."""
     widths = []
     for column in table.columns:
         longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
-        widths.append(longest if column.no_wrap else min(longest, _FOLDED))
+        stays = column.no_wrap or str(column.header) in whole
+        widths.append(longest if stays else min(longest, _FOLDED))
     edges = 4 if table.show_edge else 0
     return sum(widths) + edges + (3 if table.show_edge else 2) * (len(widths) - 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,12 +100,15 @@ def runs_table(seen: Sequence[tuple[Path, Look | str]]) -> RenderableType:
         is_text = name in ("run", "now", "best", "patience")
         add_text(table, name) if is_text else add_number(table, name)
     warnings: list[Text] = []
+    names = Counter(look.run["name"] for _, look in seen if not isinstance(look, str))
     for folder, look in seen:
         if isinstance(look, str):
             table.add_row(str(folder), Text("cannot be read", style="red"))
             warnings.append(_warning(f"{folder}: {look}"))
             continue
         best, name = look.best or {}, look.run["name"]
+        if names[name] > 1:
+            name = str(folder.relative_to(os.path.commonpath([one for one, _ in seen])))
         table.add_row(
             name,
             _in_brief(look),
@@ -113,7 +118,10 @@ def runs_table(seen: Sequence[tuple[Path, Look | str]]) -> RenderableType:
             ", ".join(_PATIENCE[unit].format(n) for unit, n in look.patience_left.items()),
         )
         warnings += [_warning(f"{name}: {text}") for text in look.troubles]
-    return Group(Fitting(table, optional=("patience", "scored", "failed", "queue")), *warnings)
+    return Group(
+        Fitting(table, optional=("patience", "scored", "failed", "queue")),
+        *warnings,
+    )
 
 
 def seconds_text(seconds: float) -> str:

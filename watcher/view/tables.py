@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from watcher.view.changes import Change, Measured, short_name
-from watcher.view.fitting import Fitting
+from watcher.view.changes import Change, Measured, short_name, short_names
+from watcher.view.fitting import Either, Fitting
 
 STATE_STYLE = {
     "scored": "green",
@@ -154,7 +154,8 @@ def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
         if is_missing(row):
             path.append(" is missing", "red")
         table.add_row(row["run"], row["checkpoint"], step, score, row["metric"], path)
-    return _under("Best of each run", Fitting(table, optional=("metric", "step")))
+    fitted = Fitting(table, optional=("metric", "step"), whole=("metric", "path"))
+    return _under("Best of each run", fitted)
 
 
 def metrics_table(measured: Measured, *, categories: bool) -> RenderableType:
@@ -188,10 +189,11 @@ def changes_table(
         for name in ("from", "to", "change"):
             add_number(table, name)
         add_text(table, "")
+        short = short_names([change.metric for change in changes if not change.category])
         for change in changes:
             verdict, style = _verdict(change)
             table.add_row(
-                change.label,
+                Either(change.label, short.get(change.label, change.label)),
                 *map(_measured, (change.old, change.new)),
                 Text(_difference(change.change), style=style),
                 Text(verdict, style=style),

@@ -1,0 +1,84 @@
+"""What `train` tells of the trainer's COMMAND before it starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from watcher.checkpoints.bundle import read_global_step
+from watcher.checkpoints.discover import scan
+from watcher.config import LaunchSettings
+from watcher.doctor import cadence
+from watcher.errors import ConfigError, CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
+from watcher.launch import od_trainer
+from watcher.launch.command import flag_value, python_command
+from watcher.launch.ending import Unsaved
+from watcher.launch.say import say
+
+_DEFAULT_EVERY_N = 1000
+# A smaller part of the training is not worth a word.
+_MUCH = 0.05
+
+
+def refuse_mistyped(command: Sequence[str]) -> None:
+    """Tell of flags that model_main_tf2 does not know and that look like those it knows.
+
+    Raises:
+        ConfigError: it cannot train for want of one of them.
+    """
+    python = python_command(command)
+    if not (python and python.is_od_trainer):
+        return
+    wrong = od_trainer.mistyped(python.arguments)
+    if lacking := od_trainer.missing(python.arguments, wrong):
+        raise ConfigError(
+            f"the trainer's command has {lacking.typed}, which model_main_tf2 does not know,"
+            f" and no --{lacking.name}",
+            hint=f"did you mean {lacking.meant}?",
+        )
+    for one in wrong:
+        say(f"{one.typed} is no flag of model_main_tf2, which passes over it: {one.meant}?")
+
+
+def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
+    """Tell what of the training will not be saved; returns what there is to say of it at the end.
+
+    The OD API does not save as often as it is told, where that is no multiple of 100 steps, and it
+    does not save at the end.
+    """
+    python = python_command(command)
+    if not (python and python.is_od_trainer) or flag_value(command, "checkpoint_dir"):
+        return Unsaved()
+    every = _number(flag_value(command, "checkpoint_every_n"))
+    if every and cadence.rounded(every) != every:
+        say(cadence.rounding(every, "the trainer's command"))
+    typed = _number(flag_value(command, "num_train_steps"))
+    pipeline = flag_value(command, "pipeline_config_path") or settings.pipeline_config
+    pace = cadence.Pace(
+        every or _DEFAULT_EVERY_N,
+        "the trainer's command" if every else "the OD API's default",
+        typed or (od_trainer.num_steps(Path(pipeline)) if pipeline else None),
+        begun=_begun(settings.model_path),
+        steps_name="--num_train_steps" if typed else "num_steps",
+    )
+    plan = cadence.plan(pace)
+    if plan is None:
+        saving = f"the trainer saves every {cadence.rounded(pace.every_n)} steps, not at the end"
+        return Unsaved(f"{saving}: pass --checkpoint_every_n, or train for more steps")
+    if not plan.remedy or 0 < plan.lost < _MUCH * (plan.ends - plan.begins):
+        return Unsaved()
+    say(f"{cadence.unsaved(pace, plan)}: {plan.remedy}")
+    return Unsaved(plan.remedy, plan.lost if plan.saves else 0)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _begun(model_dir: Path) -> int:
+    """Return the step that the trainer goes on from, 0 where there is none to be read."""
+    try:
+        found = scan(model_dir) if model_dir.is_dir() else []
+        return (read_global_step(cadence.newest(found).prefix) or 0) if found else 0
+    except (ModelDirError, OSError, CorruptCheckpoint, IncompleteCheckpoint):
+        return 0

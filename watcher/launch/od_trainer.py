@@ -1,0 +1,99 @@
+"""What model_main_tf2 makes of its command line and of pipeline.config."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcher.launch.command import flag_value
+
+# Without these it cannot train.
+REQUIRED = ("model_dir", "pipeline_config_path")
+
+_SWITCHES = ("eval_on_train_data", "record_summaries", "use_tpu")
+_FLAGS = (
+    *REQUIRED,
+    *("num_train_steps", "checkpoint_every_n", "checkpoint_dir", "num_workers"),
+    *("sample_1_of_n_eval_examples", "sample_1_of_n_eval_on_train_examples"),
+    *("eval_timeout", "tpu_name"),
+    *_SWITCHES,
+    *(f"no{name}" for name in _SWITCHES),
+)
+# Those of absl, which look like nothing of the above; here for the words that may follow them.
+_OTHERS = frozenset({"log_dir", "logger_levels", "flagfile", "undefok", "stderrthreshold"})
+# Less like a flag than this is another program's, or a word of another meaning.
+_ALIKE = 0.75
+_FLAG = re.compile(r"([-\u2010-\u2015]*)([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
+_PIPELINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mistyped:
+    """A word that was probably meant as a flag of model_main_tf2, which passes over it.
+
+    Attributes:
+        typed: The flag as typed, without its value.
+        name: The flag that was probably meant.
+        meant: What to type, with the value.
+    """
+
+    typed: str
+    name: str
+    meant: str
+
+
+def mistyped(arguments: Sequence[str]) -> list[Mistyped]:
+    """Return the words that are nearly flags. TensorFlow tells nobody of a flag that is unknown.
+
+    Args:
+        arguments: Of model_main_tf2. What is right is never among what is returned.
+    """
+    found, is_value = [], False
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if word == "--":
+            break
+        parts = _FLAG.fullmatch(word)
+        if is_value or parts is None:
+            is_value = False
+            continue
+        dashes, name, value = parts[1], parts[2], parts[3] or ""
+        if dashes in ("-", "--") and name in (*_FLAGS, *_OTHERS):
+            is_value = not value and name.removeprefix("no") not in _SWITCHES
+            continue
+        meant = _meant(dashes, name, value)
+        if meant:
+            is_value = not value and not following.startswith("-") and meant not in _SWITCHES
+            value = f" {following}" if is_value else value
+            found.append(Mistyped(f"{dashes}{name}", meant, f"--{meant}{value}"))
+    return found
+
+
+def missing(arguments: Sequence[str], wrong: Sequence[Mistyped]) -> Mistyped | None:
+    """Return the mistyped flag for want of which model_main_tf2 cannot train, None for none."""
+    if flag_value(arguments, "flagfile"):
+        return None
+    lacking = [name for name in REQUIRED if flag_value(arguments, name) is None]
+    return next((one for one in wrong if one.name in lacking), None)
+
+
+def num_steps(pipeline: Path) -> int | None:
+    """Return train_config.num_steps of a pipeline.config, None when that cannot be told."""
+    try:
+        with pipeline.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_PIPELINE_BYTES)
+    except OSError:
+        return None
+    found = re.findall(r"^[^#\n]*?\bnum_steps\s*:\s*([0-9]+)", text, re.MULTILINE)
+    return int(found[0]) if len(found) == 1 else None
+
+
+def _meant(dashes: str, name: str, value: str) -> str | None:
+    plain = name.lower().replace("-", "_")
+    if not dashes:  # `model_dir=/x`; another word is one
+        return plain if value and plain in _FLAGS else None
+    if plain in _FLAGS:
+        return plain
+    return next(iter(difflib.get_close_matches(plain, _FLAGS, n=1, cutoff=_ALIKE)), None)
