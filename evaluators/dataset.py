@@ -121,6 +121,16 @@ class EvalSet:
         )
 
 
+def first_batch(pipeline, model):
+    """Returns the first batch as the model gets it; raises Refusal where it cannot be read."""
+    try:
+        for batch in _dataset(pipeline, model).map(_without_original_pixels).take(1):
+            return batch
+    except records.UNREADABLE as error:
+        raise _cannot_read(pipeline, error) from error
+    raise Refusal(records.CODE, "the eval records hold no image", "check their paths")
+
+
 def default_cache_bytes():
     """Returns a quarter of the memory available now, at most LARGEST_CACHE_BYTES."""
     try:

@@ -3,14 +3,17 @@
 Reads one JSON request from stdin, as the worker's `start` has it, and writes JSON lines on what was
 stdout when it started: `facts` (a name and a value each), `finding` (check, severity, message,
 remedy), and at the end `done`. What was found before a crash or a time limit has been said by
-then. Builds no model, evaluates nothing and writes no file.
+then. Evaluates nothing and writes nothing that lasts. Only to compare a checkpoint's variables with
+pipeline.config's (`check` of the request, as the worker's) is the model built, on the CPU.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
+import threading
 import time
 
 
@@ -32,8 +35,12 @@ worker = load_worker()
 UNUSED_IDS = {90: {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}}
 BEGAN = time.monotonic()
 RECORD_SECONDS = 20.0
+# A box coder whose boxes have more than four numbers.
+_KEYPOINTS = "keypoint_box_coder"
 # Of the time limit, for all that comes before the end of the records.
 RECORD_SHARE = 0.8
+# For all that comes before the end of the check whether a checkpoint fits.
+FIT_SHARE = 0.95
 DECODED = 30
 SUPPORTED = "see 'Environments that were run' in the documentation of checkpoint-watcher"
 
@@ -59,6 +66,10 @@ class Findings:
             "finding", check=check, severity=severity, message=one_line(message), remedy=remedy
         )
 
+    def begin(self, text):
+        """Tells what takes its time now."""
+        self._replies.send("progress", text=text)
+
     def progress(self, count):
         """Tells how many records were read, at most once a second."""
         if time.monotonic() > self._told + 1:
@@ -77,6 +88,7 @@ def examine(request, findings):
         findings.say("environment", "error", refusal.message, refusal.hint or SUPPORTED)
         return
     check_device(request, findings)
+    compute_on_the_cpu()
     check_backends(request, findings)
     from evaluators.pipeline import Pipeline
 
@@ -101,6 +113,9 @@ def examine(request, findings):
     limit = BEGAN + RECORD_SHARE * seconds if seconds else time.monotonic() + RECORD_SECONDS
     check_records(pipeline, limit, findings)
     tell_faster_backend(request, findings)
+    if request.get("check") and pipeline.label_map is not None:
+        limit = BEGAN + FIT_SHARE * seconds if seconds else None
+        check_fit(request["check"], pipeline, limit, findings)
 
 
 def check_device(request, findings):
@@ -115,6 +130,14 @@ def check_device(request, findings):
             "device ({}) is not visible to TensorFlow in this environment".format(wanted),
             "check nvidia-smi and the CUDA libraries of that environment, or choose cpu",
         )
+
+
+def compute_on_the_cpu():
+    """Takes the GPUs out of TensorFlow's sight, before anything is computed."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # something was computed already
+        tf.config.set_visible_devices([], "GPU")
 
 
 def check_backends(request, findings):
@@ -182,7 +205,9 @@ def compare_classes(pipeline, ids, findings):
             "warning",
             "the model's num_classes is {}, and label map ({}) ends at id {}: what is detected"
             " above is not counted".format(classes, label_map, ids[-1]),
-            "use the label map that the model is trained with",
+            "set num_classes to {}; or, if the model is trained with {}, use its label map".format(
+                ids[-1], classes
+            ),
         )
     elif missing:
         findings.say(
@@ -263,6 +288,72 @@ def check_records(pipeline, deadline, findings):
         findings.say("eval set", "error", refusal.message, refusal.hint)
         return
     tell_size(pipeline, count, is_whole, findings)
+
+
+def check_fit(prefix, pipeline, deadline, findings):
+    """Says whether a checkpoint is one of pipeline.config's model, as the worker's start does.
+
+    Args:
+        prefix: the checkpoint's.
+        pipeline: the Pipeline.
+        deadline: when the answer is waited for no longer, None for never.
+        findings: the Findings.
+    """
+    from evaluators import misfit
+    from evaluators.model import number_of_classes
+
+    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline)
+    theirs = classes_of(prefix, pipeline)
+    if classes and theirs and theirs != classes:  # at once, where the model takes long
+        text = "checkpoint {} {}".format(name, misfit.other_classes(theirs, classes))
+        findings.say("pipeline", "error", text, misfit.HINT)
+        return
+    said = []
+    thread = threading.Thread(target=lambda: said.append(fit(prefix, pipeline)), daemon=True)
+    findings.begin("building the model")
+    thread.start()
+    thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    late = "whether {} fits it could not be seen in time".format(name)
+    said.append(("note", late, "give a larger --time-limit"))
+    findings.say("pipeline", *said[0])
+
+
+def classes_of(prefix, pipeline):
+    """Returns how many classes a checkpoint's own shapes tell, None where they do not."""
+    import tensorflow as tf
+
+    from evaluators import checkpoints, misfit
+
+    model = pipeline.configs["model"]
+    kind = model.WhichOneof("model")
+    is_ssd = kind == "ssd" and model.ssd.box_coder.WhichOneof("box_coder_oneof") != _KEYPOINTS
+    if not is_ssd and kind != "faster_rcnn":
+        return None
+    background = model.ssd.add_background_class if is_ssd else True
+    try:
+        shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    except checkpoints.READ_ERRORS:  # whoever evaluates it says so
+        return None
+    return misfit.classes_of_heads(shapes, int(background))
+
+
+def fit(prefix, pipeline):
+    """Returns severity, sentence and remedy: is a checkpoint of pipeline.config's model?"""
+    from evaluators import dataset, protocol
+    from evaluators.model import Model
+
+    name = pathlib.Path(prefix).name
+    try:
+        model = Model(pipeline)
+        model.build(dataset.first_batch(pipeline, model.network))
+        model.require_fit(prefix)
+    except protocol.Refusal as refusal:
+        return "error", refusal.message, refusal.hint or None
+    except Exception as error:
+        sys.stderr.write(protocol.last_traceback())
+        text = "whether {} fits it could not be seen: {}: {}"
+        return "warning", text.format(name, type(error).__name__, error), None
+    return "ok", "{} fits it".format(name), None
 
 
 def tell_size(pipeline, images, is_whole, findings):

@@ -1,6 +1,14 @@
 """What tells a checkpoint from the model of pipeline.config, in one line. Pure."""
 
+import re
+
 UNMATCHED = "unmatched_variables"
+# The last layers of the OD API's box predictors, `keras_class_head.py` and `keras_box_head.py`.
+_HEAD = re.compile(
+    r"^model/(.*)_prediction_heads/(class|box)_\w+/(.*)_(?:class_predictor|box_encoder)_layers/(\d+)"
+    r"/bias/\.ATTRIBUTES/VARIABLE_VALUE$"
+)
+_BOX = 4
 HINT = (
     "give the pipeline.config that the trainer runs with; a run of another model needs a MODEL_DIR"
     " of its own"
@@ -39,12 +47,46 @@ def explain(differing, expected, found, classes=None):
     pairs = [(key, expected.get(key), found.get(key)) for key in differing]
     theirs = classes and classes_of(pairs, classes)
     if theirs:
-        said = "has {} class{}, pipeline.config says {}"
-        return said.format(theirs, "" if theirs == 1 else "es", classes)
+        return other_classes(theirs, classes)
     first, more = next(iter(differing.values())), len(differing) - 1
     said = "does not match the model of pipeline.config in {} variable{} ({}{})"
     rest = "; and {} more".format(more) if more else ""
     return said.format(len(differing), "s" if more else "", first, rest)
+
+
+def other_classes(theirs, classes):
+    """Returns what a checkpoint is that has so many classes, and pipeline.config others."""
+    said = "has {} class{}, pipeline.config says {}"
+    return said.format(theirs, "" if theirs == 1 else "es", classes)
+
+
+def classes_of_heads(shapes, slots_before=1):
+    """Returns how many classes a checkpoint has by itself, None where its heads do not tell.
+
+    An SSD's class head has so many channels for each box, with one more for the background, and its
+    box head has four; a Faster R-CNN's second stage classifies one box at a time.
+
+    Args:
+        shapes: {key: shape} of the checkpoint.
+        slots_before: how many of a box's channels are of no class.
+    """
+    heads = {}
+    for key, shape in shapes.items():
+        found = _HEAD.match(key)
+        if found and len(shape) == 1:
+            where, kind, which, layer = found.groups()
+            layers = heads.setdefault((where, which), {}).setdefault(kind, {})
+            layers[int(layer)] = shape[0]
+    second = {at for at in heads if "_maskrcnn_box_predictor" in at[0]}
+    counts = set()
+    for at in second or heads:
+        sizes = {kind: layers[max(layers)] for kind, layers in heads[at].items()}
+        if sizes.keys() != {"class", "box"}:
+            return None
+        boxes = 1.0 if at in second else sizes["box"] / _BOX
+        counts.add(sizes["class"] / boxes - slots_before)
+    (count,) = counts if len(counts) == 1 else (0,)
+    return int(count) if count >= 1 and count == int(count) else None
 
 
 def classes_of(pairs, classes):

@@ -49,15 +49,25 @@ class Model:
 
     def trace(self, batches):
         """Builds the variables and traces the forward pass for each batch's shapes."""
+        _, detections = self._build(batches, self.forward)
+        self.class_agnostic = DETECTIONS.detection_classes not in detections
+
+    def build(self, batch):
+        """Builds the variables alone, for `require_fit`: nothing goes through the model."""
+        trace = self._forward.get_concrete_function
+        self._build([batch], lambda features, labels: trace(inputs_of_the_model(features), labels))
+
+    def _build(self, batches, run):
+        """Builds the variables by what `run` makes of each batch; returns that of the last."""
         self.network._is_training = False
         tf.keras.backend.set_learning_phase(False)
         try:
             for features, labels in batches:
-                _, detections = self.forward(features, labels)
+                made = run(features, labels)
         except BUILD_ERRORS as error:
             raise _cannot_build(error) from error
-        self.class_agnostic = DETECTIONS.detection_classes not in detections
         self._variables = checkpoints.variables_by_key(model=self.network)
+        return made
 
     @property
     def variable_count(self):

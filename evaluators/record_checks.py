@@ -144,24 +144,24 @@ def _texts(tally, path):
     found = []
     if unknown and not tally.classes:
         shown = ", ".join(
-            '"{}"{} {}'.format(text, _probably(text, tally), boxes)
+            '"{}"{}: {}'.format(text, _probably(text, tally), boxes)
             for text, (boxes, _) in _most(unknown)
         )
         message = (
-            "no class text of the eval records is in the label map ({}), so the OD API drops all {}"
-            " boxes: {}".format(path, tally.boxes, shown)
+            "no class of the eval records ({}) is in the label map ({}), so the OD API drops all {}"
+            " boxes: {}".format(records.TEXT, path, tally.boxes, shown)
         )
         return [Finding("labels", "error", message, _SPELLING, is_fatal=True)]
     for text, (boxes, images) in _most(unknown):
         likely = meant(text, tally.names)
         lost = likely is not None and not tally.classes[tally.names[likely]]
         message = (
-            '{} "{}"{} is not in the label map ({}): the OD API drops {} of {} boxes, in {} image{}'
-            "{}".format(
-                records.TEXT,
+            'class "{}" of the eval records ({}) is not in the label map ({}){}: the OD API drops'
+            " {} of {} boxes, in {} image{}{}".format(
                 text,
-                _probably(text, tally),
+                records.TEXT,
                 path,
+                "" if likely is None else ', which has "{}"'.format(likely),
                 boxes,
                 tally.boxes,
                 images,
@@ -201,7 +201,7 @@ def _most(counts):
 
 def _probably(text, tally):
     likely = meant(text, tally.names)
-    return "" if likely is None else ' (probably "{}")'.format(likely)
+    return "" if likely is None else ' (the label map has "{}")'.format(likely)
 
 
 def meant(text, names):

@@ -134,6 +134,10 @@ def test_keep_and_its_undo_work_while_the_watcher_runs_and_after(watcher: Watche
     assert verify(watcher.model_dir / "kept" / "ckpt-1").global_step == 100
     refused = cli("keep", watcher.model_dir, "ckpt-9")
     assert refused.returncode == 1 and "ckpt-9 is no checkpoint of this run" in refused.stderr
+    refused = cli("keep", watcher.model_dir, "ckpt-2", "--undo")
+    assert refused.returncode == 1 and "ckpt-2 (step 200) is not kept by hand" in refused.stderr
+    anew = cli("requeue", watcher.model_dir, "ckpt-3")
+    assert (anew.returncode, anew.stderr) == (0, ""), "the watcher that runs evaluates it"
     daemon.terminate()
     assert daemon.wait(15) == 0
     said = cli("keep", watcher.model_dir, "ckpt-1", "--undo")

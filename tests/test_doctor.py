@@ -206,6 +206,86 @@ def test_copied_files_tell_no_pace_and_the_last_number_is_the_newest(watcher: Wa
     assert "apart, too little for a training (copied files?)" in found["pace"]["message"]
 
 
+def test_a_metric_that_no_evaluation_of_the_run_has_is_the_error_that_run_gives(
+    watcher: Watcher,
+):
+    save(watcher.model_dir, 1)
+    assert watcher.run() == 0
+    python = sound(watcher.model_dir.parent)
+    # The stub is the interpreter that evaluated, though it has no answer for doctor.
+    assert "metric" not in doctor(watcher, STUB, code=1)
+    found = doctor(watcher, STUB, "--metric", "mAP@50IOU", code=1)["metric"]
+    assert found["severity"] == "error"
+    assert watcher.run("--metric", "mAP@50IOU") == 1
+    *_, error, hint = watcher.log.read_text().splitlines()
+    assert error == f"error: {found['message']}" and hint == f"hint: {found['remedy']}"
+    assert "there are: DetectionBoxes_Precision/mAP, Loss/total_loss" in found["remedy"]
+    near = doctor(watcher, STUB, "--metric", "Loss/totalloss", code=1)["metric"]
+    assert near["remedy"].startswith("did you mean Loss/total_loss?")
+    # Of another interpreter, pipeline.config or plugin it is not known what it reports.
+    other = doctor(watcher, python, "--metric", "mAP@50IOU")["metric"]
+    assert other["severity"] == "warning"
+    assert "is not reported by the evaluations so far: the start is refused" in other["message"]
+    category = doctor(watcher, STUB, "--metric", "AP[rectangel]", code=1)["metric"]
+    assert category["severity"] == "warning" and "rectangle" in category["remedy"]
+
+
+def test_files_of_best_that_are_gone_are_an_error_with_the_remedy(watcher: Watcher):
+    save(watcher.model_dir, 2)
+    assert watcher.run() == 0
+    python = sound(watcher.model_dir.parent)
+    assert "all 2 promoted checkpoints" in doctor(watcher, python)["promoted"]["message"]
+    (watcher.best_dir / "ckpt-2.index").unlink()
+    found = doctor(watcher, python, code=1)["promoted"]
+    told = cli("best", watcher.model_dir, "--path").stderr.splitlines()
+    assert told == [f"error: {found['message']}", f"hint: {found['remedy']}"]
+    assert found["message"] == "the files of best/ckpt-2 are missing"
+    shutil.rmtree(watcher.best_dir)
+    found = doctor(watcher, python, code=1)["promoted"]
+    assert found["message"] == "the files of best/ckpt-2, best/ckpt-1 are missing"
+    assert watcher.run() == 0
+    assert doctor(watcher, python)["promoted"]["severity"] == "ok"
+
+
+def asked_to_check(watcher: Watcher) -> str | None:
+    """Name of the checkpoint that the training environment is asked to compare."""
+    request = watcher.model_dir.parent / "request"
+    python = interpreter(watcher.model_dir.parent, f'cat > {request}; echo \'{{"type": "done"}}\'')
+    doctor(watcher, python)
+    check = json.loads(request.read_text())["check"]
+    return check and str(Path(check).relative_to(watcher.model_dir))
+
+
+def test_the_newest_trained_checkpoint_has_to_fit_unless_its_score_says_that_it_does(
+    watcher: Watcher,
+):
+    assert asked_to_check(watcher) is None
+    manager = Manager(watcher.model_dir)
+    manager.save(0, {})  # as the trainer saves before it has built its model
+    assert asked_to_check(watcher) is None
+    manager.save(100, model_tensors(1000, "2"))
+    manager.save(0, {})
+    assert asked_to_check(watcher) == "ckpt-2"
+    manager.save(200, model_tensors(1000, "4"))
+    (watcher.model_dir / "ckpt-4.index").write_bytes(b"unfinished")
+    assert asked_to_check(watcher) == "ckpt-2"
+    (watcher.model_dir / "ckpt-4.index").unlink()
+    assert watcher.run() == 0
+    assert asked_to_check(watcher) is None, "it was scored with this very pipeline.config"
+    scored = watcher.model_dir / "ckpt-2.index"
+    (watcher.model_dir / "checkpoint").unlink()
+    again = Manager(watcher.model_dir)
+    again.save(0, {})
+    again.save(100, model_tensors(1000, "of a trainer that started over"))
+    assert scored.exists() and asked_to_check(watcher) == "ckpt-2"
+    assert watcher.run() == 0
+    watcher.pipeline.write_text("num_classes: 5")
+    assert asked_to_check(watcher) == "ckpt-2"
+    for file in watcher.model_dir.glob("ckpt-*"):
+        file.unlink()
+    assert asked_to_check(watcher) == "best/ckpt-2"
+
+
 # The training environment
 
 
@@ -327,9 +407,11 @@ SPOILED_RECORDS = [
     ("flat", "eval set", "warning", "1 of 135 boxes have no area"),
     ("twice", "eval set", "warning", "135 of 270 boxes are in their image a second time"),
     ("nan", "eval set", "warning", "image/object/bbox/xmin is nan"),
-    ("misspelled", "labels", "error", '"Ellipses" (probably "ellipse") is not in the label map'),
+    ("misspelled", "labels", "error", 'class "Ellipses" of the eval records (image/object/class/t'),
+    ("misspelled", "labels", "error", ') is not in the label map (label_map.pbtxt), which has "el'),
     ("misspelled", "labels", "error", "drops 70 of 135 boxes, in 41 images, and this class has no"),
     ("all misspelled", "labels", "error", "drops all 135 boxes"),
+    ("all misspelled", "labels", "error", '"Ellipse" (the label map has "ellipse"): 70'),
     ("some misspelled", "labels", "warning", "drops 1 of 135 boxes, in 1 image"),
     ("empty texts", "labels", "error", "takes them for class 2"),
     ("late", "labels", "error", "have class 9, which is not in the label map"),
@@ -399,12 +481,15 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     changes["hurried"] = ("", "")
     changes["many"] = ('"val.tfrecord" }', '"val.tfrecord" } max_number_of_boxes: 3')
     changes["trained on"] = ('"val.tfrecord"', '"./train.tfrecord"')
-    requests = {}
+    sound = {"pipeline_config": "sound.config", "device": "cpu"}
+    requests = {"saved": {**sound, "save": str(folder / "ckpt-7")}}
     for name, change in changes.items():
         (folder / f"{name}.config").write_text(config.replace(*change))
         requests[name] = {"pipeline_config": f"{name}.config", "device": "cpu"}
         if name in SPOILED:
             requests[name] |= {"spoil": name, "kept": name in KEPT}
+    for name in ("sound", "more"):
+        requests[name]["check"] = str(folder / "ckpt-7")
     requests["many"]["kept"] = True
     requests["hurried"]["seconds"] = 1e-9
     requests["broken"]["device"] = "gpu:0"
@@ -425,6 +510,7 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
 def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
     facts, findings = answers["sound"]["facts"], answers["sound"]["findings"]
     assert {severity for _, severity, _, _ in findings} == {"ok"}, findings
+    assert ["pipeline", "ok", "ckpt-7 fits it", None] in findings
     assert (facts["images"], facts["num_steps"]) == (60, 200)
     assert facts["versions"]["tensorflow"] and facts["coco_backend"]
     assert answers["sampled"]["facts"]["images"] == 9
@@ -441,7 +527,8 @@ def test_a_sound_pipeline_is_said_to_be_so_with_its_images_and_steps(answers):
         ("no records", "eval set", "error", "no TFRecord file"),
         ("fewer", "labels", "error", "has id 2, and the model's num_classes is 1"),
         ("more", "labels", "warning", "num_classes is 3"),
-        ("one", "labels", "warning", '"ellipse" is not in the label map'),
+        ("more", "pipeline", "error", "checkpoint ckpt-7 has 2 classes, pipeline.config says 3"),
+        ("one", "labels", "warning", 'class "ellipse" of the eval records ('),
         ("swapped", "labels", "error", "label maps of training"),
         ("untrained", "pipeline", "warning", "train records (gone-*.tfrecord)"),
         ("broken", "pipeline", "error", "does not parse"),
@@ -495,6 +582,18 @@ def test_what_is_wrong_in_a_pipeline_is_named(
     assert any(said in finding[2] for finding in wrong), found
     assert all(finding[3] for finding in wrong if finding[1] == "error"), "each has a remedy"
     assert "{{" not in str(found)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(400)
+def test_what_a_wrong_number_of_classes_is_to_be_set_to_is_said(answers):
+    remedies = {
+        name: [why for check, _, _, why in answers[name]["findings"] if check == "labels"]
+        for name in ("fewer", "more")
+    }
+    assert remedies["fewer"] == ["set num_classes to 2, and train anew"]
+    (more,) = remedies["more"]
+    assert more == "set num_classes to 2; or, if the model is trained with 3, use its label map"
 
 
 @pytest.mark.tensorflow

@@ -136,7 +136,7 @@ REFUSED_RECORDS = {
 }
 # What is evaluated as the OD API does, with a warning.
 WARNED_RECORDS = {
-    "misspelled": 'text "Ellipses" (probably "ellipse") is not in the label map (label_map.pbtxt)',
+    "misspelled": 'is not in the label map (label_map.pbtxt), which has "ellipse": the OD API',
     "no box": "no box in any of the 60 eval records",
     "labels": None,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import STUB, Watcher, cli
+from watching import STUB, Watcher, cli, wait_until
 
 from watcher.config import LastStart, Settings, differences, load
 from watcher.errors import ConfigError
@@ -87,6 +89,75 @@ def test_what_a_start_changes_is_told_before_a_stop_is_withdrawn_or_a_place_is_l
     kinds = [row["kind"] for row in ended.query("SELECT kind FROM events ORDER BY id")]
     assert kinds.index("settings") < kinds.index("stop_withdrawn")
     assert "settings differ" not in again(ended, ended.model_dir), "and these count from now on"
+
+
+def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_foretold(
+    ended: Watcher, tmp_path: Path
+):
+    before, go = ended.sentinel.read_bytes(), tmp_path / "go"
+    wait = {"STUB_WAIT": "*", "STUB_WAIT_FOR": go}
+    scores = {"STUB_SCORES": json.dumps(SCORES), "STUB_FINGERPRINT": "b" * 64}
+    ended.start("--exit-when-idle", 0.2, **wait, **scores)
+    wait_until(lambda: len(ended.evaluations()) == 6, "one is measured anew")
+    said = "the early stop was decided by another evaluation: it stands until the checkpoints"
+    wait_until(lambda: said in ended.log.read_text(), "it is told")
+    assert ended.sentinel.read_bytes() == before
+    shown = json.loads(cli("status", ended.model_dir, "--json").stdout)
+    assert "no improvement" in shown["status"]["stop"]
+    explained = "stand as the one before decided, until what waits is measured anew"
+    assert explained in cli("explain", ended.model_dir).stderr
+    go.touch()
+    # Two scores of the new evaluation cannot use up a patience of three.
+    wait_until(lambda: not ended.sentinel.exists(), "the new scores decide")
+    told = ended.log.read_text()
+    assert told.index(said) < told.index("early stop withdrawn") and told.count(said) == 1
+    assert "the evaluation changed, and its scores do not say stop" in told
+    (event,) = ended.query("SELECT message FROM events WHERE kind = 'stop_withdrawn'")
+    assert event["message"] == "the evaluation changed, and its scores do not say stop: go on"
+    assert cli("explain", ended.model_dir).stderr == ""
+    # Each evaluation has its own verdict: with the scores of before the stop is there again.
+    assert ended.run(STUB_SCORES=json.dumps(SCORES)) == 0
+    assert json.loads(ended.sentinel.read_bytes())["message"] == json.loads(before)["message"]
+
+
+def test_a_stop_that_the_new_scores_give_too_was_there_all_the_time(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=9)
+    for number in range(1, 6):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    scores = {"STUB_SCORES": json.dumps(SCORES)}
+    assert watcher.run("--patience", 3, "--top-k", 9, **scores) == 0
+    written = watcher.sentinel.stat()
+    assert watcher.run("--patience", 3, STUB_FINGERPRINT="b" * 64, **scores) == 0
+    assert len(watcher.evaluations()) == 10
+    after_it = watcher.sentinel.stat()
+    assert (after_it.st_ino, after_it.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert not watcher.query("SELECT 1 FROM events WHERE kind = 'stop_withdrawn'")
+
+
+def test_a_stop_stands_where_nothing_can_be_measured_anew_and_resume_ends_it_all_the_same(
+    ended: Watcher,
+):
+    before, other = ended.sentinel.read_bytes(), {"STUB_FINGERPRINT": "b" * 64}
+    with contextlib.closing(sqlite3.connect(ended.database)) as db, db:  # as of an earlier version
+        db.execute("UPDATE runs SET stopping = json_remove(stopping, '$.fingerprint')")
+        db.execute("UPDATE runs SET settings = json_set(settings, '$.top_k', 3)")
+    assert ended.run("--top-k", 2, STUB_REJECT="*", **other) == 1
+    assert ended.sentinel.read_bytes() == before
+    assert cli("resume", ended.model_dir).returncode == 0
+    assert not ended.sentinel.exists()
+    ended.run(STUB_REJECT="*", **other)
+    assert not ended.sentinel.exists()
+
+
+def test_what_is_kept_is_logged_once_whatever_its_score(watcher: Watcher):
+    Manager(watcher.model_dir).save(100, model_tensors(1000, "1"))
+    assert watcher.run("--keep-last", 1) == 0
+    assert watcher.run(STUB_FINGERPRINT="b" * 64) == 0
+    Manager(watcher.model_dir).save(200, model_tensors(1000, "2"))
+    assert watcher.run(STUB_FINGERPRINT="b" * 64) == 0
+    lines = [line.split() for line in watcher.log.read_text().splitlines()]
+    kept = [line[line.index("kept") + 1 :] for line in lines if "kept" in line]
+    assert kept == [["checkpoints=ckpt-1", "of=1"], ["checkpoints=ckpt-2", "of=1"]]
 
 
 def test_only_given_takes_nothing_from_the_last_start(ended: Watcher):

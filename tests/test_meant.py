@@ -43,8 +43,17 @@ def test_keep_and_requeue_take_the_names_that_metrics_takes(ended: Watcher):
         assert kept.stdout.startswith(f"{checkpoint} (step "), kept.stderr
     let_go = cli("keep", ended.model_dir, *names, "--undo")
     assert let_go.stdout.count("is no longer kept by hand") == 4
+    again = cli("keep", ended.model_dir, "best", "--undo")
+    assert (again.returncode, again.stdout) == (1, "")
+    error, hint = again.stderr.splitlines()
+    assert error == "error: ckpt-2 (step 200) is not kept by hand: nothing to undo"
+    assert "kept/kept.json lists what is kept" in hint
     anew = cli("requeue", ended.model_dir, "best")
     assert anew.stdout == "ckpt-2 (step 200) waits to be evaluated anew\n"
+    start = f"`checkpoint-watcher run {ended.model_dir}`"
+    begins = f"no watcher runs now: evaluation begins with the next start of {start}\n"
+    assert anew.stderr == begins
+    assert cli("requeue", ended.model_dir, "best").stderr == begins, "it waits already"
     assert ended.run(STUB_SCORES=SCORES) == 0
 
 

@@ -9,7 +9,7 @@ import sqlite3
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli
 
-from evaluators.misfit import classes_of, differences, explain
+from evaluators.misfit import classes_of, classes_of_heads, differences, explain
 
 WRONG = {"STUB_MISFIT": "*", "STUB_FINGERPRINT": "b" * 64}
 SAID = "has 2 classes, pipeline.config says 5"
@@ -130,6 +130,33 @@ def test_the_number_of_classes_is_told_with_and_without_a_background():
     assert classes_of([("a", ([10], "float32"), ([4], "float32"))], 5) == 2
     one = shapes(head=9), shapes(head=6)
     assert explain(differences(*one), *one, 2).startswith("has 1 class, pipeline.config says 2")
+
+
+def heads(where: str, **last: int) -> dict[str, list[int]]:
+    """Biases of a box predictor's last layers, with one before them in its class head."""
+    layers = {"class": "class_predictor", "box": "box_encoder"}
+    names = {"class": "class_predictions_with_background", "box": "box_encodings"}
+    end = "bias/.ATTRIBUTES/VARIABLE_VALUE"
+    before = f"model/{where}/_prediction_heads"
+    found = {
+        f"{before}/{names[kind]}/0/_{layers[kind]}_layers/3/{end}": [size]
+        for kind, size in last.items()
+    }
+    return {f"{before}/{names['class']}/0/_class_predictor_layers/0/{end}": [64], **found}
+
+
+def test_a_checkpoint_s_heads_tell_its_classes_by_themselves():
+    ssd = heads("_box_predictor", **{"class": 9, "box": 12})
+    assert classes_of_heads(ssd) == 2
+    assert classes_of_heads(ssd, 0) == 3
+    # A Faster R-CNN's first stage knows an object and the background alone.
+    first = heads("_first_stage_box_predictor", **{"class": 24, "box": 48})
+    second = heads("_maskrcnn_box_predictor", **{"class": 6, "box": 20})
+    assert classes_of_heads({**first, **second}) == 5
+    assert classes_of_heads({}) is None
+    assert classes_of_heads(heads("_box_predictor", **{"class": 9})) is None
+    assert classes_of_heads(heads("_box_predictor", **{"class": 10, "box": 12})) is None
+    assert classes_of_heads({**ssd, **heads("_other", **{"class": 12, "box": 12})}) is None
 
 
 def test_what_no_number_of_classes_explains_names_the_first_variable_and_how_many_more():

@@ -107,6 +107,34 @@ def test_a_metric_that_an_edited_pipeline_config_may_bring_is_left_to_the_worker
     assert "metric (another) is not reported" in watcher.log.read_text()
 
 
+def test_a_start_that_is_refused_changes_nothing_of_what_the_next_one_is_compared_with(
+    run: Run,
+) -> None:
+    watcher, good = run.watcher, run.files[0].read_text()
+    steer = {"STUB_TAKE": run.files[2]}
+    said = "changed since the last start, taken as it is now"
+    run.trainer.save(100, model_tensors(1000, "1"))
+
+    def told(*flags: object, code: int = 0, **environment: object) -> list[str]:
+        before = len(watcher.log.read_text()) if watcher.log.exists() else 0
+        assert watcher.run(*flags, **steer, **environment) == code
+        lines = watcher.log.read_text()[before:].splitlines()
+        return [line.split("file=")[1] for line in lines if said in line]
+
+    assert told() == []
+    watcher.pipeline.write_text("another model")
+    assert told(code=1, STUB_REFUSE="val.record not found") == [str(watcher.pipeline)]
+    assert told(code=1, STUB_REFUSE="val.record not found") == [str(watcher.pipeline)]
+    watcher.pipeline.write_text(good)
+    assert told() == []
+    # And what no evaluation reports is refused without a worker, as if nothing had been between.
+    assert told("--metric", "mAp", code=1, STUB_READ=run.read) == []
+    assert not run.read.exists() and "did you mean mAP" in watcher.log.read_text()
+    run.files[2].write_text("another label map")
+    assert told() == [str(run.files[2])]
+    assert told() == []
+
+
 def test_a_pipeline_config_that_is_deleted_while_it_runs_is_told_and_costs_nothing(
     run: Run, tmp_path: Path
 ) -> None:

@@ -98,10 +98,12 @@ class Orders:
 
     def _let_go(self, names: Iterable[str], now: float) -> Answer:
         done, refused = [], []
-        for name in names:
-            checkpoint = self._store.ledger.find(name)
+        # Before any is let go: one may be named twice.
+        for name, checkpoint in [(name, self._store.ledger.find(name)) for name in names]:
             if checkpoint is None:
                 refused.append(self._unknown(name))
+            elif not checkpoint["kept"]:
+                refused.append(f"{_shown(checkpoint)} is not kept by hand: nothing to undo")
             else:
                 self._store.by_hand.keep(checkpoint, False, now)
                 done.append(f"{_shown(checkpoint)} is no longer kept by hand")

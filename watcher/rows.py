@@ -68,14 +68,17 @@ class Rows:
         row = self._queries.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
         return row["fingerprint"] if row else None
 
-    def scored(self, after: int = 0) -> list[ScoredCheckpoint]:
-        """Return the evaluations of the run's current fingerprint, by generation and global step.
+    def scored(self, after: int = 0, fingerprint: str | None = None) -> list[ScoredCheckpoint]:
+        """Return the evaluations of one fingerprint, by generation and global step.
 
         Args:
             after: Only evaluations with a larger id, those recorded since.
+            fingerprint: Default: the run's current one.
         """
         return self._scored(
-            "evaluations e CROSS JOIN checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?", after
+            "evaluations e CROSS JOIN checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?",
+            after,
+            fingerprint,
         )
 
     def scored_and_pinned(self) -> list[ScoredCheckpoint]:
@@ -95,15 +98,33 @@ class Rows:
             json.dumps(list(checkpoint_ids)),
         )
 
-    def _scored(self, source: str, argument: int | str) -> list[ScoredCheckpoint]:
+    def waits_anew(self) -> int:
+        """Return how many checkpoints wait for a score of this evaluation that have one of another.
+
+        Where there is none at all of this evaluation yet, that counts as one more.
+        """
+        row = self._queries.one(
+            "SELECT count(*) FILTER (WHERE state IN ('pending', 'leased') AND NOT measured AND"
+            " EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = c.id))"
+            " + (total(measured) = 0) AS n"
+            " FROM (SELECT id, state, EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = k.id"
+            " AND fingerprint = (SELECT fingerprint FROM runs WHERE id = ?1)) AS measured"
+            " FROM checkpoints k WHERE run_id = ?1) c",
+            [self._run_id],
+        )
+        return int(row["n"]) if row else 0
+
+    def _scored(
+        self, source: str, argument: int | str, fingerprint: str | None = None
+    ) -> list[ScoredCheckpoint]:
         # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
         rows = self._queries.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
             " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.generation, c.pin_path"
             f" FROM {source} AND c.run_id = ?"
-            " AND e.fingerprint = (SELECT fingerprint FROM runs WHERE id = c.run_id)"
+            " AND e.fingerprint = coalesce(?, (SELECT fingerprint FROM runs WHERE id = c.run_id))"
             " ORDER BY c.generation, c.global_step, c.id",
-            [argument, self._run_id],
+            [argument, self._run_id, fingerprint],
         )
         return [
             ScoredCheckpoint(**{**row, "pin": pin and self._pin_prefix(pin)})

@@ -145,7 +145,7 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
         stack.push(partial(_record_end, store))
         _warn_of_mount(settings.state_path)
         _tell_last_start(loaded)
-        refuse_unmeasured(settings, store.ledger)
+        refuse_unmeasured(settings, store.ledger, store.ledger.settings())
         view = stack.enter_context(LiveView(settings.state_path, live))
         service.watch(settings.state_path)
         # Each is called after every turn of the loop, and must return at once. The view comes last:

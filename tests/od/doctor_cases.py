@@ -1,9 +1,10 @@
 """Asks doctor's far side about several pipelines in one process: `doctor_cases.py < REQUESTS`.
 
 Runs in the training interpreter. Reads a JSON list of requests and prints, for each, its facts and
-findings. A request with `spoil` has such records written first (`spoiled_records.py`). Of one with
-`kept` the records alone are looked at, and the answer has how many of their boxes count: for the OD
-API, and for the tally.
+findings. One with `save` only has its model written there, untrained, as a trainer saves it. A
+request with `spoil` has such records written first (`spoiled_records.py`). Of one with `kept` the
+records alone are looked at, and the answer has how many of their boxes count: for the OD API, and
+for the tally.
 """
 
 import json
@@ -15,7 +16,8 @@ ANSWER = os.fdopen(os.dup(1), "w")
 
 import evaluators_package  # noqa: E402, F401, I001
 import spoiled_records  # noqa: E402
-from evaluators import doctor, pipeline, record_checks  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from evaluators import dataset, doctor, model, pipeline, record_checks  # noqa: E402
 
 
 class Heard:
@@ -27,6 +29,9 @@ class Heard:
 
     def fact(self, name, value):
         self.facts[name] = value
+
+    def begin(self, text):
+        pass
 
     def progress(self, count):
         pass
@@ -45,13 +50,24 @@ def kept(request, heard):
     return [spoiled_records.kept(asked.eval_input), ours]
 
 
+def save(request):
+    """Writes the model of a pipeline as a checkpoint."""
+    asked = pipeline.Pipeline(request)
+    built = model.Model(asked)
+    built.build(dataset.first_batch(asked, built.network))
+    step = tf.Variable(100, dtype=tf.int64)
+    tf.train.Checkpoint(step=step, model=built.network).write(request["save"])
+
+
 answers = []
 for request in REQUESTS:
     if "spoil" in request:
         spoiled_records.write(request["spoil"])
     heard = Heard()
     answer = {"facts": heard.facts, "findings": heard.findings}
-    if request.get("kept"):
+    if "save" in request:
+        save(request)
+    elif request.get("kept"):
         answer["kept"] = kept(request, heard)
     else:
         doctor.examine(request, heard)

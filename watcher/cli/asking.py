@@ -22,9 +22,17 @@ _NO_SETTINGS = (
     " database was rebuilt, and does not hold the settings of the run yet"
 )
 
+_LISTED = "`checkpoint-watcher history MODEL_DIR` lists the checkpoints of this run"
 
-def carry_out(state_dir: Path, request: Request) -> None:
+
+def carry_out(state_dir: Path, request: Request, *, after: str = "", hint: str = _LISTED) -> None:
     """Have a request carried out and print what came of it.
+
+    Args:
+        state_dir: The run's state folder.
+        request: What is asked for.
+        after: What is to be done next where no daemon runs that goes on with it.
+        hint: Where something of it cannot be done.
 
     Raises:
         WatcherError: nothing of it could be done.
@@ -32,17 +40,17 @@ def carry_out(state_dir: Path, request: Request) -> None:
     with open_reader(state_dir) as reader:
         run = reader.run()
         settings = _settings(state_dir, run, reader)
-    answer = _do_it(state_dir, request, run, settings) or ask(state_dir, request)
+    here = _do_it(state_dir, request, run, settings)
+    answer = here or ask(state_dir, request)
     if answer is None:
         click.echo("the watcher has not answered yet; it does so when it can write its database")
         return
     for line in answer.done:
         click.echo(line)
+    if after and here and here.done:
+        click.echo(after, err=True)
     if answer.refused:
-        raise WatcherError(
-            "; ".join(answer.refused),
-            hint="`checkpoint-watcher history MODEL_DIR` lists the checkpoints of this run",
-        )
+        raise WatcherError("; ".join(answer.refused), hint=hint)
     if not answer.done:
         click.echo("nothing to do")
 

@@ -66,10 +66,24 @@ def explain(
 
     with open_reader(state_folder(model_dir, state_dir)) as reader:
         told = _explained(reader, what_if, board_name)
+        _tell_held(reader)
     if json_output:
         print_json(plain(told, _in_model_dir(told, model_dir)))
     else:
         show(drawn(told, _in_model_dir(told, model_dir)))
+
+
+def _tell_held(reader: Any) -> None:
+    """Say that what stands was decided by another evaluation than the one that is explained."""
+    import json
+
+    run = reader.recorded()
+    decided_by = json.loads(run.get("stopping") or "{}").get("fingerprint")
+    if decided_by not in (None, run["fingerprint"]):
+        text = (
+            "another evaluation counts now, and is explained here: best/ and the early stop stand"
+        )
+        click.echo(f"{text} as the one before decided, until what waits is measured anew", err=True)
 
 
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:

@@ -10,6 +10,11 @@ from watcher.cli import completing
 from watcher.cli.options import run_folder, state_folder
 from watcher.cli.settings_help import examples
 
+_KEPT = (
+    "MODEL_DIR/kept/kept.json lists what is kept, by --keep-last and --keep-every-steps too;"
+    " `checkpoint-watcher history MODEL_DIR` lists all"
+)
+
 
 @click.command(
     epilog=examples(
@@ -38,7 +43,9 @@ def keep(model_dir: Path, state_dir: str | None, checkpoints: tuple[str, ...], u
     from watcher.inbox import Request
 
     verb = "let_go" if undo else "keep"
-    carry_out(
-        state_folder(model_dir, state_dir),
-        Request(verb=verb, checkpoints=checkpoints),  # type: ignore[arg-type]
-    )
+    request = Request(verb=verb, checkpoints=checkpoints)  # type: ignore[arg-type]
+    state = state_folder(model_dir, state_dir)
+    if undo:
+        carry_out(state, request, hint=_KEPT)
+    else:
+        carry_out(state, request)

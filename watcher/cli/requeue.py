@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -45,4 +46,7 @@ def requeue(
     every: Literal["pinned", "failed"] | None = "failed" if failed else None
     every = "pinned" if everything else every
     request = Request(verb="requeue", checkpoints=checkpoints, every=every)
-    carry_out(state_folder(model_dir, state_dir), request)
+    words = ["checkpoint-watcher", "run", str(model_dir)]
+    words += ["--state-dir", state_dir] if state_dir else []
+    after = f"no watcher runs now: evaluation begins with the next start of `{shlex.join(words)}`"
+    carry_out(state_folder(model_dir, state_dir), request, after=after)

@@ -14,6 +14,7 @@ from watcher.decision.policy import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
 from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
+from watcher.doctor.fitting import to_check
 from watcher.doctor.limits import Check, look_at
 from watcher.doctor.processes import Trainer, at_work, trainer_on, trainers
 from watcher.doctor.settings import doubtful
@@ -58,7 +59,8 @@ def examine(
 
     def ask() -> list[Finding]:
         nonlocal answer
-        answer = training.ask(settings, _device(settings, running), time_limit, tell)
+        where, check = _device(settings, running), to_check(settings)
+        answer = training.ask(settings, where, time_limit, tell, check)
         return [*training.environment(answer.facts), *answer.findings]
 
     mounts = Path("/proc/self/mountinfo")
@@ -73,7 +75,8 @@ def examine(
                 CHECK_SECONDS,
             ),
             Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
-            Check("metric", lambda: state.noise(settings), CHECK_SECONDS),
+            Check("metric", lambda: state.metric(settings), CHECK_SECONDS),
+            Check("promoted", lambda: state.promoted(settings), CHECK_SECONDS),
             Check(
                 "device",
                 lambda: device.device(settings, list_gpus(), running, source=device_source),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import statistics
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -17,10 +17,13 @@ import msgspec
 from watcher.config import Settings
 from watcher.database_file import DATABASE_NAME, explained
 from watcher.decision.noise import random_doubts
-from watcher.decision.policy import boards
-from watcher.doctor.finding import Finding
-from watcher.errors import StoreError
-from watcher.reading import Reader
+from watcher.decision.policy import boards, require_metrics
+from watcher.doctor.finding import Finding, Severity
+from watcher.errors import ConfigError, StoreError
+from watcher.evaluation.foresee import refuse_unmeasured
+from watcher.moved import recorded_settings
+from watcher.reading import Reader, open_reader
+from watcher.view.look import is_there, missing_text, remedy
 
 # Before it, two connections that write may damage the database (sqlite.org/wal.html).
 _WAL_RESET_FIXED = (3, 51, 3)
@@ -105,23 +108,52 @@ def database(state_dir: Path) -> list[Finding]:
     return [*found, *watcher(state.status)]
 
 
-def noise(settings: Settings) -> list[Finding]:
-    """Say what the run decides by though the last evaluation says that it is drawn at random."""
-    path = settings.state_path / DATABASE_NAME
-    if not path.exists():
-        return []
+def metric(settings: Settings) -> list[Finding]:
+    """Say which metric no evaluation of the run has, and which is drawn at random."""
+    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=2.0) as reader:
+        return [*_unmeasured(settings, reader), *_noise(settings, reader)]
+    return []  # none yet, or the check of the database tells it
+
+
+def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
     try:
-        with closing(Reader(path, timeout_seconds=2.0)) as reader:
-            last = reader.one("SELECT max(id) AS id FROM evaluations")
-            details = reader.details_of(last["id"]) if last and last["id"] else {}
-    except StoreError:  # the check of the database tells it
-        return []
-    drawn = details.get("random_metrics") or ()
-    remedy = "rank by what is computed from detections, such as mAP"
+        refuse_unmeasured(settings, reader.rows(), recorded_settings(reader.run()))
+    except ConfigError as error:
+        return [Finding("metric", "error", error.message, error.hint)]
+    names, categories = reader.measured()
+    try:
+        if names:
+            require_metrics(boards(settings), names, categories or None)
+    except ConfigError as error:
+        text = f"{error.message.replace('this evaluation', 'the evaluations so far')}: the start"
+        text += " is refused unless what changed since then brings it"
+        return [Finding("metric", "warning", text, error.hint)]
+    return []
+
+
+def _noise(settings: Settings, reader: Reader) -> list[Finding]:
+    last = reader.one("SELECT max(id) AS id FROM evaluations")
+    details = reader.details_of(last["id"]) if last and last["id"] else {}
+    instead = "rank by what is computed from detections, such as mAP"
     return [
-        Finding("metric", "warning", doubt, remedy)
-        for doubt in random_doubts(boards(settings), drawn)
+        Finding("metric", "warning", doubt, instead)
+        for doubt in random_doubts(boards(settings), details.get("random_metrics") or ())
     ]
+
+
+def promoted(settings: Settings) -> list[Finding]:
+    """Say whether the files of what is promoted are there."""
+    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=2.0) as reader:
+        rows = [*reader.leaderboard(), *reader.other_boards()]
+        gone = [row["path"] for row in rows if not row["files"]]
+        running = is_there(reader.run()["status"].get("pid"))
+        if gone:
+            severity: Severity = "warning" if running else "error"
+            return [Finding("promoted", severity, missing_text(gone), remedy(running))]
+        if rows:
+            text = f"the files of all {len(rows)} promoted checkpoints are there"
+            return [Finding("promoted", "ok", text)]
+    return []
 
 
 def sqlite(version: str) -> Finding:

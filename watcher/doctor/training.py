@@ -50,6 +50,7 @@ def ask(
     device: str,
     seconds: float,
     tell: Callable[[str], None] = lambda text: None,
+    check: Path | None = None,
 ) -> Answer:
     """Run the program in the training interpreter, and end it after so many seconds.
 
@@ -58,6 +59,7 @@ def ask(
         device: Where an evaluation would run; the process sees this one alone.
         seconds: Time limit.
         tell: Called with how far it is, about once a second while it reads the records.
+        check: Prefix of a checkpoint that pipeline.config has to fit.
     """
     wanted = settings.python or sys.executable
     interpreter = shutil.which(wanted)
@@ -82,6 +84,7 @@ def ask(
         "sample_1_of_n": settings.sample_1_of_n,
         "coco_backend": settings.coco_backend,
         "device": device,
+        "check": str(check.absolute()) if check else None,
         "seconds": seconds,
         "nice": 10,  # a trainer may be running here
     }

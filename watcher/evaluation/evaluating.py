@@ -287,6 +287,7 @@ class Evaluating:
         categories = None if listed is None else {category["name"] for category in listed}
         require_metrics(self._boards, ready.metric_names, categories)
         self.snapshot.add(ready.taken)
+        self.snapshot.accept()
         self.snapshot.look()
         again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
         if again.changed:

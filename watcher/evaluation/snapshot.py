@@ -4,6 +4,9 @@ A worker is started many times in a run, and what the user edits meanwhile is fo
 pipeline.config and metric plugins are copied at the start, and every worker reads the copies. Label
 maps, which only a worker finds in pipeline.config, it copies there itself
 (`evaluators/snapshot.py`). A difference is told; the next start takes the files as they are then.
+
+Once a worker is ready with them they are copied a second time, into `accepted/`: a later start
+tells what changed since then, however many starts were refused between.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ from watcher.files import read_regular, replace_file
 _log = structlog.get_logger(__name__)
 
 FOLDER_NAME = "snapshot"
+_ACCEPTED = "accepted"
 _PIPELINE = "pipeline.config"
 # What an earlier start left; whatever else lies there is none of ours.
 _OURS = re.compile(r"pipeline\.config|plugin-\d+\.py|\.?(keypoint_)?label_map\.pbtxt(\..*)?")
 _GONE = "gone"
+_LABEL_MAP = "label map"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +60,15 @@ class Taken:
 class Snapshot:
     """The copies of one run; of none, it does nothing."""
 
-    def __init__(self, taken: Sequence[Taken] = (), working_path: Path = Path()) -> None:
+    def __init__(
+        self,
+        taken: Sequence[Taken] = (),
+        working_path: Path = Path(),
+        folder: Path | None = None,
+    ) -> None:
         """Take no copy yet; the paths in pipeline.config begin at `working_path`."""
         self._working_path = working_path
+        self._folder = folder
         self._taken = {one.original: one for one in taken}
         # Of each original: what its file was at the last look, and what there is to say of it.
         self._seen: dict[str, tuple[object, str | None]] = {}
@@ -82,8 +93,26 @@ class Snapshot:
         """Look after what a worker copied too: the user's path to its copy."""
         for original, copy in taken.items():
             self._taken.setdefault(
-                original, Taken("label map", original, Path(copy), self._working_path)
+                original, Taken(_LABEL_MAP, original, Path(copy), self._working_path)
             )
+
+    def accept(self) -> None:
+        """Keep the copies as those of the last start that came up; tell which label map differs.
+
+        Raises:
+            StoreError: the state folder cannot be written.
+        """
+        if self._folder is None:
+            return
+        copies = [one for one in self._taken.values() if one.copy.parent == self._folder]
+        try:
+            contents = {one.copy.name: read_regular(one.copy) for one in copies}
+        except OSError:  # one is gone, and with it what the next start could be compared with
+            return
+        changed = _fill(self._folder / _ACCEPTED, contents)
+        _tell_changed(
+            [one for one in copies if one.what == _LABEL_MAP and one.copy.name in changed]
+        )
 
     def look(self) -> None:
         """Compare the user's files with the copies, soon; see `differences`."""
@@ -138,19 +167,29 @@ def take_snapshot(settings: Settings) -> Snapshot:
         except OSError:
             continue  # the worker refuses it, and says how it is to be written
         taken.append(Taken("metric_plugin", file, folder / name))
-    changed = _fill(folder, contents)
+    _fill(folder, contents)
+    _tell_changed([one for one in taken if _differs(folder / _ACCEPTED / one.copy.name, contents)])
+    return Snapshot(taken, settings.working_path, folder)
+
+
+def _differs(accepted: Path, contents: Mapping[str, bytes]) -> bool:
+    try:
+        return read_regular(accepted) != contents[accepted.name]
+    except OSError:  # no start came up yet, or none with this file
+        return False
+
+
+def _tell_changed(taken: Sequence[Taken]) -> None:
     for one in taken:
-        if one.copy.name in changed:
-            _log.info("changed since the last start, taken as it is now", file=one.original)
-    return Snapshot(taken, settings.working_path)
+        _log.info("changed since the last start, taken as it is now", file=one.original)
 
 
 def unchanged_since(settings: Settings) -> datetime | None:
-    """Return since when starts of this run have found pipeline.config as it is now.
+    """Return since when starts of this run came up with pipeline.config as it is now.
 
-    None when the last one took another content, or none.
+    None when the last one that came up had another content, or none did.
     """
-    copy = settings.state_path / FOLDER_NAME / _PIPELINE
+    copy = settings.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
     try:
         if read_regular(copy) != read_regular(Path(settings.pipeline_config)):
             return None

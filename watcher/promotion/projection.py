@@ -301,12 +301,18 @@ class Projector:
         self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardText, now: float
     ) -> None:
         before = self._store.promotions.first(name)
+        held = self._present(name)
         leaders, changed = self._folders[name].show(rows, text, now)
         if not changed or not leaders:
             return
+        if name == KEPT_BOARD:  # whatever their scores, which may come and go
+            new = [one.name for one in leaders if one.row.checkpoint_id not in held]
+            if new:
+                _log.info(name, checkpoints=", ".join(new), of=len(leaders))
+            return
         first = leaders[0]
         shown = (first.row.checkpoint_id, first.row.score, text.metric)
-        if shown != before or name == KEPT_BOARD:
+        if shown != before:
             _log.info(name, checkpoint=first.name, score=first.row.score, of=len(leaders))
 
     def _present(self, board: str) -> set[int]:

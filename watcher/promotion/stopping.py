@@ -1,5 +1,8 @@
 """Stopping: the effect of `stop`. The sentinel lies there while the rows say so, else it does not.
 
+Once another evaluation counts, the scores of the one before decide until what waits is measured
+anew: none of the two are mixed, and no stop is withdrawn for scores that are not there yet.
+
 A long run is not walked again at each look: rows that come in step order are added to the walk,
 and only a row that comes late, or other settings, walk anew.
 """
@@ -32,6 +35,8 @@ from watcher.store import Store, iso
 
 _log = structlog.get_logger(__name__)
 
+_OTHER_SCORES = "the evaluation changed, and its scores do not say stop"
+
 
 class Stopping:
     """Decides for one run, and writes or withdraws its sentinel.
@@ -50,6 +55,7 @@ class Stopping:
         self._last = 0
         self._odd: frozenset[int] = frozenset()
         self._foreign_told = False
+        self._held_told: str | None = None
         self.decision: StopDecision | None = None
         self.patience_left: dict[str, int] = {}
 
@@ -64,17 +70,24 @@ class Stopping:
             OSError: the sentinel could not be written or removed.
             StoreError: the database cannot be read or written.
         """
-        self.decision = self._decide(now)
-        path, ledger = self._settings.sentinel_path, self._store.ledger
+        ledger, path = self._store.ledger, self._settings.sentinel_path
+        counts, before = ledger.fingerprint(), ledger.stopped_by()
+        by = before if before != counts and before and ledger.waits_anew() else counts
+        self.decision = self._decide(now, by)
         reason = self.decision.reason if self.decision else None
-        ledger.set_stopping(reason, self.patience_left)
+        ledger.set_stopping(reason, self.patience_left, by)
         present = read_sentinel(path)
         ours = present is not None and present.get("run") == self._store.run_uuid
+        if ours and self.decision and by != counts:
+            self._tell_held(counts)
+            return
         if self.decision is None:
             if ours:
+                anew = before != by and bool(before)
+                why = _OTHER_SCORES if anew else "the rows do not say stop any more"
                 path.unlink(missing_ok=True)
-                ledger.add_event(now, "stop_withdrawn", "the rows do not say stop any more: go on")
-                _log.info("early stop withdrawn", sentinel=str(path))
+                ledger.add_event(now, "stop_withdrawn", f"{why}: go on")
+                _log.info("early stop withdrawn", sentinel=str(path), reason=why)
             elif present is not None and not self._foreign_told:
                 self._foreign_told = True
                 _log.warning(
@@ -94,34 +107,42 @@ class Stopping:
             ledger.add_event(now, "stop", self.decision.message)
             _log.info("early stop", reason=self.decision.message, sentinel=str(path))
 
-    def _decide(self, now: float) -> StopDecision | None:
+    def _tell_held(self, fingerprint: str | None) -> None:
+        if self._held_told != fingerprint:
+            self._held_told = fingerprint
+            _log.warning(
+                "the early stop was decided by another evaluation: it stands until the checkpoints"
+                " that wait are measured anew, then their scores alone decide"
+            )
+
+    def _decide(self, now: float, fingerprint: str | None) -> StopDecision | None:
         ledger = self._store.ledger
         policy = stop_policy(self._settings, ledger.resumed_step(), ledger.generation())
         if not policy.is_on:
             self.patience_left = {}
             return None
         begun = datetime.fromisoformat(ledger.begun_at()).timestamp()
-        walked = self._follow(policy)
+        walked = self._follow(policy, fingerprint)
         self.patience_left = patience_left(walked, policy)
         return decide(walked, policy, hours=(now - begun) / 3600)
 
-    def _follow(self, policy: StopPolicy) -> Walk:
+    def _follow(self, policy: StopPolicy, fingerprint: str | None) -> Walk:
         """Return the walk over the newest life, going on from where it was if that is possible."""
         ledger = self._store.ledger
-        basis = (policy, ledger.fingerprint(), ledger.revision)
+        basis = (policy, fingerprint, ledger.revision)
         failed = ledger.not_finite() if policy.max_not_finite else []
         odd = {row.checkpoint_id: row for row in failed}
         if self._walk is None or basis != self._basis or not self._odd <= odd.keys():
-            rows = ledger.scored()
+            rows = ledger.scored(fingerprint=fingerprint)
             self._walk = walk([*rows, *odd.values()], policy)
         else:
-            rows = ledger.scored(after=self._last)
+            rows = ledger.scored(self._last, fingerprint)
             new = newest_life([*rows, *(odd[id_] for id_ in odd.keys() - self._odd)], policy)
             if all(self._walk.follows(row) for row in new[:1]):
                 for row in new:
                     self._walk.add(row)
             else:
-                self._walk = walk([*ledger.scored(), *odd.values()], policy)
+                self._walk = walk([*ledger.scored(fingerprint=fingerprint), *odd.values()], policy)
         self._basis, self._odd = basis, frozenset(odd)
         self._last = max([self._last, *(row.evaluation_id for row in rows)])
         return self._walk

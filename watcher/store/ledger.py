@@ -114,7 +114,10 @@ class Ledger(Rows):
         )
         with self._db.write():
             self._db.run(
-                "UPDATE runs SET fingerprint = ? WHERE id = ?", [fingerprint, self._run_id]
+                "UPDATE runs SET fingerprint = ?1, stopping = CASE WHEN ?2 THEN json_set(stopping,"
+                " '$.fingerprint', fingerprint) ELSE stopping END WHERE id = ?3",
+                # Of an earlier version it is not known yet what stopping was decided by.
+                [fingerprint, before is not None and self.stopped_by() is None, self._run_id],
             )
             for checkpoint in stale:
                 self._db.run(
@@ -296,9 +299,23 @@ class Ledger(Rows):
         with self._db.write():
             self._db.run(f"UPDATE runs SET {columns} WHERE id = ?", [*row.values(), self._run_id])
 
-    def set_stopping(self, reason: str | None, patience_left: dict[str, int]) -> None:
-        """Record where stopping stands, for the view `run_state`, also after the run's end."""
-        encoded = _json({"reason": reason, "patience_left": patience_left})
+    def stopped_by(self) -> str | None:
+        """Return the fingerprint of the evaluation that stopping was decided by last."""
+        fingerprint: str | None = msgspec.json.decode(self._run_row("stopping")).get("fingerprint")
+        return fingerprint
+
+    def set_stopping(
+        self, reason: str | None, patience_left: dict[str, int], fingerprint: str | None
+    ) -> None:
+        """Record where stopping stands, for the view `run_state`, also after the run's end.
+
+        Args:
+            reason: Code of the rule that says stop, None for none.
+            patience_left: As `decision.stop.patience_left` gives it.
+            fingerprint: Of the evaluation that it was decided by.
+        """
+        stands = {"reason": reason, "patience_left": patience_left, "fingerprint": fingerprint}
+        encoded = _json(stands)
         if encoded != self._run_row("stopping"):
             with self._db.write():
                 self._db.run("UPDATE runs SET stopping = ? WHERE id = ?", [encoded, self._run_id])

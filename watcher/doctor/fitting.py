@@ -1,0 +1,59 @@
+"""Fitting: which checkpoint pipeline.config has to fit, where that is not known already."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from watcher.checkpoints.bundle import model_variables, parse_index, read_index
+from watcher.checkpoints.discover import scan
+from watcher.config import Settings
+from watcher.data import FoundCheckpoint
+from watcher.doctor.cadence import newest
+from watcher.errors import CorruptCheckpoint, ModelDirError, StoreError
+from watcher.evaluation.snapshot import unchanged_since
+from watcher.reading import open_reader
+
+_MOST = 20
+
+
+def to_check(settings: Settings) -> Path | None:
+    """Return the prefix of a checkpoint that pipeline.config has to fit, as `run` takes one.
+
+    The newest in MODEL_DIR that holds a model, else the best that is promoted. None where there is
+    none, and where it has a score that was made with pipeline.config as it is now.
+    """
+    prefix, sha256 = _newest_trained(settings.model_path) or (None, "")
+    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=2.0) as reader:
+        if prefix is None:
+            there = [row for row in reader.leaderboard() if row["files"]]
+            return Path(there[0]["path"]) if there else None
+        if since := unchanged_since(settings):
+            known = reader.rows().find(sha256, evaluated=True)
+            at = known and reader.one(
+                "SELECT evaluated_at FROM evaluations WHERE id = ?", [known["evaluation_id"]]
+            )
+            if at and since < datetime.fromisoformat(at["evaluated_at"]):
+                return None
+    return prefix
+
+
+def _newest_trained(model_dir: Path) -> tuple[Path, str] | None:
+    """Return the prefix of the newest that holds a model, and its sha256."""
+    try:
+        left: list[FoundCheckpoint] = scan(model_dir)
+    except ModelDirError:  # the check of the folder tells it
+        return None
+    for _ in range(_MOST):
+        if not left:
+            break
+        last = newest(left)
+        # One that is unfinished or gone by now is no matter: there is another.
+        with suppress(OSError, CorruptCheckpoint):
+            index = read_index(last.prefix)
+            if model_variables(parse_index(index)):
+                return last.prefix, hashlib.sha256(index).hexdigest()
+        left = [one for one in left if one is not last]
+    return None
