@@ -70,7 +70,7 @@ test: environments
 
 # Boots a small Debian in a container. The base is made once, in a minute and a half.
 test-systemd: $(PROJECT_STAMP)
-	@PYTHONPATH=tests $(VENV_PYTHON) tests/systemd/machine.py
+	@PYTHONPATH=tests/helpers:tests $(VENV_PYTHON) tests/systemd/machine.py
 	.venv/bin/pytest tests/systemd/services.py
 
 # Writes the generated parts of the pages anew; a link that leads nowhere is an error.
@@ -84,10 +84,10 @@ man: $(PROJECT_STAMP)
 	@$(VENV_PYTHON) deploy/man.py $(MAN_DIR)
 
 bench: environments
-	PYTHONPATH=tests $(VENV_PYTHON) -m benchmarks --write
+	PYTHONPATH=tests/helpers:tests $(VENV_PYTHON) -m benchmarks --write
 
 soak: $(PROJECT_STAMP)
-	PYTHONPATH=tests $(VENV_PYTHON) -m soak --minutes $(MINUTES) --seed $(SEED)
+	PYTHONPATH=tests/helpers:tests $(VENV_PYTHON) -m soak --minutes $(MINUTES) --seed $(SEED)
 
 # The lock lets two makes run at once: the second finds what the first has installed.
 environments:

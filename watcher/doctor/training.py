@@ -1,4 +1,4 @@
-"""The training environment: what `evaluators/doctor.py` finds in it, and how it is asked."""
+"""The training environment: what `evaluators/od_api/doctor.py` finds in it, and how it is asked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.scratch import environment as environment_of
 from watcher.evaluation.worker import device_environment
 
-PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "doctor.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "od_api" / "doctor.py"
 _LIMIT_BYTES = 1 << 20
 _NOISE_BYTES = 8 << 20  # TensorFlow says a lot on standard error
 _Ended = Literal["closed", "late", "endless"]
