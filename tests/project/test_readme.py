@@ -89,7 +89,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (programs / "checkpoint-watcher").write_text(
         f'#!/bin/sh\nexec {sys.executable} -m watcher "$@"\n'
     )
-    trainer = f"{sys.executable} {ROOT / 'tests' / 'fake_trainer.py'} MODEL_DIR --saves 2"
+    trainer = (
+        f"{sys.executable} {ROOT / 'tests' / 'helpers' / 'fake_trainer.py'} MODEL_DIR --saves 2"
+    )
     (programs / "python").write_text(
         f'#!/bin/sh\n[ "$1" = -m ] && exec {trainer}\nexec {STUB} "$@"\n'
     )
