@@ -55,14 +55,20 @@ def leave_signals_to_the_parent():
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
+def is_inside(path, folder):
+    """Tells whether a path is a folder or lies in it."""
+    resolved = path.resolve()
+    return resolved == folder or folder in resolved.parents
+
+
 def load_package():
     """Makes the package `evaluators` importable from this file's own folder and from there alone.
 
-    The folder leaves `sys.path`: its module names must not shadow anything, and its parent, which
-    may be the daemon's site-packages, never enters.
+    The folder and those in it leave `sys.path`: their module names must not shadow anything, and
+    the parent, which may be the daemon's site-packages, never enters.
     """
     here = pathlib.Path(__file__).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry).resolve() != here]
+    sys.path[:] = [entry for entry in sys.path if not is_inside(pathlib.Path(entry), here)]
     spec = importlib.util.spec_from_file_location(
         "evaluators", here / "__init__.py", submodule_search_locations=[str(here)]
     )
@@ -109,7 +115,8 @@ def serve(requests, replies):
 
 def start(request, replies):
     """Imports TensorFlow, says hello, builds the evaluation and says ready; returns it."""
-    from evaluators import compat, protocol
+    from evaluators import protocol
+    from evaluators.od_api import compat
 
     if request.get("type") != "start" or request.get("protocol") != protocol.PROTOCOL:
         raise protocol.Refusal(
@@ -128,7 +135,7 @@ def start(request, replies):
     compat.prepare_process(request)
     versions = compat.import_libraries()
     replies.send("hello", protocol=protocol.PROTOCOL, pid=os.getpid(), versions=versions)
-    from evaluators import evaluation
+    from evaluators.od_api import evaluation
     from evaluators.snapshot import Snapshot
 
     snapshot = Snapshot(request.get("snapshot"))

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stores import MAP, NOW
 from watching import ROOT, Watcher
+
+from watcher.decision.metric import parse_metric
+from watcher.store import Store
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,3 +37,18 @@ def watcher(tmp_path: Path) -> Iterator[Watcher]:
     run = Watcher(tmp_path)
     yield run
     run.end()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the database of `store` lies."""
+    return tmp_path / "watcher.db"
+
+
+@pytest.fixture
+def store(path: Path, tmp_path: Path) -> Iterator[Store]:
+    """The writing side of a run whose first evaluation is about to be recorded."""
+    with Store(path, run="run", model_dir=tmp_path, now=NOW) as opened:
+        opened.ledger.set_policy(parse_metric(MAP), "max", NOW)
+        opened.ledger.set_fingerprint("a" * 64, NOW)
+        yield opened

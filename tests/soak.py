@@ -1,6 +1,6 @@
 """The soak: a busy run with faults at random, for as long as asked; prints its seed and result.
 
-    PYTHONPATH=tests .venv/bin/python -m soak --minutes 30 [--seed 1]
+    PYTHONPATH=tests/helpers:tests .venv/bin/python -m soak --minutes 30 [--seed 1]
 
 A trainer saves, rotates, starts over and is killed in the middle of saves. The watcher and its
 worker are real processes (the stub evaluator, no TensorFlow). Faults come one upon the other:
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from faults import end_strace, latest, never_looking_away
 from tensorboards import ON, steps
-from watching import ROOT, Watcher, wait_until
+from watching import FAKE_TRAINER, Watcher, wait_until
 
 from watcher.checkpoints.bundle import verify
 
@@ -85,7 +85,11 @@ class Soak:
             options += ["--forget-state"]
         if self.chance.random() < 0.3:
             options += ["--die-at", self.chance.choice(["temp", "data", "index"])]
-        program = [sys.executable, ROOT / "tests" / "fake_trainer.py", self.watcher.model_dir]
+        program = [
+            sys.executable,
+            FAKE_TRAINER,
+            self.watcher.model_dir,
+        ]
         return subprocess.Popen(
             [str(part) for part in [*program, *options]],
             stdout=subprocess.DEVNULL,

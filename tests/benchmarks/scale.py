@@ -23,20 +23,20 @@ from typing import Any
 from fake_bundle import FLOAT, SUFFIX, Tensor
 from fake_trainer import model_tensors, write_checkpoint
 from faults import Rounds
-from watching import ROOT, STUB
+from watching import FAKE_TRAINER, STUB
 
 from benchmarks.table import Row
 from watcher.checkpoints.bundle import parse_index, verify
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, pin
 from watcher.config import Settings, load_settings
-from watcher.daemon import Daemon
-from watcher.data import Leader, Pin, ScoredCheckpoint
 from watcher.decision.metric import parse_metric
-from watcher.logs import configure_logs
 from watcher.promotion.promote import BoardText, project
-from watcher.running import _build, _make_state_folder
+from watcher.runtime.app import _build, _make_state_folder
+from watcher.runtime.logs import configure_logs
+from watcher.runtime.loop import Daemon
+from watcher.sources.discover import scan
 from watcher.store import Store
+from watcher.types import Leader, Pin, ScoredCheckpoint
 
 EVALUATIONS = 100_000
 EVALUATION_SECONDS = 0.1
@@ -114,7 +114,11 @@ def _fill(database: Path) -> None:
 
 def _arrivals(settings: Settings) -> list[Row]:
     """1,000 checkpoints arrive, 20 a second, while the loop is timed."""
-    trainer = [sys.executable, str(ROOT / "tests" / "fake_trainer.py"), settings.model_dir]
+    trainer = [
+        sys.executable,
+        str(FAKE_TRAINER),
+        settings.model_dir,
+    ]
     flags = ["--saves", str(ARRIVING), "--interval", "0.05", "--max-to-keep", "0"]
     # Goes on from the last one, as a trainer that was restarted does.
     (settings.model_path / "checkpoint").write_text(

@@ -18,7 +18,7 @@ os.dup2(2, 1)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from evaluators_package import VERSIONS  # noqa: E402, F401, I001
-from evaluators import coco, plugin_images, plugins  # noqa: E402
+from evaluators.od_api import coco, plugin_images, plugins  # noqa: E402
 
 import numpy as np  # noqa: E402
 from object_detection.metrics import coco_evaluation  # noqa: E402
@@ -28,7 +28,7 @@ SIZE = 200
 
 
 class Batch:
-    """Made-up detections in the form of `evaluators.detections.AbsoluteDetections`."""
+    """Made-up detections in the form of `evaluators.od_api.detections.AbsoluteDetections`."""
 
     has_masks = True
 

@@ -18,9 +18,9 @@ os.dup2(2, 1)
 from evaluators_package import VERSIONS  # noqa: E402, I001
 
 import tensorflow as tf  # noqa: E402
-from evaluators import coco  # noqa: E402
-from evaluators.evaluation import Evaluation  # noqa: E402
-from evaluators.fingerprint import text_sha256  # noqa: E402
+from evaluators.od_api import coco  # noqa: E402
+from evaluators.od_api.evaluation import Evaluation  # noqa: E402
+from evaluators.od_api.fingerprint import text_sha256  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
 from families import FAMILIES, REQUESTS, SAME_MODEL, TRAINED  # noqa: E402
 from object_detection import inputs, model_lib_v2  # noqa: E402

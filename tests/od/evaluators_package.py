@@ -14,7 +14,7 @@ def _load():
     package = importlib.util.module_from_spec(spec)
     sys.modules["evaluators"] = package
     spec.loader.exec_module(package)
-    from evaluators import compat
+    from evaluators.od_api import compat
 
     return compat.import_libraries()
 

@@ -12,7 +12,7 @@ os.dup2(2, 1)
 import evaluators_package  # noqa: E402, F401, I001
 
 import tensorflow as tf  # noqa: E402
-from evaluators import randomness  # noqa: E402
+from evaluators.od_api import randomness  # noqa: E402
 
 GENERATOR = tf.random.Generator.from_seed(1)
 MADE_BEFORE = tf.constant(1.0)

@@ -15,9 +15,9 @@ os.dup2(2, 1)
 
 from evaluators_package import VERSIONS  # noqa: E402, I001
 import spoiled_records  # noqa: E402
-from evaluators import record_checks, records  # noqa: E402
-from evaluators.evaluation import Evaluation  # noqa: E402
-from evaluators.pipeline import Pipeline  # noqa: E402
+from evaluators.od_api import record_checks, records  # noqa: E402
+from evaluators.od_api.evaluation import Evaluation  # noqa: E402
+from evaluators.od_api.pipeline import Pipeline  # noqa: E402
 from evaluators.protocol import Refusal  # noqa: E402
 
 

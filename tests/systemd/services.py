@@ -51,7 +51,7 @@ def machine() -> Iterator[Machine]:
 SET_UP = """
 /opt/checkpoint-watcher/bin/pip install --quiet --no-index --no-deps /wheels/*.whl
 mkdir -p /opt/od/bin /opt/od/lib/object_detection /opt/od/lib/tensorflow
-cp /tests/fake_trainer.py /tests/fake_bundle.py /opt/od/lib
+cp /tests/helpers/fake_trainer.py /tests/helpers/fake_bundle.py /opt/od/lib
 cp /tests/systemd/model_main_tf2.py /opt/od/lib/object_detection
 touch /opt/od/lib/object_detection/__init__.py /opt/od/lib/tensorflow/__init__.py
 touch /srv/pipeline.config
@@ -102,7 +102,7 @@ class Run:
         """Save checkpoints into MODEL_DIR, as its owner."""
         self.machine.run(
             *("runuser", "-u", "checkpoint-watcher", "--", "/opt/od/bin/python"),
-            *("/tests/fake_trainer.py", self.model_dir, "--saves", count, "--interval", 0),
+            *("/tests/helpers/fake_trainer.py", self.model_dir, "--saves", count, "--interval", 0),
             *("--max-to-keep", 0, "--megabytes", 0.01, "--no-untrained-first"),
         )
 

@@ -1,1 +1,1 @@
-"""What a checkpoint is: found by name, read without TensorFlow, pinned safe from rotation."""
+"""What a checkpoint is: its names, its format read without TensorFlow, and its pins."""

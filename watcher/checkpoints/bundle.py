@@ -40,7 +40,7 @@ from watcher.checkpoints.bundle_index import (
 )
 from watcher.checkpoints.sstable import crc32c, unmask
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
-from watcher.slices import Work, finish
+from watcher.files.slices import Work, finish
 
 __all__ = [
     "Bundle",

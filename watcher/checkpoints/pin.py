@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from watcher.checkpoints import bundle
-from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, PinError
-from watcher.files import set_mode, set_times, write_new_file
-from watcher.slices import Progress, Work, finish
+from watcher.files.atomic_io import set_mode, set_times, write_new_file
+from watcher.files.slices import Progress, Work, finish
+from watcher.types import FoundCheckpoint, Pin
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
 # A copy would meet these as well. Whatever else a link is refused with means a copy: EXDEV, another

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from watcher.config import Settings, make_settings
-from watcher.copied import refuse_shared
+from watcher.control.channel import Answer, Request, ask
+from watcher.control.copied import refuse_shared
 from watcher.errors import AlreadyRunning, StoreError, WatcherError
-from watcher.inbox import Answer, Request, ask
-from watcher.moved import recorded_settings
-from watcher.reading import Reader, open_reader
+from watcher.store.moved import recorded_settings
+from watcher.store.reading import Reader, open_reader
 
 # Ranking, or releasing files, by settings that were not the run's own could cost a checkpoint.
 _NO_SETTINGS = (
@@ -77,9 +77,9 @@ def _do_it(
     """Carry it out here and bring the folders up to date; None while a daemon runs."""
     import structlog
 
-    from watcher.lock import hold_lock
-    from watcher.orders import Orders
+    from watcher.control.commands import Commands
     from watcher.promotion.projection import Projector
+    from watcher.runtime.lock import hold_lock
     from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
     # The answer says it all; a problem that the daemon would log is shown by the next `status`.
@@ -90,7 +90,9 @@ def _do_it(
             hold_lock(state_dir / "lock"),
             Store(path, run=name, model_dir=model_dir, now=time.time()) as store,
         ):
-            answer = Orders(store, model_dir, state_dir / PINS_NAME).carry_out(request, time.time())
+            answer = Commands(store, model_dir, state_dir / PINS_NAME).carry_out(
+                request, time.time()
+            )
             if settings:
                 Projector(settings, store, name).update(time.time())
             elif answer.done:

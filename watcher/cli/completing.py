@@ -17,9 +17,10 @@ from click.shell_completion import CompletionItem
 
 from watcher.cli.sources import model_dir_here, state_dir_here
 from watcher.config import state_path
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import WatcherError
-from watcher.reading import Reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.queries import OFFERED
+from watcher.store.reading import Reader
 
 Items = list[CompletionItem[str]]
 Completer = Callable[[click.Context, click.Parameter, str], Items]
@@ -57,24 +58,13 @@ def choices(*values: str) -> Completer:
 
 def checkpoints(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer the checkpoints whose files may still be there, the newest first, and the words."""
-    found = _ask(
-        context,
-        "SELECT name, state, global_step, score FROM (SELECT c.id, c.name, c.state, c.global_step,"
-        " e.score FROM checkpoints c LEFT JOIN evaluations e ON e.checkpoint_id = c.id"
-        " WHERE c.state NOT IN ('untrained', 'corrupt', 'missed')) ORDER BY id DESC LIMIT ?",
-    )
+    found = _ask(context, "checkpoints")
     return _named(context, begun, found)
 
 
 def evaluated(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer the evaluated checkpoints, and the words for the best and the last of them."""
-    found = _ask(
-        context,
-        "SELECT c.name, c.state, c.global_step, e.score FROM evaluations e"
-        " JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " ORDER BY c.id DESC LIMIT ?",
-    )
+    found = _ask(context, "evaluated")
     return _named(context, begun, found)
 
 
@@ -91,30 +81,20 @@ def metrics(context: click.Context, _parameter: click.Parameter, begun: str) -> 
     words = [(name, full[0]) for name, full in SHORT_NAMES.items()]
     if begun.startswith(tuple(f"{figure}[" for figure in CATEGORY_NAMES)):
         figure = begun.partition("[")[0]
-        words = [(of_category(figure, row["category"]), "") for row in _ask(context, _CATEGORIES)]
+        words = [(of_category(figure, row["category"]), "") for row in _ask(context, "categories")]
     else:
-        words += [(row["name"], "recorded") for row in _ask(context, _RECORDED)]
+        words += [(row["name"], "recorded") for row in _ask(context, "metrics")]
     return _beginning(begun, words)
-
-
-_RECORDED = (
-    "SELECT name FROM metrics WHERE category = ''"
-    " AND evaluation_id = (SELECT max(id) FROM evaluations) ORDER BY name LIMIT ?"
-)
-_CATEGORIES = (
-    "SELECT DISTINCT category FROM metrics WHERE category != ''"
-    " AND evaluation_id = (SELECT max(id) FROM evaluations) ORDER BY category LIMIT ?"
-)
 
 
 def categories(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer the categories that the run has recorded."""
-    return _beginning(begun, ((row["category"], "") for row in _ask(context, _CATEGORIES)))
+    return _beginning(begun, ((row["category"], "") for row in _ask(context, "categories")))
 
 
 def boards(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer the boards that hold something."""
-    found = _ask(context, "SELECT DISTINCT board FROM promotions ORDER BY board LIMIT ?")
+    found = _ask(context, "boards")
     return _beginning(begun, ((row["board"], "") for row in found))
 
 
@@ -133,8 +113,8 @@ def for_setting(name: str, metavar: str | None) -> Completer | None:
     return choices(*(word.rstrip("NW") for word in words)) if len(words) > 1 else None
 
 
-def _ask(context: click.Context, sql: str) -> list[dict[str, Any]]:
-    """Return the rows of a query on the run that is typed; none when they cannot be had."""
+def _ask(context: click.Context, kind: str) -> list[dict[str, Any]]:
+    """Return what the run that is typed has `OFFERED` of a kind; none when that cannot be had."""
     folders = context.params.get("folders") or ()
     # While an option still lacks its value, click leaves the arguments where they are.
     folder = context.params.get("model_dir") or next(iter((*folders, *context.args)), None)
@@ -148,7 +128,7 @@ def _ask(context: click.Context, sql: str) -> list[dict[str, Any]]:
         path = state_path(model_dir.absolute(), state_dir) / DATABASE_NAME
         reader = Reader(path, timeout_seconds=_WAIT_SECONDS)
         try:
-            return reader.all(sql, [_MOST])
+            return reader.all(OFFERED[kind], [_MOST])
         finally:
             reader.close()
     except (WatcherError, OSError, RuntimeError, ValueError, sqlite3.Error):

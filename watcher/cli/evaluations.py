@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from watcher.errors import WatcherError
-from watcher.reading import Reader
-from watcher.rows import Rows
+from watcher.store.reading import Reader
+from watcher.store.rows import Rows
 from watcher.view.changes import Measured, measured
 
 

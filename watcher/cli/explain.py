@@ -59,7 +59,7 @@ def explain(
     By the settings that the watcher was started with last, or with --what-if by others: what is
     recorded is decided on anew, and nothing is evaluated. Reads the live database, changes nothing.
     """
-    from watcher.reading import open_reader
+    from watcher.store.reading import open_reader
     from watcher.view import show
     from watcher.view.explanation import as_json as plain
     from watcher.view.explanation import drawn
@@ -89,8 +89,8 @@ def _tell_held(reader: Any) -> None:
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:
     import time
 
+    from watcher.config.policies import boards, stop_policy
     from watcher.decision.explain import explain as explained
-    from watcher.decision.policy import boards, stop_policy
 
     rows = reader.rows()
     settings = _settings(reader, what_if)
@@ -157,7 +157,7 @@ def _settings(reader: Any, what_if: tuple[str, ...]) -> Any:
 
 def _require_measured(board: Any, values: Any, reader: Any) -> None:
     """Raise ConfigError for a metric that no evaluation of this run has."""
-    from watcher.decision.policy import require_metrics
+    from watcher.config.policies import require_metrics
 
     if values:
         names, categories = reader.measured()

@@ -13,7 +13,7 @@ from watcher.cli import completing
 from watcher.cli.settings_help import examples
 from watcher.cli.sources import FILE_HERE
 from watcher.errors import ConfigError, ModelDirError
-from watcher.files import write_new_file
+from watcher.files.atomic_io import write_new_file
 
 _FLAGS = frozenset({"pipeline_config", "python"})
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import click
 
-from watcher import units
 from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
 from watcher.errors import ConfigError
-from watcher.files import replace_file
+from watcher.files.atomic_io import replace_file
+from watcher.systemd import units
 
 # Once it was a matter of the units alone, and given anew each time.
 _BESIDE_THE_FILE = {"working_directory"}

@@ -40,7 +40,7 @@ def keep(model_dir: Path, state_dir: str | None, checkpoints: tuple[str, ...], u
     the trainer still has it.
     """
     from watcher.cli.asking import carry_out
-    from watcher.inbox import Request
+    from watcher.control.channel import Request
 
     verb = "let_go" if undo else "keep"
     request = Request(verb=verb, checkpoints=checkpoints)  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import click
 
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.store.database_file import DATABASE_NAME
 
 # What names a checkpoint and hardly a folder; a sha256 is named by six of its characters or more.
 _WORD = re.compile(r"best|last|\d+|(model\.)?ckpt-\d+")

@@ -149,7 +149,7 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write(output: Path, picture: Picture) -> None:
-    from watcher.files import replace_file
+    from watcher.files.atomic_io import replace_file
     from watcher.plot.figure import boxes, size_of, to_bytes
 
     kind = ".svg" if output == _STANDARD_OUTPUT else output.suffix.lower()

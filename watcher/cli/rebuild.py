@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from watcher.cli.options import run_folder, state_folder
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
+from watcher.store.database_file import DATABASE_NAME
 
 
 @click.command()
@@ -28,8 +28,8 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
     wait to be evaluated. Refuses while a watcher runs and when the database is whole. A damaged
     one is kept beside the new one. Then start `checkpoint-watcher run` again.
     """
-    from watcher import rebuild as rebuilding
-    from watcher.lock import hold_lock
+    from watcher.control import rebuild as rebuilding
+    from watcher.runtime.lock import hold_lock
 
     state, best = state_folder(model_dir, state_dir), (best_dir or model_dir / "best").absolute()
     if not state.is_dir() and not rebuilding.read_board(best):

@@ -39,7 +39,7 @@ def requeue(
     more cannot be evaluated, and is named.
     """
     from watcher.cli.asking import carry_out
-    from watcher.inbox import Request
+    from watcher.control.channel import Request
 
     if [bool(checkpoints), everything, failed].count(True) != 1:
         raise click.UsageError("give checkpoints, or --all, or --failed")

@@ -19,6 +19,6 @@ def resume(model_dir: Path, state_dir: str | None) -> None:
     Where no early stop stands nothing is changed, and that is said.
     """
     from watcher.cli.asking import carry_out
-    from watcher.inbox import Request
+    from watcher.control.channel import Request
 
     carry_out(state_folder(model_dir, state_dir), Request(verb="resume"))

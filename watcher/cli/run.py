@@ -38,7 +38,7 @@ def run(model_dir: str | None, config_file: Path | None, only_given: bool, **fla
     of them says is as it was then. `none` takes back a setting that is not set by default.
     """
     given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
-    from watcher.running import run_daemon
+    from watcher.runtime.app import run_daemon
 
     with lookalike_told(model_dir):
         run_daemon(lambda: given.load(Settings))

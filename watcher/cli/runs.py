@@ -13,9 +13,9 @@ import click
 from watcher.cli import completing
 from watcher.cli.meant import refuse_mistaken
 from watcher.cli.options import folder_or_here, state_dir_option, state_folder
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
-from watcher.reading import Reader, open_reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.reading import Reader, open_reader
 
 _BELOW = (f"*/watcher/{DATABASE_NAME}", f"*/*/watcher/{DATABASE_NAME}")
 

@@ -20,7 +20,7 @@ from watcher.config import (
     state_path,
 )
 from watcher.errors import ConfigError, StoreBusy, StoreError
-from watcher.reading import read_last_start
+from watcher.store.reading import read_last_start
 
 # What `init` writes, and what every command takes that is started beside it.
 FILE_HERE = Path("checkpoint-watcher.toml")

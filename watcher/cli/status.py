@@ -14,7 +14,7 @@ from watcher.cli.options import as_json, json_line, print_json
 from watcher.cli.runs import Asked, RunPlace, find_runs, run_folders
 from watcher.cli.settings_help import examples
 from watcher.errors import StoreError
-from watcher.reading import open_reader
+from watcher.store.reading import open_reader
 from watcher.view import make_console, show
 from watcher.view.look import Look, Looker, as_data
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from watcher.checkpoints.bundle import read_global_step
-from watcher.checkpoints.discover import scan
 from watcher.config import LaunchSettings
 from watcher.doctor import cadence
 from watcher.errors import ConfigError, CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
@@ -14,6 +13,7 @@ from watcher.launch import od_trainer
 from watcher.launch.command import flag_value, python_command
 from watcher.launch.ending import Unsaved
 from watcher.launch.say import say
+from watcher.sources.discover import scan
 
 _DEFAULT_EVERY_N = 1000
 # A smaller part of the training is not worth a word.

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from watcher.config.launching import LaunchSettings
+from watcher.config.policies import boards, parse_delta
 from watcher.config.settings import Settings
-from watcher.decision.policy import Board, boards, parse_delta
+from watcher.decision.board import Board
 from watcher.errors import ConfigError
 
 _SCORE_RULES = ("patience", "patience_steps", "target", "divergence", "plateau_std")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from watcher.config.rules import Niceness, Positive, about
 from watcher.config.stopping import StoppingSettings
-from watcher.intake.thin import parse_size
+from watcher.decision.queue_policy import parse_size
 
 
 class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,17 +18,16 @@ import msgspec
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
+from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
 from watcher.config.ranking import BoardSettings
-from watcher.config.rules import ENVIRONMENT_PREFIX
+from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings
 from watcher.config.wording import in_words
 from watcher.decision.metric import parse_directed, parse_metric
-from watcher.decision.policy import boards, parse_delta, parse_veto, with_main_board
+from watcher.decision.queue_policy import parse_policy, parse_size
 from watcher.decision.smooth import parse_smoothing
 from watcher.errors import ConfigError
-from watcher.evaluation.device import check_device
-from watcher.intake.thin import parse_policy, parse_size
 
 # Tables cannot be written as a flag.
 FILE_ONLY = frozenset({"board"})

@@ -9,6 +9,12 @@ import msgspec
 
 from watcher.config.rules import about
 
+# The settings that name a file or a folder, beside model_dir.
+PATHS = (
+    *("pipeline_config", "state_dir", "best_dir", "kept_dir", "eval_dir", "sentinel"),
+    "working_directory",
+)
+
 
 class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where things lie and what the run is called."""

@@ -9,11 +9,10 @@ from msgspec import Meta
 
 from watcher.config.paths import PathSettings
 from watcher.config.rules import Positive, about
+from watcher.decision.board import MAIN_BOARD
 from watcher.decision.metric import Mode, parse_metric
 
 DEFAULT_METRIC = "DetectionBoxes_Precision/mAP"
-MAIN_BOARD = "best"
-KEPT_BOARD = "kept"
 
 _TopK = Annotated[int, Meta(ge=-1)]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 
 from watcher.config.evaluation import EvaluationSettings
+from watcher.config.paths import PATHS
 from watcher.config.rules import about
-from watcher.moved import PATHS
 
 # They may hold passwords, and are neither shown nor recorded.
 SECRET = ("notify", "notify_command")

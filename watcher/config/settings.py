@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from watcher.config.rules import NotNegative, about
 from watcher.config.service import ServiceSettings
-from watcher.intake.thin import QueuePolicy, parse_policy, parse_size
+from watcher.decision.queue_policy import QueuePolicy, parse_policy, parse_size
 
 
 class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from watcher.data import ScoredCheckpoint
+from watcher.decision.board import Board
 from watcher.decision.metric import Key
-from watcher.decision.policy import Board
 from watcher.decision.rank import Ranking, judge, rankable
 from watcher.decision.stop import (
     Rule,
@@ -24,6 +23,7 @@ from watcher.decision.stop import (
     too_early,
     walk,
 )
+from watcher.types import ScoredCheckpoint
 
 
 @dataclass(frozen=True, slots=True)

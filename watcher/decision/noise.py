@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from watcher.data import ScoredCheckpoint
+from watcher.decision.board import Board
 from watcher.decision.metric import LATENCY, Metric
-from watcher.decision.policy import Board
 from watcher.decision.rank import RankPolicy, judge, settled
+from watcher.types import ScoredCheckpoint
 
 _KEY = (LATENCY, "")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from watcher.data import Leader, ScoredCheckpoint
 from watcher.decision.metric import Metric, Mode
+from watcher.types import Leader, ScoredCheckpoint
 
 Ties = Literal["oldest", "newest"]
 

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from watcher.data import ScoredCheckpoint
 from watcher.decision.metric import Mode
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother
+from watcher.types import ScoredCheckpoint
 
 # In the order in which they are looked at: what is certain comes before what is patience.
 REASONS = (

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from watcher.data import FoundCheckpoint
 from watcher.doctor.finding import Finding, duration
+from watcher.types import FoundCheckpoint
 
 LOOP_STEPS = 100
 _ENOUGH = 2

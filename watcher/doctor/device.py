@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from watcher.config import Settings
 from watcher.doctor.finding import Finding
-from watcher.doctor.processes import Trainer, command_of
 from watcher.errors import ConfigError
 from watcher.evaluation.device import Choice, choose, visible_to_cuda
 from watcher.evaluation.gpus import Gpu, Listing
+from watcher.launch.processes import Trainer, command_of
 
 _REMEDY = (
     "give trainer and watcher different GPUs: CUDA_VISIBLE_DEVICES for the trainer, --device for us"

@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from watcher.checkpoints.bundle import read_global_step
-from watcher.checkpoints.discover import scan
 from watcher.config import Settings
-from watcher.data import FoundCheckpoint
-from watcher.decision.policy import boards
+from watcher.config.policies import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
 from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.fitting import to_check
 from watcher.doctor.limits import Check, look_at
-from watcher.doctor.processes import Trainer, at_work, trainer_on, trainers
 from watcher.doctor.settings import doubtful
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
+from watcher.launch.processes import Trainer, at_work, trainer_on, trainers
+from watcher.sources.discover import scan
+from watcher.types import FoundCheckpoint
 
 CHECK_SECONDS = 10.0
 # Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.

@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 from watcher.checkpoints.bundle import model_variables, parse_index, read_index
-from watcher.checkpoints.discover import scan
 from watcher.config import Settings
-from watcher.data import FoundCheckpoint
 from watcher.doctor.cadence import newest
 from watcher.errors import CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.snapshot import unchanged_since
-from watcher.reading import open_reader
+from watcher.sources.discover import scan
+from watcher.store.queries import evaluation
+from watcher.store.reading import open_reader
+from watcher.types import FoundCheckpoint
 
 _MOST = 20
 
@@ -32,9 +33,7 @@ def to_check(settings: Settings) -> Path | None:
             return Path(there[0]["path"]) if there else None
         if since := unchanged_since(settings):
             known = reader.rows().find(sha256, evaluated=True)
-            at = known and reader.one(
-                "SELECT evaluated_at FROM evaluations WHERE id = ?", [known["evaluation_id"]]
-            )
+            at = known and evaluation(reader, known["evaluation_id"])
             if at and since < datetime.fromisoformat(at["evaluated_at"]):
                 return None
     return prefix

@@ -10,17 +10,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.checkpoints import passed_over
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import probe, unreadable
 from watcher.config import Settings
-from watcher.data import FoundCheckpoint
 from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
-from watcher.doctor.processes import Trainer, trainer_on
 from watcher.errors import ModelDirError
-from watcher.mounts import Mount, mount_of
+from watcher.files.mounts import Mount, mount_of
+from watcher.launch.processes import Trainer, trainer_on
+from watcher.sources import passed_over
+from watcher.sources.discover import scan
 from watcher.store import PINS_NAME
+from watcher.types import FoundCheckpoint
 
 _SIBLINGS = 1000
 _ALIKE = 0.8
@@ -189,7 +189,7 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
         ]
     if not folder.is_dir():
         return []
-    from watcher.intake.watch import Watch
+    from watcher.sources.watch import Watch
 
     watch = Watch(folder, lambda: None)
     try:

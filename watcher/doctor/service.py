@@ -10,7 +10,7 @@ from pathlib import Path
 from watcher.config import Settings, read_toml
 from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError
-from watcher.units import CONFIG_FOLDER
+from watcher.systemd.units import CONFIG_FOLDER
 
 _TIMEOUT_SECONDS = 5
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,UnitFileState"

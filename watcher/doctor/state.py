@@ -15,19 +15,21 @@ from typing import Any
 import msgspec
 
 from watcher.config import Settings
-from watcher.database_file import DATABASE_NAME, explained
+from watcher.config.policies import boards, require_metrics
 from watcher.decision.noise import random_doubts
-from watcher.decision.policy import boards, require_metrics
 from watcher.doctor.finding import Finding, Severity
 from watcher.errors import ConfigError, StoreError
-from watcher.evaluation.foresee import refuse_unmeasured
-from watcher.moved import recorded_settings
-from watcher.reading import Reader, open_reader
+from watcher.evaluation.preflight import refuse_unmeasured
+from watcher.store import queries
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.moved import recorded_settings
+from watcher.store.reading import Reader, open_reader
 from watcher.view.look import is_there, missing_text, remedy
 
 # Before it, two connections that write may damage the database (sqlite.org/wal.html).
 _WAL_RESET_FIXED = (3, 51, 3)
 _LAST_EVALUATIONS = 10
+_LAST_STEPS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +65,14 @@ def load(state_dir: Path) -> RunState | None:
     if not path.exists():
         return None
     with closing(Reader(path, timeout_seconds=2.0)) as reader:
-        with explained(path):
-            rows = reader.all("SELECT status FROM runs ORDER BY id LIMIT 1")
-        seconds = reader.all(
-            "SELECT eval_seconds FROM evaluations WHERE eval_seconds > 0 ORDER BY id DESC LIMIT ?",
-            [_LAST_EVALUATIONS],
-        )
-        steps = reader.all(
-            "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0 AND generation ="
-            " (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
-            " ORDER BY global_step DESC LIMIT 30"
-        )
-        found = reader.all(
-            "SELECT discovered_at FROM checkpoints WHERE global_step > 0 ORDER BY id DESC LIMIT ?",
-            [_LAST_EVALUATIONS],
-        )
-        promoted = reader.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
         return RunState(
-            status=msgspec.json.decode(rows[0]["status"]) if rows else {},
-            eval_seconds=_median([row["eval_seconds"] for row in seconds]),
-            found_seconds=_apart([row["discovered_at"] for row in reversed(found)]),
-            steps=_step(sorted(row["global_step"] for row in steps)),
+            status=reader.status(),
+            eval_seconds=_median(reader.last_seconds(_LAST_EVALUATIONS)),
+            found_seconds=_apart(queries.last_discoveries(reader, _LAST_EVALUATIONS)),
+            steps=_step(queries.last_steps(reader, _LAST_STEPS)),
             waiting=reader.waiting(),
-            promoted=promoted["n"] if promoted else 0,
-            journal=reader.all("PRAGMA journal_mode")[0]["journal_mode"],
+            promoted=queries.places_taken(reader),
+            journal=queries.journal_mode(reader),
         )
 
 
@@ -132,8 +118,7 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
 
 
 def _noise(settings: Settings, reader: Reader) -> list[Finding]:
-    last = reader.one("SELECT max(id) AS id FROM evaluations")
-    details = reader.details_of(last["id"]) if last and last["id"] else {}
+    details = msgspec.json.decode(queries.last_details(reader) or "{}")
     instead = "rank by what is computed from detections, such as mAP"
     return [
         Finding("metric", "warning", doubt, instead)

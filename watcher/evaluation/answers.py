@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from watcher.data import Evaluation
 from watcher.errors import WorkerError
-from watcher.evaluation.happenings import Ready
+from watcher.evaluation.events import Ready
+from watcher.types import Evaluation
 
 _KEPT_OF_READY = (
     *("eval_input", "metrics_sets", "build_seconds", "categories"),

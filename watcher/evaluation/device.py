@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Gpu, Listing
-
-_ONE = r"gpu:[0-9]+|(?:GPU|MIG)-[0-9A-Za-z/-]+"
-_DEVICE = re.compile(rf"cpu|auto|(?:{_ONE})(?:,(?:{_ONE}))*")
-
 
 _SHORT_UUID = len("GPU-01234567")
 
@@ -36,15 +31,6 @@ class Choice:
     def is_gpu(self) -> bool:
         """True when other watchers may want it too; the CPU is never taken in turn."""
         return self.device != "cpu"
-
-
-def check_device(device: str) -> str:
-    """Return the setting; raises ValueError when it is nothing that can be asked for."""
-    if not _DEVICE.fullmatch(device):
-        raise ValueError(
-            "Expected cpu, auto, gpu:N or a GPU's UUID, or several GPUs as gpu:1,gpu:2"
-        )
-    return device
 
 
 def choose(

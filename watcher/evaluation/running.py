@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from watcher.data import Lease
+from watcher.types import Lease
 
 
 @dataclass(slots=True)

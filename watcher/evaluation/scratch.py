@@ -22,7 +22,7 @@ from typing import Self
 
 import structlog
 
-from watcher.mounts import mount_now
+from watcher.files.mounts import mount_now
 
 _log = structlog.get_logger(__name__)
 

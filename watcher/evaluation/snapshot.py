@@ -23,7 +23,7 @@ import structlog
 
 from watcher.config import Settings
 from watcher.errors import ConfigError, StoreError
-from watcher.files import read_regular, replace_file
+from watcher.files.atomic_io import read_regular, replace_file
 
 _log = structlog.get_logger(__name__)
 

@@ -14,27 +14,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from watcher.data import Lease
 from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
 from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_ready
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
 from watcher.evaluation.device_lock import DeviceLock
-from watcher.evaluation.happenings import (
+from watcher.evaluation.events import (
     Evaluated,
     GaveWay,
-    Happening,
     HeldBack,
     Progressed,
     Ready,
     Rejected,
     Starting,
     Unusable,
+    WorkerEvent,
     WorkerLost,
     WorkerRecycled,
     WorksAgain,
 )
 from watcher.evaluation.running import Running
 from watcher.evaluation.worker import PROTOCOL, Worker
+from watcher.types import Lease
 
 # Only a new worker reads the new data; the checkpoint is not to blame.
 DATASET_CHANGED = "dataset_changed"
@@ -200,26 +200,26 @@ class Supervisor:
         self._running.append(Running(lease, now, now + self.limits.stall_seconds))
         self._send({"type": "evaluate", "id": lease.token, "prefix": str(lease.prefix)}, now)
 
-    def tick(self, now: float) -> list[Happening]:
+    def tick(self, now: float) -> list[WorkerEvent]:
         """Start a worker if there is none, and take what the present one has to say.
 
         Raises:
             WorkerRefused: the worker says that this set-up can never be evaluated.
             WorkerError: no worker ever became ready, in as many attempts as allowed.
         """
-        happenings = self._turn(now)
+        events = self._turn(now)
         if self._said_held_back == self.breaker.closed:
             self._said_held_back = not self._said_held_back
-            happenings.append(self._news())
-        return happenings
+            events.append(self._news())
+        return events
 
     def _news(self) -> HeldBack | WorksAgain:
         if self.breaker.closed:
             return WorksAgain(self.device)
         return HeldBack(self.device, self.breaker.explanation, self.breaker.take_counted())
 
-    def _turn(self, now: float) -> list[Happening]:
-        happenings: list[Happening] = []
+    def _turn(self, now: float) -> list[WorkerEvent]:
+        events: list[WorkerEvent] = []
         try:
             if self.worker is None:
                 if not self._needed:
@@ -231,15 +231,15 @@ class Supervisor:
             for message in self.worker.receive():
                 happening = self._take(message, now)
                 if happening:
-                    happenings.append(happening)
+                    events.append(happening)
             if self._spent:
-                happenings.append(self._end(self.breaker.reason, now))
+                events.append(self._end(self.breaker.reason, now))
             elif self._too_large is not None and not self._running:
-                happenings.append(self._recycle(now))
+                events.append(self._recycle(now))
             elif now >= self._next_deadline():
                 raise WorkerError(self._broken or self._overdue())
             elif self._gives_way(now):
-                happenings.append(self._give_way(now))
+                events.append(self._give_way(now))
         except DeviceTaken as error:
             self.waiting_for, self._restart_at = error.message, now + _TAKEN_SECONDS
         except WorkerStillThere as error:
@@ -247,8 +247,8 @@ class Supervisor:
             self._blocked_at = min(self._blocked_at, now)
             self._blocked_long = now - self._blocked_at >= self.limits.start_seconds
         except WorkerError as error:
-            happenings.append(self._lose(error.message, now, error.hint))
-        return happenings
+            events.append(self._lose(error.message, now, error.hint))
+        return events
 
     def abandon(self) -> None:
         """End the worker in the middle of whatever it does, because its lease is lost."""
@@ -319,7 +319,7 @@ class Supervisor:
             # The next tick ends it and gives back what it holds.
             self._broken, self._deadline = error.message, now
 
-    def _take(self, message: dict[str, Any], now: float) -> Happening | None:
+    def _take(self, message: dict[str, Any], now: float) -> WorkerEvent | None:
         kind = message["type"]
         try:
             if kind == "hello":
@@ -357,7 +357,7 @@ class Supervisor:
 
     def _take_answer(
         self, kind: str, message: dict[str, Any], running: Running, now: float
-    ) -> Happening:
+    ) -> WorkerEvent:
         assert self.ready is not None and self.worker is not None
         if kind == "progress":
             done, total = int(message["done"]), int(message["total"])

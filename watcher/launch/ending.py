@@ -13,11 +13,11 @@ import msgspec
 
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
-from watcher.files import read_regular
+from watcher.files.atomic_io import read_regular
 from watcher.launch.command import interpreter
 from watcher.launch.decide import describe
 from watcher.promotion.promote import BOARD_FILE
-from watcher.reading import open_reader
+from watcher.store.reading import open_reader
 
 # Importing TensorFlow and building the model take less, on a slow machine too.
 _AT_ONCE_SECONDS = 60.0

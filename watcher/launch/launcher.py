@@ -33,7 +33,7 @@ from watcher.launch.saves import Checkpoints, Mark, SaveWatch
 from watcher.launch.sentinel import Sentinel
 from watcher.launch.signals import ENDING, FORWARDED, Signals
 from watcher.launch.terminal import Terminal
-from watcher.reading import open_reader
+from watcher.store.reading import open_reader
 
 _LOOK_SECONDS = 0.5
 _CLOSE_LOOK_SECONDS = 0.05

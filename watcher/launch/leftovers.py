@@ -13,11 +13,11 @@ import os
 import shutil
 from pathlib import Path
 
-from watcher.database_file import DATABASE_NAME, PINS_NAME
+from watcher.control.channel import FOLDER_NAME as REQUESTS
 from watcher.errors import StoreError
 from watcher.evaluation.snapshot import FOLDER_NAME as SNAPSHOT
-from watcher.inbox import FOLDER_NAME as REQUESTS
-from watcher.reading import open_reader
+from watcher.store.database_file import DATABASE_NAME, PINS_NAME
+from watcher.store.reading import open_reader
 
 _LOCK = "lock"
 _FOLDERS = frozenset({REQUESTS, SNAPSHOT})

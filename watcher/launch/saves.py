@@ -20,8 +20,8 @@ from watcher.checkpoints.bundle import (
     read_global_step,
     read_index,
 )
-from watcher.checkpoints.discover import scan
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
+from watcher.sources.discover import scan
 
 # A name, and what changes when the thing is worked on.
 Mark = tuple[object, ...]

@@ -8,7 +8,7 @@ import select
 import time
 from pathlib import Path
 
-from watcher.database_file import iso
+from watcher.store.database_file import iso
 
 _PATIENCE_SECONDS = 1.0
 _STDERR = 2

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
-from watcher.files import read_regular
+from watcher.files.atomic_io import read_regular
 from watcher.promotion.promote import BOARD_FILE
 from watcher.promotion.sentinel import read_sentinel
-from watcher.reading import Reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.reading import Reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from watcher.decision.metric import Key, parse_metric, unknown_metric
+from watcher.decision.metric import parse_metric, unknown_metric
 from watcher.errors import WatcherError
 from watcher.plot.series import Evaluated, Promotion, Run, Stop, names_to_read
-from watcher.reading import Reader
+from watcher.store import queries
+from watcher.store.reading import Reader
 
 
 def read_run(
@@ -40,8 +41,8 @@ def read_run(
         metric=row["metric"],
         mode=row["mode"],
         evaluations=_evaluations(reader, row["id"], names, beginnings),
-        promotions=_promotions(reader, row["id"]),
-        stop=_stop(reader, row["id"]),
+        promotions=tuple(Promotion(**one) for one in queries.placed(reader, row["id"])),
+        stop=Stop(**stop) if (stop := queries.stopped(reader, row["id"])) else None,
     )
 
 
@@ -92,63 +93,15 @@ def lacks(run: Run, metrics: Sequence[str]) -> list[str]:
 def _evaluations(
     reader: Reader, run_id: int, names: Sequence[str], beginnings: Sequence[str]
 ) -> tuple[Evaluated, ...]:
-    rows = reader.all(
-        "SELECT e.id, c.id AS checkpoint_id, c.name, coalesce(c.global_step, 0) AS step, e.score,"
-        " c.generation FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " WHERE r.id = ? ORDER BY c.generation, step, c.id",
-        [run_id],
-    )
-    values: dict[int, dict[Key, float | None]] = {row["id"]: {} for row in rows}
-    wanted = [f"name IN ({', '.join('?' * len(names))})", *["name GLOB ?"] * len(beginnings)]
-    found = reader.all(
-        "SELECT evaluation_id, name, category, value FROM metrics"
-        f" WHERE {' OR '.join(wanted)} ORDER BY evaluation_id, name, category",
-        [*names, *(f"{beginning}*" for beginning in beginnings)],
-    )
-    for row in found:
-        if row["evaluation_id"] in values:
-            values[row["evaluation_id"]][row["name"], row["category"]] = row["value"]
+    rows, values = queries.scored(reader, run_id), queries.values_named(reader, names, beginnings)
     return tuple(
         Evaluated(
             row["checkpoint_id"],
             row["name"],
             row["step"],
             row["score"],
-            values[row["id"]],
+            values.get(row["id"], {}),
             row["generation"],
         )
         for row in rows
     )
-
-
-def _promotions(reader: Reader, run_id: int) -> tuple[Promotion, ...]:
-    # A checkpoint whose row was replaced, its metric another say, has several: the first says when
-    # it came, one that was not evicted says where it is.
-    rows = reader.all(
-        "SELECT p.checkpoint_id, min(p.promoted_at) AS promoted_at,"
-        " max(CASE WHEN p.evicted_at IS NULL THEN p.rank END) AS rank"
-        " FROM promotions p JOIN runs r ON r.id = p.run_id AND r.board = p.board"
-        " WHERE r.id = ? GROUP BY p.checkpoint_id ORDER BY p.checkpoint_id",
-        [run_id],
-    )
-    return tuple(Promotion(**row) for row in rows)
-
-
-def _stop(reader: Reader, run_id: int) -> Stop | None:
-    # The first since it was last withdrawn. It was decided on the evaluations recorded by then.
-    said = reader.one(
-        "SELECT at, message FROM events WHERE run_id = ? AND kind = 'stop' AND id >"
-        " (SELECT coalesce(max(id), 0) FROM events WHERE run_id = ? AND kind = 'stop_withdrawn')"
-        " ORDER BY id LIMIT 1",
-        [run_id, run_id],
-    )
-    if said is None:
-        return None
-    reached = reader.one(
-        "SELECT c.generation, c.global_step AS step FROM evaluations e"
-        " JOIN checkpoints c ON c.id = e.checkpoint_id WHERE c.run_id = ? AND e.evaluated_at <= ?"
-        " AND c.global_step NOT NULL ORDER BY c.generation DESC, c.global_step DESC LIMIT 1",
-        [run_id, said["at"]],
-    )
-    return Stop(reached["step"], said["message"], reached["generation"]) if reached else None

@@ -24,10 +24,10 @@ from watcher.checkpoints.pin import (
     signature,
     taking_checkpoint,
 )
-from watcher.data import Leader
 from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
-from watcher.files import flushing
-from watcher.slices import Job, Progress, Unfinished, Work
+from watcher.files.atomic_io import flushing
+from watcher.files.slices import Job, Progress, Unfinished, Work
+from watcher.types import Leader
 
 OURS = re.compile(r"(ckpt-[0-9]+(?:-[0-9a-f]{8})?)\.(?:index|data-[0-9]{5}-of-[0-9]{5})")
 WORKING = ".new"

@@ -16,20 +16,20 @@ import structlog
 
 from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
-from watcher.config.ranking import KEPT_BOARD
-from watcher.data import ScoredCheckpoint
+from watcher.config.policies import boards, retain_policy
+from watcher.decision.board import KEPT_BOARD, Board
 from watcher.decision.metric import Key
-from watcher.decision.policy import Board, boards, retain_policy
 from watcher.decision.rank import Ranking, judge
 from watcher.decision.retain import as_pinned, retain
 from watcher.decision.stop import StopDecision
 from watcher.errors import LeaderLost, PinError
+from watcher.files.slices import Unfinished
 from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BoardText
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
-from watcher.slices import Unfinished
 from watcher.store import PINS_NAME, Store
+from watcher.types import ScoredCheckpoint
 
 _log = structlog.get_logger(__name__)
 
@@ -214,7 +214,7 @@ class Projector:
         if any(promotions.awaiting_new_score(board.name) for board in self._boards):
             return
         here = self._recall.here()
-        released = self._store.by_hand.released(here)
+        released = self._store.manual.released(here)
         if released:
             at_hand = ledger.scored_of(row["id"] for row in released)
             rows = [*ledger.scored_and_pinned(), *at_hand]

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 
 from watcher.checkpoints.pin import Verified
-from watcher.data import Leader
-from watcher.files import fsync_folder, is_half_written, read_regular, replace_file
+from watcher.files.atomic_io import fsync_folder, is_half_written, read_regular, replace_file
 from watcher.promotion.placing import OURS, WORKING, Contents, Placing, look_into
+from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"

@@ -16,12 +16,12 @@ from typing import Protocol
 
 import structlog
 
-from watcher.checkpoints.discover import scan
 from watcher.checkpoints.pin import Verified, identify, pinning
-from watcher.data import FoundCheckpoint, Pin
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
-from watcher.slices import Job, Unfinished, slice_end
+from watcher.files.slices import Job, Unfinished, slice_end
+from watcher.sources.discover import scan
 from watcher.store import Store
+from watcher.types import FoundCheckpoint, Pin
 
 _log = structlog.get_logger(__name__)
 
@@ -114,7 +114,7 @@ class Recall:
         if taken.sha256 != sha256:
             return False
         path = "/".join(taken.prefix.parts[-2:])
-        self._store.by_hand.note_pin(checkpoint_id, path, taken.method)
+        self._store.manual.note_pin(checkpoint_id, path, taken.method)
         self._given.add(checkpoint_id)
         return True
 

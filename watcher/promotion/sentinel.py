@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from watcher import __version__
-from watcher.data import ScoredCheckpoint
 from watcher.decision.stop import StopDecision
-from watcher.files import read_regular, replace_file
+from watcher.files.atomic_io import read_regular, replace_file
+from watcher.types import ScoredCheckpoint
 
 SENTINEL_SCHEMA = 1
 _MOVING = ("created_at", "version")

@@ -14,8 +14,7 @@ from datetime import datetime
 import structlog
 
 from watcher.config import Settings
-from watcher.data import ScoredCheckpoint
-from watcher.decision.policy import stop_policy
+from watcher.config.policies import stop_policy
 from watcher.decision.stop import (
     StopDecision,
     StopPolicy,
@@ -32,6 +31,7 @@ from watcher.promotion.sentinel import (
     write_sentinel,
 )
 from watcher.store import Store, iso
+from watcher.types import ScoredCheckpoint
 
 _log = structlog.get_logger(__name__)
 

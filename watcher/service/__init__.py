@@ -1,6 +1,6 @@
 """What tells others of a run: health and metrics over HTTP, and notifications.
 
-None of it can disturb the loop: each part has threads of its own, keeps the last `Presence` that
+None of it can disturb the loop: each part has threads of its own, keeps the last `Heartbeat` that
 the loop showed, and reads the database as any reader does.
 """
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from watcher.config import Settings
-from watcher.presence import Presence
+from watcher.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from watcher.service.endpoints import Endpoints
@@ -30,7 +30,7 @@ def listen(settings: Settings, run: str, stack: ExitStack) -> Endpoints | None:
 
 def told_of(
     settings: Settings, run: str, stack: ExitStack, endpoints: Endpoints | None
-) -> list[Callable[[Presence], None]]:
+) -> list[Callable[[Heartbeat], None]]:
     """Begin to tell of the loop, until `stack` is closed.
 
     Args:
@@ -45,7 +45,7 @@ def told_of(
     Raises:
         ConfigError, StoreError: the notifications that are asked for cannot be sent.
     """
-    audience: list[Callable[[Presence], None]] = []
+    audience: list[Callable[[Heartbeat], None]] = []
     if settings.notify or settings.notify_command:
         from watcher.service.notify import Notifications
 

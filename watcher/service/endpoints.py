@@ -8,7 +8,7 @@ from typing import Self
 import structlog
 
 from watcher.config import Settings
-from watcher.presence import Presence
+from watcher.heartbeat import Heartbeat
 from watcher.service.health import Health
 from watcher.service.http import Answer, HttpServer, Respond
 
@@ -66,9 +66,9 @@ class Endpoints:
             _log.warning("/metrics is off", reason=_NO_METRICS)
         self._health.begin()
 
-    def show(self, presence: Presence) -> None:
+    def show(self, heartbeat: Heartbeat) -> None:
         """Take one turn of the loop; returns at once."""
-        self._health.show(presence)
+        self._health.show(heartbeat)
 
     def __enter__(self) -> Self:
         self._server.__enter__()

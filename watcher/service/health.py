@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.presence import Presence, stuck
+from watcher.heartbeat import Heartbeat, stuck
 from watcher.service.http import Answer
 
 
@@ -21,7 +21,7 @@ class Health:
     """The last turn of the loop, and what follows from it.
 
     Attributes:
-        presence: The last turn; before the loop begins, one that it need not follow.
+        heartbeat: The last turn; before the loop begins, one that it need not follow.
     """
 
     def __init__(
@@ -29,29 +29,29 @@ class Health:
     ) -> None:
         self._patience = patience_seconds
         self._steady = steady
-        self.presence = Presence(turned=steady(), due=math.inf)
+        self.heartbeat = Heartbeat(turned=steady(), due=math.inf)
 
     def begin(self) -> None:
         """Expect the loop to turn from now on."""
         steady = self._steady()
-        self.presence = Presence(turned=steady, due=steady)
+        self.heartbeat = Heartbeat(turned=steady, due=steady)
 
-    def show(self, presence: Presence) -> None:
+    def show(self, heartbeat: Heartbeat) -> None:
         """Take the loop's latest turn."""
-        self.presence = presence
+        self.heartbeat = heartbeat
 
     def stuck(self) -> str | None:
         """Say why there is no progress, None when there is."""
-        return stuck(self.presence, self._steady(), self._patience)
+        return stuck(self.heartbeat, self._steady(), self._patience)
 
     def unready(self) -> str | None:
         """Say why checkpoints cannot be scored now, None when they can."""
-        presence = self.presence
-        if presence.ready:
+        heartbeat = self.heartbeat
+        if heartbeat.ready:
             return self.stuck()
-        if presence.failure or not presence.status:
-            return presence.failure or "starting"
-        return presence.status.get("held_back") or f"the worker is {presence.status['worker']}"
+        if heartbeat.failure or not heartbeat.status:
+            return heartbeat.failure or "starting"
+        return heartbeat.status.get("held_back") or f"the worker is {heartbeat.status['worker']}"
 
     def healthz(self, _accept: str = "") -> Answer:
         """Answer `/healthz`: 200 while there is progress, else 503 and why."""
@@ -59,10 +59,10 @@ class Health:
 
     def readyz(self, _accept: str = "") -> Answer:
         """Answer `/readyz`: 200 while checkpoints are scored as they come, else 503 and why."""
-        return self._answer(self.unready(), {"degraded": self.presence.degraded})
+        return self._answer(self.unready(), {"degraded": self.heartbeat.degraded})
 
     def _answer(self, reason: str | None, more: dict[str, Any]) -> Answer:
-        turned = round(self._steady() - self.presence.turned, 1)
+        turned = round(self._steady() - self.heartbeat.turned, 1)
         said = {"ok": reason is None, "reason": reason, "seconds_since_turn": turned, **more}
         return Answer(
             200 if reason is None else 503, "application/json", msgspec.json.encode(said) + b"\n"

@@ -26,12 +26,12 @@ from prometheus_client.registry import Collector
 
 from watcher import __version__
 from watcher.config import Settings
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
-from watcher.presence import DEGRADATIONS, Presence
-from watcher.service.facts import FactReader, Facts, Totals, unix
+from watcher.heartbeat import DEGRADATIONS, Heartbeat
 from watcher.service.health import Health
 from watcher.service.http import Answer
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.facts import FactReader, Facts, Totals, unix
 
 _PREFIX = "checkpoint_watcher_"
 _STATES = (
@@ -77,7 +77,7 @@ class _RunCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all that can be told now; what needs the database is left out while it fails."""
-        yield from self._of_presence(self._health.presence)
+        yield from self._of_presence(self._health.heartbeat)
         facts = self._look()
         yield self._gauge("database_readable", "Whether /metrics can read the database.", facts)
         if facts:
@@ -123,8 +123,8 @@ class _RunCollector(Collector):
             family.add_metric([self._run, *key], value)
         return family
 
-    def _of_presence(self, presence: Presence) -> Iterator[Metric]:
-        status, degraded = presence.status, presence.degraded
+    def _of_presence(self, heartbeat: Heartbeat) -> Iterator[Metric]:
+        status, degraded = heartbeat.status, heartbeat.degraded
         info = InfoMetricFamily(_PREFIX + "run", "What is watched, and how.", labels=("run",))
         settings = self._settings
         about = {"metric": settings.metric, "mode": settings.better, "version": __version__}
@@ -144,12 +144,12 @@ class _RunCollector(Collector):
         yield self._counter(
             "worker_restarts",
             "Workers started in place of another since the daemon was.",
-            max(presence.worker_starts - 1, 0),
+            max(heartbeat.worker_starts - 1, 0),
         )
         yield self._counter(
             "worker_failures",
             "Workers that died, hung or spoke nonsense since the daemon started.",
-            presence.worker_losses,
+            heartbeat.worker_losses,
         )
         yield self._family(
             GaugeMetricFamily,

@@ -24,14 +24,14 @@ import structlog
 
 from watcher import __version__
 from watcher.config import Settings
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import ConfigError, StoreError
-from watcher.files import replace_file
-from watcher.presence import Presence
+from watcher.files.atomic_io import replace_file
+from watcher.heartbeat import Heartbeat
 from watcher.service.channel import Channel, Deliver
-from watcher.service.facts import FactReader
 from watcher.service.notices import Notice, Situation, Told, best_key, ended
 from watcher.service.program import run_program
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.facts import FactReader
 
 FILE_NAME = "notified.json"
 CLOSE_SECONDS = 4.0
@@ -72,7 +72,7 @@ class Notifications:
         self._database = settings.state_path / DATABASE_NAME
         self._file = settings.state_path / FILE_NAME
         self._lock = threading.Lock()
-        self._presence: Presence | None = None
+        self._heartbeat: Heartbeat | None = None
         self._since: dict[str, float] = {}
         self._key: object = None
         self._woken = 0.0
@@ -102,15 +102,15 @@ class Notifications:
         for key, told in self._all_told.items():
             self._keep(key, told)
 
-    def show(self, presence: Presence) -> None:
+    def show(self, heartbeat: Heartbeat) -> None:
         """Take one turn of the loop; returns at once."""
         if not self._channels:
             return
-        steady, degraded = self._steady(), presence.degraded
+        steady, degraded = self._steady(), heartbeat.degraded
         self._since = {what: self._since.get(what, steady) for what in degraded}
-        self._presence = presence
+        self._heartbeat = heartbeat
         seen = ("worker", "checkpoint", "stop", "watch", "pins", "problem", "tensorboard")
-        key = ([presence.status.get(name) for name in seen], sorted(degraded))
+        key = ([heartbeat.status.get(name) for name in seen], sorted(degraded))
         if key != self._key or steady - self._woken > _WAKE_SECONDS:
             self._key, self._woken = key, steady
             for channel in self._channels:
@@ -150,13 +150,13 @@ class Notifications:
     # -- what channels ask for, in their own threads
 
     def _look(self, told: Told) -> Situation:
-        presence = self._presence
-        status: Mapping[str, Any] = presence.status if presence else {}
+        heartbeat = self._heartbeat
+        status: Mapping[str, Any] = heartbeat.status if heartbeat else {}
         stop = status.get("stop")
         steady = self._steady()
         degraded = {
             what: why
-            for what, why in (presence.degraded if presence else {}).items()
+            for what, why in (heartbeat.degraded if heartbeat else {}).items()
             if what not in _PASSING
             or steady - self._since.get(what, steady) >= _LASTING_SECONDS
             or what in told.degraded
@@ -195,7 +195,7 @@ class Notifications:
             return {}
 
     def _payload(self, notice: Notice) -> bytes:
-        """Return what a command reads; the README describes it."""
+        """Return what a command reads, as docs/how-to/notifications.md describes it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         said = {
             "schema": 1,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from watcher.doctor.processes import Trainer
 from watcher.launch.command import interpreter
+from watcher.launch.processes import Trainer
 
 _LOOK_SECONDS = 10.0
 _MOST = 40

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from watcher.config import Settings, make_settings
-from watcher.decision.policy import boards
+from watcher.config.policies import boards
 from watcher.doctor import cadence, device, training
 from watcher.doctor.examine import pace
-from watcher.doctor.processes import Trainer, trainer_on, trainers
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.launch.command import flag_value
-from watcher.reading import read_last_start
+from watcher.launch.processes import Trainer, trainer_on, trainers
 from watcher.setup.interpreters import as_found, candidates, with_both
 from watcher.setup.settings_file import Found, Outlook
+from watcher.store.reading import read_last_start
 
 _PLACES = "MODEL_DIR/pipeline.config", "MODEL_DIR/../pipeline.config", "in the current folder"
 _NAMED = 8

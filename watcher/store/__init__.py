@@ -1,6 +1,6 @@
 """The database, which is the truth about a run; everything on disk is a projection of it.
 
-One process writes, the daemon that holds the lock; any number may read (`watcher.reading`).
+One process writes, the daemon that holds the lock; any number may read (`watcher.store.reading`).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import uuid
 from pathlib import Path
 from typing import Self
 
-from watcher.database_file import DATABASE_NAME, PINS_NAME, iso
-from watcher.store.by_hand import ByHand
 from watcher.store.database import RunDatabase
+from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
+from watcher.store.manual import Manual
 from watcher.store.promotions import Promotions
 from watcher.store.queue import LeaseLost, Queue
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Store:
-    """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `by_hand`."""
+    """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `manual`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Store:
         self.queue = Queue(self._database)
         self.ledger = Ledger(self._database, self.queue)
         self.promotions = Promotions(self._database)
-        self.by_hand = ByHand(self._database)
+        self.manual = Manual(self._database)
 
     def set_patience(self, seconds: float) -> None:
         """Say how long a call waits for another program's lock, before StoreBusy."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from watcher.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.errors import StoreError, StoreLost
-from watcher.mounts import mount_now
-from watcher.moved import Moved, recorded_settings
+from watcher.files.mounts import mount_now
+from watcher.store.database_file import PINS_NAME, REBUILD_HINT, explained, iso
+from watcher.store.moved import Moved, recorded_settings
 from watcher.store.schema import migrations, unknown_migrations
 from watcher.store.sqlite import Database
 

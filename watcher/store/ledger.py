@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from watcher.data import Evaluation, Lease
-from watcher.database_file import iso
 from watcher.decision.metric import Metric, Values
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
-from watcher.rows import Rows
 from watcher.store.database import RunDatabase
+from watcher.store.database_file import iso
 from watcher.store.queue import Queue
+from watcher.store.rows import Rows
+from watcher.types import Evaluation, Lease
 
 _CHANGED = "the evaluation changed"
 

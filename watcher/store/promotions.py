@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from watcher.data import Leader
-from watcher.database_file import iso
 from watcher.store.database import MEASURED, RunDatabase
+from watcher.store.database_file import iso
+from watcher.types import Leader
 
 
 class Promotions:

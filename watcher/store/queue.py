@@ -13,13 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from watcher.config.ranking import KEPT_BOARD
-from watcher.data import FoundCheckpoint, Lease, Pin, Queued
-from watcher.database_file import iso
+from watcher.decision.board import KEPT_BOARD
 from watcher.decision.generation import Life, Save, generation_of
 from watcher.errors import StoreError
-from watcher.rows import QUEUE_ORDER
 from watcher.store.database import MEASURED, RunDatabase
+from watcher.store.database_file import iso
+from watcher.store.rows import QUEUE_ORDER
+from watcher.types import FoundCheckpoint, Lease, Pin, Queued
 
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 

@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
 from watcher.evaluation import scratch
-from watcher.reading import Reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.reading import Reader
 from watcher.tensorboard.folder import arrange
 from watcher.tensorboard.points import Point, content, pictures_of, points
 

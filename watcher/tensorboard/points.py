@@ -9,22 +9,15 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-import msgspec
-
 from watcher.decision.metric import Values
-from watcher.reading import Reader
+from watcher.store import queries
+from watcher.store.reading import Reader
 
 # Before workers told which metrics the OD API does not have there was this one.
 _OWN_METRICS = ("latency_ms",)
 OWN_PREFIX = "checkpoint_watcher/"
 EARLIER_PREFIX = "earlier-"
 _AP, _NOTHING_MEASURED = "Precision/mAP", -1.0
-_COLUMNS = (
-    "c.id AS checkpoint_id, c.generation, c.global_step, c.sha256, e.id, e.fingerprint,"
-    " e.evaluated_at,"
-    " json_extract(e.details, '$.eval_name') AS eval_name,"
-    " json_extract(e.details, '$.eval_input') AS eval_input"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +59,7 @@ def points(reader: Reader) -> list[Point]:
     Raises:
         StoreError: the database cannot be read.
     """
-    rows = reader.all(
-        f"SELECT {_COLUMNS} FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " WHERE c.global_step IS NOT NULL ORDER BY e.evaluated_at, e.id"
-    )
+    rows = queries.with_steps(reader)
     # A row that was made anew after the database was lost does not tell; its like do.
     names = {row["fingerprint"]: name for row in rows if (name := _name(row)) is not None}
     # Of each eval input the evaluation counts that was made last, or is the run's now.
@@ -102,7 +92,7 @@ def content(reader: Reader, point: Point, *, categories: bool = False) -> Conten
     Raises:
         StoreError: the database cannot be read.
     """
-    details = _details(reader, point)
+    details = reader.details_of(point.evaluation_id)
     own = set(details.get("own_metrics") or _OWN_METRICS)
     values = reader.values_of(point.evaluation_id)
     named = {name: value for (name, of), value in values.items() if not of}
@@ -114,13 +104,8 @@ def content(reader: Reader, point: Point, *, categories: bool = False) -> Conten
 
 def pictures_of(reader: Reader, point: Point) -> str | None:
     """Return the `pictures` of a point's content, without reading its values."""
-    pictures: str | None = _details(reader, point).get("visualizations")
+    pictures: str | None = reader.details_of(point.evaluation_id).get("visualizations")
     return pictures
-
-
-def _details(reader: Reader, point: Point) -> dict[str, Any]:
-    row = reader.one("SELECT details FROM evaluations WHERE id = ?", [point.evaluation_id])
-    return msgspec.json.decode(row["details"]) if row else {}
 
 
 def _by_category(values: Values) -> dict[str, float | None]:

@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from watcher.data import ScoredCheckpoint
 from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
+from watcher.types import ScoredCheckpoint
 from watcher.view.fitting import Fitting
 from watcher.view.tables import add_number, add_text, plain_table, small_figure
 

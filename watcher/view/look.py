@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from watcher.moved import recorded_settings
-from watcher.reading import Reader
+from watcher.store.moved import recorded_settings
+from watcher.store.reading import Reader
 
 _PACE_OF = 5
 _FAILURES = 3
@@ -338,7 +338,7 @@ def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
     """Return what is left of the patience when no daemon says so, by the run's last settings."""
     # These only here: a daemon says it by itself.
     from watcher.config import make_settings
-    from watcher.decision.policy import stop_policy
+    from watcher.config.policies import stop_policy
     from watcher.decision.stop import patience_left, walk
     from watcher.errors import ConfigError
 

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from watcher.config.ranking import KEPT_BOARD
+from watcher.decision.board import KEPT_BOARD
 from watcher.view.curve import Curve
 from watcher.view.fitting import Fitting
 from watcher.view.look import Look

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from watcher.web.queries import CARDS, OVER_RUNS, SHOWN, Query
+from watcher.store.page_queries import CARDS, OVER_RUNS, SHOWN, Query
 
 OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"

@@ -6,10 +6,10 @@ import time
 import warnings
 from pathlib import Path
 
-from watcher.database_file import iso
 from watcher.errors import ConfigError, WebError
-from watcher.files import replace_file
-from watcher.reading import Reader
+from watcher.files.atomic_io import replace_file
+from watcher.store.database_file import iso
+from watcher.store.reading import Reader
 from watcher.web.report import make_report
 from watcher.web.report_data import read_report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from watcher.web.queries import ASKED, SHOWN, Query
+from watcher.store.page_queries import ASKED, SHOWN, Query
 
 _CHECKPOINT = {
     "run": "Name of the run",

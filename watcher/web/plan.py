@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from watcher.database_file import DATABASE_NAME
 from watcher.errors import StoreError
-from watcher.reading import open_reader
+from watcher.store.database_file import DATABASE_NAME
+from watcher.store.page_queries import FRESHNESS
+from watcher.store.reading import open_reader
 from watcher.web.charts import OVERVIEW, overview_dashboard, run_dashboard
 from watcher.web.metadata import database_metadata
-from watcher.web.queries import FRESHNESS
 
 # A chart of a long run is one answer; so many points a browser still draws.
 MAX_ROWS = 10_000
@@ -74,7 +74,7 @@ def served_run(model_dir: Path, state_dir: Path) -> ServedRun:
     """
     with open_reader(state_dir, timeout_seconds=_BUSY_SECONDS) as reader:
         run, frozen = reader.run(), reader.frozen
-        reader.one("SELECT state FROM run_state")  # of an earlier version it has no such view
+        reader.require_views()
         status = (state_dir / DATABASE_NAME).stat()
     return ServedRun(
         model_dir,

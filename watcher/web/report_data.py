@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from watcher.moved import recorded_settings
-from watcher.reading import Reader
+from watcher.store import queries
+from watcher.store.moved import recorded_settings
+from watcher.store.reading import Reader
 from watcher.view.changes import Measured, measured
 from watcher.view.look import Look, Looker
 
@@ -56,24 +57,16 @@ def read_report(reader: Reader) -> ReportData:
     board = look.best
     best = next((row for row in rows if board and row["sha256"] == board["sha256"]), None)
     last = rows[-1] if rows else None
-    states = ", ".join(f"'{state}'" for state in _NOT_EVALUATED)
-    count = reader.one("SELECT count(*) AS n FROM events")
+    events, event_count = queries.events(reader, MOST_EVENTS)
     settings = recorded_settings(look.run)
     if settings and look.run["mode"]:
         settings["mode"] = look.run["mode"]  # what it came to, where it was not set
     return ReportData(
         look=look,
         history=look.recent,
-        failures=reader.all(
-            "SELECT checkpoint, global_step, state, reason FROM history"
-            f" WHERE state IN ({states}) ORDER BY discovered_at DESC LIMIT ?",
-            [MOST_CHECKPOINTS],
-        ),
-        events=reader.all(
-            "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?",
-            [MOST_EVENTS],
-        ),
-        event_count=count["n"] if count else 0,
+        failures=queries.not_evaluated(reader, _NOT_EVALUATED, MOST_CHECKPOINTS),
+        events=events,
+        event_count=event_count,
         best=_measured(reader, best),
         last=_measured(reader, last),
         evaluation=_evaluation(reader, best or last),
@@ -86,11 +79,7 @@ def _measured(reader: Reader, row: dict[str, Any] | None) -> Measured | None:
 
 
 def _evaluation(reader: Reader, row: dict[str, Any] | None) -> dict[str, Any] | None:
-    found = row and reader.one(
-        "SELECT device, images, eval_seconds, evaluated_at, versions, details FROM evaluations"
-        " WHERE id = ?",
-        [row["evaluation_id"]],
-    )
+    found = row and queries.evaluation(reader, row["evaluation_id"])
     if not found:
         return None
     decoded = {name: msgspec.json.decode(found[name]) for name in ("versions", "details")}

@@ -17,8 +17,8 @@ os.dup2(2, 1)
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "od"))
 from evaluators_package import VERSIONS  # noqa: E402, I001
 from evaluators.clock import Clock  # noqa: E402
-from evaluators.evaluation import Evaluation  # noqa: E402
-from evaluators.model import inputs_of_the_model  # noqa: E402
+from evaluators.od_api.evaluation import Evaluation  # noqa: E402
+from evaluators.od_api.model import inputs_of_the_model  # noqa: E402
 
 
 def silent(*numbers):

@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "od"))
 import coco_backends
-from evaluators import coco
+from evaluators.od_api import coco
 from object_detection.metrics import coco_evaluation, coco_tools
 from object_detection.protos import eval_pb2
 

@@ -1,0 +1,168 @@
+"""Reads the model's variables out of a checkpoint by key, all in one operation.
+
+`tf.train.Checkpoint.restore` walks the whole object graph each time, which costs far more than the
+reading. The keys do not change between two checkpoints of one run, so they are learned once.
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from evaluators.od_api import misfit
+from evaluators.protocol import Failure
+
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+SLOT = "/.OPTIMIZER_SLOT/"
+# Where train_loop's Checkpoint(step, model, optimizer) keeps the moving averages.
+AVERAGE = SLOT + "optimizer/average"
+STEP_KEY = "step" + VALUE
+NAMED_MISMATCHES = 5
+READ_ERRORS = (tf.errors.OpError, IndexError, OSError, ValueError)
+
+
+def variables_by_key(**root):
+    """Returns {key in a checkpoint: variable} of the named objects.
+
+    TensorFlow has no public way to ask for it, in all the versions supported. So each variable is
+    given a number of its own, a checkpoint is written, and the numbers are looked up in it; the
+    values are put back afterwards.
+    """
+    variables = {v.ref(): v for name in root for v in root[name].variables}
+    variables = list(variables.values())
+    values = [v.numpy() for v in variables]
+    with tempfile.TemporaryDirectory(prefix="checkpoint-watcher-") as folder:
+        for number, variable in enumerate(variables):
+            variable.assign(_marked(variable, number))
+        prefix = tf.train.Checkpoint(**root).write(str(pathlib.Path(folder, "numbered")))
+        reader = tf.train.load_checkpoint(prefix)
+        keys = [key for key in reader.get_variable_to_shape_map() if key.endswith(VALUE)]
+        keys = [key for key in keys if key.split("/")[0] in root]
+        found = {key: variables[_number(reader.get_tensor(key))] for key in sorted(keys)}
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+    if len(found) != len(variables):
+        raise RuntimeError(
+            "the model has {} variables and saves {}".format(len(variables), len(found))
+        )
+    return found
+
+
+def read(prefix, variables, averaged, classes=None):
+    """Reads the global step and the value of each variable.
+
+    Args:
+        prefix: the checkpoint's prefix.
+        variables: {key: variable} the checkpoint must hold, no more and no less.
+        averaged: keys whose moving average is to be returned.
+        classes: how many pipeline.config says, None where that is not known.
+
+    Returns:
+        {key: value}, the step as an int64 under STEP_KEY.
+
+    Raises:
+        Failure: it cannot be read, its variables are not the model's, or one is not finite.
+    """
+    expected = _expected(variables, averaged)
+    try:
+        _check(prefix, expected, averaged, classes)
+        keys = list(expected)
+        tensors = tf.raw_ops.RestoreV2(
+            prefix=prefix,
+            tensor_names=keys,
+            shape_and_slices=[""] * len(keys),
+            dtypes=[expected[key][1] for key in keys],
+        )
+    except READ_ERRORS as error:
+        raise _unreadable(prefix, error) from error
+    values = {key: tensor.numpy() for key, tensor in zip(keys, tensors)}
+    _check_finite(values)
+    for key in averaged:
+        # The OD API swaps the two in place by sums and differences, so what it evaluates is
+        # (average + value) - value, rounded twice.
+        values[key] = (values.pop(_average_key(key)) + values[key]) - values[key]
+    return values
+
+
+def check(prefix, variables, averaged, classes=None):
+    """Compares the names, shapes and types alone; no value is read. Arguments as for `read`.
+
+    Raises:
+        Failure: it cannot be read, or its variables are not the model's.
+    """
+    try:
+        _check(prefix, _expected(variables, averaged), averaged, classes)
+    except READ_ERRORS as error:
+        raise _unreadable(prefix, error) from error
+
+
+def _expected(variables, averaged):
+    """Returns {key: (shape, type)} of what a checkpoint must hold."""
+    expected = {key: (list(v.shape), v.dtype) for key, v in variables.items()}
+    expected[STEP_KEY] = ([], tf.int64)
+    for key in averaged:
+        expected[_average_key(key)] = expected[key]
+    return expected
+
+
+def _unreadable(prefix, error):
+    text = "checkpoint ({}) cannot be read: {}: {}"
+    return Failure(
+        "unreadable_checkpoint",
+        text.format(prefix, type(error).__name__, error),
+        permanent=False,
+    )
+
+
+def _marked(variable, number):
+    return tf.cast(tf.fill(variable.shape, number), variable.dtype)
+
+
+def _number(value):
+    return int(np.asarray(value).ravel()[0])
+
+
+def _average_key(key):
+    return key[: -len(VALUE)] + AVERAGE + VALUE
+
+
+def _is_ours(key, averaged):
+    if key == STEP_KEY:
+        return True
+    if not key.startswith("model/") or not key.endswith(VALUE):
+        return False
+    return SLOT not in key or (bool(averaged) and key.endswith(AVERAGE + VALUE))
+
+
+def _check(prefix, expected, averaged, classes):
+    reader = tf.train.load_checkpoint(prefix)
+    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    ours = {key: (list(shape), kind.name) for key, (shape, kind) in expected.items()}
+    theirs = {
+        key: (list(shapes[key]), types[key].name) for key in shapes if _is_ours(key, averaged)
+    }
+    differing = misfit.differences(ours, theirs)
+    if differing:
+        # All of them, for whoever reads worker.log; the message is to be read at a glance.
+        print("{}: {}".format(prefix, "; ".join(differing.values())), file=sys.stderr, flush=True)
+        said = misfit.explain(differing, ours, theirs, classes)
+        message = "the checkpoint {}".format(said)
+        raise Failure(misfit.UNMATCHED, message, permanent=True)
+
+
+def _check_finite(values):
+    bad = [
+        key
+        for key, value in values.items()
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all()
+    ]
+    if bad:
+        message = "{} variables hold NaN or infinity: {}".format(len(bad), _few(bad))
+        raise Failure("not_finite", message, permanent=True)
+
+
+def _few(names):
+    shown = "; ".join(sorted(names)[:NAMED_MISMATCHES])
+    return shown + ("; ..." if len(names) > NAMED_MISMATCHES else "")

@@ -1,0 +1,416 @@
+"""Looks at a training environment for `checkpoint-watcher doctor`: `PYTHON .../doctor.py`.
+
+Reads one JSON request from stdin, as the worker's `start` has it, and writes JSON lines on what was
+stdout when it started: `facts` (a name and a value each), `finding` (check, severity, message,
+remedy), and at the end `done`. What was found before a crash or a time limit has been said by
+then. Evaluates nothing and writes nothing that lasts. Only to compare a checkpoint's variables with
+pipeline.config's (`check` of the request, as the worker's) is the model built, on the CPU.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import threading
+import time
+
+
+def load_worker():
+    """Returns the module `worker.py` of the folder above, whether or not that is searched.
+
+    Its first statements bring the pipes to safety from what libraries print.
+    """
+    path = pathlib.Path(__file__).resolve().parents[1] / "worker.py"
+    spec = importlib.util.spec_from_file_location("worker", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+worker = load_worker()
+
+# Ids that COCO's own label map leaves out, by the number of classes.
+UNUSED_IDS = {90: {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}}
+BEGAN = time.monotonic()
+RECORD_SECONDS = 20.0
+# A box coder whose boxes have more than four numbers.
+_KEYPOINTS = "keypoint_box_coder"
+# Of the time limit, for all that comes before the end of the records.
+RECORD_SHARE = 0.8
+# For all that comes before the end of the check whether a checkpoint fits.
+FIT_SHARE = 0.95
+DECODED = 30
+SUPPORTED = "see 'Environments that were run' in the documentation of checkpoint-watcher"
+
+
+class Findings:
+    """What is said on the pipe."""
+
+    def __init__(self, replies):
+        self._replies = replies
+        self._told = 0.0
+        self.facts = {}
+
+    def fact(self, name, value):
+        """Tells a value by name, and keeps it."""
+        self.facts[name] = value
+        self._replies.send("fact", name=name, value=value)
+
+    def say(self, check, severity, message, remedy=None):
+        """Tells a finding."""
+        from evaluators.protocol import one_line
+
+        self._replies.send(
+            "finding", check=check, severity=severity, message=one_line(message), remedy=remedy
+        )
+
+    def begin(self, text):
+        """Tells what takes its time now."""
+        self._replies.send("progress", text=text)
+
+    def progress(self, count):
+        """Tells how many records were read, at most once a second."""
+        if time.monotonic() > self._told + 1:
+            self._told = time.monotonic()
+            self._replies.send("progress", text="{} eval records were read".format(count))
+
+
+def examine(request, findings):
+    """Runs all checks in an order in which each finds what it needs."""
+    from evaluators import protocol
+    from evaluators.od_api import compat
+
+    compat.prepare_process(request)
+    try:
+        findings.fact("versions", compat.import_libraries())
+    except protocol.Refusal as refusal:
+        findings.say("environment", "error", refusal.message, refusal.hint or SUPPORTED)
+        return
+    check_device(request, findings)
+    compute_on_the_cpu()
+    check_backends(request, findings)
+    from evaluators.od_api.pipeline import Pipeline
+
+    try:
+        pipeline = Pipeline(request, with_label_map=False)
+    except protocol.Refusal as refusal:
+        findings.say("pipeline", "error", refusal.message, refusal.hint or None)
+        return
+    findings.fact("num_steps", int(pipeline.configs["train_config"].num_steps))
+    findings.fact("metrics_sets", pipeline.metrics_sets)
+    inputs = enumerate(pipeline.configs["eval_input_configs"])
+    findings.fact("eval_inputs", [reader.name or str(index) for index, reader in inputs])
+    for warning in pipeline.warnings:
+        findings.say("pipeline", "note", warning)
+    sets = ", ".join(pipeline.metrics_sets)
+    findings.say(
+        "pipeline", "ok", "it parses; eval input {}, {}".format(pipeline.eval_input_name, sets)
+    )
+    check_labels(pipeline, findings)
+    check_training_input(pipeline, findings)
+    seconds = request.get("seconds")
+    limit = BEGAN + RECORD_SHARE * seconds if seconds else time.monotonic() + RECORD_SECONDS
+    check_records(pipeline, limit, findings)
+    tell_faster_backend(request, findings)
+    if request.get("check") and pipeline.label_map is not None:
+        limit = BEGAN + FIT_SHARE * seconds if seconds else None
+        check_fit(request["check"], pipeline, limit, findings)
+
+
+def check_device(request, findings):
+    """Says whether TensorFlow sees the GPU that was asked for. Computes nothing on it."""
+    import tensorflow as tf
+
+    wanted = request.get("device") or "cpu"
+    if wanted != "cpu" and not tf.config.list_physical_devices("GPU"):
+        findings.say(
+            "device",
+            "error",
+            "device ({}) is not visible to TensorFlow in this environment".format(wanted),
+            "check nvidia-smi and the CUDA libraries of that environment, or choose cpu",
+        )
+
+
+def compute_on_the_cpu():
+    """Takes the GPUs out of TensorFlow's sight, before anything is computed."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # something was computed already
+        tf.config.set_visible_devices([], "GPU")
+
+
+def check_backends(request, findings):
+    """Tells which program computes COCO metrics, or that the one asked for is missing."""
+    from evaluators import protocol
+    from evaluators.od_api import coco
+
+    try:
+        findings.fact("coco_backend", coco.choose_backend(request.get("coco_backend")))
+    except protocol.Refusal as refusal:
+        findings.say("coco backend", "error", refusal.message, refusal.hint)
+
+
+def tell_faster_backend(request, findings):
+    """Tells which program would compute COCO metrics faster, and how it is installed, if one is."""
+    from evaluators.od_api import coco
+
+    faster = coco.recommendation(
+        request.get("coco_backend"),
+        findings.facts.get("coco_backend"),
+        findings.facts.get("images", 0),
+    )
+    if faster:
+        findings.fact("faster_coco", faster)
+
+
+def check_labels(pipeline, findings):
+    """Reads the label map and says what is wrong; returns its ids, None where there is none."""
+    from evaluators import protocol
+    from evaluators.od_api import label_map
+
+    try:
+        pipeline.read_label_map()
+    except protocol.Refusal as refusal:
+        findings.say("labels", "error", refusal.message, refusal.hint or label_map.HINT)
+        return None
+    for severity, text, remedy in pipeline.label_map.problems:
+        findings.say("labels", severity, text, remedy)
+    ids = sorted(category["id"] for category in pipeline.label_map.categories)
+    compare_classes(pipeline, ids, findings)
+    return ids
+
+
+def compare_classes(pipeline, ids, findings):
+    """Compares the label map's ids with the model's num_classes."""
+    from object_detection.utils import config_util
+
+    from evaluators.od_api.label_map import listed
+
+    label_map = pipeline.label_map.path
+    try:
+        classes = config_util.get_number_of_classes(pipeline.configs["model"])
+    except ValueError:  # an architecture that has no such field
+        return
+    missing = sorted(set(range(1, classes + 1)) - {*ids} - UNUSED_IDS.get(classes, set()))
+    if ids[-1] > classes:
+        findings.say(
+            "labels",
+            "error",
+            "label map ({}) has id {}, and the model's num_classes is {}: it never detects what is"
+            " above".format(label_map, ids[-1], classes),
+            "set num_classes to {}, and train anew".format(ids[-1]),
+        )
+    elif ids[-1] < classes:
+        findings.say(
+            "labels",
+            "warning",
+            "the model's num_classes is {}, and label map ({}) ends at id {}: what is detected"
+            " above is not counted".format(classes, label_map, ids[-1]),
+            "set num_classes to {}; or, if the model is trained with {}, use its label map".format(
+                ids[-1], classes
+            ),
+        )
+    elif missing:
+        findings.say(
+            "labels",
+            "warning",
+            "label map ({}) has {} of the model's {} classes (num_classes): none of id {}".format(
+                label_map, len(ids), classes, listed(missing)
+            ),
+            "give each class an item, or train with as many classes as there are",
+        )
+    else:
+        findings.say("labels", "ok", "{} classes, as num_classes says".format(len(ids)))
+
+
+def check_training_input(pipeline, findings):
+    """Says what of the trainer's own input is missing or differs from the evaluation's."""
+    import tensorflow as tf
+
+    reader = pipeline.configs["train_input_config"]
+    for pattern in reader.tf_record_input_reader.input_path:
+        if not tf.io.gfile.glob(pattern):
+            findings.say(
+                "pipeline",
+                "warning",
+                "train records ({}) not found: the trainer will not start here".format(pattern),
+                "check the path; a relative one begins at {}, see --working-directory".format(
+                    pathlib.Path.cwd()
+                ),
+            )
+    theirs, ours = reader.label_map_path, pipeline.eval_input.label_map_path
+    if theirs and not tf.io.gfile.exists(theirs):
+        findings.say(
+            "labels",
+            "warning",
+            "train label map ({}) not found: the trainer will not start here".format(theirs),
+            "check the path; a relative one starts at the folder of the trainer",
+        )
+    elif theirs and theirs != ours:
+        compare_label_maps(theirs, ours, pipeline.label_map, findings)
+
+
+def compare_label_maps(theirs, ours, label_map, findings):
+    """Says whether the trainer's label map cannot be read or has other classes than `label_map`."""
+    from evaluators import protocol
+    from evaluators.od_api.label_map import LabelMap
+
+    try:
+        found = LabelMap(theirs)
+    except protocol.Refusal as refusal:
+        text = "the trainer cannot start: its {}".format(refusal.message)
+        findings.say("labels", "error", text, refusal.hint)
+        return
+    if label_map is not None and found.ids_by_name != label_map.ids_by_name:
+        findings.say(
+            "labels",
+            "error",
+            "the label maps of training ({}) and evaluation ({}) differ".format(theirs, ours),
+            "use the same one for both: scores would be those of mixed-up classes",
+        )
+
+
+def check_records(pipeline, deadline, findings):
+    """Reads all records, decodes some, and tells the size of the eval set."""
+    from evaluators import protocol
+    from evaluators.od_api import record_checks, records
+    from evaluators.od_api.pipeline import is_sequence
+
+    try:
+        found, tally, count, is_whole = record_checks.examine(pipeline, deadline, findings.progress)
+        if not count:
+            findings.say("eval set", "error", "the eval records hold no image", "check their paths")
+            return
+        found += record_checks.same_ids(tally) + record_checks.training_records(pipeline)
+        for finding in found:
+            findings.say(finding.check, finding.severity, finding.message, finding.remedy)
+        if not is_sequence(pipeline.eval_input) and not any(f.is_fatal for f in found):
+            records.spread(pipeline, count, DECODED, deadline)
+    except protocol.Refusal as refusal:
+        findings.say("eval set", "error", refusal.message, refusal.hint)
+        return
+    tell_size(pipeline, count, is_whole, findings)
+
+
+def check_fit(prefix, pipeline, deadline, findings):
+    """Says whether a checkpoint is one of pipeline.config's model, as the worker's start does.
+
+    Args:
+        prefix: the checkpoint's.
+        pipeline: the Pipeline.
+        deadline: when the answer is waited for no longer, None for never.
+        findings: the Findings.
+    """
+    from evaluators.od_api import misfit
+    from evaluators.od_api.model import number_of_classes
+
+    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline)
+    theirs = classes_of(prefix, pipeline)
+    if classes and theirs and theirs != classes:  # at once, where the model takes long
+        text = "checkpoint {} {}".format(name, misfit.other_classes(theirs, classes))
+        findings.say("pipeline", "error", text, misfit.HINT)
+        return
+    said = []
+    thread = threading.Thread(target=lambda: said.append(fit(prefix, pipeline)), daemon=True)
+    findings.begin("building the model")
+    thread.start()
+    thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    late = "whether {} fits it could not be seen in time".format(name)
+    said.append(("note", late, "give a larger --time-limit"))
+    findings.say("pipeline", *said[0])
+
+
+def classes_of(prefix, pipeline):
+    """Returns how many classes a checkpoint's own shapes tell, None where they do not."""
+    import tensorflow as tf
+
+    from evaluators.od_api import checkpoints, misfit
+
+    model = pipeline.configs["model"]
+    kind = model.WhichOneof("model")
+    is_ssd = kind == "ssd" and model.ssd.box_coder.WhichOneof("box_coder_oneof") != _KEYPOINTS
+    if not is_ssd and kind != "faster_rcnn":
+        return None
+    background = model.ssd.add_background_class if is_ssd else True
+    try:
+        shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+    except checkpoints.READ_ERRORS:  # whoever evaluates it says so
+        return None
+    return misfit.classes_of_heads(shapes, int(background))
+
+
+def fit(prefix, pipeline):
+    """Returns severity, sentence and remedy: is a checkpoint of pipeline.config's model?"""
+    from evaluators import protocol
+    from evaluators.od_api import dataset
+    from evaluators.od_api.model import Model
+
+    name = pathlib.Path(prefix).name
+    try:
+        model = Model(pipeline)
+        model.build(dataset.first_batch(pipeline, model.network))
+        model.require_fit(prefix)
+    except protocol.Refusal as refusal:
+        return "error", refusal.message, refusal.hint or None
+    except Exception as error:
+        sys.stderr.write(protocol.last_traceback())
+        text = "whether {} fits it could not be seen: {}: {}"
+        return "warning", text.format(name, type(error).__name__, error), None
+    return "ok", "{} fits it".format(name), None
+
+
+def tell_size(pipeline, images, is_whole, findings):
+    """Says how many images an evaluation has, and whether they are few."""
+    from evaluators.od_api.pipeline import is_sequence
+
+    sample = max(1, pipeline.eval_input.sample_1_of_n_examples)
+    sampled = " (1 of {} records)".format(sample) if sample > 1 else ""
+    if is_sequence(pipeline.eval_input):
+        findings.say("eval set", "ok", "{} sequences of images".format(images))
+        return
+    findings.fact("images", images)
+    if not is_whole:
+        findings.say(
+            "eval set",
+            "note",
+            "more than {} images: what is after them was not looked at in time".format(images),
+            "give a larger --time-limit to look at all",
+        )
+    elif images < 50:
+        findings.say(
+            "eval set",
+            "warning",
+            "only {} image{}{}: differences between checkpoints will mostly be chance".format(
+                images, "" if images == 1 else "s", sampled
+            ),
+            "evaluate on more images, or smooth the scores for stopping (--smoothing median:3)",
+        )
+    else:
+        findings.say("eval set", "ok", "{} images{}".format(images, sampled))
+
+
+def main():
+    """Answers one request."""
+    worker.die_with_parent()
+    worker.load_package()
+    from evaluators import protocol
+
+    with os.fdopen(worker.REQUEST_DESCRIPTOR, "rb") as file:
+        request = json.loads(file.read().decode("utf-8"))
+    replies = protocol.Replies(worker.REPLY_DESCRIPTOR)
+    findings = Findings(replies)
+    try:
+        examine(request, findings)
+    except Exception as error:
+        sys.stderr.write(protocol.last_traceback())
+        text = "this could not be checked: {}: {}".format(type(error).__name__, error)
+        findings.say("pipeline", "warning", text, "a fault of doctor's or of that environment")
+    replies.send("done")
+    sys.stderr.flush()
+    os._exit(0)  # TensorFlow's own shutdown can hang and has nothing of ours to save
+
+
+if __name__ == "__main__":
+    main()

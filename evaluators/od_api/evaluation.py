@@ -1,0 +1,282 @@
+"""One evaluation set-up: built once, then asked for one checkpoint after another."""
+
+import math
+import resource
+import sys
+import time
+
+from evaluators.clock import Clock, throttled
+from evaluators.od_api import coco, compat, fingerprint, plugins, randomness, record_checks
+from evaluators.od_api.dataset import EvalSet
+from evaluators.od_api.latency import Stopwatch
+from evaluators.od_api.metrics import Metrics, MetricSets
+from evaluators.od_api.model import Model
+from evaluators.od_api.passes import Passes, passes_at_once
+from evaluators.od_api.pipeline import Pipeline
+from evaluators.od_api.visualize import Visualizer
+from evaluators.protocol import Failure, Refusal, finite
+from evaluators.snapshot import Snapshot
+
+
+class Evaluation:
+    """Everything that stays the same between two checkpoints: model, eval set, fingerprint.
+
+    Args:
+        request: the `start` request.
+        versions: library versions by name.
+        snapshot: the Snapshot of the run's files, None for none.
+        begin: called with the name of each part of the work as it begins.
+    """
+
+    def __init__(self, request, versions, snapshot=None, begin=lambda phase: None):
+        began = time.perf_counter()
+        self._snapshot = snapshot or Snapshot()
+        self._device = compat.configure_devices(request)
+        # After the devices: TensorFlow refuses to configure them once a plugin has used it.
+        self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
+        self._pipeline = Pipeline(request, self._snapshot)
+        self._backend = coco.choose_backend(request.get("coco_backend"))
+        begin("checking the eval records")
+        # Which costs little beside building the model.
+        records = record_checks.require_sound(self._pipeline)
+        self._files = fingerprint.FileStates(
+            [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
+        )
+        self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
+        self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
+        numbers = compat.numbers_of_device()
+        if numbers:  # on the CPU nothing is added: fingerprints of before stay valid
+            self._parts["device"] = numbers
+        if self._plugins:
+            self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
+        begin("building the model")
+        self._model = Model(self._pipeline)
+        begin("reading the images of {} eval records".format(records))
+        self._eval_set = EvalSet(
+            self._pipeline,
+            self._model.network,
+            request.get("cache_bytes"),
+            request.get("cache_on_disk", True),
+        )
+        if self._eval_set.numbered:
+            self._parts["numbered_images"] = self._eval_set.numbered
+        begin("tracing the model")
+        self._model.trace(self._eval_set.shapes)
+        if request.get("check"):
+            self._model.require_fit(request["check"])
+        at_once = passes_at_once(self._device, request.get("threads"))
+        self._passes = Passes(self._model.forward, at_once)
+        self._sets = MetricSets(
+            self._pipeline, self._model.class_agnostic, self._backend, self._plugins
+        )
+        faster = coco.recommendation(
+            request.get("coco_backend"), self._backend, self._eval_set.images
+        )
+        self._notes = [": ".join(faster)] if faster and self._sets.truths else []
+        self._sets.add_ground_truth(self._eval_set)
+        begin("trying the model on a batch")
+        self._metric_names = self._dry_run(request.get("device_shared"))
+        wanted = request.get("visualizations")
+        if wanted is None:
+            wanted = self._pipeline.configs["eval_config"].num_visualizations
+        self._visualizer = Visualizer(
+            *(self._pipeline, self._eval_set, self._sets, int(wanted)), request.get("pictures_dir")
+        )
+        self._build_seconds = time.perf_counter() - began
+
+    def describe(self):
+        """Returns the fields of the `ready` reply."""
+        return {
+            "fingerprint": fingerprint.digest(self._parts),
+            "fingerprint_parts": self._parts,
+            "images": self._eval_set.images,
+            "eval_input": self._pipeline.eval_input_name,
+            # What the OD API names its folder after: empty where the input has no name.
+            "eval_name": self._pipeline.eval_input.name,
+            "own_metrics": sorted(self._own_metrics),
+            "metrics_sets": self._pipeline.metrics_sets,
+            "metric_names": self._metric_names,
+            "device": self._device,
+            "categories": [
+                {"id": int(c["id"]), "name": str(c["name"])} for c in self._sets.categories
+            ],
+            "ground_truth": self._sets.truths[0].describe() if self._sets.truths else None,
+            "build_seconds": self._build_seconds,
+            "coco_backend": self._backend,
+            "eval_set_kept": self._eval_set.kept,
+            "random_metrics": self._random_metrics,
+            "deterministic": self._deterministic,
+            "warnings": [self._snapshot.named(text) for text in self._pipeline.warnings],
+            "notes": self._notes,
+            "taken": self._snapshot.taken,
+        }
+
+    def forward(self, prefix, on_progress):
+        """Restores one checkpoint and runs the eval set through it.
+
+        Args:
+            prefix: the checkpoint's prefix.
+            on_progress: called with (images done, images in all), at most twice a second.
+
+        Returns:
+            A function that times the model. It is to be called in this thread, before the next
+            checkpoint and when nothing else of ours runs, and returns a second function: that
+            computes the metrics and returns the fields of the `result` reply, and may run in
+            another thread while the next checkpoint is being run.
+
+        Raises:
+            Failure: there is no true score to give; the functions returned raise it too.
+        """
+        self._check_files()
+        total = self._eval_set.images
+        report = throttled(on_progress, total)
+        report(0)
+        clock = Clock()
+        with clock.measure("restore"):
+            self._model.restore(prefix)
+        step = self._model.global_step
+        shown = []
+        metrics = self._run(self._eval_set, clock, report, shown)
+        if metrics.images != total:
+            message = "{} of {} images were evaluated".format(metrics.images, total)
+            raise Failure("incomplete", message, permanent=False)
+
+        def time_it():
+            with clock.measure("latency"):
+                latency = self._stopwatch.measure()
+            cost = {**latency, "images_per_second": clock.images_per_second}
+            return lambda: self._result(step, metrics, clock, cost, shown)
+
+        return time_it
+
+    def evaluate(self, prefix, on_progress):
+        """Scores one checkpoint and returns the fields of the `result` reply."""
+        return self.forward(prefix, on_progress)()()
+
+    def _result(self, step, metrics, clock, cost, shown):
+        with clock.measure("metrics"):
+            values, by_category = metrics.compute()
+        check_finite(values)
+        with clock.measure("metrics"):
+            # Last, with arrays of their own: whatever a plugin does, these values stand.
+            custom, plugin_warnings = metrics.compute_plugins()
+        with clock.measure("draw"):
+            drawn, complaint = self._visualizer.draw(shown)
+        values["latency_ms"] = cost["latency_ms"]
+        return {
+            "global_step": step,
+            "images": metrics.images,
+            "metrics": {**{name: finite(value) for name, value in values.items()}, **custom},
+            "metric_warnings": plugin_warnings + ([complaint] if complaint else []),
+            "visualizations": drawn,
+            "category_metrics": [dict(m, value=finite(m["value"])) for m in by_category],
+            "timings": clock.timings(),
+            "cost": cost,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_gpu_memory_bytes": compat.peak_gpu_memory_bytes(),
+            "model_variables": self._model.variable_count,
+        }
+
+    def _run(self, batches, clock, report, shown=None):
+        """Returns the metrics; the detections to draw are added to `shown`, where it is given."""
+        metrics = Metrics(self._sets)
+
+        def take(batch, found):
+            before = metrics.images
+            if shown is not None and self._visualizer.wants(before):
+                shown.append((found[1], *batch))
+            with clock.measure("metrics"):
+                metrics.add(*found, *batch)
+            clock.count(metrics.images - before)
+            report(metrics.images)
+
+        self._passes.run(batches, clock, take)
+        return metrics
+
+    def _dry_run(self, device_shared):
+        """Returns the names of the metrics, from one batch through the untrained model."""
+        batch = self._eval_set.first_with_boxes()
+        found = self._run_twice(batch, device_shared)
+        metrics = Metrics(self._sets)
+        try:
+            metrics.add(*found, *batch)
+            names = set(metrics.compute()[0])
+        except KeyError as error:
+            raise Refusal(
+                "bad_pipeline_config",
+                "metrics_set ({}) needs {}, which the model or the eval records do not give".format(
+                    ", ".join(self._pipeline.metrics_sets), error
+                ),
+                "choose a metrics_set that fits the model and its records",
+            ) from error
+        plugins = self._plugin_names(names | {"latency_ms"})
+        self._own_metrics = {"latency_ms", *plugins}
+        drawn, losses = self._model.random_outputs, found[0].keys()
+        computed = set() if drawn <= losses else (names | plugins) - losses
+        self._random_metrics = sorted((names & drawn) | computed)
+        return sorted(names | self._own_metrics)
+
+    def _run_twice(self, batch, device_shared):
+        """Returns what the model finds, and sees whether this device finds the same again."""
+        found = self._model.forward(*batch)
+        began = time.perf_counter()
+        again = self._model.forward(*batch)
+        self._stopwatch = Stopwatch(
+            self._model.forward,
+            self._eval_set,
+            time.perf_counter() - began,
+            self._device == "cpu",
+            device_shared,
+        )
+        differing = randomness.differing(found, again) - self._model.random_outputs
+        self._deterministic = not differing
+        if differing:
+            self._pipeline.warnings.append(
+                "one batch run twice gave different {}: this device is not deterministic, so two "
+                "evaluations of one checkpoint may differ a little".format(
+                    ", ".join(sorted(differing))
+                )
+            )
+        return found
+
+    def _plugin_names(self, taken):
+        if self._plugins:
+            self._sets.plugin_truths.try_out()
+        names = {name for plugin in self._plugins for name in plugin.metric_names}
+        if names & taken:
+            raise Refusal(
+                "bad_metric_plugin",
+                "metric_plugin gives {}, which the evaluation has".format(*sorted(names & taken)),
+                "metrics are named after their function or entry point: rename it",
+            )
+        return names
+
+    def _check_files(self):
+        changed = self._files.changed()
+        if changed:
+            raise Failure(
+                "dataset_changed",
+                "changed since the evaluator started: " + ", ".join(changed),
+                permanent=False,
+            )
+
+
+def check_finite(metrics):
+    """Refuses metrics that no sound evaluation gives.
+
+    A category without ground truth has the AP NaN in the pascal VOC and open images sets: that is
+    their word for "none". A loss has no such excuse, and nothing is ever infinite.
+    """
+    bad = [
+        name
+        for name, value in sorted(metrics.items())
+        if math.isinf(value) or (math.isnan(value) and name.startswith("Loss/"))
+    ]
+    if bad:
+        raise Failure("not_finite", "NaN or infinity in " + ", ".join(bad), permanent=True)
+
+
+def peak_memory_bytes():
+    """Returns the most memory this process ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,116 @@
+"""The OD API's side-by-side pictures: detections on the left, ground truth on the right.
+
+Drawn by the OD API's own function from its own evaluation dict, under the names its own loop gives
+them, and left as PNG files in a folder that the daemon names, and takes them away from. A
+score never depends on them: what cannot be drawn is told, and left out from then on.
+"""
+
+import pathlib
+import shutil
+import tempfile
+
+import tensorflow as tf
+from object_detection import model_lib_v2
+from object_detection.core import standard_fields
+from object_detection.utils import label_map_util
+
+from evaluators.od_api import compat
+
+FIELDS = standard_fields.InputDataFields
+# What one evaluation may leave behind; pictures beyond are left out.
+MOST_BYTES = 64 << 20
+# Evaluations whose pictures nobody took yet: the oldest make room.
+MOST_FOLDERS = 4
+
+
+class Visualizer:
+    """Draws the first images of an eval set with the detections of each checkpoint.
+
+    `eager_eval_loop` draws every image of the first `num_visualizations` batches, and names them by
+    batch and place. Here it is as many, named so, whatever batch size runs.
+
+    Args:
+        pipeline: the Pipeline.
+        eval_set: the EvalSet, which has the original pixels of those images.
+        sets: the MetricSets, which make the OD API's evaluation dict.
+        batches: how many batches of the pipeline's size to draw; 0 draws nothing.
+        parent: where a folder for them is made, None for the temporary folder.
+    """
+
+    def __init__(self, pipeline, eval_set, sets, batches, parent=None):
+        self._config = pipeline.configs["eval_config"]
+        self._batch_size = pipeline.pipeline_batch_size
+        self._images = batches * self._batch_size
+        self._sets = sets
+        self._pixels = eval_set.original_pixels(self._images) if self._images else []
+        self._index = label_map_util.create_category_index(sets.categories)
+        self._edges = [(edge.start, edge.end) for edge in self._config.keypoint_edge] or None
+        self._folder = None
+        self._number = 0
+        if self._pixels:
+            compat.restore_font_sizes()
+            try:
+                self._folder = pathlib.Path(tempfile.mkdtemp(prefix="pictures-", dir=parent))
+            except OSError as error:
+                pipeline.warnings.append("no pictures for TensorBoard: {}".format(error))
+
+    def wants(self, images):
+        """Says whether an image is to be drawn when that many came before it."""
+        return self._folder is not None and images < self._images
+
+    def draw(self, batches):
+        """Draws one checkpoint's pictures.
+
+        Args:
+            batches: (detections, features, labels) of the first batches, those that `wants` took.
+
+        Returns:
+            (folder of PNG files named after their tag, None) or (None, why there is none).
+        """
+        if not batches or self._folder is None:
+            return None, None
+        try:
+            with tf.device("/CPU:0"):
+                return str(self._draw(batches)), None
+        except Exception as error:
+            self._folder = None
+            return None, "the detections cannot be drawn: {}: {}".format(
+                type(error).__name__, str(error)[:200]
+            )
+
+    def _draw(self, batches):
+        self._number += 1
+        folder = self._folder / str(self._number)
+        _make_room(self._folder)
+        folder.mkdir()
+        written = count = 0
+        for (detections, features, labels), pixels in zip(batches, self._pixels):
+            for picture in self._pictures(detections, features, labels, pixels):
+                if count >= self._images:
+                    break
+                png = tf.io.encode_png(picture[0]).numpy()
+                written += len(png)
+                if written > MOST_BYTES:
+                    return folder
+                name = "eval_side_by_side_{}_{}.png".format(*divmod(count, self._batch_size))
+                (folder / name).write_bytes(png)
+                count += 1
+        return folder
+
+    def _pictures(self, detections, features, labels, pixels):
+        features = {**features, FIELDS.original_image: pixels}
+        eval_dict = self._sets.eval_dict(detections, labels, features)
+        return model_lib_v2.vutils.draw_side_by_side_evaluation_image(
+            eval_dict,
+            category_index=self._index,
+            max_boxes_to_draw=self._config.max_num_boxes_to_visualize,
+            min_score_thresh=self._config.min_score_threshold,
+            use_normalized_coordinates=False,
+            keypoint_edges=self._edges,
+        )
+
+
+def _make_room(parent):
+    folders = sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda p: int(p.name))
+    for folder in folders[: max(0, len(folders) - MOST_FOLDERS + 1)]:
+        shutil.rmtree(str(folder), ignore_errors=True)

@@ -1,0 +1,175 @@
+"""Settings come from flags, environment and file, and errors name field, value and origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from watcher.cli.options import settings_options
+from watcher.config import Settings, load_settings
+from watcher.config.policies import boards
+from watcher.errors import ConfigError
+
+REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
+
+
+def test_a_flag_overrides_the_environment_which_overrides_the_file(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('top_k = 1\npatience = 1\nmetric = "a"\n')
+    environment = {"CHECKPOINT_WATCHER_TOP_K": "2", "CHECKPOINT_WATCHER_PATIENCE": "2"}
+    settings = load_settings({**REQUIRED, "top_k": "3"}, environment, file)
+    assert (settings.top_k, settings.patience, settings.metric) == (3, 2, "a")
+
+
+def test_everything_may_come_from_the_file(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('model_dir = "m"\npipeline_config = "p"\n')
+    assert load_settings({}, {}, file) == Settings(model_dir="m", pipeline_config="p")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "rule"),
+    [
+        ("top_k", "-2", "top_k (-2) is invalid: expected a whole number, -1 or more"),
+        ("top_k", "many", "top_k (many) is invalid: expected a whole number"),
+        ("patience", "0", "patience (0) is invalid: expected a whole number, 1 or more"),
+        ("patience", "soon", "patience (soon) is invalid: expected a whole number or none"),
+        ("max_hours", "0", "max_hours (0) is invalid: expected a number, more than 0"),
+        ("tensorboard", "maybe", "tensorboard (maybe) is invalid: expected true or false"),
+        ("model_dir", "", "model_dir () is invalid: expected a text that is not empty"),
+        ("tie_break", 3, "tie_break (3) is invalid: expected a list, not a whole number"),
+        ("min_delta", "nan", "min_delta (nan) is invalid: expected a number >= 0"),
+        ("mode", "best", "mode (best) is invalid: expected one of max, min"),
+        ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),
+        ("rescan_seconds", "11", "rescan_seconds (11) is invalid: expected a number, 10 at most"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: object, rule: str):
+    with pytest.raises(ConfigError) as caught:
+        load_settings({**REQUIRED, flag: value}, {}, None)
+    assert caught.value.message.startswith(rule)
+    assert f"--{flag.replace('_', '-')}" in (caught.value.hint or "")
+
+
+def test_a_value_that_may_hold_a_password_is_named_and_not_shown(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    for name in ("notify", "notify_command"):
+        file.write_text(f'{name} = "mailto://user:secret@example.org"\n')
+        with pytest.raises(ConfigError) as caught:
+            load_settings(REQUIRED, {}, file)
+        assert caught.value.message == f"{name} is invalid: expected a list"
+        assert "secret" not in (caught.value.hint or "")
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text("topk = 1\n")
+    with pytest.raises(ConfigError, match=r"topk in .*run\.toml is not a setting") as caught:
+        load_settings(REQUIRED, {}, file)
+    assert caught.value.hint == "did you mean top_k?"
+    file.write_text("quux = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(REQUIRED, {}, file)
+    assert "run --help` lists" in (caught.value.hint or "") and len(caught.value.hint or "") < 80
+
+
+def test_a_file_that_is_not_toml_is_an_error(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text("top_k : 1")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_settings(REQUIRED, {}, file)
+
+
+def test_a_missing_model_dir_or_pipeline_config_is_an_error():
+    with pytest.raises(ConfigError, match="model_dir is not set"):
+        load_settings({}, {}, None)
+    with pytest.raises(ConfigError, match="pipeline_config is not set"):
+        load_settings({"model_dir": "m"}, {}, None)
+
+
+def test_an_eval_input_of_digits_is_an_index():
+    assert load_settings({**REQUIRED, "eval_input": "1"}, {}, None).eval_input == 1
+    assert load_settings({**REQUIRED, "eval_input": "val"}, {}, None).eval_input == "val"
+
+
+def test_the_folders_default_to_model_dir_and_can_be_moved():
+    settings = load_settings({**REQUIRED, "model_dir": "/runs/a"}, {}, None)
+    assert settings.state_path == Path("/runs/a/watcher")
+    assert settings.best_path == Path("/runs/a/best")
+    assert settings.sentinel_path == Path("/runs/a/EARLY_STOP")
+    moved = load_settings({**REQUIRED, "state_dir": "/s", "best_dir": "/b"}, {}, None)
+    assert (moved.state_path, moved.best_path) == (Path("/s"), Path("/b"))
+
+
+def test_a_list_comes_from_a_repeated_flag_an_array_or_one_value(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('metric_plugin = ["a.py:f", "b"]\n')
+    variable = "CHECKPOINT_WATCHER_METRIC_PLUGIN"
+
+    def plugins(flags: dict[str, object], environment: dict[str, str]) -> tuple[str, ...]:
+        return load_settings({**REQUIRED, **flags}, environment, file).metric_plugin
+
+    assert plugins({}, {}) == ("a.py:f", "b")
+    assert plugins({}, {variable: "c.py:g"}) == ("c.py:g",)
+    assert plugins({}, {variable: '["c.py:g", "d"]'}) == ("c.py:g", "d")
+    assert plugins({}, {variable: ""}) == ()
+    assert plugins({"metric_plugin": ("e", "f")}, {variable: "c.py:g"}) == ("e", "f")
+
+
+def test_a_list_that_is_no_array_is_an_error(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('metric_plugin = "a.py:f"\n')
+    with pytest.raises(ConfigError, match=r"metric_plugin \(a.py:f\) is invalid: expected a list"):
+        load_settings(REQUIRED, {}, file)
+    with pytest.raises(ConfigError, match=r"metric_plugin \(\[a\) is invalid: expected a list"):
+        load_settings(REQUIRED, {"CHECKPOINT_WATCHER_METRIC_PLUGIN": "[a"}, None)
+
+
+def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
+    seen: list[object] = []
+
+    @click.command()
+    @settings_options
+    def command(**flags: object) -> None:
+        seen.append(flags["metric_plugin"])
+
+    for arguments in ([], ["--metric-plugin", "a", "--metric-plugin", "b"]):
+        command.main(arguments, standalone_mode=False)
+    assert seen == [None, ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[board]]\ntop_k = -3", "board[0].top_k is invalid: expected a whole number, -1 or more"),
+        ('[[board]]\nmode = "up"', "board[0].mode is invalid: expected one of max, min"),
+        ('[[board]]\nnam = "x"', "it has a key nam, and may have name, folder"),
+        ("[[board]]\n[[board]]", "board name (best) is taken"),
+        ('[[board]]\nveto = ["mAP"]', "veto of board best is invalid: expected METRIC:DROP"),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "of x is that of best too"),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "."', "is the trainer's MODEL_DIR"),
+        ('best_dir = "{model_dir}"', "is the trainer's MODEL_DIR"),
+        ('kept_dir = "{model_dir}/watcher"', "is the watcher's state folder"),
+        ('metric = "mAP -"', "is not an expression"),
+        ('smoothing = "ema:2"', "smoothing (ema:2) is invalid: expected none, ema:W"),
+    ],
+)
+def test_what_ranking_cannot_use_is_named_before_anything_is_written(tmp_path, text, words):
+    file = tmp_path / "watcher.toml"
+    file.write_text(text.replace("{model_dir}", str(tmp_path)))
+    with pytest.raises(ConfigError) as caught:
+        load_settings({**REQUIRED, "model_dir": str(tmp_path)}, {}, file)
+    assert words in caught.value.message
+
+
+def test_a_flag_has_its_say_over_the_first_board_and_the_others_follow_the_first(tmp_path):
+    file = tmp_path / "watcher.toml"
+    file.write_text('[[board]]\nmetric = "loss"\nmode = "min"\ntop_k = 5\n[[board]]\nname = "b"\n')
+    settings = load_settings({**REQUIRED, "metric": "mAP", "mode": "max"}, {}, file)
+    first, second = boards(settings)
+    assert (first.metric.text, first.policy.mode, first.policy.top_k) == ("mAP", "max", 5)
+    assert (second.metric.text, second.policy.mode, second.policy.top_k) == ("mAP", "max", 5)
+    assert (settings.metric, settings.top_k) == ("mAP", 5)
+    assert second.folder == settings.model_path / "best-b"

@@ -1,0 +1,236 @@
+"""Settings that are each valid and together cannot be meant are refused, or told at the start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import Watcher, cli
+
+from watcher.config import (
+    LastStart,
+    LaunchSettings,
+    Settings,
+    doubts,
+    launch_doubts,
+    load,
+    load_as,
+    make_settings,
+)
+from watcher.config.policies import boards
+from watcher.errors import ConfigError
+
+REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
+
+EVERY_SCORE = "every score would end the run"
+REFUSED = [
+    ({"target": 0.3, "divergence": 0.4}, "target (0.3) is not better than divergence (0.4)"),
+    ({"target": 0.4, "divergence": 0.4}, EVERY_SCORE),
+    ({"target": 0.0, "divergence": 0.1}, "target (0)"),
+    ({"target": 2, "divergence": 1, "metric": "loss", "mode": "min"}, "by mode min"),
+    ({"target": 0.4, "divergence": 0.4, "mode": "min", "metric": "loss"}, EVERY_SCORE),
+    (
+        {"min_steps": 5000, "max_steps": 1000, "patience": 3},
+        "min_steps (5000) is not below max_steps (1000): the run ends before patience (3) may stop",
+    ),
+    (
+        {"min_steps": 9, "max_steps": 9, "patience": 3, "target": 0.5, "plateau_std": 0},
+        "before patience (3), target (0.5) or plateau_std (0.0) may stop it",
+    ),
+    ({"metric": "loss", "mode": "max"}, "board best: mode max takes the highest loss for the best"),
+    ({"mode": "min"}, "mode min takes the lowest DetectionBoxes_Precision/mAP for the best"),
+    ({"board": [{"metric": "loss"}], "mode": "max"}, "mode max takes the highest loss"),
+    ({"board": [{"metric": "loss"}, {"name": "b", "mode": "max"}]}, "board b: mode max takes"),
+    ({"sentinel": "p"}, "sentinel ({cwd}/p) is pipeline_config"),
+    ({"sentinel": "m"}, "sentinel ({cwd}/m) is the trainer's MODEL_DIR"),
+    ({"sentinel": "m/best"}, "sentinel ({cwd}/m/best) is that of best too"),
+    ({"eval_dir": "m/watcher"}, "eval_dir ({cwd}/m/watcher) is the watcher's state folder"),
+    ({"eval_dir": "m/best"}, "eval_dir ({cwd}/m/best) is that of best too"),
+]
+TAKEN: list[dict[str, Any]] = [
+    {},
+    {"target": 0.9, "divergence": 0.1},
+    {"target": 0.1, "divergence": 2.0, "metric": "loss", "mode": "min"},
+    {"target": 0.1, "divergence": 2.0, "metric": "loss"},
+    {"metric": "deployed/margin", "mode": "min"},
+    {"metric": "2 * loss", "mode": "max"},
+    {"min_steps": 100, "max_steps": 1000, "patience": 3},
+    {"min_steps": 100, "divergence": 0.1},
+    {"min_evaluations": 3, "target": 0.0},
+    {"min_delta": "1%", "patience_steps": 10, "smoothing": "median:3"},
+    {"min_delta": "0%"},
+    {"min_delta": "200%", "patience": 3},
+    {"top_k": 0},
+    {"top_k": 0, "max_steps": 100, "divergence": 0.1},
+    {"top_k": 1, "patience": 3, "keep_last": 2, "keep_every_steps": 100},
+    {"patience_steps": 999, "max_steps": 1000},
+    {"plateau_std": 0.0, "plateau_window": 9},
+    {"listen": 0, "health_seconds": 5},
+    {"notify_command": ["true"], "notify_seconds": 5},
+    {"tensorboard": False, "visualizations": 0},
+    {"target": 45, "metric": "mAP / latency_ms"},
+    {"target": 2.5, "metric": "latency_ms", "mode": "min"},
+    {"eval_cache_mib": 4096, "worker_memory_limit": "8GB"},
+    {"eval_dir": "m"},
+]
+TOLD = [
+    ({"min_steps": 100}, "min_steps (100) has no effect without patience, patience_steps, target,"),
+    ({"min_steps": 10, "max_steps": 5}, "min_steps (10) has no effect without"),
+    ({"min_evaluations": 3, "max_hours": 2}, "min_evaluations (3) has no effect without"),
+    ({"smoothing": "median:3"}, "smoothing (median:3) has no effect without"),
+    (
+        {"min_delta": "1%", "target": 0.5},
+        "min_delta (1%) has no effect without patience or patience_steps",
+    ),
+    ({"plateau_window": 9, "patience": 3}, "plateau_window (9) has no effect without plateau_std"),
+    ({"tensorboard": False, "visualizations": 3}, "visualizations (3) has no effect without"),
+    (
+        {"tensorboard": False, "tensorboard_categories": True},
+        "tensorboard_categories (True) has no effect without tensorboard",
+    ),
+    ({"tensorboard": False, "eval_dir": "e"}, "eval_dir (e) has no effect without tensorboard"),
+    ({"health_seconds": 5}, "health_seconds (5.0) has no effect without listen"),
+    ({"notify_seconds": 5}, "without notify or notify_command"),
+    (
+        {"top_k": 0, "patience": 3},
+        "top_k (0) keeps no place for the best that patience (3) stops for",
+    ),
+    (
+        {"board": [{}, {"name": "fast", "metric": "latency_ms", "mode": "min", "top_k": 0}]},
+        "board fast: top_k (0) gives it no place",
+    ),
+    (
+        {"patience_steps": 1000, "max_steps": 1000},
+        "patience_steps (1000) cannot be used up before max_steps (1000)",
+    ),
+    (
+        {"min_delta": "100%", "patience": 3, "metric": "loss", "mode": "min"},
+        "min_delta (100%) with mode min asks for a score below 0",
+    ),
+    ({"target": 45}, "target (45) is more than DetectionBoxes_Precision/mAP can be, which is 1"),
+    ({"divergence": 5, "metric": "AP[person]"}, "divergence (5) is more than AP[person] can be"),
+    (
+        {"eval_cache_mib": 4096, "worker_memory_limit": "4GB"},
+        "eval_cache_mib (4096) is not below worker_memory_limit (4GB)",
+    ),
+    (
+        {"board": [{}, {"name": "worst", "metric": "mAP", "mode": "min"}]},
+        "board worst: mode min takes the lowest mAP for the best, of which more is better",
+    ),
+]
+
+
+def given(values: dict[str, Any]) -> Settings:
+    """What a start with these would take."""
+    return load_as(Settings, {}, {}, None, {**REQUIRED, **values})
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_meant_is_refused_by_both_names_and_values(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        given(values)
+    assert message.replace("{cwd}", str(Path.cwd())) in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("values", TAKEN, ids=range(len(TAKEN)))
+def test_what_can_be_meant_is_taken_without_a_word(values: dict[str, Any]) -> None:
+    assert doubts(given(values)) == []
+
+
+@pytest.mark.parametrize(("values", "message"), TOLD, ids=range(len(TOLD)))
+def test_what_may_be_meant_is_taken_and_told(values: dict[str, Any], message: str) -> None:
+    (doubt,) = doubts(given(values))
+    assert message in doubt.message
+    assert doubt.hint
+
+
+def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> None:
+    values = {"target": 0.1, "divergence": 2.0, "board": [{"metric": "loss", "mode": "min"}]}
+    assert given(values).better == "min"
+    with pytest.raises(ConfigError, match="by mode max"):
+        given({**values, "board": [{"metric": "mAP"}]})
+
+
+def test_the_mode_is_the_metrics_nature_unless_it_is_given() -> None:
+    def mode(**values: Any) -> list[str]:
+        return [board.policy.mode for board in boards(given(values))]
+
+    assert mode() == ["max"] and mode(metric="loss") == ["min"]
+    assert mode(metric="latency_ms") == mode(metric="'Loss/x'") == ["min"]
+    assert mode(metric="mAP - loss") == mode(metric="deployed/f1") == ["max"]
+    assert mode(metric="mAP - loss", mode="min") == ["min"]
+    others = [{"name": "a", "metric": "mAP"}, {"name": "b", "metric": "loss"}, {"name": "c"}]
+    assert mode(metric="loss", board=[{}, *others]) == ["min", "max", "min", "min"]
+    assert mode(board=[{"metric": "loss"}, *others]) == ["min", "max", "min", "min"]
+    unnatural = {"name": "d", "metric": "mAP / loss"}
+    assert mode(metric="loss", board=[{}, unnatural]) == ["min", "max"]
+    assert mode(metric="a/b", mode="min", board=[{}, unnatural]) == ["min", "min"]
+
+
+def test_a_mode_against_the_metrics_nature_that_is_typed_is_taken_with_a_note(
+    tmp_path: Path,
+) -> None:
+    typed = load(Settings, {**REQUIRED, "metric": "loss", "mode": "max"}, {}, None)
+    (note,) = doubts(typed.settings)
+    assert note.message.startswith("board best: mode max takes the highest loss")
+    # At the next start it is still what somebody typed.
+    last = LastStart(typed.settings.to_show(), typed.given)
+    assert load(Settings, {"model_dir": "m"}, {}, None, last=last).settings.better == "max"
+    file = tmp_path / "settings.toml"
+    file.write_text('metric = "mAP"\nmode = "max"\n')
+    with pytest.raises(ConfigError, match="highest loss") as caught:
+        load(Settings, {**REQUIRED, "metric": "loss"}, {}, file)
+    assert "give --mode max by hand" in str(caught.value.hint)
+    assert load(Settings, {**REQUIRED, "metric": "loss", "mode": "min"}, {}, file)
+
+
+def test_loss_promotes_the_lowest_and_everything_says_so(watcher: Watcher) -> None:
+    manager = Manager(watcher.model_dir)
+    for number in range(3):
+        manager.save(100 * number, model_tensors(1000, number))
+    # The stub's loss is 1 less its mAP.
+    scores = json.dumps({"ckpt-1": 0.2, "ckpt-2": 0.9, "ckpt-3": 0.4})
+    flags = ("--metric", "loss", "--top-k", 1, "--patience", 1)
+    assert watcher.run(*flags, STUB_SCORES=scores) == 0
+    assert watcher.leaderboard() == ["ckpt-2"]
+    told = json.loads(cli("status", watcher.model_dir, "--json").stdout)
+    explained = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
+    board = json.loads((watcher.best_dir / "best.json").read_text())
+    modes = [one["mode"] for one in (told, explained, board, watcher.stop_notice())]
+    assert modes == ["min"] * 4
+    assert "warning" not in watcher.log.read_text()
+    what_if = cli("explain", watcher.model_dir, "--json", "--what-if", "metric=mAP")
+    assert json.loads(what_if.stdout)["mode"] == "max"
+
+
+def test_what_a_database_recorded_is_read_whatever_it_contradicts() -> None:
+    values = {**REQUIRED, "target": 0.3, "divergence": 0.4}
+    assert make_settings(values, dict.fromkeys(values, "the run's database")).target == 0.3
+
+
+def test_a_time_limit_of_a_watcher_that_the_launcher_does_not_start_is_told() -> None:
+    def said(**flags: object) -> list[str]:
+        settings = load_as(LaunchSettings, {**REQUIRED, **flags}, {}, None)
+        return [doubt.message for doubt in launch_doubts(settings)]
+
+    assert said(drain_timeout=5) == ["drain_timeout (5.0) has no effect without watch"]
+    assert said(drain_timeout=5, watch=True) == []
+
+
+def test_run_refuses_or_tells_them_at_the_start_and_doctor_has_them(watcher: Watcher) -> None:
+    assert watcher.run("--target", 0.3, "--divergence", 0.4) == 1
+    assert "error: target (0.3) is not better than divergence (0.4)" in watcher.log.read_text()
+    assert not watcher.database.exists()
+    Manager(watcher.model_dir).save(100, model_tensors(1000, "a"))
+    told = "top_k (0) keeps no place for the best that patience (3) stops for"
+    assert watcher.run("--top-k", 0, "--patience", 3) == 0
+    assert watcher.log.read_text().count(told) == 1
+    found = json.loads(cli("doctor", watcher.model_dir, "--json", "--time-limit", 1).stdout)
+    settings = [one for one in found["findings"] if one["check"] == "settings"]
+    assert told in next(one["message"] for one in settings if one["severity"] == "warning")

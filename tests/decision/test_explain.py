@@ -1,0 +1,111 @@
+"""explain says what was decided, and what would be under other settings; it changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from rich.console import Console
+from watching import Watcher, cli
+
+from watcher.config import make_settings
+from watcher.config.policies import boards
+from watcher.decision.explain import explain
+from watcher.decision.stop import StopPolicy
+from watcher.types import ScoredCheckpoint
+from watcher.view.explanation import drawn
+
+SCORES = {"ckpt-1": 0.2, "ckpt-2": 0.5, "ckpt-3": 0.45, "ckpt-4": 0.3, "ckpt-5": -1.0}
+
+
+@pytest.fixture
+def ended(watcher: Watcher) -> Watcher:
+    manager = Manager(watcher.model_dir, max_to_keep=9)
+    for number in range(1, 6):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    flags = ("--top-k", 2, "--patience", 5, "--target", 0.6)
+    assert watcher.run(*flags, STUB_SCORES=json.dumps(SCORES)) == 0
+    return watcher
+
+
+def told(watcher: Watcher, *arguments: object) -> dict:
+    said = cli("explain", watcher.model_dir, "--json", *arguments)
+    assert said.returncode == 0, said.stderr
+    explained: dict = json.loads(said.stdout)
+    return explained
+
+
+def names(rows: list[dict]) -> list[str]:
+    return [row["checkpoint"] for row in rows]
+
+
+def test_it_says_how_the_rows_stand_and_what_other_settings_would_make_of_them(ended: Watcher):
+    now = told(ended)
+    assert names(now["leaders"]) == ["ckpt-2", "ckpt-3"] and now["unranked"] == ["ckpt-5"]
+    assert now["last_improvement"]["checkpoint"] == "ckpt-2" and now["evaluations_since"] == 2
+    assert now["stop"] is None
+    rules = {rule["reason"]: rule for rule in now["rules"]}
+    assert "2 evaluations since ckpt-2" in rules["patience"]["message"]
+    assert not rules["target"]["fires"]
+
+    other = told(
+        ended, "--what-if", "patience=2", "--what-if", "top-k=3", "--what-if", "metric=-mAP"
+    )
+    assert names(other["leaders"]) == ["ckpt-1", "ckpt-4", "ckpt-3"]
+    assert [row["files"] for row in other["leaders"]] == [False, False, True]
+    assert other["stop"]["reason"] == "patience" and other["first_stop"]["global_step"] == 300
+
+    veto = told(ended, "--what-if", "veto=loss:max:0.1", "--what-if", "patience=none")
+    assert [row["checkpoint"] for row in veto["vetoed"]] == []  # the best is the incumbent
+    assert [rule["reason"] for rule in veto["rules"]] == ["target"]
+
+
+def test_it_changes_nothing(ended: Watcher):
+    before = ended.query("SELECT * FROM runs"), sorted(ended.model_dir.rglob("*"))
+    told(ended, "--what-if", "patience=1", "--what-if", "mode=min")
+    assert (ended.query("SELECT * FROM runs"), sorted(ended.model_dir.rglob("*"))) == before
+    assert not ended.sentinel.exists()
+
+
+def test_for_people_it_is_drawn_with_the_best_first_and_the_rules_below(ended: Watcher):
+    shown = cli("explain", ended.model_dir, COLUMNS="120").stdout
+    lines = shown.splitlines()
+    assert lines[0].startswith("Ranking best/ by DetectionBoxes_Precision/mAP (max): 4 of 5")
+    assert shown.index("ckpt-2") < shown.index("ckpt-3") < shown.index("Stopping: no")
+    assert "3 more evaluations" in shown
+
+
+def test_of_more_leaders_than_are_shown_it_says_how_many_more():
+    name = "DetectionBoxes_Precision/mAP"
+    rows = [ScoredCheckpoint(n, n, f"ckpt-{n}", n, str(n), n / 20, "") for n in range(1, 14)]
+    values = {n: {(name, ""): n / 20} for n in range(1, 14)}
+    given = {"model_dir": "m", "pipeline_config": "p", "top_k": -1}
+    (board,) = boards(make_settings(given, dict.fromkeys(given, "a test")))
+    file = io.StringIO()
+    Console(file=file, width=80).print(drawn(explain(rows, values, board, StopPolicy("max"))))
+    assert "\nand 3 more, with --json\n" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("what_if", "words"),
+    [
+        ("patiance=2", "did you mean patience?"),
+        ("patience", "is no SETTING=VALUE"),
+        ("patience=x", "patience (x) is invalid"),
+        ("metric=AP[person]", "category person is not reported"),
+        ("metric=mAPP", "did you mean mAP?"),
+        ("state_dir=/", "is no SETTING=VALUE"),
+    ],
+)
+def test_a_setting_that_is_none_is_one_clear_error(ended: Watcher, what_if: str, words: str):
+    said = cli("explain", ended.model_dir, "--what-if", what_if)
+    assert said.returncode == 1
+    assert words in said.stderr and said.stderr.count("error: ") == 1
+    assert "Traceback" not in said.stderr
+
+
+def test_another_board_is_named_and_an_unknown_one_refused(ended: Watcher):
+    said = cli("explain", ended.model_dir, "--board", "none")
+    assert said.returncode == 1 and "there are: best" in said.stderr

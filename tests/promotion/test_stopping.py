@@ -1,0 +1,95 @@
+"""The sentinel says what the rows say, also when they are walked on from where the walk was."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from stores import NOW, add
+
+from watcher.config import Settings
+from watcher.config.policies import stop_policy
+from watcher.decision.stop import should_stop
+from watcher.promotion.sentinel import read_sentinel
+from watcher.promotion.stopping import Stopping
+from watcher.store import Store
+from watcher.types import Evaluation
+
+MAP = "DetectionBoxes_Precision/mAP"
+SETTINGS = Settings(model_dir="", pipeline_config="none", patience=3, max_not_finite=3)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(tmp_path / "watcher.db", run="run", model_dir=tmp_path, now=NOW) as opened:
+        opened.ledger.set_fingerprint("a" * 64, NOW)
+        yield opened
+
+
+def settings(tmp_path: Path) -> Settings:
+    return msgspec.structs.replace(SETTINGS, model_dir=str(tmp_path))
+
+
+def record(store: Store, counter: int, score: float | None, *, failed: bool = False) -> None:
+    add(store, counter)
+    lease = store.queue.lease_next(NOW, 60)
+    assert lease is not None
+    if failed:
+        store.queue.record_failure(lease, "not_finite: weights hold NaN", NOW)
+    else:
+        measured = Evaluation("a" * 64, 8, {MAP: score})
+        store.ledger.record_score(lease, measured, score, started=NOW, now=NOW)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_walking_on_decides_as_walking_anew_whatever_order_the_scores_come_in(
+    store: Store, tmp_path: Path, seed: int
+):
+    chance = random.Random(seed)
+    stopping = Stopping(settings(tmp_path), store)
+    # Mostly in step order, as evaluations come, with some that come late.
+    counters = sorted(range(1, 41), key=lambda n: n + (chance.random() < 0.2) * chance.random() * 6)
+    decisions = set()
+    for counter in counters:
+        record(store, counter, chance.choice([0.1, 0.2, 0.3, -1.0]), failed=chance.random() < 0.3)
+        stopping.update(NOW, None)
+        rows = [*store.ledger.scored(), *store.ledger.not_finite()]
+        anew = should_stop(rows, stop_policy(settings(tmp_path)))
+        assert stopping.decision == anew
+        decisions.add(anew and anew.reason)
+        notice = read_sentinel(tmp_path / "EARLY_STOP")
+        assert (notice and notice["message"]) == (anew and anew.message)
+    assert {None, "patience"} <= decisions
+
+
+def test_a_checkpoint_measured_again_counts_with_its_new_score(store: Store, tmp_path: Path):
+    stopping = Stopping(settings(tmp_path), store)
+    for counter, score in enumerate((0.5, 0.1, 0.1, 0.1), start=1):
+        record(store, counter, score)
+    stopping.update(NOW, None)
+    assert stopping.decision
+    checkpoint = store.ledger.find("ckpt-4")
+    assert checkpoint
+    store.manual.requeue(checkpoint, NOW)
+    lease = store.queue.lease_next(NOW, 60)
+    assert lease and lease.name == "ckpt-4"
+    store.ledger.record_score(lease, Evaluation("a" * 64, 8, {MAP: 0.9}), 0.9, started=NOW, now=NOW)
+    stopping.update(NOW, None)
+    assert stopping.decision is None
+    assert not (tmp_path / "EARLY_STOP").exists()
+
+
+def test_the_sentinel_names_the_best_on_the_board_and_else_the_best_of_all(
+    store: Store, tmp_path: Path
+):
+    for counter, score in enumerate((0.5, 0.4, 0.3, 0.2), start=1):
+        record(store, counter, score)
+    rows = store.ledger.scored()
+    Stopping(settings(tmp_path), store).update(NOW, rows[1])
+    notice = read_sentinel(tmp_path / "EARLY_STOP")
+    assert notice and notice["best"]["checkpoint"] == "ckpt-2"
+    Stopping(settings(tmp_path), store).update(NOW, None)
+    notice = read_sentinel(tmp_path / "EARLY_STOP")
+    assert notice and notice["best"]["checkpoint"] == "ckpt-1"

@@ -1,0 +1,201 @@
+"""Policies: from the settings, which are text and numbers, to what rank and stop decide by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from watcher.config.ranking import (
+    BoardSettings,
+    RankingSettings,
+    VetoSettings,
+)
+from watcher.config.stopping import StoppingSettings
+from watcher.decision.board import KEPT_BOARD, MAIN_BOARD, Board
+from watcher.decision.metric import parse_directed, parse_metric, unknown_metric
+from watcher.decision.rank import RankPolicy, Veto
+from watcher.decision.retain import RetainPolicy
+from watcher.decision.smooth import parse_smoothing
+from watcher.decision.stop import StopPolicy
+from watcher.errors import ConfigError
+
+# The settings that rank, keep and stop, and where that is seen.
+DECIDING = frozenset(StoppingSettings.__struct_fields__) - {
+    *("model_dir", "pipeline_config", "run_name", "state_dir", "eval_dir", "group"),
+}
+
+SomeSettings = TypeVar("SomeSettings", bound=RankingSettings)
+
+
+def boards(settings: RankingSettings) -> tuple[Board, ...]:
+    """Return the boards of a run; the first is the main one, which drives stopping.
+
+    Raises:
+        ConfigError: two boards share a name or a folder, a folder or the sentinel is one of
+            something else, or a metric or a veto cannot be read.
+    """
+    made = tuple(
+        _board(settings, board, main=place == 0)
+        for place, board in enumerate(settings.board or (BoardSettings(),))
+    )
+    names = [board.name for board in made]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"board ({twice}): two have this name", hint="give each its own")
+    _check_folders(settings, made)
+    return made
+
+
+def _check_folders(settings: RankingSettings, made: tuple[Board, ...]) -> None:
+    """Refuse a folder that something else lies in: promoting would write over it."""
+    taken = {
+        settings.model_path.resolve(): "the trainer's MODEL_DIR",
+        settings.state_path.resolve(): "the watcher's state folder",
+    }
+    folders = [(KEPT_BOARD, settings.kept_path), *((board.name, board.folder) for board in made)]
+    for name, folder in folders:
+        there = taken.get(folder.resolve())
+        if there:
+            raise ConfigError(
+                f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
+            )
+        taken[folder.resolve()] = f"that of {name} too"
+    evaluations = settings.eval_path.resolve()
+    if evaluations != settings.model_path.resolve() and (there := taken.get(evaluations)):
+        raise ConfigError(
+            f"eval_dir ({settings.eval_path}) is {there}", hint="give it a folder of its own"
+        )
+    if settings.pipeline_config:
+        taken[Path(settings.pipeline_config).resolve()] = "pipeline_config"
+    if there := taken.get(settings.sentinel_path.resolve()):
+        raise ConfigError(
+            f"sentinel ({settings.sentinel_path}) is {there}",
+            hint="the watcher writes and removes that file: give it a name of its own",
+        )
+
+
+def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Board:
+    if board.name == KEPT_BOARD or (not main and board.name == MAIN_BOARD):
+        raise ConfigError(
+            f"board name ({board.name}) is taken",
+            hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD}",
+        )
+    folder = settings.best_path
+    if board.folder or not main:
+        folder = settings.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
+    tie_break = settings.tie_break if board.tie_break is None else board.tie_break
+    veto = settings.veto if board.veto is None else board.veto
+    try:
+        vetoes = tuple(parse_veto(one) for one in veto)
+    except ValueError as error:
+        raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
+    metric = parse_metric(board.metric or settings.metric)
+    # The mode that is set for the first board's metric says little of another's.
+    by_nature, as_set = metric.natural_mode, settings.mode
+    modes = (by_nature, as_set) if board.metric and not main else (as_set, by_nature)
+    policy = RankPolicy(
+        mode=board.mode or modes[0] or modes[1] or "max",
+        top_k=settings.top_k if board.top_k is None else board.top_k,
+        tie_break=tuple(parse_directed(text) for text in tie_break),
+        ties=board.ties or settings.ties,
+        veto=vetoes,
+    )
+    return Board(board.name, folder, metric, policy)
+
+
+def with_main_board(settings: SomeSettings) -> SomeSettings:
+    """Return settings whose `metric`, `mode` and so on are those of the first board."""
+    if not settings.board:
+        return settings
+    first = settings.board[0]
+    names = ("metric", "mode", "top_k", "tie_break", "ties", "veto")
+    given = {name: getattr(first, name) for name in names if getattr(first, name) is not None}
+    if first.folder:
+        given["best_dir"] = str(settings.model_path / first.folder)
+    return msgspec.structs.replace(settings, **given)
+
+
+def stop_policy(
+    settings: StoppingSettings, resumed_step: int = -1, generation: int = 1
+) -> StopPolicy:
+    """Return what `should_stop` decides by, under these settings.
+
+    Args:
+        settings: Validated settings, those of the main board included.
+        resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
+        generation: The newest of the trainer's lives, the one that is decided by.
+    """
+    delta, relative = parse_delta(settings.min_delta)
+    return StopPolicy(
+        mode=settings.better,
+        patience=settings.patience,
+        patience_steps=settings.patience_steps,
+        min_delta=delta,
+        min_delta_relative=relative,
+        min_steps=settings.min_steps,
+        min_evaluations=settings.min_evaluations,
+        target=settings.target,
+        divergence=settings.divergence,
+        max_not_finite=settings.max_not_finite,
+        plateau_window=settings.plateau_window,
+        plateau_std=settings.plateau_std,
+        max_steps=settings.max_steps,
+        max_hours=settings.max_hours,
+        smoothing=parse_smoothing(settings.smoothing),
+        resumed_step=resumed_step,
+        generation=generation,
+    )
+
+
+def retain_policy(settings: RankingSettings) -> RetainPolicy:
+    """Return what `retain` decides by, under these settings."""
+    return RetainPolicy(settings.keep_every_steps, settings.keep_last)
+
+
+def require_metrics(
+    all_boards: Iterable[Board], names: Collection[str], categories: Collection[str] | None
+) -> None:
+    """Raise ConfigError when a board reads a metric that the evaluation does not report.
+
+    Args:
+        all_boards: The boards of the run.
+        names: The overall metrics that a result will have.
+        categories: Names of the categories, None when they are not known.
+    """
+    for board in all_boards:
+        for metric in board.metrics:
+            part = metric.missing(names, categories)
+            if part is not None:
+                field = "metric" if metric is board.metric else "tie_break or veto"
+                raise unknown_metric(field, metric.text, part, names, categories)
+
+
+def parse_delta(value: float | str) -> tuple[float, bool]:
+    """Parse `min_delta`: `0.005`, or `1%`, which is relative; raises ValueError with the rule."""
+    text = str(value).strip()
+    try:
+        delta = float(text.removesuffix("%"))
+    except ValueError:
+        delta = -1.0
+    if not 0 <= delta < float("inf"):
+        raise ValueError("expected a number >= 0, or a percentage such as 1%")
+    return (delta / 100, True) if text.endswith("%") else (delta, False)
+
+
+def parse_veto(value: str | VetoSettings) -> Veto:
+    """Parse a veto, `AP[person]:0.02` or a table; raises ValueError with the rule."""
+    if isinstance(value, VetoSettings):
+        name, drop = value.metric, value.drop
+    else:
+        name, _, number = value.rpartition(":")
+        try:
+            drop = float(number)
+        except ValueError:
+            drop = -1.0
+        if not name or not 0 <= drop < float("inf"):
+            raise ValueError("expected METRIC:DROP with DROP >= 0, such as AP[person]:0.02")
+    metric, mode = parse_directed(name)
+    return Veto(metric, mode, drop)

@@ -1,0 +1,1 @@
+"""What a person asks of a run: the channel to its daemon, the commands, the rebuild."""

@@ -1,0 +1,60 @@
+"""Copied: a copy of a run must not write into folders that are still those of the original."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from watcher.config import Settings, make_settings
+from watcher.config.policies import boards
+from watcher.decision.board import MAIN_BOARD
+from watcher.errors import ConfigError, StoreError
+from watcher.store.moved import recorded_settings, recorded_state
+from watcher.store.reading import Reader, open_reader
+
+
+def refuse_copy(settings: Settings) -> None:
+    """Raise ConfigError where `run` would begin on a copy and write into the original's folders."""
+    # What cannot be read now is told, or waited for, when it is opened.
+    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=0.1) as reader:
+        refuse_shared(settings, reader, evaluates=True)
+
+
+def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> None:
+    """Raise ConfigError where a copied run would write into a folder of the run it is a copy of.
+
+    Args:
+        settings: What the copy would work by.
+        reader: The copy's database.
+        evaluates: Whether it would write event files too.
+    """
+    run = reader.recorded()
+    values = recorded_settings(run)
+    if not values or recorded_state(run) == settings.state_path:
+        return
+    values["model_dir"] = run["model_dir"]
+    try:
+        before = make_settings(values, dict.fromkeys(values, "the run's database"))
+    except ConfigError:  # of a version with other rules
+        return
+    theirs = set(_written(before, evaluates).values())
+    shared = [one for one in _written(settings, evaluates).items() if one[1] in theirs]
+    if shared and (original := reader.original()):
+        setting, path = shared[0]
+        raise ConfigError(
+            f"{settings.state_path} is a copy of {original}, and {path} is that one's",
+            hint=f"start `checkpoint-watcher run` on the copy with another {setting}",
+        )
+
+
+def _written(settings: Settings, evaluates: bool) -> dict[str, Path]:
+    """Return what a run writes beside its state folder: setting to path, links resolved."""
+    named = {
+        "--best-dir" if board.name == MAIN_BOARD else f"folder of [[board]] {board.name}": path
+        for board in boards(settings)
+        for path in [board.folder]
+    }
+    named |= {"--kept-dir": settings.kept_path, "--sentinel": settings.sentinel_path}
+    if evaluates and settings.tensorboard:
+        named["--eval-dir"] = settings.eval_path
+    return {setting: path.resolve() for setting, path in named.items()}

@@ -1,0 +1,202 @@
+"""Rebuild: make a database again from `best.json`, `best/` and the pins, when the old one is lost.
+
+What comes back: the run's identity, the promoted checkpoints with their scores, and the pins that
+still wait. The rest of the history does not; checkpoints that the trainer still has are found and
+evaluated anew. Nothing is deleted: the damaged database is kept beside the new one.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from watcher.checkpoints.pin import taking_checkpoint
+from watcher.decision.metric import parse_metric
+from watcher.errors import StoreError, StoreLost
+from watcher.files.atomic_io import fsync_folder, read_regular
+from watcher.files.slices import finish
+from watcher.ingest.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.promotion.placing import look_into
+from watcher.promotion.promote import BOARD_FILE, foreign_names
+from watcher.store import Store
+from watcher.store.database_file import (
+    DATABASE_NAME,
+    PINS_NAME,
+    REBUILD_HINT,
+    has_run,
+    is_whole,
+    set_aside,
+)
+from watcher.types import Leader, Pin
+
+_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
+_PLACED_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}(-[0-9a-f]{8})?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Entry(msgspec.Struct):
+    """One checkpoint as `best.json` tells of it."""
+
+    rank: int
+    checkpoint: str
+    saved_as: str
+    global_step: int
+    score: float
+    sha256: str
+    evaluated_at: str
+    metrics: dict[str, float | None]
+    generation: int = 1
+
+
+class Board(msgspec.Struct):
+    """`best.json`, as far as a database can be made from it."""
+
+    run: str
+    run_uuid: str
+    metric: str
+    mode: str
+    checkpoints: list[Entry]
+    fingerprint: str | None = None
+    board: str = "best"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild brought back.
+
+    Attributes:
+        scored: Names of checkpoints in `best/`, best first.
+        pending: Names of pins that wait to be evaluated.
+        lost: Names in `best.json` whose files are neither in `best/` nor in the pins, whole.
+        unnamed: Names of checkpoints in `best/` that `best.json` does not name. They may have been
+            on their way out, or a user's; nothing tells now, so they stay.
+        old: Where the old database is now, None when there was none.
+    """
+
+    scored: tuple[str, ...]
+    pending: tuple[str, ...]
+    lost: tuple[str, ...]
+    unnamed: tuple[str, ...]
+    old: Path | None
+
+
+def read_board(best_dir: Path) -> Board | None:
+    """Read `best.json`; None when there is none, or none of ours."""
+    try:
+        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=Board)
+    except (OSError, msgspec.DecodeError):
+        return None
+    for entry in board.checkpoints:
+        ours = _PLACED_NAME.fullmatch(entry.checkpoint) and _NAME.fullmatch(entry.saved_as)
+        if not ours or not _SHA256.fullmatch(entry.sha256):
+            return None
+    return board
+
+
+def refuse_lost(state_dir: Path, best_dir: Path) -> None:
+    """Raise StoreLost where a run has been whose database is gone: a new one would forget it."""
+    database = state_dir / DATABASE_NAME
+    if has_run(database):
+        return
+    if pin_folders(state_dir / PINS_NAME):
+        trace = state_dir / PINS_NAME
+    elif read_board(best_dir):
+        trace = best_dir
+    else:
+        return
+    raise StoreLost(
+        f"database {database} is gone or empty, but {trace} is that of a run",
+        hint=f"{REBUILD_HINT}; or move {trace} away to begin anew",
+    )
+
+
+def require_damage(database: Path) -> None:
+    """Raise StoreError when a database is whole, so that there is nothing to rebuild."""
+    if is_whole(database):
+        raise StoreError(
+            f"database {database} is whole: there is nothing to rebuild",
+            hint="to make it anew all the same, move it away first",
+        )
+
+
+def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Rebuilt:
+    """Make the database anew. The caller holds the run's lock.
+
+    Raises:
+        StoreError: the new database cannot be written; the old one is where it was.
+        OSError: likewise, for a pin.
+    """
+    board = read_board(best_dir)
+    pins_dir, fresh = state_dir / PINS_NAME, state_dir / f"{DATABASE_NAME}.new"
+    for suffix in ("", "-wal", "-shm"):
+        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
+    name = board.run if board else model_dir.name
+    uuid = board.run_uuid if board else None
+    with Store(fresh, run=name, model_dir=model_dir, now=now, run_uuid=uuid) as store:
+        scored, lost = _restore_board(store, board, best_dir, pins_dir, now) if board else ([], [])
+        pending = adopt_pins(store.queue, pins_dir, now)
+        store.ledger.add_event(now, "rebuilt", "the database was made anew from best/ and the pins")
+    old = set_aside(state_dir / DATABASE_NAME)
+    fresh.rename(state_dir / DATABASE_NAME)
+    fsync_folder(state_dir)
+    named = [entry.checkpoint for entry in board.checkpoints] if board else []
+    unnamed = tuple(sorted(foreign_names(look_into(best_dir), named)))
+    return Rebuilt(tuple(scored), tuple(pending), tuple(lost), unnamed, old)
+
+
+def _restore_board(
+    store: Store, board: Board, best_dir: Path, pins_dir: Path, now: float
+) -> tuple[list[str], list[str]]:
+    store.ledger.set_policy(parse_metric(board.metric), board.mode, now, board=board.board)
+    fingerprint = board.fingerprint or "unknown"
+    store.ledger.set_fingerprint(fingerprint, now)
+    names: dict[str, str] = {}
+    lost = []
+    for entry in sorted(board.checkpoints, key=lambda entry: (entry.generation, entry.global_step)):
+        pin = _find_pin(entry, best_dir, pins_dir)
+        if pin is None:
+            lost.append(entry.checkpoint)
+            continue
+        found = found_as(entry.saved_as, pin.prefix)
+        store.queue.record_pin(found, pin, now, generation=entry.generation)
+        store.ledger.restore_score(
+            entry.sha256, fingerprint, entry.score, entry.metrics, entry.evaluated_at, now
+        )
+        names[entry.sha256] = entry.checkpoint
+    rows = {row.sha256: row for row in store.ledger.scored()}
+    kept = [entry for entry in board.checkpoints if entry.sha256 in names]
+    leaders = [
+        Leader(rank=place, row=rows[entry.sha256], name=names[entry.sha256])
+        for place, entry in enumerate(sorted(kept, key=lambda entry: entry.rank), start=1)
+    ]
+    store.promotions.place(board.board, leaders)
+    paths = {leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders}
+    store.promotions.record(board.board, leaders, paths, board.metric, now)
+    return [leader.name for leader in leaders], lost
+
+
+def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
+    """Return the pin of a promoted checkpoint, made from `best/` where it is gone."""
+    folder = pins_dir / entry.sha256
+    pin = read_pin(folder / entry.saved_as, entry.sha256)
+    source = best_dir / entry.checkpoint
+    if pin or not (best := read_pin(source, entry.sha256)):
+        return pin
+    working = pins_dir / f".new-{secrets.token_hex(6)}"
+    working.mkdir(mode=0o700, parents=True)
+    _, method = finish(taking_checkpoint(source, working / entry.saved_as))
+    shutil.rmtree(folder, ignore_errors=True)
+    working.rename(folder)
+    return Pin(
+        prefix=folder / entry.saved_as,
+        method=method,
+        sha256=entry.sha256,
+        global_step=best.global_step,
+        size_bytes=best.size_bytes,
+        model_variables=best.model_variables,
+    )

@@ -1,0 +1,417 @@
+"""Dispatcher: from the queue to the workers, and from the workers into the ledger.
+
+Wires queue, supervisors and ledger: gives each worker what is pending, renews and takes back
+leases, and records what came of each evaluation, whatever came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from watcher.config import Settings
+from watcher.config.policies import boards, require_metrics
+from watcher.decision.noise import latency_doubt, random_doubts, reads_latency
+from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
+from watcher.errors import ConfigError, StoreError, StoreRefused
+from watcher.evaluation.events import (
+    Evaluated,
+    GaveWay,
+    HeldBack,
+    Progressed,
+    Ready,
+    Rejected,
+    Starting,
+    Unusable,
+    WorkerEvent,
+    WorkerLost,
+    WorkerRecycled,
+    WorksAgain,
+)
+from watcher.evaluation.pool import WorkerPool
+from watcher.evaluation.snapshot import Snapshot
+from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
+from watcher.store import LeaseLost, Store, iso
+from watcher.types import Lease
+
+_log = structlog.get_logger(__name__)
+
+# Another pipeline.config may fit the checkpoint: it is the set-up that fails, and may be mended.
+SET_UP = frozenset({"unmatched_variables"})
+
+_RENEW_SECONDS = 20.0
+_LEASE_MARGIN_SECONDS = 60.0
+
+
+class Dispatcher:
+    """The middle stages of one run: queue to workers to ledger.
+
+    Attributes:
+        pool: The workers' supervisors.
+        snapshot: What each worker is set up from.
+        misfit: The last that failed by the set-up, None where something was scored since.
+        to_bring_back: sha256 of what failed by an earlier set-up and has no pin any more, while
+            MODEL_DIR still has it. Whoever puts those back into the queue empties it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        supervisors: Sequence[Supervisor],
+        snapshot: Snapshot,
+    ) -> None:
+        self._settings = settings
+        self._boards = boards(settings)
+        self._store = store
+        self.pool = WorkerPool(supervisors)
+        for supervisor in supervisors:
+            supervisor.to_check = self._newest
+        self.misfit: Rejected | None = None
+        self.to_bring_back: tuple[str, ...] = ()
+        self.snapshot = snapshot
+        # What each worker said and when, until the database has it.
+        self._unrecorded: deque[tuple[Supervisor, WorkerEvent, float, float]] = deque()
+        self._returning: deque[Lease] = deque()
+        self._renewed: dict[str, float] = {}
+        self._changed = False
+        self._told: set[str] = set()
+        # Tokens of what was evaluated only to see whether a device works.
+        self._trials: set[str] = set()
+        # Whose attempts were given back once: what fails again after the device worked counts.
+        self._forgiven: set[int] = set()
+        self._random_doubts: list[str] = []
+        self._latency_doubts: dict[str, str] = {}
+
+    @property
+    def doubts(self) -> list[str]:
+        """What the settings decide by though it is noise, a sentence each."""
+        return [*self._random_doubts, *self._latency_doubts.values()]
+
+    def record(self, now: float, steady: float) -> bool:
+        """Take what the workers have to say and record all of it.
+
+        Returns:
+            True when the ledger or a checkpoint's outcome changed.
+
+        Raises:
+            ConfigError: the worker reports that the metric does not exist.
+            StoreError: the database cannot be written; what was said is kept for the next call.
+            WorkerRefused, WorkerError: as `WorkerPool.tick`.
+        """
+        self._changed = False
+        self._unrecorded += ((who, said, now, steady) for who, said in self.pool.tick(steady))
+        while self._unrecorded:
+            try:
+                self._record_one(*self._unrecorded[0])
+            except ConfigError:
+                self._unrecorded.popleft()  # it is told once, and not again at the end
+                raise
+            self._unrecorded.popleft()
+        self._give_back((), now)
+        return self._changed
+
+    def shift_times(self, seconds: float) -> None:
+        """Follow a wall clock that was set: what was said before it keeps its distance."""
+        self._unrecorded = deque(
+            (who, said, at + seconds, then) for who, said, at, then in self._unrecorded
+        )
+
+    def close(self, leases: tuple[Lease, ...], now: float) -> None:
+        """Record what is left, and return the leases of workers that were ended.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
+        while self._unrecorded:
+            with contextlib.suppress(ConfigError):  # nothing is begun any more
+                self._record_one(*self._unrecorded.popleft())
+        self._give_back(leases, now)
+
+    def _newest(self) -> str | None:
+        """Return the prefix of the newest checkpoint that waits, or that the trainer still has."""
+        for row in reversed(self._store.queue.pinned()):
+            if row["state"] in ("pending", "failed") or self._is_here(row["name"]):
+                return str(row["prefix"])
+        return None
+
+    def _is_here(self, name: str) -> bool:
+        return (self._settings.model_path / f"{name}.index").exists()
+
+    def take_back_expired(self, now: float) -> None:
+        """Return leases that ran out to the queue, and end the workers that held them."""
+        expired = self._store.queue.return_expired(now)
+        for name in expired.values():
+            _log.warning("lease expired", checkpoint=name)
+        for supervisor in self.pool:
+            if any(lease.checkpoint_id in expired for lease in supervisor.leases):
+                self._abandon(supervisor, now)
+
+    def _abandon(self, supervisor: Supervisor, now: float) -> None:
+        """End a worker; what it evaluates goes back into the queue, to no fault of its own."""
+        leases = supervisor.leases
+        supervisor.abandon()
+        self._give_back(leases, now)
+
+    def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
+        self._returning += leases
+        while self._returning:
+            with contextlib.suppress(LeaseLost):  # it expired, and is back already
+                self._store.queue.give_back(self._returning[0], now)
+            self._returning.popleft()
+
+    def give_out(self, now: float, steady: float) -> None:
+        """Give each worker that can take one a pending checkpoint; those without any come first."""
+        held = {lease.token for lease in self.pool.leases}
+        self._renewed = {token: at for token, at in self._renewed.items() if token in held}
+        for supervisor in sorted(self.pool, key=lambda one: len(one.leases)):
+            if not supervisor.idle:
+                continue
+            lease = self._choose(supervisor, now)
+            if lease:
+                self._renewed[lease.token] = steady
+                supervisor.evaluate(lease, steady)
+        due = self._store.queue.next_due()
+        self.pool.want(due is not None and due <= now)
+
+    def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
+        queue, seconds = self._store.queue, self._lease_seconds()
+        if supervisor.breaker.closed:
+            # Beside another evaluation, only one that broke no worker before.
+            return queue.lease_next(now, seconds, untried=bool(supervisor.leases))
+        # To probe: one that did not break off here, else one that is known to be good. Where there
+        # is neither, that which was tried the longest ago.
+        tried = tuple(supervisor.breaker.lost)
+        lease = queue.lease_next(now, seconds, without=tried)
+        due = queue.next_due()
+        if lease is None and due is not None and due <= now and (lease := queue.known_good()):
+            self._trials.add(lease.token)
+        return lease or queue.lease_next(now, seconds, after=tried)
+
+    def next_due(self) -> float:
+        """Return when there is something to give out, infinite when a worker has to be free first.
+
+        In seconds since the epoch. What may not be given out beside a running evaluation is not
+        waited for by the clock: the worker's next message wakes the loop.
+        """
+        pool = self.pool
+        if not (pool.free or pool.resting or pool.has_room):
+            return math.inf
+        due = self._store.queue.next_due(untried=not (pool.free or pool.resting))
+        return math.inf if due is None else due
+
+    def _lease_seconds(self) -> float:
+        # The supervisor gives a silent worker up before its lease runs out.
+        return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS
+
+    def _record_one(
+        self, supervisor: Supervisor, happening: WorkerEvent, now: float, steady: float
+    ) -> None:
+        try:
+            match happening:
+                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if (
+                    lease.token in self._trials
+                ):
+                    pass
+                case Starting(phase):
+                    supervisor.phase_at = iso(now)
+                    _log.info(f"starting: {phase}", **self._on(supervisor))
+                case Ready():
+                    self._take_ready(supervisor, happening, now, steady)
+                case Progressed(lease):
+                    if steady - self._renewed.get(lease.token, -math.inf) > _RENEW_SECONDS:
+                        self._renewed[lease.token] = steady
+                        self._store.queue.renew(lease, now, self._lease_seconds())
+                case Evaluated():
+                    self._take_score(happening, now)
+                case Unusable(lease, reason):
+                    self._refuse_answer(lease, reason, now)
+                case Rejected():
+                    self._take_rejection(happening, now, steady)
+                case WorkerLost():
+                    self._take_loss(happening, now, steady)
+                case HeldBack():
+                    self._hold_back(happening, now)
+                case WorksAgain(device):
+                    _log.info("the device works again", device=device)
+                    self._store.ledger.add_event(now, "recovered", f"{device} evaluates again")
+                case WorkerRecycled(resident_bytes):
+                    mib = round(resident_bytes / 2**20)
+                    _log.info("worker replaced, it had grown too large", mib=mib)
+                case GaveWay(device):
+                    _log.info("worker ended, another watcher's turn has come", device=device)
+        except LeaseLost as error:
+            _log.warning("answer refused", reason=error.message)
+        except (StoreRefused, TypeError, ValueError, OverflowError) as error:
+            if isinstance(happening, Evaluated):
+                self._refuse_answer(happening.lease, str(error), now)
+            else:
+                _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+
+    def _refuse_answer(self, lease: Lease, reason: str, now: float) -> None:
+        """Fail a checkpoint whose answer is at fault: another attempt would end the same way.
+
+        Its pin stays, since another evaluator may give a better one.
+        """
+        with contextlib.suppress(LeaseLost):
+            self._fail(lease, f"its answer cannot be recorded: {reason}", now, may_pass=True)
+
+    def _take_loss(self, lost: WorkerLost, now: float, steady: float) -> None:
+        restart_in = round(lost.restart_at - steady, 1)
+        _log.warning("worker lost", reason=lost.reason, restart_in=restart_in)
+        for held in lost.leases:
+            with contextlib.suppress(LeaseLost):
+                alone = len(lost.leases) == 1
+                self._retry_or_fail(held, lost.reason, now, alone=alone, counts=lost.counts)
+
+    def _hold_back(self, held: HeldBack, now: float) -> None:
+        """Say that a device is at fault, and let its failures be no attempts."""
+        counted = {id_: n for id_, n in held.counted.items() if id_ not in self._forgiven}
+        said = f"{held.device} is held back: {held.reason}"
+        back = self._store.queue.forgive(counted, said, now)
+        self._forgiven |= counted.keys()
+        self._changed = self._changed or bool(back)
+        _log.error("device held back", device=held.device, reason=held.reason, no_attempts_of=back)
+
+    def _take_ready(self, supervisor: Supervisor, ready: Ready, now: float, steady: float) -> None:
+        if reason := self.pool.disagreement(supervisor, ready):
+            _log.error("worker refused", device=supervisor.device, reason=reason)
+            supervisor.refuse(reason, steady)
+            return
+        listed = ready.details.get("categories")
+        categories = None if listed is None else {category["name"] for category in listed}
+        require_metrics(self._boards, ready.metric_names, categories)
+        self.snapshot.add(ready.taken)
+        self.snapshot.accept()
+        self.snapshot.look()
+        again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
+        if again.changed:
+            lost = self._store.queue.failed_unpinned(SET_UP)
+            self.to_bring_back = tuple(sha for name, sha in lost if self._is_here(name))
+        self._changed = True
+        took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
+        versions = ready.versions
+        _log.info("worker ready", device=ready.device, images=ready.images, **took, **versions)
+        for warning in ready.details.get("warnings") or ():
+            _log.warning(warning)
+        drawn = [str(name) for name in ready.details.get("random_metrics") or ()]
+        self._random_doubts = random_doubts(self._boards, drawn)
+        for doubt in self._random_doubts:
+            self._warn_once(doubt, doubt)
+        for note in ready.details.get("notes") or ():
+            if note not in self._told:  # each worker that is started anew says it
+                self._told.add(note)
+                _log.info(note)
+        if again.waiting:
+            names = ", ".join(again.waiting)
+            _log.warning("the evaluation changed, evaluating anew", checkpoints=names)
+        if again.standing:
+            names = ", ".join(again.standing)
+            _log.info("measured in this evaluation before, their scores stand", checkpoints=names)
+
+    def _take_score(self, evaluated: Evaluated, now: float) -> None:
+        metric, evaluation = self._boards[0].metric, evaluated.evaluation
+        score = metric.value(evaluation.values)
+        why = why_unranked(metric, evaluation.values, evaluation.details)
+        self._store.ledger.record_score(
+            evaluated.lease,
+            evaluated.evaluation,
+            score,
+            started=now - evaluated.seconds,
+            now=now,
+            reason=why,
+        )
+        self._changed = True
+        self.misfit = None
+        lease = evaluated.lease
+        said = {
+            "checkpoint": lease.name,
+            "global_step": lease.global_step,
+            "score": score,
+            "seconds": round(evaluated.seconds, 2),
+        }
+        if why is None:
+            _log.info("scored", **said)
+        else:
+            reason = why.removeprefix(CANNOT_RANK)
+            _log.warning("scored, but the score cannot rank", **said, reason=reason)
+        for warning in evaluated.evaluation.details.get("metric_warnings") or ():
+            _log.warning(warning, checkpoint=lease.name)
+        with contextlib.suppress(StoreError):  # the score is recorded, and looked at next time
+            self._judge_latency()
+
+    def _judge_latency(self) -> None:
+        """Look whether places are given by latencies that differ no more than chance does."""
+        reading = [board for board in self._boards if reads_latency(board)]
+        if not reading:
+            return
+        ledger = self._store.ledger
+        rows = ledger.scored_and_pinned()
+        ids = [row.evaluation_id for row in rows]
+        values = ledger.values(ids, {key for one in reading for m in one.metrics for key in m.keys})
+        seen = [replace(row, values=values[row.evaluation_id]) for row in rows]
+        spreads = ledger.latency_spreads(ids)
+        self._latency_doubts.clear()
+        for board in reading:
+            if doubt := latency_doubt(board, seen, spreads):
+                self._latency_doubts[board.name] = doubt
+                self._warn_once(f"latency of {board.name}", doubt)
+
+    def _on(self, supervisor: Supervisor) -> dict[str, str]:
+        """Return which device is meant, where there are several."""
+        return {"device": supervisor.device} if len(list(self.pool)) > 1 else {}
+
+    def _warn_once(self, subject: str, warning: str) -> None:
+        if subject not in self._told:
+            self._told.add(subject)
+            _log.warning(warning)
+
+    def _take_rejection(self, rejected: Rejected, now: float, steady: float) -> None:
+        lease, reason = rejected.lease, f"{rejected.code}: {rejected.message}"
+        if rejected.code == DATASET_CHANGED:
+            self._give_back((lease,), now)
+            said = f"the eval data changed, starting a new worker: {rejected.message}"
+            for supervisor in self.pool:
+                leases = supervisor.leases
+                supervisor.start_over(said, steady)
+                self._give_back(leases, now)
+            _log.warning("the eval data changed, starting a new worker", reason=rejected.message)
+        elif rejected.permanent:
+            by_set_up = rejected.code in SET_UP
+            self._fail(lease, reason, now, may_pass=by_set_up)
+            self.misfit = rejected if by_set_up else self.misfit
+        else:
+            self._retry_or_fail(lease, reason, now, counts=rejected.counts)
+
+    def _retry_or_fail(
+        self, lease: Lease, reason: str, now: float, *, alone: bool = True, counts: bool = True
+    ) -> None:
+        if not counts:
+            self._store.queue.retry_later(lease, reason, now, 0.0, counted=False)
+            _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, counts=False)
+            return
+        # Of two that shared a broken worker one is innocent: each is tried again, alone.
+        if alone and lease.attempt >= self._settings.max_attempts:
+            said = f"{reason} (attempt {lease.attempt}, the last)"
+            self._fail(lease, said, now, may_pass=True)
+            return
+        delay = self.pool.retry_seconds * 2.0 ** (lease.attempt - 1)
+        self._store.queue.retry_later(lease, reason, now, delay)
+        _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
+
+    def _fail(self, lease: Lease, reason: str, now: float, *, may_pass: bool = False) -> None:
+        self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)
+        self._changed = True
+        _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
+
+
+def _seconds_each(phases: Sequence[tuple[str, float]], until: float) -> str:
+    """Say how long each phase of a worker's start took: `importing TensorFlow 12 s, ...`."""
+    ends = [*(began for _, began in phases[1:]), until]
+    told = (f"{name} {end - at:.0f} s" for (name, at), end in zip(phases, ends, strict=True))
+    return ", ".join(told) if phases else ""

@@ -1,0 +1,1 @@
+"""From a source to the queue: each new checkpoint is pinned, verified and recorded."""

@@ -1,0 +1,321 @@
+"""The app: the daemon from its settings to its end, as `checkpoint-watcher run` starts it.
+
+Apart from the command, whose help and completion are to answer without the daemon's libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from watcher.checkpoints.pin import Verified
+from watcher.config import Loaded, Settings, shown
+from watcher.config.policies import retain_policy
+from watcher.control.channel import ControlChannel
+from watcher.control.copied import refuse_copy
+from watcher.control.rebuild import refuse_lost
+from watcher.decision.metric import is_taken
+from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
+from watcher.evaluation.preflight import refuse_unmeasured
+from watcher.evaluation.scratch import Scratch
+from watcher.evaluation.snapshot import take_snapshot
+from watcher.evaluation.workers import make_supervisors
+from watcher.files.mounts import mount_now
+from watcher.heartbeat import Heartbeat
+from watcher.ingest.intake import Intake
+from watcher.launch.processes import at_work, trainers
+from watcher.promotion.projection import Projector
+from watcher.runtime.lock import hold_lock
+from watcher.runtime.logs import LiveView, configure_logs
+from watcher.runtime.loop import Daemon
+from watcher.runtime.opening import open_store
+from watcher.runtime.sharing import Sharing
+from watcher.service import listen, told_of
+from watcher.store import PINS_NAME, Store
+from watcher.systemd.notify import Notifier, Service
+
+_log = structlog.get_logger(__name__)
+
+
+class _StopFlag:
+    """Remembers that a signal asked to end, and passes it on once there is a daemon."""
+
+    def __init__(self, service: Service) -> None:
+        self.asked = self.asked_to_finish = False
+        self.daemon: Daemon | None = None
+        self._service = service
+        self._heeded = [signal.SIGTERM, signal.SIGINT]
+        # The terminal is closed; whoever started it with nohup wants it to go on.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._heeded.append(signal.SIGHUP)
+        for number in self._heeded:
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGUSR1, self._ask_to_finish)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        self._service.stopping()
+        if self.daemon:
+            self.daemon.stop()
+
+    def _ask_to_finish(self, *_: object) -> None:
+        self.asked_to_finish = True
+        if self.daemon:
+            self.daemon.finish()
+
+    def run(self, daemon: Daemon) -> None:
+        """Run the daemon, unless it was asked to stop before there was one."""
+        self.daemon = daemon
+        if self.asked_to_finish:
+            daemon.finish()
+        try:
+            if not self.asked:
+                daemon.run()
+        finally:
+            # Python's own end lets signals kill again, and the exit code would tell of that:
+            # whoever asks now asks for what is being done.
+            for number in (*self._heeded, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
+
+
+def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
+    """Run the daemon until it is stopped, idle, or cannot go on.
+
+    Args:
+        load: Returns the settings; called again when the database, which says what the last start
+            was given, was locked at first.
+
+    Raises:
+        WatcherError: it cannot begin, or cannot go on; the message says why.
+    """
+    service = Service(Notifier.from_environment(os.environ))
+    stop = _StopFlag(service)
+    with service:
+        while not _run(load(), service, stop):
+            pass
+
+
+def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
+    """Run to the end; False when all that counts can be loaded only now."""
+    settings = _in_time_for(service, loaded.settings)
+    interpreter = _check_inputs(settings)
+    sharing = Sharing(settings.group, settings.state_path, settings.best_path)
+    with ExitStack() as stack:
+        name, endpoints = settings.name, None
+        if not settings.model_path.is_dir():  # a run that waits for it is asked how it is, too
+            endpoints = listen(settings, name, stack)
+        if not _wait_for_model_dir(settings, stop, service):
+            return True
+        inherited = "working_directory" in loaded.inherited
+        settings = at_work(settings, trainers(), inherited=inherited)
+        given = {"working_directory": "where it was started", **loaded.given}
+        _make_state_folder(settings)
+        stack.enter_context(hold_lock(settings.state_path / "lock"))
+        refuse_lost(settings.state_path, settings.best_path)
+        refuse_copy(settings)
+        # After the lock: another watcher of this MODEL_DIR has the port as well.
+        endpoints = endpoints or listen(settings, name, stack)
+        stack.enter_context(sharing).begin()
+        live = _wants_live(settings)
+        configure_logs(settings.log_format, settings.state_path, live=live)
+        opened = open_store(
+            settings,
+            stopped=lambda: stop.asked,
+            finishing=lambda: stop.asked_to_finish,
+            waiting=service.waiting,
+        )
+        if opened is None:
+            return True
+        store = stack.enter_context(opened)
+        if loaded.unread:
+            return False
+        stack.push(partial(_record_end, store))
+        _warn_of_mount(settings.state_path)
+        _tell_last_start(loaded)
+        refuse_unmeasured(settings, store.ledger, store.ledger.settings())
+        view = stack.enter_context(LiveView(settings.state_path, live))
+        service.watch(settings.state_path)
+        # Each is called after every turn of the loop, and must return at once. The view comes last:
+        # where the database cannot be read it raises.
+        audience: list[Callable[[Heartbeat], None]] = [
+            service.turned,
+            lambda _: sharing.keep(),
+            lambda _: view.refresh(),
+        ]
+        audience[:0] = told_of(settings, name, stack, endpoints)
+        scratch = stack.enter_context(Scratch())
+        source = loaded.source("device")
+        stop.run(_build(settings, given, store, interpreter, scratch, audience, source))
+    return True
+
+
+def _tell_last_start(loaded: Loaded[Settings]) -> None:
+    here = {"working_directory": str(Path.cwd())}  # no news where it is the same
+    told = [
+        f"{name} {shown(value)}"
+        for name, value in sorted(loaded.inherited.items())
+        if here.get(name) != value
+    ]
+    if told:
+        _log.info("as at the last start", settings=", ".join(told))
+    if loaded.forgotten:
+        _log.warning(
+            "given at the last start and not now; not remembered, since passwords may be in it",
+            settings=", ".join(loaded.forgotten),
+        )
+
+
+def _record_end(store: Store, _: object, error: BaseException | None, __: object) -> None:
+    """Say in the database that the run ended and why, so that it is not taken for a kill."""
+    if not isinstance(error, Exception) or isinstance(error, StoreLost):
+        return  # in peace, or with a database in which nobody would find it
+    reason = error.message if isinstance(error, WatcherError) else f"{error!r}"
+    with contextlib.suppress(StoreError):
+        store.ledger.record_end(reason, time.time())
+
+
+def _check_inputs(settings: Settings) -> str:
+    """Refuse what can be refused without the worker; returns the interpreter's full path."""
+    if not Path(settings.pipeline_config).is_file():
+        given = settings.pipeline_config
+        wrong = f"({given}) does not exist or is not a file" if given else "is not set"
+        raise ConfigError(
+            f"pipeline_config {wrong}",
+            hint="give the file that model_main_tf2 got as --pipeline_config_path",
+        )
+    wanted = settings.python or sys.executable
+    interpreter = shutil.which(wanted)
+    if interpreter is None:
+        raise ConfigError(
+            f"python ({wanted}) does not exist or cannot be executed",
+            hint="give the interpreter of the training environment, /path/to/env/bin/python",
+        )
+    folder = settings.working_path
+    if not folder.is_dir() or not os.access(folder, os.X_OK):
+        raise ConfigError(
+            f"working_directory ({settings.working_directory}) is not a folder, or not for us",
+            hint="give the folder that the trainer is started in",
+        )
+    for plugin in settings.metric_plugin:
+        if is_taken(name := plugin.rpartition(":")[2]):
+            raise ConfigError(
+                f"metric_plugin ({plugin}) names its metric {name}, which --metric understands"
+                " otherwise",
+                hint="a metric is named after its function or entry point: rename that",
+            )
+    return str(Path(interpreter).absolute())  # a link stays: an environment is known by it
+
+
+def _in_time_for(service: Service, settings: Settings) -> Settings:
+    """Make the loop turn as often as its watchdog asks for, and show where it hung if it does."""
+    if service.turn_seconds == math.inf:
+        return settings
+    faulthandler.enable()  # the watchdog's signal is SIGABRT
+    rescan = min(settings.rescan_seconds, service.turn_seconds)
+    return msgspec.structs.replace(settings, rescan_seconds=rescan)
+
+
+def _wait_for_model_dir(settings: Settings, stop: _StopFlag, service: Service) -> bool:
+    """Return True once model_dir is there, False when a signal came first."""
+    folder = settings.model_path
+    if folder.exists() and not folder.is_dir():
+        raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
+    if not folder.exists() and not (settings.wait_for_model_dir and folder.parent.is_dir()):
+        raise ModelDirError(
+            f"model_dir {folder} does not exist",
+            hint="start the trainer first, or wait for it with --wait-for-model-dir"
+            if folder.parent.is_dir()
+            else f"{folder.parent} does not exist either; is the path right?",
+        )
+    while not folder.is_dir() and not (stop.asked or stop.asked_to_finish):
+        service.waiting(f"waiting for {folder}")
+        time.sleep(0.2)
+    return folder.is_dir() and not stop.asked
+
+
+def _make_state_folder(settings: Settings) -> None:
+    for folder in (settings.state_path, settings.state_path / PINS_NAME):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot create {folder}: {error.strerror}",
+                hint="the watcher must be able to write there, or set --state-dir",
+            ) from error
+    if not os.access(settings.state_path, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"cannot write into {settings.state_path}",
+            hint="the watcher must be able to write there, or set --state-dir",
+        )
+
+
+def _warn_of_mount(state_dir: Path) -> None:
+    """Say that the database is where several machines may reach it."""
+    mount = mount_now(state_dir)
+    if mount and mount.is_remote:
+        _log.warning(
+            f"the database is on {mount.kind}: no watcher on another machine may use it, readers"
+            " and the watcher wait for each other; --state-dir puts it on a local disk"
+        )
+
+
+def _wants_live(settings: Settings) -> bool:
+    if settings.log_format == "auto":
+        return sys.stdout.isatty()
+    return settings.log_format == "live"
+
+
+def _build(
+    settings: Settings,
+    given: Mapping[str, str],
+    store: Store,
+    interpreter: str,
+    scratch: Scratch,
+    audience: Sequence[Callable[[Heartbeat], None]],
+    device_source: str,
+) -> Daemon:
+    snapshot = take_snapshot(settings)
+    supervisors = make_supervisors(
+        settings, interpreter, settings.name, snapshot, scratch, device_source=device_source
+    )
+    verified: Verified = set()
+    intake = Intake(
+        settings.model_path,
+        settings.state_path / PINS_NAME,
+        store.queue,
+        grace_seconds=settings.grace_seconds,
+        policy=settings.waiting_policy,
+        retain_policy=retain_policy(settings),
+        verified=verified,
+    )
+    projector = Projector(settings, store, settings.name, verified=verified)
+
+    def show(heartbeat: Heartbeat) -> None:
+        for look in audience:
+            look(heartbeat)
+
+    channel = ControlChannel(settings.state_path)
+    return Daemon(
+        settings,
+        store,
+        intake,
+        projector,
+        supervisors,
+        snapshot=snapshot,
+        channel=channel,
+        given=given,
+        on_step=show,
+    )

@@ -1,0 +1,83 @@
+"""Opening: the database at the start of a run, waited for while another program holds its lock.
+
+The trainer does not wait, so checkpoints are pinned meanwhile. Their pins have no rows; the intake
+adopts them when it begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import structlog
+
+from watcher.config import Settings
+from watcher.errors import StoreBusy, WorkLeft
+from watcher.ingest.keeper import Keeper
+from watcher.runtime.backoff import Backoff
+from watcher.store import DATABASE_NAME, PINS_NAME, Store
+
+_log = structlog.get_logger(__name__)
+
+_BUSY_SECONDS = 0.05
+_AGAIN_SECONDS = 0.2
+
+
+def open_store(
+    settings: Settings,
+    *,
+    stopped: Callable[[], bool],
+    finishing: Callable[[], bool],
+    waiting: Callable[[str], None],
+) -> Store | None:
+    """Open or create the run's database; waits as long as another program has locked it.
+
+    Args:
+        settings: The run's.
+        stopped: Tells that a signal asked to end.
+        finishing: Tells that it was to end once all is done: then it is not waited for long.
+        waiting: Called again and again while it waits, with the reason.
+
+    Returns:
+        The store, None when it was stopped before it could be opened.
+
+    Raises:
+        StoreError: it cannot be opened for another reason.
+        WorkLeft: it was to end, and the lock lasts.
+    """
+    with closing(Keeper(settings.model_path, settings.state_path / PINS_NAME)) as keeper:
+        return _open(settings, keeper, stopped, finishing, waiting)
+
+
+def _open(
+    settings: Settings,
+    keeper: Keeper,
+    stopped: Callable[[], bool],
+    finishing: Callable[[], bool],
+    waiting: Callable[[str], None],
+) -> Store | None:
+    path = settings.state_path / DATABASE_NAME
+    backoff = Backoff()
+    while not stopped():
+        try:
+            return Store(
+                path,
+                run=settings.name,
+                model_dir=settings.model_path,
+                now=time.time(),
+                busy_seconds=_BUSY_SECONDS,
+            )
+        except StoreBusy as error:
+            waiting(f"waiting: {error.message}")
+            if reason := backoff.failed(error, time.monotonic()):
+                _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
+            if finishing() and time.monotonic() - backoff.since >= settings.grace_seconds:
+                text = f"the run never began: {error.message}"
+                raise WorkLeft(text, hint=error.hint) from error
+        # Pins beside an empty database would be taken for those of one that is lost.
+        if path.stat().st_size:
+            keeper.keep()
+        if not keeper.more:
+            time.sleep(_AGAIN_SECONDS)
+    return None

@@ -1,0 +1,192 @@
+"""Queries: what pictures, event files, the report, doctor and the shell ask of a run. Reads only.
+
+Each takes a connection to read with and returns rows as they are recorded; what they mean is for
+those who ask. `reading` has what commands and views ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from watcher.decision.metric import Key
+from watcher.store.rows import Queries
+
+Found = list[dict[str, Any]]
+
+_LAST = "evaluation_id = (SELECT max(id) FROM evaluations)"
+
+# What the shell may offer: each has the columns that its kind of word needs, and one parameter,
+# how many at most.
+OFFERED = {
+    "checkpoints": (
+        "SELECT name, state, global_step, score FROM (SELECT c.id, c.name, c.state, c.global_step,"
+        " e.score FROM checkpoints c LEFT JOIN evaluations e ON e.checkpoint_id = c.id"
+        " WHERE c.state NOT IN ('untrained', 'corrupt', 'missed')) ORDER BY id DESC LIMIT ?"
+    ),
+    "evaluated": (
+        "SELECT c.name, c.state, c.global_step, e.score FROM evaluations e"
+        " JOIN checkpoints c ON c.id = e.checkpoint_id"
+        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+        " ORDER BY c.id DESC LIMIT ?"
+    ),
+    "metrics": f"SELECT name FROM metrics WHERE category = '' AND {_LAST} ORDER BY name LIMIT ?",
+    "categories": (
+        f"SELECT DISTINCT category FROM metrics WHERE category != '' AND {_LAST}"
+        " ORDER BY category LIMIT ?"
+    ),
+    "boards": "SELECT DISTINCT board FROM promotions ORDER BY board LIMIT ?",
+}
+
+
+# -- pictures
+
+
+def scored(db: Queries, run_id: int) -> Found:
+    """Return `id, checkpoint_id, name, step, score, generation` of what counts, in that order."""
+    return db.all(
+        "SELECT e.id, c.id AS checkpoint_id, c.name, coalesce(c.global_step, 0) AS step, e.score,"
+        " c.generation FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
+        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+        " WHERE r.id = ? ORDER BY c.generation, step, c.id",
+        [run_id],
+    )
+
+
+def values_named(
+    db: Queries, names: Sequence[str], beginnings: Sequence[str]
+) -> dict[int, dict[Key, float | None]]:
+    """Return evaluation id to (metric, category) to value, of metrics by name and beginning."""
+    wanted = [f"name IN ({', '.join('?' * len(names))})", *["name GLOB ?"] * len(beginnings)]
+    rows = db.all(
+        "SELECT evaluation_id, name, category, value FROM metrics"
+        f" WHERE {' OR '.join(wanted)} ORDER BY evaluation_id, name, category",
+        [*names, *(f"{beginning}*" for beginning in beginnings)],
+    )
+    values: dict[int, dict[Key, float | None]] = {}
+    for row in rows:
+        values.setdefault(row["evaluation_id"], {})[row["name"], row["category"]] = row["value"]
+    return values
+
+
+def placed(db: Queries, run_id: int) -> Found:
+    """Return `checkpoint_id, promoted_at, rank` of what ever came into `best/`; NULL has left."""
+    # A checkpoint whose row was replaced, its metric another say, has several: the first says when
+    # it came, one that was not evicted says where it is.
+    return db.all(
+        "SELECT p.checkpoint_id, min(p.promoted_at) AS promoted_at,"
+        " max(CASE WHEN p.evicted_at IS NULL THEN p.rank END) AS rank"
+        " FROM promotions p JOIN runs r ON r.id = p.run_id AND r.board = p.board"
+        " WHERE r.id = ? GROUP BY p.checkpoint_id ORDER BY p.checkpoint_id",
+        [run_id],
+    )
+
+
+def stopped(db: Queries, run_id: int) -> dict[str, Any] | None:
+    """Return `message, generation, step` of the stop that stands; None for none.
+
+    The first since it was last withdrawn, with the last step evaluated by then: by that it was
+    decided.
+    """
+    said = db.one(
+        "SELECT at, message FROM events WHERE run_id = ? AND kind = 'stop' AND id >"
+        " (SELECT coalesce(max(id), 0) FROM events WHERE run_id = ? AND kind = 'stop_withdrawn')"
+        " ORDER BY id LIMIT 1",
+        [run_id, run_id],
+    )
+    reached = said and db.one(
+        "SELECT c.generation, c.global_step AS step FROM evaluations e"
+        " JOIN checkpoints c ON c.id = e.checkpoint_id WHERE c.run_id = ? AND e.evaluated_at <= ?"
+        " AND c.global_step NOT NULL ORDER BY c.generation DESC, c.global_step DESC LIMIT 1",
+        [run_id, said["at"]],
+    )
+    return {**reached, "message": said["message"]} if said and reached else None
+
+
+# -- event files
+
+
+def with_steps(db: Queries) -> Found:
+    """Return every evaluation at a step, of whatever fingerprint, in the order of evaluation.
+
+    The columns: `checkpoint_id, generation, global_step, sha256, id, fingerprint, evaluated_at`,
+    and of the details `eval_name, eval_input`, NULL where the worker did not tell.
+    """
+    return db.all(
+        "SELECT c.id AS checkpoint_id, c.generation, c.global_step, c.sha256, e.id, e.fingerprint,"
+        " e.evaluated_at, json_extract(e.details, '$.eval_name') AS eval_name,"
+        " json_extract(e.details, '$.eval_input') AS eval_input"
+        " FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
+        " WHERE c.global_step IS NOT NULL ORDER BY e.evaluated_at, e.id"
+    )
+
+
+# -- the report
+
+
+def not_evaluated(db: Queries, states: Sequence[str], most: int) -> Found:
+    """Return `checkpoint, global_step, state, reason` of those in some states, the latest first."""
+    return db.all(
+        "SELECT checkpoint, global_step, state, reason FROM history"
+        f" WHERE state IN ({', '.join('?' * len(states))}) ORDER BY discovered_at DESC LIMIT ?",
+        [*states, most],
+    )
+
+
+def events(db: Queries, most: int) -> tuple[Found, int]:
+    """Return `at, kind, checkpoint, message` of the last events, and how many there are."""
+    last = db.all(
+        "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?", [most]
+    )
+    count = db.one("SELECT count(*) AS n FROM events")
+    return last, count["n"] if count else 0
+
+
+def evaluation(db: Queries, evaluation_id: int) -> dict[str, Any] | None:
+    """Return how one was made: `device, images, eval_seconds, evaluated_at, versions, details`."""
+    return db.one(
+        "SELECT device, images, eval_seconds, evaluated_at, versions, details FROM evaluations"
+        " WHERE id = ?",
+        [evaluation_id],
+    )
+
+
+# -- doctor
+
+
+def last_steps(db: Queries, most: int) -> list[int]:
+    """Return the last global steps of the newest generation, in rising order."""
+    rows = db.all(
+        "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0 AND generation ="
+        " (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
+        " ORDER BY global_step DESC LIMIT ?",
+        [most],
+    )
+    return sorted(row["global_step"] for row in rows)
+
+
+def last_discoveries(db: Queries, most: int) -> list[str]:
+    """Return when the last checkpoints were discovered, ISO 8601, in the order of discovery."""
+    rows = db.all(
+        "SELECT discovered_at FROM checkpoints WHERE global_step > 0 ORDER BY id DESC LIMIT ?",
+        [most],
+    )
+    return [row["discovered_at"] for row in reversed(rows)]
+
+
+def places_taken(db: Queries) -> int:
+    """Return how many places are taken on all boards."""
+    row = db.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
+    return int(row["n"]) if row else 0
+
+
+def last_details(db: Queries) -> str | None:
+    """Return the details of the evaluation recorded last, as JSON; None before the first."""
+    row = db.one("SELECT details FROM evaluations ORDER BY id DESC LIMIT 1")
+    return row["details"] if row else None
+
+
+def journal_mode(db: Queries) -> str:
+    """Return SQLite's journal mode."""
+    row = db.one("PRAGMA journal_mode")
+    return str(row["journal_mode"]) if row else ""

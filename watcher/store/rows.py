@@ -1,0 +1,308 @@
+"""Rows: a run's database as rank and stop see it. Reads only.
+
+The daemon reads through the connection it writes with, commands through one of their own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from watcher.decision.metric import Key
+from watcher.types import ScoredCheckpoint
+
+# How pending checkpoints follow one another: the smallest step first. That of an earlier life of
+# the trainer waits for the newest, by which it is decided when to stop; but what has a place on a
+# board is measured anew at once, since the board stays as it is until then.
+QUEUE_ORDER = (
+    "generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
+    " OR id IN (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) DESC,"
+    " global_step, id"
+)
+
+
+_NAMED = (
+    "c.id, c.name, c.state, c.reason, c.sha256, c.global_step, c.generation, c.kept, c.pin_path,"
+    " e.id AS evaluation_id FROM checkpoints c JOIN runs r ON r.id = c.run_id"
+    " LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
+)
+# In the order in which they are tried.
+_BY_NAME = (
+    "c.name = ?2",
+    "c.global_step = CAST(?2 AS INTEGER) AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
+    "length(?2) >= 6 AND c.sha256 LIKE ?2 || '%' AND ?2 NOT GLOB '*[^0-9a-fA-F]*'",
+)
+_NAMING = {
+    "best": (
+        "?2 = 'best' AND c.id = (SELECT p.checkpoint_id FROM promotions p WHERE p.run_id = r.id"
+        " AND p.board = r.board AND p.evicted_at IS NULL ORDER BY p.rank LIMIT 1)",
+    ),
+    "last": ("?2 = 'last' AND e.id IS NOT NULL",),
+}
+
+
+class Queries(Protocol):
+    """A connection to read with."""
+
+    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+
+    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """Return the first row of a query, None when it has none."""
+
+
+class Rows:
+    """Questions about one run's evaluations."""
+
+    def __init__(self, database: Queries, run_id: int, pin_prefix: Callable[[str], Path]) -> None:
+        self._queries = database
+        self._run_id = run_id
+        self._pin_prefix = pin_prefix
+
+    def fingerprint(self) -> str | None:
+        """Return the fingerprint of the evaluation that counts, None before the first."""
+        row = self._queries.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
+        return row["fingerprint"] if row else None
+
+    def scored(self, after: int = 0, fingerprint: str | None = None) -> list[ScoredCheckpoint]:
+        """Return the evaluations of one fingerprint, by generation and global step.
+
+        Args:
+            after: Only evaluations with a larger id, those recorded since.
+            fingerprint: Default: the run's current one.
+        """
+        return self._scored(
+            "evaluations e CROSS JOIN checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?",
+            after,
+            fingerprint,
+        )
+
+    def scored_and_pinned(self) -> list[ScoredCheckpoint]:
+        """Return those of `scored` whose files are kept, however many others there are."""
+        return self._scored(
+            "checkpoints c INDEXED BY checkpoints_pinned"
+            " CROSS JOIN evaluations e ON e.checkpoint_id = c.id"
+            " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
+            self._run_id,
+        )
+
+    def scored_of(self, checkpoint_ids: Iterable[int]) -> list[ScoredCheckpoint]:
+        """Return those of `scored` that are evaluations of these checkpoints."""
+        return self._scored(
+            "json_each(?) j CROSS JOIN checkpoints c ON c.id = j.value"
+            " CROSS JOIN evaluations e ON e.checkpoint_id = c.id WHERE true",
+            json.dumps(list(checkpoint_ids)),
+        )
+
+    def waits_anew(self) -> int:
+        """Return how many checkpoints wait for a score of this evaluation that have one of another.
+
+        Where there is none at all of this evaluation yet, that counts as one more.
+        """
+        row = self._queries.one(
+            "SELECT count(*) FILTER (WHERE state IN ('pending', 'leased') AND NOT measured AND"
+            " EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = c.id))"
+            " + (total(measured) = 0) AS n"
+            " FROM (SELECT id, state, EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = k.id"
+            " AND fingerprint = (SELECT fingerprint FROM runs WHERE id = ?1)) AS measured"
+            " FROM checkpoints k WHERE run_id = ?1) c",
+            [self._run_id],
+        )
+        return int(row["n"]) if row else 0
+
+    def _scored(
+        self, source: str, argument: int | str, fingerprint: str | None = None
+    ) -> list[ScoredCheckpoint]:
+        # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
+        rows = self._queries.all(
+            "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
+            " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.generation, c.pin_path"
+            f" FROM {source} AND c.run_id = ?"
+            " AND e.fingerprint = coalesce(?, (SELECT fingerprint FROM runs WHERE id = c.run_id))"
+            " ORDER BY c.generation, c.global_step, c.id",
+            [argument, self._run_id, fingerprint],
+        )
+        return [
+            ScoredCheckpoint(**{**row, "pin": pin and self._pin_prefix(pin)})
+            for row in rows
+            for pin in [row.pop("pin_path")]
+        ]
+
+    def values(
+        self, evaluation_ids: Iterable[int], keys: Iterable[Key]
+    ) -> dict[int, dict[Key, float | None]]:
+        """Return recorded values: evaluation id to (name, category) to value.
+
+        Args:
+            evaluation_ids: Which evaluations; each is in the answer.
+            keys: Which values; those that were not recorded are left out.
+        """
+        wanted = set(keys)
+        names = sorted({name for name, _ in wanted})
+        marks = ", ".join("?" * len(names))
+        return {
+            evaluation_id: {
+                (row["name"], row["category"]): row["value"]
+                for row in self._queries.all(
+                    "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+                    f" AND name IN ({marks})",
+                    [evaluation_id, *names],
+                )
+                if (row["name"], row["category"]) in wanted
+            }
+            for evaluation_id in evaluation_ids
+        }
+
+    def latency_spreads(self, evaluation_ids: Iterable[int]) -> dict[int, float]:
+        """Return by evaluation id how far single passes of its latency lay apart, milliseconds.
+
+        Those without such a figure are left out.
+        """
+        rows = self._queries.all(
+            "SELECT e.id, json_extract(e.details, '$.cost.latency_ms_spread') AS spread"
+            " FROM json_each(?) j CROSS JOIN evaluations e ON e.id = j.value",
+            [json.dumps(list(evaluation_ids))],
+        )
+        return {row["id"]: float(row["spread"]) for row in rows if row["spread"] is not None}
+
+    def not_finite(self) -> list[ScoredCheckpoint]:
+        """Return the checkpoints that failed because their weights or metrics are not finite."""
+        rows = self._queries.all(
+            "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
+            " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            " AND reason LIKE 'not_finite:%'",
+            [self._run_id],
+        )
+        return [
+            ScoredCheckpoint(
+                checkpoint_id=row["id"],
+                evaluation_id=0,
+                name=row["name"],
+                global_step=row["global_step"],
+                sha256=row["sha256"],
+                score=None,
+                evaluated_at="",
+                not_finite=True,
+                generation=row["generation"],
+            )
+            for row in rows
+        ]
+
+    def metrics(self, evaluation_ids: Iterable[int]) -> dict[int, dict[str, float | None]]:
+        """Return the overall metrics of evaluations: evaluation id to name to value."""
+        return {
+            evaluation_id: {
+                row["name"]: row["value"]
+                for row in self._queries.all(
+                    "SELECT name, value FROM metrics WHERE evaluation_id = ? AND category = ''"
+                    " ORDER BY name",
+                    [evaluation_id],
+                )
+            }
+            for evaluation_id in evaluation_ids
+        }
+
+    def measured_lately(self) -> tuple[set[str], str]:
+        """Return the overall metrics that the last evaluations recorded, and when the last was.
+
+        Returns:
+            The names, and a time in ISO 8601; both empty before the first evaluation.
+        """
+        last = self._queries.all(
+            "SELECT id, evaluated_at FROM evaluations WHERE fingerprint ="
+            " (SELECT fingerprint FROM runs WHERE id = ?) ORDER BY id DESC LIMIT 10",
+            [self._run_id],
+        )
+        of = self.metrics(row["id"] for row in last)
+        evaluated_at = last[0]["evaluated_at"] if last else ""
+        return {name for one in of.values() for name in one}, evaluated_at
+
+    def notes(self) -> dict[int, str]:
+        """Return the notes on checkpoints: checkpoint id to text."""
+        rows = self._queries.all(
+            "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
+            [self._run_id],
+        )
+        return {row["id"]: row["note"] for row in rows}
+
+    def generation(self) -> int:
+        """Return the newest generation, the one that stopping looks at."""
+        row = self._queries.one(
+            "SELECT max(generation) AS newest FROM checkpoints WHERE run_id = ?"
+            " AND sha256 IS NOT NULL",
+            [self._run_id],
+        )
+        return (row["newest"] if row else None) or 1
+
+    def begun_at(self) -> str:
+        """Return when the newest generation began, ISO 8601.
+
+        Of the first that is when the watcher first saw the run, of others their first checkpoint.
+        """
+        row = self._queries.one(
+            "SELECT min(discovered_at) AS at FROM checkpoints WHERE run_id = ?"
+            " AND sha256 IS NOT NULL AND generation > 1 AND generation = ?",
+            [self._run_id, self.generation()],
+        )
+        return str((row and row["at"]) or self._run_row("created_at"))
+
+    def resumed_step(self) -> int:
+        """Return the step of the newest generation up to which `resume` withdrew every decision.
+
+        -1 for none: a life that began after it has all its patience.
+        """
+        resumed = self._run_row("resumed_generation") == self.generation()
+        return int(self._run_row("resumed_step")) if resumed else -1
+
+    def find(self, wanted: str, *, evaluated: bool = False) -> dict[str, Any] | None:
+        """Return the checkpoint that a person names.
+
+        Args:
+            wanted: A name, the latest of several; `best`; `last`, the one evaluated last; a global
+                step; or the beginning of a sha256, six characters at least.
+            evaluated: Look among those alone that have an evaluation which counts.
+
+        Returns:
+            `id, name, state, reason, sha256, global_step, generation, kept, pin_path,
+            evaluation_id`, None when there is none.
+        """
+        latest = "c.id DESC"
+        if evaluated or wanted == "last":
+            latest = f"e.evaluated_at DESC, e.id DESC, {latest}"
+        for where in _NAMING.get(wanted, _BY_NAME):
+            row = self._queries.one(
+                f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
+                f"{' AND e.id IS NOT NULL' if evaluated else ''} ORDER BY {latest} LIMIT 1",
+                [self._run_id, wanted],
+            )
+            if row:
+                return row
+        return None
+
+    def suggest(self, wanted: str) -> str:
+        """Return the end of a sentence about a name that `find` does not know: what was meant."""
+        # Another number is another checkpoint, so of a number that is not there nothing is near.
+        if number := re.fullmatch(r"\D*(\d+)", wanted):
+            name = f"ckpt-{number[1]}"
+            sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
+            near = [name] if self._queries.one(sql, [self._run_id, name]) else []
+        else:
+            near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
+        return f": did you mean {near[0]}?" if near else ""
+
+    def last_stop(self) -> str | None:
+        """Return why the run was stopped, None when it was not or that was withdrawn."""
+        row = self._queries.one(
+            "SELECT kind, message FROM events WHERE kind IN ('stop', 'stop_withdrawn')"
+            " ORDER BY id DESC LIMIT 1"
+        )
+        return row["message"] if row and row["kind"] == "stop" else None
+
+    def _run_row(self, column: str) -> Any:
+        row = self._queries.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
+        assert row is not None
+        return row[column]

@@ -1,0 +1,1 @@
+"""systemd: a run's units as text, and what a running one tells systemd."""
