@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from watcher.decision.metric import (
@@ -74,6 +74,7 @@ def test_the_default_and_every_short_name_are_plain_values_that_are_passed_on_as
             assert metric.value({key: value}) == value
 
 
+@example("'[']")
 @given(st.text("ab '\"`[]()\n", min_size=1, max_size=12))
 def test_a_category_of_any_name_is_written_so_that_it_is_found(name):
     assume(name.strip() and not all(quote in name for quote in "'\"`"))
