@@ -41,6 +41,7 @@ class Projector:
         problem: Why the last update could not do all, None when it could.
         unfinished: True when the last update ended with work on files left, so that another is due
             now; until then no pin is released and nothing new is named.
+        verified: What need not be verified again, for whoever pins.
     """
 
     def __init__(
@@ -49,13 +50,12 @@ class Projector:
         store: Store,
         run_name: str,
         *,
-        verified: Verified | None = None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._store = store
         self._run_name = run_name
-        self._verified: Verified = set() if verified is None else verified
+        self.verified: Verified = set()
         self._boards = boards(settings)
         places = {board.name: board.folder for board in self._boards}
         places[KEPT_BOARD] = settings.kept_path
@@ -65,7 +65,7 @@ class Projector:
                 path,
                 store,
                 evict_seconds=settings.evict_seconds,
-                verified=self._verified,
+                verified=self.verified,
                 steady=steady,
             )
             for name, path in places.items()
@@ -78,7 +78,7 @@ class Projector:
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
         self._recall = Recall(
-            store, settings.model_path, settings.state_path / PINS_NAME, self._verified
+            store, settings.model_path, settings.state_path / PINS_NAME, self.verified
         )
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
@@ -356,7 +356,7 @@ class Projector:
                 release(row["prefix"], pins_dir)
             else:
                 kept.add(row["sha256"])
-        self._verified -= {seen for seen in self._verified if seen[0] not in kept}
+        self.verified -= {seen for seen in self.verified if seen[0] not in kept}
 
 
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
