@@ -1,14 +1,7 @@
-"""Promote: make `best/` show the board, such that at any instant what it names is whole.
-
-The order is what keeps the promise: take and verify new files and make them durable (`placing`),
-replace `best.json` and `checkpoint` by rename, and only later remove what fell out: somebody may
-just have read its name. A crash between any two steps leaves files that are not named yet or not
-named any more; the next call closes that. Files that nobody promoted are reported and left alone.
-"""
+"""Promote: the two files that name what a board's folder holds, and what else lies there."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +9,8 @@ from typing import Any
 
 import msgspec
 
-from watcher.checkpoints.pin import Verified
 from watcher.files.atomic_io import fsync_folder, is_half_written, read_regular, replace_file
-from watcher.promotion.placing import OURS, WORKING, Contents, Placing, look_into
+from watcher.promotion.placing import OURS, WORKING, Contents
 from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
@@ -43,90 +35,41 @@ class BoardText:
     file: str = BOARD_FILE
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """What a call of `project` found and did.
-
-    Attributes:
-        paths: Checkpoint id to its prefix inside `best/`.
-        leaving: Names that are not on the board, whose files are still there.
-        evicted: Names whose files are gone from `best/`.
-        unknown: Names of files in `best/` that were not put there by us.
-        before: What lay in `best/` before anything was done.
-    """
-
-    paths: dict[int, str]
-    leaving: tuple[str, ...]
-    evicted: tuple[str, ...]
-    unknown: tuple[str, ...]
-    before: Contents
-
-
 def foreign_names(contents: Contents, placed: Collection[str]) -> set[str]:
     """Return the checkpoint names of files in a folder that we did not put there."""
     return contents.checkpoints.keys() - set(placed)
 
 
-def project(
+def write_board(
     best_dir: Path,
     leaders: Sequence[Leader],
-    placed: Collection[str],
     text: BoardText,
     metrics: Mapping[int, Mapping[str, float | None]],
-    *,
-    evict: Collection[str],
-    verified: Verified,
-    placing: Placing | None = None,
-    until: float = math.inf,
-) -> Projection:
-    """Make `best_dir` hold the leaders, and its two state files name them and nothing else.
+) -> None:
+    """Make `best.json` and `checkpoint` name the leaders and nothing else.
 
     Args:
-        best_dir: Created when missing.
-        leaders: The board in order; each row has a pin, or already lies in `best_dir`.
-        placed: Names that are ours in `best_dir`, those of the leaders among them.
+        best_dir: Holds each leader, whole.
+        leaders: The board in order.
         text: What else `best.json` says.
         metrics: Evaluation id to its overall metrics.
-        evict: Names that left the board so long ago that nobody can be reading them.
-        verified: What need not be verified again; added to.
-        placing: What the last call left unfinished. Default: nothing, and all is done now.
-        until: Steady time at which to break off.
-
-    Returns:
-        Where each leader lies, what is still to be evicted, and which foreign files were met.
 
     Raises:
-        Unfinished: a leader is not in place yet; what `best_dir` named before still stands. Call
-            again, with the same `placing`.
-        LeaderLost: a leader is damaged here and in the pins; the others still stand.
-        PinError: a leader could not be put in place; what `best_dir` named before still stands.
-        OSError: a state file could not be written; likewise.
+        OSError: a file could not be written; what was named before still stands.
     """
-    if not leaders and not best_dir.is_dir():
-        return Projection(
-            paths={}, leaving=(), evicted=tuple(placed), unknown=(), before=Contents()
-        )
-    best_dir.mkdir(mode=0o755, exist_ok=True)
-    contents = look_into(best_dir)
-    (placing or Placing(verified)).put(best_dir, leaders, contents, until)
-    board = _board(best_dir, leaders, text, metrics)
-    state = _state(leaders)
-    if _differs(best_dir / text.file, board) or _differs(best_dir / STATE_FILE, state):
-        fsync_folder(best_dir)
-        _write_states(best_dir, text.file, board, state if leaders else None)
-    left = set(placed) - {leader.name for leader in leaders}
-    _evict(best_dir, left.intersection(evict))
-    return Projection(
-        paths={leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders},
-        leaving=tuple(sorted(left.difference(evict))),
-        evicted=tuple(sorted(left.intersection(evict))),
-        unknown=_unknown(contents, text.file, set(placed)),
-        before=contents,
-    )
+    board, state = _board(leaders, text, metrics), _state(leaders)
+    board_file, state_file = best_dir / text.file, best_dir / STATE_FILE
+    if not (_differs(board_file, board) or _differs(state_file, state)):
+        return
+    fsync_folder(best_dir)
+    replace_file(board_file, board, mode=0o644)
+    if leaders:
+        replace_file(state_file, state, mode=0o644)
+    else:
+        state_file.unlink(missing_ok=True)
 
 
 def _board(
-    best_dir: Path,
     leaders: Sequence[Leader],
     text: BoardText,
     metrics: Mapping[int, Mapping[str, float | None]],
@@ -168,14 +111,6 @@ def _state(leaders: Sequence[Leader]) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def _write_states(best_dir: Path, file: str, board: bytes, state: bytes | None) -> None:
-    replace_file(best_dir / file, board, mode=0o644)
-    if state is None:
-        (best_dir / STATE_FILE).unlink(missing_ok=True)
-    else:
-        replace_file(best_dir / STATE_FILE, state, mode=0o644)
-
-
 def _differs(path: Path, content: bytes) -> bool:
     try:
         return read_regular(path) != content
@@ -185,7 +120,8 @@ def _differs(path: Path, content: bytes) -> bool:
         return True  # whatever lies there, it is not what should
 
 
-def _evict(best_dir: Path, names: set[str]) -> None:
+def evict(best_dir: Path, names: Collection[str]) -> None:
+    """Delete the checkpoints of these names."""
     if not names:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
@@ -195,13 +131,14 @@ def _evict(best_dir: Path, names: set[str]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _unknown(contents: Contents, board_file: str, ours: set[str]) -> tuple[str, ...]:
+def unknown_files(contents: Contents, board_file: str, placed: Collection[str]) -> list[str]:
+    """Return the names of files that are neither placed by us nor ours otherwise."""
     foreign = []
     for name in contents.files:
         match = OURS.fullmatch(name)
-        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in ours):
+        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in placed):
             continue
         if any(is_half_written(name, final) for final in (STATE_FILE, board_file)):
             continue
         foreign.append(name)
-    return tuple(sorted(foreign))
+    return sorted(foreign)
