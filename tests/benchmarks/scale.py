@@ -33,7 +33,7 @@ from watcher.config import Settings, load_settings
 from watcher.decision.metric import parse_metric
 from watcher.evaluation.scratch import Scratch
 from watcher.promotion.placing import Placing, look_into
-from watcher.promotion.promote import BoardText, write_board
+from watcher.promotion.promote import BOARD_FILE, BoardFile, write_board
 from watcher.runtime.app import _build, _make_state_folder
 from watcher.runtime.logs import configure_logs
 from watcher.runtime.loop import Daemon
@@ -294,11 +294,11 @@ def _unchanged() -> Row:
 
 def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:
     row = ScoredCheckpoint(1, 1, "ckpt-1", 100, pin.sha256, 0.5, "", pin.prefix)
-    text = BoardText("run", "uuid", "best", "metric", "max", None)
+    board = BoardFile(run="run", run_uuid="uuid", metric="metric", mode="max", checkpoints=())
     leaders = [Leader(1, row, "ckpt-1")]
     best_dir.mkdir(exist_ok=True)
     Placing(verified).put(best_dir, leaders, look_into(best_dir), math.inf)
-    write_board(best_dir, leaders, text, {})
+    write_board(best_dir, BOARD_FILE, board, leaders, {})
 
 
 def _resident_mib() -> float:

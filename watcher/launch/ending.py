@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
-from watcher.files.atomic_io import read_regular
 from watcher.launch.command import interpreter
 from watcher.launch.decide import describe
 from watcher.launch.files import last_words
-from watcher.promotion.promote import BOARD_FILE
+from watcher.promotion.promote import read_board
 from watcher.store.reading import open_reader
 
 # Importing TensorFlow and building the model take less, on a slow machine too.
@@ -166,18 +163,12 @@ class _Best:
 
 
 def _the_best(best_dir: Path) -> _Best | None:
-    """Read the first place from best.json, which all may read; None while there is none."""
-    try:
-        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE))
-        first = board["checkpoints"][0]
-        return _Best(
-            str(first["checkpoint"]),
-            int(first["global_step"]),
-            float(first["score"]),
-            best_dir / str(first["checkpoint"]),
-        )
-    except (OSError, msgspec.DecodeError, KeyError, IndexError, TypeError, ValueError):
+    """Return the first place of `best.json`, None while there is none."""
+    board = read_board(best_dir)
+    first = board.checkpoints[0] if board and board.checkpoints else None
+    if first is None or first.score is None:
         return None
+    return _Best(first.checkpoint, first.global_step, first.score, best_dir / first.checkpoint)
 
 
 def with_reason(failure: str, state_dir: Path) -> str:

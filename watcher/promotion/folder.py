@@ -42,12 +42,14 @@ class BoardFolder:
         path: Path,
         store: Store,
         *,
+        file: str,
         evict_seconds: float,
         verified: Verified,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.path = path
+        self._file = file
         self._store = store
         self._evict_seconds = evict_seconds
         self._verified = verified
@@ -76,7 +78,7 @@ class BoardFolder:
         self._placing.drop()
 
     def show(
-        self, ranked: Sequence[ScoredCheckpoint], text: promote.BoardText, now: float
+        self, ranked: Sequence[ScoredCheckpoint], board: promote.BoardFile, now: float
     ) -> tuple[list[Leader], bool]:
         """Make the folder and the promotions show `ranked`.
 
@@ -101,15 +103,15 @@ class BoardFolder:
         if any(leader.row.sha256 not in placed for leader in leaders):
             promotions.place(self.name, leaders)
             placed = promotions.placements(self.name)
-        asked = (leaders, text, placed, self._store.ledger.revision)
+        asked = (leaders, board, placed, self._store.ledger.revision)
         if self._shown == (*asked, contents) and not self._left:
             return leaders, False
         names = set(placed.values())
-        evicted = self._change(leaders, names, text, contents)
-        self._tell_unknown(promote.unknown_files(contents, text.file, names))
-        self._tell_repaired(contents, text.file, now)
+        evicted = self._change(leaders, names, board, contents)
+        self._tell_unknown(promote.unknown_files(contents, self._file, names))
+        self._tell_repaired(contents, now)
         paths = {leader.row.checkpoint_id: str(self.path / leader.name) for leader in leaders}
-        changed = promotions.record(self.name, leaders, paths, text.metric, now)
+        changed = promotions.record(self.name, leaders, paths, board.metric, now)
         if evicted:
             promotions.unplace(self.name, evicted)
         self._note_whole(leaders)
@@ -127,7 +129,7 @@ class BoardFolder:
             self._whole = whole
 
     def _change(
-        self, leaders: list[Leader], placed: set[str], text: promote.BoardText, contents: Contents
+        self, leaders: list[Leader], placed: set[str], board: promote.BoardFile, contents: Contents
     ) -> set[str]:
         """Change the files; returns the names whose files are gone.
 
@@ -140,7 +142,7 @@ class BoardFolder:
         oldest = self._steady() - self._evict_seconds
         self._placing.put(self.path, leaders, contents, slice_end())
         metrics = self._store.ledger.metrics(leader.row.evaluation_id for leader in leaders)
-        promote.write_board(self.path, leaders, text, metrics)
+        promote.write_board(self.path, self._file, board, leaders, metrics)
         left = placed - {leader.name for leader in leaders}
         gone = {name for name in left if self._left.get(name, math.inf) <= oldest}
         promote.evict(self.path, gone)
@@ -149,10 +151,10 @@ class BoardFolder:
         self._left = {name: self._left.get(name, present) for name in left - gone}
         return gone
 
-    def _tell_repaired(self, before: Contents, board_file: str, now: float) -> None:
+    def _tell_repaired(self, before: Contents, now: float) -> None:
         """Say which files of what was promoted before were missing or damaged, and are not now."""
         taken, self._placing.taken = self._placing.taken, set()
-        lacking = {promote.STATE_FILE, board_file} - before.files.keys()
+        lacking = {promote.STATE_FILE, self._file} - before.files.keys()
         if not taken and not lacking:
             return
         rows = self._store.promotions.present(self.name)

@@ -25,7 +25,7 @@ from watcher.decision.stop import StopDecision
 from watcher.errors import LeaderLost, PinError
 from watcher.files.slices import Unfinished
 from watcher.promotion.folder import BoardFolder
-from watcher.promotion.promote import BoardText
+from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
 from watcher.store import PINS_NAME, Store
@@ -64,6 +64,7 @@ class Projector:
                 name,
                 path,
                 store,
+                file=KEPT_FILE if name == KEPT_BOARD else BOARD_FILE,
                 evict_seconds=settings.evict_seconds,
                 verified=self.verified,
                 steady=steady,
@@ -287,18 +288,19 @@ class Projector:
             return seen
         return [replace(row, score=board.metric.value(row.values)) for row in seen]
 
-    def _text(self, board: Board) -> BoardText:
-        return BoardText(
+    def _text(self, board: Board, name: str | None = None) -> BoardFile:
+        return BoardFile(
             run=self._run_name,
             run_uuid=self._store.run_uuid,
-            board=board.name,
+            board=name or board.name,
             metric=board.metric.text,
             mode=board.policy.mode,
             fingerprint=self._store.ledger.fingerprint(),
+            checkpoints=(),
         )
 
     def _show(
-        self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardText, now: float
+        self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardFile, now: float
     ) -> None:
         before = self._store.promotions.first(name)
         held = self._present(name)
@@ -328,7 +330,7 @@ class Projector:
             for row in pinned
             if row["id"] in kept and row["id"] not in scored
         }
-        text = replace(self._text(self._boards[0]), board=KEPT_BOARD, file="kept.json")
+        text = self._text(self._boards[0], KEPT_BOARD)
         self._show(KEPT_BOARD, [(scored | unscored)[one] for one in kept], text, now)
         return set(kept)
 

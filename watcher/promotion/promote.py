@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -15,24 +13,43 @@ from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"
+KEPT_FILE = "kept.json"
 BOARD_SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True)
-class BoardText:
-    """What `best.json` says beside the leaders: the run's identity and how it ranks.
+class Entry(msgspec.Struct, kw_only=True, frozen=True):
+    """One checkpoint as `best.json` tells of it."""
 
-    Attributes:
-        file: Name of the JSON file.
-    """
+    rank: int
+    checkpoint: str
+    saved_as: str
+    global_step: int
+    generation: int = 1
+    score: float | None
+    sha256: str
+    evaluated_at: str
+    metrics: dict[str, float | None]
 
+
+class BoardFile(msgspec.Struct, kw_only=True, frozen=True):
+    """What `best.json` says: the run's identity, how it ranks, and the checkpoints, best first."""
+
+    schema: int = BOARD_SCHEMA
     run: str
     run_uuid: str
-    board: str
+    board: str = "best"
     metric: str
     mode: str
-    fingerprint: str | None
-    file: str = BOARD_FILE
+    fingerprint: str | None = None
+    checkpoints: tuple[Entry, ...]
+
+
+def read_board(best_dir: Path) -> BoardFile | None:
+    """Read `best.json`, which all may read; None when there is none, or none of ours."""
+    try:
+        return msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=BoardFile)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def foreign_names(contents: Contents, placed: Collection[str]) -> set[str]:
@@ -41,63 +58,51 @@ def foreign_names(contents: Contents, placed: Collection[str]) -> set[str]:
 
 
 def write_board(
-    best_dir: Path,
+    folder: Path,
+    file: str,
+    board: BoardFile,
     leaders: Sequence[Leader],
-    text: BoardText,
     metrics: Mapping[int, Mapping[str, float | None]],
 ) -> None:
-    """Make `best.json` and `checkpoint` name the leaders and nothing else.
+    """Make the two files name the leaders and nothing else.
 
     Args:
-        best_dir: Holds each leader, whole.
+        folder: Holds each leader, whole.
+        file: Name of the JSON file.
+        board: What else that says; its own checkpoints do not count.
         leaders: The board in order.
-        text: What else `best.json` says.
         metrics: Evaluation id to its overall metrics.
 
     Raises:
         OSError: a file could not be written; what was named before still stands.
     """
-    board, state = _board(leaders, text, metrics), _state(leaders)
-    board_file, state_file = best_dir / text.file, best_dir / STATE_FILE
-    if not (_differs(board_file, board) or _differs(state_file, state)):
+    entries = tuple(_entry(leader, metrics) for leader in leaders)
+    board = msgspec.structs.replace(board, checkpoints=entries)
+    content = msgspec.json.format(msgspec.json.encode(board), indent=2) + b"\n"
+    state, board_file, state_file = _state(leaders), folder / file, folder / STATE_FILE
+    if not (_differs(board_file, content) or _differs(state_file, state)):
         return
-    fsync_folder(best_dir)
-    replace_file(board_file, board, mode=0o644)
+    fsync_folder(folder)
+    replace_file(board_file, content, mode=0o644)
     if leaders:
         replace_file(state_file, state, mode=0o644)
     else:
         state_file.unlink(missing_ok=True)
 
 
-def _board(
-    leaders: Sequence[Leader],
-    text: BoardText,
-    metrics: Mapping[int, Mapping[str, float | None]],
-) -> bytes:
-    content: dict[str, Any] = {
-        "schema": BOARD_SCHEMA,
-        "run": text.run,
-        "run_uuid": text.run_uuid,
-        "board": text.board,
-        "metric": text.metric,
-        "mode": text.mode,
-        "fingerprint": text.fingerprint,
-        "checkpoints": [
-            {
-                "rank": leader.rank,
-                "checkpoint": leader.name,
-                "saved_as": leader.row.name,
-                "global_step": leader.row.global_step,
-                "generation": leader.row.generation,
-                "score": leader.row.score,
-                "sha256": leader.row.sha256,
-                "evaluated_at": leader.row.evaluated_at,
-                "metrics": metrics.get(leader.row.evaluation_id, {}),
-            }
-            for leader in leaders
-        ],
-    }
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+def _entry(leader: Leader, metrics: Mapping[int, Mapping[str, float | None]]) -> Entry:
+    row = leader.row
+    return Entry(
+        rank=leader.rank,
+        checkpoint=leader.name,
+        saved_as=row.name,
+        global_step=row.global_step,
+        generation=row.generation,
+        score=row.score,
+        sha256=row.sha256,
+        evaluated_at=row.evaluated_at,
+        metrics=dict(metrics.get(row.evaluation_id, {})),
+    )
 
 
 def _state(leaders: Sequence[Leader]) -> bytes:
@@ -120,12 +125,12 @@ def _differs(path: Path, content: bytes) -> bool:
         return True  # whatever lies there, it is not what should
 
 
-def evict(best_dir: Path, names: Collection[str]) -> None:
+def evict(folder: Path, names: Collection[str]) -> None:
     """Delete the checkpoints of these names."""
     if not names:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
-    for file in sorted(best_dir.iterdir(), key=lambda file: file.suffix == ".index"):
+    for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".index"):
         match = OURS.fullmatch(file.name)
         if match and match[1] in names:
             file.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import structlog
+
 from watcher.config import Settings
 from watcher.errors import WorkerRefused, WorkLeft
 from watcher.evaluation.dispatcher import Dispatcher
@@ -13,6 +15,8 @@ from watcher.runtime.backoff import Backoff, Hindrance
 from watcher.runtime.phases import RunPhase
 from watcher.store import Store
 from watcher.tensorboard.keeper import EventFiles
+
+_log = structlog.get_logger(__name__)
 
 
 class Ending:
@@ -32,10 +36,10 @@ class Ending:
         event_files: EventFiles,
         *,
         backoff: Backoff,
-        hindrance: Hindrance,
         steady: float,
     ) -> None:
         self.last_activity = steady
+        self._hindrance = Hindrance()
         self._limit = settings.exit_when_idle
         self._grace_seconds = settings.grace_seconds
         self._store = store
@@ -46,12 +50,24 @@ class Ending:
         self._projector = projector
         self._event_files = event_files
         self._backoff = backoff
-        self._hindrance = hindrance
 
     @property
     def problem(self) -> str | None:
         """What cannot be done now, though it is to be done: find, pin or promote a checkpoint."""
         return self._lookout.problem or self._projector.problem
+
+    def follow(self, steady: float) -> None:
+        """Take note of how long `problem` lasts; tell of it when it does, and when it is over."""
+        problem = self.problem
+        told = self._hindrance.follow(problem, steady)
+        if told == "lasts":
+            _log.warning("cannot be done now, trying again", reason=problem)
+        elif told == "over":
+            _log.info("found, pinned and promoted again")
+
+    def due(self) -> float:
+        """Return when to call `follow` again, if nothing happens before."""
+        return self._hindrance.due()
 
     def idle_at(self, steady: float, phase: RunPhase, *, wanted: bool) -> float:
         """Return when the run ends if nothing happens, infinite while there is something to do.

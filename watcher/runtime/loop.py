@@ -32,7 +32,7 @@ from watcher.ingest.keeper import Keeper
 from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.acceptance import Acceptance
-from watcher.runtime.backoff import Backoff, Hindrance
+from watcher.runtime.backoff import Backoff
 from watcher.runtime.ending import Ending
 from watcher.runtime.news import News
 from watcher.runtime.phases import Event, RunPhase, after
@@ -103,7 +103,7 @@ class Daemon:
         self._look_due, self._rescan_due, self._project_due = Task(), Task(), Task()
         self._serve_due = Task()
         self._project_retry = Retry(_PROJECT_RETRY_SECONDS, settings.rescan_seconds)
-        self._backoff, self._hindrance = Backoff(), Hindrance()
+        self._backoff = Backoff()
         self._ending = Ending(
             settings,
             store,
@@ -112,7 +112,6 @@ class Daemon:
             projector,
             self._event_files,
             backoff=self._backoff,
-            hindrance=self._hindrance,
             steady=steady(),
         )
         self._clock_lead = clock() - steady()
@@ -220,7 +219,7 @@ class Daemon:
             self._bring_back(now)
             self._ending.require_fit()
         self._event_files.tick(steady)
-        self._tell_hindrance(steady)
+        self._ending.follow(steady)
         self._publish(steady)
         wanted = self._look_due.is_wanted or self._project_due.is_wanted
         idle_at = self._ending.idle_at(steady, self._phase, wanted=wanted)
@@ -334,7 +333,7 @@ class Daemon:
             self._pool.next_deadline(),
             steady + _STARTING_SECONDS if self._pool.starting else math.inf,
             self._event_files.due(),
-            self._hindrance.due(),
+            self._ending.due(),
         )
 
     def _wait(self, seconds: float) -> None:
@@ -345,13 +344,6 @@ class Daemon:
         self.wakeup.wait(seconds, filenos)
 
     # -- telling
-
-    def _tell_hindrance(self, steady: float) -> None:
-        told = self._hindrance.follow(self._ending.problem, steady)
-        if told == "lasts":
-            _log.warning("cannot be done now, trying again", reason=self._ending.problem)
-        elif told == "over":
-            _log.info("found, pinned and promoted again")
 
     def _publish(self, steady: float) -> None:
         projector, pool = self._projector, self._pool

@@ -17,7 +17,11 @@ _PROGRESS_SECONDS = 1.0
 
 
 class News:
-    """Tells each thing once, and shows what lasts for as long as it does."""
+    """Tells each thing once, and shows what lasts for as long as it does.
+
+    Attributes:
+        status: What the database holds as the run's status.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -26,12 +30,7 @@ class News:
         self._unrecorded: deque[tuple[str, str, float]] = deque()
         self._progress: str | None = None
         self._progress_due = -math.inf
-        self._status: dict[str, Any] = {}
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """What the database holds as the run's status."""
-        return self._status
+        self.status: dict[str, Any] = {}
 
     def tell(self, happened: Iterable[str], changed_files: Iterable[str], now: float) -> None:
         """Tell what happened to the folder, its events and its pins, and to the set-up's files.
@@ -78,6 +77,6 @@ class News:
             "notice": self._notice,
             "changed_files": [f"{text} ({at})" for text, at in self._changed_files.items()],
         }
-        if status != self._status:
+        if status != self.status:
             self._ledger.set_status(status)
-            self._status = status
+            self.status = status
