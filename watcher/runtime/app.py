@@ -69,8 +69,8 @@ class _Signals:
         signal.signal(signal.SIGUSR1, lambda *_: self.wakeup.finish())
 
     def _stop(self, *_: object) -> None:
-        self._service.stopping()
         self.wakeup.stop()
+        self._service.stopping()
 
     def ignore(self) -> None:
         """Heed none any more: whoever asks from now on asks for what is being done.
