@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import sqlite3
@@ -30,10 +31,13 @@ from watcher.checkpoints.bundle import parse_index, verify
 from watcher.checkpoints.pin import Verified, pin
 from watcher.config import Settings, load_settings
 from watcher.decision.metric import parse_metric
-from watcher.promotion.promote import BoardText, project
+from watcher.evaluation.scratch import Scratch
+from watcher.promotion.placing import Placing, look_into
+from watcher.promotion.promote import BOARD_FILE, BoardFile, write_board
 from watcher.runtime.app import _build, _make_state_folder
 from watcher.runtime.logs import configure_logs
 from watcher.runtime.loop import Daemon
+from watcher.runtime.wakeup import WakeUp
 from watcher.sources.discover import scan
 from watcher.store import Store
 from watcher.types import Leader, Pin, ScoredCheckpoint
@@ -163,8 +167,9 @@ def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
 
 def _loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
     """Run the daemon here, and tell `note` how long each of its steps took."""
-    with _open(settings) as store:
-        daemon = _build(settings, store, settings.python or "", [])
+    with _open(settings) as store, Scratch() as scratch:
+        python = settings.python or ""
+        daemon = _build(settings, {}, store, python, scratch, WakeUp(), [], "as set")
         step = daemon.step
 
         def timed() -> float:
@@ -189,7 +194,7 @@ def _restart(settings: Settings) -> Row:
     def note(daemon: Daemon, store: Store, seconds: float) -> None:
         if not daemon._intake.more and not first:
             first.append(time.perf_counter() - began)
-            daemon.stop()
+            daemon.wakeup.stop()
 
     _loop(settings, note)
     return Row(
@@ -289,15 +294,11 @@ def _unchanged() -> Row:
 
 def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:
     row = ScoredCheckpoint(1, 1, "ckpt-1", 100, pin.sha256, 0.5, "", pin.prefix)
-    project(
-        best_dir,
-        [Leader(1, row, "ckpt-1")],
-        {"ckpt-1"},
-        BoardText("run", "uuid", "best", "metric", "max", None),
-        {},
-        evict=(),
-        verified=verified,
-    )
+    board = BoardFile(run="run", run_uuid="uuid", metric="metric", mode="max", checkpoints=())
+    leaders = [Leader(1, row, "ckpt-1")]
+    best_dir.mkdir(exist_ok=True)
+    Placing(verified).put(best_dir, leaders, look_into(best_dir), math.inf)
+    write_board(best_dir, BOARD_FILE, board, leaders, {})
 
 
 def _resident_mib() -> float:

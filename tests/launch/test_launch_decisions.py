@@ -15,7 +15,7 @@ from watcher.evaluation.device import visible_to_cuda
 from watcher.evaluation.gpus import Gpu
 from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.companion import Companion
-from watcher.launch.decide import Attempts, delay, describe, exit_code, is_crash
+from watcher.launch.decide import Attempts, describe, exit_code, is_crash
 from watcher.launch.gpus import evaluation_device
 from watcher.launch.saves import Checkpoints, SaveWatch
 from watcher.launch.sentinel import judge, run_identity
@@ -145,7 +145,6 @@ def test_delays_double_up_to_five_minutes_and_progress_begins_them_anew():
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300, None]
     attempts, pause = attempts.after(progressed=True)
     assert (attempts.made, pause) == (1, 5)
-    assert delay(10_000, 1) == 300
 
 
 @pytest.mark.parametrize("stage", ["temp", "data", "index"])

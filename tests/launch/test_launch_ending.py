@@ -20,10 +20,12 @@ from watching import cli, wait_until
 from watcher.config import LaunchSettings
 from watcher.launch.command import PythonCommand, python_command
 from watcher.launch.companion import Companion
-from watcher.launch.ending import Ending, how
+from watcher.launch.ending import Ending, Summary, Unsaved, how, last_lines
 from watcher.launch.launcher import Launcher
 from watcher.launch.modules import needed_modules
+from watcher.promotion.promote import BOARD_FILE, BoardFile, write_board
 from watcher.store import Store
+from watcher.types import Leader, ScoredCheckpoint
 
 pytestmark = pytest.mark.slow
 
@@ -176,6 +178,29 @@ def test_a_run_that_trains_to_its_end_names_the_best_and_how_it_is_exported(laun
     assert best == f"the best is ckpt-2 (step 100, score 9): {launch.model_dir}/best/ckpt-2"
     assert export.startswith(f"to export it: {command[0]} -m object_detection.exporter_main_v2 ")
     assert f"--trained_checkpoint_dir {launch.model_dir}/best " in export
+
+
+def test_the_best_is_named_where_it_lies_when_its_name_was_given_twice(tmp_path: Path):
+    row = ScoredCheckpoint(1, 1, "ckpt-2", 200, "f" * 64, 0.5, "")
+    board = BoardFile(run="r", run_uuid="u", metric="m", mode="max", checkpoints=())
+    (tmp_path / "best").mkdir()
+    write_board(tmp_path / "best", BOARD_FILE, board, [Leader(1, row, "ckpt-2-ffffffff")], {})
+    over = Summary(
+        ending=Ending(0, early=False, progressed=True, seconds=9),
+        asked=None,
+        fruitless=False,
+        watched=True,
+        watcher_lasts=True,
+        gave_up=None,
+        unsaved=Unsaved(),
+        saved=True,
+        trained=True,
+        code=0,
+        stopped_by=None,
+    )
+    _, best = last_lines(over, LaunchSettings(model_dir=str(tmp_path)), ["train"])
+    where = f"{tmp_path}/best/ckpt-2-ffffffff"
+    assert best == f"the best is ckpt-2-ffffffff (step 200, score 0.5): {where}"
 
 
 # -- what a start that failed leaves

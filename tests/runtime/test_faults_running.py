@@ -77,7 +77,7 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
         yield
     finally:
         wait_until(lambda: daemons, "it has started")
-        daemons[0].stop()
+        daemons[0].wakeup.stop()
         thread.join(timeout=15)
         assert not thread.is_alive()
 

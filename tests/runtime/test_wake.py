@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import FrameType
 
 import pytest
 from watching import Watcher
@@ -18,9 +18,17 @@ from watcher.ingest.intake import Intake
 from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
+from watcher.runtime.task import Task
+from watcher.runtime.wakeup import WakeUp
 from watcher.store import Store
 
-LOOP = ("_guarded_step", "step", "_look", "_take_wake", "_wait", "_pin_meanwhile")
+LOOP = {
+    function.__code__
+    for function in (
+        *(Daemon._guarded_step, Daemon.step, Daemon._look, Daemon._wait, Daemon._pin_meanwhile),
+        *(Daemon._heed, WakeUp.take, WakeUp.wait, Task.now, Task.take),
+    )
+}
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ class Tracer:
     def __call__(self, frame: FrameType, event: str, _: object) -> Tracer | None:
         if frame.f_code is Lookout.look.__code__:
             self.happened.append("look")
-        if not self._is_loop(frame.f_code):
+        if frame.f_code not in LOOP:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -64,13 +72,10 @@ class Tracer:
                 self.wake()
         return self
 
-    def _is_loop(self, code: CodeType) -> bool:
-        return code.co_name in LOOP and code.co_filename == Daemon.step.__code__.co_filename
-
 
 def turned(daemon: Daemon, turn: Callable[[], object], number: int) -> list[str]:
     """Turn with a wake-up before that instruction, and once more; what happened, in order."""
-    tracer, before = Tracer(number, daemon.wake), sys.gettrace()
+    tracer, before = Tracer(number, daemon.wakeup.wake), sys.gettrace()
     sys.settrace(tracer)
     try:
         turn()
@@ -88,7 +93,7 @@ def turned(daemon: Daemon, turn: Callable[[], object], number: int) -> list[str]
 def test_a_wake_up_before_any_instruction_is_followed_by_a_look(daemon: Daemon, kind: str):
     def turn() -> None:
         if kind == "woken":
-            daemon.wake()
+            daemon.wakeup.wake()
         if kind == "in trouble":
             daemon._pin_meanwhile()
         else:

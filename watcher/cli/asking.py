@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from watcher.config import Settings, make_settings
-from watcher.control.channel import Answer, Request, ask
+from watcher.control.channel import Request, ask
 from watcher.control.copied import refuse_shared
-from watcher.errors import AlreadyRunning, StoreError, WatcherError
+from watcher.errors import StoreError, WatcherError
 from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader, open_reader
 
@@ -37,14 +36,23 @@ def carry_out(state_dir: Path, request: Request, *, after: str = "", hint: str =
     Raises:
         WatcherError: nothing of it could be done.
     """
+    import structlog
+
+    from watcher.control.offline import carry_out_here
+
     with open_reader(state_dir) as reader:
         run = reader.run()
         settings = _settings(state_dir, run, reader)
-    here = _do_it(state_dir, request, run, settings)
+    # The answer says it all; a problem that the daemon would log is shown by the next `status`.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    name, model_dir = str(run["name"]), Path(run["model_dir"])
+    here = carry_out_here(state_dir, request, name=name, model_dir=model_dir, settings=settings)
     answer = here or ask(state_dir, request)
     if answer is None:
         click.echo("the watcher has not answered yet; it does so when it can write its database")
         return
+    if here and here.done and not settings:
+        click.echo(_NO_SETTINGS, err=True)
     for line in answer.done:
         click.echo(line)
     if after and here and here.done:
@@ -69,39 +77,3 @@ def _settings(state_dir: Path, run: dict[str, Any], reader: Reader) -> Settings 
     settings = make_settings(values, dict.fromkeys(values, "the run's database"))
     refuse_shared(settings, reader, evaluates=False)
     return settings
-
-
-def _do_it(
-    state_dir: Path, request: Request, run: dict[str, Any], settings: Settings | None
-) -> Answer | None:
-    """Carry it out here and bring the folders up to date; None while a daemon runs."""
-    import structlog
-
-    from watcher.control.commands import Commands
-    from watcher.promotion.projection import Projector
-    from watcher.runtime.lock import hold_lock
-    from watcher.store import DATABASE_NAME, PINS_NAME, Store
-
-    # The answer says it all; a problem that the daemon would log is shown by the next `status`.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    path, name, model_dir = state_dir / DATABASE_NAME, str(run["name"]), Path(run["model_dir"])
-    try:
-        with (
-            hold_lock(state_dir / "lock"),
-            Store(path, run=name, model_dir=model_dir, now=time.time()) as store,
-        ):
-            answer = Commands(store, model_dir, state_dir / PINS_NAME).carry_out(
-                request, time.time()
-            )
-            if settings:
-                Projector(settings, store, name).update(time.time())
-            elif answer.done:
-                click.echo(_NO_SETTINGS, err=True)
-            return answer
-    except AlreadyRunning:
-        return None
-    except OSError as error:
-        raise StoreError(
-            f"cannot write into {state_dir}: {error.strerror}",
-            hint="ask as the user that the watcher runs as, where the folder can be written",
-        ) from error

@@ -119,9 +119,9 @@ def _in_model_dir(told: Any, model_dir: Path) -> set[int]:
     unpinned = [row for row in told.ranking.leaders if row.pin is None]
     if not unpinned:
         return set()
-    from watcher.promotion.recall import is_here, look_into
+    from watcher.promotion.recall import found_in, is_here
 
-    here = look_into(model_dir)
+    here = found_in(model_dir)
     return {row.checkpoint_id for row in unpinned if is_here(row.name, row.sha256, here)}
 
 

@@ -29,10 +29,10 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
     one is kept beside the new one. Then start `checkpoint-watcher run` again.
     """
     from watcher.control import rebuild as rebuilding
-    from watcher.runtime.lock import hold_lock
+    from watcher.store.lock import hold_lock
 
     state, best = state_folder(model_dir, state_dir), (best_dir or model_dir / "best").absolute()
-    if not state.is_dir() and not rebuilding.read_board(best):
+    if not state.is_dir() and not rebuilding.whole_board(best):
         raise StoreError(
             f"neither {state} nor {best} is there: nothing to rebuild from",
             hint="give the model_dir that `checkpoint-watcher run` was started on",

@@ -13,16 +13,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from watcher.checkpoints.pin import taking_checkpoint
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
-from watcher.files.atomic_io import fsync_folder, read_regular
+from watcher.files.atomic_io import fsync_folder
 from watcher.files.slices import finish
 from watcher.ingest.adopt import adopt_pins, found_as, pin_folders, read_pin
 from watcher.promotion.placing import look_into
-from watcher.promotion.promote import BOARD_FILE, foreign_names
+from watcher.promotion.promote import BoardFile, Entry, foreign_names, read_board
 from watcher.store import Store
 from watcher.store.database_file import (
     DATABASE_NAME,
@@ -37,32 +35,6 @@ from watcher.types import Leader, Pin
 _NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
 _PLACED_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}(-[0-9a-f]{8})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Entry(msgspec.Struct):
-    """One checkpoint as `best.json` tells of it."""
-
-    rank: int
-    checkpoint: str
-    saved_as: str
-    global_step: int
-    score: float
-    sha256: str
-    evaluated_at: str
-    metrics: dict[str, float | None]
-    generation: int = 1
-
-
-class Board(msgspec.Struct):
-    """`best.json`, as far as a database can be made from it."""
-
-    run: str
-    run_uuid: str
-    metric: str
-    mode: str
-    checkpoints: list[Entry]
-    fingerprint: str | None = None
-    board: str = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +57,12 @@ class Rebuilt:
     old: Path | None
 
 
-def read_board(best_dir: Path) -> Board | None:
-    """Read `best.json`; None when there is none, or none of ours."""
-    try:
-        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=Board)
-    except (OSError, msgspec.DecodeError):
-        return None
-    for entry in board.checkpoints:
+def whole_board(best_dir: Path) -> BoardFile | None:
+    """Read `best.json`; None when there is none, or none that a database can be made from."""
+    board = read_board(best_dir)
+    for entry in board.checkpoints if board else ():
         ours = _PLACED_NAME.fullmatch(entry.checkpoint) and _NAME.fullmatch(entry.saved_as)
-        if not ours or not _SHA256.fullmatch(entry.sha256):
+        if not ours or entry.score is None or not _SHA256.fullmatch(entry.sha256):
             return None
     return board
 
@@ -105,7 +74,7 @@ def refuse_lost(state_dir: Path, best_dir: Path) -> None:
         return
     if pin_folders(state_dir / PINS_NAME):
         trace = state_dir / PINS_NAME
-    elif read_board(best_dir):
+    elif whole_board(best_dir):
         trace = best_dir
     else:
         return
@@ -131,7 +100,7 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
         StoreError: the new database cannot be written; the old one is where it was.
         OSError: likewise, for a pin.
     """
-    board = read_board(best_dir)
+    board = whole_board(best_dir)
     pins_dir, fresh = state_dir / PINS_NAME, state_dir / f"{DATABASE_NAME}.new"
     for suffix in ("", "-wal", "-shm"):
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
@@ -150,7 +119,7 @@ def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Reb
 
 
 def _restore_board(
-    store: Store, board: Board, best_dir: Path, pins_dir: Path, now: float
+    store: Store, board: BoardFile, best_dir: Path, pins_dir: Path, now: float
 ) -> tuple[list[str], list[str]]:
     store.ledger.set_policy(parse_metric(board.metric), board.mode, now, board=board.board)
     fingerprint = board.fingerprint or "unknown"
@@ -164,6 +133,7 @@ def _restore_board(
             continue
         found = found_as(entry.saved_as, pin.prefix)
         store.queue.record_pin(found, pin, now, generation=entry.generation)
+        assert entry.score is not None  # see `whole_board`
         store.ledger.restore_score(
             entry.sha256, fingerprint, entry.score, entry.metrics, entry.evaluated_at, now
         )

@@ -10,15 +10,15 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 
 from watcher.config import Settings
 from watcher.config.policies import boards, require_metrics
-from watcher.decision.noise import latency_doubt, random_doubts, reads_latency
+from watcher.decision.retry import delay
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
+from watcher.evaluation.doubts import Doubts
 from watcher.evaluation.events import (
     Evaluated,
     GaveWay,
@@ -54,6 +54,7 @@ class Dispatcher:
     Attributes:
         pool: The workers' supervisors.
         snapshot: What each worker is set up from.
+        doubts: What the settings decide by though it is noise.
         misfit: The last that failed by the set-up, None where something was scored since.
         to_bring_back: sha256 of what failed by an earlier set-up and has no pin any more, while
             MODEL_DIR still has it. Whoever puts those back into the queue empties it.
@@ -85,13 +86,7 @@ class Dispatcher:
         self._trials: set[str] = set()
         # Whose attempts were given back once: what fails again after the device worked counts.
         self._forgiven: set[int] = set()
-        self._random_doubts: list[str] = []
-        self._latency_doubts: dict[str, str] = {}
-
-    @property
-    def doubts(self) -> list[str]:
-        """What the settings decide by though it is noise, a sentence each."""
-        return [*self._random_doubts, *self._latency_doubts.values()]
+        self.doubts = Doubts(self._boards, store.ledger)
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -299,10 +294,7 @@ class Dispatcher:
         _log.info("worker ready", device=ready.device, images=ready.images, **took, **versions)
         for warning in ready.details.get("warnings") or ():
             _log.warning(warning)
-        drawn = [str(name) for name in ready.details.get("random_metrics") or ()]
-        self._random_doubts = random_doubts(self._boards, drawn)
-        for doubt in self._random_doubts:
-            self._warn_once(doubt, doubt)
+        self.doubts.take_drawn(ready.details.get("random_metrics") or ())
         for note in ready.details.get("notes") or ():
             if note not in self._told:  # each worker that is started anew says it
                 self._told.add(note)
@@ -343,33 +335,11 @@ class Dispatcher:
         for warning in evaluated.evaluation.details.get("metric_warnings") or ():
             _log.warning(warning, checkpoint=lease.name)
         with contextlib.suppress(StoreError):  # the score is recorded, and looked at next time
-            self._judge_latency()
-
-    def _judge_latency(self) -> None:
-        """Look whether places are given by latencies that differ no more than chance does."""
-        reading = [board for board in self._boards if reads_latency(board)]
-        if not reading:
-            return
-        ledger = self._store.ledger
-        rows = ledger.scored_and_pinned()
-        ids = [row.evaluation_id for row in rows]
-        values = ledger.values(ids, {key for one in reading for m in one.metrics for key in m.keys})
-        seen = [replace(row, values=values[row.evaluation_id]) for row in rows]
-        spreads = ledger.latency_spreads(ids)
-        self._latency_doubts.clear()
-        for board in reading:
-            if doubt := latency_doubt(board, seen, spreads):
-                self._latency_doubts[board.name] = doubt
-                self._warn_once(f"latency of {board.name}", doubt)
+            self.doubts.judge_latency()
 
     def _on(self, supervisor: Supervisor) -> dict[str, str]:
         """Return which device is meant, where there are several."""
         return {"device": supervisor.device} if len(list(self.pool)) > 1 else {}
-
-    def _warn_once(self, subject: str, warning: str) -> None:
-        if subject not in self._told:
-            self._told.add(subject)
-            _log.warning(warning)
 
     def _take_rejection(self, rejected: Rejected, now: float, steady: float) -> None:
         lease, reason = rejected.lease, f"{rejected.code}: {rejected.message}"
@@ -400,9 +370,11 @@ class Dispatcher:
             said = f"{reason} (attempt {lease.attempt}, the last)"
             self._fail(lease, said, now, may_pass=True)
             return
-        delay = self.pool.retry_seconds * 2.0 ** (lease.attempt - 1)
-        self._store.queue.retry_later(lease, reason, now, delay)
-        _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, again_in=delay)
+        again_in = delay(lease.attempt, self.pool.retry_seconds)
+        self._store.queue.retry_later(lease, reason, now, again_in)
+        _log.warning(
+            "evaluation broke off", checkpoint=lease.name, reason=reason, again_in=again_in
+        )
 
     def _fail(self, lease: Lease, reason: str, now: float, *, may_pass: bool = False) -> None:
         self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from watcher.decision.retry import delay
 from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
 from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_ready
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
@@ -436,10 +437,8 @@ class Supervisor:
         return WorkerLost(leases, reason, self._restart_later(now), counts=False)
 
     def _restart_later(self, now: float) -> float:
-        # The exponent is bounded: a float cannot hold the delay after a thousand failures.
-        doublings = min(max(self.failures - 1, self.breaker.doublings), 30)
-        delay = min(self.limits.retry_seconds * 2.0**doublings, RESTART_LIMIT_SECONDS)
-        self._restart_at = now + delay
+        failures = max(self.failures, self.breaker.doublings + 1)
+        self._restart_at = now + delay(failures, self.limits.retry_seconds, RESTART_LIMIT_SECONDS)
         return self._restart_at
 
     def _overdue(self) -> str:

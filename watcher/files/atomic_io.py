@@ -27,22 +27,14 @@ _NOT_OURS = frozenset({errno.EPERM, errno.EACCES})
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable. File systems that cannot are left as they are."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with _unless_refused(_NOT_HERE):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _synced(folder, os.O_DIRECTORY):
+        pass
 
 
 def fsync_file(path: Path) -> None:
     """Make the bytes of a regular file durable. File systems that cannot are left as they are."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with _unless_refused(_NOT_HERE):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _synced(path, os.O_NOFOLLOW):
+        pass
 
 
 def flushing(path: Path) -> Work[None]:
@@ -50,12 +42,19 @@ def flushing(path: Path) -> Work[None]:
 
     Of a file that was just copied, or saved by the trainer, many GB may not be on the disk yet.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with _synced(path, os.O_NOFOLLOW) as descriptor:
         size = os.fstat(descriptor).st_size
         for offset in range(0, size if size > FLUSH_BYTES else 0, FLUSH_BYTES):
             _write_out(descriptor, offset)
             yield
+
+
+@contextlib.contextmanager
+def _synced(path: Path, flags: int) -> Iterator[int]:
+    """Open it, and have it on the disk at the end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        yield descriptor
         with _unless_refused(_NOT_HERE):
             os.fsync(descriptor)
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
+from watcher.decision.retry import delay
+
 MOST_SECONDS = 300.0
 
 # Somebody asked it to end in this way; what else ends a process by a signal is a crash.
@@ -31,11 +33,6 @@ def describe(returncode: int) -> str:
         return f"was ended by signal {-returncode}"
 
 
-def delay(attempt: int, first_seconds: float) -> float:
-    """Return the seconds before start number `attempt` in a row, counted from 1."""
-    return min(first_seconds * 2.0 ** min(attempt - 1, 30), MOST_SECONDS)
-
-
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """Starts in a row that came to nothing."""
@@ -55,4 +52,4 @@ class Attempts:
         """
         made = 1 if progressed else self.made + 1
         counted = Attempts(self.limit, self.first_seconds, made)
-        return counted, None if made > self.limit else delay(made, self.first_seconds)
+        return counted, None if made > self.limit else delay(made, self.first_seconds, MOST_SECONDS)

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
-from watcher.files.atomic_io import read_regular
 from watcher.launch.command import interpreter
 from watcher.launch.decide import describe
-from watcher.promotion.promote import BOARD_FILE
+from watcher.launch.files import last_words
+from watcher.promotion.promote import read_board
 from watcher.store.reading import open_reader
 
 # Importing TensorFlow and building the model take less, on a slow machine too.
@@ -60,18 +58,79 @@ class Unsaved:
     lost: int = 0
 
 
-def what_is_unsaved(unsaved: Unsaved, *, trained: bool) -> str | None:
-    """Say what a trainer that ended well has not saved, None for nothing.
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the launcher knows once all is over.
 
-    Args:
-        unsaved: What was foreseen.
-        trained: It saved a trained checkpoint.
+    Attributes:
+        ending: Of the last trainer, None when none was started.
+        asked: The signal by which somebody wanted the end.
+        fruitless: The trainer failed at once, and there is nothing new to evaluate.
+        watched: A watcher was to run beside it.
+        watcher_lasts: That one was not given up.
+        gave_up: Why not all is evaluated, None where all is or nobody waited for it.
+        unsaved: What was foreseen; None where nobody could see what was saved.
+        saved: Something was saved.
+        trained: A trained checkpoint was.
+        code: The launcher's exit code.
+        stopped_by: What the sentinel says, None while there is none.
     """
-    if trained and not unsaved.lost:
-        return None
+
+    ending: Ending | None
+    asked: signal.Signals | None
+    fruitless: bool
+    watched: bool
+    watcher_lasts: bool
+    gave_up: str | None
+    unsaved: Unsaved | None
+    saved: bool
+    trained: bool
+    code: int
+    stopped_by: str | None
+
+
+def last_lines(summary: Summary, settings: LaunchSettings, command: Sequence[str]) -> list[str]:
+    """Say how the trainer ended, what is lost, which is the best, and what to do next."""
+    ending, watched = summary.ending, summary.watched
+    stopped = summary.code == 0 and summary.stopped_by is not None
+    lines = []
+    if ending and not ending.early and (watched or ending.returncode):
+        lines += _how_it_ended(ending, summary, settings.trainer_log)
+    if summary.gave_up:
+        lines.append(f"not all is evaluated: {summary.gave_up}")
+    if ending and not (ending.early or ending.returncode or summary.asked):
+        lines += _what_is_unsaved(summary)
+    if stopped and ending and watched:  # it was told before the queue was finished
+        lines.append(f"stopped early: {summary.stopped_by}")
+    if stopped or (watched and summary.code == 0):
+        best = _the_best(settings.best_path)
+        resume = stopped and ending is not None  # else that is said already
+        lines += _what_to_do(settings, command, best, resume=resume)
+    return lines
+
+
+def _how_it_ended(ending: Ending, summary: Summary, log: str | None) -> list[str]:
+    said = how(ending)
+    if summary.asked:
+        said += f"; {summary.asked.name} was passed on"
+    elif summary.fruitless:
+        said += ", before any new checkpoint"
+        said += ": no watcher goes on without it" if summary.watcher_lasts else ""
+    if log and ending.returncode and not summary.asked and (words := last_words(log)):
+        return [said, f"{log} ends: {words}"]
+    return [said]
+
+
+def _what_is_unsaved(summary: Summary) -> list[str]:
+    """Say what a trainer that ended well has not saved, unless it may save elsewhere."""
+    unsaved = summary.unsaved
+    if unsaved is None or not (unsaved.remedy or summary.saved or summary.watched):
+        return []
+    if summary.trained and not unsaved.lost:
+        return []
     said = f"the last {unsaved.lost} steps were not saved"
-    said = said if trained else "no trained checkpoint was saved"
-    return f"{said}; {unsaved.remedy}" if unsaved.remedy else said
+    said = said if summary.trained else "no trained checkpoint was saved"
+    return [f"{said}; {unsaved.remedy}" if unsaved.remedy else said]
 
 
 def how(ending: Ending) -> str:
@@ -88,7 +147,7 @@ def how(ending: Ending) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class _Best:
     """The first place of best/: its name, step and score, and its prefix there."""
 
     name: str
@@ -103,19 +162,13 @@ class Best:
         )
 
 
-def the_best(best_dir: Path) -> Best | None:
-    """Read the first place from best.json, which all may read; None while there is none."""
-    try:
-        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE))
-        first = board["checkpoints"][0]
-        return Best(
-            str(first["checkpoint"]),
-            int(first["global_step"]),
-            float(first["score"]),
-            best_dir / str(first["saved_as"]),
-        )
-    except (OSError, msgspec.DecodeError, KeyError, IndexError, TypeError, ValueError):
+def _the_best(best_dir: Path) -> _Best | None:
+    """Return the first place of `best.json`, None while there is none."""
+    board = read_board(best_dir)
+    first = board.checkpoints[0] if board and board.checkpoints else None
+    if first is None or first.score is None:
         return None
+    return _Best(first.checkpoint, first.global_step, first.score, best_dir / first.checkpoint)
 
 
 def with_reason(failure: str, state_dir: Path) -> str:
@@ -126,17 +179,10 @@ def with_reason(failure: str, state_dir: Path) -> str:
     return failure
 
 
-def after_the_end(
-    settings: LaunchSettings, command: Sequence[str], best: Best | None, *, resume: bool
+def _what_to_do(
+    settings: LaunchSettings, command: Sequence[str], best: _Best | None, *, resume: bool
 ) -> list[str]:
-    """Say which checkpoint is the best, how it is exported, and how training goes on.
-
-    Args:
-        settings: Those of the launcher.
-        command: The trainer's.
-        best: The best so far.
-        resume: Say how an early stop is withdrawn.
-    """
+    """Say which checkpoint is the best, how it is exported, and how training goes on."""
     lines = [str(best)] if best else []
     if best and settings.pipeline_config:
         words = [interpreter(command) or settings.python or "python"]

@@ -17,16 +17,8 @@ from watcher.config import LaunchSettings
 from watcher.errors import StoreError
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
-from watcher.launch.ending import (
-    Ending,
-    Unsaved,
-    after_the_end,
-    how,
-    the_best,
-    what_is_unsaved,
-    with_reason,
-)
-from watcher.launch.files import last_words, lock_folder, open_log
+from watcher.launch.ending import Ending, Summary, Unsaved, last_lines, with_reason
+from watcher.launch.files import lock_folder, open_log
 from watcher.launch.group import Group
 from watcher.launch.leftovers import Leftovers
 from watcher.launch.saves import Checkpoints, Mark, SaveWatch
@@ -366,49 +358,27 @@ class Launcher:
 
     def _tell_the_end(self, code: int) -> None:
         """Say last how the trainer ended, which is the best, and what to do next."""
-        ending, verdict = self._ending, self._sentinel.look()
-        stopped = code == 0 and verdict.kind == "valid"
-        if ending and not ending.early and (self._watcher or ending.returncode):
-            self._tell_how(ending)
-        if self._gave_up:
-            self._say(f"not all is evaluated: {self._gave_up}")
-        self._tell_what_is_unsaved()
-        if stopped and ending and self._watcher:  # it was told before the queue was finished
-            self._say(f"stopped early: {verdict.message}")
-        if stopped or (self._watcher and code == 0):
-            best = the_best(self._settings.best_path)
-            resume = stopped and ending is not None  # else that is said already
-            for line in after_the_end(self._settings, self._command, best, resume=resume):
-                self._say(line)
-
-    def _tell_how(self, ending: Ending) -> None:
-        said = how(ending)
-        if self._asked:
-            said += f"; {self._asked.name} was passed on"
-        elif self._fruitless:
-            said += ", before any new checkpoint"
-            goes_on = self._companion and not self._companion.given_up
-            said += ": no watcher goes on without it" if goes_on else ""
-        self._say(said)
-        log = self._settings.trainer_log if ending.returncode and not self._asked else None
-        if log and (words := last_words(log)):
-            self._say(f"{log} ends: {words}")
+        verdict, companion = self._sentinel.look(), self._companion
+        summary = Summary(
+            ending=self._ending,
+            asked=self._asked,
+            fruitless=self._fruitless,
+            watched=bool(self._watcher),
+            watcher_lasts=companion is not None and not companion.given_up,
+            gave_up=self._gave_up,
+            unsaved=None if self._unseen else self._unsaved,
+            saved=bool(self._saved_anew),
+            trained=any(map(self._checkpoints.is_trained, sorted(self._saved_anew))),
+            code=code,
+            stopped_by=verdict.message if verdict.kind == "valid" else None,
+        )
+        for line in last_lines(summary, self._settings, self._command):
+            self._say(line)
 
     def _tidy_up(self, leftovers: Leftovers) -> None:
         """Leave nothing behind of a start that came to nothing."""
         if self._ending is None or (self._fruitless and not self._asked):
             leftovers.remove()
-
-    def _tell_what_is_unsaved(self) -> None:
-        """Say so where a trainer ended well and its work is lost, unless it may save elsewhere."""
-        ending = self._ending
-        if ending is None or ending.early or ending.returncode or self._asked:
-            return
-        if not (self._unsaved.remedy or self._saved_anew or self._watcher) or self._unseen:
-            return
-        trained = any(map(self._checkpoints.is_trained, sorted(self._saved_anew)))
-        if said := what_is_unsaved(self._unsaved, trained=trained):
-            self._say(said)
 
 
 def _has_ended(trainer: Group | None) -> bool:

@@ -51,6 +51,12 @@ def judge(content: dict[str, Any] | None, identity: str | None, *, is_new: bool)
     return Verdict("valid", str(content.get("message") or content.get("reason") or "no reason"))
 
 
+class _Identity(msgspec.Struct):
+    """All that counts here of `best.json`, whatever else a version writes."""
+
+    run_uuid: str
+
+
 def run_identity(state_dir: Path, best_dir: Path) -> str | None:
     """Return `runs.uuid`, from the database or else from `best.json`; None when there is neither.
 
@@ -65,11 +71,9 @@ def run_identity(state_dir: Path, best_dir: Path) -> str | None:
     except (StoreError, OSError):
         pass
     try:
-        board = msgspec.json.decode(read_regular(best_dir / BOARD_FILE))
+        return msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=_Identity).run_uuid
     except (OSError, msgspec.DecodeError):
         return None
-    found = board.get("run_uuid") if isinstance(board, dict) else None
-    return found if isinstance(found, str) else None
 
 
 class Sentinel:

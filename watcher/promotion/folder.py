@@ -1,7 +1,11 @@
 """Folder: one board's rows become the files in its folder, and the promotions in the database.
 
-Wires `promote`, which changes files, and `store.promotions`, in the order that a crash survives:
-names are noted before a file gets one and forgotten after the last file is gone.
+The order keeps the promise that at any instant what the folder names is whole: note names before a
+file gets one; take and verify new files and make them durable (`placing`); replace `best.json` and
+`checkpoint` by rename (`promote`); and only later remove what fell out, for somebody may just have
+read its name; forget names after the last file is gone. A crash between any two steps leaves files
+that are not named yet or not named any more; the next call closes that. Files that nobody promoted
+are reported and left alone.
 """
 
 from __future__ import annotations
@@ -38,12 +42,14 @@ class BoardFolder:
         path: Path,
         store: Store,
         *,
+        file: str,
         evict_seconds: float,
         verified: Verified,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.path = path
+        self._file = file
         self._store = store
         self._evict_seconds = evict_seconds
         self._verified = verified
@@ -72,7 +78,7 @@ class BoardFolder:
         self._placing.drop()
 
     def show(
-        self, ranked: Sequence[ScoredCheckpoint], text: promote.BoardText, now: float
+        self, ranked: Sequence[ScoredCheckpoint], board: promote.BoardFile, now: float
     ) -> tuple[list[Leader], bool]:
         """Make the folder and the promotions show `ranked`.
 
@@ -97,18 +103,20 @@ class BoardFolder:
         if any(leader.row.sha256 not in placed for leader in leaders):
             promotions.place(self.name, leaders)
             placed = promotions.placements(self.name)
-        asked = (leaders, text, placed, self._store.ledger.revision)
+        asked = (leaders, board, placed, self._store.ledger.revision)
         if self._shown == (*asked, contents) and not self._left:
             return leaders, False
-        done = self._project(leaders, set(placed.values()), text)
-        self._tell_unknown(done.unknown)
-        self._tell_repaired(done.before, text.file, now)
-        changed = promotions.record(self.name, leaders, done.paths, text.metric, now)
-        if done.evicted:
-            promotions.unplace(self.name, done.evicted)
+        names = set(placed.values())
+        evicted = self._change(leaders, names, board, contents)
+        self._tell_unknown(promote.unknown_files(contents, self._file, names))
+        self._tell_repaired(contents, now)
+        paths = {leader.row.checkpoint_id: str(self.path / leader.name) for leader in leaders}
+        changed = promotions.record(self.name, leaders, paths, board.metric, now)
+        if evicted:
+            promotions.unplace(self.name, evicted)
         self._note_whole(leaders)
         # Had anything been changed just now, the folder is another the next time.
-        self._shown = (*asked, done.before)
+        self._shown = (*asked, contents)
         return leaders, changed
 
     def _note_whole(self, leaders: Sequence[Leader]) -> None:
@@ -120,31 +128,33 @@ class BoardFolder:
             self._store.promotions.note_whole(self.name, whole)
             self._whole = whole
 
-    def _project(
-        self, leaders: list[Leader], placed: set[str], text: promote.BoardText
-    ) -> promote.Projection:
-        """Change the files. Who has read a name before it left has `evict_seconds` to open it."""
+    def _change(
+        self, leaders: list[Leader], placed: set[str], board: promote.BoardFile, contents: Contents
+    ) -> set[str]:
+        """Change the files; returns the names whose files are gone.
+
+        Who has read a name before it left has `evict_seconds` to open it.
+        """
+        if not leaders and not self.path.is_dir():
+            self._left.clear()
+            return placed
+        self.path.mkdir(mode=0o755, exist_ok=True)
         oldest = self._steady() - self._evict_seconds
-        done = promote.project(
-            self.path,
-            leaders,
-            placed,
-            text,
-            self._store.ledger.metrics(leader.row.evaluation_id for leader in leaders),
-            evict={name for name, left in self._left.items() if left <= oldest},
-            verified=self._verified,
-            placing=self._placing,
-            until=slice_end(),
-        )
+        self._placing.put(self.path, leaders, contents, slice_end())
+        metrics = self._store.ledger.metrics(leader.row.evaluation_id for leader in leaders)
+        promote.write_board(self.path, self._file, board, leaders, metrics)
+        left = placed - {leader.name for leader in leaders}
+        gone = {name for name in left if self._left.get(name, math.inf) <= oldest}
+        promote.evict(self.path, gone)
         # Counted from now on: a moment ago the state files may still have named them.
         present = self._steady()
-        self._left = {name: self._left.get(name, present) for name in done.leaving}
-        return done
+        self._left = {name: self._left.get(name, present) for name in left - gone}
+        return gone
 
-    def _tell_repaired(self, before: Contents, board_file: str, now: float) -> None:
+    def _tell_repaired(self, before: Contents, now: float) -> None:
         """Say which files of what was promoted before were missing or damaged, and are not now."""
         taken, self._placing.taken = self._placing.taken, set()
-        lacking = {promote.STATE_FILE, board_file} - before.files.keys()
+        lacking = {promote.STATE_FILE, self._file} - before.files.keys()
         if not taken and not lacking:
             return
         rows = self._store.promotions.present(self.name)

@@ -174,13 +174,11 @@ def _looking_whole(prefix: Path, sha256: str, verified: Verified, progress: Prog
     """Tell whether a checkpoint lies there, verifying what is not known to be whole."""
     try:
         seen = _signatures(prefix, sha256)
-        if not seen & verified:
-            yield from _verifying(prefix, sha256, progress)
-            # It is remembered across a loss of power, so it has to last as long.
-            for file in prefix.parent.glob(f"{prefix.name}.*"):
-                yield from flushing(file)
-        else:
-            yield from _verifying(prefix, sha256, progress, known=True)
+        known = bool(seen & verified)
+        yield from _verifying(prefix, sha256, progress, known=known)
+        # It is remembered across a loss of power, so it has to last as long.
+        for file in () if known else prefix.parent.glob(f"{prefix.name}.*"):
+            yield from flushing(file)
     except (OSError, CorruptCheckpoint):
         return False
     verified |= seen

@@ -25,7 +25,7 @@ from watcher.decision.stop import StopDecision
 from watcher.errors import LeaderLost, PinError
 from watcher.files.slices import Unfinished
 from watcher.promotion.folder import BoardFolder
-from watcher.promotion.promote import BoardText
+from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
 from watcher.store import PINS_NAME, Store
@@ -41,6 +41,7 @@ class Projector:
         problem: Why the last update could not do all, None when it could.
         unfinished: True when the last update ended with work on files left, so that another is due
             now; until then no pin is released and nothing new is named.
+        verified: What need not be verified again, for whoever pins.
     """
 
     def __init__(
@@ -49,13 +50,12 @@ class Projector:
         store: Store,
         run_name: str,
         *,
-        verified: Verified | None = None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._store = store
         self._run_name = run_name
-        self._verified: Verified = set() if verified is None else verified
+        self.verified: Verified = set()
         self._boards = boards(settings)
         places = {board.name: board.folder for board in self._boards}
         places[KEPT_BOARD] = settings.kept_path
@@ -64,8 +64,9 @@ class Projector:
                 name,
                 path,
                 store,
+                file=KEPT_FILE if name == KEPT_BOARD else BOARD_FILE,
                 evict_seconds=settings.evict_seconds,
-                verified=self._verified,
+                verified=self.verified,
                 steady=steady,
             )
             for name, path in places.items()
@@ -78,7 +79,7 @@ class Projector:
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
         self._recall = Recall(
-            store, settings.model_path, settings.state_path / PINS_NAME, self._verified
+            store, settings.model_path, settings.state_path / PINS_NAME, self.verified
         )
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
@@ -287,18 +288,19 @@ class Projector:
             return seen
         return [replace(row, score=board.metric.value(row.values)) for row in seen]
 
-    def _text(self, board: Board) -> BoardText:
-        return BoardText(
+    def _text(self, board: Board, name: str | None = None) -> BoardFile:
+        return BoardFile(
             run=self._run_name,
             run_uuid=self._store.run_uuid,
-            board=board.name,
+            board=name or board.name,
             metric=board.metric.text,
             mode=board.policy.mode,
             fingerprint=self._store.ledger.fingerprint(),
+            checkpoints=(),
         )
 
     def _show(
-        self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardText, now: float
+        self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardFile, now: float
     ) -> None:
         before = self._store.promotions.first(name)
         held = self._present(name)
@@ -328,7 +330,7 @@ class Projector:
             for row in pinned
             if row["id"] in kept and row["id"] not in scored
         }
-        text = replace(self._text(self._boards[0]), board=KEPT_BOARD, file="kept.json")
+        text = self._text(self._boards[0], KEPT_BOARD)
         self._show(KEPT_BOARD, [(scored | unscored)[one] for one in kept], text, now)
         return set(kept)
 
@@ -356,7 +358,7 @@ class Projector:
                 release(row["prefix"], pins_dir)
             else:
                 kept.add(row["sha256"])
-        self._verified -= {seen for seen in self._verified if seen[0] not in kept}
+        self.verified -= {seen for seen in self.verified if seen[0] not in kept}
 
 
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")

@@ -1,65 +1,55 @@
-"""Promote: make `best/` show the board, such that at any instant what it names is whole.
-
-The order is what keeps the promise: take and verify new files and make them durable (`placing`),
-replace `best.json` and `checkpoint` by rename, and only later remove what fell out: somebody may
-just have read its name. A crash between any two steps leaves files that are not named yet or not
-named any more; the next call closes that. Files that nobody promoted are reported and left alone.
-"""
+"""Promote: the two files that name what a board's folder holds, and what else lies there."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from watcher.checkpoints.pin import Verified
 from watcher.files.atomic_io import fsync_folder, is_half_written, read_regular, replace_file
-from watcher.promotion.placing import OURS, WORKING, Contents, Placing, look_into
+from watcher.promotion.placing import OURS, WORKING, Contents
 from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
 BOARD_FILE = "best.json"
+KEPT_FILE = "kept.json"
 BOARD_SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True)
-class BoardText:
-    """What `best.json` says beside the leaders: the run's identity and how it ranks.
+class Entry(msgspec.Struct, kw_only=True, frozen=True):
+    """One checkpoint as `best.json` tells of it."""
 
-    Attributes:
-        file: Name of the JSON file.
-    """
+    rank: int
+    checkpoint: str
+    saved_as: str
+    global_step: int
+    generation: int = 1
+    score: float | None
+    sha256: str
+    evaluated_at: str
+    metrics: dict[str, float | None]
 
+
+class BoardFile(msgspec.Struct, kw_only=True, frozen=True):
+    """What `best.json` says: the run's identity, how it ranks, and the checkpoints, best first."""
+
+    schema: int = BOARD_SCHEMA
     run: str
     run_uuid: str
-    board: str
+    board: str = "best"
     metric: str
     mode: str
-    fingerprint: str | None
-    file: str = BOARD_FILE
+    fingerprint: str | None = None
+    checkpoints: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """What a call of `project` found and did.
-
-    Attributes:
-        paths: Checkpoint id to its prefix inside `best/`.
-        leaving: Names that are not on the board, whose files are still there.
-        evicted: Names whose files are gone from `best/`.
-        unknown: Names of files in `best/` that were not put there by us.
-        before: What lay in `best/` before anything was done.
-    """
-
-    paths: dict[int, str]
-    leaving: tuple[str, ...]
-    evicted: tuple[str, ...]
-    unknown: tuple[str, ...]
-    before: Contents
+def read_board(best_dir: Path) -> BoardFile | None:
+    """Read `best.json`, which all may read; None when there is none, or none of ours."""
+    try:
+        return msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=BoardFile)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def foreign_names(contents: Contents, placed: Collection[str]) -> set[str]:
@@ -67,94 +57,52 @@ def foreign_names(contents: Contents, placed: Collection[str]) -> set[str]:
     return contents.checkpoints.keys() - set(placed)
 
 
-def project(
-    best_dir: Path,
+def write_board(
+    folder: Path,
+    file: str,
+    board: BoardFile,
     leaders: Sequence[Leader],
-    placed: Collection[str],
-    text: BoardText,
     metrics: Mapping[int, Mapping[str, float | None]],
-    *,
-    evict: Collection[str],
-    verified: Verified,
-    placing: Placing | None = None,
-    until: float = math.inf,
-) -> Projection:
-    """Make `best_dir` hold the leaders, and its two state files name them and nothing else.
+) -> None:
+    """Make the two files name the leaders and nothing else.
 
     Args:
-        best_dir: Created when missing.
-        leaders: The board in order; each row has a pin, or already lies in `best_dir`.
-        placed: Names that are ours in `best_dir`, those of the leaders among them.
-        text: What else `best.json` says.
+        folder: Holds each leader, whole.
+        file: Name of the JSON file.
+        board: What else that says; its own checkpoints do not count.
+        leaders: The board in order.
         metrics: Evaluation id to its overall metrics.
-        evict: Names that left the board so long ago that nobody can be reading them.
-        verified: What need not be verified again; added to.
-        placing: What the last call left unfinished. Default: nothing, and all is done now.
-        until: Steady time at which to break off.
-
-    Returns:
-        Where each leader lies, what is still to be evicted, and which foreign files were met.
 
     Raises:
-        Unfinished: a leader is not in place yet; what `best_dir` named before still stands. Call
-            again, with the same `placing`.
-        LeaderLost: a leader is damaged here and in the pins; the others still stand.
-        PinError: a leader could not be put in place; what `best_dir` named before still stands.
-        OSError: a state file could not be written; likewise.
+        OSError: a file could not be written; what was named before still stands.
     """
-    if not leaders and not best_dir.is_dir():
-        return Projection(
-            paths={}, leaving=(), evicted=tuple(placed), unknown=(), before=Contents()
-        )
-    best_dir.mkdir(mode=0o755, exist_ok=True)
-    contents = look_into(best_dir)
-    (placing or Placing(verified)).put(best_dir, leaders, contents, until)
-    board = _board(best_dir, leaders, text, metrics)
-    state = _state(leaders)
-    if _differs(best_dir / text.file, board) or _differs(best_dir / STATE_FILE, state):
-        fsync_folder(best_dir)
-        _write_states(best_dir, text.file, board, state if leaders else None)
-    left = set(placed) - {leader.name for leader in leaders}
-    _evict(best_dir, left.intersection(evict))
-    return Projection(
-        paths={leader.row.checkpoint_id: str(best_dir / leader.name) for leader in leaders},
-        leaving=tuple(sorted(left.difference(evict))),
-        evicted=tuple(sorted(left.intersection(evict))),
-        unknown=_unknown(contents, text.file, set(placed)),
-        before=contents,
+    entries = tuple(_entry(leader, metrics) for leader in leaders)
+    board = msgspec.structs.replace(board, checkpoints=entries)
+    content = msgspec.json.format(msgspec.json.encode(board), indent=2) + b"\n"
+    state, board_file, state_file = _state(leaders), folder / file, folder / STATE_FILE
+    if not (_differs(board_file, content) or _differs(state_file, state)):
+        return
+    fsync_folder(folder)
+    replace_file(board_file, content, mode=0o644)
+    if leaders:
+        replace_file(state_file, state, mode=0o644)
+    else:
+        state_file.unlink(missing_ok=True)
+
+
+def _entry(leader: Leader, metrics: Mapping[int, Mapping[str, float | None]]) -> Entry:
+    row = leader.row
+    return Entry(
+        rank=leader.rank,
+        checkpoint=leader.name,
+        saved_as=row.name,
+        global_step=row.global_step,
+        generation=row.generation,
+        score=row.score,
+        sha256=row.sha256,
+        evaluated_at=row.evaluated_at,
+        metrics=dict(metrics.get(row.evaluation_id, {})),
     )
-
-
-def _board(
-    best_dir: Path,
-    leaders: Sequence[Leader],
-    text: BoardText,
-    metrics: Mapping[int, Mapping[str, float | None]],
-) -> bytes:
-    content: dict[str, Any] = {
-        "schema": BOARD_SCHEMA,
-        "run": text.run,
-        "run_uuid": text.run_uuid,
-        "board": text.board,
-        "metric": text.metric,
-        "mode": text.mode,
-        "fingerprint": text.fingerprint,
-        "checkpoints": [
-            {
-                "rank": leader.rank,
-                "checkpoint": leader.name,
-                "saved_as": leader.row.name,
-                "global_step": leader.row.global_step,
-                "generation": leader.row.generation,
-                "score": leader.row.score,
-                "sha256": leader.row.sha256,
-                "evaluated_at": leader.row.evaluated_at,
-                "metrics": metrics.get(leader.row.evaluation_id, {}),
-            }
-            for leader in leaders
-        ],
-    }
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def _state(leaders: Sequence[Leader]) -> bytes:
@@ -168,14 +116,6 @@ def _state(leaders: Sequence[Leader]) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def _write_states(best_dir: Path, file: str, board: bytes, state: bytes | None) -> None:
-    replace_file(best_dir / file, board, mode=0o644)
-    if state is None:
-        (best_dir / STATE_FILE).unlink(missing_ok=True)
-    else:
-        replace_file(best_dir / STATE_FILE, state, mode=0o644)
-
-
 def _differs(path: Path, content: bytes) -> bool:
     try:
         return read_regular(path) != content
@@ -185,23 +125,25 @@ def _differs(path: Path, content: bytes) -> bool:
         return True  # whatever lies there, it is not what should
 
 
-def _evict(best_dir: Path, names: set[str]) -> None:
+def evict(folder: Path, names: Collection[str]) -> None:
+    """Delete the checkpoints of these names."""
     if not names:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
-    for file in sorted(best_dir.iterdir(), key=lambda file: file.suffix == ".index"):
+    for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".index"):
         match = OURS.fullmatch(file.name)
         if match and match[1] in names:
             file.unlink(missing_ok=True)
 
 
-def _unknown(contents: Contents, board_file: str, ours: set[str]) -> tuple[str, ...]:
+def unknown_files(contents: Contents, board_file: str, placed: Collection[str]) -> list[str]:
+    """Return the names of files that are neither placed by us nor ours otherwise."""
     foreign = []
     for name in contents.files:
         match = OURS.fullmatch(name)
-        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in ours):
+        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in placed):
             continue
         if any(is_half_written(name, final) for final in (STATE_FILE, board_file)):
             continue
         foreign.append(name)
-    return tuple(sorted(foreign))
+    return sorted(foreign)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
@@ -21,30 +20,14 @@ from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
 from watcher.sources.discover import scan
 from watcher.store import Store
-from watcher.types import FoundCheckpoint, Pin
+from watcher.types import FoundCheckpoint, Pin, ScoredCheckpoint
 
 _log = structlog.get_logger(__name__)
 
 Here = Mapping[str, FoundCheckpoint]
 
 
-class Wanted(Protocol):
-    """A checkpoint as it is recorded."""
-
-    @property
-    def checkpoint_id(self) -> int:
-        """Its row."""
-
-    @property
-    def name(self) -> str:
-        """Its name in MODEL_DIR, if it is there."""
-
-    @property
-    def sha256(self) -> str:
-        """What it must be, whatever it is called."""
-
-
-def look_into(model_dir: Path) -> Here:
+def found_in(model_dir: Path) -> Here:
     """Return what lies in `model_dir` now, by name; nothing when it cannot be read."""
     try:
         return {found.name: found for found in scan(model_dir)}
@@ -89,7 +72,7 @@ class Recall:
         """
         return {
             **{found.name: found for found, _ in self._jobs.values()},
-            **look_into(self._model_dir),
+            **found_in(self._model_dir),
         }
 
     def pin(
@@ -130,7 +113,7 @@ class Recall:
             self._jobs[sha256] = (here[name], job)
         return sha256 in self._jobs
 
-    def fill(self, choose: Callable[[set[int]], Iterable[Wanted]], here: Here) -> None:
+    def fill(self, choose: Callable[[set[int]], Iterable[ScoredCheckpoint]], here: Here) -> None:
         """Pin again what is chosen, until nothing more is chosen whose files are there.
 
         Args:

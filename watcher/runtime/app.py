@@ -21,7 +21,6 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from watcher.checkpoints.pin import Verified
 from watcher.config import Loaded, Settings, shown
 from watcher.config.policies import retain_policy
 from watcher.control.channel import ControlChannel
@@ -38,57 +37,48 @@ from watcher.heartbeat import Heartbeat
 from watcher.ingest.intake import Intake
 from watcher.launch.processes import at_work, trainers
 from watcher.promotion.projection import Projector
-from watcher.runtime.lock import hold_lock
 from watcher.runtime.logs import LiveView, configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.runtime.opening import open_store
 from watcher.runtime.sharing import Sharing
+from watcher.runtime.wakeup import WakeUp
 from watcher.service import listen, told_of
 from watcher.store import PINS_NAME, Store
+from watcher.store.lock import hold_lock
 from watcher.systemd.notify import Notifier, Service
 
 _log = structlog.get_logger(__name__)
 
 
-class _StopFlag:
-    """Remembers that a signal asked to end, and passes it on once there is a daemon."""
+class _Signals:
+    """Passes on what asks the process to end, from its start to its end.
+
+    Attributes:
+        wakeup: Of the loop, which may begin later.
+    """
 
     def __init__(self, service: Service) -> None:
-        self.asked = self.asked_to_finish = False
-        self.daemon: Daemon | None = None
+        self.wakeup = WakeUp()
         self._service = service
-        self._heeded = [signal.SIGTERM, signal.SIGINT]
+        self._ending = [signal.SIGTERM, signal.SIGINT]
         # The terminal is closed; whoever started it with nohup wants it to go on.
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            self._heeded.append(signal.SIGHUP)
-        for number in self._heeded:
-            signal.signal(number, self._ask)
-        signal.signal(signal.SIGUSR1, self._ask_to_finish)
+            self._ending.append(signal.SIGHUP)
+        for number in self._ending:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGUSR1, lambda *_: self.wakeup.finish())
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+    def _stop(self, *_: object) -> None:
+        self.wakeup.stop()
         self._service.stopping()
-        if self.daemon:
-            self.daemon.stop()
 
-    def _ask_to_finish(self, *_: object) -> None:
-        self.asked_to_finish = True
-        if self.daemon:
-            self.daemon.finish()
+    def ignore(self) -> None:
+        """Heed none any more: whoever asks from now on asks for what is being done.
 
-    def run(self, daemon: Daemon) -> None:
-        """Run the daemon, unless it was asked to stop before there was one."""
-        self.daemon = daemon
-        if self.asked_to_finish:
-            daemon.finish()
-        try:
-            if not self.asked:
-                daemon.run()
-        finally:
-            # Python's own end lets signals kill again, and the exit code would tell of that:
-            # whoever asks now asks for what is being done.
-            for number in (*self._heeded, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
+        Python's own end lets signals kill again, and the exit code would tell of that.
+        """
+        for number in (*self._ending, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
@@ -102,22 +92,22 @@ def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
         WatcherError: it cannot begin, or cannot go on; the message says why.
     """
     service = Service(Notifier.from_environment(os.environ))
-    stop = _StopFlag(service)
+    signals = _Signals(service)
     with service:
-        while not _run(load(), service, stop):
+        while not _run(load(), service, signals):
             pass
 
 
-def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
+def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
     """Run to the end; False when all that counts can be loaded only now."""
     settings = _in_time_for(service, loaded.settings)
-    interpreter = _check_inputs(settings)
+    interpreter, wakeup = _check_inputs(settings), signals.wakeup
     sharing = Sharing(settings.group, settings.state_path, settings.best_path)
     with ExitStack() as stack:
         name, endpoints = settings.name, None
         if not settings.model_path.is_dir():  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, name, stack)
-        if not _wait_for_model_dir(settings, stop, service):
+        if not _wait_for_model_dir(settings, wakeup, service):
             return True
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
@@ -131,12 +121,7 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.log_format, settings.state_path, live=live)
-        opened = open_store(
-            settings,
-            stopped=lambda: stop.asked,
-            finishing=lambda: stop.asked_to_finish,
-            waiting=service.waiting,
-        )
+        opened = open_store(settings, wakeup, waiting=service.waiting)
         if opened is None:
             return True
         store = stack.enter_context(opened)
@@ -158,7 +143,9 @@ def _run(loaded: Loaded[Settings], service: Service, stop: _StopFlag) -> bool:
         audience[:0] = told_of(settings, name, stack, endpoints)
         scratch = stack.enter_context(Scratch())
         source = loaded.source("device")
-        stop.run(_build(settings, given, store, interpreter, scratch, audience, source))
+        daemon = _build(settings, given, store, interpreter, scratch, wakeup, audience, source)
+        stack.callback(signals.ignore)
+        daemon.run()
     return True
 
 
@@ -228,7 +215,7 @@ def _in_time_for(service: Service, settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, rescan_seconds=rescan)
 
 
-def _wait_for_model_dir(settings: Settings, stop: _StopFlag, service: Service) -> bool:
+def _wait_for_model_dir(settings: Settings, wakeup: WakeUp, service: Service) -> bool:
     """Return True once model_dir is there, False when a signal came first."""
     folder = settings.model_path
     if folder.exists() and not folder.is_dir():
@@ -240,10 +227,10 @@ def _wait_for_model_dir(settings: Settings, stop: _StopFlag, service: Service) -
             if folder.parent.is_dir()
             else f"{folder.parent} does not exist either; is the path right?",
         )
-    while not folder.is_dir() and not (stop.asked or stop.asked_to_finish):
+    while not folder.is_dir() and not (wakeup.stop_asked or wakeup.finish_asked):
         service.waiting(f"waiting for {folder}")
         time.sleep(0.2)
-    return folder.is_dir() and not stop.asked
+    return folder.is_dir() and not wakeup.stop_asked
 
 
 def _make_state_folder(settings: Settings) -> None:
@@ -284,6 +271,7 @@ def _build(
     store: Store,
     interpreter: str,
     scratch: Scratch,
+    wakeup: WakeUp,
     audience: Sequence[Callable[[Heartbeat], None]],
     device_source: str,
 ) -> Daemon:
@@ -291,7 +279,7 @@ def _build(
     supervisors = make_supervisors(
         settings, interpreter, settings.name, snapshot, scratch, device_source=device_source
     )
-    verified: Verified = set()
+    projector = Projector(settings, store, settings.name)
     intake = Intake(
         settings.model_path,
         settings.state_path / PINS_NAME,
@@ -299,15 +287,13 @@ def _build(
         grace_seconds=settings.grace_seconds,
         policy=settings.waiting_policy,
         retain_policy=retain_policy(settings),
-        verified=verified,
+        verified=projector.verified,
     )
-    projector = Projector(settings, store, settings.name, verified=verified)
 
     def show(heartbeat: Heartbeat) -> None:
         for look in audience:
             look(heartbeat)
 
-    channel = ControlChannel(settings.state_path)
     return Daemon(
         settings,
         store,
@@ -315,7 +301,8 @@ def _build(
         projector,
         supervisors,
         snapshot=snapshot,
-        channel=channel,
+        channel=ControlChannel(settings.state_path),
         given=given,
         on_step=show,
+        wakeup=wakeup,
     )

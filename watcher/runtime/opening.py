@@ -16,6 +16,7 @@ from watcher.config import Settings
 from watcher.errors import StoreBusy, WorkLeft
 from watcher.ingest.keeper import Keeper
 from watcher.runtime.backoff import Backoff
+from watcher.runtime.wakeup import WakeUp
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)
@@ -25,18 +26,14 @@ _AGAIN_SECONDS = 0.2
 
 
 def open_store(
-    settings: Settings,
-    *,
-    stopped: Callable[[], bool],
-    finishing: Callable[[], bool],
-    waiting: Callable[[str], None],
+    settings: Settings, wakeup: WakeUp, *, waiting: Callable[[str], None]
 ) -> Store | None:
     """Open or create the run's database; waits as long as another program has locked it.
 
     Args:
         settings: The run's.
-        stopped: Tells that a signal asked to end.
-        finishing: Tells that it was to end once all is done: then it is not waited for long.
+        wakeup: Tells that a signal asked to end. Where it was to end once all is done, the database
+            is not waited for long.
         waiting: Called again and again while it waits, with the reason.
 
     Returns:
@@ -47,19 +44,15 @@ def open_store(
         WorkLeft: it was to end, and the lock lasts.
     """
     with closing(Keeper(settings.model_path, settings.state_path / PINS_NAME)) as keeper:
-        return _open(settings, keeper, stopped, finishing, waiting)
+        return _open(settings, keeper, wakeup, waiting)
 
 
 def _open(
-    settings: Settings,
-    keeper: Keeper,
-    stopped: Callable[[], bool],
-    finishing: Callable[[], bool],
-    waiting: Callable[[str], None],
+    settings: Settings, keeper: Keeper, wakeup: WakeUp, waiting: Callable[[str], None]
 ) -> Store | None:
     path = settings.state_path / DATABASE_NAME
     backoff = Backoff()
-    while not stopped():
+    while not wakeup.stop_asked:
         try:
             return Store(
                 path,
@@ -72,7 +65,8 @@ def _open(
             waiting(f"waiting: {error.message}")
             if reason := backoff.failed(error, time.monotonic()):
                 _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
-            if finishing() and time.monotonic() - backoff.since >= settings.grace_seconds:
+            lasted = time.monotonic() - backoff.since >= settings.grace_seconds
+            if wakeup.finish_asked and lasted:
                 text = f"the run never began: {error.message}"
                 raise WorkLeft(text, hint=error.hint) from error
         # Pins beside an empty database would be taken for those of one that is lost.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from watcher.decision.retry import Retry
+
 _log = structlog.get_logger(__name__)
 
 _COMMAND = (sys.executable, "-P", "-m", "watcher.tensorboard")
@@ -39,8 +41,8 @@ class EventFiles:
         self._wanted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._exit = -1
-        self._deadline = self._retry_at = -math.inf
-        self._delay = _RETRY_SECONDS
+        self._deadline = -math.inf
+        self._retry = Retry(_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
 
     def want(self) -> None:
         """Take note that something was recorded."""
@@ -59,13 +61,13 @@ class EventFiles:
         """Return the steady time by which to call `tick` again, infinite when there is none."""
         if self._process:
             return self._deadline
-        return self._retry_at if self._wanted else math.inf
+        return self._retry.at if self._wanted else math.inf
 
     def tick(self, steady: float) -> None:
         """Take the answer of a process that has ended, and start the next one if it is wanted."""
         if self._process and (steady >= self._deadline or self._ended(0)):
             self._finish(steady)
-        if self._wanted and self._process is None and steady >= self._retry_at:
+        if self._wanted and self._process is None and steady >= self._retry.at:
             self._start(steady)
 
     def close(self, seconds: float) -> None:
@@ -111,14 +113,14 @@ class EventFiles:
             return
         if self.problem:
             _log.info("TensorBoard's event files are written again")
-        self.problem, self._retry_at, self._delay = None, -math.inf, _RETRY_SECONDS
+        self.problem = None
+        self._retry.worked()
 
     def _fail(self, problem: str, steady: float) -> None:
         if problem != self.problem:
             _log.warning("no event files for TensorBoard, trying again", reason=problem)
         self.problem, self._wanted = problem, True
-        self._retry_at = steady + self._delay
-        self._delay = min(2 * self._delay, _LONGEST_RETRY_SECONDS)
+        self._retry.failed(steady)
 
     def _reap(self) -> tuple[int, bytes]:
         """End the process if it still runs; returns its code and what it said last."""
