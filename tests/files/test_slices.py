@@ -31,7 +31,7 @@ from watcher.files.slices import Job, Progress, Unfinished, Work
 from watcher.ingest.intake import Intake
 from watcher.ingest.keeper import Keeper
 from watcher.promotion.projection import Projector
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
 
 LARGE = 10_000_000
@@ -237,7 +237,7 @@ def test_what_must_be_copied_is_open_at_once_and_copied_although_it_is_rotated_a
         for number in (1, 2):
             save(model_dir, number, 5000)
         with Store(shm / "db", run="r", model_dir=model_dir, now=now()) as store:
-            intake = Intake(model_dir, shm / "pins", store.queue, grace_seconds=5)
+            intake = Intake(LocalFolder(model_dir), shm / "pins", store.queue, grace_seconds=5)
             intake.recover(now())
             look(intake)
             rotate_all(model_dir)

@@ -27,7 +27,7 @@ from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.pin import pin
 from watcher.errors import CorruptCheckpoint, WatcherError
 from watcher.ingest.gaps import missed_counters
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 
 TRAINER = [sys.executable, str(FAKE_TRAINER)]
 TORTURE_SECONDS = float(os.environ.get("CHECKPOINT_WATCHER_TORTURE_SECONDS", "20"))

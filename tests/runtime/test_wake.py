@@ -18,6 +18,7 @@ from watcher.ingest.intake import Intake
 from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
+from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 LOOP = ("_guarded_step", "step", "_look", "_take_wake", "_wait", "_pin_meanwhile")
@@ -34,7 +35,7 @@ def daemon(watcher: Watcher) -> Iterator[Daemon]:
     pins = watcher.database.parent / "pins"
     pins.mkdir(parents=True)
     with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:
-        intake = Intake(watcher.model_dir, pins, store.queue, grace_seconds=5)
+        intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
         supervisor = Supervisor(spawn=spawn, start_request={}, limits=Limits())
         daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
         for _ in range(3):

@@ -25,7 +25,7 @@ from watcher.ingest.adopt import pin_folders
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
 from watcher.store.database_file import iso
 
@@ -230,7 +230,7 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
             start_request={},
             limits=Limits(),
         )
-        intake = Intake(watcher.model_dir, pins, store.queue, grace_seconds=5)
+        intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
         daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
 
         def unlock_later() -> None:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from watcher.checkpoints.pin import taking_checkpoint
+from watcher.checkpoints.naming import OD_API_NAMES
+from watcher.checkpoints.pin import found_at, taking_checkpoint
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
 from watcher.files.atomic_io import fsync_folder, read_regular
 from watcher.files.slices import finish
-from watcher.ingest.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.ingest.adopt import adopt_pins, pin_folders, read_pin
 from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BOARD_FILE, foreign_names
 from watcher.store import Store
@@ -34,8 +35,6 @@ from watcher.store.database_file import (
 )
 from watcher.types import Leader, Pin
 
-_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
-_PLACED_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}(-[0-9a-f]{8})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -92,7 +91,7 @@ def read_board(best_dir: Path) -> Board | None:
     except (OSError, msgspec.DecodeError):
         return None
     for entry in board.checkpoints:
-        ours = _PLACED_NAME.fullmatch(entry.checkpoint) and _NAME.fullmatch(entry.saved_as)
+        ours = OD_API_NAMES.is_placed(entry.checkpoint) and OD_API_NAMES.number(entry.saved_as)
         if not ours or not _SHA256.fullmatch(entry.sha256):
             return None
     return board
@@ -162,7 +161,7 @@ def _restore_board(
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        found = found_as(entry.saved_as, pin.prefix)
+        found = found_at(pin.prefix, entry.saved_as)
         store.queue.record_pin(found, pin, now, generation=entry.generation)
         store.ledger.restore_score(
             entry.sha256, fingerprint, entry.score, entry.metrics, entry.evaluated_at, now
@@ -192,11 +191,4 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
     _, method = finish(taking_checkpoint(source, working / entry.saved_as))
     shutil.rmtree(folder, ignore_errors=True)
     working.rename(folder)
-    return Pin(
-        prefix=folder / entry.saved_as,
-        method=method,
-        sha256=entry.sha256,
-        global_step=best.global_step,
-        size_bytes=best.size_bytes,
-        model_variables=best.model_variables,
-    )
+    return replace(best, prefix=folder / entry.saved_as, method=method)

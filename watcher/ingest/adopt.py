@@ -6,20 +6,20 @@ failing database in between leaves it alone, and the trainer may have rotated th
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.pin import digest, halves, settling
+from watcher.checkpoints.bundle_format import OD_API
+from watcher.checkpoints.pin import digest, found_at, halves, settling
 from watcher.errors import CorruptCheckpoint
-from watcher.files.slices import finish
+from watcher.files.slices import Progress, finish
 from watcher.store import Queue
 from watcher.types import FoundCheckpoint, Pin
 
-_NAME = re.compile(r"ckpt-([1-9][0-9]{0,17})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,7 +49,7 @@ def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
     """
     found: dict[str, Orphan] = {}
     for prefix, sha256 in _candidates(pins_dir):
-        if sha256 in found or not _NAME.fullmatch(prefix.name) or queue.known(sha256):
+        if sha256 in found or not OD_API.number(prefix.name) or queue.known(sha256):
             continue
         if digest(prefix) != sha256:
             continue
@@ -58,7 +58,7 @@ def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
             pinned_at = bundle.index_path(prefix).stat().st_mtime
         except OSError:
             continue
-        found[sha256] = Orphan(found_as(prefix.name, prefix), sha256, pinned_at)
+        found[sha256] = Orphan(found_at(prefix, prefix.name), sha256, pinned_at)
     return sorted(
         found.values(), key=lambda orphan: (orphan.found.saved_at, orphan.found.save_counter)
     )
@@ -66,7 +66,7 @@ def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
 
 def _candidates(pins_dir: Path) -> Iterator[tuple[Path, str]]:
     for folder in pin_folders(pins_dir):
-        prefixes = [index.with_suffix("") for index in folder.glob("ckpt-*.index")]
+        prefixes = [index.with_suffix("") for index in folder.glob(f"{OD_API.stem}*.index")]
         if len(prefixes) == 1:
             yield prefixes[0], folder.name
     yield from halves(pins_dir)
@@ -98,25 +98,10 @@ def pin_folders(pins_dir: Path) -> list[Path]:
 
 def read_pin(prefix: Path, sha256: str) -> Pin | None:
     """Verify what lies at a prefix; None unless it is the checkpoint of this digest, whole."""
-    if digest(prefix) != sha256:
-        return None
     try:
-        facts = bundle.verify(prefix)
+        index = bundle.read_index(prefix)
+        if hashlib.sha256(index).hexdigest() != sha256:
+            return None
+        return finish(OD_API.verifying(prefix, index, Progress()))
     except (OSError, CorruptCheckpoint):
         return None
-    return Pin(prefix, "link", sha256, facts.global_step, facts.size_bytes, facts.model_variables)
-
-
-def found_as(name: str, prefix: Path) -> FoundCheckpoint:
-    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`.
-
-    Its signature is that of the files at the prefix, empty where there are none.
-    """
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    signature = []
-    with contextlib.suppress(OSError):
-        for file in (bundle.index_path(prefix), *sorted(prefix.parent.glob(f"{name}.data-*"))):
-            status = file.stat()
-            signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return FoundCheckpoint(name, int(match[1]), prefix, tuple(signature))

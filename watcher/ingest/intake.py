@@ -25,23 +25,20 @@ from watcher.checkpoints.bundle import index_path
 from watcher.checkpoints.pin import (
     Verified,
     digest,
-    identify,
-    pinning,
-    probe,
+    found_at,
     release,
     settling,
     sweep,
-    unreadable,
 )
 from watcher.decision.generation import Save, is_older
 from watcher.decision.queue_policy import QueuePolicy, thin
 from watcher.decision.retain import RetainPolicy, as_pinned, retain
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError, StoreError, StoreLost
 from watcher.files.slices import Job, Progress, Unfinished, Work, slice_end
-from watcher.ingest.adopt import Orphan, found_as, orphans
+from watcher.ingest.adopt import Orphan, orphans
 from watcher.ingest.gaps import missed_counters
 from watcher.ingest.outcomes import FIRST_RETRY_SECONDS, Outcome, Outcomes, Waiting
-from watcher.sources.discover import scan
+from watcher.protocols import CheckpointSource
 from watcher.store import Queue
 from watcher.types import FoundCheckpoint, Pin
 
@@ -65,7 +62,7 @@ class Intake:
 
     def __init__(
         self,
-        model_dir: Path,
+        source: CheckpointSource,
         pins_dir: Path,
         queue: Queue,
         *,
@@ -74,7 +71,7 @@ class Intake:
         retain_policy: RetainPolicy | None = None,
         verified: Verified | None = None,
     ) -> None:
-        self._model_dir = model_dir
+        self._source = source
         self._pins_dir = pins_dir
         self._queue = queue
         self._grace_seconds = grace_seconds
@@ -161,12 +158,12 @@ class Intake:
         kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
         sweep(self._pins_dir, kept)
         lost = [row for row in rows if not index_path(row["prefix"]).is_file()]
-        here = {found.name: found for found in scan(self._model_dir)} if lost or alone else {}
+        here = {found.name: found for found in self._source.scan()} if lost or alone else {}
         for row in lost:
             shutil.rmtree(row["prefix"].parent, ignore_errors=True)
             self._pin_again(row, here.get(row["name"]), now)
         self._adopt(alone, {found.save_counter for found in here.values()}, now)
-        self._say_copying(probe(self._model_dir, self._pins_dir))
+        self._say_copying(self._source.why_copies(self._pins_dir))
 
     def close(self) -> None:
         """End what is being pinned; what is linked is verified by the next `recover`."""
@@ -198,11 +195,11 @@ class Intake:
     def _pin_again(self, row: dict[str, Any], found: FoundCheckpoint | None, now: float) -> None:
         """Begin to make a lost pin again, where the trainer still has the checkpoint."""
         name, sha256 = row["name"], row["sha256"]
-        lost = Outcome("unpinned", found or found_as(name, row["prefix"]), now, row=row)
+        lost = Outcome("unpinned", found or found_at(row["prefix"], name), now, row=row)
         self._outcomes.add(lost)
         if found is None or digest(found.prefix) != sha256:
             return
-        job = Job(partial(pinning, found, self._pins_dir, self._verified))
+        job = Job(partial(self._source.take, found, self._pins_dir, self._verified))
         with contextlib.suppress(OSError, CorruptCheckpoint, PinError):
             job.begin()
             lost.job, lost.sha256 = job, sha256
@@ -223,7 +220,7 @@ class Intake:
         """
         self.more, self.late, self._readable, self._away = False, [], True, True
         try:
-            found = scan(self._model_dir)
+            found = self._source.scan()
         except ModelDirError:
             self._go_on(now, steady)
             raise
@@ -298,14 +295,14 @@ class Intake:
         try:
             if self._is(lambda: self._queue.known_damage(checkpoint)):
                 return self._settle(checkpoint)
-            taken.sha256 = identify(checkpoint)
+            taken.sha256 = self._source.identify(checkpoint)
             if self._is(lambda: self._queue.known(taken.sha256)):
                 return self._settle(checkpoint)
             if self._is_in_hand(taken):
                 return None
             if waited is None:
                 self._count_gap(checkpoint, taken.sha256, present, now)
-            job = Job(partial(pinning, checkpoint, self._pins_dir, self._verified))
+            job = Job(partial(self._source.take, checkpoint, self._pins_dir, self._verified))
             job.begin()
         except (OSError, CorruptCheckpoint, PinError) as error:
             if not (waited or taken.sha256) and self._readable and self._comes_next(taken, error):
@@ -334,7 +331,7 @@ class Intake:
             return
         outcome.pin = pin
         if pin.method == "copy":
-            self._say_copying(f"{self._model_dir} allows no hard link to {found.name}")
+            self._say_copying(f"{self._source} allows no hard link to {found.name}")
         if not outcome.alone:
             self._settle(found)
 
@@ -354,13 +351,13 @@ class Intake:
             self._waiting.setdefault(found.name, waited)
         if outcome.alone:
             # One that lies in MODEL_DIR too is looked at as any other.
-            if not index_path(self._model_dir / found.name).exists():
+            if not self._source.still_there(found):
                 reason = f"what a crash left of it is damaged: {error}"
                 self._outcomes.add(Outcome("missed", found, now, reason=reason))
             return None
         if isinstance(error, FileNotFoundError):
             if not self._is_gone(outcome, error):
-                if index_path(found.prefix).exists():
+                if self._source.still_there(found):
                     return self._wait(found, now, steady, damage="a shard is missing")
                 return None
             return self._give_up(waited or Waiting(found, steady, steady), now)
@@ -380,9 +377,7 @@ class Intake:
 
     def _is_gone(self, outcome: Outcome, error: Exception) -> bool:
         """True when a checkpoint was rotated away, and is not one that was taken before."""
-        gone = (
-            isinstance(error, FileNotFoundError) and not index_path(outcome.found.prefix).exists()
-        )
+        gone = isinstance(error, FileNotFoundError) and not self._source.still_there(outcome.found)
         return gone and not self._is_settled(outcome.found)
 
     def _is(self, question: Callable[[], bool]) -> bool:
@@ -438,7 +433,7 @@ class Intake:
         One that may not be read has an outcome after as long. It goes on being looked at, by a
         scan: a change of its mode is no change of its signature.
         """
-        barred = unreadable(checkpoint) if problem else None
+        barred = self._source.unreadable(checkpoint) if problem else None
         problem = barred or problem
         entry = self._waiting.get(checkpoint.name)
         if entry is None or entry.found.signature != checkpoint.signature:
@@ -474,7 +469,9 @@ class Intake:
             reason = "saved and rotated away while nobody looked"
             before = last.counter if last else None
             for counter in missed_counters(before, save.counter, present):
-                missed = found_as(f"ckpt-{counter}", self._model_dir)
+                missed = FoundCheckpoint(
+                    name := self._source.format.name(counter), counter, Path(name), ()
+                )
                 self._outcomes.add(Outcome("missed", missed, now, reason=reason, before=sha256))
         self._last = save
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from watcher.checkpoints.pin import identify, pinning
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 from watcher.types import FoundCheckpoint, Pin
 
 _AT_ONCE = 16

@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
+from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.checkpoints.pin import Verified
 from watcher.files.atomic_io import fsync_folder, is_half_written, read_regular, replace_file
-from watcher.promotion.placing import OURS, WORKING, Contents, Placing, look_into
+from watcher.promotion.placing import WORKING, Contents, Placing, look_into
 from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
@@ -190,16 +191,14 @@ def _evict(best_dir: Path, names: set[str]) -> None:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
     for file in sorted(best_dir.iterdir(), key=lambda file: file.suffix == ".index"):
-        match = OURS.fullmatch(file.name)
-        if match and match[1] in names:
+        if OD_API_NAMES.placed_file(file.name) in names:
             file.unlink(missing_ok=True)
 
 
 def _unknown(contents: Contents, board_file: str, ours: set[str]) -> tuple[str, ...]:
     foreign = []
     for name in contents.files:
-        match = OURS.fullmatch(name)
-        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in ours):
+        if name in (STATE_FILE, board_file, WORKING) or OD_API_NAMES.placed_file(name) in ours:
             continue
         if any(is_half_written(name, final) for final in (STATE_FILE, board_file)):
             continue

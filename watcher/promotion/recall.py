@@ -19,7 +19,7 @@ import structlog
 from watcher.checkpoints.pin import Verified, identify, pinning
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 from watcher.store import Store
 from watcher.types import FoundCheckpoint, Pin
 

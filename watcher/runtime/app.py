@@ -44,6 +44,7 @@ from watcher.runtime.loop import Daemon
 from watcher.runtime.opening import open_store
 from watcher.runtime.sharing import Sharing
 from watcher.service import listen, told_of
+from watcher.sources.local import LocalFolder
 from watcher.store import PINS_NAME, Store
 from watcher.systemd.notify import Notifier, Service
 
@@ -293,7 +294,7 @@ def _build(
     )
     verified: Verified = set()
     intake = Intake(
-        settings.model_path,
+        LocalFolder(settings.model_path),
         settings.state_path / PINS_NAME,
         store.queue,
         grace_seconds=settings.grace_seconds,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.decision.metric import Key
 from watcher.types import ScoredCheckpoint
 
@@ -287,7 +288,7 @@ class Rows:
         """Return the end of a sentence about a name that `find` does not know: what was meant."""
         # Another number is another checkpoint, so of a number that is not there nothing is near.
         if number := re.fullmatch(r"\D*(\d+)", wanted):
-            name = f"ckpt-{number[1]}"
+            name = OD_API_NAMES.name(int(number[1]))
             sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
             near = [name] if self._queries.one(sql, [self._run_id, name]) else []
         else:
