@@ -200,8 +200,8 @@ def test_rows_come_in_the_order_of_the_saves_although_the_first_takes_long(tmp_p
         rotate_all(tmp_path)
         assert intake.more and intake.waiting == 4 and history(store) == []
         assert look_to_the_end(intake) > 10
-        expected = [("ckpt-1", "pending"), ("ckpt-2", "missed"), ("ckpt-3", "missed")]
-        assert history(store) == [*expected, ("ckpt-4", "pending")]
+        expected = [("ckpt-1", "pending"), ("ckpt-2..ckpt-3", "missed"), ("ckpt-4", "pending")]
+        assert history(store) == expected
 
 
 @pytest.mark.usefixtures("tiny")

@@ -14,7 +14,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from faults import Rounds
 from locks import EXCLUSIVE, locked
-from watching import FAKE_TRAINER, STUB, Watcher, cli, wait_until
+from watching import FAKE_TRAINER, STUB, Watcher, cli, saves_of, wait_until
 
 from watcher.checkpoints.pin import pin
 from watcher.config import Settings
@@ -57,7 +57,7 @@ def names(first: int, last: int) -> set[str]:
 
 def rows(watcher: Watcher) -> list[tuple[str, str]]:
     found = watcher.query("SELECT checkpoint, state FROM history")
-    return [(row["checkpoint"], row["state"]) for row in found]
+    return [(name, row["state"]) for row in found for name in saves_of(row["checkpoint"])]
 
 
 def scored(watcher: Watcher, expected: set[str]) -> bool:

@@ -36,7 +36,7 @@ from watcher.decision.retain import RetainPolicy, as_pinned, retain
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError, StoreError, StoreLost
 from watcher.files.slices import Job, Progress, Unfinished, Work, slice_end
 from watcher.ingest.adopt import Orphan, orphans
-from watcher.ingest.gaps import missed_counters
+from watcher.ingest.gaps import missed_numbers
 from watcher.ingest.outcomes import FIRST_RETRY_SECONDS, Outcome, Outcomes, Waiting
 from watcher.protocols import CheckpointSource
 from watcher.store import Queue
@@ -93,7 +93,7 @@ class Intake:
     @property
     def waiting(self) -> int:
         """How many checkpoints are seen but have no row yet."""
-        return len(self._waiting) + len(self._outcomes)
+        return len(self._waiting) + sum(one.saves for one in self._outcomes)
 
     @property
     def recovering(self) -> bool:
@@ -465,14 +465,16 @@ class Intake:
             return  # found late, or put back by hand: no trainer started over
         if self._passed_over(checkpoint):
             return  # seen and counted before
-        if not self._first_look:
-            reason = "saved and rotated away while nobody looked"
+        written = self._source.format
+        if written.counts_saves and not self._first_look:
             before = last.counter if last else None
-            for counter in missed_counters(before, save.counter, present):
-                missed = FoundCheckpoint(
-                    name := self._source.format.name(counter), counter, Path(name), ()
+            for numbers in missed_numbers(before, save.counter, present):
+                missed = FoundCheckpoint(written.names(numbers), numbers[-1], Path(), ())
+                count = f"{len(numbers)} checkpoints: " if len(numbers) > 1 else ""
+                reason = f"{count}saved and rotated away while nobody looked"
+                self._outcomes.add(
+                    Outcome("missed", missed, now, reason=reason, before=sha256, saves=len(numbers))
                 )
-                self._outcomes.add(Outcome("missed", missed, now, reason=reason, before=sha256))
         self._last = save
 
     def _give_up(self, entry: Waiting, now: float) -> None:

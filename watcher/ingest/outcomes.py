@@ -49,6 +49,7 @@ class Outcome:
         alone: True when it was found in the pins, and not in MODEL_DIR.
         row: The row whose lost pin this brings back.
         before: Digest of the checkpoint whose coming showed that nobody saw this one.
+        saves: Of how many that is the outcome, one after another, this being the last.
     """
 
     state: str
@@ -62,6 +63,7 @@ class Outcome:
     pin: Pin | None = None
     reason: str = ""
     before: str | None = None
+    saves: int = 1
 
 
 class Outcomes:
@@ -141,7 +143,7 @@ class Outcomes:
         if outcome.before is None and found.signature and queue.known_unreadable(found):
             return False
         if outcome.before is None or not queue.known(outcome.before):
-            queue.record_missed(found, outcome.reason, outcome.at)
+            queue.record_missed(found, outcome.reason, outcome.at, outcome.saves)
         return outcome.before is None
 
     def _forget(self, row: dict[str, Any], now: float) -> None:

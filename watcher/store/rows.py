@@ -35,6 +35,10 @@ _NAMED = (
 _BY_NAME = (
     "c.name = ?2",
     "c.global_step = CAST(?2 AS INTEGER) AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
+    # One of several in a row that nobody saw: `ckpt-5` of `ckpt-3..ckpt-7`.
+    f"c.saves > 1 AND ?2 GLOB '{OD_API_NAMES.stem}[1-9]*'"
+    f" AND CAST(substr(?2, {len(OD_API_NAMES.stem) + 1}) AS INTEGER)"
+    " BETWEEN c.save_counter - c.saves + 1 AND c.save_counter",
     "length(?2) >= 6 AND c.sha256 LIKE ?2 || '%' AND ?2 NOT GLOB '*[^0-9a-fA-F]*'",
 )
 _NAMING = {
