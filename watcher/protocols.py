@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from watcher.files.slices import Progress, Work
+from watcher.files.slices import Job, Progress, Work
 from watcher.types import FoundCheckpoint, Pin, Verified
 
 
@@ -121,6 +121,31 @@ class CheckpointSource(Protocol):
         Raises:
             FileNotFoundError, IncompleteCheckpoint, CorruptCheckpoint: as `verifying`.
             PinError: it can be read, but not be kept.
+        """
+
+    def take_again(
+        self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
+    ) -> Job[Pin] | None:
+        """Begin to take a checkpoint that had a pin before, by the digest of its index.
+
+        Returns:
+            What is begun: rotation takes nothing of it any more. None where that is not there, or
+            another by now, or cannot be taken.
+        """
+
+    def settle(
+        self, prefix: Path, into: Path, verified: Verified | None, progress: Progress
+    ) -> Work[Pin]:
+        """Verify what an earlier `take` left half-made, and give it its final place.
+
+        Args:
+            prefix: Where it is; its folder is the caller's to remove when this fails.
+            into: Where pins are.
+            verified: Gets the pin, so that a link to it needs no verification of its own.
+            progress: Is kept up to date.
+
+        Raises:
+            FileNotFoundError, IncompleteCheckpoint, CorruptCheckpoint, OSError: as `verifying`.
         """
 
     def why_copies(self, into: Path) -> str | None:

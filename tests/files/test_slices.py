@@ -29,7 +29,6 @@ from watcher.files import atomic_io as files
 from watcher.files import slices
 from watcher.files.slices import Job, Progress, Unfinished, Work
 from watcher.ingest.intake import Intake
-from watcher.ingest.keeper import Keeper
 from watcher.promotion.projection import Projector
 from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
@@ -243,7 +242,7 @@ def test_what_must_be_copied_is_open_at_once_and_copied_although_it_is_rotated_a
             rotate_all(model_dir)
             look_to_the_end(intake)
             assert history(store) == [("ckpt-1", "pending"), ("ckpt-2", "pending")]
-            assert intake.copying
+            assert intake.hints.copying
             for row in store.queue.pinned():
                 assert bundle.verify(row["prefix"]).sha256 == row["sha256"]
     finally:
@@ -362,13 +361,13 @@ def test_what_is_linked_while_the_database_is_locked_is_taken_up_by_the_intake(t
     save(tmp_path, 1, 20_000)
     pins = rounds.state_dir / "pins"
     pins.mkdir()
-    keeper = Keeper(tmp_path, pins)
-    keeper.keep()
+    intake = Intake(LocalFolder(tmp_path), pins, None, grace_seconds=5)
+    look(intake)
     save(tmp_path, 2)
-    keeper.keep()
-    assert keeper.more
+    look(intake)
+    assert intake.more
     rotate_all(tmp_path)
-    keeper.close()
+    intake.close()
     with rounds.open() as store:
         intake, _ = rounds.begin(store)
         look_to_the_end(intake)

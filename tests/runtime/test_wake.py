@@ -15,7 +15,6 @@ from watcher.errors import DeviceTaken
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import Worker
 from watcher.ingest.intake import Intake
-from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
 from watcher.sources.local import LocalFolder
@@ -53,7 +52,7 @@ class Tracer:
         self.happened: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Tracer | None:
-        if frame.f_code is Lookout.look.__code__:
+        if frame.f_code is Intake.look.__code__:
             self.happened.append("look")
         if not self._is_loop(frame.f_code):
             return None

@@ -24,7 +24,6 @@ from typing import BinaryIO
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import OD_API, BundleFormat
-from watcher.checkpoints.naming import Naming
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.atomic_io import set_mode, set_times, write_new_file
 from watcher.files.slices import Progress, Work, finish
@@ -170,19 +169,17 @@ def settling(
     return replace(whole, prefix=final / prefix.name, method=method)
 
 
-def found_at(prefix: Path, name: str, naming: Naming = OD_API) -> FoundCheckpoint:
-    """Return what lies at a prefix as if it were found there under the name it was saved by.
-
-    Its signature is empty where there are no files.
-    """
+def signature_at(prefix: Path) -> Files:
+    """Return what a checkpoint there would be found with; empty where there are no files."""
     signature: list[tuple[int, ...]] = []
     with contextlib.suppress(OSError):
-        for file in (bundle.index_path(prefix), *sorted(prefix.parent.glob(f"{name}.data-*"))):
+        for file in (
+            bundle.index_path(prefix),
+            *sorted(prefix.parent.glob(f"{prefix.name}.data-*")),
+        ):
             status = file.stat()
             signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    number = naming.number(name)
-    assert number is not None
-    return FoundCheckpoint(name, number, prefix, tuple(signature))
+    return tuple(signature)
 
 
 def halves(pins_dir: Path) -> Iterator[tuple[Path, str]]:

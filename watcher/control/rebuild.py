@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from watcher.checkpoints.naming import OD_API_NAMES
-from watcher.checkpoints.pin import found_at, taking_checkpoint
+from watcher.checkpoints.pin import signature_at, taking_checkpoint
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
 from watcher.files.atomic_io import fsync_folder, read_regular
@@ -33,7 +33,7 @@ from watcher.store.database_file import (
     is_whole,
     set_aside,
 )
-from watcher.types import Leader, Pin
+from watcher.types import FoundCheckpoint, Leader, Pin
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -161,7 +161,8 @@ def _restore_board(
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        found = found_at(pin.prefix, entry.saved_as)
+        number = OD_API_NAMES.number(entry.saved_as) or 0
+        found = FoundCheckpoint(entry.saved_as, number, pin.prefix, signature_at(pin.prefix))
         store.queue.record_pin(found, pin, now, generation=entry.generation)
         store.ledger.restore_score(
             entry.sha256, fingerprint, entry.score, entry.metrics, entry.evaluated_at, now

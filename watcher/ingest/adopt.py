@@ -8,68 +8,91 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import OD_API
-from watcher.checkpoints.pin import digest, found_at, halves, settling
+from watcher.checkpoints.pin import digest, halves, settling, signature_at
 from watcher.errors import CorruptCheckpoint
-from watcher.files.slices import Progress, finish
+from watcher.files.slices import Job, Progress, Work, finish
+from watcher.ingest.arrivals import Arrival
+from watcher.protocols import CheckpointFormat, CheckpointSource
 from watcher.store import Queue
-from watcher.types import FoundCheckpoint, Pin
+from watcher.types import FoundCheckpoint, Pin, Verified
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A pin that has no row: not verified yet, as far as is known.
-
-    Attributes:
-        found: As it would have been found; its prefix is in the folder of a pin, or in a half-made
-            one.
-        sha256: The digest of its index.
-        pinned_at: When it was pinned, in seconds since the epoch.
-    """
-
-    found: FoundCheckpoint
-    sha256: str
-    pinned_at: float
-
-
-def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
+def orphans(queue: Queue, pins_dir: Path, format: CheckpointFormat = OD_API) -> list[Arrival]:
     """Find the pins of contents that have no row yet, in the order in which they were saved.
 
     Half-made ones that have all their files are among them. Reads no shard.
 
+    Returns:
+        Each as it would have been found, with its prefix in the pins and the time of its pin.
+
     Raises:
         StoreError: the database cannot be read.
     """
-    found: dict[str, Orphan] = {}
-    for prefix, sha256 in _candidates(pins_dir):
-        if sha256 in found or not OD_API.number(prefix.name) or queue.known(sha256):
-            continue
-        if digest(prefix) != sha256:
+    alone: dict[str, Arrival] = {}
+    for prefix, sha256 in _candidates(pins_dir, format):
+        number = format.number(prefix.name)
+        if sha256 in alone or not number or queue.known(sha256) or digest(prefix) != sha256:
             continue
         try:
             # The shards are the trainer's own files, or have their times; the index is ours.
             pinned_at = bundle.index_path(prefix).stat().st_mtime
         except OSError:
             continue
-        found[sha256] = Orphan(found_at(prefix, prefix.name), sha256, pinned_at)
-    return sorted(
-        found.values(), key=lambda orphan: (orphan.found.saved_at, orphan.found.save_counter)
-    )
+        found = FoundCheckpoint(prefix.name, number, prefix, signature_at(prefix))
+        alone[sha256] = Arrival(found, pinned_at, sha256=sha256, alone=True)
+    return sorted(alone.values(), key=lambda one: (one.found.saved_at, one.found.save_counter))
 
 
-def _candidates(pins_dir: Path) -> Iterator[tuple[Path, str]]:
+def _candidates(pins_dir: Path, format: CheckpointFormat) -> Iterator[tuple[Path, str]]:
     for folder in pin_folders(pins_dir):
-        prefixes = [index.with_suffix("") for index in folder.glob(f"{OD_API.stem}*.index")]
-        if len(prefixes) == 1:
-            yield prefixes[0], folder.name
+        prefixes = [index.with_suffix("") for index in folder.glob("*.index")]
+        ours = [prefix for prefix in prefixes if format.number(prefix.name)]
+        if len(ours) == 1:
+            yield ours[0], folder.name
     yield from halves(pins_dir)
+
+
+def settle(
+    one: Arrival, source: CheckpointSource, pins_dir: Path, verified: Verified | None
+) -> Job[Pin]:
+    """Return the work of verifying an orphan, which removes one that is not whole."""
+
+    def settling_or_removing(progress: Progress) -> Work[Pin]:
+        try:
+            return (yield from source.settle(one.found.prefix, pins_dir, verified, progress))
+        except (OSError, CorruptCheckpoint):
+            shutil.rmtree(one.found.prefix.parent, ignore_errors=True)
+            raise
+
+    return Job(settling_or_removing)
+
+
+def pin_again(
+    row: dict[str, Any],
+    found: FoundCheckpoint | None,
+    source: CheckpointSource,
+    pins_dir: Path,
+    verified: Verified | None,
+    now: float,
+) -> Arrival:
+    """Begin to make the lost pin of a row again, where the source still has the checkpoint.
+
+    Returns:
+        What becomes of the row: it has no job where its pin stays lost.
+    """
+    shutil.rmtree(row["prefix"].parent, ignore_errors=True)
+    lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
+    job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
+    return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=job, row=row)
 
 
 def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
@@ -79,12 +102,12 @@ def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
         StoreError: the database cannot be written; what was adopted stays so.
     """
     adopted = []
-    for orphan in orphans(queue, pins_dir):
+    for one in orphans(queue, pins_dir):
         try:
-            pin = finish(settling(orphan.found.prefix, pins_dir, "link"))
+            pin = finish(settling(one.found.prefix, pins_dir, "link"))
         except (OSError, CorruptCheckpoint):
             continue
-        queue.record_pin(orphan.found, pin, min(orphan.pinned_at, now))
+        queue.record_pin(one.found, pin, min(one.at, now))
         adopted.append(pin.prefix.name)
     return adopted
 

@@ -1,9 +1,41 @@
-"""Gaps: which saves came and went between two that were seen. Pure."""
+"""Gaps: which saves came and went between two that were seen. Reads and writes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import pairwise
+
+from watcher.decision.generation import Save, is_older
+from watcher.types import FoundCheckpoint
+
+
+class Gaps:
+    """Follows the saves of one trainer, in the order in which they are found.
+
+    Attributes:
+        last: The one seen last, None before the first.
+        silent: True while nobody can know what was missed: at the first look there ever was.
+    """
+
+    def __init__(self, last: Save | None, *, counts_saves: bool) -> None:
+        self.last = last
+        self.silent = last is None
+        self._counts_saves = counts_saves
+
+    def before(self, found: FoundCheckpoint, present: Collection[int]) -> list[range]:
+        """Return the numbers of the saves between the one seen last and this one.
+
+        Args:
+            found: The next one.
+            present: Numbers of the checkpoints that lie there.
+        """
+        last, save = self.last, Save(found.save_counter, saved_at=found.saved_at)
+        if last and save.counter <= last.counter and is_older(save, last):
+            return []  # found late, or put back by hand: no trainer started over
+        self.last = save
+        if self.silent or not self._counts_saves:
+            return []
+        return missed_numbers(last.counter if last else None, save.counter, present)
 
 
 def missed_numbers(last: int | None, seen: int, present: Collection[int]) -> list[range]:

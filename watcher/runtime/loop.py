@@ -29,11 +29,8 @@ from watcher.evaluation.supervise import Supervisor
 from watcher.files.slices import Unfinished, slice_end
 from watcher.heartbeat import Heartbeat
 from watcher.ingest.intake import Intake
-from watcher.ingest.keeper import Keeper
-from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.backoff import Backoff, Hindrance
-from watcher.sources.watch import Watch
 from watcher.store import PINS_NAME, Store, iso
 from watcher.tensorboard.keeper import EventFiles
 
@@ -90,8 +87,7 @@ class Daemon:
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
-        self._keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
+        intake.hints.watch(self.wake)
         self._stopping = False
         self._begun = self._decided = self._recorded = self._idle = False
         self._finishing = self._looked_to_finish = False
@@ -192,12 +188,8 @@ class Daemon:
         """Pin what there is while nothing can be recorded: the trainer does not wait for us."""
         self._store.require_present()
         self._take_wake()
-        if not self._begun:
-            self._keeper.keep()
-            self._woken = self._keeper.more
-            return
         with contextlib.suppress(OSError):
-            self._lookout.look(self._clock(), self._steady(), announced=True)
+            self._intake.look(self._clock(), self._steady())
 
     def step(self) -> float:
         """Do all there is to do now; returns the seconds until there is more, if nothing wakes.
@@ -238,7 +230,6 @@ class Daemon:
         if changed := self._changes():
             _log.warning(_DIFFER, settings=changed)
         self._intake.recover(now)
-        self._keeper.close()
         self._event_files.want()
         self._begun = True
 
@@ -309,7 +300,7 @@ class Daemon:
         to_finish = self._finishing and not self._looked_to_finish
         rescan = to_finish or steady >= self._next_scan
         announced = self._take_wake() or self._intake.more
-        if announced or rescan or steady >= self._lookout.due():
+        if announced or rescan or steady >= self._intake.due():
             # Before anything is taken from the folder: it may be another one, without our
             # database.
             self._store.require_present()
@@ -317,15 +308,15 @@ class Daemon:
                 self._next_scan = steady + self._settings.rescan_seconds
                 self._dirty = True  # files in best/ may have been touched by others
                 self._snapshot.look()
-            self._lookout.look(now, steady, announced=announced)
+            self._intake.look(now, steady, announced=announced)
             self._looked_to_finish = self._looked_to_finish or to_finish
-        if self._lookout.write_down(now):
+        if self._intake.write_down(now):
             # It may be one to keep whatever its score, or the first of a trainer that started over.
             self._last_activity, self._dirty = steady, True
         self._tell_news(now)
 
     def _tell_news(self, now: float) -> None:
-        for text in self._lookout.take_news():
+        for text in self._intake.hints.take_news():
             self._notice = f"{text} ({iso(now)})"
             _log.warning(text)
             self._news.append(("watch", text, now))
@@ -389,7 +380,7 @@ class Daemon:
     # -- waiting and ending
 
     def _next_due(self, now: float, steady: float) -> float:
-        due = [self._next_scan, self._lookout.due(), self._pool.next_deadline()]
+        due = [self._next_scan, self._intake.due(), self._pool.next_deadline()]
         due.append(self._event_files.due())
         if self._pool.starting:
             due.append(steady + _STARTING_SECONDS)
@@ -419,7 +410,7 @@ class Daemon:
     @property
     def _problem(self) -> str | None:
         """What cannot be done now, though it is to be done: find, pin or promote a checkpoint."""
-        return self._lookout.problem or self._projector.problem
+        return self._intake.problem or self._projector.problem
 
     def _idle_at(self) -> float:
         """Return the steady time at which the run ends, infinite while there is something to do.
@@ -479,7 +470,7 @@ class Daemon:
             "decided": self._decided,
             "pending_metric": None if self._decided else self._ranked_by,
             **self._pool.status(),
-            **self._lookout.status(),
+            **self._intake.hints.status(),
             "files": self._show_progress(),
             "notice": self._notice,
             "changed_files": [f"{text} ({at})" for text, at in self._changed_files.items()],
@@ -515,7 +506,7 @@ class Daemon:
     def _close(self) -> None:
         leases = self._pool.stop(timeout_seconds=2)
         self._event_files.close(_BUSY_AT_END_SECONDS)
-        self._lookout.watch.close()
+        self._intake.hints.close()
         self._commands.close()
         self._projector.close()
         if self._channel:
@@ -523,7 +514,7 @@ class Daemon:
         os.close(self._wake_reader)
         try:
             self._store.set_patience(_BUSY_AT_END_SECONDS)
-            self._lookout.write_down(self._clock())
+            self._intake.write_down(self._clock())
             self._dispatcher.close(leases, self._clock())
             self._store.ledger.set_status({})
         except StoreError as error:

@@ -10,16 +10,17 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcher.checkpoints.bundle import index_path, read_index
 from watcher.checkpoints.bundle_format import OD_API, BundleFormat
 from watcher.checkpoints.naming import Naming
-from watcher.checkpoints.pin import NEW, NO_COPY_EITHER, READ_ONLY, identify, pinning
-from watcher.errors import ModelDirError
+from watcher.checkpoints.pin import NEW, NO_COPY_EITHER, READ_ONLY, identify, pinning, settling
+from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.atomic_io import write_new_file
-from watcher.files.slices import Progress, Work
+from watcher.files.slices import Job, Progress, Work
 from watcher.sources import passed_over
 from watcher.types import FoundCheckpoint, Pin, Verified
 
@@ -77,6 +78,23 @@ class LocalFolder:
     ) -> Work[Pin]:
         """Take a verified pin; see `pinning`."""
         return pinning(found, into, verified, progress, self.format)
+
+    def take_again(
+        self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
+    ) -> Job[Pin] | None:
+        """Begin to take a checkpoint that had a pin before; None where it is another by now."""
+        with contextlib.suppress(OSError, CorruptCheckpoint, PinError):
+            if identify(found) == sha256:
+                job = Job(partial(self.take, found, into, verified))
+                job.begin()
+                return job
+        return None
+
+    def settle(
+        self, prefix: Path, into: Path, verified: Verified | None, progress: Progress
+    ) -> Work[Pin]:
+        """Verify what an earlier `take` left half-made; see `settling`."""
+        return settling(prefix, into, "link", verified, progress, self.format)
 
     def why_copies(self, into: Path) -> str | None:
         """Return why pins cannot be hard links, None when nothing speaks against it.
