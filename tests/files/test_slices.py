@@ -376,6 +376,30 @@ def test_what_is_linked_while_the_database_is_locked_is_taken_up_by_the_intake(t
 
 
 @pytest.mark.usefixtures("tiny")
+def test_what_is_taken_up_while_the_trainer_has_it_still_is_taken_from_the_pins(tmp_path: Path):
+    rounds = Rounds(tmp_path)
+    with rounds.open():
+        pass
+    damaged = save(tmp_path, 1, 20_000)
+    save(tmp_path, 2, 20_000)
+    pins = rounds.state_dir / "pins"
+    pins.mkdir()
+    intake = Intake(LocalFolder(tmp_path), pins, None, grace_seconds=5)
+    look(intake)
+    intake.close()
+    there = {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
+    with Path(f"{damaged}{DATA}").open("r+b") as file:
+        file.write(b"damaged")
+    with rounds.open() as store:
+        intake, _ = rounds.begin(store)
+        look_to_the_end(intake)
+        assert history(store) == [("ckpt-2", "pending")]
+        (row,) = store.queue.pinned()
+        assert row["prefix"].parent.parent == pins
+    assert {file.name: file.stat().st_ino for file in tmp_path.iterdir()} == there
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_requeue_of_large_ones_links_all_and_is_answered_when_they_are_verified(tmp_path: Path):
     rounds = Rounds(tmp_path)
     for number in (1, 2):

@@ -158,6 +158,7 @@ def settling(
     Raises:
         As `pin` does; an OSError as it is.
     """
+    assert prefix.parent.parent == pins_dir, f"{prefix} is no pin"  # its folder is renamed
     index = bundle.read_index(prefix)
     sizes = _shards(prefix.name, bundle.parse_index(index))
     seen = _signature_of(prefix, sizes, hashlib.sha256(index).hexdigest())
@@ -215,7 +216,7 @@ def taking_checkpoint(
     method = "link"
     for shard, size in enumerate(bundle.shard_sizes(parsed)):
         progress.begin(f"copying {target.name}", size)
-        method = yield from _taking_file(
+        method = yield from taking_file(
             source.with_name(bundle.shard_name(source.name, shard, parsed.num_shards)),
             target.with_name(bundle.shard_name(target.name, shard, parsed.num_shards)),
             progress,
@@ -279,8 +280,8 @@ def sweep(pins_dir: Path, keep: set[str]) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def take_file(source: Path, target: Path) -> str:
-    """Give `target` the content of a regular file: by hard link, reflink or copy.
+def taking_file(source: Path, target: Path, progress: Progress) -> Work[str]:
+    """Give `target` the content of a regular file, a few MB at a time.
 
     Returns:
         `link`, `reflink` or `copy`, whichever the file system allowed.
@@ -289,10 +290,6 @@ def take_file(source: Path, target: Path) -> str:
         FileNotFoundError, CorruptCheckpoint: as `link_file`.
         OSError: not even a copy was possible.
     """
-    return finish(_taking_file(source, target, Progress()))
-
-
-def _taking_file(source: Path, target: Path, progress: Progress) -> Work[str]:
     if reader := link_file(source, target):
         return (yield from _copying(reader, target, progress))
     return "link"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import OD_API
-from watcher.checkpoints.pin import digest, halves, settling, signature_at
+from watcher.checkpoints.pin import digest, halves, release, settling, signature_at
 from watcher.errors import CorruptCheckpoint
 from watcher.files.slices import Job, Progress, Work, finish
 from watcher.ingest.arrivals import Arrival
@@ -66,11 +65,14 @@ def settle(
 ) -> Job[Pin]:
     """Return the work of verifying an orphan, which removes one that is not whole."""
 
+    # Where it is now: should the trainer have it too, it is known by its files there later on.
+    prefix = one.found.prefix
+
     def settling_or_removing(progress: Progress) -> Work[Pin]:
         try:
-            return (yield from source.settle(one.found.prefix, pins_dir, verified, progress))
+            return (yield from source.settle(prefix, pins_dir, verified, progress))
         except (OSError, CorruptCheckpoint):
-            shutil.rmtree(one.found.prefix.parent, ignore_errors=True)
+            release(prefix, pins_dir)
             raise
 
     return Job(settling_or_removing)
@@ -89,7 +91,7 @@ def pin_again(
     Returns:
         What becomes of the row: it has no job where its pin stays lost.
     """
-    shutil.rmtree(row["prefix"].parent, ignore_errors=True)
+    release(row["prefix"], pins_dir)
     lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
     job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
     return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=job, row=row)

@@ -6,6 +6,7 @@ holds up those after it: the queue and the history are in the order of the saves
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Arrival:
         sha256: The digest of its index, where that is known.
         job: Makes the pin; None before, and once it is known what became of it.
         pin: What came of that.
-        since: The steady time from which it waits to be pinned, None while it does not.
+        since: The steady time from which it waited to be pinned, infinite where it never did.
         retry_at: When it is worth another look, and `delay` how much later the one after that.
         problem: Why it waits, where that is no fault of its own.
         alone: It was found in the pins, and not at the source.
@@ -53,7 +54,7 @@ class Arrival:
     sha256: str = ""
     job: Job[Pin] | None = None
     pin: Pin | None = None
-    since: float | None = None
+    since: float = math.inf
     retry_at: float = 0.0
     delay: float = FIRST_RETRY_SECONDS
     problem: str | None = None

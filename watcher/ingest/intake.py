@@ -112,7 +112,7 @@ class Intake:
     @property
     def held_up(self) -> list[str]:
         """Which of those that wait do so for something that is no fault of theirs to pass."""
-        return [one.found.name for one in self._waiting if self._away or one.problem]
+        return [one.found.name for one in self._waiting.values() if self._away or one.problem]
 
     def given_up_at(self) -> float:
         """Return the steady time from which all that waits has waited in vain for long enough.
@@ -141,6 +141,7 @@ class Intake:
         # What was looked at before is looked at anew, now that it can be known what has a row.
         self._arrivals.close()
         self._waiting.clear()
+        self._known.begin()
         self._known.forget()
         self._pins_dir.mkdir(mode=0o700, exist_ok=True)
         self._gaps = Gaps(self._queue.last_save(), counts_saves=self._source.format.counts_saves)
@@ -225,13 +226,13 @@ class Intake:
         names = {checkpoint.name for checkpoint in found}
         present = {checkpoint.save_counter for checkpoint in found}
         self._known.forget(but=names)
-        for gone in self._waiting.without(names):
+        for gone in [one for name, one in self._waiting.items() if name not in names]:
             self._give_up(gone, now)
         in_hand = {(one.found.name, one.found.signature) for one, _ in self._arrivals.jobs()}
         began = time.monotonic()
         for checkpoint in found:
             if self._known.is_settled(checkpoint):
-                self._waiting.drop(checkpoint.name)  # it was another in between
+                self._waiting.pop(checkpoint.name, None)  # it was another in between
                 continue
             if (checkpoint.name, checkpoint.signature) in in_hand:
                 continue
@@ -268,13 +269,13 @@ class Intake:
             if (
                 not (waited or taken.sha256)
                 and self._known.readable
-                and self._comes_next(taken, error)
+                and self._was_seen(checkpoint, error)
             ):
                 self._count_gap(checkpoint, "", present, now)
             return self._failed(taken, error, now, steady)
         taken.job = job
         self._arrivals.add(taken)
-        self._waiting.drop(checkpoint.name)
+        self._waiting.pop(checkpoint.name, None)
         if waited is None and now - checkpoint.written_at > _LATE_SECONDS:
             self._late.append(checkpoint.name)
         return None
@@ -331,15 +332,15 @@ class Intake:
         if one.row:
             return None
         self._arrivals.remove(one)
-        if one.since is not None and not self._waiting.get(found.name):
-            self._waiting.put_back(one)
+        if one.since < math.inf:
+            self._waiting.setdefault(found.name, one)
         if one.alone:
             # One that lies in MODEL_DIR too is looked at as any other.
             if not self._source.still_there(found):
                 self._end(one, "missed", f"what a crash left of it is damaged: {error}", now)
             return None
         if isinstance(error, FileNotFoundError):
-            if self._is_gone(one, error):
+            if self._is_gone(found):
                 return self._give_up(one, now)
             if self._source.still_there(found):
                 return self._wait(one, now, steady, damage="a shard is missing")
@@ -371,7 +372,7 @@ class Intake:
         found = one.found
         barred = self._source.unreadable(found) if problem else None
         if barred and not self._waiting.holds(found) and self._passed_over(found):
-            self._waiting.drop(found.name)
+            self._waiting.pop(found.name, None)
             return
         entry = self._waiting.hold(one, steady)
         entry.problem = barred or problem
@@ -392,7 +393,7 @@ class Intake:
 
     def _end(self, one: Arrival, state: str, reason: str, now: float) -> None:
         one.state, one.reason, one.at = state, reason, now
-        self._waiting.drop(one.found.name)
+        self._waiting.pop(one.found.name, None)
         self._arrivals.add(one)
 
     def _count_gap(
@@ -409,16 +410,15 @@ class Intake:
                 Arrival(missed, now, "missed", reason, before=sha256, saves=len(numbers))
             )
 
-    def _comes_next(self, one: Arrival, error: Exception) -> bool:
-        """True when a save was seen, although it is gone by now or cannot be read."""
+    def _was_seen(self, found: FoundCheckpoint, error: Exception) -> bool:
+        """True when a save was there, although it is gone by now or cannot be read."""
         if isinstance(error, FileNotFoundError):
-            return self._is_gone(one, error)
+            return self._is_gone(found)
         return isinstance(error, OSError)
 
-    def _is_gone(self, one: Arrival, error: Exception) -> bool:
+    def _is_gone(self, found: FoundCheckpoint) -> bool:
         """True when a checkpoint was rotated away, and is not one that was taken before."""
-        gone = isinstance(error, FileNotFoundError) and not self._source.still_there(one.found)
-        return gone and not self._known.was_settled(one.found)
+        return not self._source.still_there(found) and not self._known.was_settled(found)
 
     def _passed_over(self, checkpoint: FoundCheckpoint) -> bool:
         """True when these files have the outcome already that they cannot be read."""
@@ -428,4 +428,4 @@ class Intake:
 
     def _settle(self, checkpoint: FoundCheckpoint) -> None:
         self._known.settle(checkpoint)
-        self._waiting.drop(checkpoint.name)
+        self._waiting.pop(checkpoint.name, None)
