@@ -1,4 +1,4 @@
-# make demo | test | bench | soak; see README.md. Environments are made again when their lists change.
+# make demo | test | bench | soak; see docs/contributing.md. Environments are made again when their lists change.
 #
 # PYTHON     the interpreter of .venv, 3.11 or newer
 # OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
@@ -39,13 +39,15 @@ BACKENDS := build/coco-backends
 BACKENDS_STAMP := $(if $(filter py39,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
 # Datasette, which `checkpoint-watcher web` runs in an environment of its own.
 WEB_STAMP := .venv-web/.installed
+# Zensical, which makes a site of docs/.
+DOCS_STAMP := .venv-docs/.installed
 # The linters and schemas that the tests hold deploy/ to.
 CHECKS := build/deploy-checks
 KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo test test-systemd bench soak environments requirements man clean distclean
+.PHONY: help demo test test-systemd bench soak docs environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
@@ -53,6 +55,7 @@ help:
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
 	@echo "make soak    MINUTES=30 of faults at random beside a busy run, SEED=4"
+	@echo "make docs    the site of docs/, in build/site"
 	@echo "make man     man pages, with help2man"
 	@echo "make clean   remove what these wrote; make distclean: the environments too"
 
@@ -70,6 +73,12 @@ test-systemd: $(PROJECT_STAMP)
 	@PYTHONPATH=tests/helpers:tests $(VENV_PYTHON) tests/systemd/machine.py
 	.venv/bin/pytest tests/systemd/services.py
 
+# Writes the generated parts of the pages anew; a link that leads nowhere is an error.
+docs: $(PROJECT_STAMP) $(DOCS_STAMP)
+	@$(VENV_PYTHON) deploy/docs.py
+	@.venv-docs/bin/zensical build --strict
+	@echo "to read it: python3 -m http.server --bind 127.0.0.1 --directory build/site 8000"
+
 # With GNU help2man. MAN_DIR=~/.local/share/man/man1 puts them where man looks.
 man: $(PROJECT_STAMP)
 	@$(VENV_PYTHON) deploy/man.py $(MAN_DIR)
@@ -84,7 +93,7 @@ soak: $(PROJECT_STAMP)
 environments:
 	@mkdir -p build
 	@flock build/.environments $(MAKE) --silent --no-print-directory $(PROJECT_STAMP) $(OD_STAMP) $(BACKENDS_STAMP) \
-	    $(CHECKS)/.installed $(WEB_STAMP)
+	    $(CHECKS)/.installed $(WEB_STAMP) $(DOCS_STAMP)
 
 $(DAEMON_STAMP): $(LISTS)/uv.txt $(LISTS)/daemon.txt
 	@rm -rf .venv
@@ -126,6 +135,12 @@ $(WEB_STAMP): $(LISTS)/web.txt | $(DAEMON_STAMP)
 	@$(UV_INSTALL) --python .venv-web/bin/python -r $(LISTS)/web.txt
 	@touch $@
 
+$(DOCS_STAMP): $(LISTS)/docs.txt | $(DAEMON_STAMP)
+	@rm -rf .venv-docs
+	@$(UV) venv --quiet --python $(VENV_PYTHON) .venv-docs
+	@$(UV_INSTALL) --python .venv-docs/bin/python -r $(LISTS)/docs.txt
+	@touch $@
+
 # Of the Kubernetes schemas, thirteen versions of two kinds, one is kept: 40 MB instead of 150.
 $(CHECKS)/.installed: $(LISTS)/checks.txt | $(DAEMON_STAMP)
 	@rm -rf $(CHECKS)
@@ -139,8 +154,8 @@ requirements: | $(DAEMON_STAMP)
 	@deploy/requirements/compile $(abspath $(UV))
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-web $(OD_VENV)
+	rm -rf .venv .venv-web .venv-docs $(OD_VENV)

@@ -42,7 +42,7 @@ RECORD_SHARE = 0.8
 # For all that comes before the end of the check whether a checkpoint fits.
 FIT_SHARE = 0.95
 DECODED = 30
-SUPPORTED = "see 'Environments that were run' in the README of checkpoint-watcher"
+SUPPORTED = "see 'Environments that were run' in the documentation of checkpoint-watcher"
 
 
 class Findings:

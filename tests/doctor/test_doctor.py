@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import need_strace
+from pages import page
 from watching import CLI, ROOT, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
@@ -366,10 +367,10 @@ def test_a_faster_backend_is_recommended_for_many_images_with_this_interpreter(o
     assert ended.stdout.strip() == f"None|None|None|{command}", ended.stderr[-2000:]
 
 
-def test_the_versions_that_were_run_are_those_of_the_readme():
-    readme = (ROOT / "README.md").read_text()
+def test_the_versions_that_were_run_are_those_that_are_documented():
+    table = page("reference/environments")
     for row in training.RUN:
-        assert f"| {' | '.join(row)} |" in readme
+        assert f"| {' | '.join(row)} |" in table
 
 
 ITEM = "item {\n  id: 1\n  name: 'rect'\n}\n"

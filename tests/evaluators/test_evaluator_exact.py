@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_client import PROGRAMS, ROOT, Client, draw_shapes, reference_metrics, run_program
+from evaluator_client import PROGRAMS, Client, draw_shapes, reference_metrics, run_program
+from pages import page
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
@@ -269,9 +270,9 @@ NAMES = (
 )
 
 
-def readme_plugin() -> str:
-    """The file that the README shows."""
-    found = re.search(r"```python\n(# deployed\.py.*?)```", (ROOT / "README.md").read_text(), re.S)
+def shown_plugin() -> str:
+    """The file that the page about metrics of one's own shows."""
+    found = re.search(r"```python\n(# deployed\.py.*?)```", page("how-to/own-metric"), re.S)
     assert found
     return found[1]
 
@@ -319,7 +320,7 @@ class Plugged:
 @pytest.fixture(scope="module")
 def plugged(od_python: str, run: Run) -> Plugged:
     folder = run.folder
-    (folder / "deployed.py").write_text(readme_plugin())
+    (folder / "deployed.py").write_text(shown_plugin())
     install_distribution(folder)
     plugins = [*(f"{PLUGINS}:{name}" for name in NAMES), "house", "deployed.py:deployed"]
     log = folder / "plugged.log"
@@ -425,7 +426,7 @@ def test_a_metric_without_a_value_is_null_with_its_reason_and_the_others_stand(
     assert f"running the metric plugin {PLUGINS}:leaves" in plugged.log
 
 
-def test_the_plugin_of_the_readme_runs(plugged: Plugged) -> None:
+def test_the_plugin_that_is_shown_runs(plugged: Plugged) -> None:
     assert {name for name in plugged.metrics if name.startswith("deployed")} == {
         "deployed/precision",
         "deployed/recall",

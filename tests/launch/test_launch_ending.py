@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from launching import Launch, python
-from watching import ROOT, cli, wait_until
+from pages import page
+from watching import cli, wait_until
 
 from watcher.config import LaunchSettings
 from watcher.launch.command import PythonCommand, python_command
@@ -60,8 +61,8 @@ def test_the_watchers_own_python_is_refused_as_it_was_typed_before_anything_star
     assert not (launch.folder / "m").exists()
 
 
-def test_the_readme_installs_one_command_and_leaves_python_alone(tmp_path: Path):
-    install = (ROOT / "README.md").read_text().split("## Install")[1].split("## First run")[0]
+def test_what_is_installed_is_one_command_and_python_is_left_alone(tmp_path: Path):
+    install = page("how-to/install")
     typed = "\n".join(re.findall(r"^```\n(.*?)^```$", install, re.MULTILINE | re.DOTALL))
     assert "PATH" not in typed and "activate" not in typed and "ln -s ~/watcher-env/bin/" in typed
     own = Path(sys.executable).parent

@@ -31,6 +31,7 @@ DOCKERFILES = [DEPLOY / "Dockerfile", DEPLOY / "Dockerfile.od"]
 COMPOSE = [DEPLOY / "compose.yaml", DEPLOY / "compose.gpu.yaml"]
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SBATCH = DEPLOY / "slurm" / "train.sbatch"
+PAGES = ("containers", "kubernetes", "slurm")
 SHELL = [SBATCH, DEPLOY / "requirements" / "compile", ROOT / ".ci" / "run"]
 
 
@@ -184,7 +185,8 @@ def every_command() -> dict[str, list[str]]:
             for words in yaml_commands(document):
                 found[f"{path.name}: {shlex.join(words)}"] = words
     scripts = [path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".txt"]
-    for path in [*scripts, *(ROOT / "systemd").iterdir()]:
+    pages = [ROOT / "docs" / "how-to" / f"{name}.md" for name in PAGES]
+    for path in [*scripts, *(ROOT / "systemd").iterdir(), *pages]:
         for words in text_commands(path.read_text()):
             found[f"{path.name}: {shlex.join(words)}"] = words
     return found
@@ -198,6 +200,7 @@ def test_every_command_in_deploy_and_systemd_is_one_that_the_program_takes():
         "job.yaml",
         "train.sbatch",
         "checkpoint-watcher@.service",
+        "containers.md",
     }
     for shown, (name, *words) in commands.items():
         command = cli.get_command(None, name)

@@ -28,7 +28,7 @@ _LIMIT_BYTES = 1 << 20
 _NOISE_BYTES = 8 << 20  # TensorFlow says a lot on standard error
 _Ended = Literal["closed", "late", "endless"]
 _ENDING_SECONDS = 2.0
-# The README's table "Environments that were run": Python, TensorFlow, tf-models-official.
+# The table in docs/reference/environments.md: Python, TensorFlow, tf-models-official.
 RUN = (("3.11", "2.13.1", "2.15.0"), ("3.10", "2.13.1", "2.13.2"), ("3.9", "2.8.4", "2.8.0"))
 
 
@@ -168,7 +168,7 @@ def environment(facts: Mapping[str, Any]) -> list[Finding]:
             "warning",
             f"{text}: this evaluator was not run with this TensorFlow",
             "compare one score with the OD API's own evaluation;"
-            " 'Environments that were run' in the README has those that were",
+            " 'Environments that were run' in the documentation has those that were",
         )
     ]
 

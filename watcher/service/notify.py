@@ -195,7 +195,7 @@ class Notifications:
             return {}
 
     def _payload(self, notice: Notice) -> bytes:
-        """Return what a command reads; the README describes it."""
+        """Return what a command reads, as docs/how-to/notifications.md describes it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         said = {
             "schema": 1,
