@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import OD_API
-from watcher.checkpoints.pin import digest, halves, release, settling, signature_at
+from watcher.checkpoints.pin import digest, halves, release, settling, signature_at, sweep
 from watcher.errors import CorruptCheckpoint
 from watcher.files.slices import Job, Progress, Work, finish
 from watcher.ingest.arrivals import Arrival
 from watcher.protocols import CheckpointFormat, CheckpointSource
 from watcher.store import Queue
 from watcher.types import FoundCheckpoint, Pin, Verified
+
+_log = structlog.get_logger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -60,13 +65,56 @@ def _candidates(pins_dir: Path, format: CheckpointFormat) -> Iterator[tuple[Path
     yield from halves(pins_dir)
 
 
-def settle(
-    one: Arrival, source: CheckpointSource, pins_dir: Path, verified: Verified | None
-) -> Job[Pin]:
-    """Return the work of verifying an orphan, which removes one that is not whole."""
+def left_over(
+    queue: Queue, source: CheckpointSource, pins_dir: Path, verified: Verified | None, now: float
+) -> tuple[list[Arrival], set[int]]:
+    """Sort out what a crash or a person left in the pins, and begin to mend it.
 
-    # Where it is now: should the trainer have it too, it is known by its files there later on.
-    prefix = one.found.prefix
+    Half-made pins that lack files and pins that no row needs are deleted.
+
+    Returns:
+        The rows whose pin is lost, being made again where the source has the checkpoint yet; then
+        the pins without a row, being verified. And the numbers of what the source has now, empty
+        where there is nothing to mend.
+
+    Raises:
+        StoreError: the database cannot be read.
+        ModelDirError: the source cannot be listed.
+    """
+    pins_dir.mkdir(mode=0o700, exist_ok=True)
+    rows, alone = queue.pinned(), orphans(queue, pins_dir, source.format)
+    kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
+    sweep(pins_dir, kept)
+    lost = [row for row in rows if not bundle.index_path(row["prefix"]).is_file()]
+    here = {found.name: found for found in source.scan()} if lost or alone else {}
+    left = [_pin_again(row, here.get(row["name"]), source, pins_dir, verified, now) for row in lost]
+    for one in alone:
+        one.at, one.job = min(one.at, now), _settle(one.found.prefix, source, pins_dir, verified)
+    if alone:
+        names = ", ".join(one.found.name for one in alone)
+        _log.info("pins that have no row are taken up", checkpoints=names)
+    return [*left, *alone], {found.save_counter for found in here.values()}
+
+
+def _pin_again(
+    row: dict[str, Any],
+    found: FoundCheckpoint | None,
+    source: CheckpointSource,
+    pins_dir: Path,
+    verified: Verified | None,
+    now: float,
+) -> Arrival:
+    """Begin to make the lost pin of a row again; without a job where it stays lost."""
+    shutil.rmtree(pins_dir / row["sha256"], ignore_errors=True)
+    lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
+    job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
+    return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=job, row=row)
+
+
+def _settle(
+    prefix: Path, source: CheckpointSource, pins_dir: Path, verified: Verified | None
+) -> Job[Pin]:
+    """Return the work of verifying a pin without a row, which removes one that is not whole."""
 
     def settling_or_removing(progress: Progress) -> Work[Pin]:
         try:
@@ -76,25 +124,6 @@ def settle(
             raise
 
     return Job(settling_or_removing)
-
-
-def pin_again(
-    row: dict[str, Any],
-    found: FoundCheckpoint | None,
-    source: CheckpointSource,
-    pins_dir: Path,
-    verified: Verified | None,
-    now: float,
-) -> Arrival:
-    """Begin to make the lost pin of a row again, where the source still has the checkpoint.
-
-    Returns:
-        What becomes of the row: it has no job where its pin stays lost.
-    """
-    release(row["prefix"], pins_dir)
-    lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
-    job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
-    return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=job, row=row)
 
 
 def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:

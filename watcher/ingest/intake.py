@@ -18,13 +18,11 @@ from pathlib import Path
 
 import structlog
 
-from watcher.checkpoints.bundle import index_path
-from watcher.checkpoints.pin import sweep
 from watcher.decision.queue_policy import QueuePolicy
 from watcher.decision.retain import RetainPolicy
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
-from watcher.ingest.adopt import orphans, pin_again, settle
+from watcher.ingest.adopt import left_over
 from watcher.ingest.arrivals import Arrival, Arrivals
 from watcher.ingest.gaps import Gaps
 from watcher.ingest.hints import Hints
@@ -143,25 +141,12 @@ class Intake:
         self._waiting.clear()
         self._known.begin()
         self._known.forget()
-        self._pins_dir.mkdir(mode=0o700, exist_ok=True)
         self._gaps = Gaps(self._queue.last_save(), counts_saves=self._source.format.counts_saves)
-        rows = self._queue.pinned()
-        alone = orphans(self._queue, self._pins_dir, self._source.format)
-        kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
-        sweep(self._pins_dir, kept)
-        lost = [row for row in rows if not index_path(row["prefix"]).is_file()]
-        here = {found.name: found for found in self._source.scan()} if lost or alone else {}
-        given = self._source, self._pins_dir, self._verified
-        for row in lost:
-            self._arrivals.add(pin_again(row, here.get(row["name"]), *given, now))
-        for one in alone:
-            present = {found.save_counter for found in here.values()}
-            self._count_gap(one.found, one.sha256, present, now)
-            one.at, one.job = min(one.at, now), settle(one, *given)
+        left, present = left_over(self._queue, self._source, self._pins_dir, self._verified, now)
+        for one in left:
+            if one.alone:
+                self._count_gap(one.found, one.sha256, present, now)
             self._arrivals.add(one)
-        if alone:
-            names = ", ".join(one.found.name for one in alone)
-            _log.info("pins that have no row are taken up", checkpoints=names)
         self.hints.tell_copying(self._source.why_copies(self._pins_dir))
 
     def close(self) -> None:
@@ -266,11 +251,8 @@ class Intake:
             job = Job(partial(self._source.take, checkpoint, self._pins_dir, self._verified))
             job.begin()
         except (OSError, CorruptCheckpoint, PinError) as error:
-            if (
-                not (waited or taken.sha256)
-                and self._known.readable
-                and self._was_seen(checkpoint, error)
-            ):
+            unknown = not (waited or taken.sha256) and self._known.readable
+            if unknown and self._was_seen(checkpoint, error):
                 self._count_gap(checkpoint, "", present, now)
             return self._failed(taken, error, now, steady)
         taken.job = job
