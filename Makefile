@@ -1,4 +1,4 @@
-# make demo | test | bench | soak; see docs/contributing.md. Environments are made again when their lists change.
+# make demo | check | test | bench | soak; see docs/contributing.md. Environments are made again when their lists change.
 #
 # PYTHON     the interpreter of .venv, 3.11 or newer
 # OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
@@ -41,16 +41,17 @@ BACKENDS_STAMP := $(if $(filter py39,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET
 WEB_STAMP := .venv-web/.installed
 # Zensical, which makes a site of docs/.
 DOCS_STAMP := .venv-docs/.installed
-# The linters and schemas that the tests hold deploy/ to.
+# The linters and schemas that make lint holds deploy/ to.
 CHECKS := build/deploy-checks
 KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo test test-systemd bench soak docs environments requirements man clean distclean
+.PHONY: help demo lint check test test-systemd bench soak docs environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
+	@echo "make check   lint, types and the quick tests, in a minute; make lint: those alone"
 	@echo "make test    lint, types and all tests, but for:"
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
@@ -62,10 +63,23 @@ help:
 demo: environments
 	@$(VENV_PYTHON) deploy/demo/launcher.py --training-python $(OD_VENV)/bin/python
 
-test: environments
+# Code, the generated parts of docs/, and deploy/ by its own linters and schemas.
+lint: $(PROJECT_STAMP) $(CHECKS)/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict
+	$(VENV_PYTHON) deploy/docs.py --check
+	$(CHECKS)/bin/hadolint deploy/Dockerfile*
+	$(CHECKS)/bin/shellcheck deploy/slurm/train.sbatch deploy/requirements/compile .ci/run
+	@export PYTHONPATH=$(CHECKS); \
+	    $(VENV_PYTHON) -m check_jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml; \
+	    $(VENV_PYTHON) -m kubernetes_validate --strict --quiet deploy/kubernetes/*.yaml
+
+# What takes no TensorFlow and no second: for after each change. It needs no training environment.
+check: lint $(WEB_STAMP)
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m 'not tensorflow and not slow'
+
+test: environments lint
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 # Boots a small Debian in a container. The base is made once, in a minute and a half.

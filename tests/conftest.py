@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stores import MAP, NOW
@@ -15,11 +17,39 @@ from watcher.store import Store
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no process waits for the other at the end."""
-    items.sort(key=lambda item: _SLOW.index(item.path.name) if item.path.name in _SLOW else 99)
+    """Mark what runs a real watcher as slow, and begin with the files that take longest."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+    # So that no process waits for the other at the end.
+    items.sort(
+        key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else 99
+    )
 
 
-_SLOW = ("test_evaluator_families.py", "test_main_job.py", "test_evaluator_exact.py")
+_LONGEST = ("test_evaluator_families.py", "test_main_job.py", "test_evaluator_exact.py")
+
+
+# What they start runs for seconds: a real watcher, the README's commands, a training environment.
+SLOW_FIXTURES = {"desk", "od_python", "watcher"}
+# A second alone; beside others on the same cores up to two.
+_QUICK_SECONDS = 2.0
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name what takes long in a run of quick tests alone, as `make check` is one."""
+    busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)  # then everything takes long
+    if "not slow" not in config.option.markexpr or busy:
+        return
+    seconds: Counter[str] = Counter()
+    for report in (one for kind in terminalreporter.stats.values() for one in kind):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid] += report.duration
+    late = [(name, took) for name, took in seconds.most_common() if took > _QUICK_SECONDS]
+    if late:
+        terminalreporter.section("slow: mark these with @pytest.mark.slow, or make them quick")
+    for name, took in late:
+        terminalreporter.write_line(f"{took:5.1f} s {name}")
 
 
 @pytest.fixture(scope="session")

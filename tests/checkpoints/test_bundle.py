@@ -238,6 +238,7 @@ def test_index_larger_than_any_index_is_not_read(prefix: Path) -> None:
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=2000, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_random_damage_is_always_reported_and_never_accepted(
@@ -283,6 +284,7 @@ def test_string_lengths_that_lie_are_found(tmp_path: Path) -> None:
 # -- a trainer at work ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_looking_while_a_trainer_saves_and_rotates_finds_only_whole_or_gone(tmp_path: Path) -> None:
     manager = Manager(tmp_path, max_to_keep=1)
     manager.save(0, {})

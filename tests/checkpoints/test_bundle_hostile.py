@@ -55,6 +55,7 @@ def blocks_to_file(
     return bytes(table) + footer.ljust(40, b"\0") + sstable.MAGIC
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=2000)
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=3))
 def test_any_bytes_for_a_block_end_in_a_reason(blocks: list[bytes]) -> None:
@@ -62,6 +63,7 @@ def test_any_bytes_for_a_block_end_in_a_reason(blocks: list[bytes]) -> None:
         parse_index(blocks_to_file(blocks))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=2000)
 @given(
     dtype=st.integers(0, 40),
@@ -192,6 +194,7 @@ def hostile_blocks() -> bytes:
     return blocks_to_file([struct.pack("<I", 0)] * 60_000, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -13,6 +13,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import CLI, ROOT, STUB, Watcher, cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run_here(watcher: Watcher):

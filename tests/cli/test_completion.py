@@ -17,6 +17,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli
 
+pytestmark = pytest.mark.slow
+
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
@@ -33,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Watcher:
 
 def shell(name: str) -> str:
     """The path of a shell; the test is skipped where there is none."""
-    return shutil.which(name) or pytest.skip(f"{name} is not installed here")
+    return shutil.which(name) or pytest.skip(f"no {name} here: apt install zsh fish")
 
 
 def bash(*words: object, folder: Path | None = None) -> tuple[list[str], str]:

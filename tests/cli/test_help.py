@@ -63,10 +63,11 @@ def test_every_example_is_a_command_line_that_parses():
     assert found > 20
 
 
+@pytest.mark.slow
 def test_man_pages_have_all_of_a_help_text_and_its_commands_as_they_are(tmp_path: Path):
     for program in ("help2man", "man"):
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed here")
+            pytest.skip(f"no {program} here: apt install help2man man-db")
     words = [sys.executable, ROOT / "deploy" / "man.py", tmp_path, "run", "train"]
     subprocess.run(words, check=True, capture_output=True, timeout=60)
     pages = {}

@@ -32,6 +32,7 @@ def folder(ended: Watcher) -> Path:
     return ended.model_dir.parent
 
 
+@pytest.mark.slow
 def test_keep_and_requeue_take_the_names_that_metrics_takes(ended: Watcher):
     (row,) = ended.query("SELECT sha256 FROM history WHERE checkpoint = 'ckpt-3'")
     digest = row["sha256"][:8]
@@ -133,6 +134,7 @@ def test_a_pipeline_without_its_flag_is_answered_with_the_whole_command(
     assert f"Did you mean '{meant}'?" in said.stderr
 
 
+@pytest.mark.slow
 def test_run_and_doctor_name_the_model_dir_that_a_mistyped_one_lies_beside(
     ended: Watcher, folder: Path
 ):
@@ -187,6 +189,7 @@ def test_every_command_takes_model_dir_from_the_settings_file_here(
     assert said.stderr.count("./checkpoint-watcher.toml") == 1
 
 
+@pytest.mark.slow
 def test_the_words_move_up_where_the_settings_file_names_model_dir(ended: Watcher, desk: Path):
     for words in (["metrics", "100", "--json"], ["compare", "last", "best", "--json"]):
         here = cli(*words, cwd=desk).stdout

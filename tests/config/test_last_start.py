@@ -217,6 +217,7 @@ def test_a_settings_file_in_the_folder_that_is_of_another_model_dir_is_not_taken
     assert "elsewhere" not in units.stdout and "--only-given" in units.stdout
 
 
+@pytest.mark.slow
 def test_without_a_settings_file_the_missing_model_dir_is_named(tmp_path: Path):
     for command in ("status", "explain"):
         ran = cli(command, cwd=tmp_path)

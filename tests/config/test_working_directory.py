@@ -100,6 +100,7 @@ def test_run_and_doctor_take_the_folder_of_a_trainer_at_work(
     assert lines(tmp_path / "asked") == [str(project), str(tmp_path)]
 
 
+@pytest.mark.slow
 def test_train_sets_it_for_its_watcher(tmp_path: Path, python: Path):
     launch = Launch(tmp_path)
     try:

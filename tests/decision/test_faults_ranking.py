@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from fake_trainer import Manager, model_tensors
 from faults import EXHAUSTIVE, METRIC, Rounds, latest
 from hypothesis import HealthCheck, Phase, settings
@@ -20,6 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from watcher.checkpoints.bundle import verify
 from watcher.types import Evaluation, Lease
+
+pytestmark = pytest.mark.slow
 
 # Few values, so that ties are common; and what must never rank.
 WAITING = ("pending", "leased")

@@ -446,6 +446,7 @@ def said(watcher: Watcher, command: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_trainer_that_starts_over_is_evaluated_anew_and_not_stopped_by_its_first_life(
     twice: Watcher,
 ):
@@ -461,6 +462,7 @@ def test_a_trainer_that_starts_over_is_evaluated_anew_and_not_stopped_by_its_fir
     assert other["stop"]["global_step"] == other["first_stop"]["global_step"] == 200
 
 
+@pytest.mark.slow
 def test_for_people_the_generation_is_shown_where_there_are_several(twice: Watcher):
     for command in ("history", "leaderboard", "explain", "status"):
         assert "generation" in said(twice, command), command

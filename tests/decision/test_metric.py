@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from watcher.decision.metric import (
@@ -74,6 +74,7 @@ def test_the_default_and_every_short_name_are_plain_values_that_are_passed_on_as
             assert metric.value({key: value}) == value
 
 
+@example("'[']")
 @given(st.text("ab '\"`[]()\n", min_size=1, max_size=12))
 def test_a_category_of_any_name_is_written_so_that_it_is_found(name):
     assume(name.strip() and not all(quote in name for quote in "'\"`"))
@@ -147,6 +148,7 @@ def test_a_direction_is_given_or_the_metrics_nature(text, mode):
     assert parse_directed(text)[1] == mode
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 def test_no_text_does_anything_but_name_a_metric_or_be_refused(text):
     try:

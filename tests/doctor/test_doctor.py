@@ -301,6 +301,7 @@ def test_a_hanging_interpreter_is_ended_and_what_it_said_before_is_kept(watcher:
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -873,6 +874,7 @@ UnitFileState=enabled
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "severity", "said"),
     [

@@ -18,6 +18,8 @@ from watching import ROOT, Watcher, alive, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
 
+pytestmark = pytest.mark.slow
+
 FAKE = ROOT / "tests" / "fake_nvml"
 GPUS = [{"uuid": "GPU-a0"}, {"uuid": "GPU-b1"}]
 TWO = ["--device", "gpu:0,gpu:1"]

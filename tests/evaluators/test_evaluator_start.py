@@ -242,6 +242,7 @@ def test_missing_pipeline_config_is_refused_by_the_worker(od_python: str, tmp_pa
     assert (error["code"], "none.config" in str(error["message"])) == ("missing_file", True)
 
 
+@pytest.mark.slow
 def test_missing_pipeline_config_is_refused_by_the_worker_under_the_users_name(
     od_python: str, tmp_path: Path
 ) -> None:

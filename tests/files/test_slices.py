@@ -429,6 +429,7 @@ def test_a_requeue_of_large_ones_links_all_and_is_answered_when_they_are_verifie
         assert history(store) == [("ckpt-1", "pending"), ("ckpt-2", "pending")]
 
 
+@pytest.mark.slow
 def test_a_projection_of_places_that_did_not_change_reads_none_of_their_files(tmp_path: Path):
     rounds = Rounds(tmp_path, top_k=-1)
     places = 60

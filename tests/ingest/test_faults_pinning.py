@@ -323,6 +323,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -358,6 +359,7 @@ def test_random_damage_is_never_pinned_as_something_else(
     assert len(scan(folder)) == before
 
 
+@pytest.mark.slow
 def test_an_index_cut_at_every_length_is_never_pinned(sample: Path, tmp_path: Path):
     folder = shutil.copytree(sample, tmp_path / "model_dir")
     pins = tmp_path / "pins"

@@ -25,6 +25,8 @@ from watcher.launch.launcher import Launcher
 from watcher.launch.modules import needed_modules
 from watcher.store import Store
 
+pytestmark = pytest.mark.slow
+
 OD_TRAINER = ["-m", "object_detection.model_main_tf2", "--model_dir", "m"]
 
 

@@ -17,6 +17,8 @@ from watching import alive, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
 
+pytestmark = pytest.mark.slow
+
 SAY_WHEN_READY = "print('ready', flush=True)\n"
 IGNORES_SIGTERM = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\n"
 

@@ -15,6 +15,8 @@ import pytest
 from launching import kill_group
 from watching import CLI, alive, wait_until
 
+pytestmark = pytest.mark.slow
+
 CTRL_C, CTRL_Z = "\x03", "\x1a"
 
 

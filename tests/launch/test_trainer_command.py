@@ -16,6 +16,8 @@ from watcher.launch.modules import found_interpreter
 from watcher.launch.od_trainer import missing, mistyped, num_steps
 from watcher.setup.interpreters import as_found
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:

@@ -28,7 +28,7 @@ from watcher.errors import WatcherError
 from watcher.plot import figure
 from watcher.plot.close_up import with_close_ups
 from watcher.plot.gather import read_run
-from watcher.plot.placing import Box, place_labels
+from watcher.plot.placing import box_around, place_labels
 from watcher.plot.series import (
     MOST_CATEGORIES,
     MOST_RUNS,
@@ -103,6 +103,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- what is to be drawn, held to the database
 
 
+@pytest.mark.slow
 def test_every_point_is_a_row_of_the_database(long: Path):
     (panel,) = picture_of(long).panels
     (curve,) = panel.curves
@@ -186,6 +187,7 @@ def test_a_category_that_was_never_measured_is_told(tmp_path: Path):
     assert panel.note == "1 more has no value"
 
 
+@pytest.mark.slow
 def test_losses_and_score_stand_one_above_the_other(long: Path, three: Path):
     score, losses = picture_of(long, losses=True).panels
     assert score.axis == "mAP" and losses.axis == "loss"
@@ -243,6 +245,7 @@ def vertices(element: ElementTree.Element) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path.get("d", ""))]
 
 
+@pytest.mark.slow
 def test_the_svg_shows_the_curve_the_marks_the_stop_and_says_what_they_are(long: Path):
     drawn = picture_of(long, losses=True, categories=True)
     svg = svg_of(drawn)
@@ -335,6 +338,7 @@ def test_a_close_up_of_several_runs_shows_the_end_of_each(tmp_path: Path):
     assert picture.panels[-1].steps == (400, 700)
 
 
+@pytest.mark.slow
 def test_several_svgs_stand_in_one_page_and_reach_for_nothing_outside(long: Path, gaps: Path):
     first, second = (figure.to_svg(picture_of(folder)) for folder in (long, gaps))
     third = figure.to_svg(picture_of(gaps), prefix="again-")
@@ -359,6 +363,7 @@ def test_a_name_with_markup_in_it_stays_text(tmp_path: Path):
     assert "<script" not in svg and name in texts(ElementTree.fromstring(svg))
 
 
+@pytest.mark.slow
 def test_signs_that_no_font_has_are_told_in_a_line_and_whole_in_an_svg(tmp_path: Path):
     name = "实验 \U000f1234"  # the last is for private use: no font has it
     folder = make_run(tmp_path / "m", scores(0.5, 0.6), name=name)
@@ -395,6 +400,7 @@ def rendered_texts(drawn: Picture, width: float) -> tuple[Any, list[tuple[str, A
         return made, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [10.0, 4.5])
 @pytest.mark.parametrize("which", ["long", "three", "gaps", "two"])
 def test_no_text_lies_on_another_or_is_cut_off(
@@ -417,6 +423,7 @@ def test_no_text_lies_on_another_or_is_cut_off(
         assert apart, f"{one!r} lies on {other!r}"
 
 
+@pytest.mark.slow
 def test_the_png_has_its_size_and_shows_every_colour_that_it_should(long: Path, tmp_path: Path):
     from PIL import Image
 
@@ -441,6 +448,7 @@ def test_a_pdf_can_be_had_too(few: Path):
     assert re.fullmatch(r"720x\d+ pt", figure.size_of(content))
 
 
+@pytest.mark.slow
 def test_on_standard_output_there_is_the_picture_and_nothing_else(few: Path, tmp_path: Path):
     ended = cli("plot", few / "2" / "model_dir", "-o", "-", cwd=tmp_path)
     assert (ended.returncode, ended.stderr, list(tmp_path.iterdir())) == (0, "", [])
@@ -553,6 +561,7 @@ def test_the_terminal_shows_the_points_in_their_places(gaps: Path):
     assert len([line for line in canvas if "△" in line]) == 3
 
 
+@pytest.mark.slow
 def test_the_terminal_has_colours_of_its_own_unless_they_are_not_wanted(three: Path):
     stream = io.StringIO()
     colour = Console(file=stream, width=80, height=40, force_terminal=True, color_system="256")
@@ -606,6 +615,7 @@ def test_a_metric_without_a_value_to_draw_is_told(tmp_path: Path):
     assert "-1" in str(raised.value.hint)
 
 
+@pytest.mark.slow
 def test_more_runs_than_can_be_told_apart_are_refused(tmp_path: Path):
     for place in range(MOST_RUNS + 1):
         make_run(tmp_path / f"{place:02}" / "m", scores(0.5))
@@ -613,6 +623,7 @@ def test_more_runs_than_can_be_told_apart_are_refused(tmp_path: Path):
         picture_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_only_the_named_file_is_written_and_its_permissions_stay(few: Path, tmp_path: Path):
     beside = tmp_path / "beside.txt"
     beside.write_text("stays")
@@ -664,6 +675,7 @@ def test_no_other_command_imports_what_draws(few: Path):
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_home_that_is_not_there_is_not_made_and_fonts_are_listed_once(few: Path, tmp_path: Path):
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     temporary.mkdir()
@@ -701,15 +713,16 @@ def test_ticks_are_round_few_and_within_the_axis():
 
 
 def test_labels_never_meet_and_those_without_room_are_left_out():
-    frame = Box(50, 50, 100, 100)
+    frame = box_around(50, 50, 100, 100)
     points = [(10.0 + place % 5, 50.0 + place // 5) for place in range(40)]
-    places = place_labels(
-        points, [(6, 8)] * 40, [Box(*point, 5, 5) for point in points], frame, [3] * 40
-    )
+    taken = [box_around(*point, 5, 5) for point in points]
+    places = place_labels(points, [(6, 8)] * 40, taken, frame, [3] * 40)
     placed = [box for box in places if box]
     assert 2 <= len(placed) < 40 and places[0]
-    assert all(box.inside(frame) for box in placed)
-    assert not any(one.meets(other) for one, other in itertools.combinations(placed, 2))
+    for box in placed:
+        assert box.x0 >= 0 and box.x1 <= 100 and box.y0 >= 0 and box.y1 <= 100
+        assert not box.count_overlaps(taken)
+    assert not any(one.fully_overlaps(other) for one, other in itertools.combinations(placed, 2))
 
 
 def test_long_names_keep_both_ends():

@@ -12,6 +12,8 @@ import pytest
 from browser import CHROMIUM, MISSING, Browser
 from pages import DOCS, ROOT
 
+pytestmark = pytest.mark.slow
+
 ZENSICAL = ROOT / ".venv-docs" / "bin" / "zensical"
 
 

@@ -35,6 +35,8 @@ from watching import Watcher, wait_until
 from watcher.checkpoints.bundle import verify
 from watcher.errors import CorruptCheckpoint
 
+pytestmark = pytest.mark.slow
+
 KILLED = -9
 
 

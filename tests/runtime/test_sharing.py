@@ -19,6 +19,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, wait_until
 
+pytestmark = pytest.mark.slow
+
 GROUP, NOBODY = 54321, 65534
 
 # Another user's process: imports all as we, who may read the code; then becomes that user.

@@ -25,6 +25,8 @@ from watching import ROOT, Watcher, wait_until
 
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 
+pytestmark = pytest.mark.slow
+
 MEASURED_SECONDS = 2.5
 MOST_OF_A_CORE = 0.05
 

@@ -15,6 +15,8 @@ from watching import ROOT, STUB, cli
 
 from watcher.systemd import units
 
+pytestmark = pytest.mark.slow
+
 TEMPLATES = ROOT / "systemd"
 # The exposure, of 10, that `systemd-analyze security` may find in the watcher's unit.
 EXPOSURE = 2.0

@@ -352,6 +352,7 @@ def test_where_the_disk_is_nearly_full_there_are_curves_and_no_pictures(
 # -- crashes and faults
 
 
+@pytest.mark.slow
 def test_after_a_kill_at_any_call_nothing_is_missing_and_nothing_twice(
     recorded: Recorded, pictures: Path, tmp_path: Path
 ):
@@ -385,6 +386,7 @@ def test_after_a_kill_at_any_call_nothing_is_missing_and_nothing_twice(
         assert not drawn.exists(), call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])
 def test_calls_that_fail_leave_nothing_half(recorded: Recorded, tmp_path: Path, fault: str):
     need_strace()
@@ -498,6 +500,7 @@ def test_a_killed_daemon_has_its_points_written_after_the_restart(watcher: Watch
 # -- as TensorBoard sees it
 
 
+@pytest.mark.slow
 def test_a_tensorboard_that_is_open_sees_every_step_once_in_whatever_order_they_come(
     tmp_path: Path, pictures: Path, od_python: str
 ):

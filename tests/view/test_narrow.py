@@ -24,6 +24,8 @@ from watcher.view.tables import (
     metrics_table,
 )
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (30, 40, 60, 80, 100)
 REASON = "unmatched_variables: model/head/kernel_of_a_long_name is not in the checkpoint"
 

@@ -29,6 +29,8 @@ from recorded_runs import CATEGORIES, record
 from watching import ROOT, Watcher, alive, cli, wait_until
 from web_page import DATASETTE, WebPage
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "ckpt-<img src=x onerror=\"document.title='pwned'\">-{}"
 REASON = "</script><script>document.title='pwned'</script> & \"quoted\""
 FAILURES = [
@@ -566,7 +568,7 @@ def test_the_page_of_a_run_shows_it_on_a_screen_and_on_a_phone(
 def test_the_overview_lays_the_runs_over_each_other(
     page: WebPage, browser: Browser, tmp_path: Path, width: int
 ):
-    browser.open(page.origin + page.start, width=width)
+    browser.open(f"{page.origin}/-/dashboards/overview", width=width)
     drawn(browser)
     assert browser.ask("document.querySelectorAll('#chart-runs tbody tr').length") == 3
     legend = browser.ask("document.querySelector('#chart-scores_0').textContent")
@@ -577,8 +579,65 @@ def test_the_overview_lays_the_runs_over_each_other(
     whole(browser, tmp_path / "page.png", width)
 
 
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+)
+def test_the_home_shows_each_run_at_a_glance_on_any_screen(
+    page: WebPage, browser: Browser, tmp_path: Path, runs: Path, width: int, scheme: str
+):
+    assert page.start == "/"
+    browser.open(page.origin + page.start, width=width, scheme=scheme)
+    drawn(browser)
+    database = runs / "cats" / "model_dir" / "watcher" / "watcher.db"
+    (best,) = query(database, "SELECT * FROM best")
+    last = query(database, "SELECT score FROM history WHERE checkpoint = 'ckpt-200'")[0]["score"]
+    cats = card(browser, "cats")
+    assert f"best / {best['score']:.4f} / {best['checkpoint']}, step {best['global_step']}" in cats
+    assert f"last / {last:.4f} / ckpt-200, step 20000" in cats
+    assert cats.startswith("without a score: 1 corrupt, 1 failed / state / not running / ")
+    dogs = card(browser, NAMES["dogs"])
+    assert dogs.startswith("state / evaluating / ckpt-200, 100 of 512 images / ")
+    assert "queue / 3 / waiting" in dogs and "patience / 7 / evaluations" in dogs
+    links = "[...document.querySelectorAll('.watcher-run h2 a')].map(one => one.pathname)"
+    assert browser.ask(links) == [f"/-/dashboards/{name}" for name in NAMES.values()]
+    ground = browser.ask("getComputedStyle(document.querySelector('.watcher-run')).backgroundColor")
+    bright = sum(map(int, re.findall(r"\d+", ground))) / 3
+    assert bright < 60 if scheme == "dark" else bright > 240
+    whole(browser, tmp_path / "page.png", width)
+
+
+def test_the_small_curve_has_the_scores_in_their_places(page: WebPage, browser: Browser):
+    scored = page.rows("/cats/score_by_step")
+    browser.open(f"{page.origin}/")
+    drawn(browser)
+    text = browser.ask("document.querySelector('#chart-cats polyline').getAttribute('points')")
+    points = [tuple(map(float, point.split(","))) for point in text.split()]
+    low, high = (of(row["score"] for row in scored) for of in (min, max))
+    assert len(points) == len(scored)
+    for (x, y), row in zip(points, scored, strict=True):
+        assert x == pytest.approx((row["global_step"] - 100) / 199, abs=0.01)
+        assert y == pytest.approx(40 * (high - row["score"]) / (high - low), abs=0.01)
+    (best,) = (place for place, row in enumerate(scored) if row["rank"] == 1)
+    dot = browser.ask("document.querySelector('#chart-cats path').getAttribute('d')")
+    assert dot == f"M{text.split()[best]}h0"
+
+
+def test_a_long_run_has_a_small_curve_of_few_points_with_the_best_and_the_last(tmp_path: Path):
+    from watcher.store.page_queries import HOME
+
+    values = [0.1] * 700
+    values[123] = 0.9
+    folder = make_run(tmp_path / "model_dir", scores(*values), stop="no improvement in 9")
+    (row,) = query(folder / "watcher" / "watcher.db", HOME.sql)
+    curve = json.loads(str(row["curve"]))
+    assert 200 < len(curve) <= 301 and curve[-1][1] == 70_000
+    assert [step for _, step, _, is_best in curve if is_best] == [12_400]
+    assert [step for _, step, *_ in curve] == sorted(step for _, step, *_ in curve)
+    assert json.loads(str(row["warnings"])) == ["early stop: no improvement in 9", None]
+
+
 def test_what_a_database_holds_is_text_and_never_markup(page: WebPage, browser: Browser):
-    for path in (f"/-/dashboards/{EVIL}", "/-/dashboards/overview"):
+    for path in ("/", f"/-/dashboards/{EVIL}", "/-/dashboards/overview"):
         browser.open(page.origin + path)
         drawn(browser)
         assert browser.ask("document.querySelectorAll('.watcher-body img').length") == 0

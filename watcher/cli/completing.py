@@ -29,9 +29,14 @@ _WAIT_SECONDS = 0.05  # for a lock that another program holds
 _MOST = 200
 
 
-def folders(_context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
-    """Offer folders."""
-    return [CompletionItem(begun, type="dir")]
+# click's own, for values that are read as text: a wrong one is told with the rule of its setting.
+folders: Completer = click.Path(file_okay=False).shell_complete
+files: Completer = click.Path().shell_complete
+
+
+def choices(*values: str) -> Completer:
+    """Offer some words."""
+    return click.Choice(values).shell_complete
 
 
 def folders_and_next(context: click.Context, parameter: click.Parameter, begun: str) -> Items:
@@ -44,16 +49,6 @@ def folders_and_next(context: click.Context, parameter: click.Parameter, begun: 
         return items
     later = [one for one in context.command.params if isinstance(one, click.Argument)][1:]
     return items + [item for one in later[:1] for item in one.shell_complete(context, begun)]
-
-
-def files(_context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
-    """Offer files."""
-    return [CompletionItem(begun, type="file")]
-
-
-def choices(*values: str) -> Completer:
-    """Offer some words."""
-    return lambda _context, _parameter, begun: _beginning(begun, ((value, "") for value in values))
 
 
 def checkpoints(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
@@ -137,11 +132,8 @@ def _ask(context: click.Context, kind: str) -> list[dict[str, Any]]:
 
 def _given(context: click.Context) -> set[str]:
     """Return the words that stand for checkpoints already."""
-    words: set[str] = set()
-    for value in context.params.values():
-        words |= {value} if isinstance(value, str) else set()
-        words |= set(map(str, value)) if isinstance(value, tuple) else set()
-    return words
+    values = context.params.values()
+    return {str(word) for one in values for word in (one if isinstance(one, tuple) else (one,))}
 
 
 def _said(row: dict[str, Any]) -> str:

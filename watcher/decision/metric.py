@@ -228,7 +228,9 @@ class Metric:
 
 def of_category(figure: str, category: str) -> str:
     """Return the figure of a category as a user writes it, such as `AP[person]`."""
-    if _TERM.fullmatch(text := f"{figure}[{category}]") and Metric(text).keys[0][1] == category:
+    text = f"{figure}[{category}]"
+    read = _TERM.match(text)  # as parsing does, which takes what is quoted first
+    if read and read.end() == len(text) and Metric(text).keys[0][1] == category:
         return text
     quote = next((mark for mark in "'\"`" if mark not in category), "'")
     return f"{figure}[{quote}{category}{quote}]"

@@ -1,4 +1,8 @@
-"""Fonts: find some for what matplotlib's own has no signs for, Chinese say. Reads font files."""
+"""Fonts: find some for what matplotlib's own has no signs for, Chinese say. Reads font files.
+
+matplotlib falls back from one font to the next, but only over names that it is given, and finds out
+while drawing what none of them has.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Legend: what a panel's signs mean, in words. Pure."""
+"""Legend: what a panel's signs mean, in words. Pure.
+
+The words alone: matplotlib's own legend lays them out, and in the terminal they stand below the
+canvas, since plotext's legend lies in it, on the curves.
+"""
 
 from __future__ import annotations
 

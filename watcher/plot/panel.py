@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from watcher.plot.legend import Entry, common_stop, legend_of, own_stops
-from watcher.plot.placing import Box, place_labels
+from watcher.plot.placing import box_around, place_labels
 from watcher.plot.series import Curve, Mark, Panel
 from watcher.plot.style import look_of
 
@@ -106,23 +106,24 @@ class DrawnPanel:
         where = [(float(mark.point.step), mark.point.value or 0.0) for mark in marks]
         points = [(float(x), float(y)) for x, y in map(place, where)]
         taken = [
-            Box(*point, *(2 * [_SIGNS[mark.place][1] * pixel]))
+            box_around(*point, *(2 * [_SIGNS[mark.place][1] * pixel]))
             for mark, point in zip(marks, points, strict=True)
         ]
         labels = [self._label(str(mark.rank), mark) for mark in marks]
         sizes = [(box.width, box.height) for box in (text.get_window_extent() for text in labels)]
         frame = self.axes.get_window_extent()
-        room = Box((frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2, frame.width, frame.height)
         stop = common_stop(self._panel)
         if stop:
-            taken.append(Box(place((stop.step, 0))[0], room.y, 3 * pixel, room.high))
+            x = place((stop.step, 0))[0]
+            taken.append(box_around(x, (frame.y0 + frame.y1) / 2, 3 * pixel, frame.height))
         gaps = [(_SIGNS[mark.place][1] / 2 + _GAP_POINTS) * pixel for mark in marks]
-        places = place_labels(points, sizes, taken, room, gaps)
+        places = place_labels(points, sizes, taken, frame, gaps)
         for text, point, box in zip(labels, points, places, strict=True):
             if box is None:
                 text.remove()
             else:
-                text.set_position(((box.x - point[0]) / pixel, (box.y - point[1]) / pixel))
+                x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+                text.set_position(((x - point[0]) / pixel, (y - point[1]) / pixel))
 
     def _draw_curve(self, curve: Curve) -> None:
         gap = math.nan
@@ -174,14 +175,12 @@ class DrawnPanel:
         return f"{self._name}-{name}{again}"
 
     def _scale_values(self) -> None:
-        values = [value for curve in self._panel.curves for _, value in curve.drawable]
-        low, high = min(values), max(values)
-        margin = (high - low) * 0.1 or abs(low) * 0.05 or 0.05
-        low, high = low - margin, high + margin
+        self.axes.margins(y=0.1)
+        self.axes.autoscale(axis="y")
         if self._panel.bounded:
             # Not at 0 and 1 exactly: a marker on the edge would be cut in half.
-            low, high = max(low, -0.03), min(high, 1.03)
-        self.axes.set_ylim(low, high)
+            low, high = self.axes.get_ylim()
+            self.axes.set_ylim(max(low, -0.03), min(high, 1.03))
         self.axes.yaxis.set_major_locator(
             MaxNLocator(nbins=_VALUE_LABELS, steps=_ROUND, min_n_ticks=2)
         )

@@ -1,4 +1,8 @@
-"""Ticks: round numbers for an axis. Pure."""
+"""Ticks: round numbers for an axis in the terminal. Pure.
+
+By hand, since plotext divides an axis evenly (its steps stand at 3.4e3 and 6.7e3), and matplotlib's
+locator bounds intervals instead of labels, so that a narrow terminal gets too few of them.
+"""
 
 from __future__ import annotations
 

@@ -232,6 +232,36 @@ SELECT max(at) AS recorded_at, max(id) AS last_event, (SELECT status FROM runs L
 FROM events""",
 )
 
+# Of a long run so many points are enough for a curve as small as that.
+_SMALL = 300
+
+HOME = Query(
+    "A run at a glance",
+    f"""
+WITH watcher AS ({CARDS["card_state"].sql}), first AS ({CARDS["card_best"].sql}),
+latest AS ({CARDS["card_last"].sql}), queue AS ({CARDS["card_queue"].sql}),
+patience AS ({CARDS["card_patience"].sql}),
+points AS (
+    SELECT *, row_number() OVER () AS place_in, count(*) OVER () AS many
+    FROM ({SHOWN["score_by_step"].sql})),
+unscored AS (
+    SELECT count(*) || ' ' || state AS said FROM history
+    WHERE state IN ('failed', 'corrupt', 'missed') GROUP BY state)
+SELECT (SELECT metric FROM runs LIMIT 1) AS metric, watcher.value AS state,
+    CASE WHEN watcher.value != 'problem' THEN watcher.note END AS state_note, first.value AS best,
+    first.note AS best_note, latest.value AS last, latest.note AS last_note,
+    queue.value AS queue, queue.note AS queue_note, patience.value AS patience,
+    CASE WHEN patience.note NOT LIKE 'training is to stop%' THEN patience.note END AS patience_note,
+    (SELECT json_group_array(json_array(generation, global_step, score, place = 'best'))
+        FROM points WHERE (many - place_in) % (many / {_SMALL} + 1) = 0 OR place = 'best') AS curve,
+    json_array(
+        (SELECT CASE WHEN watcher.value = 'problem' THEN 'problem: ' || watcher.note
+            WHEN state = 'failed' THEN 'the watcher ended with an error: ' || message
+            WHEN state = 'stopped' THEN 'early stop: ' || message END FROM run_state),
+        (SELECT 'without a score: ' || group_concat(said, ', ') FROM unscored)) AS warnings
+FROM watcher, first, latest, queue, patience""",
+)
+
 OVER_RUNS: dict[str, Query] = {
     "summary": Query(
         "Runs",

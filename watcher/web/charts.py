@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from watcher.store.page_queries import CARDS, OVER_RUNS, SHOWN, Query
+from watcher.store.page_queries import CARDS, HOME, OVER_RUNS, SHOWN, Query
 
 OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
@@ -77,6 +77,12 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
         "wide": True,
     }
     return {"title": label, "description": f"ranked by {metric}", "charts": charts}
+
+
+def home_page(names: Sequence[str]) -> dict[str, Any]:
+    """Return what the home page shows: a run of each database, at a glance."""
+    glance = {"library": "run", "query": HOME.sql.strip()}
+    return {"charts": {name: {**glance, "db": name} for name in names}}
 
 
 def overview_dashboard(runs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from watcher.errors import StoreError
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.page_queries import FRESHNESS
 from watcher.store.reading import open_reader
-from watcher.web.charts import OVERVIEW, overview_dashboard, run_dashboard
+from watcher.web.charts import OVERVIEW, home_page, overview_dashboard, run_dashboard
 from watcher.web.metadata import database_metadata
 
 # A chart of a long run is one answer; so many points a browser still draws.
@@ -98,11 +98,13 @@ def make_plan(runs: Sequence[ServedRun]) -> Plan:
     for name, label, run in zip(names, labels, runs, strict=True):
         dashboards[name] = run_dashboard(name, label, run.metric)
         databases[name] = database_metadata(label, str(run.model_dir))
-    for dashboard in dashboards.values():
+    home = home_page(names)
+    for dashboard in (home, *dashboards.values()):
         dashboard["freshness"] = FRESHNESS.sql.strip()
     metadata = {
         "title": "checkpoint-watcher",
         "databases": databases,
+        "home": home,
         "plugins": {"datasette-dashboards": dashboards},
     }
     served = [
@@ -110,7 +112,8 @@ def make_plan(runs: Sequence[ServedRun]) -> Plan:
         for name, run in zip(names, runs, strict=True)
     ]
     told = {"databases": served, "metadata": metadata, "settings": _SETTINGS}
-    return Plan(tuple(runs), f"/-/dashboards/{next(iter(dashboards))}", told)
+    start = "/" if len(runs) > 1 else f"/-/dashboards/{names[0]}"
+    return Plan(tuple(runs), start, told)
 
 
 def _labels(runs: Sequence[ServedRun]) -> list[str]:

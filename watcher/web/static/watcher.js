@@ -124,7 +124,47 @@
     return made.view;
   }
 
-  const DRAW = { metric: drawMetric, table: drawTable, "vega-lite": drawVega };
+  // A run at a glance: what its cards say, a small curve, and what somebody should look at.
+  function drawRun(body, chart, [row]) {
+    const cards = element("div", undefined, "watcher-glance");
+    for (const name of ["state", "best", "last", "queue", "patience"]) {
+      const card = element("div");
+      card.append(element("p", name, "watcher-note"),
+        element("p", shown(row[name]) || "–", "watcher-value"),
+        element("p", row[`${name}_note`] ?? "", "watcher-note"));
+      cards.append(card);
+    }
+    const warnings = JSON.parse(row.warnings).filter(Boolean)
+      .map((text) => element("p", text, "watcher-warning"));
+    body.replaceChildren(...warnings, cards, ...smallCurve(row.metric, JSON.parse(row.curve)));
+  }
+
+  function smallCurve(metric, points) {
+    if (points.length < 2) return [];
+    const [steps, scores] = [1, 2].map((place) => points.map((point) => point[place]));
+    const [first, last] = [Math.min(...steps), Math.max(...steps)];
+    const [low, high] = [Math.min(...scores), Math.max(...scores)];
+    const at = (point) => `${(100 * (point[1] - first) / (last - first || 1)).toFixed(2)},${
+      (40 - 40 * (point[2] - low) / (high - low || 1)).toFixed(2)}`;
+    const svg = (tag, attributes) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+      return made;
+    };
+    const curve = svg("svg", { class: "watcher-curve", viewBox: "-1 -4 102 48", role: "img",
+      preserveAspectRatio: "none", "aria-label": "score by step" });
+    for (const life of new Set(points.map((point) => point[0]))) {
+      const own = points.filter((point) => point[0] === life);
+      curve.append(svg("polyline", { points: own.map(at).join(" ") }));
+    }
+    // A line of no length and round ends: a dot, however the curve is stretched.
+    const best = points.find((point) => point[3]);
+    if (best) curve.append(svg("path", { d: `M${at(best)}h0` }));
+    return [curve, element("p", `${metric} between ${shown(low)} and ${shown(high)}, from step ${
+      first} to ${last}; the dot is the best`, "watcher-note")];
+  }
+
+  const DRAW = { run: drawRun, metric: drawMetric, table: drawTable, "vega-lite": drawVega };
 
   async function refresh(name, chart) {
     const { rows, cut } = await rowsOf(chart);
