@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+Files = tuple[tuple[int, ...], ...]
+# What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
+# In a board's folder those of the index come first: while it is the same, it is not even read.
+Verified = set[tuple[str, Files]]
+
 
 @dataclass(frozen=True, slots=True)
 class FoundCheckpoint:
@@ -14,7 +19,7 @@ class FoundCheckpoint:
 
     Attributes:
         name: File name of the checkpoint prefix, `ckpt-12`.
-        save_counter: The number in the name. It counts saves, it is not the global step.
+        save_counter: The number in the name. Whether it counts saves is the format's to say.
         prefix: Full path without suffix.
         signature: Changes whenever the index or a shard was replaced or rewritten: inode, size
             and modification time (ns) of the index, then of each shard.
@@ -23,7 +28,7 @@ class FoundCheckpoint:
     name: str
     save_counter: int
     prefix: Path
-    signature: tuple[tuple[int, ...], ...]
+    signature: Files
 
     @property
     def written_at(self) -> float:

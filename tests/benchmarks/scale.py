@@ -38,7 +38,7 @@ from watcher.runtime.app import _build, _make_state_folder
 from watcher.runtime.logs import configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 from watcher.store import Store
 from watcher.types import Leader, Pin, ScoredCheckpoint
 

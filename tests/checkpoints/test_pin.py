@@ -11,7 +11,7 @@ from fake_trainer import Manager, model_tensors, write_checkpoint
 from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.pin import identify, pin, release, sweep
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, PinError
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 
 
 @pytest.fixture

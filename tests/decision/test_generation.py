@@ -28,6 +28,7 @@ from watcher.plot.gather import read_run
 from watcher.plot.series import make_picture
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
+from watcher.sources.local import LocalFolder
 from watcher.store import Store
 from watcher.store.reading import open_reader
 from watcher.store.schema import migrations
@@ -360,7 +361,9 @@ def model_dir(tmp_path: Path) -> Path:
 
 def look(store: Store, model_dir: Path, intake: Intake | None = None) -> Intake:
     if intake is None:
-        intake = Intake(model_dir, state(model_dir.parent) / "pins", store.queue, grace_seconds=0)
+        intake = Intake(
+            LocalFolder(model_dir), state(model_dir.parent) / "pins", store.queue, grace_seconds=0
+        )
         intake.recover(NOW)
     intake.look(NOW, 0.0)
     intake.write_down(NOW)
@@ -402,7 +405,7 @@ def test_pins_that_are_adopted_after_a_crash_are_of_their_lives(
     for counter, content, at in ((9, 9, 109), (10, 10, 110), (1, 11, 201), (2, 12, 202)):
         write(model_dir, counter, content=content, at=at)
     with Store(tmp_path / "lost.db", run="run", model_dir=model_dir, now=NOW) as lost:
-        intake = Intake(model_dir, pins, lost.queue, grace_seconds=0)
+        intake = Intake(LocalFolder(model_dir), pins, lost.queue, grace_seconds=0)
         intake.recover(NOW)
         intake.look(NOW, 0.0)
     assert adopt_pins(store.queue, pins, NOW) == ["ckpt-9", "ckpt-10", "ckpt-1", "ckpt-2"]

@@ -15,12 +15,13 @@ from watcher.files.atomic_io import fsync_folder
 WRITING = """
 import sys
 from pathlib import Path
-from watcher.checkpoints.pin import take_file
+from watcher.checkpoints.pin import taking_file
 from watcher.files.atomic_io import replace_file
+from watcher.files.slices import Progress, finish
 folder = Path(sys.argv[1])
 (folder / "trainer").write_bytes(b"trained")
 replace_file(folder / "written", b"content", mode=0o644)
-print(take_file(folder / "trainer", folder / "copied"))
+print(finish(taking_file(folder / "trainer", folder / "copied", Progress())))
 """
 
 

@@ -28,6 +28,7 @@ from watcher.decision.metric import parse_metric
 from watcher.errors import ModelDirError, StoreError
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
+from watcher.sources.local import LocalFolder
 from watcher.store import Store
 from watcher.types import Evaluation
 
@@ -86,7 +87,7 @@ class Rounds:
         store.ledger.set_policy(parse_metric(METRIC), "max", now())
         store.ledger.set_fingerprint("f" * 64, now())
         pins = self.state_dir / "pins"
-        intake = Intake(self.settings.model_path, pins, store.queue, grace_seconds=5)
+        intake = Intake(LocalFolder(self.settings.model_path), pins, store.queue, grace_seconds=5)
         intake.recover(now())
         return intake, Projector(self.settings, store, "run")
 

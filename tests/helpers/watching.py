@@ -22,6 +22,13 @@ CLI = [sys.executable, "-m", "watcher"]
 _QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2", "CHECKPOINT_WATCHER_TENSORBOARD": "false"}
 
 
+def saves_of(name: str) -> list[str]:
+    """Return the saves that a row of the history tells of: one, or those of `ckpt-3..ckpt-7`."""
+    first, _, last = name.partition("..")
+    numbers = [int(end.removeprefix("ckpt-")) for end in (first, last or first)]
+    return [f"ckpt-{number}" for number in range(numbers[0], numbers[1] + 1)]
+
+
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
     """Return the first true value of `condition`; fails after so many seconds."""
     deadline = time.monotonic() + seconds

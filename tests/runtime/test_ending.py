@@ -17,6 +17,7 @@ from watching import Watcher, wait_until
 from watcher.config import Settings
 from watcher.doctor import folders
 from watcher.ingest.intake import Intake
+from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 UNFINISHED = 4
@@ -171,7 +172,7 @@ def looked(
     """Look at these steady times, with a second's grace."""
     pins = watcher.database.parent / "pins"
     pins.mkdir(exist_ok=True)
-    intake = intake or Intake(watcher.model_dir, pins, store.queue, grace_seconds=1.0)
+    intake = intake or Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=1.0)
     with subject_to_permissions():
         for steady in steadies:
             intake.look(steady, steady)

@@ -24,6 +24,7 @@ from watcher.evaluation.worker import Worker
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
+from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 HOUR = 3600.0
@@ -65,7 +66,9 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
                 start_request={},
                 limits=Limits(retry_seconds=1.0),
             )
-            intake = Intake(watcher.model_dir, state_dir / "pins", store.queue, grace_seconds=5)
+            intake = Intake(
+                LocalFolder(watcher.model_dir), state_dir / "pins", store.queue, grace_seconds=5
+            )
             projector = Projector(settings, store, "r")
             daemons.append(Daemon(settings, store, intake, projector, [supervisor], clock=clock))
             daemons[0].run()

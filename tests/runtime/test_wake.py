@@ -15,11 +15,11 @@ from watcher.errors import DeviceTaken
 from watcher.evaluation.supervise import Limits, Supervisor
 from watcher.evaluation.worker import Worker
 from watcher.ingest.intake import Intake
-from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
 from watcher.runtime.task import Task
 from watcher.runtime.wakeup import WakeUp
+from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 LOOP = {
@@ -42,7 +42,7 @@ def daemon(watcher: Watcher) -> Iterator[Daemon]:
     pins = watcher.database.parent / "pins"
     pins.mkdir(parents=True)
     with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:
-        intake = Intake(watcher.model_dir, pins, store.queue, grace_seconds=5)
+        intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
         supervisor = Supervisor(spawn=spawn, start_request={}, limits=Limits())
         daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
         for _ in range(3):
@@ -60,7 +60,7 @@ class Tracer:
         self.happened: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Tracer | None:
-        if frame.f_code is Lookout.look.__code__:
+        if frame.f_code is Intake.look.__code__:
             self.happened.append("look")
         if frame.f_code not in LOOP:
             return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from watcher.errors import ModelDirError
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -10,7 +10,7 @@ from watching import Watcher, wait_until
 
 from watcher.config import Settings
 from watcher.doctor import folders
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 from watcher.sources.passed_over import Entry, look, passed_over
 
 NOW = 1000.0

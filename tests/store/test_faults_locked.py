@@ -14,7 +14,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from faults import Rounds
 from locks import EXCLUSIVE, locked
-from watching import FAKE_TRAINER, STUB, Watcher, cli, wait_until
+from watching import FAKE_TRAINER, STUB, Watcher, cli, saves_of, wait_until
 
 from watcher.checkpoints.pin import pin
 from watcher.config import Settings
@@ -25,7 +25,7 @@ from watcher.ingest.adopt import pin_folders
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
 from watcher.store.database_file import iso
 
@@ -57,7 +57,7 @@ def names(first: int, last: int) -> set[str]:
 
 def rows(watcher: Watcher) -> list[tuple[str, str]]:
     found = watcher.query("SELECT checkpoint, state FROM history")
-    return [(row["checkpoint"], row["state"]) for row in found]
+    return [(name, row["state"]) for row in found for name in saves_of(row["checkpoint"])]
 
 
 def scored(watcher: Watcher, expected: set[str]) -> bool:
@@ -230,7 +230,7 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
             start_request={},
             limits=Limits(),
         )
-        intake = Intake(watcher.model_dir, pins, store.queue, grace_seconds=5)
+        intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
         daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
 
         def unlock_later() -> None:

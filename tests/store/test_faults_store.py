@@ -20,7 +20,7 @@ from watching import FAKE_TRAINER, Watcher, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.pin import pin
-from watcher.sources.discover import scan
+from watcher.sources.local import scan
 
 
 def save(watcher: Watcher, count: int, first: int = 1) -> None:

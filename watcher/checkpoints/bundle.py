@@ -43,8 +43,10 @@ from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
 from watcher.files.slices import Work, finish
 
 __all__ = [
+    "OD_API_LAYOUT",
     "Bundle",
     "CheckpointFacts",
+    "Layout",
     "TensorEntry",
     "index_path",
     "model_variables",
@@ -62,14 +64,28 @@ CHUNK_BYTES = 1024 * 1024
 _BUFFER_BYTES = 64 * 1024  # small tensors share a read, large ones pass it by
 # A tensor or string that is looked at takes the time of reading so many bytes, however small.
 _ITEM_BYTES = 256
-GLOBAL_STEP_KEY = "step/.ATTRIBUTES/VARIABLE_VALUE"
-
-# The keys that tf.train.Checkpoint(model=...) gives to the variables below `model`.
-_MODEL_PREFIX = "model/"
+# The key of a variable of tf.train.Checkpoint ends so, and that of an optimizer's slot holds this.
 _VARIABLE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT_MARK = "/.OPTIMIZER_SLOT/"
 
 Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Under which keys a trainer saves what is asked of its checkpoints.
+
+    Attributes:
+        step: The global step, an int64 scalar.
+        model: What the keys of the model's variables begin with.
+    """
+
+    step: str
+    model: str
+
+
+# model_main_tf2 saves tf.train.Checkpoint(step=..., model=..., optimizer=...).
+OD_API_LAYOUT = Layout(step=f"step{_VARIABLE_SUFFIX}", model="model/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +94,7 @@ class CheckpointFacts:
 
     Attributes:
         sha256: Hex digest of the `.index` file, the identity of the content.
-        global_step: Training steps done, None when no int64 scalar `step` was saved.
+        global_step: Training steps done, None when the layout's int64 scalar was not saved.
         num_shards: Number of data files.
         size_bytes: Index and data files together.
         model_variables: Number of saved variables of the model; 0 means untrained.
@@ -110,14 +126,12 @@ def shard_sizes(bundle: Bundle) -> list[int]:
     return sizes
 
 
-def model_variables(bundle: Bundle) -> list[str]:
+def model_variables(bundle: Bundle, layout: Layout = OD_API_LAYOUT) -> list[str]:
     """List the keys of the model's variables, optimizer slots left out."""
     return [
         key
         for key in bundle.entries
-        if key.startswith(_MODEL_PREFIX)
-        and key.endswith(_VARIABLE_SUFFIX)
-        and _SLOT_MARK not in key
+        if key.startswith(layout.model) and key.endswith(_VARIABLE_SUFFIX) and _SLOT_MARK not in key
     ]
 
 
@@ -139,7 +153,7 @@ def read_index(prefix: Path) -> bytes:
         return file.read(size)
 
 
-def read_global_step(prefix: Path) -> int | None:
+def read_global_step(prefix: Path, layout: Layout = OD_API_LAYOUT) -> int | None:
     """Read a checkpoint's global step alone, from its index and eight bytes of a shard.
 
     Raises:
@@ -149,7 +163,7 @@ def read_global_step(prefix: Path) -> int | None:
         OSError: a file cannot be read.
     """
     bundle = parse_index(read_index(prefix))
-    entry = bundle.entries.get(GLOBAL_STEP_KEY)
+    entry = bundle.entries.get(layout.step)
     if entry is None or entry.sliced:
         return None
     path = prefix.with_name(shard_name(prefix.name, entry.shard, bundle.num_shards))
@@ -158,7 +172,11 @@ def read_global_step(prefix: Path) -> int | None:
 
 
 def verify(
-    prefix: Path, index: bytes | None = None, *, on_read: Progress | None = None
+    prefix: Path,
+    index: bytes | None = None,
+    *,
+    layout: Layout = OD_API_LAYOUT,
+    on_read: Progress | None = None,
 ) -> CheckpointFacts:
     """Check every byte of a checkpoint that its index vouches for, reading each file once.
 
@@ -169,6 +187,7 @@ def verify(
         prefix: Path without suffix, `.../ckpt-3`.
         index: The content of the index when the caller has read it already; otherwise it is read
             from `prefix.index`.
+        layout: Where the global step and the model are.
         on_read: Called with the number of bytes after each read of a shard. What it raises
             passes through, so a long verification can be watched and ended.
 
@@ -182,11 +201,15 @@ def verify(
         CorruptCheckpoint: its bytes are not what the index says.
         OSError: a file cannot be read.
     """
-    return finish(verifying(prefix, index, on_read=on_read))
+    return finish(verifying(prefix, index, layout=layout, on_read=on_read))
 
 
 def verifying(
-    prefix: Path, index: bytes | None = None, *, on_read: Progress | None = None
+    prefix: Path,
+    index: bytes | None = None,
+    *,
+    layout: Layout = OD_API_LAYOUT,
+    on_read: Progress | None = None,
 ) -> Work[CheckpointFacts]:
     """Do what `verify` does, yielding after each CHUNK_BYTES or what takes as long.
 
@@ -200,19 +223,18 @@ def verifying(
     for entry in bundle.entries.values():
         if not entry.sliced:
             by_shard[entry.shard].append(entry)
-    step: int | None = None
+    scalars: dict[str, int] = {}
     for shard, size in enumerate(sizes):
         path = prefix.with_name(shard_name(prefix.name, shard, bundle.num_shards))
-        found = yield from _verify_shard(
-            path, prefix, size, by_shard[shard], bundle.byte_order, on_read
+        yield from _verify_shard(
+            path, prefix, size, by_shard[shard], bundle.byte_order, on_read, scalars
         )
-        step = found if found is not None else step
     return CheckpointFacts(
         sha256=hashlib.sha256(index).hexdigest(),
-        global_step=step,
+        global_step=scalars.get(layout.step),
         num_shards=bundle.num_shards,
         size_bytes=len(index) + sum(sizes),
-        model_variables=len(model_variables(bundle)),
+        model_variables=len(model_variables(bundle, layout)),
     )
 
 
@@ -243,8 +265,9 @@ def _verify_shard(
     entries: list[TensorEntry],
     byte_order: str,
     on_read: Progress | None,
-) -> Work[int | None]:
-    """Check one shard from front to back; return the global step if it lies in it."""
+    scalars: dict[str, int],
+) -> Work[None]:
+    """Check one shard from front to back; adds the int64 scalars in it to `scalars`."""
     try:
         file = _open_regular(path)
     except FileNotFoundError as error:
@@ -252,7 +275,6 @@ def _verify_shard(
         if not os.path.lexists(index_path(prefix)):
             raise
         raise IncompleteCheckpoint(f"{path.name} is missing, {size} bytes needed") from error
-    step: int | None = None
     with file:
         found = os.fstat(file.fileno()).st_size
         if found != size:
@@ -260,9 +282,8 @@ def _verify_shard(
         reader = _Reader(file, path.name, on_read)
         for entry in sorted(entries, key=lambda entry: (entry.offset, entry.size)):
             value = yield from _verify_tensor(reader, entry, byte_order)
-            if entry.key == GLOBAL_STEP_KEY:
-                step = value
-    return step
+            if value is not None:
+                scalars[entry.key] = value
 
 
 def _verify_tensor(reader: _Reader, entry: TensorEntry, byte_order: str) -> Work[int | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from watcher.checkpoints.sstable import read_table, read_varint, unmask
 from watcher.errors import CorruptCheckpoint
@@ -91,6 +92,8 @@ def show_key(key: str) -> str:
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
+# On a checkpoint's way each stage asks anew, of the same bytes. Of one index alone: many may wait.
+@lru_cache(maxsize=1)
 def parse_index(data: bytes) -> Bundle:
     """Decode an index and check that it is consistent in itself.
 

@@ -18,29 +18,27 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from watcher.checkpoints import bundle
+from watcher.checkpoints.bundle_format import OD_API, BundleFormat
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.atomic_io import set_mode, set_times, write_new_file
 from watcher.files.slices import Progress, Work, finish
-from watcher.types import FoundCheckpoint, Pin
+from watcher.types import Files, FoundCheckpoint, Pin
+from watcher.types import Verified as Verified
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
 # A copy would meet these as well. Whatever else a link is refused with means a copy: EXDEV, another
 # file system; EPERM, fs.protected_hardlinks; EMLINK, no room for another; EIO, ENOSYS and
 # EOPNOTSUPP from file systems that have none.
-_NO_COPY_EITHER = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT)
+NO_COPY_EITHER = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT)
 
-_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NEW = ".new-"
+READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NEW = ".new-"
 COPY_BYTES = 4 << 20
-
-Files = tuple[tuple[int, ...], ...]
-# What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
-# In a board's folder those of the index come first: while it is the same, it is not even read.
-Verified = set[tuple[str, Files]]
 
 
 def identify(checkpoint: FoundCheckpoint) -> str:
@@ -59,28 +57,6 @@ def digest(prefix: Path) -> str | None:
         return hashlib.sha256(bundle.read_index(prefix)).hexdigest()
     except (OSError, CorruptCheckpoint):
         return None
-
-
-def unreadable(checkpoint: FoundCheckpoint) -> str | None:
-    """Return which file of a checkpoint may not be read and why, None when each can be opened."""
-    shards = sorted(checkpoint.prefix.parent.glob(f"{checkpoint.name}.data-*"))
-    for file in (bundle.index_path(checkpoint.prefix), *shards):
-        try:
-            os.close(os.open(file, _READ_ONLY))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            return f"cannot read {file.name}: {error.strerror}{_whose(file, error)}"
-    return None
-
-
-def _whose(file: Path, error: OSError) -> str:
-    if not isinstance(error, PermissionError):
-        return ""
-    with contextlib.suppress(OSError):
-        status = file.lstat()
-        return f" (owner uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
-    return ""
 
 
 def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None = None) -> Pin:
@@ -108,6 +84,7 @@ def pinning(
     pins_dir: Path,
     verified: Verified | None = None,
     progress: Progress | None = None,
+    format: BundleFormat = OD_API,
 ) -> Work[Pin]:
     """Do what `pin` does, a few MB at a time.
 
@@ -134,7 +111,7 @@ def pinning(
         complete = True
         del index
         yield
-        return (yield from settling(prefix, pins_dir, method, verified, progress))
+        return (yield from settling(prefix, pins_dir, method, verified, progress, format))
     except GeneratorExit:
         leave = complete
         raise
@@ -166,6 +143,7 @@ def settling(
     method: str,
     verified: Verified | None = None,
     progress: Progress | None = None,
+    format: BundleFormat = OD_API,
 ) -> Work[Pin]:
     """Verify a half-made pin that has all its files, and give it its final name.
 
@@ -175,33 +153,39 @@ def settling(
         method: How its shards came there.
         verified: Gets the pin.
         progress: Is kept up to date.
+        format: What the trainer writes.
 
     Raises:
         As `pin` does; an OSError as it is.
     """
-    progress = progress or Progress()
+    assert prefix.parent.parent == pins_dir, f"{prefix} is no pin"  # its folder is renamed
     index = bundle.read_index(prefix)
     sizes = _shards(prefix.name, bundle.parse_index(index))
-    progress.begin(f"verifying {prefix.name}", sum(sizes.values()))
     seen = _signature_of(prefix, sizes, hashlib.sha256(index).hexdigest())
-    facts = yield from bundle.verifying(prefix, index, on_read=progress.add)
+    whole = yield from format.verifying(prefix, index, progress or Progress())
     if verified is not None:
         verified.add(seen)
-    final = pins_dir / facts.sha256
+    final = pins_dir / whole.sha256
     _move_into_place(prefix.parent, final)
-    return Pin(
-        prefix=final / prefix.name,
-        method=method,
-        sha256=facts.sha256,
-        global_step=facts.global_step,
-        size_bytes=facts.size_bytes,
-        model_variables=facts.model_variables,
-    )
+    return replace(whole, prefix=final / prefix.name, method=method)
+
+
+def signature_at(prefix: Path) -> Files:
+    """Return what a checkpoint there would be found with; empty where there are no files."""
+    signature: list[tuple[int, ...]] = []
+    with contextlib.suppress(OSError):
+        for file in (
+            bundle.index_path(prefix),
+            *sorted(prefix.parent.glob(f"{prefix.name}.data-*")),
+        ):
+            status = file.stat()
+            signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(signature)
 
 
 def halves(pins_dir: Path) -> Iterator[tuple[Path, str]]:
     """Yield prefix and digest of each half-made pin that only has to be verified."""
-    for folder in sorted(pins_dir.glob(f"{_NEW}*")):
+    for folder in sorted(pins_dir.glob(f"{NEW}*")):
         try:
             (path,) = folder.glob("*.index")
             prefix = path.with_suffix("")
@@ -232,7 +216,7 @@ def taking_checkpoint(
     method = "link"
     for shard, size in enumerate(bundle.shard_sizes(parsed)):
         progress.begin(f"copying {target.name}", size)
-        method = yield from _taking_file(
+        method = yield from taking_file(
             source.with_name(bundle.shard_name(source.name, shard, parsed.num_shards)),
             target.with_name(bundle.shard_name(target.name, shard, parsed.num_shards)),
             progress,
@@ -262,7 +246,7 @@ def file_signature(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def _make_folder(pins_dir: Path, name: str) -> Path:
     """Make a folder to work in; one that cannot be made is no fault of the checkpoint's."""
-    working = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
+    working = pins_dir / f"{NEW}{secrets.token_hex(6)}"
     try:
         try:
             working.mkdir(mode=0o700)
@@ -291,13 +275,13 @@ def release(prefix: Path, pins_dir: Path) -> None:
 def sweep(pins_dir: Path, keep: set[str]) -> None:
     """Delete what a crash left in pins_dir: half-made pins, and pins not in `keep` (sha256)."""
     for entry in pins_dir.iterdir():
-        ours = entry.name.startswith(_NEW) or len(entry.name) == 64
+        ours = entry.name.startswith(NEW) or len(entry.name) == 64
         if ours and entry.name not in keep:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def take_file(source: Path, target: Path) -> str:
-    """Give `target` the content of a regular file: by hard link, reflink or copy.
+def taking_file(source: Path, target: Path, progress: Progress) -> Work[str]:
+    """Give `target` the content of a regular file, a few MB at a time.
 
     Returns:
         `link`, `reflink` or `copy`, whichever the file system allowed.
@@ -306,10 +290,6 @@ def take_file(source: Path, target: Path) -> str:
         FileNotFoundError, CorruptCheckpoint: as `link_file`.
         OSError: not even a copy was possible.
     """
-    return finish(_taking_file(source, target, Progress()))
-
-
-def _taking_file(source: Path, target: Path, progress: Progress) -> Work[str]:
     if reader := link_file(source, target):
         return (yield from _copying(reader, target, progress))
     return "link"
@@ -330,41 +310,15 @@ def link_file(source: Path, target: Path) -> BinaryIO | None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno in _NO_COPY_EITHER:
+        if error.errno in NO_COPY_EITHER:
             raise
-        return os.fdopen(os.open(source, _READ_ONLY), "rb")
+        return os.fdopen(os.open(source, READ_ONLY), "rb")
     try:
         # os.link links a symlink itself, and the source may have become one since the look.
         _require_regular(target)
     except CorruptCheckpoint:
         target.unlink()
         raise
-    return None
-
-
-def probe(model_dir: Path, pins_dir: Path) -> str | None:
-    """Return why pins of `model_dir` cannot be hard links, None when nothing speaks against it.
-
-    Writes and removes two files of its own in `pins_dir`, nothing in `model_dir`. Where it cannot
-    write there at all, nothing is known.
-    """
-    trial = pins_dir / f"{_NEW}{secrets.token_hex(6)}"
-    linked = trial.with_name(f"{trial.name}-link")
-    try:
-        if model_dir.stat().st_dev != pins_dir.stat().st_dev:
-            return f"{pins_dir} is on another file system than {model_dir}"
-        write_new_file(trial, b"")
-        try:
-            os.link(trial, linked)
-        except OSError as error:
-            if error.errno not in _NO_COPY_EITHER:
-                return f"the file system of {pins_dir} has no hard links ({error.strerror})"
-    except OSError:
-        pass
-    finally:
-        for file in (trial, linked):
-            with contextlib.suppress(OSError):
-                file.unlink()
     return None
 
 

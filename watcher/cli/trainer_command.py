@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.checkpoints.bundle import read_global_step
 from watcher.config import LaunchSettings
 from watcher.doctor import cadence
 from watcher.errors import ConfigError, CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
@@ -13,7 +12,7 @@ from watcher.launch import od_trainer
 from watcher.launch.command import flag_value, python_command
 from watcher.launch.ending import Unsaved
 from watcher.launch.say import say
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder
 
 _DEFAULT_EVERY_N = 1000
 # A smaller part of the training is not worth a word.
@@ -78,7 +77,8 @@ def _number(text: str | None) -> int | None:
 def _begun(model_dir: Path) -> int:
     """Return the step that the trainer goes on from, 0 where there is none to be read."""
     try:
-        found = scan(model_dir) if model_dir.is_dir() else []
-        return (read_global_step(cadence.newest(found).prefix) or 0) if found else 0
+        source = LocalFolder(model_dir)
+        found = source.scan() if model_dir.is_dir() else []
+        return (source.format.global_step(cadence.newest(found).prefix) or 0) if found else 0
     except (ModelDirError, OSError, CorruptCheckpoint, IncompleteCheckpoint):
         return 0

@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watcher.checkpoints.pin import taking_checkpoint
+from watcher.checkpoints.naming import OD_API_NAMES
+from watcher.checkpoints.pin import signature_at, taking_checkpoint
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
 from watcher.files.atomic_io import fsync_folder
 from watcher.files.slices import finish
-from watcher.ingest.adopt import adopt_pins, found_as, pin_folders, read_pin
+from watcher.ingest.adopt import adopt_pins, pin_folders, read_pin
 from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BoardFile, Entry, foreign_names, read_board
 from watcher.store import Store
@@ -30,10 +31,8 @@ from watcher.store.database_file import (
     is_whole,
     set_aside,
 )
-from watcher.types import Leader, Pin
+from watcher.types import FoundCheckpoint, Leader, Pin
 
-_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}")
-_PLACED_NAME = re.compile(r"ckpt-[1-9][0-9]{0,17}(-[0-9a-f]{8})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -61,7 +60,7 @@ def whole_board(best_dir: Path) -> BoardFile | None:
     """Read `best.json`; None when there is none, or none that a database can be made from."""
     board = read_board(best_dir)
     for entry in board.checkpoints if board else ():
-        ours = _PLACED_NAME.fullmatch(entry.checkpoint) and _NAME.fullmatch(entry.saved_as)
+        ours = OD_API_NAMES.is_placed(entry.checkpoint) and OD_API_NAMES.number(entry.saved_as)
         if not ours or entry.score is None or not _SHA256.fullmatch(entry.sha256):
             return None
     return board
@@ -131,7 +130,8 @@ def _restore_board(
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        found = found_as(entry.saved_as, pin.prefix)
+        number = OD_API_NAMES.number(entry.saved_as) or 0
+        found = FoundCheckpoint(entry.saved_as, number, pin.prefix, signature_at(pin.prefix))
         store.queue.record_pin(found, pin, now, generation=entry.generation)
         assert entry.score is not None  # see `whole_board`
         store.ledger.restore_score(
@@ -162,11 +162,4 @@ def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
     _, method = finish(taking_checkpoint(source, working / entry.saved_as))
     shutil.rmtree(folder, ignore_errors=True)
     working.rename(folder)
-    return Pin(
-        prefix=folder / entry.saved_as,
-        method=method,
-        sha256=entry.sha256,
-        global_step=best.global_step,
-        size_bytes=best.size_bytes,
-        model_variables=best.model_variables,
-    )
+    return replace(best, prefix=folder / entry.saved_as, method=method)

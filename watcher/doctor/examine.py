@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from watcher.checkpoints.bundle import read_global_step
 from watcher.config import Settings
 from watcher.config.policies import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
@@ -19,7 +18,7 @@ from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreE
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
 from watcher.launch.processes import Trainer, at_work, trainer_on, trainers
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder
 from watcher.types import FoundCheckpoint
 
 CHECK_SECONDS = 10.0
@@ -162,7 +161,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
 
 def _found(settings: Settings) -> list[FoundCheckpoint]:
     try:
-        return scan(settings.model_path)
+        return LocalFolder(settings.model_path).scan()
     except ModelDirError:  # the check of the folder tells it
         return []
 
@@ -174,7 +173,8 @@ def _steps_between(found: Sequence[FoundCheckpoint]) -> int | None:
     for checkpoint in ordered[-_READ_CHECKPOINTS:]:
         # One that is broken, unfinished or gone by now is told when it is evaluated.
         with contextlib.suppress(OSError, CorruptCheckpoint):
-            steps[checkpoint.save_counter] = read_global_step(checkpoint.prefix) or 0
+            source = LocalFolder(checkpoint.prefix.parent)
+            steps[checkpoint.save_counter] = source.format.global_step(checkpoint.prefix) or 0
     return cadence.step_between(steps)
 
 

@@ -7,15 +7,13 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from watcher.checkpoints.bundle import model_variables, parse_index, read_index
 from watcher.config import Settings
 from watcher.doctor.cadence import newest
 from watcher.errors import CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.snapshot import unchanged_since
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder
 from watcher.store.queries import evaluation
 from watcher.store.reading import open_reader
-from watcher.types import FoundCheckpoint
 
 _MOST = 20
 
@@ -41,8 +39,9 @@ def to_check(settings: Settings) -> Path | None:
 
 def _newest_trained(model_dir: Path) -> tuple[Path, str] | None:
     """Return the prefix of the newest that holds a model, and its sha256."""
+    source = LocalFolder(model_dir)
     try:
-        left: list[FoundCheckpoint] = scan(model_dir)
+        left = source.scan()
     except ModelDirError:  # the check of the folder tells it
         return None
     for _ in range(_MOST):
@@ -51,8 +50,8 @@ def _newest_trained(model_dir: Path) -> tuple[Path, str] | None:
         last = newest(left)
         # One that is unfinished or gone by now is no matter: there is another.
         with suppress(OSError, CorruptCheckpoint):
-            index = read_index(last.prefix)
-            if model_variables(parse_index(index)):
+            index = source.read_index(last.name)
+            if source.format.model_variables(index):
                 return last.prefix, hashlib.sha256(index).hexdigest()
         left = [one for one in left if one is not last]
     return None

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.checkpoints.pin import probe, unreadable
 from watcher.config import Settings
 from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
@@ -18,7 +17,7 @@ from watcher.errors import ModelDirError
 from watcher.files.mounts import Mount, mount_of
 from watcher.launch.processes import Trainer, trainer_on
 from watcher.sources import passed_over
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder, scan
 from watcher.store import PINS_NAME
 from watcher.types import FoundCheckpoint
 
@@ -85,7 +84,7 @@ def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
 
 def _barred(checkpoint: FoundCheckpoint) -> list[Finding]:
     """Say that this user may not read what the trainer saves."""
-    reason = unreadable(checkpoint)
+    reason = LocalFolder(checkpoint.prefix.parent).unreadable(checkpoint)
     if reason is None:
         return []
     remedy = "run the watcher as the trainer's user, or let it read the files (the trainer's umask)"
@@ -189,9 +188,7 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
         ]
     if not folder.is_dir():
         return []
-    from watcher.sources.watch import Watch
-
-    watch = Watch(folder, lambda: None)
+    watch = LocalFolder(folder).watch(lambda: None)
     try:
         watch.ensure()
         degraded = watch.degraded
@@ -217,7 +214,7 @@ def _links(
     elif (kind := mounts[1].kind if mounts[1] else "") in _NO_LINKS:
         reason = f"{kind} has no hard links"
     elif pins.is_dir():
-        reason = probe(settings.model_path, pins)
+        reason = LocalFolder(settings.model_path).why_copies(pins)
     reason = reason or _foreign(settings.model_path)
     if reason is None and mounts[1] and mounts[1].is_remote and not pins.is_dir():
         # Nothing is tried in the trainer's folder.

@@ -6,70 +6,124 @@ failing database in between leaves it alone, and the trainer may have rotated th
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import re
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.pin import digest, halves, settling
+from watcher.checkpoints.bundle_format import OD_API
+from watcher.checkpoints.pin import digest, halves, release, settling, signature_at, sweep
 from watcher.errors import CorruptCheckpoint
-from watcher.files.slices import finish
+from watcher.files.slices import Job, Progress, Work, finish
+from watcher.ingest.arrivals import Arrival
+from watcher.protocols import CheckpointFormat, CheckpointSource
 from watcher.store import Queue
-from watcher.types import FoundCheckpoint, Pin
+from watcher.types import FoundCheckpoint, Pin, Verified
 
-_NAME = re.compile(r"ckpt-([1-9][0-9]{0,17})")
+_log = structlog.get_logger(__name__)
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A pin that has no row: not verified yet, as far as is known.
-
-    Attributes:
-        found: As it would have been found; its prefix is in the folder of a pin, or in a half-made
-            one.
-        sha256: The digest of its index.
-        pinned_at: When it was pinned, in seconds since the epoch.
-    """
-
-    found: FoundCheckpoint
-    sha256: str
-    pinned_at: float
-
-
-def orphans(queue: Queue, pins_dir: Path) -> list[Orphan]:
+def orphans(queue: Queue, pins_dir: Path, format: CheckpointFormat = OD_API) -> list[Arrival]:
     """Find the pins of contents that have no row yet, in the order in which they were saved.
 
     Half-made ones that have all their files are among them. Reads no shard.
 
+    Returns:
+        Each as it would have been found, with its prefix in the pins and the time of its pin.
+
     Raises:
         StoreError: the database cannot be read.
     """
-    found: dict[str, Orphan] = {}
-    for prefix, sha256 in _candidates(pins_dir):
-        if sha256 in found or not _NAME.fullmatch(prefix.name) or queue.known(sha256):
-            continue
-        if digest(prefix) != sha256:
+    alone: dict[str, Arrival] = {}
+    for prefix, sha256 in _candidates(pins_dir, format):
+        number = format.number(prefix.name)
+        if sha256 in alone or not number or queue.known(sha256) or digest(prefix) != sha256:
             continue
         try:
             # The shards are the trainer's own files, or have their times; the index is ours.
             pinned_at = bundle.index_path(prefix).stat().st_mtime
         except OSError:
             continue
-        found[sha256] = Orphan(found_as(prefix.name, prefix), sha256, pinned_at)
-    return sorted(
-        found.values(), key=lambda orphan: (orphan.found.saved_at, orphan.found.save_counter)
-    )
+        found = FoundCheckpoint(prefix.name, number, prefix, signature_at(prefix))
+        alone[sha256] = Arrival(found, pinned_at, sha256=sha256, alone=True)
+    return sorted(alone.values(), key=lambda one: (one.found.saved_at, one.found.save_counter))
 
 
-def _candidates(pins_dir: Path) -> Iterator[tuple[Path, str]]:
+def _candidates(pins_dir: Path, format: CheckpointFormat) -> Iterator[tuple[Path, str]]:
     for folder in pin_folders(pins_dir):
-        prefixes = [index.with_suffix("") for index in folder.glob("ckpt-*.index")]
-        if len(prefixes) == 1:
-            yield prefixes[0], folder.name
+        prefixes = [index.with_suffix("") for index in folder.glob("*.index")]
+        ours = [prefix for prefix in prefixes if format.number(prefix.name)]
+        if len(ours) == 1:
+            yield ours[0], folder.name
     yield from halves(pins_dir)
+
+
+def left_over(
+    queue: Queue, source: CheckpointSource, pins_dir: Path, verified: Verified | None, now: float
+) -> tuple[list[Arrival], set[int]]:
+    """Sort out what a crash or a person left in the pins, and begin to mend it.
+
+    Half-made pins that lack files and pins that no row needs are deleted.
+
+    Returns:
+        The rows whose pin is lost, being made again where the source has the checkpoint yet; then
+        the pins without a row, being verified. And the numbers of what the source has now, empty
+        where there is nothing to mend.
+
+    Raises:
+        StoreError: the database cannot be read.
+        ModelDirError: the source cannot be listed.
+    """
+    pins_dir.mkdir(mode=0o700, exist_ok=True)
+    rows, alone = queue.pinned(), orphans(queue, pins_dir, source.format)
+    kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
+    sweep(pins_dir, kept)
+    lost = [row for row in rows if not bundle.index_path(row["prefix"]).is_file()]
+    here = {found.name: found for found in source.scan()} if lost or alone else {}
+    left = [_pin_again(row, here.get(row["name"]), source, pins_dir, verified, now) for row in lost]
+    for one in alone:
+        one.at, one.job = min(one.at, now), _settle(one.found.prefix, source, pins_dir, verified)
+    if alone:
+        names = ", ".join(one.found.name for one in alone)
+        _log.info("pins that have no row are taken up", checkpoints=names)
+    return [*left, *alone], {found.save_counter for found in here.values()}
+
+
+def _pin_again(
+    row: dict[str, Any],
+    found: FoundCheckpoint | None,
+    source: CheckpointSource,
+    pins_dir: Path,
+    verified: Verified | None,
+    now: float,
+) -> Arrival:
+    """Begin to make the lost pin of a row again; without a job where it stays lost."""
+    shutil.rmtree(pins_dir / row["sha256"], ignore_errors=True)
+    lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
+    job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
+    return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=job, row=row)
+
+
+def _settle(
+    prefix: Path, source: CheckpointSource, pins_dir: Path, verified: Verified | None
+) -> Job[Pin]:
+    """Return the work of verifying a pin without a row, which removes one that is not whole."""
+
+    def settling_or_removing(progress: Progress) -> Work[Pin]:
+        try:
+            return (yield from source.settle(prefix, pins_dir, verified, progress))
+        except (OSError, CorruptCheckpoint):
+            release(prefix, pins_dir)
+            raise
+
+    return Job(settling_or_removing)
 
 
 def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
@@ -79,12 +133,12 @@ def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
         StoreError: the database cannot be written; what was adopted stays so.
     """
     adopted = []
-    for orphan in orphans(queue, pins_dir):
+    for one in orphans(queue, pins_dir):
         try:
-            pin = finish(settling(orphan.found.prefix, pins_dir, "link"))
+            pin = finish(settling(one.found.prefix, pins_dir, "link"))
         except (OSError, CorruptCheckpoint):
             continue
-        queue.record_pin(orphan.found, pin, min(orphan.pinned_at, now))
+        queue.record_pin(one.found, pin, min(one.at, now))
         adopted.append(pin.prefix.name)
     return adopted
 
@@ -98,25 +152,10 @@ def pin_folders(pins_dir: Path) -> list[Path]:
 
 def read_pin(prefix: Path, sha256: str) -> Pin | None:
     """Verify what lies at a prefix; None unless it is the checkpoint of this digest, whole."""
-    if digest(prefix) != sha256:
-        return None
     try:
-        facts = bundle.verify(prefix)
+        index = bundle.read_index(prefix)
+        if hashlib.sha256(index).hexdigest() != sha256:
+            return None
+        return finish(OD_API.verifying(prefix, index, Progress()))
     except (OSError, CorruptCheckpoint):
         return None
-    return Pin(prefix, "link", sha256, facts.global_step, facts.size_bytes, facts.model_variables)
-
-
-def found_as(name: str, prefix: Path) -> FoundCheckpoint:
-    """Return a checkpoint under the name that the trainer saved it as, `ckpt-12`.
-
-    Its signature is that of the files at the prefix, empty where there are none.
-    """
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    signature = []
-    with contextlib.suppress(OSError):
-        for file in (bundle.index_path(prefix), *sorted(prefix.parent.glob(f"{name}.data-*"))):
-            status = file.stat()
-            signature.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return FoundCheckpoint(name, int(match[1]), prefix, tuple(signature))

@@ -1,35 +1,64 @@
-"""Gaps: which saves came and went between two that were seen. Pure."""
+"""Gaps: which saves came and went between two that were seen. Reads and writes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
+from itertools import pairwise
 
-GAP_LIMIT = 1000
+from watcher.decision.generation import Save, is_older
+from watcher.types import FoundCheckpoint
 
 
-def missed_counters(last: int | None, seen: int, present: Container[int]) -> list[int]:
-    """Return the save counters that nobody saw, when `seen` is the next one after `last`.
+class Gaps:
+    """Follows the saves of one trainer, in the order in which they are found.
 
-    The trainer counts its saves up by one. A counter that does not grow means that it started
+    Attributes:
+        last: The one seen last, None before the first.
+        silent: True while nobody can know what was missed: at the first look there ever was.
+    """
+
+    def __init__(self, last: Save | None, *, counts_saves: bool) -> None:
+        self.last = last
+        self.silent = last is None
+        self._counts_saves = counts_saves
+
+    def before(self, found: FoundCheckpoint, present: Collection[int]) -> list[range]:
+        """Return the numbers of the saves between the one seen last and this one.
+
+        Args:
+            found: The next one.
+            present: Numbers of the checkpoints that lie there.
+        """
+        last, save = self.last, Save(found.save_counter, saved_at=found.saved_at)
+        if last and save.counter <= last.counter and is_older(save, last):
+            return []  # found late, or put back by hand: no trainer started over
+        self.last = save
+        if self.silent or not self._counts_saves:
+            return []
+        return missed_numbers(last.counter if last else None, save.counter, present)
+
+
+def missed_numbers(last: int | None, seen: int, present: Collection[int]) -> list[range]:
+    """Return the numbers of the saves that nobody saw, when `seen` is the next one after `last`.
+
+    Of a trainer that counts its saves up by one. A number that does not grow means that it started
     over, or went on from an older checkpoint: then the saves before `seen` go back to the first
     one whose files are there, which it either wrote itself or went on from.
 
     Args:
-        last: Counter of the checkpoint seen before, None when there was none.
-        seen: Counter of the one seen now.
-        present: Counters of the checkpoints that lie in model_dir.
+        last: Number of the checkpoint seen before, None when there was none.
+        seen: Number of the one seen now.
+        present: Numbers of the checkpoints that lie in model_dir.
 
     Returns:
-        Ascending, the last `GAP_LIMIT` at most. None are missed before the first one ever seen:
-        nobody can know what a trainer did before there was a watcher.
+        Those that follow each other together, ascending. None are missed before the first one ever
+        seen: nobody can know what a trainer did before there was a watcher.
     """
     if last is None:
         return []
+    before = [number for number in present if number < seen]
     if seen > last:
-        return [n for n in range(max(last + 1, seen - GAP_LIMIT), seen) if n not in present]
-    missed = []
-    for counter in range(seen - 1, max(seen - GAP_LIMIT, 1) - 1, -1):
-        if counter in present:
-            break
-        missed.append(counter)
-    return missed[::-1]
+        ends = [last, *sorted(number for number in before if number > last), seen]
+    else:
+        ends = [max(before, default=0), seen]
+    return [range(end + 1, begin) for end, begin in pairwise(ends) if begin - end > 1]

@@ -1,7 +1,7 @@
 """Tells whether the trainer is in the middle of a save, from what lies in model_dir.
 
 A save begins with the folder `ckpt-N_temp`, goes on with the data files, then with the index that
-is written in place, and ends when the state file `checkpoint` names it; see `discover`
+is written in place, and ends when the state file `checkpoint` names it; see `Naming`
 for the names. What a killed trainer left looks the same and never changes, so what was there before
 this trainer, and what did not change for a while, is no save in progress.
 """
@@ -14,21 +14,13 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from watcher.checkpoints.bundle import (
-    model_variables,
-    parse_index,
-    read_global_step,
-    read_index,
-)
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder
 
 # A name, and what changes when the thing is worked on.
 Mark = tuple[object, ...]
 
-_TEMPORARY = re.compile(r"ckpt-[1-9][0-9]{0,17}_temp")
 _STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
-_SHARD = re.compile(r"(ckpt-[1-9][0-9]{0,17})\.data-[0-9]{5}-of-[0-9]{5}")
 
 
 class Checkpoints:
@@ -36,6 +28,7 @@ class Checkpoints:
 
     def __init__(self, model_dir: Path) -> None:
         self._model_dir = model_dir
+        self._source = LocalFolder(model_dir)
         self._whole: dict[str, Mark] = {}
 
     def complete(self) -> dict[str, Mark]:
@@ -47,25 +40,34 @@ class Checkpoints:
         if not self._model_dir.exists():
             return {}
         try:
-            found = scan(self._model_dir)
+            found = self._source.scan()
         except ModelDirError as error:
             raise OSError(error.message) from error
         self._whole = {
             entry.name: entry.signature
             for entry in found
-            if self._whole.get(entry.name) == entry.signature or _has_end(entry.prefix)
+            if self._whole.get(entry.name) == entry.signature or self._has_end(entry.name)
         }
         return dict(self._whole)
+
+    def _has_end(self, name: str) -> bool:
+        try:
+            self._source.format.model_variables(self._source.read_index(name))
+        except (IncompleteCheckpoint, OSError):
+            return False
+        except CorruptCheckpoint:
+            pass  # damaged, but nobody is writing it
+        return True
 
     def is_trained(self, name: str) -> bool:
         """Return whether a checkpoint holds more than what a trainer saves before its first step.
 
         True where it cannot be read, or is gone by now.
         """
-        prefix = self._model_dir / name
+        written = self._source.format
         try:
-            return bool(model_variables(parse_index(read_index(prefix)))) and (
-                read_global_step(prefix) != 0
+            return bool(written.model_variables(self._source.read_index(name))) and (
+                written.global_step(self._model_dir / name) != 0
             )
         except (IncompleteCheckpoint, CorruptCheckpoint, OSError):
             return True
@@ -82,14 +84,15 @@ class Checkpoints:
             return frozenset()
         marks: set[Mark] = set()
         shards: dict[str, list[Mark]] = {}
+        naming = self._source.format
         with os.scandir(self._model_dir) as entries:
             for entry in entries:
-                if _TEMPORARY.fullmatch(entry.name):
+                if naming.is_temporary(entry.name):
                     marks.add(_folder_mark(Path(entry.path)))
                 elif _STATE_TEMPORARY.fullmatch(entry.name):
                     marks.add(_mark(Path(entry.path)))
-                elif shard := _SHARD.fullmatch(entry.name):
-                    shards.setdefault(shard[1], []).append(_mark(Path(entry.path)))
+                elif (file := naming.file(entry.name)) and not file[1]:
+                    shards.setdefault(file[0], []).append(_mark(Path(entry.path)))
         whole = self.complete()
         listed = _listed(self._model_dir / "checkpoint")
         for name, parts in shards.items():
@@ -135,16 +138,6 @@ class SaveWatch:
         marks = self._checkpoints.unfinished() - self._left_over
         self._since = still_changing(marks, self._since, now)
         return any(now - since < self._patience_seconds for since in self._since.values())
-
-
-def _has_end(prefix: Path) -> bool:
-    try:
-        parse_index(read_index(prefix))
-    except (IncompleteCheckpoint, OSError):
-        return False
-    except CorruptCheckpoint:
-        pass  # damaged, but nobody is writing it
-    return True
 
 
 def _listed(state_file: Path) -> set[str] | None:

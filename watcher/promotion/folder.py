@@ -17,13 +17,12 @@ from pathlib import Path
 
 import structlog
 
-from watcher.checkpoints.pin import Files, Verified
 from watcher.decision.rank import name_leaders
 from watcher.files.slices import slice_end
 from watcher.promotion import promote
 from watcher.promotion.placing import Contents, Placing, look_into
 from watcher.store import Store
-from watcher.types import Leader, ScoredCheckpoint
+from watcher.types import Files, Leader, ScoredCheckpoint, Verified
 
 _log = structlog.get_logger(__name__)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from watcher.checkpoints import bundle
+from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.checkpoints.pin import (
-    Files,
     Verified,
     file_signature,
     signature,
@@ -27,9 +26,8 @@ from watcher.checkpoints.pin import (
 from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
 from watcher.files.atomic_io import flushing
 from watcher.files.slices import Job, Progress, Unfinished, Work
-from watcher.types import Leader
+from watcher.types import Files, Leader
 
-OURS = re.compile(r"(ckpt-[0-9]+(?:-[0-9a-f]{8})?)\.(?:index|data-[0-9]{5}-of-[0-9]{5})")
 WORKING = ".new"
 
 
@@ -63,8 +61,8 @@ def look_into(folder: Path) -> Contents:
         return Contents()
     shards: dict[str, list[tuple[int, ...]]] = {}
     for file in sorted(files):
-        if match := OURS.fullmatch(file):
-            ours = shards.setdefault(match[1], [])
+        if name := OD_API_NAMES.placed_file(file):
+            ours = shards.setdefault(name, [])
             if not file.endswith(".index"):
                 ours.append(files[file])
     return Contents(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.files.atomic_io import fsync_folder, is_half_written, read_regular, replace_file
-from watcher.promotion.placing import OURS, WORKING, Contents
+from watcher.promotion.placing import WORKING, Contents
 from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
@@ -131,8 +132,7 @@ def evict(folder: Path, names: Collection[str]) -> None:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
     for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".index"):
-        match = OURS.fullmatch(file.name)
-        if match and match[1] in names:
+        if OD_API_NAMES.placed_file(file.name) in names:
             file.unlink(missing_ok=True)
 
 
@@ -140,8 +140,7 @@ def unknown_files(contents: Contents, board_file: str, placed: Collection[str]) 
     """Return the names of files that are neither placed by us nor ours otherwise."""
     foreign = []
     for name in contents.files:
-        match = OURS.fullmatch(name)
-        if name in (STATE_FILE, board_file, WORKING) or (match and match[1] in placed):
+        if name in (STATE_FILE, board_file, WORKING) or OD_API_NAMES.placed_file(name) in placed:
             continue
         if any(is_half_written(name, final) for final in (STATE_FILE, board_file)):
             continue

@@ -6,19 +6,17 @@ a person may want it back; its name says where to look, and only its content cou
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 
 import structlog
 
-from watcher.checkpoints.pin import Verified, identify, pinning
+from watcher.checkpoints.pin import Verified, identify
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
-from watcher.sources.discover import scan
+from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
 from watcher.types import FoundCheckpoint, Pin, ScoredCheckpoint
 
@@ -50,7 +48,7 @@ class Recall:
         self, store: Store, model_dir: Path, pins_dir: Path, verified: Verified | None = None
     ) -> None:
         self._store = store
-        self._model_dir = model_dir
+        self._source = LocalFolder(model_dir)
         self._pins_dir = pins_dir
         self._verified = verified
         self._given: set[int] = set()
@@ -72,7 +70,7 @@ class Recall:
         """
         return {
             **{found.name: found for found, _ in self._jobs.values()},
-            **found_in(self._model_dir),
+            **found_in(self._source.folder),
         }
 
     def pin(
@@ -105,13 +103,12 @@ class Recall:
         """Link a checkpoint, so that rotation cannot reach it; False when it is not there."""
         if sha256 in self._jobs:
             return True
-        if not is_here(name, sha256, here) or self._damaged.get(sha256) == here[name].signature:
+        found = here.get(name)
+        if found is None or self._damaged.get(sha256) == found.signature:
             return False
-        job = Job(partial(pinning, here[name], self._pins_dir, self._verified))
-        with contextlib.suppress(OSError, CorruptCheckpoint, PinError):
-            job.begin()
-            self._jobs[sha256] = (here[name], job)
-        return sha256 in self._jobs
+        if job := self._source.take_again(found, sha256, self._pins_dir, self._verified):
+            self._jobs[sha256] = (found, job)
+        return job is not None
 
     def fill(self, choose: Callable[[set[int]], Iterable[ScoredCheckpoint]], here: Here) -> None:
         """Pin again what is chosen, until nothing more is chosen whose files are there.

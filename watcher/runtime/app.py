@@ -43,6 +43,7 @@ from watcher.runtime.opening import open_store
 from watcher.runtime.sharing import Sharing
 from watcher.runtime.wakeup import WakeUp
 from watcher.service import listen, told_of
+from watcher.sources.local import LocalFolder
 from watcher.store import PINS_NAME, Store
 from watcher.store.lock import hold_lock
 from watcher.systemd.notify import Notifier, Service
@@ -281,7 +282,7 @@ def _build(
     )
     projector = Projector(settings, store, settings.name)
     intake = Intake(
-        settings.model_path,
+        LocalFolder(settings.model_path),
         settings.state_path / PINS_NAME,
         store.queue,
         grace_seconds=settings.grace_seconds,

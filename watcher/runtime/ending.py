@@ -9,7 +9,7 @@ import structlog
 from watcher.config import Settings
 from watcher.errors import WorkerRefused, WorkLeft
 from watcher.evaluation.dispatcher import Dispatcher
-from watcher.ingest.lookout import Lookout
+from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.runtime.backoff import Backoff, Hindrance
 from watcher.runtime.phases import RunPhase
@@ -30,7 +30,7 @@ class Ending:
         self,
         settings: Settings,
         store: Store,
-        lookout: Lookout,
+        intake: Intake,
         dispatcher: Dispatcher,
         projector: Projector,
         event_files: EventFiles,
@@ -43,8 +43,7 @@ class Ending:
         self._limit = settings.exit_when_idle
         self._grace_seconds = settings.grace_seconds
         self._store = store
-        self._lookout = lookout
-        self._intake = lookout.intake
+        self._intake = intake
         self._dispatcher = dispatcher
         self._pool = dispatcher.pool
         self._projector = projector
@@ -54,7 +53,7 @@ class Ending:
     @property
     def problem(self) -> str | None:
         """What cannot be done now, though it is to be done: find, pin or promote a checkpoint."""
-        return self._lookout.problem or self._projector.problem
+        return self._intake.problem or self._projector.problem
 
     def follow(self, steady: float) -> None:
         """Take note of how long `problem` lasts; tell of it when it does, and when it is over."""

@@ -28,8 +28,6 @@ from watcher.evaluation.supervise import Supervisor
 from watcher.files.slices import Unfinished, slice_end
 from watcher.heartbeat import Heartbeat
 from watcher.ingest.intake import Intake
-from watcher.ingest.keeper import Keeper
-from watcher.ingest.lookout import Lookout
 from watcher.promotion.projection import Projector
 from watcher.runtime.acceptance import Acceptance
 from watcher.runtime.backoff import Backoff
@@ -38,7 +36,6 @@ from watcher.runtime.news import News
 from watcher.runtime.phases import Event, RunPhase, after
 from watcher.runtime.task import Task
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.watch import Watch
 from watcher.store import PINS_NAME, Store
 from watcher.tensorboard.keeper import EventFiles
 
@@ -95,8 +92,7 @@ class Daemon:
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self.wakeup = wakeup or WakeUp()
-        self._lookout = Lookout(Watch(settings.model_path, self.wakeup.wake), intake)
-        self._keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
+        intake.hints.watch(self.wakeup.wake)
         self._acceptance = Acceptance(settings, given or {}, store.ledger)
         self._news = News(store.ledger)
         self._phase = RunPhase.STARTING
@@ -107,7 +103,7 @@ class Daemon:
         self._ending = Ending(
             settings,
             store,
-            self._lookout,
+            intake,
             self._dispatcher,
             projector,
             self._event_files,
@@ -183,14 +179,9 @@ class Daemon:
         self._store.require_present()
         self.wakeup.take()
         self._look_due.take(self._steady())
-        if self._phase is RunPhase.STARTING:
-            self._keeper.keep()
-            more = self._keeper.more
-        else:
-            with contextlib.suppress(OSError):
-                self._lookout.look(self._clock(), self._steady(), announced=True)
-            more = self._intake.more
-        if more:
+        with contextlib.suppress(OSError):
+            self._intake.look(self._clock(), self._steady())
+        if self._intake.more:
             self._look_due.now()
 
     def step(self) -> float:
@@ -234,7 +225,6 @@ class Daemon:
         self._store.queue.return_all(now)
         self._acceptance.warn()
         self._intake.recover(now)
-        self._keeper.close()
         self._event_files.want()
         self._on(Event.BEGUN)
 
@@ -255,7 +245,7 @@ class Daemon:
         to_finish = self._phase is RunPhase.FINISHING
         rescan = self._rescan_due.take(steady) or to_finish
         announced = self._look_due.take(steady)
-        if announced or rescan or steady >= self._lookout.due():
+        if announced or rescan or steady >= self._intake.due():
             # Before anything is taken from the folder: it may be another one, without our
             # database.
             self._store.require_present()
@@ -263,16 +253,16 @@ class Daemon:
                 self._rescan_due.at(steady + self._settings.rescan_seconds)
                 self._project_due.now()  # files in best/ may have been touched by others
                 self._snapshot.look()
-            self._lookout.look(now, steady, announced=announced)
+            self._intake.look(now, steady, announced=announced)
             if self._intake.more:
                 self._look_due.now()
             if to_finish:
                 self._on(Event.LOOKED)
-        if self._lookout.write_down(now):
+        if self._intake.write_down(now):
             # It may be one to keep whatever its score, or the first of a trainer that started over.
             self._ending.last_activity = steady
             self._project_due.now()
-        self._news.tell(self._lookout.take_news(), self._snapshot.differences(), now)
+        self._news.tell(self._intake.hints.take_news(), self._snapshot.differences(), now)
 
     def _project(self, now: float, steady: float) -> None:
         if not self._acceptance.decides or not self._project_due.take(steady):
@@ -325,7 +315,7 @@ class Daemon:
     def _next_due(self, now: float, steady: float) -> float:
         return min(
             self._look_due.due,
-            self._lookout.due(),
+            self._intake.due(),
             self._rescan_due.due,
             self._serve_due.due,
             self._project_due.due if self._acceptance.decides else math.inf,
@@ -352,7 +342,7 @@ class Daemon:
             "decided": self._acceptance.decides,
             "pending_metric": self._acceptance.pending_metric,
             **pool.status(),
-            **self._lookout.status(),
+            **self._intake.hints.status(),
             "problem": self._ending.problem or pool.problem,
             "doubts": self._dispatcher.doubts.sentences,
             "tensorboard": self._event_files.problem,
@@ -376,7 +366,7 @@ class Daemon:
     def _close(self) -> None:
         leases = self._pool.stop(timeout_seconds=2)
         self._event_files.close(_BUSY_AT_END_SECONDS)
-        self._lookout.watch.close()
+        self._intake.hints.close()
         self._commands.close()
         self._projector.close()
         if self._channel:
@@ -384,7 +374,7 @@ class Daemon:
         self.wakeup.close()
         try:
             self._store.set_patience(_BUSY_AT_END_SECONDS)
-            self._lookout.write_down(self._clock())
+            self._intake.write_down(self._clock())
             self._dispatcher.close(leases, self._clock())
             self._store.ledger.set_status({})
         except StoreError as error:

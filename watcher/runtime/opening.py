@@ -14,9 +14,10 @@ import structlog
 
 from watcher.config import Settings
 from watcher.errors import StoreBusy, WorkLeft
-from watcher.ingest.keeper import Keeper
+from watcher.ingest.intake import Intake
 from watcher.runtime.backoff import Backoff
 from watcher.runtime.wakeup import WakeUp
+from watcher.sources.local import LocalFolder
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)
@@ -43,12 +44,13 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    with closing(Keeper(settings.model_path, settings.state_path / PINS_NAME)) as keeper:
-        return _open(settings, keeper, wakeup, waiting)
+    source, pins_dir = LocalFolder(settings.model_path), settings.state_path / PINS_NAME
+    with closing(Intake(source, pins_dir, None, grace_seconds=settings.grace_seconds)) as intake:
+        return _open(settings, intake, wakeup, waiting)
 
 
 def _open(
-    settings: Settings, keeper: Keeper, wakeup: WakeUp, waiting: Callable[[str], None]
+    settings: Settings, intake: Intake, wakeup: WakeUp, waiting: Callable[[str], None]
 ) -> Store | None:
     path = settings.state_path / DATABASE_NAME
     backoff = Backoff()
@@ -71,7 +73,7 @@ def _open(
                 raise WorkLeft(text, hint=error.hint) from error
         # Pins beside an empty database would be taken for those of one that is lost.
         if path.stat().st_size:
-            keeper.keep()
-        if not keeper.more:
+            intake.look(time.time(), time.monotonic())
+        if not intake.more:
             time.sleep(_AGAIN_SECONDS)
     return None

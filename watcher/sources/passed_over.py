@@ -16,9 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from watcher.checkpoints.naming import OD_API_NAMES
+
 _INDEX = re.compile(r"(?P<prefix>.+)\.index(?P<more>.*)", re.DOTALL)
 _DATA = re.compile(r"(.+)\.data-[0-9]{5}-of-[0-9]{5}", re.DOTALL)
-_EVALUATED = re.compile(r"ckpt-[1-9][0-9]{0,17}")
+_NUMBER = OD_API_NAMES.number
+_FIRST, _SECOND = OD_API_NAMES.name(1), OD_API_NAMES.name(2)
+_ANY = OD_API_NAMES.stem + "N"
 _TF1 = re.compile(r"model\.ckpt(-[0-9]+)?")
 _SHOWN = 3
 _FOLDERS = 100
@@ -64,11 +68,11 @@ class PassedOver:
         return f"not evaluated: {', '.join(self.names[:_SHOWN])}{more}: {self.why}"
 
 
-_AS_OURS = "copy the files as ckpt-1.index and ckpt-1.data-... into a folder of their own"
+_AS_OURS = f"copy the files as {_FIRST}.index and {_FIRST}.data-... into a folder of their own"
 _REASONS = {
     "exported": (
         "what a training starts from, as the OD API's exporter and the model zoo name it; a"
-        " trainer's own begin with ckpt-1",
+        f" trainer's own begin with {_FIRST}",
         f"to evaluate it, {_AS_OURS}, and give that as MODEL_DIR",
     ),
     "tf1": (
@@ -76,12 +80,13 @@ _REASONS = {
         f"if TensorFlow 2 saved it, {_AS_OURS}, and give that as MODEL_DIR",
     ),
     "name": (
-        "the OD API's trainer saves ckpt-1, ckpt-2 and so on, and no other name is looked at",
-        f"if one is of such a trainer, {_AS_OURS} (the next as ckpt-2), and give that as MODEL_DIR",
+        f"the OD API's trainer saves {_FIRST}, {_SECOND} and so on, and no other name is looked at",
+        f"if one is of such a trainer, {_AS_OURS} (the next as {_SECOND}), and give that as"
+        " MODEL_DIR",
     ),
     "copy": (
         "more follows in the name after .index",
-        "if it is a whole checkpoint, give its files the names ckpt-N.index and ckpt-N.data-...",
+        f"if it is a whole checkpoint, give its files the names {_ANY}.index and {_ANY}.data-...",
     ),
     "link": (
         "symbolic links are not followed",
@@ -121,7 +126,7 @@ def passed_over(entries: Iterable[Entry], now: float) -> list[PassedOver]:
     for prefix, written_at in data.items():
         name = Path(prefix).name
         is_old = now - written_at > _SAVING_SECONDS
-        if is_old and _EVALUATED.fullmatch(name) and f"{prefix}.index" not in indexes:
+        if is_old and _NUMBER(name) and f"{prefix}.index" not in indexes:
             found_by["no index"].append(prefix)
     return [
         PassedOver(kind, tuple(sorted(names, key=_in_order)), *_REASONS[kind])
@@ -135,10 +140,10 @@ def _kind(prefix: str, entry: Entry, *, whole: bool) -> str | None:
     folder, _, name = prefix.rpartition("/")
     is_whole_name = entry.name == f"{prefix}.index"
     if not is_whole_name:
-        return "copy" if name.startswith("ckpt-") and not folder else None
-    if _EVALUATED.fullmatch(name):
+        return "copy" if name.startswith(OD_API_NAMES.stem) and not folder else None
+    if _NUMBER(name):
         return "folder" if folder else "link" if entry.is_link else None
-    if name == "ckpt-0":
+    if name == OD_API_NAMES.name(0):
         return "exported"
     if not whole and "ckpt" not in name:
         return None  # an index of something else

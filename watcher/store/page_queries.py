@@ -153,7 +153,8 @@ WHERE eval_seconds IS NOT NULL ORDER BY eval_seconds DESC LIMIT 20""",
     ),
     "states": Query(
         "Checkpoints by state",
-        "SELECT state, count(*) AS checkpoints FROM history GROUP BY state ORDER BY 2 DESC",
+        "SELECT state, CAST(total(saves) AS INTEGER) AS checkpoints FROM checkpoints GROUP BY state"
+        " ORDER BY 2 DESC",
     ),
 }
 

@@ -170,12 +170,16 @@ class Queue:
         with self._db.write():
             self._add(checkpoint.name, save, "corrupt", reason, now, columns)
 
-    def record_missed(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
+    def record_missed(
+        self, checkpoint: FoundCheckpoint, reason: str, now: float, saves: int = 1
+    ) -> None:
         """Record a checkpoint that was gone, or could not be read, before it could be pinned.
 
-        Should it be pinned after all, with the files that it had, `record_pin` makes this row its.
+        With `saves` it is so many that follow each other, the last of which has its number. Should
+        it be pinned after all, with the files that it had, `record_pin` makes this row its.
         """
-        columns = {"signature": str(checkpoint.signature) if checkpoint.signature else None}
+        signature = str(checkpoint.signature) if checkpoint.signature else None
+        columns = {"signature": signature, "saves": saves}
         save = Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
         with self._db.write():
             self._add(checkpoint.name, save, "missed", reason, now, columns)

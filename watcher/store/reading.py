@@ -191,7 +191,10 @@ class Reader:
 
     def states(self) -> dict[str, int]:
         """Return how many checkpoints are in each state that occurs."""
-        rows = self._rows("SELECT state, count(*) AS n FROM checkpoints GROUP BY state")
+        # Not `sum`: what a folder's names make of it may be more than an integer holds.
+        rows = self._rows(
+            "SELECT state, CAST(total(saves) AS INTEGER) AS n FROM checkpoints GROUP BY state"
+        )
         return {row["state"]: row["n"] for row in rows}
 
     def waiting(self) -> int:

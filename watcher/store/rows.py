@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.decision.metric import Key
 from watcher.types import ScoredCheckpoint
 
@@ -34,6 +35,10 @@ _NAMED = (
 _BY_NAME = (
     "c.name = ?2",
     "c.global_step = CAST(?2 AS INTEGER) AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
+    # One of several in a row that nobody saw: `ckpt-5` of `ckpt-3..ckpt-7`.
+    f"c.saves > 1 AND ?2 GLOB '{OD_API_NAMES.stem}[1-9]*'"
+    f" AND CAST(substr(?2, {len(OD_API_NAMES.stem) + 1}) AS INTEGER)"
+    " BETWEEN c.save_counter - c.saves + 1 AND c.save_counter",
     "length(?2) >= 6 AND c.sha256 LIKE ?2 || '%' AND ?2 NOT GLOB '*[^0-9a-fA-F]*'",
 )
 _NAMING = {
@@ -287,7 +292,7 @@ class Rows:
         """Return the end of a sentence about a name that `find` does not know: what was meant."""
         # Another number is another checkpoint, so of a number that is not there nothing is near.
         if number := re.fullmatch(r"\D*(\d+)", wanted):
-            name = f"ckpt-{number[1]}"
+            name = OD_API_NAMES.name(int(number[1]))
             sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
             near = [name] if self._queries.one(sql, [self._run_id, name]) else []
         else:

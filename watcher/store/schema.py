@@ -424,6 +424,12 @@ def m008_run_state(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m009_missed_count(db: Database) -> None:
+    """Of how many saves a row tells: those that nobody saw, one after another, share one."""
+    db.execute("ALTER TABLE checkpoints ADD COLUMN saves INTEGER NOT NULL DEFAULT 1")
+
+
 def unknown_migrations(db: Database) -> list[str]:
     """Return the names of the migrations of ours that a later version has applied."""
     empty = Database(memory=True)

@@ -120,6 +120,7 @@ _TABLES: dict[str, dict[str, Any]] = {
         "sort_desc": "id",
         "columns": {
             "save_counter": "The number in its name, which is not the step",
+            "saves": "How many it stands for: those nobody saw, one after another, are one row",
             "attempts": "How often an evaluation was begun",
             "pin_path": "Where it is kept safe, in pins/",
         },

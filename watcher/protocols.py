@@ -1,0 +1,158 @@
+"""What varies from one training set-up to another, as interfaces; one implementation each today.
+
+A checkpoint comes from a source, `sources.local.LocalFolder`, and is written in a format,
+`checkpoints.bundle_format.OD_API`. The app says which; the stages ask these and know no other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from watcher.files.slices import Job, Progress, Work
+from watcher.types import FoundCheckpoint, Pin, Verified
+
+
+class CheckpointFormat(Protocol):
+    """How a trainer names its checkpoints, what is in them, and how it goes on counting."""
+
+    @property
+    def counts_saves(self) -> bool:
+        """True when the number in a name goes up by one with each save: one that is left out was
+        saved and rotated away. False when it is the global step, which tells nothing of that.
+        """
+
+    def number(self, name: str) -> int | None:
+        """Return the number in a checkpoint's name, None where it is no such name."""
+
+    def name(self, number: int) -> str:
+        """Return the name of a checkpoint."""
+
+    def names(self, numbers: range) -> str:
+        """Return what several that follow each other are called together."""
+
+    def file(self, name: str) -> tuple[str, bool] | None:
+        """Return whose a file is by its name, and whether it is the index; None for any other."""
+
+    def global_step(self, prefix: Path) -> int | None:
+        """Read the global step alone; None when the checkpoint does not say.
+
+        Raises:
+            CorruptCheckpoint, OSError: it cannot be read.
+        """
+
+    def model_variables(self, index: bytes) -> Sequence[str]:
+        """List the variables of the model in an index; there are none when it was saved untrained.
+
+        Raises:
+            CorruptCheckpoint: the index is damaged, or not finished yet.
+        """
+
+    def verifying(self, prefix: Path, index: bytes, progress: Progress) -> Work[Pin]:
+        """Check every byte of a private copy, a few MB at a time; returns it as a pin.
+
+        Raises:
+            FileNotFoundError: it was deleted, before or meanwhile.
+            IncompleteCheckpoint: it may be unfinished.
+            CorruptCheckpoint: its bytes are not what its index says.
+            OSError: it cannot be read.
+        """
+
+
+class Watching(Protocol):
+    """What tells of new checkpoints. Each telling is a hint, and may be lost.
+
+    Attributes:
+        degraded: Why none can be relied on at the moment, None when they can.
+    """
+
+    degraded: str | None
+
+    def ensure(self) -> bool:
+        """Begin, or go on; True when it was in force since the last call."""
+
+    def doubt(self, reason: str) -> None:
+        """Take note that something was not told of."""
+
+    def take_news(self) -> list[str]:
+        """Return what happened since the last call, in order."""
+
+    def close(self) -> None:
+        """End."""
+
+
+class CheckpointSource(Protocol):
+    """Where a trainer's checkpoints come from. Nothing is ever changed there.
+
+    As a string it is what people call it. What a `signature` is made of is its own affair, an inode
+    here, an ETag there: it is another when the files are.
+    """
+
+    @property
+    def format(self) -> CheckpointFormat:
+        """What the trainer writes."""
+
+    def scan(self) -> list[FoundCheckpoint]:
+        """List what is there now, whole or not, lowest number first.
+
+        Raises:
+            ModelDirError: it cannot be listed.
+        """
+
+    def still_there(self, found: FoundCheckpoint) -> bool:
+        """Tell whether a checkpoint of this name is there."""
+
+    def unreadable(self, found: FoundCheckpoint) -> str | None:
+        """Return what of a checkpoint may not be read and why, None when all of it may."""
+
+    def identify(self, found: FoundCheckpoint) -> str:
+        """Return the sha256 (hex) of its index as it is now.
+
+        Raises:
+            CorruptCheckpoint, OSError: it cannot be read.
+        """
+
+    def take(
+        self, found: FoundCheckpoint, into: Path, verified: Verified | None, progress: Progress
+    ) -> Work[Pin]:
+        """Take a verified private copy, a few MB at a time; see `checkpoints.pin.pinning`.
+
+        Raises:
+            FileNotFoundError, IncompleteCheckpoint, CorruptCheckpoint: as `verifying`.
+            PinError: it can be read, but not be kept.
+        """
+
+    def take_again(
+        self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
+    ) -> Job[Pin] | None:
+        """Begin to take a checkpoint that had a pin before, by the digest of its index.
+
+        Returns:
+            What is begun: rotation takes nothing of it any more. None where that is not there, or
+            another by now, or cannot be taken.
+        """
+
+    def settle(
+        self, prefix: Path, into: Path, verified: Verified | None, progress: Progress
+    ) -> Work[Pin]:
+        """Verify what an earlier `take` left half-made, and give it its final place.
+
+        Args:
+            prefix: Where it is; its folder is the caller's to remove when this fails.
+            into: Where pins are.
+            verified: Gets the pin, so that a link to it needs no verification of its own.
+            progress: Is kept up to date.
+
+        Raises:
+            FileNotFoundError, IncompleteCheckpoint, CorruptCheckpoint, OSError: as `verifying`.
+        """
+
+    def why_copies(self, into: Path) -> str | None:
+        """Return why what is taken takes space of its own, None when nothing speaks for that."""
+
+    def passed_over(self) -> list[tuple[str, str]]:
+        """Return what looks like checkpoints and is none of ours: a word for the kind, and why."""
+
+    def watch(self, wake: Callable[[], None]) -> Watching:
+        """Return what calls `wake` when something new may be there, once it is made to begin."""
