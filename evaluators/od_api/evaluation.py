@@ -23,7 +23,7 @@ class Evaluation:
     """Everything that stays the same between two checkpoints: model, eval set, fingerprint.
 
     Args:
-        request: the `start` request's fields and options in one dict (`protocol.Start.set_up`).
+        request: fields and options of `start` in one dict (`protocol.Start.set_up`).
         versions: library versions by name.
         snapshot: the Snapshot of the run's files, None for none.
         begin: called with the name of each part of the work as it begins.

@@ -133,6 +133,14 @@ def test_a_wrong_result_is_told_by_its_field_and_value_and_is_of_its_evaluation_
         (b'{"type": "later"}', "the worker sent a wrong later: type ('later'): invalid value"),
         (b'{"type": "result", "id": 7}', "the worker sent a wrong result: id (7): expected `str`"),
         (b'{"type": "progress", "id": "t", "done": 1}', "the worker sent a wrong progress: object"),
+        (
+            b'{"type": "hello", "protocol": {}, "protocol": 1}',
+            "the worker sent a wrong hello: ",
+        ),
+        (
+            b'{"type": "hello", "protocol": 1, "pid": 1, "versions": {"a": 1}, "versions": 1}',
+            "the worker sent a wrong hello: Expected `str`, got `int` - at `$.versions[...]`",
+        ),
     ],
 )
 def test_what_belongs_to_no_evaluation_is_an_error_of_the_worker(line: bytes, said: str):

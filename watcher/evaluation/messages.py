@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -303,7 +303,10 @@ def read_reply(line: bytes) -> Reply | WrongResult:
         said = _said(line) if isinstance(error, msgspec.ValidationError) else {}
         if not isinstance(kind := said.get("type"), str):
             raise WorkerError(f"the worker sent garbage: {line[:80]!r}") from error
-        reason = _explain(said, str(error))
+        try:
+            reason = _explain(said, str(error))
+        except (LookupError, TypeError, AttributeError):  # a field is there twice
+            reason = str(error)
         if kind == "result" and isinstance(said.get("id"), str):
             return WrongResult(said["id"], reason)
         raise WorkerError(f"the worker sent a wrong {kind[:80]}: {reason}") from error
@@ -344,9 +347,11 @@ def _explain(said: dict[str, Any], error: str) -> str:
 
 def _wrong_key(said: dict[str, Any], field: str) -> str | None:
     """Return the first key of a mapping in a message that makes it a wrong one."""
-    for key, value in said[field].items():
+    kind = next(one for one in get_args(Reply) if one.__struct_config__.tag == said["type"])
+    types = {one.name: one.type for one in msgspec.structs.fields(kind)}
+    for key, value in said[field].items() if field in types else ():
         try:
-            msgspec.convert({**said, field: {key: value}}, Reply)
+            msgspec.convert({key: value}, types[field])
         except msgspec.ValidationError:
             return str(key)
     return None

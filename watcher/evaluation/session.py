@@ -77,6 +77,15 @@ class Running:
             self.images_per_second = round(rate, 2)
         self.done = done
 
+    @property
+    def progress(self) -> dict[str, float]:
+        """Images `done` of `total`, and `images_per_second` as soon as that can be told."""
+        if not self.total:
+            return {}
+        rate = self.images_per_second
+        known = {} if rate is None else {"images_per_second": rate}
+        return {"done": self.done, "total": self.total, **known}
+
 
 @dataclass(slots=True)
 class Session:
@@ -230,4 +239,4 @@ class Session:
 
 
 def _name(message: object) -> str:
-    return type(message).__name__.lower()
+    return "result" if isinstance(message, messages.WrongResult) else type(message).__name__.lower()

@@ -120,17 +120,8 @@ class Supervisor:
 
     @property
     def progress(self) -> dict[str, float]:
-        """Images `done` of `total` of that checkpoint, empty before the first is told.
-
-        And `images_per_second`, as soon as that can be told.
-        """
-        running = self.session.running[-1:] if self.session else []
-        if not running or not running[0].total:
-            return {}
-        progress: dict[str, float] = {"done": running[0].done, "total": running[0].total}
-        if running[0].images_per_second is not None:
-            progress["images_per_second"] = running[0].images_per_second
-        return progress
+        """How far that checkpoint has come, empty before the first images are told."""
+        return self.session.running[-1].progress if self.session and self.leases else {}
 
     @property
     def resting(self) -> bool:
