@@ -28,17 +28,11 @@ class WorkerStep(Enum):
     ENDED = auto()
 
 
-_ALIVE = (
-    WorkerPhase.STARTING,
-    WorkerPhase.READY,
-    WorkerPhase.GIVING_WAY,
-    WorkerPhase.OUTGROWN,
-    WorkerPhase.SPENT,
-)
+_ALIVE = [phase for phase in WorkerPhase if phase is not WorkerPhase.ABSENT]
 _USABLE = (WorkerPhase.READY, WorkerPhase.GIVING_WAY, WorkerPhase.OUTGROWN)
 
 # What is not here leaves the phase as it is.
-NEXT = {
+_NEXT = {
     (WorkerPhase.ABSENT, WorkerStep.SPAWNED): WorkerPhase.STARTING,
     (WorkerPhase.STARTING, WorkerStep.GOT_READY): WorkerPhase.READY,
     (WorkerPhase.READY, WorkerStep.DEVICE_WANTED): WorkerPhase.GIVING_WAY,
@@ -53,4 +47,4 @@ NEXT = {
 
 def after(phase: WorkerPhase, step: WorkerStep) -> WorkerPhase:
     """Return the phase that follows."""
-    return NEXT.get((phase, step), phase)
+    return _NEXT.get((phase, step), phase)
