@@ -32,7 +32,7 @@ _ALIVE = [phase for phase in WorkerPhase if phase is not WorkerPhase.ABSENT]
 _USABLE = (WorkerPhase.READY, WorkerPhase.GIVING_WAY, WorkerPhase.OUTGROWN)
 
 # What is not here leaves the phase as it is.
-_NEXT = {
+_NEXT: dict[tuple[WorkerPhase, WorkerStep], WorkerPhase] = {
     (WorkerPhase.ABSENT, WorkerStep.SPAWNED): WorkerPhase.STARTING,
     (WorkerPhase.STARTING, WorkerStep.GOT_READY): WorkerPhase.READY,
     (WorkerPhase.READY, WorkerStep.DEVICE_WANTED): WorkerPhase.GIVING_WAY,

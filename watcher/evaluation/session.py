@@ -99,7 +99,7 @@ class Session:
 
     worker: Carrier
     limits: Limits
-    phase: WorkerPhase = WorkerPhase.STARTING
+    phase: WorkerPhase = WorkerPhase.ABSENT
     ready: Ready | None = None
     running: list[Running] = field(default_factory=list)
     phases: list[tuple[str, float]] = field(default_factory=list)
@@ -113,8 +113,17 @@ class Session:
 
     def start(self, request: messages.Start, now: float) -> None:
         """Tell the worker what to get ready for."""
+        self.go(WorkerStep.SPAWNED)
         self._deadline = now + self.limits.start_seconds
         self._send(request, now)
+
+    def end(self, peace_seconds: float | None = None) -> None:
+        """End the worker: at once, but where it is idle and so much time is given for it."""
+        if peace_seconds is None or self.running:
+            self.worker.kill()
+        else:
+            self.worker.stop(peace_seconds)
+        self.go(WorkerStep.ENDED)
 
     def evaluate(self, lease: Lease, now: float) -> None:
         """Ask for an evaluation; its token is the message's id."""

@@ -245,16 +245,13 @@ class Supervisor:
     def abandon(self) -> None:
         """End the worker in the middle of whatever it does, because its lease is lost."""
         if self.session:
-            self.session.worker.kill()
+            self.session.end()
         self._forget()
 
     def stop(self, timeout_seconds: float) -> None:
         """End the worker, in peace if it is idle."""
         if self.session:
-            if not self.leases:
-                self.session.worker.stop(timeout_seconds)
-            else:
-                self.session.worker.kill()
+            self.session.end(timeout_seconds)
         self._stand_back()
         self._forget()
 
