@@ -1,5 +1,13 @@
-"""The worker's side of the line protocol: replies, and the errors that travel as fields."""
+"""The evaluator protocol, version 2, on the worker's side: its messages, and how they travel.
 
+A class a message: its `TYPE` is the message's `type`, its attributes are the other fields. What
+each means, and who sends it when, is in docs/reference/protocol.md. The watcher has the same ones
+as structs of its own (`watcher/evaluation/messages.py`), from which the schema is made.
+
+`Refusal` and `Failure` are the errors that travel as messages.
+"""
+
+import dataclasses
 import json
 import math
 import os
@@ -7,10 +15,239 @@ import re
 import sys
 import threading
 import traceback
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
 
-PROTOCOL = 1
+PROTOCOL = 2
 # A message is read in a table or a line of a log; what is longer goes to stderr as well.
 LONGEST_MESSAGE = 400
+
+
+class Message:
+    """What one side tells the other, a line of JSON."""
+
+    TYPE = ""
+
+
+@dataclass
+class Start(Message):
+    """The first request: what to measure with, and on what."""
+
+    TYPE = "start"
+    protocol: int
+    kind: str
+    options: Dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    device_shared: bool = False
+    threads: Optional[int] = None
+    nice: Optional[int] = None
+    check: Optional[str] = None
+    snapshot: Optional[Dict[str, Any]] = None
+    artefacts_dir: Optional[str] = None
+    heartbeat_seconds: Optional[float] = None
+
+    def set_up(self):
+        """Returns the common fields and the kind's options in one dict."""
+        return {**self.options, **{k: v for k, v in vars(self).items() if k != "options"}}
+
+
+@dataclass
+class Evaluate(Message):
+    """Asks for the evaluation of a checkpoint."""
+
+    TYPE = "evaluate"
+    id: str
+    prefix: str
+
+
+@dataclass
+class Cancel(Message):
+    """Gives an evaluation up; it is answered all the same."""
+
+    TYPE = "cancel"
+    id: str
+
+
+@dataclass
+class Stop(Message):
+    """Ends the worker at once."""
+
+    TYPE = "stop"
+
+
+@dataclass
+class Hello(Message):
+    """The libraries are there."""
+
+    TYPE = "hello"
+    protocol: int
+    pid: int
+    versions: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Phase(Message):
+    """A part of the start begins."""
+
+    TYPE = "phase"
+    name: str
+
+
+@dataclass
+class DeclaredMetric:
+    """A metric that each result will have."""
+
+    name: str
+    direction: Optional[str] = None
+    unit: Optional[str] = None
+    short: List[str] = field(default_factory=list)
+    reproducible: bool = True
+
+
+@dataclass
+class Category:
+    """A category of the data; results call it by its id."""
+
+    id: int
+    name: str
+
+
+@dataclass
+class Capabilities:
+    """What a worker can do beyond evaluating one checkpoint after another."""
+
+    overlap: bool = False
+    cancel: bool = False
+    jobs: List[str] = field(default_factory=lambda: ["evaluate"])
+
+
+@dataclass
+class Ready(Message):
+    """Checkpoints can come."""
+
+    TYPE = "ready"
+    fingerprint: str
+    images: int
+    metrics: List[DeclaredMetric]
+    device: str = "cpu"
+    categories: Optional[List[Category]] = None
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    fingerprint_parts: Dict[str, Any] = field(default_factory=dict)
+    taken: Dict[str, str] = field(default_factory=dict)
+    warnings: List[str] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    details: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Error(Message):
+    """This set-up can never be evaluated."""
+
+    TYPE = "error"
+    code: str
+    message: str
+    hint: Optional[str] = None
+    detail: Optional[str] = None
+
+
+@dataclass
+class Heartbeat(Message):
+    """The worker lives."""
+
+    TYPE = "heartbeat"
+
+
+@dataclass
+class Progress(Message):
+    """So many images went through the model."""
+
+    TYPE = "progress"
+    id: str
+    done: int
+    total: int
+
+
+@dataclass
+class Free(Message):
+    """The model may take the next checkpoint."""
+
+    TYPE = "free"
+    id: str
+
+
+@dataclass
+class CategoryMetric:
+    """A figure of one category."""
+
+    name: str
+    category: int
+    value: Optional[float]
+
+
+@dataclass
+class Artefact:
+    """A file that an evaluation left, by path or URI."""
+
+    kind: str
+    name: str
+    sha256: str
+    path: Optional[str] = None
+    uri: Optional[str] = None
+
+
+@dataclass
+class Result(Message):
+    """The whole eval set was measured."""
+
+    TYPE = "result"
+    id: str
+    images: int
+    metrics: Dict[str, Optional[float]]
+    global_step: Optional[int] = None
+    category_metrics: List[CategoryMetric] = field(default_factory=list)
+    timings: Dict[str, Optional[float]] = field(default_factory=dict)
+    cost: Optional[Dict[str, Any]] = None
+    peak_memory_bytes: Optional[int] = None
+    peak_gpu_memory_bytes: Optional[int] = None
+    model_variables: Optional[int] = None
+    warnings: List[str] = field(default_factory=list)
+    artefacts: List[Artefact] = field(default_factory=list)
+
+
+@dataclass
+class Failed(Message):
+    """This checkpoint gets no score."""
+
+    TYPE = "failed"
+    id: str
+    code: str
+    message: str
+    permanent: bool
+    detail: Optional[str] = None
+
+
+_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Cancel, Stop)}
+
+
+def read_request(line):
+    """Returns the request of a line, bytes of JSON; fields that are not known are left out.
+
+    A `start` of another protocol comes back with that number and no more.
+
+    Raises:
+        ValueError: it is none.
+    """
+    said = json.loads(line.decode("utf-8"))
+    kind = _REQUESTS.get(said.get("type")) if isinstance(said, dict) else None
+    if kind is None:
+        raise ValueError("expected one of {}, got {!r:.80}".format(", ".join(_REQUESTS), said))
+    if kind is Start and said.get("protocol") != PROTOCOL:
+        return Start(said.get("protocol"), "")
+    known = {one.name for one in dataclasses.fields(kind)}
+    try:
+        return kind(**{name: value for name, value in said.items() if name in known})
+    except TypeError as error:
+        raise ValueError("a wrong {}: {}".format(kind.TYPE, error)) from error
 
 
 class Refusal(Exception):
@@ -74,9 +311,10 @@ class Replies:
         self.named = str
         self._lock = threading.Lock()
 
-    def send(self, kind, **fields):
-        """Sends one reply of the type `kind`."""
-        line = json.dumps(dict(type=kind, **fields), allow_nan=False, ensure_ascii=False) + "\n"
+    def send(self, message):
+        """Sends one message."""
+        fields = dict(type=message.TYPE, **vars(message))
+        line = json.dumps(fields, allow_nan=False, ensure_ascii=False, default=vars) + "\n"
         # An error's text may hold half a surrogate pair, which is no text to the reader.
         data = line.encode("utf-8", "replace")
         with self._lock:
@@ -85,21 +323,10 @@ class Replies:
 
     def refuse(self, refusal, detail=None):
         """Sends a start-up error."""
-        self.send(
-            "error",
-            code=refusal.code,
-            message=one_line(self.named(refusal.message)),
-            hint=one_line(self.named(refusal.hint)),
-            detail=detail,
-        )
+        message, hint = (one_line(self.named(text)) for text in (refusal.message, refusal.hint))
+        self.send(Error(refusal.code, message, hint, detail))
 
     def fail(self, request_id, failure, detail=None):
         """Sends the news that one checkpoint got no score."""
-        self.send(
-            "failed",
-            id=request_id,
-            code=failure.code,
-            message=brief(self.named(failure.message)),
-            permanent=failure.permanent,
-            detail=detail,
-        )
+        message = brief(self.named(failure.message))
+        self.send(Failed(request_id, failure.code, message, failure.permanent, detail))

@@ -1,16 +1,12 @@
 """The evaluation worker: `PYTHON .../evaluators/worker.py`, one long-lived process a device.
 
-Speaks JSON lines: requests on stdin, replies on what was stdout when it started (`protocol.py`;
-`PROTOCOL` is its version). The first request must be `start`; the answers are `hello` once the
-libraries are imported, then `ready` once the model is built and traced, or `error` and exit code
-3. Each `evaluate` is answered with `progress` lines and one `result` or `failed`, in the order
-asked. A `start` whose `check` is the prefix of a checkpoint is refused where that is of another
-model; one with `phases` is answered with a `phase`, its `name`, as each part of the start begins.
-`stop` or the end of stdin ends the process at once with code 0, also in the middle of an
-evaluation. On Linux it dies with the thread that started it. Whatever libraries print goes to
-stderr. The next `evaluate` may be sent before the last is answered: then the metrics of one
-checkpoint are computed while the next goes through the model. What it leaves in its temporary
-folder, and in the `pictures_dir` of `start`, is removed by whoever started it.
+The runtime of every kind of evaluation (`kinds.py`): it speaks the evaluator protocol
+(`protocol.py`; docs/reference/protocol.md documents it) as JSON lines, requests on stdin, replies
+on what was stdout when it started, and has the kind do the work. `stop` or the end of stdin ends
+the process at once with code 0, also in the middle of an evaluation; a set-up that cannot be
+evaluated ends it with code 3. On Linux it dies with the thread that started it. Whatever libraries
+print goes to stderr. What it leaves in its temporary folder, and in the `artefacts_dir` of
+`start`, is removed by whoever started it.
 """
 
 import os
@@ -25,11 +21,11 @@ os.dup2(2, 1)
 
 import ctypes  # noqa: E402
 import importlib.util  # noqa: E402
-import json  # noqa: E402
 import pathlib  # noqa: E402
 import queue  # noqa: E402
 import signal  # noqa: E402
 import threading  # noqa: E402
+import time  # noqa: E402
 
 REFUSED = 3
 PR_SET_PDEATHSIG = 1
@@ -77,131 +73,149 @@ def load_package():
     spec.loader.exec_module(package)
 
 
-def read_requests(requests):
-    """Puts each request into the queue; ends the process on `stop` and at the end of stdin."""
-    for line in os.fdopen(REQUEST_DESCRIPTOR, "rb"):
-        if not line.strip():
-            continue
+class Server:
+    """Answers requests: metrics of one checkpoint are computed while the next is in the model."""
+
+    def __init__(self, replies):
+        self._replies = replies
+        self._requests = queue.Queue()
+        self._cancelled = set()
+        # The thread that computes the metrics of the checkpoint before: replies keep the order.
+        self._pending = None
+
+    def read(self):
+        """Takes requests; ends the process on `stop` and at the end of stdin."""
+        from evaluators import protocol
+
+        for line in os.fdopen(REQUEST_DESCRIPTOR, "rb"):
+            if not line.strip():
+                continue
+            try:
+                request = protocol.read_request(line)
+            except ValueError as error:
+                request = error
+            if isinstance(request, protocol.Stop):
+                break
+            if isinstance(request, protocol.Cancel):
+                self._cancelled.add(request.id)
+            else:
+                self._requests.put(request)
+        os._exit(0)
+
+    def serve(self):
+        """Answers requests until the process ends; returns an exit code when it cannot go on."""
+        from evaluators import protocol
+
         try:
-            request = json.loads(line.decode("utf-8"))
-        except ValueError:
-            request = {}
-        if not isinstance(request, dict):
-            request = {}
-        if request.get("type") == "stop":
-            break
-        requests.put(request)
-    os._exit(0)
-
-
-def serve(requests, replies):
-    """Answers requests until the process ends; returns an exit code when it cannot start."""
-    from evaluators import protocol
-
-    try:
-        evaluation = start(requests.get(), replies)
-    except protocol.Refusal as refusal:
-        replies.refuse(refusal, protocol.last_traceback())
+            kind = self._start(self._requests.get())
+            while True:
+                request = self._requests.get()
+                if not isinstance(request, protocol.Evaluate):
+                    raise protocol.Refusal("protocol", "evaluate is expected: {}".format(request))
+                self._evaluate(request, kind)
+        except protocol.Refusal as refusal:
+            self._replies.refuse(refusal, protocol.last_traceback())
+        except Exception as error:
+            text = "{}: {}".format(type(error).__name__, error)
+            hint = "see the detail: this is a fault of the evaluator or of the training environment"
+            self._replies.refuse(
+                protocol.Refusal("internal", text, hint), protocol.last_traceback()
+            )
         return REFUSED
-    except Exception as error:
-        text = "{}: {}".format(type(error).__name__, error)
-        hint = "see the detail: this is a fault of the evaluator or of the training environment"
-        replies.refuse(protocol.Refusal("internal", text, hint), protocol.last_traceback())
-        return REFUSED
-    pending = []
-    while True:
-        answer(requests.get(), evaluation, replies, pending)
 
+    def _start(self, request):
+        """Makes the kind ready for checkpoints, says so and returns it."""
+        from evaluators import kinds, protocol
+        from evaluators.snapshot import Snapshot
 
-def start(request, replies):
-    """Imports TensorFlow, says hello, builds the evaluation and says ready; returns it."""
-    from evaluators import protocol
-    from evaluators.od_api import compat
+        spoken = getattr(request, "protocol", request)
+        if not isinstance(request, protocol.Start) or spoken != protocol.PROTOCOL:
+            raise protocol.Refusal(
+                "protocol",
+                "this worker speaks protocol {}, and the first request must be a start of it,"
+                " not of {!r:.200}".format(protocol.PROTOCOL, spoken),
+                "daemon and evaluators must come from the same installation",
+            )
+        if request.heartbeat_seconds:
+            self._run(self._beat, request.heartbeat_seconds)
+        kind = kinds.make(request.kind)
 
-    if request.get("type") != "start" or request.get("protocol") != protocol.PROTOCOL:
-        raise protocol.Refusal(
-            "protocol",
-            "the first request must be start with protocol {}, got type {!r}, protocol {!r}".format(
-                protocol.PROTOCOL, request.get("type"), request.get("protocol")
-            ),
-            "daemon and evaluators must come from the same installation",
-        )
+        def begin(phase):
+            self._replies.send(protocol.Phase(phase))
 
-    def begin(phase):
-        if request.get("phases"):
-            replies.send("phase", name=phase)
+        versions = kind.prepare(request, begin)
+        self._replies.send(protocol.Hello(protocol.PROTOCOL, os.getpid(), versions))
+        snapshot = Snapshot(request.snapshot)
+        self._replies.named = snapshot.named
+        kind.build(request, snapshot, begin)
+        ready = kind.describe()
+        ready.capabilities = protocol.Capabilities(overlap=True, cancel=True)
+        self._replies.send(ready)
+        return kind
 
-    begin("importing TensorFlow")
-    compat.prepare_process(request)
-    versions = compat.import_libraries()
-    replies.send("hello", protocol=protocol.PROTOCOL, pid=os.getpid(), versions=versions)
-    from evaluators.od_api import evaluation
-    from evaluators.snapshot import Snapshot
+    def _beat(self, seconds):
+        from evaluators import protocol
 
-    snapshot = Snapshot(request.get("snapshot"))
-    replies.named = snapshot.named
-    built = evaluation.Evaluation(request, versions, snapshot, begin)
-    replies.send("ready", **built.describe())
-    return built
+        while True:
+            time.sleep(seconds)
+            self._replies.send(protocol.Heartbeat())
 
+    def _evaluate(self, request, kind):
+        """Runs one checkpoint and leaves its metrics to a thread, which sends the reply."""
+        from evaluators import protocol
 
-def answer(request, evaluation, replies, pending):
-    """Runs one checkpoint and leaves its metrics to a thread, which sends the reply.
+        def on_progress(done, total):
+            if request.id in self._cancelled:
+                raise protocol.Failure("cancelled", "as it was asked to be", permanent=False)
+            self._replies.send(protocol.Progress(request.id, done, total))
 
-    So the metrics of one checkpoint are computed while the next goes through the model, if it was
-    asked for meanwhile. `pending` holds the last such thread: replies keep the order of requests.
-    """
-    request_id = request.get("id")
+        def forward():
+            time_it = kind.forward(request.prefix, on_progress)
+            self._replies.send(protocol.Free(request.id))
+            return time_it
 
-    def on_progress(done, total):
-        replies.send("progress", id=request_id, done=done, total=total)
+        time_it = self._attempt(forward, request)
+        self._wait()
+        # Now nothing of ours runs, neither passes nor metrics.
+        finish = time_it and self._attempt(time_it, request)
+        if finish:
+            self._pending = self._run(self._finish, finish, request)
 
-    def forward():
-        if request.get("type") != "evaluate" or not isinstance(request.get("prefix"), str):
-            from evaluators import protocol
+    def _finish(self, finish, request):
+        from evaluators import protocol
 
-            message = "expected evaluate with a prefix, got {!r}".format(request)
-            raise protocol.Failure("internal", message, permanent=True)
-        return evaluation.forward(request["prefix"], on_progress)
-
-    time_it = attempt(forward, replies, request_id, pending)
-    wait_for(pending)
-    # Now nothing of ours runs, neither passes nor metrics.
-    finish = time_it and attempt(time_it, replies, request_id, [])
-    if finish is None:
-        return
-
-    def send_result():
-        result = attempt(finish, replies, request_id, [])
+        result = self._attempt(finish, request, wait=False)
         if result is not None:
-            replies.send("result", id=request_id, **result)
+            self._replies.send(protocol.Result(id=request.id, **result))
 
-    thread = threading.Thread(target=send_result, daemon=True)
-    thread.start()
-    pending.append(thread)
+    def _attempt(self, work, request, wait=True):
+        """Returns what `work` returns, or sends why there is no score and returns None."""
+        from evaluators import protocol
 
+        try:
+            return work()
+        except protocol.Failure as error:
+            failure, detail = error, protocol.last_traceback()
+        except Exception as error:
+            text = "{}: {}".format(type(error).__name__, error)
+            failure = protocol.Failure("internal", text, permanent=False)
+            detail = protocol.last_traceback()
+        if wait:
+            self._wait()
+        self._replies.fail(request.id, failure, detail)
+        return None
 
-def wait_for(pending):
-    """Waits until the metrics of the checkpoint before are sent."""
-    while pending:
-        pending.pop().join()
+    def _wait(self):
+        """Waits until the checkpoint before is answered."""
+        if self._pending:
+            self._pending.join()
+            self._pending = None
 
-
-def attempt(work, replies, request_id, pending):
-    """Returns what `work` returns, or sends why there is no score and returns None."""
-    from evaluators import protocol
-
-    try:
-        return work()
-    except protocol.Failure as error:
-        failure, detail = error, protocol.last_traceback()
-    except Exception as error:
-        text = "{}: {}".format(type(error).__name__, error)
-        failure = protocol.Failure("internal", text, permanent=False)
-        detail = protocol.last_traceback()
-    wait_for(pending)
-    replies.fail(request_id, failure, detail)
-    return None
+    @staticmethod
+    def _run(work, *arguments):
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        thread.start()
+        return thread
 
 
 def main():
@@ -211,9 +225,9 @@ def main():
     load_package()
     from evaluators import protocol
 
-    requests = queue.Queue()
-    threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
-    code = serve(requests, protocol.Replies(REPLY_DESCRIPTOR))
+    server = Server(protocol.Replies(REPLY_DESCRIPTOR))
+    threading.Thread(target=server.read, daemon=True).start()
+    code = server.serve()
     sys.stderr.flush()
     os._exit(code)  # TensorFlow's own shutdown can hang and has nothing of ours to save
 

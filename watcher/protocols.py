@@ -1,14 +1,18 @@
 """What varies from one training set-up to another, as interfaces; one implementation each today.
 
 A checkpoint comes from a source, `sources.local.LocalFolder`, and is written in a format,
-`checkpoints.bundle_format.OD_API`. The app says which; the stages ask these and know no other way.
+`checkpoints.bundle_format.OD_API`. An evaluation is of a kind, `evaluation.od_api.ObjectDetection`,
+and its workers run somewhere, `evaluation.worker.Worker` on this machine. The app says which; the
+stages ask these and know no other way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from watcher.files.slices import Job, Progress, Work
 from watcher.types import FoundCheckpoint, Pin, Verified
@@ -156,3 +160,52 @@ class CheckpointSource(Protocol):
 
     def watch(self, wake: Callable[[], None]) -> Watching:
         """Return what calls `wake` when something new may be there, once it is made to begin."""
+
+
+class Evaluator(Protocol):
+    """A kind of evaluation: what its workers are started with, and told beyond the common."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in the evaluator protocol."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """The program of a worker and its arguments."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `start` says to this kind alone."""
+
+
+class Carrier(Protocol):
+    """Where a worker runs: one worker, from its start to its end.
+
+    Messages are those of `evaluation.messages`. Nothing here blocks for long but `stop`.
+    """
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Send one message.
+
+        Raises:
+            WorkerError: the worker is gone or does not read.
+        """
+
+    def receive(self) -> Iterator[msgspec.Struct]:
+        """Yield the messages that have arrived, possibly none; what came before an error first.
+
+        Raises:
+            WorkerError: it ended, or sent something that is not a message.
+        """
+
+    def filenos(self) -> Sequence[int]:
+        """File descriptors of which one becomes readable when the worker answers or dies."""
+
+    def resident_bytes(self) -> int:
+        """Return the memory the worker holds now, 0 where that cannot be told."""
+
+    def kill(self) -> None:
+        """End the worker and whatever it started, at once."""
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Ask the worker to end, wait that long, then kill what is left."""

@@ -240,19 +240,18 @@ class CocoMetrics:
         return metrics, by_category
 
     def _by_category(self, precision, recall):
-        """Averages COCOeval's arrays over one category at a time; -1 where it has none.
+        """Averages COCOeval's arrays over one category at a time, by its id; -1 where it has none.
 
         Precision is [IoU, recall, category, area, maxDets], recall the same without recall;
         the overall metrics are the same averages over all categories.
         """
-        names = {c["id"]: c["name"] for c in self._truth.categories}
         found = []
         for k, category_id in enumerate(self._truth.known):
             for name, iou in CATEGORY_PRECISIONS:
                 part = precision[:, :, k, 0, -1] if iou is None else precision[iou, :, k, 0, -1]
-                found.append(self._category_metric(name, names[category_id], part))
+                found.append(self._category_metric(name, int(category_id), part))
             part = recall[:, k, 0, -1]
-            found.append(self._category_metric(CATEGORY_RECALL, names[category_id], part))
+            found.append(self._category_metric(CATEGORY_RECALL, int(category_id), part))
         return found
 
     def _category_metric(self, name, category, values):
@@ -263,8 +262,9 @@ class CocoMetrics:
         if not self._eval_config.include_metrics_per_category:
             return {}
         prefix = self._truth.prefix
+        names = {c["id"]: c["name"] for c in self._truth.categories}
         return {
-            prefix + "PerformanceByCategory/mAP/" + metric["category"]: metric["value"]
+            prefix + "PerformanceByCategory/mAP/" + names[metric["category"]]: metric["value"]
             for metric in by_category
             if metric["name"] == prefix + "Precision/mAP"
         }

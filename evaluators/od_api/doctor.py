@@ -1,10 +1,11 @@
 """Looks at a training environment for `checkpoint-watcher doctor`: `PYTHON .../doctor.py`.
 
-Reads one JSON request from stdin, as the worker's `start` has it, and writes JSON lines on what was
-stdout when it started: `facts` (a name and a value each), `finding` (check, severity, message,
-remedy), and at the end `done`. What was found before a crash or a time limit has been said by
-then. Evaluates nothing and writes nothing that lasts. Only to compare a checkpoint's variables with
-pipeline.config's (`check` of the request, as the worker's) is the model built, on the CPU.
+Reads one JSON request from stdin, fields and options of the worker's `start` in one object, and
+writes JSON lines on what was stdout when it started: `facts` (a name and a value each), `finding`
+(check, severity, message, remedy), and at the end `done`. What was found before a crash or a time
+limit has been said by then. Evaluates nothing and writes nothing that lasts. Only to compare a
+checkpoint's variables with pipeline.config's (`check` of the request, as the worker's) is the model
+built, on the CPU.
 """
 
 import contextlib

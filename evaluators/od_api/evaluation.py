@@ -8,13 +8,14 @@ import time
 from evaluators.clock import Clock, throttled
 from evaluators.od_api import coco, compat, fingerprint, plugins, randomness, record_checks
 from evaluators.od_api.dataset import EvalSet
+from evaluators.od_api.declared import LATENCY, declare
 from evaluators.od_api.latency import Stopwatch
 from evaluators.od_api.metrics import Metrics, MetricSets
 from evaluators.od_api.model import Model
 from evaluators.od_api.passes import Passes, passes_at_once
 from evaluators.od_api.pipeline import Pipeline
 from evaluators.od_api.visualize import Visualizer
-from evaluators.protocol import Failure, Refusal, finite
+from evaluators.protocol import Category, CategoryMetric, Failure, Ready, Refusal, finite
 from evaluators.snapshot import Snapshot
 
 
@@ -22,7 +23,7 @@ class Evaluation:
     """Everything that stays the same between two checkpoints: model, eval set, fingerprint.
 
     Args:
-        request: the `start` request.
+        request: fields and options of `start` in one dict (`protocol.Start.set_up`).
         versions: library versions by name.
         snapshot: the Snapshot of the run's files, None for none.
         begin: called with the name of each part of the work as it begins.
@@ -80,36 +81,35 @@ class Evaluation:
         if wanted is None:
             wanted = self._pipeline.configs["eval_config"].num_visualizations
         self._visualizer = Visualizer(
-            *(self._pipeline, self._eval_set, self._sets, int(wanted)), request.get("pictures_dir")
+            *(self._pipeline, self._eval_set, self._sets, int(wanted)), request.get("artefacts_dir")
         )
         self._build_seconds = time.perf_counter() - began
 
     def describe(self):
-        """Returns the fields of the `ready` reply."""
-        return {
-            "fingerprint": fingerprint.digest(self._parts),
-            "fingerprint_parts": self._parts,
-            "images": self._eval_set.images,
-            "eval_input": self._pipeline.eval_input_name,
-            # What the OD API names its folder after: empty where the input has no name.
-            "eval_name": self._pipeline.eval_input.name,
-            "own_metrics": sorted(self._own_metrics),
-            "metrics_sets": self._pipeline.metrics_sets,
-            "metric_names": self._metric_names,
-            "device": self._device,
-            "categories": [
-                {"id": int(c["id"]), "name": str(c["name"])} for c in self._sets.categories
-            ],
-            "ground_truth": self._sets.truths[0].describe() if self._sets.truths else None,
-            "build_seconds": self._build_seconds,
-            "coco_backend": self._backend,
-            "eval_set_kept": self._eval_set.kept,
-            "random_metrics": self._random_metrics,
-            "deterministic": self._deterministic,
-            "warnings": [self._snapshot.named(text) for text in self._pipeline.warnings],
-            "notes": self._notes,
-            "taken": self._snapshot.taken,
-        }
+        """Returns the `Ready` message."""
+        return Ready(
+            fingerprint=fingerprint.digest(self._parts),
+            fingerprint_parts=self._parts,
+            images=self._eval_set.images,
+            metrics=declare(self._metric_names, self._random_metrics),
+            device=self._device,
+            categories=[Category(int(c["id"]), str(c["name"])) for c in self._sets.categories],
+            taken=self._snapshot.taken,
+            warnings=[self._snapshot.named(text) for text in self._pipeline.warnings],
+            notes=self._notes,
+            details={
+                "eval_input": self._pipeline.eval_input_name,
+                # What the OD API names its folder after: empty where the input has no name.
+                "eval_name": self._pipeline.eval_input.name,
+                "own_metrics": sorted(self._own_metrics),
+                "metrics_sets": self._pipeline.metrics_sets,
+                "ground_truth": self._sets.truths[0].describe() if self._sets.truths else None,
+                "build_seconds": self._build_seconds,
+                "coco_backend": self._backend,
+                "eval_set_kept": self._eval_set.kept,
+                "deterministic": self._deterministic,
+            },
+        )
 
     def forward(self, prefix, on_progress):
         """Restores one checkpoint and runs the eval set through it.
@@ -162,14 +162,16 @@ class Evaluation:
             custom, plugin_warnings = metrics.compute_plugins()
         with clock.measure("draw"):
             drawn, complaint = self._visualizer.draw(shown)
-        values["latency_ms"] = cost["latency_ms"]
+        values[LATENCY] = cost[LATENCY]
         return {
             "global_step": step,
             "images": metrics.images,
             "metrics": {**{name: finite(value) for name, value in values.items()}, **custom},
-            "metric_warnings": plugin_warnings + ([complaint] if complaint else []),
-            "visualizations": drawn,
-            "category_metrics": [dict(m, value=finite(m["value"])) for m in by_category],
+            "warnings": plugin_warnings + ([complaint] if complaint else []),
+            "artefacts": drawn,
+            "category_metrics": [
+                CategoryMetric(m["name"], m["category"], finite(m["value"])) for m in by_category
+            ],
             "timings": clock.timings(),
             "cost": cost,
             "peak_memory_bytes": peak_memory_bytes(),
@@ -209,8 +211,8 @@ class Evaluation:
                 ),
                 "choose a metrics_set that fits the model and its records",
             ) from error
-        plugins = self._plugin_names(names | {"latency_ms"})
-        self._own_metrics = {"latency_ms", *plugins}
+        plugins = self._plugin_names(names | {LATENCY})
+        self._own_metrics = {LATENCY, *plugins}
         drawn, losses = self._model.random_outputs, found[0].keys()
         computed = set() if drawn <= losses else (names | plugins) - losses
         self._random_metrics = sorted((names & drawn) | computed)

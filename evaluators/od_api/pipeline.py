@@ -17,7 +17,7 @@ class Pipeline:
     """The parts of one pipeline.config that its evaluation depends on.
 
     Args:
-        request: the `start` request.
+        request: fields and options of `start` in one dict (`protocol.Start.set_up`).
         with_label_map: False leaves the label map to `read_label_map`.
 
     Attributes:
@@ -32,7 +32,7 @@ class Pipeline:
         written_model: the model's configuration as it is written, with the user's own paths.
 
     Args:
-        request: the `start` request.
+        request: fields and options of `start` in one dict (`protocol.Start.set_up`).
         snapshot: the Snapshot of the run's files, None for none.
         with_label_map: whether to read the label map, which else is left to the caller.
     """

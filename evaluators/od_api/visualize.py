@@ -5,6 +5,7 @@ them, and left as PNG files in a folder that the daemon names, and takes them aw
 score never depends on them: what cannot be drawn is told, and left out from then on.
 """
 
+import hashlib
 import pathlib
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from object_detection.core import standard_fields
 from object_detection.utils import label_map_util
 
 from evaluators.od_api import compat
+from evaluators.protocol import Artefact
 
 FIELDS = standard_fields.InputDataFields
 # What one evaluation may leave behind; pictures beyond are left out.
@@ -65,16 +67,16 @@ class Visualizer:
             batches: (detections, features, labels) of the first batches, those that `wants` took.
 
         Returns:
-            (folder of PNG files named after their tag, None) or (None, why there is none).
+            ([an Artefact for each PNG file, named after its tag], None) or ([], why there is none).
         """
         if not batches or self._folder is None:
-            return None, None
+            return [], None
         try:
             with tf.device("/CPU:0"):
-                return str(self._draw(batches)), None
+                return self._draw(batches), None
         except Exception as error:
             self._folder = None
-            return None, "the detections cannot be drawn: {}: {}".format(
+            return [], "the detections cannot be drawn: {}: {}".format(
                 type(error).__name__, str(error)[:200]
             )
 
@@ -83,19 +85,21 @@ class Visualizer:
         folder = self._folder / str(self._number)
         _make_room(self._folder)
         folder.mkdir()
-        written = count = 0
+        written, drawn = 0, []
         for (detections, features, labels), pixels in zip(batches, self._pixels):
             for picture in self._pictures(detections, features, labels, pixels):
-                if count >= self._images:
+                if len(drawn) >= self._images:
                     break
                 png = tf.io.encode_png(picture[0]).numpy()
                 written += len(png)
                 if written > MOST_BYTES:
-                    return folder
-                name = "eval_side_by_side_{}_{}.png".format(*divmod(count, self._batch_size))
-                (folder / name).write_bytes(png)
-                count += 1
-        return folder
+                    return drawn
+                name = "eval_side_by_side_{}_{}".format(*divmod(len(drawn), self._batch_size))
+                path = folder / (name + ".png")
+                path.write_bytes(png)
+                sha256 = hashlib.sha256(png).hexdigest()
+                drawn.append(Artefact("picture", name, sha256, str(path)))
+        return drawn
 
     def _pictures(self, detections, features, labels, pixels):
         features = {**features, FIELDS.original_image: pixels}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluator_client import ROOT, START, Client
+from evaluator_client import ROOT, Client, start_request
 
 from benchmarks import trainer
 from benchmarks.od_run import OdLoop, TrainingRun, ask, fast_backends, od_python, python_path
@@ -116,7 +116,7 @@ def _contenders(
     ):
         with python_path(fast_backends()):
             clients[name] = stack.enter_context(Client(od_python(), run.folder))
-        clients[name].send(**{**START, "pipeline_config": str(run.pipeline), **options})
+        clients[name].send(**start_request(run.pipeline, **options))
     theirs = OdLoop(run)
     stack.callback(theirs.end)
     found: dict[str, Callable[[Path], dict[str, Any]]] = {"od_api": theirs.metrics}

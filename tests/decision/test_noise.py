@@ -111,8 +111,8 @@ def test_a_run_ranked_by_a_random_metric_says_so_at_its_start_and_wherever_it_is
 ) -> None:
     save(watcher, 1)
     told = "Loss/total_loss is drawn at random in part"
-    ready = {"random_metrics": [LOSS], "deterministic": True}
-    watcher.start("--metric", "loss", "--mode", "min", STUB_READY=json.dumps(ready))
+    said = {"STUB_RANDOM": json.dumps([LOSS]), "STUB_DETAILS": '{"deterministic": true}'}
+    watcher.start("--metric", "loss", "--mode", "min", **said)
     wait_until(lambda: watcher.states() == {"ckpt-1": "scored"}, "scored")
     assert watcher.log.read_text().count(told) == 1
     assert told in cli("status", watcher.model_dir).stdout.replace("\n", " ")
@@ -134,8 +134,8 @@ def test_a_run_ranked_by_latency_says_when_its_places_lie_within_the_spread(
 ) -> None:
     save(watcher, 3)
     latencies = {"ckpt-1": [10.0, 0.3], "ckpt-2": [12.0, 0.3], "ckpt-3": [12.2, 0.3]}
-    ready = {"metric_names": [MAP, LOSS, LATENCY]}
-    steer = {"STUB_READY": json.dumps(ready), "STUB_LATENCIES": json.dumps(latencies)}
+    metrics = json.dumps([MAP, LOSS, LATENCY])
+    steer = {"STUB_METRICS": metrics, "STUB_LATENCIES": json.dumps(latencies)}
     watcher.start("--metric", LATENCY, "--mode", "min", **steer)
     wait_until(lambda: list(watcher.states().values()) == ["scored"] * 3, "scored")
     told = "latency_ms decides places in best/ within its spread: ckpt-2 (12 ms) and ckpt-3"

@@ -30,8 +30,8 @@ def said_by(*arguments: object) -> str:
 def test_every_look_says_that_nothing_was_measured_and_why(watcher: Watcher):
     save(watcher, 2)
     scores = json.dumps({"ckpt-1": -1.0, "ckpt-2": -1.0})
-    ready = json.dumps({"ground_truth": NOTHING})
-    assert watcher.run(STUB_SCORES=scores, STUB_READY=ready) == 0
+    details = json.dumps({"ground_truth": NOTHING})
+    assert watcher.run(STUB_SCORES=scores, STUB_DETAILS=details) == 0
     log = watcher.log.read_text()
     assert log.count("scored, but the score cannot rank") == 2 and WHY in log
     for command in ("status", "leaderboard"):

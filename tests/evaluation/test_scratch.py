@@ -99,12 +99,12 @@ def test_where_no_folder_can_be_made_workers_go_without(
 ):
     monkeypatch.setattr("tempfile.tempdir", str(temporary / "missing"))
     with Scratch() as scratch:
-        assert (scratch.take("worker"), scratch.pictures(), scratch.descriptor) == (None,) * 3
+        assert (scratch.take("worker"), scratch.artefacts(), scratch.descriptor) == (None,) * 3
 
 
 def test_only_what_lies_in_such_a_folder_is_ours_to_remove(temporary: Path):
     ours = temporary / f"{PREFIX}x"
-    assert is_within(ours / "pictures" / "1") and is_within(ours / "1")
+    assert is_within(ours / "artefacts" / "1") and is_within(ours / "1")
     for path in (ours, temporary / "other" / "1", temporary.parent / f"{PREFIX}x" / "1"):
         assert not is_within(path)
 

@@ -187,7 +187,7 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
     (folder / "label_map.pbtxt").write_text("of the run before")
     (folder / "notes.txt").write_text("the user's")
     before = (folder / "pipeline.config").stat().st_ino
-    request = take_snapshot(settings_of(tmp_path, plugins[1])).request(
+    request = take_snapshot(settings_of(tmp_path, plugins[1])).options(
         settings_of(tmp_path, plugins[1])
     )
     held = {path.name: path.read_text() for path in folder.iterdir()}
@@ -202,7 +202,7 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
 
 def test_a_plugin_that_is_not_there_is_left_to_the_worker_to_refuse(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "none.py:mine", "installed")
-    request = take_snapshot(settings).request(settings)
+    request = take_snapshot(settings).options(settings)
     assert request["metric_plugins"] == [f"{Path.cwd()}/none.py:mine", "installed"]
 
 

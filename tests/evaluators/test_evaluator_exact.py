@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from evaluator_client import PROGRAMS, Client, draw_shapes, reference_metrics, run_program
 from pages import page
+from schema_judge import complaints
+
+from watcher.decision.metric import SHORT_NAMES, parse_metric
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
@@ -30,6 +33,10 @@ class Run:
     reference: dict[str, Any]
     client: Client
     started: list[dict[str, Any]]
+
+    @property
+    def metrics(self) -> list[str]:
+        return [metric["name"] for metric in self.ready["metrics"]]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def run(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     reference = reference_metrics(od_python, pipeline, "model_dir/ckpt-2", "model_dir/ckpt-3")
     with Client(od_python, folder) as client:
         fits = str(folder / "model_dir" / "ckpt-3")
-        ready = client.start("pipeline.config", phases=True, check=fits)
+        ready = client.start("pipeline.config", check=fits)
         assert ready["type"] == "ready", ready
         yield Run(folder, ready, reference, client, list(client.replies))
 
@@ -62,7 +69,7 @@ def test_the_start_says_its_phases_and_what_there_is_to_find(run: Run) -> None:
         *("reading the images of 24 eval records", "tracing the model"),
         "trying the model on a batch",
     ]
-    truth = run.ready["ground_truth"]
+    truth = run.ready["details"]["ground_truth"]
     assert truth["without"] == [] and truth["boxes"] > 24
     assert truth["small"] + truth["medium"] + truth["large"] >= truth["boxes"]
 
@@ -89,7 +96,8 @@ def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
     (copies / "pipeline.config").write_text(text.replace("label_map.pbtxt", "gone.pbtxt"))
     shutil.copy(run.folder / "label_map.pbtxt", copies)
     with Client(od_python, run.folder) as client:
-        options = {"threads": 1, "nice": 2, "cache_bytes": 1, "cache_on_disk": False}
+        options = {"threads": 1, "nice": 2, "heartbeat_seconds": 1}
+        options |= {"cache_bytes": 1, "cache_on_disk": False}
         snapshot = {"folder": str(copies)}
         ready = client.start(copies / "pipeline.config", snapshot=snapshot, **options)
         assert ready["type"] == "ready", ready
@@ -103,7 +111,7 @@ def test_one_niced_thread_that_reads_records_without_ids_anew_gives_the_same_num
     result = client.evaluate("model_dir/ckpt-3")
     expected = run.reference["model_dir/ckpt-3"]
     assert {name: result["metrics"][name] for name in expected} == expected
-    assert ready["eval_set_kept"] == "nowhere"
+    assert ready["details"]["eval_set_kept"] == "nowhere"
     parts = ready["fingerprint_parts"]
     assert "device" not in parts  # as before GPUs were told apart
     assert parts["numbered_images"] == 24
@@ -122,6 +130,7 @@ def test_the_evaluation_on_copies_is_the_same_one_whatever_became_of_the_users_f
 def test_a_niced_worker_gives_way_by_process_and_by_session(
     niced: tuple[Client, dict[str, Any]],
 ) -> None:
+    assert {"type": "heartbeat"} in niced[0].replies  # as it was asked to beat
     pid = niced[0].process.pid
     niceness = os.getpriority(os.PRIO_PROCESS, pid)
     assert niceness >= 2
@@ -154,7 +163,7 @@ def test_records_that_break_half_way_give_no_score_and_the_worker_lives_on(
 
 def test_ready_names_the_metrics_a_result_will_have(run: Run) -> None:
     result = run.client.evaluate("model_dir/ckpt-2")
-    assert run.ready["metric_names"] == sorted(result["metrics"])
+    assert run.metrics == sorted(result["metrics"])
     assert run.ready["categories"] == [{"id": 1, "name": "rect"}, {"id": 2, "name": "ellipse"}]
     assert run.ready["images"] == 24
 
@@ -163,9 +172,9 @@ def test_each_category_has_its_precision_and_recall(run: Run) -> None:
     result = run.client.evaluate("model_dir/ckpt-3")
     name = "DetectionBoxes_Precision/mAP"
     rows = {(m["name"], m["category"]): m["value"] for m in result["category_metrics"]}
-    mean = (rows[name, "rect"] + rows[name, "ellipse"]) / 2
+    mean = (rows[name, 1] + rows[name, 2]) / 2
     assert mean == pytest.approx(result["metrics"][name], abs=1e-12)
-    assert ("DetectionBoxes_Recall/AR@100", "rect") in rows
+    assert ("DetectionBoxes_Recall/AR@100", 1) in rows
 
 
 def test_cost_figures_add_up(run: Run) -> None:
@@ -189,12 +198,48 @@ def test_requests_sent_ahead_are_answered_in_order(run: Run) -> None:
         assert {name: answer["metrics"][name] for name in expected} == expected
 
 
+def test_a_cancelled_checkpoint_is_answered_and_the_one_before_it_is_scored(run: Run) -> None:
+    for name in ("ckpt-2", "ckpt-3"):
+        run.client.send(type="evaluate", id=name, prefix=f"model_dir/{name}")
+    run.client.send(type="cancel", id="ckpt-3")
+    first, second = (run.client.receive("result", "failed") for _ in range(2))
+    assert (first["type"], first["id"]) == ("result", "ckpt-2")
+    assert (second["code"], second["id"], second["permanent"]) == ("cancelled", "ckpt-3", False)
+
+
 def test_progress_starts_at_zero_and_never_passes_the_total(run: Run) -> None:
     run.client.replies.clear()
     run.client.evaluate("model_dir/ckpt-3")
     progress = [r for r in run.client.replies if r["type"] == "progress"]
     assert progress[0]["done"] == 0
     assert all(r["total"] == 24 and r["done"] <= 24 for r in progress)
+
+
+def test_the_model_is_free_once_all_images_are_done(run: Run) -> None:
+    run.client.replies.clear()
+    run.client.evaluate("model_dir/ckpt-3")
+    told = [reply for reply in run.client.replies if reply["type"] != "progress"]
+    assert [reply["type"] for reply in told] == ["free", "result"]
+    assert run.client.replies[-3]["done"] == 24
+
+
+def test_what_the_worker_declares_is_what_the_watcher_takes_its_names_for(run: Run) -> None:
+    """Its own table is read before there is a worker, so the two have to say the same."""
+    for metric in run.ready["metrics"]:
+        assert metric["direction"] == parse_metric(f"'{metric['name']}'").natural_mode
+        for short in metric["short"]:
+            names = [name for name, _ in parse_metric(short).keys]
+            assert metric["name"] == next(name for name in names if name in run.metrics)
+    declared = {short for metric in run.ready["metrics"] for short in metric["short"]}
+    assert declared == set(SHORT_NAMES) - {"mask_mAP", "latency_ms"}
+
+
+def test_every_message_is_one_of_the_schema(run: Run) -> None:
+    kinds = ("phase", "hello", "ready")
+    assert {reply["type"] for reply in run.started} == set(kinds)
+    run.client.evaluate("model_dir/ckpt-2")
+    run.client.evaluate("model_dir/ckpt-99")
+    assert complaints([*run.started, *run.client.replies]) == []
 
 
 def test_a_checkpoint_without_the_model_is_no_score(run: Run) -> None:
@@ -331,7 +376,7 @@ def plugged(od_python: str, run: Run) -> Plugged:
         assert result["type"] == again["type"] == "result", result
         client.replies.clear()
         for number in range(4):
-            client.send(type="evaluate", id=number, prefix="model_dir/ckpt-3")
+            client.send(type="evaluate", id=str(number), prefix="model_dir/ckpt-3")
         row = [client.receive("result") for _ in range(4)]
         said = [(reply["type"], reply["id"]) for reply in client.replies]
     return Plugged(ready, result, again, row, said, log.read_text())
@@ -341,7 +386,7 @@ def test_latencies_of_one_checkpoint_agree_while_slow_metrics_run_beside_the_pas
     plugged: Plugged,
 ) -> None:
     for number in range(3):
-        began, ended = ("progress", number + 1), ("result", number)
+        began, ended = ("progress", str(number + 1)), ("result", str(number))
         assert plugged.said.index(began) < plugged.said.index(ended), "nothing ran beside"
     costs = [result["cost"] for result in plugged.row]
     latencies = [cost["latency_ms"] for cost in costs]
@@ -376,7 +421,7 @@ def test_a_plugin_gets_what_the_records_hold(plugged: Plugged) -> None:
 def test_ready_names_every_metric_of_plugins_and_the_fingerprint_holds_their_code(
     plugged: Plugged,
 ) -> None:
-    assert plugged.ready["metric_names"] == sorted(plugged.metrics)
+    assert [metric["name"] for metric in plugged.ready["metrics"]] == sorted(plugged.metrics)
     parts = plugged.ready["fingerprint_parts"]["metric_plugins"]
     assert parts["house"] == "house-metrics 1.2.3 house_metrics:score"
     assert parts["ap50"] == parts["vandal"] != parts["deployed"]
@@ -409,7 +454,7 @@ def test_a_metric_without_a_value_is_null_with_its_reason_and_the_others_stand(
     mind = "changes_its_mind"
     assert missing == {"raises", "bad_text", "leaves", "nothing", "words", f"{mind}/first"}
     assert plugged.metrics[f"{mind}/kept"] == 2
-    warnings = plugged.result["metric_warnings"]
+    warnings = plugged.result["warnings"]
     expected = [
         r"metric raises has no value: IndexError: list .* \(metric_plugins.py, line \d+\)",
         r"metric bad_text has no value: RuntimeError: \? \? .*\.\.\. \(metric_plugins.py, .*",

@@ -11,16 +11,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "evaluators" / "worker.py"
 PROGRAMS = ROOT / "tests" / "od"
-START = {
-    "type": "start",
-    "protocol": 1,
-    "eval_input": None,
-    "eval_batch_size": None,
-    "threads": None,
-    "nice": None,
-    "coco_backend": "auto",
-    "sample_1_of_n": 1,
-}
+COMMON = ("protocol", "kind", "threads", "nice", "check", "snapshot", "heartbeat_seconds")
+
+
+def start_request(pipeline: Path | str, **overrides: Any) -> dict[str, Any]:
+    """The request that starts an evaluation of a pipeline.config, as the watcher sends it."""
+    common = {name: overrides.pop(name) for name in COMMON if name in overrides}
+    options = {"pipeline_config": str(pipeline), "coco_backend": "auto", "sample_1_of_n": 1}
+    said = {"type": "start", "protocol": 2, "kind": "od-api", **common}
+    return {**said, "options": {**options, **overrides}}
 
 
 def environment() -> dict[str, str]:
@@ -59,12 +58,17 @@ class Client:
     """
 
     def __init__(
-        self, od_python: str, cwd: Path, log: Path | None = None, **variables: str
+        self,
+        od_python: str,
+        cwd: Path,
+        log: Path | None = None,
+        program: Path = WORKER,
+        **variables: str,
     ) -> None:
         self.replies: list[dict[str, Any]] = []
         self._log = (log or cwd / "worker.log").open("ab")
         self.process = subprocess.Popen(
-            [od_python, str(WORKER)],
+            [od_python, str(program)],
             cwd=cwd,
             env={**environment(), **variables},
             stdin=subprocess.PIPE,
@@ -102,7 +106,7 @@ class Client:
 
     def start(self, pipeline: Path | str, **overrides: Any) -> dict[str, Any]:
         """Starts the evaluation of a pipeline.config; returns `ready` or `error`."""
-        self.send(**{**START, "pipeline_config": str(pipeline), **overrides})
+        self.send(**start_request(pipeline, **overrides))
         return self.receive("ready", "error")
 
     def evaluate(self, prefix: Path | str) -> dict[str, Any]:

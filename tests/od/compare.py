@@ -110,12 +110,12 @@ def compare(family, eval_index=0):
         "copies": sorted(copy.name for copy in copies.iterdir()),
         "backends": backends(),
         "results": results,
-        "pictures": compare_pictures(family, results[0]["visualizations"]),
+        "pictures": compare_pictures(family, results[0]["artefacts"]),
         "seconds": [round(b - a, 1) for a, b in zip(marks, marks[1:])],
     }
 
 
-def compare_pictures(model_dir, folder):
+def compare_pictures(model_dir, drawn):
     """Returns {tag: whether ours is the OD API's to the last byte, None where one is missing}."""
     theirs = {}
     for path in pathlib.Path(model_dir, "eval").rglob("*tfevents*"):
@@ -123,7 +123,7 @@ def compare_pictures(model_dir, folder):
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "images":
                     theirs[value.tag] = value.tensor.string_val[2]
-    ours = {path.stem: path.read_bytes() for path in pathlib.Path(folder or "/none").glob("*.png")}
+    ours = {one.name: pathlib.Path(one.path).read_bytes() for one in drawn}
     return {
         tag: theirs[tag] == ours[tag] if tag in theirs.keys() & ours.keys() else None
         for tag in sorted(theirs.keys() | ours.keys())
@@ -145,7 +145,7 @@ def main():
             line = compare(name, int(index or 0))
         except Exception as error:
             line = {"family": name, "error": repr(error), "detail": traceback.format_exc()}
-        ANSWER.write(json.dumps(line) + "\n")
+        ANSWER.write(json.dumps(line, default=vars) + "\n")
         ANSWER.flush()
 
 

@@ -43,7 +43,7 @@ def test_the_installed_worker_starts_without_the_daemons_packages(installed: Pat
     """Its folder's parent is site-packages: nothing of that may reach the training environment."""
     site = Path(shutil.copytree(installed, tmp_path / "site"))
     (site / "tensorflow.py").write_text("raise SystemExit('leaked from site-packages')\n")
-    program = "from watcher.evaluation.worker import WORKER_FILE; print(WORKER_FILE)"
+    program = "from watcher.evaluation.od_api import WORKER_FILE; print(WORKER_FILE)"
     worker_file = subprocess.run(
         [sys.executable, "-c", program], cwd=site, capture_output=True, text=True
     ).stdout.strip()
@@ -56,8 +56,9 @@ def test_the_installed_worker_starts_without_the_daemons_packages(installed: Pat
         text=True,
     )
     with worker:
-        worker.stdin.write('{"type": "start", "protocol": 1, "pipeline_config": "x"}\n')
+        worker.stdin.write('{"type": "start", "protocol": 2, "kind": "od-api"}\n')
         worker.stdin.flush()
-        answer = json.loads(worker.stdout.readline())
+        said = [json.loads(worker.stdout.readline()) for _ in range(2)]
+        answer = said[-1]
     assert answer["code"] == "no_tensorflow"
     assert "is not installed" in answer["message"]

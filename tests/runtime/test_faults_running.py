@@ -19,7 +19,9 @@ from faults import end_strace, fork_daemon, need_strace
 from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
-from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.messages import Start
+from watcher.evaluation.session import Limits
+from watcher.evaluation.supervise import Supervisor
 from watcher.evaluation.worker import Worker
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
@@ -63,7 +65,7 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
         with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=clock()) as store:
             supervisor = Supervisor(
                 spawn=lambda: Worker([str(STUB)], environment, state_dir / "worker.log"),
-                start_request={},
+                start_request=Start(protocol=2, kind="stub"),
                 limits=Limits(retry_seconds=1.0),
             )
             intake = Intake(

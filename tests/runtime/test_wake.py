@@ -12,7 +12,9 @@ from watching import Watcher
 
 from watcher.config import Settings
 from watcher.errors import DeviceTaken
-from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.messages import Start
+from watcher.evaluation.session import Limits
+from watcher.evaluation.supervise import Supervisor
 from watcher.evaluation.worker import Worker
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
@@ -43,7 +45,9 @@ def daemon(watcher: Watcher) -> Iterator[Daemon]:
     pins.mkdir(parents=True)
     with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:
         intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
-        supervisor = Supervisor(spawn=spawn, start_request={}, limits=Limits())
+        supervisor = Supervisor(
+            spawn=spawn, start_request=Start(protocol=2, kind="stub"), limits=Limits()
+        )
         daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
         for _ in range(3):
             daemon._guarded_step()

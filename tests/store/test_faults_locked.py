@@ -19,7 +19,9 @@ from watching import FAKE_TRAINER, STUB, Watcher, cli, saves_of, wait_until
 from watcher.checkpoints.pin import pin
 from watcher.config import Settings
 from watcher.errors import StoreBusy
-from watcher.evaluation.supervise import Limits, Supervisor
+from watcher.evaluation.messages import Start
+from watcher.evaluation.session import Limits
+from watcher.evaluation.supervise import Supervisor
 from watcher.evaluation.worker import Worker
 from watcher.ingest.adopt import pin_folders
 from watcher.ingest.intake import Intake
@@ -227,7 +229,7 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
     with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:
         supervisor = Supervisor(
             spawn=lambda: Worker([str(STUB)], {}, watcher.database.with_name("worker.log")),
-            start_request={},
+            start_request=Start(protocol=2, kind="stub"),
             limits=Limits(),
         )
         intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)

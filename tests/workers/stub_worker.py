@@ -1,42 +1,42 @@
 #!/usr/bin/env python3
 """A small evaluation worker without TensorFlow, given to the daemon as its `--python`.
 
-It speaks the protocol of `evaluators/worker.py`, dies with its parent and ignores signals as that
-does, and misbehaves as the environment asks. With names of checkpoints, comma-separated, or * for
-all:
+It speaks the evaluator protocol as `evaluators/worker.py` does, dies with its parent and ignores
+signals as that does, and misbehaves as the environment asks. With names of checkpoints,
+comma-separated, or * for all:
 
 STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no answer), STUB_MEMORY
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
-STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is
-there), STUB_MISFIT (of another model than pipeline.config says, so that a start which is told to
-check it is refused), STUB_ODD (an answer of odd values), STUB_SHORT (one image less), STUB_REJECT
-(for what another set-up may mend), STUB_NAN (for ever), STUB_EXHAUSTED (fails for a reason that may
-pass), STUB_CHANGED (the eval data changed), STUB_REASON (why it fails, in place of the stub's own
-words), STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD (endless lines to stderr
-while it evaluates). STUB_ONCE is a
-folder: each fault happens once a checkpoint. STUB_BREAKS_IF: it dies at each evaluation while this
-file exists.
+STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is there),
+STUB_MISFIT (of another model than pipeline.config says, so that a start which is told to check it
+is refused), STUB_ODD (an answer of odd values), STUB_WRONG (a text for a number), STUB_SHORT (one
+image less), STUB_REJECT (for what another set-up may mend), STUB_NAN (for ever), STUB_EXHAUSTED
+(fails for a reason that may pass), STUB_CHANGED (the eval data changed), STUB_REASON (why it fails,
+in place of the stub's own words), STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD
+(endless lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a
+checkpoint. STUB_BREAKS_IF: it dies at each evaluation while this file exists.
 
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
 STUB_DIE_IF (the same, while this file exists), STUB_MUTE (starts and says nothing),
-STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run),
-STUB_LITTER (it leaves a file in its temporary folder),
-STUB_PHASES (JSON, what it does before it is ready, each with its seconds),
-STUB_METRIC_WARNINGS (JSON, sentences that come with each result),
-STUB_NOTES (the same, of the start), STUB_READY (JSON, what else `ready` says), STUB_LATENCIES
-(JSON, name to [latency_ms, its spread]),
-STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that there
-is of each), STUB_FINGERPRINT, STUB_EVAL_NAME,
-STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG and
-STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
-worker). STUB_READ is a file that gets, for each worker, a JSON list of the texts that its
-pipeline.config and metric plugins hold; STUB_TAKE a label map, which it copies where the daemon
-wants it, and whose text comes last in that list. STUB_ON is a JSON object of what differs on a
-device: its name in CUDA_VISIBLE_DEVICES to an object of these variables.
+STUB_METRICS_SECONDS (metrics take so long, while the next checkpoint may run), STUB_LITTER (it
+leaves a file in its temporary folder), STUB_PHASES (JSON, what it does before it is ready, each
+with its seconds), STUB_METRIC_WARNINGS (JSON, sentences that come with each result), STUB_NOTES
+(the same, of the start), STUB_METRICS (JSON, the names of all overall metrics), STUB_RANDOM (JSON,
+those of them that are drawn at random), STUB_DETAILS (JSON, the details of `ready`), STUB_PROTOCOL
+(the number that it says it speaks), STUB_LATENCIES (JSON, name to [latency_ms, its spread]),
+STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that there is
+of each), STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each
+evaluation, and given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each
+evaluation, and one with the process id for each worker). STUB_READ is a file that gets, for each
+worker, a JSON list of the texts that its pipeline.config and metric plugins hold; STUB_TAKE a label
+map, which it copies where the daemon wants it, and whose text comes last in that list. STUB_ON is a
+JSON object of what differs on a device: its name in CUDA_VISIBLE_DEVICES to an object of these
+variables.
 """
 
 import ctypes
+import hashlib
 import json
 import os
 import resource
@@ -144,6 +144,10 @@ def misbehave(name, token):
         odd = {"DetectionBoxes_Precision/mAP": float("inf"), "\ud800": 0.5}
         reply("result", id=token, images=IMAGES, metrics=odd, timings={})
         return True
+    if asked("STUB_WRONG", name):
+        wrong = {"DetectionBoxes_Precision/mAP": "high"}
+        reply("result", id=token, images=IMAGES, metrics=wrong)
+        return True
     for fault, code, message, permanent in FAILURES:
         if asked(fault, name):
             message = os.environ.get("STUB_REASON", message)
@@ -164,11 +168,17 @@ def evaluate(request):
     for done in range(1, IMAGES + 1):
         time.sleep(seconds / IMAGES)
         reply("progress", id=token, done=done, total=IMAGES)
+    reply("free", id=token)
     metrics = threading.Thread(target=answer, args=(name, token, list(COMPUTING)), daemon=True)
     COMPUTING[:] = [metrics]
     metrics.start()
     if "STUB_METRICS_SECONDS" not in os.environ:
         metrics.join()
+
+
+def categories():
+    names = json.loads(os.environ.get("STUB_CATEGORIES", '["rectangle"]'))
+    return [{"id": number, "name": name} for number, name in enumerate(names, 1)]
 
 
 COMPUTING = []
@@ -197,22 +207,31 @@ def answer(name, token, before):
         category_metrics=[
             {
                 "name": os.environ.get("STUB_CATEGORY_METRIC", "AP"),
-                "category": category,
+                "category": category["id"],
                 "value": score,
             }
-            for category in json.loads(os.environ.get("STUB_CATEGORIES", '["rectangle"]'))
+            for category in categories()
         ],
         timings={"total_seconds": 0.1},
-        visualizations=pictures(),
-        metric_warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),
+        artefacts=pictures(),
+        warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),
     )
 
 
 def pictures():
     if "STUB_PICTURES" not in os.environ:
-        return None
-    folder = tempfile.mkdtemp(prefix="pictures-", dir=START["pictures_dir"])
-    return shutil.copytree(os.environ["STUB_PICTURES"], folder + "/1")
+        return []
+    folder = tempfile.mkdtemp(prefix="pictures-", dir=START["artefacts_dir"])
+    copied = Path(shutil.copytree(os.environ["STUB_PICTURES"], folder + "/1"))
+    return [
+        {
+            "kind": "picture",
+            "name": path.stem,
+            "path": str(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(copied.iterdir())
+    ]
 
 
 def note_start():
@@ -230,8 +249,9 @@ def read(start):
         if not Path(taken[label_map]).exists():
             shutil.copyfile(label_map, taken[label_map])
     if "STUB_READ" in os.environ:
-        plugins = [text.rpartition(":")[0] for text in start["metric_plugins"]]
-        files = [start["pipeline_config"], *plugins, *taken.values()]
+        options = start["options"]
+        plugins = [text.rpartition(":")[0] for text in options["metric_plugins"]]
+        files = [options["pipeline_config"], *plugins, *taken.values()]
         with Path(os.environ["STUB_READ"]).open("a") as log:
             log.write(json.dumps([Path(file).read_text() for file in files]) + "\n")
     return taken
@@ -257,26 +277,33 @@ def main():
         reply("error", code="missing_file", message=os.environ["STUB_REFUSE"], hint="look there")
         sys.exit(3)
     for phase, seconds in json.loads(os.environ.get("STUB_PHASES", "[]")):
-        if START.get("phases"):
-            reply("phase", name=phase)
+        reply("phase", name=phase)
         time.sleep(seconds)
-    reply("hello", protocol=1, pid=os.getpid(), versions={"python": "stub"})
+    protocol = int(os.environ.get("STUB_PROTOCOL", "2"))
+    reply("hello", protocol=protocol, pid=os.getpid(), versions={"python": "stub"})
     checked = Path(START.get("check") or "none").name
     if asked("STUB_MISFIT", checked) and START.get("check"):
         said = "checkpoint " + checked + " " + MISFIT
         reply("error", code="unmatched_variables", message=said, hint="give the right one")
         sys.exit(3)
-    ready = {
-        "fingerprint": os.environ.get("STUB_FINGERPRINT", "f" * 64),
-        "images": IMAGES,
-        "metric_names": ["DetectionBoxes_Precision/mAP", "Loss/total_loss"],
-        "device": "cpu",
-        "eval_input": "val",
-        "eval_name": os.environ.get("STUB_EVAL_NAME", "val"),
-        "notes": json.loads(os.environ.get("STUB_NOTES", "[]")),
-        "taken": taken,
-    }
-    reply("ready", **{**ready, **json.loads(os.environ.get("STUB_READY", "{}"))})
+    names = ["DetectionBoxes_Precision/mAP", "Loss/total_loss"]
+    drawn = json.loads(os.environ.get("STUB_RANDOM", "[]"))
+    details = {"eval_input": "val", "eval_name": os.environ.get("STUB_EVAL_NAME", "val")}
+    reply(
+        "ready",
+        fingerprint=os.environ.get("STUB_FINGERPRINT", "f" * 64),
+        images=IMAGES,
+        metrics=[
+            {"name": name, "reproducible": name not in drawn}
+            for name in json.loads(os.environ.get("STUB_METRICS", json.dumps(names)))
+        ],
+        device="cpu",
+        categories=categories(),
+        capabilities={"overlap": True},
+        notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
+        taken=taken,
+        details={**details, **json.loads(os.environ.get("STUB_DETAILS", "{}"))},
+    )
     for line in sys.stdin:
         request = json.loads(line)
         if request["type"] == "stop":

@@ -1,29 +1,25 @@
-"""Answers: what a worker says, read and checked field by field.
+"""Answers: what a worker measured, as it is recorded.
 
-What is wrong in one evaluation is refused here, with the name and the value: the database would
-refuse it as well, and say less.
+What its messages leave open is checked here, with the name and the value: the database would refuse
+it as well, and say less.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from watcher.decision.metric import LATENCY
 from watcher.errors import WorkerError
+from watcher.evaluation import messages
 from watcher.evaluation.events import Ready
 from watcher.types import Evaluation
 
-_KEPT_OF_READY = (
-    *("eval_input", "metrics_sets", "build_seconds", "categories"),
-    *("coco_backend", "eval_set_kept", "warnings", "notes", "eval_name", "own_metrics"),
-    *("random_metrics", "deterministic", "ground_truth"),
-)
-# The largest label maps have about 1,200 categories, with a dozen metrics each.
-_MOST_ROWS = 100_000
-_LONGEST_NAME = 1000
 # A reason is read in a line of a log and a cell of a table; worker.log has all of it.
 _LONGEST_REASON = 400
+_LONGEST_NAME = 1000
 
 
 class UnusableAnswer(Exception):
@@ -36,35 +32,31 @@ def one_line(text: str, longest: float = _LONGEST_REASON) -> str:
     return line if len(line) <= longest else line[: int(longest) - 4].rstrip() + " ..."
 
 
-def read_ready(message: Mapping[str, Any], versions: dict[str, str]) -> Ready:
-    """Read a worker's `ready`.
-
-    Args:
-        message: As it came.
-        versions: Those of its `hello`.
-
-    Raises:
-        WorkerError, KeyError, TypeError, ValueError: it lacks something or mixes it up.
-    """
-    images = int(message["images"])
-    if not 0 <= images < 1 << 53:
-        raise WorkerError(f"the worker said ready with {images} images")
-    details = {key: message.get(key) for key in _KEPT_OF_READY}
-    for category in details["categories"] or ():
-        if not isinstance(category["name"], str):
-            raise TypeError("categories")
+def read_ready(message: messages.Ready, versions: dict[str, str]) -> Ready:
+    """Read a worker's `ready`; `versions` are those of its `hello`."""
+    # A latency is another one each time, and says itself by how much.
+    drawn = [m.name for m in message.metrics if not m.reproducible and m.name != LATENCY]
+    details = {
+        **message.details,
+        "categories": msgspec.to_builtins(message.categories),
+        "warnings": message.warnings,
+        "notes": message.notes,
+        "random_metrics": sorted(drawn),
+    }
     return Ready(
-        fingerprint=str(message["fingerprint"]),
-        images=images,
-        metric_names=tuple(str(name) for name in message["metric_names"]),
-        device=str(message["device"]),
+        fingerprint=message.fingerprint,
+        images=message.images,
+        metric_names=tuple(metric.name for metric in message.metrics),
+        device=message.device,
         versions=versions,
         details=details,
-        taken={str(path): str(copy) for path, copy in (message.get("taken") or {}).items()},
+        taken=message.taken,
+        categories={one.id: one.name for one in message.categories or ()},
+        overlaps=message.capabilities.overlap,
     )
 
 
-def read_evaluation(message: Mapping[str, Any], ready: Ready) -> Evaluation:
+def read_evaluation(message: messages.Result, ready: Ready) -> Evaluation:
     """Read a worker's `result`.
 
     Args:
@@ -72,65 +64,59 @@ def read_evaluation(message: Mapping[str, Any], ready: Ready) -> Evaluation:
         ready: What the worker said of itself.
 
     Raises:
-        UnusableAnswer: a value is missing its name, there are two of one name, or too many.
-        WorkerError, KeyError, TypeError, ValueError: it lacks something or mixes it up.
+        UnusableAnswer: a category is unknown, or has two values of one metric.
+        WorkerError: it is of a part of the eval set.
     """
-    images = int(message["images"])
-    if images != ready.images:
-        raise WorkerError(f"the worker evaluated {images} images of {ready.images}")
-    metrics = {name: _number(value) for name, value in message["metrics"].items()}
-    rows = [
-        (row["name"], row["category"], _number(row["value"]))
-        for row in message.get("category_metrics") or ()
-    ]
-    _check_names(metrics, rows)
+    if message.images != ready.images:
+        raise WorkerError(f"the worker evaluated {message.images} images of {ready.images}")
+    timings = {name: value for name, value in message.timings.items() if value is not None}
     return Evaluation(
         fingerprint=ready.fingerprint,
-        images=images,
-        metrics=metrics,
-        category_metrics=tuple(rows),
-        timings={
-            str(name): float(value)
-            for name, value in message["timings"].items()
-            if _number(value) is not None
-        },
+        images=message.images,
+        metrics=dict(message.metrics),
+        category_metrics=_by_category(message, ready),
+        timings=timings,
         device=ready.device,
         versions=ready.versions,
         details={
             **ready.details,
-            "cost": message.get("cost"),
-            "peak_memory_bytes": message.get("peak_memory_bytes"),
-            "peak_gpu_memory_bytes": message.get("peak_gpu_memory_bytes"),
-            "model_variables": message.get("model_variables"),
-            "visualizations": message.get("visualizations"),
-            "metric_warnings": [str(text) for text in message.get("metric_warnings") or ()],
+            "cost": message.cost,
+            "peak_memory_bytes": message.peak_memory_bytes,
+            "peak_gpu_memory_bytes": message.peak_gpu_memory_bytes,
+            "model_variables": message.model_variables,
+            "metric_warnings": message.warnings,
+            **_artefacts(message),
         },
     )
 
 
-def _check_names(metrics: Iterable[str], rows: list[tuple[Any, Any, float | None]]) -> None:
-    if len(rows) > _MOST_ROWS:
-        raise UnusableAnswer(f"{len(rows)} values by category are more than {_MOST_ROWS}")
-    for name in metrics:
-        _check_name(name, "a metric")
-    seen = set()
-    for name, category, _ in rows:
-        _check_name(name, "a metric")
-        _check_name(category, f"a category of {name}")
-        if (name, category) in seen:
+def _by_category(
+    message: messages.Result, ready: Ready
+) -> tuple[tuple[str, str, float | None], ...]:
+    found: dict[tuple[str, str], float | None] = {}
+    for row in message.category_metrics:
+        category = ready.categories.get(row.category)
+        if category is None:
             raise UnusableAnswer(
-                f"{name} of {category!r} has two values: two categories have that name, or a set of"
-                " metrics was computed twice"
+                f"{row.name} is given of category {row.category}, which is none of the"
+                f" {len(ready.categories)} that the worker named at its start"
             )
-        seen.add((name, category))
+        if not 0 < len(category) <= _LONGEST_NAME:
+            raise UnusableAnswer(f"the name of category {row.category} ({category[:80]!r}) is none")
+        if (row.name, category) in found:
+            raise UnusableAnswer(
+                f"{row.name} of {category!r} has two values: two categories have that name, or a"
+                " set of metrics was computed twice"
+            )
+        found[row.name, category] = row.value
+    return tuple((name, category, value) for (name, category), value in found.items())
 
 
-def _check_name(name: Any, what: str) -> None:
-    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME:
-        raise UnusableAnswer(f"the name of {what} ({str(name)[:80]!r}) is not a name")
-
-
-def _number(value: Any) -> float | None:
-    if value is None or not math.isfinite(number := float(value)):
-        return None
-    return number
+def _artefacts(message: messages.Result) -> dict[str, Any]:
+    """Return what is recorded of the files that an evaluation left."""
+    pictures = [one.path for one in message.artefacts if one.kind == "picture" and one.path]
+    others = [one for one in message.artefacts if one.kind != "picture"]
+    # Event files take all pictures of a folder, which is a worker's own for each evaluation.
+    folder = str(Path(pictures[0]).parent) if pictures else None
+    kept = {"artefacts": msgspec.to_builtins(others)} if others else {}
+    return {"visualizations": folder, **kept}

@@ -24,6 +24,8 @@ class Ready:
         images: Size of the eval set.
         metric_names: Every overall metric that a result will have.
         taken: Files that it added to the run's snapshot, the user's path to its copy.
+        categories: Names by the ids that results call them by.
+        overlaps: It may have the next checkpoint while it computes the metrics of one.
     """
 
     fingerprint: str
@@ -33,6 +35,8 @@ class Ready:
     versions: dict[str, str]
     details: dict[str, Any]
     taken: dict[str, str] = field(default_factory=dict)
+    categories: dict[int, str] = field(default_factory=dict)
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import structlog
 from watcher.errors import WorkerError, WorkerRefused
 from watcher.evaluation.breaker import Phase
 from watcher.evaluation.events import Ready, WorkerEvent
+from watcher.evaluation.phase import WorkerPhase
 from watcher.evaluation.supervise import RESTART_LIMIT_SECONDS, Supervisor
 from watcher.types import Lease
 
@@ -136,7 +137,7 @@ class WorkerPool:
     @property
     def starting(self) -> bool:
         """True while a worker says what it does before it is ready."""
-        return any(one.worker and not one.ready and one.phases for one in self)
+        return any(one.phase is WorkerPhase.STARTING and one.phases for one in self)
 
     def next_deadline(self) -> float:
         """Return the steady time at which `tick` has something to do without any message."""
@@ -148,9 +149,7 @@ class WorkerPool:
 
     def filenos(self) -> list[int]:
         """File descriptors of which one becomes readable when a worker has something to say."""
-        return [
-            fd for supervisor in self if supervisor.worker for fd in supervisor.worker.filenos()
-        ]
+        return [fd for one in self if one.session for fd in one.session.worker.filenos()]
 
     def stop(self, timeout_seconds: float) -> tuple[Lease, ...]:
         """End all workers, in peace if they are idle; returns the leases they held."""
@@ -215,7 +214,7 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         doing = "held back"
     elif supervisor.ready:
         doing = "ready"
-    elif supervisor.worker:
+    elif supervisor.phase is WorkerPhase.STARTING:
         doing = "starting"
     elif supervisor.waiting_for:
         doing = "waiting for the device"

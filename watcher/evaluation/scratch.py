@@ -69,9 +69,9 @@ class Scratch:
         if self.descriptor is not None:
             os.close(self.descriptor)
 
-    def pictures(self) -> str | None:
+    def artefacts(self) -> str | None:
         """Return the folder that workers leave pictures in, which outlives each of them."""
-        return self._folder("pictures")
+        return self._folder("artefacts")
 
     def take(self, name: str) -> Path | None:
         """Return an empty temporary folder for a worker; None where there is none.

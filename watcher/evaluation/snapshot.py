@@ -23,6 +23,7 @@ import structlog
 
 from watcher.config import Settings
 from watcher.errors import ConfigError, StoreError
+from watcher.evaluation.messages import SnapshotFiles
 from watcher.files.atomic_io import read_regular, replace_file
 
 _log = structlog.get_logger(__name__)
@@ -74,8 +75,13 @@ class Snapshot:
         self._seen: dict[str, tuple[object, str | None]] = {}
         self._looking: Thread | None = None
 
-    def request(self, settings: Settings) -> dict[str, Any]:
-        """Return the fields of a worker's start request that name files: they name the copies."""
+    def files(self, settings: Settings) -> SnapshotFiles:
+        """Return where a worker finds the copies, and puts what it copies itself."""
+        originals = {str(one.copy): one.original for one in self._taken.values()}
+        return SnapshotFiles(str(settings.state_path / FOLDER_NAME), originals)
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return a worker's options that name files: they name the copies."""
         copies = {one.original: str(one.copy) for one in self._taken.values()}
         plugins = (text.rpartition(":") for text in settings.metric_plugin)
         return {
@@ -83,10 +89,6 @@ class Snapshot:
             "metric_plugins": [
                 copies.get(f, _whole(f)) + colon + name for f, colon, name in plugins
             ],
-            "snapshot": {
-                "folder": str(settings.state_path / FOLDER_NAME),
-                "originals": {copy: original for original, copy in copies.items()},
-            },
         }
 
     def add(self, taken: Mapping[str, str]) -> None:

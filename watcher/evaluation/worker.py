@@ -1,7 +1,7 @@
-"""The near side of the evaluation worker: one process, JSON lines both ways.
+"""Worker: the carrier of this machine, a process of its own with JSON lines both ways.
 
-The far side is `evaluators/worker.py`, run by the training environment's interpreter; its
-docstring is the contract of the messages. Nothing here blocks for long except `stop`.
+The far side is `evaluators/worker.py`, run by the training environment's interpreter. Nothing here
+blocks for long except `stop`.
 
 Each worker inherits a lock that nobody else holds: as long as one lives, whoever started it, no
 other is started in its place, so two of a run never share the device. On a GPU it inherits that
@@ -12,30 +12,35 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import select
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
+
+import msgspec
 
 from watcher.errors import WorkerError, WorkerStillThere
+from watcher.evaluation import messages
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.scratch import environment as temporary_environment
-from watcher.evaluation.worker_log import WorkerLog
-
-PROTOCOL = 1
-WORKER_FILE = Path(__file__).resolve().parents[2] / "evaluators" / "worker.py"
 
 LOCK_SUFFIX = ".lock"
 
 _LINE_LIMIT_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 _ENDING_SECONDS = 2.0
+# A worker may print so much at once; what it prints beyond that is taken at this rate.
+_BURST_BYTES = 8 << 20
+_BYTES_PER_SECOND = 1 << 20
+_LOG_LIMIT_BYTES = 16 << 20
+_LOG_READ_BYTES = 64 << 10
 
 
 def device_environment(device: str) -> dict[str, str]:
@@ -111,7 +116,7 @@ class Worker:
             if taken:
                 taken.note(self._process.pid)
         assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._pump = WorkerLog(self._process.stderr, log)
+        self._log = _Log(self._process.stderr, log)
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
         os.set_blocking(self._stdin.fileno(), False)
@@ -134,13 +139,13 @@ class Worker:
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         """Send one message.
 
         Raises:
             WorkerError: the worker is gone or does not read.
         """
-        line = json.dumps(message).encode() + b"\n"
+        line = messages.write_request(message)
         try:
             # Messages are far smaller than a pipe, so a short write means that nobody reads.
             if os.write(self._stdin.fileno(), line) != len(line):
@@ -148,7 +153,7 @@ class Worker:
         except OSError as error:
             raise WorkerError(f"the worker is gone: {self.ending()}") from error
 
-    def receive(self) -> Iterator[dict[str, Any]]:
+    def receive(self) -> Iterator[messages.Reply | messages.WrongResult]:
         """Yield the messages that have arrived, possibly none.
 
         What came before an error is yielded first: it was true when it was said.
@@ -164,7 +169,7 @@ class Worker:
             chunk = os.read(self._stdout.fileno(), _READ_BYTES)
         lines = self._lines(chunk or b"")
         for line in lines:
-            yield _decode(line)
+            yield messages.read_reply(line)
         if not lines and (chunk == b"" or (dead and chunk is None)):
             raise WorkerError(f"the worker is gone: {self.ending()}")
 
@@ -201,7 +206,7 @@ class Worker:
     def stop(self, timeout_seconds: float) -> None:
         """Ask the worker to end, wait that long, then kill what is left."""
         with contextlib.suppress(WorkerError):
-            self.send({"type": "stop"})
+            self.send(messages.Stop())
             self._exited(timeout_seconds)
         self.kill()
 
@@ -214,7 +219,7 @@ class Worker:
             how = f"ended with exit code {status.si_status}"
         else:
             how = f"killed by {signal.Signals(status.si_status).name}"
-        last = self._pump.last_line()
+        last = self._log.last_line()
         return f"{how} ({last})" if last else how
 
     def _exited(self, timeout_seconds: float = 0.0) -> os.waitid_result | None:
@@ -252,13 +257,40 @@ def _inherited_lock(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _decode(line: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(line)
-        # Half a surrogate pair passes JSON, and nothing that holds text takes it.
-        json.dumps(message, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise WorkerError(f"the worker sent garbage: {line[:80]!r}") from error
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise WorkerError(f"the worker sent garbage: {line[:80]!r}")
-    return message
+class _Log(threading.Thread):
+    """Copies what a worker prints into its log, until the last process that holds it has ended.
+
+    The worker writes into a pipe, not into the file: libraries that print without end would fill
+    the disk that the trainer saves to. Here they only wait, and the file has a bound.
+    """
+
+    def __init__(self, source: IO[bytes], path: Path) -> None:
+        """Start to copy; `path` and one older file beside it are all that is kept."""
+        super().__init__(name="worker-log", daemon=True)
+        self._source, self._path = source, path
+        self._last = b""
+        self.start()
+
+    def run(self) -> None:
+        """Copy until the end; what cannot be written is dropped."""
+        taken = 0
+        with self._source:
+            while chunk := self._source.read1(_LOG_READ_BYTES):  # type: ignore[attr-defined]
+                self._last = (self._last + chunk)[-4096:]
+                with contextlib.suppress(OSError):
+                    self._write(chunk)
+                taken += len(chunk)
+                if taken > _BURST_BYTES:
+                    time.sleep(len(chunk) / _BYTES_PER_SECOND)
+
+    def last_line(self) -> str:
+        """Return the last line that was printed, empty when there was none."""
+        self.join(timeout=0.5)  # what a dead worker printed is still on its way
+        lines = self._last.decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:200] if lines else ""
+
+    def _write(self, chunk: bytes) -> None:
+        if self._path.exists() and self._path.stat().st_size > _LOG_LIMIT_BYTES:
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        with self._path.open("ab") as file:
+            file.write(chunk)

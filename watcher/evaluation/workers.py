@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
+import msgspec
 import structlog
 
 from watcher.config import Settings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.messages import PROTOCOL, Start
+from watcher.evaluation.od_api import ObjectDetection
 from watcher.evaluation.scratch import Scratch
+from watcher.evaluation.session import Limits
 from watcher.evaluation.snapshot import Snapshot
-from watcher.evaluation.supervise import Limits, Supervisor
-from watcher.evaluation.worker import WORKER_FILE, Worker, device_environment
+from watcher.evaluation.supervise import Supervisor
+from watcher.evaluation.worker import Worker, device_environment
+from watcher.protocols import Evaluator
 
 _log = structlog.get_logger(__name__)
 
@@ -51,17 +55,20 @@ def make_supervisors(
         evaluators=other_evaluators(settings, listing),
         source=device_source,
     )
+    evaluator = ObjectDetection(settings, interpreter, snapshot)
+    request = Start(
+        protocol=PROTOCOL,
+        kind=evaluator.kind,
+        options=evaluator.options,
+        threads=settings.threads,
+        nice=settings.nice,
+        snapshot=snapshot.files(settings),
+        artefacts_dir=scratch.artefacts(),
+    )
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        request = {
-            **snapshot.request(settings),
-            **_start_request(settings, choice),
-            "pictures_dir": scratch.pictures(),
-        }
-        supervisors.append(
-            _supervisor(settings, interpreter, run, choice, number, request, scratch)
-        )
+        supervisors.append(_supervisor(settings, evaluator, run, choice, number, request, scratch))
     return supervisors
 
 
@@ -78,21 +85,23 @@ def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
 
 def _supervisor(
     settings: Settings,
-    interpreter: str,
+    evaluator: Evaluator,
     run: str,
     choice: Choice,
     number: int,
-    request: dict[str, Any],
+    request: Start,
     scratch: Scratch,
 ) -> Supervisor:
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
     log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
-    command, folder = [interpreter, str(WORKER_FILE)], settings.working_path
+    command, folder = evaluator.command, settings.working_path
     return Supervisor(
         spawn=lambda: Worker(command, environment, log, lock, scratch, folder),
-        start_request=request,
+        start_request=msgspec.structs.replace(
+            request, device=choice.device, device_shared=choice.shared
+        ),
         limits=Limits(
             start_seconds=settings.start_timeout,
             stall_seconds=settings.stall_timeout,
@@ -114,18 +123,3 @@ def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
         )
         return None
     return DeviceLock(folders, choice.device, label=choice.label, run=run)
-
-
-def _start_request(settings: Settings, choice: Choice) -> dict[str, Any]:
-    return {
-        "eval_input": settings.eval_input,
-        "eval_batch_size": settings.eval_batch_size,
-        "threads": settings.threads,
-        "nice": settings.nice,
-        "coco_backend": settings.coco_backend,
-        "sample_1_of_n": settings.sample_1_of_n,
-        "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
-        "visualizations": settings.visualizations if settings.tensorboard else 0,
-        "device": choice.device,
-        "device_shared": choice.shared,
-    }

@@ -1,0 +1,39 @@
+"""The kinds of evaluation there are, by the name that `start` gives.
+
+A kind is a class; `worker.py` makes one and asks it, in this order:
+
+- `prepare(start, begin)` imports its libraries, and returns their versions by name; it calls
+  `begin` with the name of each part of the work, and so does the next one
+- `build(start, snapshot, begin)` builds what stays the same from checkpoint to checkpoint
+- `describe()` returns the `Ready` message
+- `forward(prefix, on_progress)` runs one checkpoint through the model. It calls `on_progress` with
+  (images done, images in all), again and again: an evaluation is cancelled there. It returns a
+  function that is called when nothing else of the worker runs, and returns another one, which
+  computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
+  its id
+
+A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint without a score
+`protocol.Failure`. The capabilities are the runtime's, and are said by it.
+"""
+
+import importlib
+
+from evaluators.protocol import Refusal
+
+KINDS = {"od-api": "evaluators.od_api.kind:ObjectDetection"}
+
+
+def make(name):
+    """Returns a new evaluator of the kind.
+
+    Raises:
+        Refusal: there is no such kind.
+    """
+    if name not in KINDS:
+        raise Refusal(
+            "unsupported",
+            "kind ({}) is not one of {}".format(name, ", ".join(KINDS)),
+            "daemon and evaluators must come from the same installation",
+        )
+    module, _, kind = KINDS[name].partition(":")
+    return getattr(importlib.import_module(module), kind)()

@@ -1,0 +1,361 @@
+"""Messages: the evaluator protocol, version 2, as the watcher sends and reads it.
+
+One struct a message; its tag is the message's `type`. They are the schema of the protocol:
+`docs/reference/evaluator-protocol.schema.json` is made from them, and `evaluators/protocol.py` has
+the same messages as plain classes for the other interpreter. `docs/reference/protocol.md` says who
+sends which when. Fields that are not known here are ignored, so a worker may say more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from watcher.errors import WorkerError
+
+PROTOCOL = 2
+
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+# The largest label maps have about 1,200 categories, with a dozen metrics each.
+_MOST_ROWS = 100_000
+
+
+class SnapshotFiles(Struct, frozen=True):
+    """Where the run keeps the files that it began with.
+
+    Attributes:
+        folder: Where a worker copies what only it can find.
+        originals: Of each copy that is there, what the user calls the file.
+    """
+
+    folder: str
+    originals: dict[str, str] = {}
+
+
+class Start(Struct, frozen=True, tag="start", kw_only=True):
+    """The first request: what to measure with, and on what.
+
+    Attributes:
+        kind: Which kind of evaluation; a worker refuses one that it does not know.
+        options: What the kind asks for beyond the common fields.
+        device: `cpu`, `gpu:N` or a GPU's UUID; CUDA_VISIBLE_DEVICES shows it alone already.
+        device_shared: Others use it at the same time, so a measured time says less.
+        threads: At most so many threads, None for as many as there are cores.
+        nice: Added to the worker's niceness.
+        check: Prefix of a checkpoint that the set-up has to fit, else it is refused.
+        snapshot: Of the run's files.
+        artefacts_dir: Where to put files that outlive the worker; the watcher removes it.
+        heartbeat_seconds: How often to say that the worker lives, None for not at all.
+    """
+
+    protocol: int
+    kind: str
+    options: dict[str, Any] = {}
+    device: str = "cpu"
+    device_shared: bool = False
+    threads: int | None = None
+    nice: int | None = None
+    check: str | None = None
+    snapshot: SnapshotFiles | None = None
+    artefacts_dir: str | None = None
+    heartbeat_seconds: float | None = None
+
+
+class Evaluate(Struct, frozen=True, tag="evaluate"):
+    """Evaluate a checkpoint.
+
+    Attributes:
+        id: The lease's token; every message about this evaluation bears it.
+        prefix: The checkpoint's path without the suffixes of its files.
+    """
+
+    id: Name
+    prefix: str
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Give an evaluation up; only for a worker that can. It is answered all the same."""
+
+    id: Name
+
+
+class Stop(Struct, frozen=True, tag="stop"):
+    """End now, with exit code 0."""
+
+
+class Hello(Struct, frozen=True, tag="hello"):
+    """The libraries are there.
+
+    Attributes:
+        protocol: The version that the worker speaks.
+        versions: Of its libraries, by name; recorded with each evaluation.
+    """
+
+    protocol: int
+    pid: int
+    versions: dict[str, str] = {}
+
+
+class Phase(Struct, frozen=True, tag="phase"):
+    """A part of the start begins, `building the model` say."""
+
+    name: str
+
+
+class DeclaredMetric(Struct, frozen=True):
+    """A metric that each result will have.
+
+    Attributes:
+        direction: Which value is better, None where it is neither by nature.
+        unit: `ms` say, None for a plain number.
+        short: What a user may write in its place.
+        reproducible: False where two evaluations of one checkpoint may differ in it.
+    """
+
+    name: Name
+    direction: Literal["max", "min"] | None = None
+    unit: str | None = None
+    short: list[str] = []
+    reproducible: bool = True
+
+
+class Category(Struct, frozen=True):
+    """A category of the data; the id is what results call it by."""
+
+    id: int
+    name: str
+
+
+class Capabilities(Struct, frozen=True):
+    """What the worker can do beyond evaluating one checkpoint after another.
+
+    Attributes:
+        overlap: It may get the next checkpoint once it said `free`.
+        cancel: It answers a cancelled evaluation soon.
+        jobs: What it may be asked for.
+    """
+
+    overlap: bool = False
+    cancel: bool = False
+    jobs: tuple[str, ...] = ("evaluate",)
+
+
+class Ready(Struct, frozen=True, tag="ready", kw_only=True):
+    """The model is built, and checkpoints can come.
+
+    Attributes:
+        fingerprint: Identity of the evaluation; scores under another one do not compare.
+        fingerprint_parts: What it is made of, for people.
+        images: Size of the eval set.
+        device: What it runs on, in words.
+        categories: None where they are not known.
+        taken: Files that it added to the snapshot, the user's path to its copy.
+        warnings: Sentences for the log, at each start.
+        notes: The same, once.
+        details: What else is recorded with each evaluation.
+    """
+
+    fingerprint: Name
+    images: Count
+    metrics: list[DeclaredMetric]
+    device: str = "cpu"
+    categories: list[Category] | None = None
+    capabilities: Capabilities = Capabilities()
+    fingerprint_parts: dict[str, Any] = {}
+    taken: dict[str, str] = {}
+    warnings: list[str] = []
+    notes: list[str] = []
+    details: dict[str, Any] = {}
+
+
+class Error(Struct, frozen=True, tag="error"):
+    """This set-up can never be evaluated; the worker ends with exit code 3."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    detail: str | None = None
+
+
+class Heartbeat(Struct, frozen=True, tag="heartbeat"):
+    """The worker lives. It is no progress."""
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """So many images of so many went through the model."""
+
+    id: Name
+    done: Count
+    total: Count
+
+
+class Free(Struct, frozen=True, tag="free"):
+    """The model may take the next checkpoint: of this one only metrics are left."""
+
+    id: Name
+
+
+class CategoryMetric(Struct, frozen=True):
+    """A figure of one category, which is called by its id."""
+
+    name: Name
+    category: int
+    value: float | None
+
+
+class Artefact(Struct, frozen=True):
+    """A file that an evaluation left.
+
+    Attributes:
+        kind: `picture`, `table` (figures of each image) or `file`.
+        path: Where it is for the watcher; either this or `uri`.
+        sha256: Of its content, in hexadecimal.
+    """
+
+    kind: str
+    name: str
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    path: str | None = None
+    uri: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.uri is None):
+            raise ValueError("Expected either `path` or `uri`")
+
+
+class Result(Struct, frozen=True, tag="result", kw_only=True):
+    """The whole eval set was measured.
+
+    Attributes:
+        images: How many were; another number than that of `ready` is no evaluation.
+        metrics: By name, None where there is no finite value.
+        timings: Seconds by part.
+        cost: What the model costs, its latency say.
+        warnings: Sentences for the log.
+    """
+
+    id: Name
+    images: Count
+    metrics: dict[Name, float | None]
+    global_step: int | None = None
+    category_metrics: Annotated[list[CategoryMetric], Meta(max_length=_MOST_ROWS)] = []
+    timings: dict[str, float | None] = {}
+    cost: dict[str, Any] | None = None
+    peak_memory_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
+    model_variables: int | None = None
+    warnings: list[str] = []
+    artefacts: list[Artefact] = []
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    """This checkpoint gets no score; the worker lives on.
+
+    Attributes:
+        permanent: Another attempt would end the same way.
+        detail: A traceback, for worker.log.
+    """
+
+    id: Name
+    code: str
+    message: str
+    permanent: bool
+    detail: str | None = None
+
+
+Request = Start | Evaluate | Cancel | Stop
+Answer = Progress | Free | Result | Failed
+Reply = Hello | Phase | Ready | Error | Heartbeat | Answer
+
+
+class WrongResult(Struct, frozen=True):
+    """A `result` that is none: its evaluation is refused, and the worker lives on."""
+
+    id: str
+    reason: str
+
+
+_replies = msgspec.json.Decoder(Reply)
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+
+
+def write_request(request: Struct) -> bytes:
+    """Return the line of a request."""
+    # A path need not be text: what stands for its other bytes only this encoder passes on.
+    return json.dumps(msgspec.to_builtins(request)).encode() + b"\n"
+
+
+def read_reply(line: bytes) -> Reply | WrongResult:
+    """Return the message of a line.
+
+    Raises:
+        WorkerError: it is none, or says it wrongly; the message names the field and its value.
+    """
+    try:
+        reply: Reply = _replies.decode(line)
+        return reply
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        said = _said(line) if isinstance(error, msgspec.ValidationError) else {}
+        if not isinstance(kind := said.get("type"), str):
+            raise WorkerError(f"the worker sent garbage: {line[:80]!r}") from error
+        try:
+            reason = _explain(said, str(error))
+        except (LookupError, TypeError, AttributeError):  # a field is there twice
+            reason = str(error)
+        if kind == "result" and isinstance(said.get("id"), str):
+            return WrongResult(said["id"], reason)
+        raise WorkerError(f"the worker sent a wrong {kind[:80]}: {reason}") from error
+
+
+def _said(line: bytes) -> dict[str, Any]:
+    """Return a message unchecked, an empty one where it is garbage all the same."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):  # of what comes after the first mistake
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _explain(said: dict[str, Any], error: str) -> str:
+    """Name the field of a wrong message and its value, of which msgspec tells the place alone."""
+    place = _PLACE.match(error)
+    assert place
+    what = place["what"][:1].lower() + place["what"][1:]
+    if place["path"] is None:
+        return what
+    path = ""
+    value: Any = said
+    for name, number in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place["path"]):
+        step: Any = name or number
+        if number == "...":
+            step = _wrong_key(said, path)
+        elif number:
+            step = int(number)
+        if step is None:
+            break
+        path += ("." if path else "") + name if name else f"[{step!r}]"
+        value = value[step]
+    if place["key"]:
+        path, value = f"a name in {path}", _wrong_key(said, path)
+    return f"{path} ({_shown(value)}): {what}"
+
+
+def _wrong_key(said: dict[str, Any], field: str) -> str | None:
+    """Return the first key of a mapping in a message that makes it a wrong one."""
+    kind = next(one for one in get_args(Reply) if one.__struct_config__.tag == said["type"])
+    types = {one.name: one.type for one in msgspec.structs.fields(kind)}
+    for key, value in said[field].items() if field in types else ():
+        try:
+            msgspec.convert({key: value}, types[field])
+        except msgspec.ValidationError:
+            return str(key)
+    return None
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value)} values" if isinstance(value, list | dict) else repr(value)[:80]

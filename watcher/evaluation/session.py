@@ -1,0 +1,251 @@
+"""Session: one worker from its start to its end, as the evaluator protocol has it.
+
+It asks, takes the answers, and says what happened. What follows from that for the next worker or
+for the device is the supervisor's affair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from watcher.errors import WorkerError, WorkerRefused
+from watcher.evaluation import messages
+from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_ready
+from watcher.evaluation.events import (
+    Evaluated,
+    Progressed,
+    Ready,
+    Rejected,
+    Starting,
+    Unusable,
+    WorkerEvent,
+)
+from watcher.evaluation.phase import WorkerPhase, WorkerStep, after
+from watcher.protocols import Carrier
+from watcher.types import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long to wait for a worker before it counts as hung, and how often to try.
+
+    Attributes:
+        start_seconds: From start to ready.
+        stall_seconds: Without any progress in an evaluation.
+        retry_seconds: First delay before a new worker; it doubles up to five minutes.
+        start_attempts: Failures before ready, of a worker that never was, until giving up.
+        memory_bytes: Resident memory above which a worker is replaced after its evaluation.
+        turn_seconds: How long to keep a device that another watcher waits for.
+    """
+
+    start_seconds: float = 600.0
+    stall_seconds: float = 600.0
+    retry_seconds: float = 5.0
+    start_attempts: int = 3
+    memory_bytes: int | None = None
+    turn_seconds: float = 600.0
+
+
+@dataclass(slots=True)
+class Running:
+    """An evaluation that the worker was asked for. Times are steady seconds.
+
+    Attributes:
+        deadline: When it counts as hung.
+        done: Images done, -1 before the first is told.
+        free: The worker may be asked for the next.
+    """
+
+    lease: Lease
+    started: float
+    deadline: float
+    done: int = -1
+    total: int = 0
+    free: bool = False
+    first_done: int = 0
+    first_told: float = 0.0
+    images_per_second: float | None = None
+
+    def came(self, done: int, now: float) -> None:
+        """Note that more images are done, and how fast they go since the first progress."""
+        if self.done < 0:
+            self.first_done, self.first_told = done, now
+        elif now > self.first_told:
+            rate = (done - self.first_done) / (now - self.first_told)
+            self.images_per_second = round(rate, 2)
+        self.done = done
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """Images `done` of `total`, and `images_per_second` as soon as that can be told."""
+        if not self.total:
+            return {}
+        rate = self.images_per_second
+        known = {} if rate is None else {"images_per_second": rate}
+        return {"done": self.done, "total": self.total, **known}
+
+
+@dataclass(slots=True)
+class Session:
+    """What one worker is doing.
+
+    Attributes:
+        ready: What it said of itself, None before it did.
+        running: What it evaluates, in the order it was asked.
+        phases: What it has begun to do before it is ready, and when.
+    """
+
+    worker: Carrier
+    limits: Limits
+    phase: WorkerPhase = WorkerPhase.ABSENT
+    ready: Ready | None = None
+    running: list[Running] = field(default_factory=list)
+    phases: list[tuple[str, float]] = field(default_factory=list)
+    _deadline: float = math.inf
+    _versions: dict[str, str] = field(default_factory=dict)
+    _broken: str | None = None
+
+    def go(self, step: WorkerStep) -> None:
+        """Take note of what happened to the worker."""
+        self.phase = after(self.phase, step)
+
+    def start(self, request: messages.Start, now: float) -> None:
+        """Tell the worker what to get ready for."""
+        self.go(WorkerStep.SPAWNED)
+        self._deadline = now + self.limits.start_seconds
+        self._send(request, now)
+
+    def end(self, peace_seconds: float | None = None) -> None:
+        """End the worker: at once, but where it is idle and so much time is given for it."""
+        if peace_seconds is None or self.running:
+            self.worker.kill()
+        else:
+            self.worker.stop(peace_seconds)
+        self.go(WorkerStep.ENDED)
+
+    def evaluate(self, lease: Lease, now: float) -> None:
+        """Ask for an evaluation; its token is the message's id."""
+        self.running.append(Running(lease, now, now + self.limits.stall_seconds))
+        self._send(messages.Evaluate(id=lease.token, prefix=str(lease.prefix)), now)
+
+    def _send(self, request: messages.Request, now: float) -> None:
+        try:
+            self.worker.send(request)
+        except WorkerError as error:
+            # It is overdue at once: so the next look ends it and gives back what it holds.
+            self._broken, self._deadline = error.message, now
+
+    @property
+    def due(self) -> float:
+        """When something of the worker is overdue, infinite while nothing is awaited of it."""
+        return min([self._deadline, *(running.deadline for running in self.running)])
+
+    def overdue(self) -> str:
+        """Say what is."""
+        if self._broken:
+            return self._broken
+        if self.ready is None:
+            return f"the worker was not ready within {self.limits.start_seconds:g} s"
+        return f"the evaluation made no progress for {self.limits.stall_seconds:g} s"
+
+    def has_room(self, *, beside_others: bool) -> bool:
+        """True when the worker can be asked for an evaluation now.
+
+        Args:
+            beside_others: Also while the metrics of another are computed.
+        """
+        if self.phase is not WorkerPhase.READY:
+            return False
+        if not self.running:
+            return True
+        # One that broke a worker before stays alone: another must not suffer for it again.
+        only = self.running[0]
+        alone = len(self.running) > 1 or only.lease.attempt > 1
+        return beside_others and only.free and not alone
+
+    def take(self, now: float) -> Iterator[WorkerEvent]:
+        """Yield what the worker says, as what happened; what came before an error first.
+
+        Raises:
+            WorkerRefused: it says that this set-up can never be evaluated.
+            WorkerError: it ended, or spoke nonsense.
+        """
+        for message in self.worker.receive():
+            match message:
+                case messages.Hello(protocol):
+                    self._greet(protocol)
+                    self._versions = message.versions
+                case messages.Heartbeat():
+                    pass
+                case messages.Phase(name) if self.ready is None:
+                    self.phases.append((one_line(name), now))
+                    yield Starting(one_line(name))
+                case messages.Ready():
+                    yield self._take_ready(message)
+                case messages.Error(code, text, hint):
+                    raise WorkerRefused(code, one_line(text, math.inf), hint=hint)
+                case _:
+                    happened = self._take_answer(message, now)
+                    if happened:
+                        yield happened
+
+    def _greet(self, protocol: int) -> None:
+        if protocol != messages.PROTOCOL:
+            raise WorkerRefused(
+                "protocol",
+                f"the worker speaks protocol {protocol}, this watcher {messages.PROTOCOL}",
+                hint="watcher and evaluators must come from the same installation",
+            )
+
+    def _take_ready(self, message: messages.Ready) -> Ready:
+        if self.ready is not None:
+            raise WorkerError("the worker said ready twice")
+        self.ready = read_ready(message, self._versions)
+        self._deadline = math.inf
+        self.go(WorkerStep.GOT_READY)
+        return self.ready
+
+    def _take_answer(self, message: object, now: float) -> WorkerEvent | None:
+        token = getattr(message, "id", None)
+        # An answer to a question not asked now is no answer.
+        running = next((one for one in self.running if one.lease.token == token), None)
+        if running is None or self.ready is None:
+            raise WorkerError(f"the worker answered {_name(message)} to nothing that was asked")
+        lease = running.lease
+        match message:
+            case messages.Progress(_, done, total):
+                if done > running.done:  # saying the same again is no progress
+                    running.came(done, now)
+                    running.deadline = now + self.limits.stall_seconds
+                running.total = total
+                return Progressed(lease, done, total)
+            case messages.Free():
+                running.free = self.ready.overlaps
+                return None
+            case messages.Failed(_, code, text, permanent):
+                self.running.remove(running)
+                return Rejected(lease, code, one_line(text), permanent)
+            case messages.WrongResult(_, reason):
+                self.running.remove(running)
+                return Unusable(lease, reason)
+            case messages.Result():
+                return self._take_result(message, running, self.ready, now)
+        raise WorkerError(f"the worker sent an unknown message: {_name(message)}")
+
+    def _take_result(
+        self, message: messages.Result, running: Running, ready: Ready, now: float
+    ) -> Evaluated | Unusable:
+        happened: Evaluated | Unusable
+        try:
+            evaluation = read_evaluation(message, ready)
+            happened = Evaluated(running.lease, evaluation, now - running.started)
+        except UnusableAnswer as error:
+            happened = Unusable(running.lease, str(error))
+        self.running.remove(running)
+        return happened
+
+
+def _name(message: object) -> str:
+    return "result" if isinstance(message, messages.WrongResult) else type(message).__name__.lower()
