@@ -29,8 +29,8 @@ from watcher.plot.series import make_picture
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
 from watcher.store import Store
+from watcher.store.migrations import migrations
 from watcher.store.reading import open_reader
-from watcher.store.schema import migrations
 from watcher.store.sqlite import Database
 from watcher.types import Evaluation, FoundCheckpoint, Pin, ScoredCheckpoint
 

@@ -22,7 +22,6 @@ from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.preflight import refuse_unmeasured
 from watcher.store import queries
 from watcher.store.database_file import DATABASE_NAME
-from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader, open_reader
 from watcher.view.look import is_there, missing_text, remedy
 
@@ -103,7 +102,7 @@ def metric(settings: Settings) -> list[Finding]:
 
 def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
     try:
-        refuse_unmeasured(settings, reader.rows(), recorded_settings(reader.run()))
+        refuse_unmeasured(settings, reader.rows(), reader.run().get("settings") or {})
     except ConfigError as error:
         return [Finding("metric", "error", error.message, error.hint)]
     names, categories = reader.measured()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,8 @@ import msgspec
 from watcher.errors import StoreError, StoreLost
 from watcher.files.mounts import mount_now
 from watcher.store.database_file import PINS_NAME, REBUILD_HINT, explained, iso
-from watcher.store.moved import Moved, recorded_settings
-from watcher.store.schema import migrations, unknown_migrations
+from watcher.store.migrations import migrate, migrations, unknown_migrations
+from watcher.store.relocation import inside, recorded_settings, with_paths
 from watcher.store.sqlite import Database
 
 _BUSY_SECONDS = 2.0
@@ -37,6 +37,7 @@ class RunDatabase:
         path: The database file.
         run_id: The run's row.
         run_uuid: The run's identity, as it stands in the sentinel.
+        model_dir: Its folder; paths inside of it are recorded relative to it.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class RunDatabase:
             StoreError: it cannot be opened or written, or is not a database.
         """
         self.path = path
+        self.model_dir = model_dir
         with explained(path):
             # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = Database(sqlite3.connect(path, timeout=busy_seconds))
             try:
                 self._prepare()
-                self.run_id, self.run_uuid = self._find_run(run, model_dir, now, new_uuid)
+                self.run_id, self.run_uuid = self._find_run(run, now, new_uuid)
             except BaseException:
                 self._db.close()
                 raise
@@ -72,7 +74,7 @@ class RunDatabase:
         self._db.execute("PRAGMA foreign_keys = ON")
         self._choose_journal()
         self._db.execute("PRAGMA synchronous = FULL")
-        migrations.apply(self._db)
+        migrate(self._db)
 
     def _choose_journal(self) -> None:
         """Use write-ahead logging but where the file system is another machine's or a program's.
@@ -145,6 +147,11 @@ class RunDatabase:
         """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
         return _pin_prefix(self.path, pin_path)
 
+    def encoded(self, settings: Mapping[str, Any]) -> str:
+        """Return settings as they are recorded."""
+        recorded = with_paths(settings, lambda path: inside(path, self.model_dir))
+        return msgspec.json.encode(recorded).decode()
+
     def set_patience(self, seconds: float) -> None:
         """Say how long to wait for a lock that another program holds, before StoreBusy."""
         self._db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
@@ -199,33 +206,23 @@ class RunDatabase:
         row = {"run_id": self.run_id, "at": iso(now), "kind": kind}
         self.insert("events", {**row, "checkpoint": checkpoint, "message": message})
 
-    def _find_run(self, name: str, model_dir: Path, now: float, new_uuid: str) -> tuple[int, str]:
+    def _find_run(self, name: str, now: float, new_uuid: str) -> tuple[int, str]:
         # The database lies with the model_dir, so the first run in it is the run, however the
         # folder is called today.
-        found = self.one("SELECT * FROM runs ORDER BY id LIMIT 1")
-        run = found or {"id": 1, "uuid": new_uuid}
-        columns = {"name": name, "model_dir": str(model_dir)}
+        model_dir = str(self.model_dir)
+        run = self.one("SELECT * FROM runs ORDER BY id LIMIT 1")
         with self.write():
-            if found is None:
-                self.insert(
-                    "runs", {**run, **columns, "created_at": iso(now), "metric": "", "mode": ""}
-                )
-            else:
+            if run is None:
+                run = {"id": 1, "uuid": new_uuid, "name": name, "model_dir": model_dir}
+                self.insert("runs", {**run, "created_at": iso(now), "metric": "", "mode": ""})
+            elif run["model_dir"] != model_dir:
                 # Its name is that of before until it is decided by these settings.
-                self.run("UPDATE runs SET model_dir = ? WHERE id = ?", [str(model_dir), run["id"]])
-                self._follow(found, Moved(Path(found["model_dir"]), model_dir))
+                settings = self.encoded(recorded_settings(run, self.model_dir))
+                self.run(
+                    "UPDATE runs SET model_dir = ?, settings = ? WHERE id = ?",
+                    [model_dir, settings, run["id"]],
+                )
         return run["id"], run["uuid"]
-
-    def _follow(self, run: dict[str, Any], moved: Moved) -> None:
-        """Bring recorded paths up to date, inside `write()`, for a run that lies elsewhere now."""
-        if moved.new == moved.old:
-            return
-        settings = msgspec.json.encode(moved.settings(recorded_settings(run))).decode()
-        self.run("UPDATE runs SET settings = ? WHERE id = ?", [settings, run["id"]])
-        for row in self.all("SELECT id, path FROM promotions WHERE evicted_at IS NULL"):
-            path = moved.path(row["path"])
-            if os.path.lexists(f"{path}.index"):  # else it is put there anew
-                self.run("UPDATE promotions SET path = ? WHERE id = ?", [path, row["id"]])
 
 
 @lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again

@@ -13,6 +13,7 @@ from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import iso
 from watcher.store.queue import Queue
+from watcher.store.relocation import recorded_settings
 from watcher.store.rows import Rows
 from watcher.types import Evaluation, Lease
 
@@ -281,8 +282,8 @@ class Ledger(Rows):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that were recorded last, empty for none."""
-        values: dict[str, Any] = msgspec.json.decode(self._run_row("settings"))
-        return values
+        row = self._db.one("SELECT model_dir, settings FROM runs WHERE id = ?", [self._run_id])
+        return recorded_settings(row) if row else {}
 
     def set_settings(self, settings: dict[str, Any], given: Mapping[str, str], name: str) -> None:
         """Record what the run goes by, for the next start and those who explain its decisions.
@@ -292,7 +293,7 @@ class Ledger(Rows):
             given: Where each was given that is not a default.
             name: The run's name.
         """
-        row = {"settings": _json(settings), "given": _json(given), "name": name}
+        row = {"settings": self._db.encoded(settings), "given": _json(given), "name": name}
         if all(value == self._run_row(column) for column, value in row.items()):
             return
         columns = ", ".join(f"{column} = ?" for column in row)

@@ -9,6 +9,7 @@ import msgspec
 
 from watcher.store.database import MEASURED, RunDatabase
 from watcher.store.database_file import iso
+from watcher.store.relocation import inside
 from watcher.types import Leader
 
 
@@ -21,11 +22,12 @@ class Promotions:
 
     def present(self, board: str) -> list[dict[str, Any]]:
         """Return a board: `id, checkpoint_id, evaluation_id, rank, path, score, metric`."""
-        return self._db.all(
+        rows = self._db.all(
             "SELECT id, checkpoint_id, evaluation_id, rank, path, score, metric FROM promotions"
             " WHERE run_id = ? AND board = ? AND evicted_at IS NULL ORDER BY rank",
             [self._run_id, board],
         )
+        return [{**row, "path": str(self._db.model_dir / row["path"])} for row in rows]
 
     def incumbent(self, board: str) -> int | None:
         """Return the checkpoint id of a board's first place, None when it is empty."""
@@ -144,7 +146,7 @@ class Promotions:
             "rank": leader.rank,
             "score": leader.row.score,
             "metric": metric,
-            "path": path,
+            "path": inside(path, self._db.model_dir),
             "promoted_at": iso(now),
         }
         self._db.insert("promotions", row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from watcher.checkpoints.naming import missing
 from watcher.config.last_start import LastStart
 from watcher.errors import StoreBusy, StoreError
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, explained
-from watcher.store.moved import Moved, find_move, recorded_settings, recorded_state, same_folder
+from watcher.store.relocation import find_model_dir, inside, recorded_settings
 from watcher.store.rows import QUEUE_ORDER, Rows
 
 
@@ -70,17 +69,14 @@ class Reader:
     def run(self) -> dict[str, Any]:
         """Return the run's row; `status` is decoded: what the daemon last said of itself.
 
-        `model_dir` and the paths in `settings` are those of today, if the run was moved.
+        `settings` are decoded too, those of the last start. `model_dir` and the paths in them are
+        those of today, if the run was moved.
         """
         run = self.recorded()
-        moved = find_move(self._state_dir, run)
-        if moved.new != moved.old:
-            run["model_dir"] = str(moved.new)
-            # Into a name that JSON cannot hold `run` does not go; its settings stay as they were.
-            with contextlib.suppress(UnicodeEncodeError):
-                now = moved.settings(recorded_settings(run))
-                run["settings"] = msgspec.json.encode(now).decode()
-        return {**run, "status": msgspec.json.decode(run["status"])}
+        model_dir = find_model_dir(self._state_dir, run)
+        if "settings" in run:
+            run["settings"] = recorded_settings(run, model_dir)
+        return {**run, "model_dir": str(model_dir), "status": msgspec.json.decode(run["status"])}
 
     def recorded(self) -> dict[str, Any]:
         """Return the run's row as it is."""
@@ -99,25 +95,7 @@ class Reader:
         """Return what the last start went by, and what it was given, with the paths of today."""
         run = self.run()
         given = run.get("given")
-        return LastStart(recorded_settings(run), given and msgspec.json.decode(given))
-
-    def original(self) -> Path | None:
-        """Return the state folder that this one is a copy of, None when it is none.
-
-        A run that was moved has left nothing where it was; one that was copied is still there.
-        What is there and cannot be read is taken for the original.
-        """
-        run = self.recorded()
-        before = recorded_state(run)
-        if before == self._state_dir or same_folder(before, self._state_dir):
-            return None
-        try:
-            if not (before / DATABASE_NAME).is_file():
-                return None
-            with open_reader(before, timeout_seconds=0.1) as other:
-                return before if other.recorded()["uuid"] == run["uuid"] else None
-        except (OSError, StoreError):
-            return before
+        return LastStart(run.get("settings") or {}, given and msgspec.json.decode(given))
 
     def best(self) -> dict[str, Any] | None:
         """Return the row of the view `best`, None while nothing is promoted.
@@ -318,12 +296,12 @@ class Reader:
         """
         rows = self._rows(sql)
         if rows:
-            moved: Moved = find_move(self._state_dir, self.recorded())
-            for row in rows:
-                row["path"] = moved.path(row["path"])
-            gone = missing(Path(row["path"]) for row in rows)
-            for row in rows:
-                row["files"] = Path(row["path"]) not in gone
+            run = self.recorded()
+            now, before = find_model_dir(self._state_dir, run), Path(run["model_dir"])
+            paths = [now / inside(row["path"], before) for row in rows]
+            gone = missing(paths)
+            for row, path in zip(rows, paths, strict=True):
+                row |= {"path": str(path), "files": path not in gone}
         return rows
 
     def _rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:

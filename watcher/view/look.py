@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader
 
 _PACE_OF = 5
@@ -342,7 +341,7 @@ def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
     from watcher.decision.stop import patience_left, walk
     from watcher.errors import ConfigError
 
-    values = recorded_settings(run)
+    values = run.get("settings") or {}
     if not values or (values.get("patience"), values.get("patience_steps")) == (None, None):
         return {}
     try:
