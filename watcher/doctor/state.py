@@ -12,8 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from watcher.config import Settings
 from watcher.config.policies import boards, require_metrics
 from watcher.decision.noise import random_doubts
@@ -102,7 +100,7 @@ def metric(settings: Settings) -> list[Finding]:
 
 def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
     try:
-        refuse_unmeasured(settings, reader.rows(), reader.run().get("settings") or {})
+        refuse_unmeasured(settings, reader, reader.run().get("settings") or {})
     except ConfigError as error:
         return [Finding("metric", "error", error.message, error.hint)]
     names, categories = reader.measured()
@@ -117,7 +115,7 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
 
 
 def _noise(settings: Settings, reader: Reader) -> list[Finding]:
-    details = msgspec.json.decode(queries.last_details(reader) or "{}")
+    details = reader.details_of()
     instead = "rank by what is computed from detections, such as mAP"
     return [
         Finding("metric", "warning", doubt, instead)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from watcher.decision.metric import Key
-from watcher.store.rows import Queries
+from watcher.store.rows import COUNTING, Queries
 
 Found = list[dict[str, Any]]
 
@@ -25,10 +25,7 @@ OFFERED = {
         " WHERE c.state NOT IN ('untrained', 'corrupt', 'missed')) ORDER BY id DESC LIMIT ?"
     ),
     "evaluated": (
-        "SELECT c.name, c.state, c.global_step, e.score FROM evaluations e"
-        " JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " ORDER BY c.id DESC LIMIT ?"
+        f"SELECT c.name, c.state, c.global_step, e.score FROM {COUNTING} ORDER BY c.id DESC LIMIT ?"
     ),
     "metrics": f"SELECT name FROM metrics WHERE category = '' AND {_LAST} ORDER BY name LIMIT ?",
     "categories": (
@@ -40,17 +37,6 @@ OFFERED = {
 
 
 # -- pictures
-
-
-def scored(db: Queries, run_id: int) -> Found:
-    """Return `id, checkpoint_id, name, step, score, generation` of what counts, in that order."""
-    return db.all(
-        "SELECT e.id, c.id AS checkpoint_id, c.name, coalesce(c.global_step, 0) AS step, e.score,"
-        " c.generation FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " WHERE r.id = ? ORDER BY c.generation, step, c.id",
-        [run_id],
-    )
 
 
 def values_named(
@@ -124,15 +110,6 @@ def with_steps(db: Queries) -> Found:
 # -- the report
 
 
-def not_evaluated(db: Queries, states: Sequence[str], most: int) -> Found:
-    """Return `checkpoint, global_step, state, reason` of those in some states, the latest first."""
-    return db.all(
-        "SELECT checkpoint, global_step, state, reason FROM history"
-        f" WHERE state IN ({', '.join('?' * len(states))}) ORDER BY discovered_at DESC LIMIT ?",
-        [*states, most],
-    )
-
-
 def events(db: Queries, most: int) -> tuple[Found, int]:
     """Return `at, kind, checkpoint, message` of the last events, and how many there are."""
     last = db.all(
@@ -178,12 +155,6 @@ def places_taken(db: Queries) -> int:
     """Return how many places are taken on all boards."""
     row = db.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
     return int(row["n"]) if row else 0
-
-
-def last_details(db: Queries) -> str | None:
-    """Return the details of the evaluation recorded last, as JSON; None before the first."""
-    row = db.one("SELECT details FROM evaluations ORDER BY id DESC LIMIT 1")
-    return row["details"] if row else None
 
 
 def journal_mode(db: Queries) -> str:

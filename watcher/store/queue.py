@@ -339,12 +339,7 @@ class Queue(Checkpoints):
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""
-        row = self._db.one(
-            "SELECT count(*) AS n FROM checkpoints WHERE run_id = ?"
-            " AND state IN ('pending', 'leased')",
-            [self._run_id],
-        )
-        return int(row["n"]) if row else 0
+        return len(self.waiting_ids())
 
     def next_due(self, *, untried: bool = False) -> float | None:
         """Return when the earliest pending checkpoint may be leased, in seconds since the epoch.

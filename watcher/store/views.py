@@ -28,6 +28,21 @@ _PROMOTED = f"""r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.m
     FROM promotions p
     JOIN checkpoints c ON c.id = p.checkpoint_id"""
 
+
+def history_of(checkpoints: str) -> str:
+    """Return what the view `history` asks, of those checkpoints that a table or query has."""
+    return f"""
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
+        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation, p.rank
+    FROM {checkpoints} c
+    JOIN runs r ON r.id = c.run_id
+    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
+    LEFT JOIN promotions p ON p.run_id = r.id AND p.board = r.board AND p.checkpoint_id = c.id
+        AND p.evicted_at IS NULL
+    ORDER BY c.id
+    """
+
+
 # In the order in which they are made: a later one may ask an earlier one.
 VIEWS = (
     f"""
@@ -51,17 +66,7 @@ VIEWS = (
     SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at, generation
     FROM leaderboard WHERE rank = 1
     """,
-    """
-    CREATE VIEW history AS
-    SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
-        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation, p.rank
-    FROM checkpoints c
-    JOIN runs r ON r.id = c.run_id
-    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
-    LEFT JOIN promotions p ON p.run_id = r.id AND p.board = r.board AND p.checkpoint_id = c.id
-        AND p.evicted_at IS NULL
-    ORDER BY c.id
-    """,
+    f"CREATE VIEW history AS {history_of('checkpoints')}",
     f"""
     CREATE VIEW metric_values AS
     SELECT r.name AS run, c.name AS checkpoint, c.global_step, m.name AS metric,

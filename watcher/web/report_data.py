@@ -63,7 +63,7 @@ def read_report(reader: Reader) -> ReportData:
     return ReportData(
         look=look,
         history=look.recent,
-        failures=queries.not_evaluated(reader, _NOT_EVALUATED, MOST_CHECKPOINTS),
+        failures=reader.failed(MOST_CHECKPOINTS, _NOT_EVALUATED),
         events=events,
         event_count=event_count,
         best=_measured(reader, best),
