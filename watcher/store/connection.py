@@ -1,4 +1,4 @@
-"""A connection to read with, while another process writes the database. Never writes."""
+"""Connections: how the database is asked, and opened by those who only read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,32 @@ from watcher.store.database_file import explained
 
 
 class Connection:
-    """A database that is read.
+    """An open database; `path` is its file."""
+
+    path: Path
+    _db: sqlite3.Connection
+
+    def close(self) -> None:
+        """Close it; the object is of no use afterwards."""
+        self._db.close()
+
+    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+        with explained(self.path):
+            cursor = self._db.execute(sql, arguments)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """Return the first row of a query, None when it has none."""
+        rows = self.all(sql, arguments)
+        return rows[0] if rows else None
+
+
+class ReadOnly(Connection):
+    """A database that another process may be writing meanwhile.
 
     Attributes:
-        path: The file.
         frozen: Nobody writes it, and it is read as a file that never changes.
         run_id: The row of its run, which is the first.
     """
@@ -61,22 +83,6 @@ class Connection:
                 self._db.close()
                 raise
             self.run_id: int = run["id"] if run else 1
-
-    def close(self) -> None:
-        """Close it; the object is of no use afterwards."""
-        self._db.close()
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-        with explained(self.path):
-            cursor = self._db.execute(sql, arguments)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
-
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-        rows = self.all(sql, arguments)
-        return rows[0] if rows else None
 
 
 def _nearest_trouble(folder: Path) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from watcher.errors import StoreError, StoreLost
 from watcher.files.mounts import mount_now
+from watcher.store.connection import Connection
 from watcher.store.database_file import PINS_NAME, REBUILD_HINT, explained, iso
 from watcher.store.migrations import migrate, migrations, unknown_migrations
 from watcher.store.relocation import inside, recorded_settings, with_paths
@@ -30,7 +31,7 @@ MEASURED = (
 )
 
 
-class RunDatabase:
+class RunDatabase(Connection):
     """The writing connection, bound to one run.
 
     Attributes:
@@ -60,7 +61,7 @@ class RunDatabase:
         with explained(path):
             # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = Database(sqlite3.connect(path, timeout=busy_seconds))
+            self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
             try:
                 self._prepare()
                 self.run_id, self.run_uuid = self._find_run(run, now, new_uuid)
@@ -70,11 +71,12 @@ class RunDatabase:
         self._identities = {file: _identity(file) for file in (path, self._wal_path)}
 
     def _prepare(self) -> None:
-        self._refuse_foreign()
+        db = Database(self._db)  # for the migrations
+        self._refuse_foreign(db)
         self._db.execute("PRAGMA foreign_keys = ON")
         self._choose_journal()
         self._db.execute("PRAGMA synchronous = FULL")
-        migrate(self._db)
+        migrate(db)
 
     def _choose_journal(self) -> None:
         """Use write-ahead logging but where the file system is another machine's or a program's.
@@ -91,15 +93,15 @@ class RunDatabase:
         with contextlib.suppress(sqlite3.OperationalError):
             self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
 
-    def _refuse_foreign(self) -> None:
+    def _refuse_foreign(self, db: Database) -> None:
         """Raise StoreError for a database of a later version, or of another program."""
-        if later := unknown_migrations(self._db):
+        if later := unknown_migrations(db):
             raise StoreError(
                 f"database {self.path} is of a later version of checkpoint-watcher"
                 f" (it has {', '.join(later)})",
                 hint="use that version, or begin anew in another folder with --state-dir",
             )
-        if self._db.table_names() and not migrations.applied(self._db):
+        if db.table_names() and not migrations.applied(db):
             raise StoreError(
                 f"database {self.path} is of another program: it has no tables of"
                 " checkpoint-watcher",
@@ -138,7 +140,7 @@ class RunDatabase:
             rescued.unlink(missing_ok=True)
             os.close(os.open(rescued, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             with contextlib.closing(sqlite3.connect(rescued)) as copy:
-                self._db.conn.backup(copy)
+                self._db.backup(copy)
         except (OSError, sqlite3.Error):
             return ""
         return f"; all it held is in {rescued.name}, rename that to {self.path.name} to go on"
@@ -156,10 +158,6 @@ class RunDatabase:
         """Say how long to wait for a lock that another program holds, before StoreBusy."""
         self._db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
 
-    def close(self) -> None:
-        """Close the connection; the object is of no use afterwards."""
-        self._db.close()
-
     @contextmanager
     def write(self) -> Iterator[None]:
         """Run one write transaction. The lock is taken first, so it cannot be lost half-way.
@@ -174,23 +172,13 @@ class RunDatabase:
                 self._db.commit()
             except BaseException:
                 # After a full disk SQLite has rolled back by itself, and there is nothing to do.
-                if self._db.conn.in_transaction:
+                if self._db.in_transaction:
                     self._db.rollback()
                 raise
 
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-        rows = self.all(sql, arguments)
-        return rows[0] if rows else None
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-        with explained(self.path):
-            return list(self._db.query(sql, list(arguments)))
-
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> int:
         """Execute one statement inside `write()` and return how many rows it changed."""
-        return self._db.execute(sql, list(arguments)).rowcount
+        return self._db.execute(sql, arguments).rowcount
 
     def insert(self, table: str, row: dict[str, Any], *, ignore: bool = False) -> int:
         """Insert a row inside `write()`; returns 0 when `ignore` met an existing one, else 1."""

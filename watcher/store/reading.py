@@ -13,7 +13,7 @@ from watcher.checkpoints.naming import missing
 from watcher.config.last_start import LastStart
 from watcher.decision.rank import rankable
 from watcher.errors import StoreError
-from watcher.store.connection import Connection
+from watcher.store.connection import ReadOnly
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME
 from watcher.store.relocation import find_model_dir, inside, recorded_settings
 from watcher.store.rows import COUNTING, QUEUE_ORDER, Rows
@@ -30,7 +30,7 @@ class Reader(Rows):
 
     def __init__(self, path: Path, *, timeout_seconds: float = 5.0) -> None:
         """Open read-only; raises StoreError when there is no database or it cannot be read."""
-        connection = Connection(path, timeout_seconds=timeout_seconds)
+        connection = ReadOnly(path, timeout_seconds=timeout_seconds)
         super().__init__(connection, connection.run_id, (path.parent / PINS_NAME).joinpath)
         self.path, self.frozen = path, connection.frozen
         self._connection = connection

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from watcher.decision.metric import Key
+from watcher.store.connection import Connection
 from watcher.types import ScoredCheckpoint
 
 # How pending checkpoints follow one another: the smallest step first. That of an earlier life of
@@ -50,31 +51,23 @@ _NAMING = {
 }
 
 
-class Queries(Protocol):
-    """A connection to read with."""
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-
-
 class Rows:
     """Questions about one run's evaluations."""
 
-    def __init__(self, database: Queries, run_id: int, pin_prefix: Callable[[str], Path]) -> None:
-        self._queries = database
+    def __init__(
+        self, database: Connection, run_id: int, pin_prefix: Callable[[str], Path]
+    ) -> None:
+        self._asked = database
         self._run_id = run_id
         self._pin_prefix = pin_prefix
 
     def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
-        return self._queries.all(sql, arguments)
+        return self._asked.all(sql, arguments)
 
     def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
         """Return the first row of a query, None when it has none."""
-        return self._queries.one(sql, arguments)
+        return self._asked.one(sql, arguments)
 
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the evaluation that counts, None before the first."""
