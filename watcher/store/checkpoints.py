@@ -31,14 +31,14 @@ class Checkpoints:
 
     def known(self, sha256: str) -> bool:
         """True when a checkpoint of this content has a row, in whatever state."""
-        found = self._db.one(
+        found = self._db.value(
             "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ?", [self._run_id, sha256]
         )
         return found is not None
 
     def has_pin(self, sha256: str) -> bool:
         """True when the checkpoint of this content has a pin that is still needed."""
-        found = self._db.one(
+        found = self._db.value(
             "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ? AND pin_path IS NOT NULL",
             [self._run_id, sha256],
         )
@@ -55,8 +55,8 @@ class Checkpoints:
 
     def generation(self) -> int:
         """Return the newest generation, 1 for an empty run."""
-        lives = self._lives()
-        return lives[-1].generation if lives else 1
+        sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+        return self._db.value(sql, [self._run_id]) or 1
 
     def _lives(self) -> list[Life]:
         rows = self._db.all(
@@ -141,7 +141,7 @@ class Checkpoints:
         return self._known_files(checkpoint, "missed")
 
     def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
-        found = self._db.one(
+        found = self._db.value(
             f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
             [self._run_id, checkpoint.name, str(checkpoint.signature), state],
         )

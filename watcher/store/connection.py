@@ -34,6 +34,11 @@ class Connection:
         rows = self.all(sql, arguments)
         return rows[0] if rows else None
 
+    def value(self, sql: str, arguments: Sequence[Any] = ()) -> Any:
+        """Return the first value of the first row, None when there is none."""
+        row = self.one(sql, arguments)
+        return next(iter(row.values())) if row else None
+
 
 class ReadOnly(Connection):
     """A database that another process may be writing meanwhile.
@@ -78,11 +83,10 @@ class ReadOnly(Connection):
             uri = f"{self.path.absolute().as_uri()}?{how}"
             self._db = sqlite3.connect(uri, uri=True, timeout=timeout_seconds)
             try:
-                run = self.one("SELECT id FROM runs ORDER BY id LIMIT 1")
+                self.run_id: int = self.value("SELECT min(id) FROM runs") or 1
             except BaseException:
                 self._db.close()
                 raise
-            self.run_id: int = run["id"] if run else 1
 
 
 def _nearest_trouble(folder: Path) -> str:

@@ -83,8 +83,8 @@ class Ledger(Rows):
 
     def _say_why(self, evaluation_id: int, metric: Metric, values: Values) -> None:
         """Write on a checkpoint why its score cannot rank, or that it can; inside `write()`."""
-        row = self._db.one("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
-        details = msgspec.json.decode(row["details"]) if row else {}
+        encoded = self.value("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
+        details = msgspec.json.decode(encoded or "{}")
         self._db.run(
             "UPDATE checkpoints SET reason = ?2 WHERE state = 'scored'"
             " AND (reason IS NULL OR reason LIKE ?3 || '%')"
@@ -190,14 +190,13 @@ class Ledger(Rows):
                     f"UPDATE evaluations SET {columns} WHERE {where}", [*row.values(), *identity]
                 )
                 self.revision += 1
-            stored = self._db.one(f"SELECT id FROM evaluations WHERE {where}", identity)
-            assert stored is not None
-            self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored["id"]])
+            stored = self.value(f"SELECT id FROM evaluations WHERE {where}", identity)
+            self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored])
             values = [(name, "", value) for name, value in evaluation.metrics.items()]
             for name, category, value in [*values, *evaluation.category_metrics]:
                 self._db.run(
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
-                    [stored["id"], name, category, value],
+                    [stored, name, category, value],
                 )
             self._queue.finish(lease, "scored", reason)
             shown = "no finite score" if score is None else f"score {score:.6g}"
@@ -253,19 +252,18 @@ class Ledger(Rows):
             is the newest now.
         """
         generation = self.generation()
-        row = self._db.one(
-            "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
+        step: int = self.value(
+            "SELECT coalesce(max(global_step), -1) FROM checkpoints WHERE run_id = ?"
             " AND generation = ? AND state IN ('scored', 'failed')",
             [self._run_id, generation],
         )
-        step = row["step"] if row and row["step"] is not None else -1
         with self._db.write():
             self._db.run(
                 "UPDATE runs SET resumed_step = ?, resumed_generation = ? WHERE id = ?",
                 [step, generation, self._run_id],
             )
             self._db.event(now, "resumed", f"go on: patience counts from step {step}")
-        return int(step)
+        return step
 
     def decided_by(self, settings: Mapping[str, Any], deciding: Iterable[str]) -> bool:
         """Tell whether all was decided by these settings before, or nothing by any.

@@ -49,23 +49,19 @@ class Promotions:
         One that has such a score, and is measured again because a person asked, keeps its place by
         that meanwhile.
         """
-        row = self._db.one(
-            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
-            " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
-            f" AND c.state IN ('pending', 'leased') AND NOT {MEASURED}",
-            [self._run_id, board],
-        )
-        return int(row["n"]) if row else 0
+        return self._count(board, f"c.state IN ('pending', 'leased') AND NOT {MEASURED}")
 
     def still_pinned(self, board: str) -> int:
         """Return how many checkpoints of a board have their files in the pins."""
-        row = self._db.one(
-            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
-            " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
-            " AND c.pin_path IS NOT NULL",
+        return self._count(board, "c.pin_path IS NOT NULL")
+
+    def _count(self, board: str, where: str) -> int:
+        count: int = self._db.value(
+            "SELECT count(*) FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
+            f" WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL AND {where}",
             [self._run_id, board],
         )
-        return int(row["n"]) if row else 0
+        return count
 
     def record(
         self,

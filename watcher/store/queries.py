@@ -115,8 +115,7 @@ def events(db: Rows, most: int) -> tuple[Found, int]:
     last = db.all(
         "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?", [most]
     )
-    count = db.one("SELECT count(*) AS n FROM events")
-    return last, count["n"] if count else 0
+    return last, db.value("SELECT count(*) FROM events")
 
 
 def evaluation(db: Rows, evaluation_id: int) -> dict[str, Any] | None:
@@ -153,11 +152,10 @@ def last_discoveries(db: Rows, most: int) -> list[str]:
 
 def places_taken(db: Rows) -> int:
     """Return how many places are taken on all boards."""
-    row = db.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
-    return int(row["n"]) if row else 0
+    count: int = db.value("SELECT count(*) FROM promotions WHERE evicted_at IS NULL")
+    return count
 
 
 def journal_mode(db: Rows) -> str:
     """Return SQLite's journal mode."""
-    row = db.one("PRAGMA journal_mode")
-    return str(row["journal_mode"]) if row else ""
+    return str(db.value("PRAGMA journal_mode"))

@@ -185,12 +185,12 @@ class Queue(Checkpoints):
         with self._db.write():
             self._db.event(now, "held_back", reason)
             for checkpoint_id, times in counted.items():
-                row = self._db.one(
+                name = self._db.value(
                     "SELECT name FROM checkpoints WHERE id = ? AND (state IN ('pending', 'leased')"
                     " OR (state = 'failed' AND may_pass AND pin_path IS NOT NULL))",
                     [checkpoint_id],
                 )
-                if row is None:
+                if name is None:
                     continue
                 self._uncount(checkpoint_id, times)
                 self._db.run(
@@ -198,7 +198,7 @@ class Queue(Checkpoints):
                     " WHERE id = ? AND state != 'leased'",
                     [checkpoint_id],
                 )
-                names.append(row["name"])
+                names.append(name)
         return names
 
     def _uncount(self, checkpoint_id: int, attempts: int) -> None:
@@ -216,12 +216,12 @@ class Queue(Checkpoints):
 
     def require_held(self, lease: Lease, now: float) -> None:
         """Raise LeaseLost unless this lease is the one that counts; call it inside `write()`."""
-        row = self._db.one(
+        held = self._db.value(
             "SELECT 1 FROM checkpoints WHERE id = ? AND state = 'leased' AND lease_token = ?"
             " AND lease_expires_at_seconds > ?",
             [lease.checkpoint_id, lease.token, now],
         )
-        if row is None:
+        if not held:
             raise LeaseLost(f"the lease of {lease.name} is no longer held: its answer is refused")
 
     # -- ended
@@ -243,7 +243,7 @@ class Queue(Checkpoints):
         it is as true as it was, and it may hold a place in `best/`. With `may_pass` another attempt
         may end otherwise, once something was mended: its pin stays.
         """
-        measured = self._db.one(
+        measured = self._db.value(
             f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
         )
         with self._db.write():
@@ -274,17 +274,16 @@ class Queue(Checkpoints):
         )
         queued = [Queued(**row) for row in rows]
         first = min((one.global_step for one in queued), default=0)
-        before = self._db.one(
-            "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
+        before = self._db.value(
+            "SELECT max(global_step) FROM checkpoints WHERE run_id = ?"
             " AND state IN ('scored', 'leased') AND global_step <= ?",
             [self._run_id, first],
         )
-        held = self._db.one(
-            "SELECT sum(size_bytes) AS size FROM checkpoints WHERE run_id = ? AND state = 'leased'",
+        held = self._db.value(
+            "SELECT sum(size_bytes) FROM checkpoints WHERE run_id = ? AND state = 'leased'",
             [self._run_id],
         )
-        step = before["step"] if before else None
-        return queued, step or 0, (held["size"] if held else None) or 0
+        return queued, before or 0, held or 0
 
     def skip(self, checkpoint_id: int, reason: str, now: float) -> None:
         """Record a pending checkpoint as `skipped`; nothing happens to one in another state.
@@ -346,9 +345,9 @@ class Queue(Checkpoints):
 
         `untried` as for `lease_next`.
         """
-        row = self._db.one(
-            "SELECT min(not_before_seconds) AS due FROM checkpoints WHERE run_id = ?"
+        due: float | None = self._db.value(
+            "SELECT min(not_before_seconds) FROM checkpoints WHERE run_id = ?"
             " AND state = 'pending' AND attempts <= ?",
             [self._run_id, 0 if untried else sys.maxsize],
         )
-        return row["due"] if row else None
+        return due

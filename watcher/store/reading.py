@@ -61,8 +61,8 @@ class Reader(Rows):
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon last said of itself, empty before its first start."""
-        row = self.one("SELECT status FROM runs ORDER BY id LIMIT 1")
-        status: dict[str, Any] = msgspec.json.decode(row["status"]) if row else {}
+        encoded = self.value("SELECT status FROM runs ORDER BY id LIMIT 1")
+        status: dict[str, Any] = msgspec.json.decode(encoded or "{}")
         return status
 
     def last_start(self) -> LastStart:
@@ -73,11 +73,11 @@ class Reader(Rows):
 
     def require_views(self) -> None:
         """Raise StoreError for a database of an earlier version, which lacks views of today."""
-        self.one("SELECT state FROM run_state")
+        self.value("SELECT state FROM run_state")
 
     def last_event(self) -> int:
         """Return the id of the last row of `events`, 0 for none."""
-        return int(self.all("SELECT coalesce(max(id), 0) AS id FROM events")[0]["id"])
+        return self.value("SELECT max(id) FROM events") or 0
 
     # -- the boards
 
@@ -117,21 +117,21 @@ class Reader(Rows):
 
     def incumbent(self, board: str) -> int | None:
         """Return the checkpoint id of a board's first place, None when it is empty."""
-        row = self.one(
+        checkpoint_id: int | None = self.value(
             "SELECT checkpoint_id FROM promotions WHERE board = ? AND evicted_at IS NULL"
             " ORDER BY rank LIMIT 1",
             [board],
         )
-        return row["checkpoint_id"] if row else None
+        return checkpoint_id
 
     def outdated(self) -> int:
         """Return how many are promoted by a score of another evaluation than the present one."""
-        row = self.one(
-            "SELECT count(*) AS n FROM promotions p JOIN evaluations e ON e.id = p.evaluation_id"
+        count: int = self.value(
+            "SELECT count(*) FROM promotions p JOIN evaluations e ON e.id = p.evaluation_id"
             " JOIN runs r ON r.id = p.run_id AND r.board = p.board"
             " WHERE p.evicted_at IS NULL AND e.fingerprint != r.fingerprint"
         )
-        return int(row["n"]) if row else 0
+        return count
 
     # -- the checkpoints
 
@@ -212,18 +212,17 @@ class Reader(Rows):
 
     def measured(self) -> tuple[set[str], set[str]]:
         """Return which metrics and which categories the last evaluation recorded."""
-        last = self.one("SELECT max(id) AS id FROM evaluations")
-        keys = self.values_of(last["id"]) if last else {}
+        keys = self.values_of(self.value("SELECT max(id) FROM evaluations"))
         return {name for name, of in keys if not of}, {of for _, of in keys if of}
 
     def details_of(self, evaluation_id: int | None = None) -> dict[str, Any]:
         """Return what else the worker told of an evaluation; by default of the last, if any."""
-        row = self.one(
+        encoded = self.value(
             "SELECT details FROM evaluations"
             " WHERE id = coalesce(?, (SELECT max(id) FROM evaluations))",
             [evaluation_id],
         )
-        details: dict[str, Any] = msgspec.json.decode(row["details"]) if row else {}
+        details: dict[str, Any] = msgspec.json.decode(encoded or "{}")
         return details
 
     @property

@@ -69,10 +69,14 @@ class Rows:
         """Return the first row of a query, None when it has none."""
         return self._asked.one(sql, arguments)
 
+    def value(self, sql: str, arguments: Sequence[Any] = ()) -> Any:
+        """Return the first value of the first row, None when there is none."""
+        return self._asked.value(sql, arguments)
+
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the evaluation that counts, None before the first."""
-        row = self.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
-        return row["fingerprint"] if row else None
+        fingerprint: str | None = self._run_row("fingerprint")
+        return fingerprint
 
     def scored(self, after: int = 0, fingerprint: str | None = None) -> list[ScoredCheckpoint]:
         """Return the evaluations of one fingerprint, by generation and global step.
@@ -109,16 +113,16 @@ class Rows:
 
         Where there is none at all of this evaluation yet, that counts as one more.
         """
-        row = self.one(
+        waiting: int = self.value(
             "SELECT count(*) FILTER (WHERE state IN ('pending', 'leased') AND NOT measured AND"
             " EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = c.id))"
-            " + (total(measured) = 0) AS n"
+            " + (total(measured) = 0)"
             " FROM (SELECT id, state, EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = k.id"
             " AND fingerprint = (SELECT fingerprint FROM runs WHERE id = ?1)) AS measured"
             " FROM checkpoints k WHERE run_id = ?1) c",
             [self._run_id],
         )
-        return int(row["n"]) if row else 0
+        return waiting
 
     def _scored(
         self, source: str, argument: int | str, fingerprint: str | None = None
@@ -239,24 +243,20 @@ class Rows:
 
     def generation(self) -> int:
         """Return the newest generation, the one that stopping looks at."""
-        row = self.one(
-            "SELECT max(generation) AS newest FROM checkpoints WHERE run_id = ?"
-            " AND sha256 IS NOT NULL",
-            [self._run_id],
-        )
-        return (row["newest"] if row else None) or 1
+        sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+        return self.value(sql, [self._run_id]) or 1
 
     def begun_at(self) -> str:
         """Return when the newest generation began, ISO 8601.
 
         Of the first that is when the watcher first saw the run, of others their first checkpoint.
         """
-        row = self.one(
-            "SELECT min(discovered_at) AS at FROM checkpoints WHERE run_id = ?"
+        began = self.value(
+            "SELECT min(discovered_at) FROM checkpoints WHERE run_id = ?"
             " AND sha256 IS NOT NULL AND generation > 1 AND generation = ?",
             [self._run_id, self.generation()],
         )
-        return str((row and row["at"]) or self._run_row("created_at"))
+        return str(began or self._run_row("created_at"))
 
     def resumed_step(self) -> int:
         """Return the step of the newest generation up to which `resume` withdrew every decision.
@@ -297,7 +297,7 @@ class Rows:
         if number := re.fullmatch(r"\D*(\d+)", wanted):
             name = f"ckpt-{number[1]}"
             sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
-            near = [name] if self.one(sql, [self._run_id, name]) else []
+            near = [name] if self.value(sql, [self._run_id, name]) else []
         else:
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
         return f": did you mean {near[0]}?" if near else ""
@@ -315,6 +315,4 @@ class Rows:
         return row["message"] if row and row["kind"] == kind else None
 
     def _run_row(self, column: str) -> Any:
-        row = self.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
-        assert row is not None
-        return row[column]
+        return self.value(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
