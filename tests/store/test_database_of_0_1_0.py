@@ -143,10 +143,9 @@ def test_a_crash_in_the_middle_leaves_the_database_as_it_was(moved: Path):
 _KILLED = """
 import os, sqlite3, sys
 from watcher.store.migrations import migrate
-from watcher.store.sqlite import Database
 db = sqlite3.connect(sys.argv[1])
 db.create_function("kill", 0, lambda: os.kill(os.getpid(), 9))
 db.execute("CREATE TEMP TRIGGER half AFTER UPDATE ON main.promotions WHEN new.id = 8"
            " BEGIN SELECT kill(); END")
-migrate(Database(db))
+migrate(db)
 """

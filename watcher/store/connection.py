@@ -83,10 +83,11 @@ class ReadOnly(Connection):
             uri = f"{self.path.absolute().as_uri()}?{how}"
             self._db = sqlite3.connect(uri, uri=True, timeout=timeout_seconds)
             try:
-                self.run_id: int = self.value("SELECT min(id) FROM runs") or 1
+                run = self.one("SELECT uuid, id FROM runs ORDER BY id LIMIT 1")
             except BaseException:
                 self._db.close()
                 raise
+            self.run_id: int = run["id"] if run else 1
 
 
 def _nearest_trouble(folder: Path) -> str:

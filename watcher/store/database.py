@@ -13,13 +13,11 @@ from typing import Any
 
 import msgspec
 
-from watcher.errors import StoreError, StoreLost
+from watcher.errors import StoreLost
 from watcher.files.mounts import mount_now
 from watcher.store.connection import Connection
 from watcher.store.database_file import PINS_NAME, REBUILD_HINT, explained, iso
-from watcher.store.migrations import migrate, migrations, unknown_migrations
 from watcher.store.relocation import inside, recorded_settings, with_paths
-from watcher.store.sqlite import Database
 
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"
@@ -71,12 +69,14 @@ class RunDatabase(Connection):
         self._identities = {file: _identity(file) for file in (path, self._wal_path)}
 
     def _prepare(self) -> None:
-        db = Database(self._db)  # for the migrations
-        self._refuse_foreign(db)
+        # Only here: who reads does without the library that they need.
+        from watcher.store import migrations
+
+        migrations.refuse_foreign(self._db, self.path)
         self._db.execute("PRAGMA foreign_keys = ON")
         self._choose_journal()
         self._db.execute("PRAGMA synchronous = FULL")
-        migrate(db)
+        migrations.migrate(self._db)
 
     def _choose_journal(self) -> None:
         """Use write-ahead logging but where the file system is another machine's or a program's.
@@ -92,21 +92,6 @@ class RunDatabase(Connection):
         # One that an earlier version left in WAL mode stays so while a reader has it open.
         with contextlib.suppress(sqlite3.OperationalError):
             self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
-
-    def _refuse_foreign(self, db: Database) -> None:
-        """Raise StoreError for a database of a later version, or of another program."""
-        if later := unknown_migrations(db):
-            raise StoreError(
-                f"database {self.path} is of a later version of checkpoint-watcher"
-                f" (it has {', '.join(later)})",
-                hint="use that version, or begin anew in another folder with --state-dir",
-            )
-        if db.table_names() and not migrations.applied(db):
-            raise StoreError(
-                f"database {self.path} is of another program: it has no tables of"
-                " checkpoint-watcher",
-                hint="remove it if nobody needs it, or set --state-dir to another folder",
-            )
 
     @property
     def _wal_path(self) -> Path:

@@ -7,12 +7,15 @@ in `views`, and made anew after all of them.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from watcher.decision.generation import Life, Save, generation_of, with_save
+from watcher.errors import StoreError
 from watcher.store.relocation import inside, with_paths
 from watcher.store.sqlite import Database, Migrations
 from watcher.store.views import VIEWS
@@ -258,8 +261,28 @@ def m010_relative_paths(db: Database) -> None:
             db.execute("UPDATE promotions SET path = ? WHERE id = ?", changed)
 
 
-def migrate(db: Database) -> None:
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreError for a database of a later version, or of another program."""
+    db = Database(connection)
+    with contextlib.closing(Database(memory=True)) as empty:
+        known = {migration.name for migration in migrations.pending(empty)}
+    applied = [done.name for done in migrations.applied(db)]
+    if later := [name for name in applied if name not in known]:
+        raise StoreError(
+            f"database {path} is of a later version of checkpoint-watcher"
+            f" (it has {', '.join(later)})",
+            hint="use that version, or begin anew in another folder with --state-dir",
+        )
+    if db.table_names() and not applied:
+        raise StoreError(
+            f"database {path} is of another program: it has no tables of checkpoint-watcher",
+            hint="remove it if nobody needs it, or set --state-dir to another folder",
+        )
+
+
+def migrate(connection: sqlite3.Connection) -> None:
     """Bring tables and views up to date, all of it or nothing; writes only where there is need."""
+    db = Database(connection)
     wanted = {view.split()[2]: view.strip() for view in VIEWS}  # CREATE VIEW name
     present = db.query("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
     if not migrations.pending(db) and wanted.items() <= {tuple(one.values()) for one in present}:
@@ -270,13 +293,3 @@ def migrate(db: Database) -> None:
         migrations.apply(db)
         for view in VIEWS:
             db.execute(view)
-
-
-def unknown_migrations(db: Database) -> list[str]:
-    """Return the names of the migrations of ours that a later version has applied."""
-    empty = Database(memory=True)
-    try:
-        known = {migration.name for migration in migrations.pending(empty)}
-    finally:
-        empty.close()
-    return [done.name for done in migrations.applied(db) if done.name not in known]
