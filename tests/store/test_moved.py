@@ -143,6 +143,8 @@ def test_only_a_state_folder_that_lay_inside_tells_where_the_run_is_now(tmp_path
     assert find_model_dir(there / "watcher", outside) == here
     nested = {**recorded, "settings": json.dumps({"state_dir": str(here / "a" / "b")})}
     assert find_model_dir(there / "a" / "b", nested) == there
+    relative = {**recorded, "settings": '{"state_dir": "a/b"}'}
+    assert find_model_dir(there / "a" / "b", relative) == there
     assert find_model_dir(tmp_path / "a" / ".." / "there" / "watcher", recorded) == there
 
 
