@@ -108,8 +108,8 @@ def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_fo
     assert explained in cli("explain", ended.model_dir).stderr
     go.touch()
     # Two scores of the new evaluation cannot use up a patience of three.
-    wait_until(lambda: "early stop withdrawn" in ended.log.read_text(), "the new scores decide")
-    assert not ended.sentinel.exists()
+    wait_until(lambda: not ended.sentinel.exists(), "the new scores decide")
+    wait_until(lambda: "early stop withdrawn" in ended.log.read_text(), "that is told, too")
     told = ended.log.read_text()
     assert told.index(said) < told.index("early stop withdrawn") and told.count(said) == 1
     assert "the evaluation changed, and its scores do not say stop" in told
