@@ -30,8 +30,8 @@ from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
 from watcher.sources.local import LocalFolder
 from watcher.store import Store
+from watcher.store.migrations import migrations
 from watcher.store.reading import open_reader
-from watcher.store.schema import migrations
 from watcher.store.sqlite import Database
 from watcher.types import Evaluation, FoundCheckpoint, Pin, ScoredCheckpoint
 

@@ -47,11 +47,11 @@ def test_saves_that_nobody_saw_are_one_row_and_all_of_them_are_counted(tmp_path:
 @pytest.mark.parametrize("name", ["ckpt-1001", "ckpt-1500", "ckpt-1999", "ckpt-1001..ckpt-1999"])
 def test_each_of_them_is_found_by_its_own_name(tmp_path: Path, name: str):
     with closing(FactReader(look_at_two(tmp_path, OD_API))) as reader:
-        found = reader.rows().find(name)
+        found = reader.find(name)
         assert found and (found["state"], found["reason"]) == ("missed", COUNTED)
-        assert reader.rows().find("ckpt-999") is None
-        assert reader.rows().find("ckpt-2001") is None
-        assert (reader.rows().find("ckpt-2000") or {})["state"] == "pending"
+        assert reader.find("ckpt-999") is None
+        assert reader.find("ckpt-2001") is None
+        assert (reader.find("ckpt-2000") or {})["state"] == "pending"
 
 
 def test_where_the_number_is_the_step_nothing_is_taken_for_missed(tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import CLI, Watcher, cli, wait_until
 
-from watcher.store.moved import find_move
+from watcher.store.relocation import find_model_dir
 
 
 def done(watcher: Watcher, *flags: object) -> Path:
@@ -134,16 +134,18 @@ def test_only_a_state_folder_that_lay_inside_tells_where_the_run_is_now(tmp_path
     (here / "watcher").mkdir(parents=True)
     (there / "watcher").mkdir(parents=True)
     recorded = {"model_dir": str(here), "settings": '{"state_dir": null}'}
-    assert find_move(there / "watcher", recorded).new == there
-    assert find_move(here / "watcher", recorded).new == here
-    assert find_move(tmp_path / "state", recorded).new == here
+    assert find_model_dir(there / "watcher", recorded) == there
+    assert find_model_dir(here / "watcher", recorded) == here
+    assert find_model_dir(tmp_path / "state", recorded) == here
     (tmp_path / "link").symlink_to(here)
-    assert find_move(tmp_path / "link" / "watcher", recorded).new == here
+    assert find_model_dir(tmp_path / "link" / "watcher", recorded) == here
     outside = {**recorded, "settings": json.dumps({"state_dir": str(tmp_path / "x" / "watcher")})}
-    assert find_move(there / "watcher", outside).new == here
+    assert find_model_dir(there / "watcher", outside) == here
     nested = {**recorded, "settings": json.dumps({"state_dir": str(here / "a" / "b")})}
-    assert find_move(there / "a" / "b", nested).new == there
-    assert find_move(tmp_path / "a" / ".." / "there" / "watcher", recorded).new == there
+    assert find_model_dir(there / "a" / "b", nested) == there
+    relative = {**recorded, "settings": '{"state_dir": "a/b"}'}
+    assert find_model_dir(there / "a" / "b", relative) == there
+    assert find_model_dir(tmp_path / "a" / ".." / "there" / "watcher", recorded) == there
 
 
 def test_a_rebuilt_database_takes_orders_and_nothing_leaves_before_the_next_start(

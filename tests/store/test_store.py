@@ -6,6 +6,8 @@ import contextlib
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -293,9 +295,15 @@ def test_a_reader_sees_the_live_database_and_cannot_write(store: Store, path: Pa
         best = reader.best()
         assert best is not None and best["checkpoint"] == "ckpt-1"
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            reader._db.execute("DELETE FROM runs")
+            reader._connection._db.execute("DELETE FROM runs")
     finally:
         reader.close()
+
+
+def test_who_reads_imports_no_library_for_the_database():
+    libraries = "{'sqlite_utils', 'numpy', 'tensorflow'}"
+    told = f"import sys, watcher.store.reading; print({libraries} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", told], text=True) == "set()\n"
 
 
 def test_a_file_that_is_no_database_is_refused_with_a_hint(tmp_path: Path):

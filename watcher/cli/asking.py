@@ -12,7 +12,6 @@ from watcher.config import Settings, make_settings
 from watcher.control.channel import Request, ask
 from watcher.control.copied import refuse_shared
 from watcher.errors import StoreError, WatcherError
-from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader, open_reader
 
 # Ranking, or releasing files, by settings that were not the run's own could cost a checkpoint.
@@ -70,10 +69,9 @@ def _settings(state_dir: Path, run: dict[str, Any], reader: Reader) -> Settings 
             f"{reader.path} is of an earlier version",
             hint="start `checkpoint-watcher run` on it once",
         )
-    values = recorded_settings(run)
-    if not values:
+    if not run["settings"]:
         return None
-    values |= {"model_dir": run["model_dir"], "state_dir": str(state_dir)}
+    values = {**run["settings"], "model_dir": run["model_dir"], "state_dir": str(state_dir)}
     settings = make_settings(values, dict.fromkeys(values, "the run's database"))
     refuse_shared(settings, reader, evaluates=False)
     return settings

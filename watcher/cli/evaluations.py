@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from watcher.errors import WatcherError
 from watcher.store.reading import Reader
-from watcher.store.rows import Rows
 from watcher.view.changes import Measured, measured
 
 
@@ -19,21 +18,20 @@ def find_evaluation(reader: Reader, wanted: str | None) -> Measured:
     Raises:
         WatcherError: there is none, or the checkpoint has no evaluation.
     """
-    rows = reader.rows()
-    name = wanted or ("best" if rows.find("best") else "last")
-    found = rows.find(name, evaluated=True)
+    name = wanted or ("best" if reader.find("best") else "last")
+    found = reader.find(name, evaluated=True)
     if found is None:
-        raise _no_evaluation(rows, name)
+        raise _no_evaluation(reader, name)
     row = next(row for row in reader.evaluated() if row["evaluation_id"] == found["evaluation_id"])
     evaluation_id = row["evaluation_id"]
     return measured(row, reader.values_of(evaluation_id), reader.details_of(evaluation_id))
 
 
-def _no_evaluation(rows: Rows, wanted: str) -> WatcherError:
+def _no_evaluation(reader: Reader, wanted: str) -> WatcherError:
     look = "`checkpoint-watcher status MODEL_DIR` shows how far it is"
     if wanted == "last":
         return WatcherError("no checkpoint is evaluated yet", hint=look)
-    row = rows.find(wanted)
+    row = reader.find(wanted)
     if row is None and wanted == "best":
         return WatcherError(
             "no checkpoint is promoted yet", hint="`last` names the one evaluated last"
@@ -41,7 +39,7 @@ def _no_evaluation(rows: Rows, wanted: str) -> WatcherError:
     hint = "`checkpoint-watcher history MODEL_DIR` lists the checkpoints of this run"
     if row is None:
         return WatcherError(
-            f"no checkpoint {wanted} was ever seen{rows.suggest(wanted)}", hint=hint
+            f"no checkpoint {wanted} was ever seen{reader.suggest(wanted)}", hint=hint
         )
     said = f": {row['reason']}" if row["reason"] else ""
     return WatcherError(

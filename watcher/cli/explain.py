@@ -92,25 +92,24 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     from watcher.config.policies import boards, stop_policy
     from watcher.decision.explain import explain as explained
 
-    rows = reader.rows()
     settings = _settings(reader, what_if)
     made = {board.name: board for board in boards(settings)}
     board = made.get(board_name or next(iter(made)))
     if board is None:
         raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
-    scored = rows.scored()
+    scored = reader.scored()
     keys = {key for metric in board.metrics for key in metric.keys}
-    values = rows.values([row.evaluation_id for row in scored], keys)
+    values = reader.values([row.evaluation_id for row in scored], keys)
     _require_measured(board, values, reader)
-    begun = datetime.fromisoformat(rows.begun_at()).timestamp()
+    begun = datetime.fromisoformat(reader.begun_at()).timestamp()
     return explained(
         scored,
         values,
         board,
-        stop_policy(settings, rows.resumed_step(), rows.generation()),
+        stop_policy(settings, reader.resumed_step(), reader.generation()),
         incumbent=reader.incumbent(board.name),
         hours=(time.time() - begun) / 3600,
-        not_finite=rows.not_finite(),
+        not_finite=reader.not_finite(),
     )
 
 

@@ -75,6 +75,9 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
         for name in ("model_dir", "device_lock_dir", *PATHS):
             if shown[name]:
                 shown[name] = str(Path(shown[name]).absolute())
+        for board in shown["board"]:
+            if board["folder"]:
+                board["folder"] = str(Path(shown["model_dir"], board["folder"]))
         # A name without a folder is looked for on PATH, or among the entry points.
         if shown["python"] and "/" in shown["python"]:
             shown["python"] = str(Path(shown["python"]).absolute())

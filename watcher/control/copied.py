@@ -9,8 +9,9 @@ from watcher.config import Settings, make_settings
 from watcher.config.policies import boards
 from watcher.decision.board import MAIN_BOARD
 from watcher.errors import ConfigError, StoreError
-from watcher.store.moved import recorded_settings, recorded_state
+from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader, open_reader
+from watcher.store.relocation import recorded_settings, recorded_state, same_folder
 
 
 def refuse_copy(settings: Settings) -> None:
@@ -29,22 +30,38 @@ def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> Non
         evaluates: Whether it would write event files too.
     """
     run = reader.recorded()
-    values = recorded_settings(run)
-    if not values or recorded_state(run) == settings.state_path:
+    values, there = recorded_settings(run), recorded_state(run)
+    if not values or there == settings.state_path:
         return
-    values["model_dir"] = run["model_dir"]
     try:
         before = make_settings(values, dict.fromkeys(values, "the run's database"))
     except ConfigError:  # of a version with other rules
         return
     theirs = set(_written(before, evaluates).values())
     shared = [one for one in _written(settings, evaluates).items() if one[1] in theirs]
-    if shared and (original := reader.original()):
+    if shared and _is_original(there, run["uuid"], settings.state_path):
         setting, path = shared[0]
         raise ConfigError(
-            f"{settings.state_path} is a copy of {original}, and {path} is that one's",
+            f"{settings.state_path} is a copy of {there}, and {path} is that one's",
             hint=f"start `checkpoint-watcher run` on the copy with another {setting}",
         )
+
+
+def _is_original(there: Path, uuid: str, here: Path) -> bool:
+    """Tell whether the run that was recorded in one state folder is there beside that of another.
+
+    One that was moved has left nothing where it was; one that was copied is still there. What is
+    there and cannot be read is taken for the original.
+    """
+    if same_folder(there, here):
+        return False
+    try:
+        if not (there / DATABASE_NAME).is_file():
+            return False
+        with open_reader(there, timeout_seconds=0.1) as other:
+            return bool(other.recorded()["uuid"] == uuid)
+    except (OSError, StoreError):
+        return True
 
 
 def _written(settings: Settings, evaluates: bool) -> dict[str, Path]:

@@ -30,7 +30,7 @@ def to_check(settings: Settings) -> Path | None:
             there = [row for row in reader.leaderboard() if row["files"]]
             return Path(there[0]["path"]) if there else None
         if since := unchanged_since(settings):
-            known = reader.rows().find(sha256, evaluated=True)
+            known = reader.find(sha256, evaluated=True)
             at = known and evaluation(reader, known["evaluation_id"])
             if at and since < datetime.fromisoformat(at["evaluated_at"]):
                 return None

@@ -12,8 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from watcher.config import Settings
 from watcher.config.policies import boards, require_metrics
 from watcher.decision.noise import random_doubts
@@ -22,7 +20,6 @@ from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.preflight import refuse_unmeasured
 from watcher.store import queries
 from watcher.store.database_file import DATABASE_NAME
-from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader, open_reader
 from watcher.view.look import is_there, missing_text, remedy
 
@@ -103,7 +100,7 @@ def metric(settings: Settings) -> list[Finding]:
 
 def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
     try:
-        refuse_unmeasured(settings, reader.rows(), recorded_settings(reader.run()))
+        refuse_unmeasured(settings, reader, reader.run().get("settings") or {})
     except ConfigError as error:
         return [Finding("metric", "error", error.message, error.hint)]
     names, categories = reader.measured()
@@ -118,7 +115,7 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
 
 
 def _noise(settings: Settings, reader: Reader) -> list[Finding]:
-    details = msgspec.json.decode(queries.last_details(reader) or "{}")
+    details = reader.details_of()
     instead = "rank by what is computed from detections, such as mAP"
     return [
         Finding("metric", "warning", doubt, instead)

@@ -40,7 +40,7 @@ def read_run(
         name=name or row["name"],
         metric=row["metric"],
         mode=row["mode"],
-        evaluations=_evaluations(reader, row["id"], names, beginnings),
+        evaluations=_evaluations(reader, names, beginnings),
         promotions=tuple(Promotion(**one) for one in queries.placed(reader, row["id"])),
         stop=Stop(**stop) if (stop := queries.stopped(reader, row["id"])) else None,
     )
@@ -91,16 +91,16 @@ def lacks(run: Run, metrics: Sequence[str]) -> list[str]:
 
 
 def _evaluations(
-    reader: Reader, run_id: int, names: Sequence[str], beginnings: Sequence[str]
+    reader: Reader, names: Sequence[str], beginnings: Sequence[str]
 ) -> tuple[Evaluated, ...]:
-    rows, values = queries.scored(reader, run_id), queries.values_named(reader, names, beginnings)
+    rows, values = reader.evaluated(), queries.values_named(reader, names, beginnings)
     return tuple(
         Evaluated(
             row["checkpoint_id"],
-            row["name"],
-            row["step"],
+            row["checkpoint"],
+            row["global_step"] or 0,
             row["score"],
-            values.get(row["id"], {}),
+            values.get(row["evaluation_id"], {}),
             row["generation"],
         )
         for row in rows

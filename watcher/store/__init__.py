@@ -1,6 +1,13 @@
 """The database, which is the truth about a run; everything on disk is a projection of it.
 
-One process writes, the daemon that holds the lock; any number may read (`watcher.store.reading`).
+All SQL is here. What enters: what was found and pinned, what a worker measured, what lies on the
+boards and what a person asks for, through `Store` and by one process, which holds the run's lock.
+What leaves: rows for rank and stop, the same to whoever writes and whoever reads (`rows`); what
+commands, pages and pictures ask, in any number of processes, through `reading.Reader`, which never
+writes and imports plain sqlite3 alone; and the public views (`views`) for everyone else.
+
+`migrations` has the tables, `database` and `connection` how they are written and read, `relocation`
+how paths are recorded so that a run can be moved.
 """
 
 from __future__ import annotations

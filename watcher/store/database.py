@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import Any
 
 import msgspec
 
-from watcher.errors import StoreError, StoreLost
+from watcher.errors import StoreLost
 from watcher.files.mounts import mount_now
+from watcher.store.connection import Connection
 from watcher.store.database_file import PINS_NAME, REBUILD_HINT, explained, iso
-from watcher.store.moved import Moved, recorded_settings
-from watcher.store.schema import migrations, unknown_migrations
-from watcher.store.sqlite import Database
+from watcher.store.relocation import inside, recorded_settings, with_paths
 
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"
@@ -30,13 +29,14 @@ MEASURED = (
 )
 
 
-class RunDatabase:
+class RunDatabase(Connection):
     """The writing connection, bound to one run.
 
     Attributes:
         path: The database file.
         run_id: The run's row.
         run_uuid: The run's identity, as it stands in the sentinel.
+        model_dir: Its folder; paths inside of it are recorded relative to it.
     """
 
     def __init__(
@@ -55,24 +55,28 @@ class RunDatabase:
             StoreError: it cannot be opened or written, or is not a database.
         """
         self.path = path
+        self.model_dir = model_dir
         with explained(path):
             # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = Database(sqlite3.connect(path, timeout=busy_seconds))
+            self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
             try:
                 self._prepare()
-                self.run_id, self.run_uuid = self._find_run(run, model_dir, now, new_uuid)
+                self.run_id, self.run_uuid = self._find_run(run, now, new_uuid)
             except BaseException:
                 self._db.close()
                 raise
         self._identities = {file: _identity(file) for file in (path, self._wal_path)}
 
     def _prepare(self) -> None:
-        self._refuse_foreign()
+        # Only here: who reads does without the library that they need.
+        from watcher.store import migrations
+
+        migrations.refuse_foreign(self._db, self.path)
         self._db.execute("PRAGMA foreign_keys = ON")
         self._choose_journal()
         self._db.execute("PRAGMA synchronous = FULL")
-        migrations.apply(self._db)
+        migrations.migrate(self._db)
 
     def _choose_journal(self) -> None:
         """Use write-ahead logging but where the file system is another machine's or a program's.
@@ -88,21 +92,6 @@ class RunDatabase:
         # One that an earlier version left in WAL mode stays so while a reader has it open.
         with contextlib.suppress(sqlite3.OperationalError):
             self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
-
-    def _refuse_foreign(self) -> None:
-        """Raise StoreError for a database of a later version, or of another program."""
-        if later := unknown_migrations(self._db):
-            raise StoreError(
-                f"database {self.path} is of a later version of checkpoint-watcher"
-                f" (it has {', '.join(later)})",
-                hint="use that version, or begin anew in another folder with --state-dir",
-            )
-        if self._db.table_names() and not migrations.applied(self._db):
-            raise StoreError(
-                f"database {self.path} is of another program: it has no tables of"
-                " checkpoint-watcher",
-                hint="remove it if nobody needs it, or set --state-dir to another folder",
-            )
 
     @property
     def _wal_path(self) -> Path:
@@ -136,7 +125,7 @@ class RunDatabase:
             rescued.unlink(missing_ok=True)
             os.close(os.open(rescued, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             with contextlib.closing(sqlite3.connect(rescued)) as copy:
-                self._db.conn.backup(copy)
+                self._db.backup(copy)
         except (OSError, sqlite3.Error):
             return ""
         return f"; all it held is in {rescued.name}, rename that to {self.path.name} to go on"
@@ -145,13 +134,14 @@ class RunDatabase:
         """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
         return _pin_prefix(self.path, pin_path)
 
+    def encoded(self, settings: Mapping[str, Any]) -> str:
+        """Return settings as they are recorded."""
+        recorded = with_paths(settings, lambda path: inside(path, self.model_dir))
+        return msgspec.json.encode(recorded).decode()
+
     def set_patience(self, seconds: float) -> None:
         """Say how long to wait for a lock that another program holds, before StoreBusy."""
         self._db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
-
-    def close(self) -> None:
-        """Close the connection; the object is of no use afterwards."""
-        self._db.close()
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -167,23 +157,13 @@ class RunDatabase:
                 self._db.commit()
             except BaseException:
                 # After a full disk SQLite has rolled back by itself, and there is nothing to do.
-                if self._db.conn.in_transaction:
+                if self._db.in_transaction:
                     self._db.rollback()
                 raise
 
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-        rows = self.all(sql, arguments)
-        return rows[0] if rows else None
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-        with explained(self.path):
-            return list(self._db.query(sql, list(arguments)))
-
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> int:
         """Execute one statement inside `write()` and return how many rows it changed."""
-        return self._db.execute(sql, list(arguments)).rowcount
+        return self._db.execute(sql, arguments).rowcount
 
     def insert(self, table: str, row: dict[str, Any], *, ignore: bool = False) -> int:
         """Insert a row inside `write()`; returns 0 when `ignore` met an existing one, else 1."""
@@ -199,33 +179,23 @@ class RunDatabase:
         row = {"run_id": self.run_id, "at": iso(now), "kind": kind}
         self.insert("events", {**row, "checkpoint": checkpoint, "message": message})
 
-    def _find_run(self, name: str, model_dir: Path, now: float, new_uuid: str) -> tuple[int, str]:
+    def _find_run(self, name: str, now: float, new_uuid: str) -> tuple[int, str]:
         # The database lies with the model_dir, so the first run in it is the run, however the
         # folder is called today.
-        found = self.one("SELECT * FROM runs ORDER BY id LIMIT 1")
-        run = found or {"id": 1, "uuid": new_uuid}
-        columns = {"name": name, "model_dir": str(model_dir)}
+        model_dir = str(self.model_dir)
+        run = self.one("SELECT * FROM runs ORDER BY id LIMIT 1")
         with self.write():
-            if found is None:
-                self.insert(
-                    "runs", {**run, **columns, "created_at": iso(now), "metric": "", "mode": ""}
-                )
-            else:
+            if run is None:
+                run = {"id": 1, "uuid": new_uuid, "name": name, "model_dir": model_dir}
+                self.insert("runs", {**run, "created_at": iso(now), "metric": "", "mode": ""})
+            elif run["model_dir"] != model_dir:
                 # Its name is that of before until it is decided by these settings.
-                self.run("UPDATE runs SET model_dir = ? WHERE id = ?", [str(model_dir), run["id"]])
-                self._follow(found, Moved(Path(found["model_dir"]), model_dir))
+                settings = self.encoded(recorded_settings(run, self.model_dir))
+                self.run(
+                    "UPDATE runs SET model_dir = ?, settings = ? WHERE id = ?",
+                    [model_dir, settings, run["id"]],
+                )
         return run["id"], run["uuid"]
-
-    def _follow(self, run: dict[str, Any], moved: Moved) -> None:
-        """Bring recorded paths up to date, inside `write()`, for a run that lies elsewhere now."""
-        if moved.new == moved.old:
-            return
-        settings = msgspec.json.encode(moved.settings(recorded_settings(run))).decode()
-        self.run("UPDATE runs SET settings = ? WHERE id = ?", [settings, run["id"]])
-        for row in self.all("SELECT id, path FROM promotions WHERE evicted_at IS NULL"):
-            path = moved.path(row["path"])
-            if os.path.lexists(f"{path}.index"):  # else it is put there anew
-                self.run("UPDATE promotions SET path = ? WHERE id = ?", [path, row["id"]])
 
 
 @lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again

@@ -102,20 +102,19 @@ class FactReader(Reader):
 
     def facts(self) -> Facts:
         """Look once; raises StoreError when the database cannot be read now."""
-        waiting = self._rows(
-            "SELECT (SELECT coalesce(global_step, 0) FROM checkpoints WHERE state IN (?, ?)"
+        waiting = self.all(
+            "SELECT (SELECT coalesce(global_step, 0) FROM checkpoints WHERE state IN (?1, ?2)"
             " ORDER BY id DESC LIMIT 1) AS step,"
-            " (SELECT min(discovered_at) FROM checkpoints WHERE state IN (?, ?)) AS since",
-            *OPEN_STATES,
-            *OPEN_STATES,
+            " (SELECT min(discovered_at) FROM checkpoints WHERE state IN (?1, ?2)) AS since",
+            OPEN_STATES,
         )[0]
-        pinned = self._rows(
+        pinned = self.all(
             "SELECT count(*) AS pins, coalesce(sum(size_bytes), 0) AS bytes,"
             " coalesce(sum(size_bytes) FILTER (WHERE state IN (?, ?)), 0) AS waiting"
             " FROM checkpoints WHERE pin_path IS NOT NULL",
-            *OPEN_STATES,
+            OPEN_STATES,
         )[0]
-        last = self._rows(
+        last = self.one(
             "SELECT c.name, coalesce(c.global_step, 0) AS global_step, e.score, e.evaluated_at,"
             " c.discovered_at FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
             " ORDER BY e.id DESC LIMIT 1"
@@ -126,7 +125,7 @@ class FactReader(Reader):
             run=run,
             states=self.states(),
             best=self.best(),
-            last=last[0] if last else None,
+            last=last,
             waiting_step=waiting["step"],
             waiting_since=unix(waiting["since"]) if waiting["since"] else None,
             pins=pinned["pins"],
@@ -136,11 +135,10 @@ class FactReader(Reader):
 
     def failures(self, after: int, last: int) -> list[dict[str, Any]]:
         """Return `checkpoint, message` of what failed after one event, up to another."""
-        return self._rows(
+        return self.all(
             "SELECT checkpoint, message FROM events WHERE id > ? AND id <= ? AND kind = 'failed'"
             " ORDER BY id",
-            after,
-            last,
+            [after, last],
         )
 
     def recovered(self) -> str | None:
@@ -148,20 +146,16 @@ class FactReader(Reader):
 
         None as well where none ever was.
         """
-        rows = self._rows(
-            "SELECT kind, message FROM events WHERE kind IN ('held_back', 'recovered')"
-            " ORDER BY id DESC LIMIT 1"
-        )
-        return rows[0]["message"] if rows and rows[0]["kind"] == "recovered" else None
+        return self.stands("recovered", "held_back")
 
     def follow(self, totals: Totals) -> None:
         """Add the evaluations recorded since to `totals`."""
-        rows = self._rows(
+        rows = self.all(
             "SELECT e.id, e.timings, e.evaluated_at, c.discovered_at, NOT EXISTS (SELECT 1"
             " FROM evaluations b WHERE b.checkpoint_id = e.checkpoint_id AND b.id < e.id) AS first"
             " FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
             " WHERE e.id > ? ORDER BY e.id",
-            totals.last_id,
+            [totals.last_id],
         )
         for row in rows:
             totals.add(row)

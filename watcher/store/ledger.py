@@ -13,6 +13,7 @@ from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import iso
 from watcher.store.queue import Queue
+from watcher.store.relocation import recorded_settings
 from watcher.store.rows import Rows
 from watcher.types import Evaluation, Lease
 
@@ -82,8 +83,8 @@ class Ledger(Rows):
 
     def _say_why(self, evaluation_id: int, metric: Metric, values: Values) -> None:
         """Write on a checkpoint why its score cannot rank, or that it can; inside `write()`."""
-        row = self._db.one("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
-        details = msgspec.json.decode(row["details"]) if row else {}
+        encoded = self.value("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
+        details = msgspec.json.decode(encoded or "{}")
         self._db.run(
             "UPDATE checkpoints SET reason = ?2 WHERE state = 'scored'"
             " AND (reason IS NULL OR reason LIKE ?3 || '%')"
@@ -189,14 +190,13 @@ class Ledger(Rows):
                     f"UPDATE evaluations SET {columns} WHERE {where}", [*row.values(), *identity]
                 )
                 self.revision += 1
-            stored = self._db.one(f"SELECT id FROM evaluations WHERE {where}", identity)
-            assert stored is not None
-            self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored["id"]])
+            stored = self.value(f"SELECT id FROM evaluations WHERE {where}", identity)
+            self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored])
             values = [(name, "", value) for name, value in evaluation.metrics.items()]
             for name, category, value in [*values, *evaluation.category_metrics]:
                 self._db.run(
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
-                    [stored["id"], name, category, value],
+                    [stored, name, category, value],
                 )
             self._queue.finish(lease, "scored", reason)
             shown = "no finite score" if score is None else f"score {score:.6g}"
@@ -252,19 +252,18 @@ class Ledger(Rows):
             is the newest now.
         """
         generation = self.generation()
-        row = self._db.one(
-            "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
+        step: int = self.value(
+            "SELECT coalesce(max(global_step), -1) FROM checkpoints WHERE run_id = ?"
             " AND generation = ? AND state IN ('scored', 'failed')",
             [self._run_id, generation],
         )
-        step = row["step"] if row and row["step"] is not None else -1
         with self._db.write():
             self._db.run(
                 "UPDATE runs SET resumed_step = ?, resumed_generation = ? WHERE id = ?",
                 [step, generation, self._run_id],
             )
             self._db.event(now, "resumed", f"go on: patience counts from step {step}")
-        return int(step)
+        return step
 
     def decided_by(self, settings: Mapping[str, Any], deciding: Iterable[str]) -> bool:
         """Tell whether all was decided by these settings before, or nothing by any.
@@ -281,8 +280,8 @@ class Ledger(Rows):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that were recorded last, empty for none."""
-        values: dict[str, Any] = msgspec.json.decode(self._run_row("settings"))
-        return values
+        row = self._db.one("SELECT model_dir, settings FROM runs WHERE id = ?", [self._run_id])
+        return recorded_settings(row) if row else {}
 
     def set_settings(self, settings: dict[str, Any], given: Mapping[str, str], name: str) -> None:
         """Record what the run goes by, for the next start and those who explain its decisions.
@@ -292,7 +291,7 @@ class Ledger(Rows):
             given: Where each was given that is not a default.
             name: The run's name.
         """
-        row = {"settings": _json(settings), "given": _json(given), "name": name}
+        row = {"settings": self._db.encoded(settings), "given": _json(given), "name": name}
         if all(value == self._run_row(column) for column, value in row.items()):
             return
         columns = ", ".join(f"{column} = ?" for column in row)

@@ -8,8 +8,6 @@ from typing import Any
 
 from watcher.store.database import RunDatabase
 
-_COLUMNS = "id, name, state, sha256, global_step, generation, kept, pin_path"
-
 
 class Manual:
     """Verbs on the `checkpoints` table that answer to a person."""
@@ -24,19 +22,11 @@ class Manual:
         Returns:
             `id, name, state, sha256, global_step, generation, kept, pin_path` of each.
         """
-        return self._db.all(
-            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND pin_path IS NOT NULL"
-            " AND state NOT IN ('pending', 'leased') ORDER BY global_step, id",
-            [self._run_id],
-        )
+        return self._chosen("pin_path IS NOT NULL AND state NOT IN ('pending', 'leased')")
 
     def failed(self) -> list[dict[str, Any]]:
         """Return the checkpoints that failed, as `pinned` does."""
-        return self._db.all(
-            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND state = 'failed'"
-            " ORDER BY global_step, id",
-            [self._run_id],
-        )
+        return self._chosen("state = 'failed'")
 
     def keep(self, checkpoint: dict[str, Any], kept: bool, now: float) -> None:
         """Keep a checkpoint's files whatever its score, or no longer."""
@@ -57,11 +47,17 @@ class Manual:
 
     def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Return the evaluated checkpoints of these names that have no pin, as `pinned` does."""
+        return self._chosen(
+            "pin_path IS NULL AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"
+            " AND name IN (SELECT value FROM json_each(?))",
+            json.dumps(list(names)),
+        )
+
+    def _chosen(self, where: str, *arguments: str) -> list[dict[str, Any]]:
         return self._db.all(
-            f"SELECT {_COLUMNS} FROM checkpoints WHERE run_id = ? AND pin_path IS NULL"
-            " AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"
-            " AND name IN (SELECT value FROM json_each(?)) ORDER BY global_step, id",
-            [self._run_id, json.dumps(list(names))],
+            "SELECT id, name, state, sha256, global_step, generation, kept, pin_path"
+            f" FROM checkpoints WHERE run_id = ? AND {where} ORDER BY global_step, id",
+            [self._run_id, *arguments],
         )
 
     def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:

@@ -26,6 +26,10 @@ class Query:
 
 _NOW = "(SELECT fingerprint FROM runs LIMIT 1)"
 
+_POINT = """global_step, score, checkpoint,
+    CASE WHEN rank = 1 THEN 'best' WHEN rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
+    rank, evaluated_at, generation"""
+
 # The metric that the bars show: the one that ranks, or COCO's mAP where that has no categories.
 _CATEGORY_METRIC = """
 shown AS (
@@ -39,18 +43,15 @@ shown AS (
 SHOWN: dict[str, Query] = {
     "score_by_step": Query(
         "Score by step",
-        """
-SELECT h.global_step, h.score, h.checkpoint,
-    CASE WHEN l.rank = 1 THEN 'best' WHEN l.rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
-    l.rank, h.evaluated_at, h.generation
-FROM history h LEFT JOIN leaderboard l ON l.sha256 = h.sha256
-WHERE h.score IS NOT NULL AND h.score != -1
-ORDER BY h.generation, h.global_step, h.discovered_at""",
+        f"""
+SELECT {_POINT}
+FROM history WHERE score IS NOT NULL AND score != -1
+ORDER BY generation, global_step, discovered_at""",
         "Every evaluation that can rank, by generation and step, and its place in best/.",
     ),
     "score_close_up": Query(
         "Score by step: close-up",
-        """
+        f"""
 WITH scored AS (
     SELECT global_step, score, checkpoint, rank, evaluated_at, generation,
         max(score) OVER onwards - min(score) OVER onwards AS spread FROM history
@@ -59,9 +60,7 @@ WITH scored AS (
     WINDOW onwards AS (ORDER BY global_step DESC)
 ), near AS MATERIALIZED (
     SELECT * FROM scored WHERE spread < (SELECT max(spread) FROM scored) / 4)
-SELECT global_step, score, checkpoint,
-    CASE WHEN rank = 1 THEN 'best' WHEN rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
-    rank, evaluated_at, generation
+SELECT {_POINT}
 FROM near
 WHERE (SELECT count(*) >= 3 AND max(spread) > 0 AND coalesce(min(rank), 0) = 1 FROM near)
 ORDER BY global_step""",

@@ -9,6 +9,7 @@ import msgspec
 
 from watcher.store.database import MEASURED, RunDatabase
 from watcher.store.database_file import iso
+from watcher.store.relocation import inside
 from watcher.types import Leader
 
 
@@ -21,11 +22,12 @@ class Promotions:
 
     def present(self, board: str) -> list[dict[str, Any]]:
         """Return a board: `id, checkpoint_id, evaluation_id, rank, path, score, metric`."""
-        return self._db.all(
+        rows = self._db.all(
             "SELECT id, checkpoint_id, evaluation_id, rank, path, score, metric FROM promotions"
             " WHERE run_id = ? AND board = ? AND evicted_at IS NULL ORDER BY rank",
             [self._run_id, board],
         )
+        return [{**row, "path": str(self._db.model_dir / row["path"])} for row in rows]
 
     def incumbent(self, board: str) -> int | None:
         """Return the checkpoint id of a board's first place, None when it is empty."""
@@ -47,23 +49,19 @@ class Promotions:
         One that has such a score, and is measured again because a person asked, keeps its place by
         that meanwhile.
         """
-        row = self._db.one(
-            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
-            " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
-            f" AND c.state IN ('pending', 'leased') AND NOT {MEASURED}",
-            [self._run_id, board],
-        )
-        return int(row["n"]) if row else 0
+        return self._count(board, f"c.state IN ('pending', 'leased') AND NOT {MEASURED}")
 
     def still_pinned(self, board: str) -> int:
         """Return how many checkpoints of a board have their files in the pins."""
-        row = self._db.one(
-            "SELECT count(*) AS n FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
-            " WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL"
-            " AND c.pin_path IS NOT NULL",
+        return self._count(board, "c.pin_path IS NOT NULL")
+
+    def _count(self, board: str, where: str) -> int:
+        count: int = self._db.value(
+            "SELECT count(*) FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
+            f" WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL AND {where}",
             [self._run_id, board],
         )
-        return int(row["n"]) if row else 0
+        return count
 
     def record(
         self,
@@ -144,7 +142,7 @@ class Promotions:
             "rank": leader.rank,
             "score": leader.row.score,
             "metric": metric,
-            "path": path,
+            "path": inside(path, self._db.model_dir),
             "promoted_at": iso(now),
         }
         self._db.insert("promotions", row)

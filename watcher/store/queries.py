@@ -1,6 +1,6 @@
 """Queries: what pictures, event files, the report, doctor and the shell ask of a run. Reads only.
 
-Each takes a connection to read with and returns rows as they are recorded; what they mean is for
+Each takes a reader and returns rows as they are recorded; what they mean is for
 those who ask. `reading` has what commands and views ask.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from watcher.decision.metric import Key
-from watcher.store.rows import Queries
+from watcher.store.rows import COUNTING, Rows
 
 Found = list[dict[str, Any]]
 
@@ -25,10 +25,7 @@ OFFERED = {
         " WHERE c.state NOT IN ('untrained', 'corrupt', 'missed')) ORDER BY id DESC LIMIT ?"
     ),
     "evaluated": (
-        "SELECT c.name, c.state, c.global_step, e.score FROM evaluations e"
-        " JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " ORDER BY c.id DESC LIMIT ?"
+        f"SELECT c.name, c.state, c.global_step, e.score FROM {COUNTING} ORDER BY c.id DESC LIMIT ?"
     ),
     "metrics": f"SELECT name FROM metrics WHERE category = '' AND {_LAST} ORDER BY name LIMIT ?",
     "categories": (
@@ -42,19 +39,8 @@ OFFERED = {
 # -- pictures
 
 
-def scored(db: Queries, run_id: int) -> Found:
-    """Return `id, checkpoint_id, name, step, score, generation` of what counts, in that order."""
-    return db.all(
-        "SELECT e.id, c.id AS checkpoint_id, c.name, coalesce(c.global_step, 0) AS step, e.score,"
-        " c.generation FROM evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
-        " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
-        " WHERE r.id = ? ORDER BY c.generation, step, c.id",
-        [run_id],
-    )
-
-
 def values_named(
-    db: Queries, names: Sequence[str], beginnings: Sequence[str]
+    db: Rows, names: Sequence[str], beginnings: Sequence[str]
 ) -> dict[int, dict[Key, float | None]]:
     """Return evaluation id to (metric, category) to value, of metrics by name and beginning."""
     wanted = [f"name IN ({', '.join('?' * len(names))})", *["name GLOB ?"] * len(beginnings)]
@@ -69,7 +55,7 @@ def values_named(
     return values
 
 
-def placed(db: Queries, run_id: int) -> Found:
+def placed(db: Rows, run_id: int) -> Found:
     """Return `checkpoint_id, promoted_at, rank` of what ever came into `best/`; NULL has left."""
     # A checkpoint whose row was replaced, its metric another say, has several: the first says when
     # it came, one that was not evicted says where it is.
@@ -82,7 +68,7 @@ def placed(db: Queries, run_id: int) -> Found:
     )
 
 
-def stopped(db: Queries, run_id: int) -> dict[str, Any] | None:
+def stopped(db: Rows, run_id: int) -> dict[str, Any] | None:
     """Return `message, generation, step` of the stop that stands; None for none.
 
     The first since it was last withdrawn, with the last step evaluated by then: by that it was
@@ -106,7 +92,7 @@ def stopped(db: Queries, run_id: int) -> dict[str, Any] | None:
 # -- event files
 
 
-def with_steps(db: Queries) -> Found:
+def with_steps(db: Rows) -> Found:
     """Return every evaluation at a step, of whatever fingerprint, in the order of evaluation.
 
     The columns: `checkpoint_id, generation, global_step, sha256, id, fingerprint, evaluated_at`,
@@ -124,25 +110,15 @@ def with_steps(db: Queries) -> Found:
 # -- the report
 
 
-def not_evaluated(db: Queries, states: Sequence[str], most: int) -> Found:
-    """Return `checkpoint, global_step, state, reason` of those in some states, the latest first."""
-    return db.all(
-        "SELECT checkpoint, global_step, state, reason FROM history"
-        f" WHERE state IN ({', '.join('?' * len(states))}) ORDER BY discovered_at DESC LIMIT ?",
-        [*states, most],
-    )
-
-
-def events(db: Queries, most: int) -> tuple[Found, int]:
+def events(db: Rows, most: int) -> tuple[Found, int]:
     """Return `at, kind, checkpoint, message` of the last events, and how many there are."""
     last = db.all(
         "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?", [most]
     )
-    count = db.one("SELECT count(*) AS n FROM events")
-    return last, count["n"] if count else 0
+    return last, db.value("SELECT count(*) FROM events")
 
 
-def evaluation(db: Queries, evaluation_id: int) -> dict[str, Any] | None:
+def evaluation(db: Rows, evaluation_id: int) -> dict[str, Any] | None:
     """Return how one was made: `device, images, eval_seconds, evaluated_at, versions, details`."""
     return db.one(
         "SELECT device, images, eval_seconds, evaluated_at, versions, details FROM evaluations"
@@ -154,7 +130,7 @@ def evaluation(db: Queries, evaluation_id: int) -> dict[str, Any] | None:
 # -- doctor
 
 
-def last_steps(db: Queries, most: int) -> list[int]:
+def last_steps(db: Rows, most: int) -> list[int]:
     """Return the last global steps of the newest generation, in rising order."""
     rows = db.all(
         "SELECT DISTINCT global_step FROM checkpoints WHERE global_step > 0 AND generation ="
@@ -165,7 +141,7 @@ def last_steps(db: Queries, most: int) -> list[int]:
     return sorted(row["global_step"] for row in rows)
 
 
-def last_discoveries(db: Queries, most: int) -> list[str]:
+def last_discoveries(db: Rows, most: int) -> list[str]:
     """Return when the last checkpoints were discovered, ISO 8601, in the order of discovery."""
     rows = db.all(
         "SELECT discovered_at FROM checkpoints WHERE global_step > 0 ORDER BY id DESC LIMIT ?",
@@ -174,19 +150,12 @@ def last_discoveries(db: Queries, most: int) -> list[str]:
     return [row["discovered_at"] for row in reversed(rows)]
 
 
-def places_taken(db: Queries) -> int:
+def places_taken(db: Rows) -> int:
     """Return how many places are taken on all boards."""
-    row = db.one("SELECT count(*) AS n FROM promotions WHERE evicted_at IS NULL")
-    return int(row["n"]) if row else 0
+    count: int = db.value("SELECT count(*) FROM promotions WHERE evicted_at IS NULL")
+    return count
 
 
-def last_details(db: Queries) -> str | None:
-    """Return the details of the evaluation recorded last, as JSON; None before the first."""
-    row = db.one("SELECT details FROM evaluations ORDER BY id DESC LIMIT 1")
-    return row["details"] if row else None
-
-
-def journal_mode(db: Queries) -> str:
+def journal_mode(db: Rows) -> str:
     """Return SQLite's journal mode."""
-    row = db.one("PRAGMA journal_mode")
-    return str(row["journal_mode"]) if row else ""
+    return str(db.value("PRAGMA journal_mode"))

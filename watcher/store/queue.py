@@ -1,4 +1,4 @@
-"""The queue: every checkpoint ever seen, and which of them a worker holds.
+"""The queue: which checkpoints wait to be evaluated, and which of them a worker holds.
 
 States: `pending -> leased -> scored`, and the other ends `untrained`, `corrupt`, `skipped`,
 `failed`, `missed`. A lease has an expiry and a token; an outcome reported without them is refused.
@@ -14,212 +14,19 @@ from itertools import accumulate
 from typing import Any
 
 from watcher.decision.board import KEPT_BOARD
-from watcher.decision.generation import Life, Save, generation_of
 from watcher.errors import StoreError
-from watcher.store.database import MEASURED, RunDatabase
-from watcher.store.database_file import iso
+from watcher.store.checkpoints import Checkpoints
+from watcher.store.database import MEASURED
 from watcher.store.rows import QUEUE_ORDER
-from watcher.types import FoundCheckpoint, Lease, Pin, Queued
-
-UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
-
-
-# Of files whose content has no row: for run, name, signature and state.
-_THESE_FILES = "run_id = ? AND name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
+from watcher.types import Lease, Queued
 
 
 class LeaseLost(StoreError):
     """Raised when an outcome comes from a worker that no longer holds the lease."""
 
 
-class Queue:
-    """Verbs on the `checkpoints` table. Each is one transaction and may be repeated."""
-
-    def __init__(self, database: RunDatabase) -> None:
-        self._db = database
-        self._run_id = database.run_id
-
-    # -- discovered
-
-    def known(self, sha256: str) -> bool:
-        """True when a checkpoint of this content has a row, in whatever state."""
-        found = self._db.one(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ?", [self._run_id, sha256]
-        )
-        return found is not None
-
-    def has_pin(self, sha256: str) -> bool:
-        """True when the checkpoint of this content has a pin that is still needed."""
-        found = self._db.one(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ? AND pin_path IS NOT NULL",
-            [self._run_id, sha256],
-        )
-        return found is not None
-
-    def last_save(self) -> Save | None:
-        """Return the furthest save of the newest generation, None for an empty run."""
-        row = self._db.one(
-            "SELECT save_counter, global_step, saved_at_seconds FROM checkpoints WHERE run_id = ?"
-            " ORDER BY generation DESC, save_counter DESC, id DESC LIMIT 1",
-            [self._run_id],
-        )
-        return Save(*row.values()) if row else None
-
-    def generation(self) -> int:
-        """Return the newest generation, 1 for an empty run."""
-        lives = self._lives()
-        return lives[-1].generation if lives else 1
-
-    def _lives(self) -> list[Life]:
-        rows = self._db.all(
-            "SELECT generation, max(save_counter) AS counter, max(global_step) AS step,"
-            " min(saved_at_seconds) AS began_at, max(saved_at_seconds) AS saved_at"
-            " FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
-            " GROUP BY generation ORDER BY generation",
-            [self._run_id],
-        )
-        return [
-            Life(
-                row["generation"],
-                Save(row["counter"], row["step"], row["saved_at"]),
-                row["began_at"],
-            )
-            for row in rows
-        ]
-
-    def record_pin(
-        self, checkpoint: FoundCheckpoint, pin: Pin, now: float, *, generation: int | None = None
-    ) -> str:
-        """Record a pinned checkpoint as `pending`, or as `untrained` when it holds no model.
-
-        Args:
-            checkpoint: As it was found.
-            pin: Its pin.
-            now: Seconds since the epoch.
-            generation: Which of the trainer's lives it is of. Default: decided from what is
-                recorded.
-
-        Returns:
-            The state. Recording the same content again changes nothing.
-        """
-        untrained = pin.model_variables == 0
-        state = "untrained" if untrained else "pending"
-        columns = {
-            "sha256": pin.sha256,
-            "global_step": pin.global_step,
-            "size_bytes": pin.size_bytes,
-            "model_variables": pin.model_variables,
-            "pin_path": None if untrained else "/".join(pin.prefix.parts[-2:]),
-            "pin_method": None if untrained else pin.method,
-        }
-        reason = UNTRAINED_REASON if untrained else None
-        save = Save(checkpoint.save_counter, pin.global_step, checkpoint.saved_at)
-        with self._db.write():
-            if not self.known(pin.sha256):
-                columns["generation"] = generation or self._place(save, checkpoint.name, now)
-            if checkpoint.signature and self.known_unreadable(checkpoint):
-                self._heal(checkpoint, {**columns, "state": state, "reason": reason}, now)
-            self._add(checkpoint.name, save, state, reason, now, columns)
-        return state
-
-    def _place(self, save: Save, name: str, now: float) -> int:
-        """Return the generation of a save, inside `write()`; say so when a new one begins."""
-        lives = self._lives()
-        generation = generation_of(save, lives)
-        if not lives or generation <= lives[-1].generation:
-            return generation
-        before = lives[-1].furthest
-        # What was missed or damaged on the way to this one is of the new life as well.
-        self._db.run(
-            "UPDATE checkpoints SET generation = ?1 WHERE run_id = ?2 AND sha256 IS NULL"
-            " AND save_counter < ?3 AND (saved_at_seconds IS NULL OR saved_at_seconds >= ?4)"
-            " AND id > (SELECT max(id) FROM checkpoints WHERE run_id = ?2 AND sha256 NOT NULL)",
-            [generation, self._run_id, save.counter, before.saved_at or 0.0],
-        )
-        message = (
-            f"the trainer started over: save {save.counter} (step {save.step or 0}) came after save"
-            f" {before.counter} (step {before.step or 0}); generation {generation} begins, and"
-            " stopping looks at it alone"
-        )
-        self._db.event(now, "started_over", message, name)
-        return generation
-
-    def known_damage(self, checkpoint: FoundCheckpoint) -> bool:
-        """True when exactly these files are recorded as corrupt already."""
-        return self._known_files(checkpoint, "corrupt")
-
-    def known_unreadable(self, checkpoint: FoundCheckpoint) -> bool:
-        """True when exactly these files are recorded as missed, since they could not be read."""
-        return self._known_files(checkpoint, "missed")
-
-    def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
-        found = self._db.one(
-            f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
-            [self._run_id, checkpoint.name, str(checkpoint.signature), state],
-        )
-        return found is not None
-
-    def record_corrupt(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
-        """Record a checkpoint whose bytes are damaged; it is never evaluated.
-
-        Damaged content has no identity (every empty index has the same digest), so the row goes
-        by the files themselves.
-        """
-        columns = {"signature": str(checkpoint.signature)}
-        save = Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
-        with self._db.write():
-            self._add(checkpoint.name, save, "corrupt", reason, now, columns)
-
-    def record_missed(
-        self, checkpoint: FoundCheckpoint, reason: str, now: float, saves: int = 1
-    ) -> None:
-        """Record a checkpoint that was gone, or could not be read, before it could be pinned.
-
-        With `saves` it is so many that follow each other, the last of which has its number. Should
-        it be pinned after all, with the files that it had, `record_pin` makes this row its.
-        """
-        signature = str(checkpoint.signature) if checkpoint.signature else None
-        columns = {"signature": signature, "saves": saves}
-        save = Save(checkpoint.save_counter, saved_at=checkpoint.saved_at)
-        with self._db.write():
-            self._add(checkpoint.name, save, "missed", reason, now, columns)
-
-    def _add(
-        self,
-        name: str,
-        save: Save,
-        state: str,
-        reason: str | None,
-        now: float,
-        columns: dict[str, Any],
-    ) -> None:
-        row = {
-            "run_id": self._run_id,
-            "name": name,
-            "save_counter": save.counter,
-            "saved_at_seconds": save.saved_at,
-            "generation": self.generation(),
-            "state": state,
-            "reason": reason,
-            "discovered_at": iso(now),
-            **columns,
-        }
-        if self._db.insert("checkpoints", row, ignore=True):
-            self._db.event(now, state, reason or "found and pinned", name)
-
-    def _heal(self, checkpoint: FoundCheckpoint, columns: dict[str, Any], now: float) -> None:
-        """Make the row of files that could not be read that of their content, if it has none.
-
-        Inside `write()`.
-        """
-        these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
-        changes = ", ".join(f"{column} = ?" for column in columns)
-        self._db.run(
-            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE {_THESE_FILES}",
-            [*columns.values(), *these],
-        )
-        text = "it can be read now, and is pinned"
-        self._db.event(now, columns["state"], text, checkpoint.name)
+class Queue(Checkpoints):
+    """Verbs on those of the checkpoints that wait or are held. Each is one transaction."""
 
     # -- leased
 
@@ -378,12 +185,12 @@ class Queue:
         with self._db.write():
             self._db.event(now, "held_back", reason)
             for checkpoint_id, times in counted.items():
-                row = self._db.one(
+                name = self._db.value(
                     "SELECT name FROM checkpoints WHERE id = ? AND (state IN ('pending', 'leased')"
                     " OR (state = 'failed' AND may_pass AND pin_path IS NOT NULL))",
                     [checkpoint_id],
                 )
-                if row is None:
+                if name is None:
                     continue
                 self._uncount(checkpoint_id, times)
                 self._db.run(
@@ -391,7 +198,7 @@ class Queue:
                     " WHERE id = ? AND state != 'leased'",
                     [checkpoint_id],
                 )
-                names.append(row["name"])
+                names.append(name)
         return names
 
     def _uncount(self, checkpoint_id: int, attempts: int) -> None:
@@ -409,12 +216,12 @@ class Queue:
 
     def require_held(self, lease: Lease, now: float) -> None:
         """Raise LeaseLost unless this lease is the one that counts; call it inside `write()`."""
-        row = self._db.one(
+        held = self._db.value(
             "SELECT 1 FROM checkpoints WHERE id = ? AND state = 'leased' AND lease_token = ?"
             " AND lease_expires_at_seconds > ?",
             [lease.checkpoint_id, lease.token, now],
         )
-        if row is None:
+        if not held:
             raise LeaseLost(f"the lease of {lease.name} is no longer held: its answer is refused")
 
     # -- ended
@@ -436,7 +243,7 @@ class Queue:
         it is as true as it was, and it may hold a place in `best/`. With `may_pass` another attempt
         may end otherwise, once something was mended: its pin stays.
         """
-        measured = self._db.one(
+        measured = self._db.value(
             f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
         )
         with self._db.write():
@@ -467,17 +274,16 @@ class Queue:
         )
         queued = [Queued(**row) for row in rows]
         first = min((one.global_step for one in queued), default=0)
-        before = self._db.one(
-            "SELECT max(global_step) AS step FROM checkpoints WHERE run_id = ?"
+        before = self._db.value(
+            "SELECT max(global_step) FROM checkpoints WHERE run_id = ?"
             " AND state IN ('scored', 'leased') AND global_step <= ?",
             [self._run_id, first],
         )
-        held = self._db.one(
-            "SELECT sum(size_bytes) AS size FROM checkpoints WHERE run_id = ? AND state = 'leased'",
+        held = self._db.value(
+            "SELECT sum(size_bytes) FROM checkpoints WHERE run_id = ? AND state = 'leased'",
             [self._run_id],
         )
-        step = before["step"] if before else None
-        return queued, step or 0, (held["size"] if held else None) or 0
+        return queued, before or 0, held or 0
 
     def skip(self, checkpoint_id: int, reason: str, now: float) -> None:
         """Record a pending checkpoint as `skipped`; nothing happens to one in another state.
@@ -499,56 +305,7 @@ class Queue:
             )
             self._db.event(now, "skipped", reason, row["name"])
 
-    def fail_unpinned(self, checkpoint_id: int, name: str, reason: str, now: float) -> None:
-        """Record as `failed` a pending checkpoint whose pin is gone, so that it cannot be read.
-
-        One that was to be measured again is `scored` as before.
-        """
-        with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints AS c SET reason = ?, pin_path = NULL,"
-                f" state = CASE WHEN {MEASURED} THEN 'scored' ELSE 'failed' END WHERE id = ?",
-                [reason, checkpoint_id],
-            )
-            self._db.event(now, "failed", reason, name)
-
-    def failed_unpinned(self, codes: Collection[str]) -> list[tuple[str, str]]:
-        """Return name and sha256 of those that failed for one of these reasons and have no pin."""
-        rows = self._db.all(
-            "SELECT name, sha256, reason FROM checkpoints WHERE run_id = ? AND state = 'failed'"
-            " AND pin_path IS NULL AND sha256 IS NOT NULL ORDER BY id",
-            [self._run_id],
-        )
-        return [
-            (row["name"], row["sha256"])
-            for row in rows
-            if (row["reason"] or "").partition(":")[0] in codes
-        ]
-
-    def forget_pin(self, checkpoint_id: int) -> None:
-        """Note that a checkpoint has no pin any more. The pin's files are deleted after this."""
-        with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints SET pin_path = NULL, pin_method = NULL WHERE id = ?",
-                [checkpoint_id],
-            )
-
     # -- looked at
-
-    def pinned(self) -> list[dict[str, Any]]:
-        """Return each checkpoint that has a pin.
-
-        Returns:
-            `id, name, state, sha256, global_step, generation, kept, prefix` of each, in the order
-            found.
-        """
-        rows = self._db.all(
-            "SELECT id, name, state, sha256, coalesce(global_step, 0) AS global_step, generation,"
-            " kept, pin_path FROM checkpoints"
-            " WHERE run_id = ? AND pin_path IS NOT NULL ORDER BY id",
-            [self._run_id],
-        )
-        return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
 
     def waiting_ids(self) -> set[int]:
         """Return the ids of the checkpoints whose evaluation is to come: pending or leased."""
@@ -581,21 +338,16 @@ class Queue:
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do: pending or leased."""
-        row = self._db.one(
-            "SELECT count(*) AS n FROM checkpoints WHERE run_id = ?"
-            " AND state IN ('pending', 'leased')",
-            [self._run_id],
-        )
-        return int(row["n"]) if row else 0
+        return len(self.waiting_ids())
 
     def next_due(self, *, untried: bool = False) -> float | None:
         """Return when the earliest pending checkpoint may be leased, in seconds since the epoch.
 
         `untried` as for `lease_next`.
         """
-        row = self._db.one(
-            "SELECT min(not_before_seconds) AS due FROM checkpoints WHERE run_id = ?"
+        due: float | None = self._db.value(
+            "SELECT min(not_before_seconds) FROM checkpoints WHERE run_id = ?"
             " AND state = 'pending' AND attempts <= ?",
             [self._run_id, 0 if untried else sys.maxsize],
         )
-        return row["due"] if row else None
+        return due

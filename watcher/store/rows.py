@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.decision.metric import Key
+from watcher.store.connection import Connection
 from watcher.types import ScoredCheckpoint
 
 # How pending checkpoints follow one another: the smallest step first. That of an earlier life of
@@ -25,6 +26,11 @@ QUEUE_ORDER = (
     " global_step, id"
 )
 
+# The evaluations that count, those of the run's present fingerprint, each with its checkpoint.
+COUNTING = (
+    "evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
+    " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+)
 
 _NAMED = (
     "c.id, c.name, c.state, c.reason, c.sha256, c.global_step, c.generation, c.kept, c.pin_path,"
@@ -50,28 +56,32 @@ _NAMING = {
 }
 
 
-class Queries(Protocol):
-    """A connection to read with."""
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-
-
 class Rows:
     """Questions about one run's evaluations."""
 
-    def __init__(self, database: Queries, run_id: int, pin_prefix: Callable[[str], Path]) -> None:
-        self._queries = database
+    def __init__(
+        self, database: Connection, run_id: int, pin_prefix: Callable[[str], Path]
+    ) -> None:
+        self._asked = database
         self._run_id = run_id
         self._pin_prefix = pin_prefix
 
+    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+        return self._asked.all(sql, arguments)
+
+    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
+        """Return the first row of a query, None when it has none."""
+        return self._asked.one(sql, arguments)
+
+    def value(self, sql: str, arguments: Sequence[Any] = ()) -> Any:
+        """Return the first value of the first row, None when there is none."""
+        return self._asked.value(sql, arguments)
+
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the evaluation that counts, None before the first."""
-        row = self._queries.one("SELECT fingerprint FROM runs WHERE id = ?", [self._run_id])
-        return row["fingerprint"] if row else None
+        fingerprint: str | None = self._run_row("fingerprint")
+        return fingerprint
 
     def scored(self, after: int = 0, fingerprint: str | None = None) -> list[ScoredCheckpoint]:
         """Return the evaluations of one fingerprint, by generation and global step.
@@ -108,22 +118,22 @@ class Rows:
 
         Where there is none at all of this evaluation yet, that counts as one more.
         """
-        row = self._queries.one(
+        waiting: int = self.value(
             "SELECT count(*) FILTER (WHERE state IN ('pending', 'leased') AND NOT measured AND"
             " EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = c.id))"
-            " + (total(measured) = 0) AS n"
+            " + (total(measured) = 0)"
             " FROM (SELECT id, state, EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = k.id"
             " AND fingerprint = (SELECT fingerprint FROM runs WHERE id = ?1)) AS measured"
             " FROM checkpoints k WHERE run_id = ?1) c",
             [self._run_id],
         )
-        return int(row["n"]) if row else 0
+        return waiting
 
     def _scored(
         self, source: str, argument: int | str, fingerprint: str | None = None
     ) -> list[ScoredCheckpoint]:
         # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
-        rows = self._queries.all(
+        rows = self.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
             " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.generation, c.pin_path"
             f" FROM {source} AND c.run_id = ?"
@@ -152,7 +162,7 @@ class Rows:
         return {
             evaluation_id: {
                 (row["name"], row["category"]): row["value"]
-                for row in self._queries.all(
+                for row in self.all(
                     "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
                     f" AND name IN ({marks})",
                     [evaluation_id, *names],
@@ -167,7 +177,7 @@ class Rows:
 
         Those without such a figure are left out.
         """
-        rows = self._queries.all(
+        rows = self.all(
             "SELECT e.id, json_extract(e.details, '$.cost.latency_ms_spread') AS spread"
             " FROM json_each(?) j CROSS JOIN evaluations e ON e.id = j.value",
             [json.dumps(list(evaluation_ids))],
@@ -176,7 +186,7 @@ class Rows:
 
     def not_finite(self) -> list[ScoredCheckpoint]:
         """Return the checkpoints that failed because their weights or metrics are not finite."""
-        rows = self._queries.all(
+        rows = self.all(
             "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
             " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " AND reason LIKE 'not_finite:%'",
@@ -197,18 +207,20 @@ class Rows:
             for row in rows
         ]
 
+    def values_of(self, evaluation_id: int) -> dict[Key, float | None]:
+        """Return what an evaluation recorded: (metric, category) to value, '' for overall ones."""
+        rows = self.all(
+            "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+            " ORDER BY name, category",
+            [evaluation_id],
+        )
+        return {(row["name"], row["category"]): row["value"] for row in rows}
+
     def metrics(self, evaluation_ids: Iterable[int]) -> dict[int, dict[str, float | None]]:
         """Return the overall metrics of evaluations: evaluation id to name to value."""
         return {
-            evaluation_id: {
-                row["name"]: row["value"]
-                for row in self._queries.all(
-                    "SELECT name, value FROM metrics WHERE evaluation_id = ? AND category = ''"
-                    " ORDER BY name",
-                    [evaluation_id],
-                )
-            }
-            for evaluation_id in evaluation_ids
+            id_: {name: value for (name, of), value in self.values_of(id_).items() if not of}
+            for id_ in evaluation_ids
         }
 
     def measured_lately(self) -> tuple[set[str], str]:
@@ -217,7 +229,7 @@ class Rows:
         Returns:
             The names, and a time in ISO 8601; both empty before the first evaluation.
         """
-        last = self._queries.all(
+        last = self.all(
             "SELECT id, evaluated_at FROM evaluations WHERE fingerprint ="
             " (SELECT fingerprint FROM runs WHERE id = ?) ORDER BY id DESC LIMIT 10",
             [self._run_id],
@@ -228,7 +240,7 @@ class Rows:
 
     def notes(self) -> dict[int, str]:
         """Return the notes on checkpoints: checkpoint id to text."""
-        rows = self._queries.all(
+        rows = self.all(
             "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
             [self._run_id],
         )
@@ -236,24 +248,20 @@ class Rows:
 
     def generation(self) -> int:
         """Return the newest generation, the one that stopping looks at."""
-        row = self._queries.one(
-            "SELECT max(generation) AS newest FROM checkpoints WHERE run_id = ?"
-            " AND sha256 IS NOT NULL",
-            [self._run_id],
-        )
-        return (row["newest"] if row else None) or 1
+        sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+        return self.value(sql, [self._run_id]) or 1
 
     def begun_at(self) -> str:
         """Return when the newest generation began, ISO 8601.
 
         Of the first that is when the watcher first saw the run, of others their first checkpoint.
         """
-        row = self._queries.one(
-            "SELECT min(discovered_at) AS at FROM checkpoints WHERE run_id = ?"
+        began = self.value(
+            "SELECT min(discovered_at) FROM checkpoints WHERE run_id = ?"
             " AND sha256 IS NOT NULL AND generation > 1 AND generation = ?",
             [self._run_id, self.generation()],
         )
-        return str((row and row["at"]) or self._run_row("created_at"))
+        return str(began or self._run_row("created_at"))
 
     def resumed_step(self) -> int:
         """Return the step of the newest generation up to which `resume` withdrew every decision.
@@ -279,7 +287,7 @@ class Rows:
         if evaluated or wanted == "last":
             latest = f"e.evaluated_at DESC, e.id DESC, {latest}"
         for where in _NAMING.get(wanted, _BY_NAME):
-            row = self._queries.one(
+            row = self.one(
                 f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
                 f"{' AND e.id IS NOT NULL' if evaluated else ''} ORDER BY {latest} LIMIT 1",
                 [self._run_id, wanted],
@@ -294,20 +302,22 @@ class Rows:
         if number := re.fullmatch(r"\D*(\d+)", wanted):
             name = OD_API_NAMES.name(int(number[1]))
             sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
-            near = [name] if self._queries.one(sql, [self._run_id, name]) else []
+            near = [name] if self.value(sql, [self._run_id, name]) else []
         else:
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
         return f": did you mean {near[0]}?" if near else ""
 
     def last_stop(self) -> str | None:
         """Return why the run was stopped, None when it was not or that was withdrawn."""
-        row = self._queries.one(
-            "SELECT kind, message FROM events WHERE kind IN ('stop', 'stop_withdrawn')"
-            " ORDER BY id DESC LIMIT 1"
+        return self.stands("stop", "stop_withdrawn")
+
+    def stands(self, kind: str, ended_by: str) -> str | None:
+        """Return what the last event of a kind says, None where one of another kind ended it."""
+        row = self.one(
+            "SELECT kind, message FROM events WHERE kind IN (?, ?) ORDER BY id DESC LIMIT 1",
+            [kind, ended_by],
         )
-        return row["message"] if row and row["kind"] == "stop" else None
+        return row["message"] if row and row["kind"] == kind else None
 
     def _run_row(self, column: str) -> Any:
-        row = self._queries.one(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
-        assert row is not None
-        return row[column]
+        return self.value(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])

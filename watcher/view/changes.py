@@ -49,7 +49,7 @@ class Measured:
 
     def as_data(self) -> dict[str, Any]:
         """Return it as plain data with stable names."""
-        row = {name: value for name, value in self.row.items() if name != "evaluation_id"}
+        row = {name: value for name, value in self.row.items() if not name.endswith("_id")}
         return {
             **row,
             "metrics": self.overall,

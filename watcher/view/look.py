@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader
 
 _PACE_OF = 5
@@ -219,13 +218,13 @@ class Looker:
             queue=reader.queue(queue) if states.get("pending") else [],
             waiting=reader.waiting(),
             running_now=_running_now(run["status"], reader),
-            generation=reader.rows().generation(),
+            generation=reader.generation(),
             curve=curve,
             pace_seconds=_pace(reader),
             patience_left=(run["status"].get("patience_left") or {})
             if live
             else _patience_now(reader, run),
-            stop=run["status"].get("stop") if live else reader.rows().last_stop(),
+            stop=run["status"].get("stop") if live else reader.last_stop(),
             failures=reader.failed(_FAILURES),
             outdated=reader.outdated(),
             unranked=self._unranked,
@@ -304,7 +303,7 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     name, device = str(worker.get("checkpoint")), worker.get("on")
     told: dict[str, Any] = {
         "checkpoint": name,
-        "global_step": reader.step_of(name),
+        "global_step": (reader.find(name) or {}).get("global_step"),
         # Several GPUs may be of one name, so they are told by their number.
         "device": worker.get("device") if device in (None, "cpu") else device,
     }
@@ -342,13 +341,12 @@ def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
     from watcher.decision.stop import patience_left, walk
     from watcher.errors import ConfigError
 
-    values = recorded_settings(run)
+    values = run.get("settings") or {}
     if not values or (values.get("patience"), values.get("patience_steps")) == (None, None):
         return {}
     try:
         settings = make_settings(values, dict.fromkeys(values, "the run's database"))
     except ConfigError:  # of a version with other rules
         return {}
-    rows = reader.rows()
-    policy = stop_policy(settings, rows.resumed_step(), rows.generation())
-    return patience_left(walk([*rows.scored(), *rows.not_finite()], policy), policy)
+    policy = stop_policy(settings, reader.resumed_step(), reader.generation())
+    return patience_left(walk([*reader.scored(), *reader.not_finite()], policy), policy)

@@ -109,7 +109,7 @@ _TABLES: dict[str, dict[str, Any]] = {
             "uuid": "Identity of the run",
             "fingerprint": "The evaluation that counts: model, eval set, evaluator and versions",
             "status": "What the watcher last said of itself, as JSON; {} after its end",
-            "settings": "Settings of the last start, as JSON",
+            "settings": "Settings of the last start, as JSON; paths in MODEL_DIR relative to it",
             "stopping": "Where stopping stands, as JSON; the view run_state is made of these",
         },
     },
@@ -142,6 +142,7 @@ _TABLES: dict[str, dict[str, Any]] = {
         "description": "What came into a board and left it, and when.",
         "facets": ["board"],
         "sort_desc": "id",
+        "columns": {"path": "Relative to MODEL_DIR where it lies inside"},
     },
     "events": {
         "description": "What the watcher noticed and did.",

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from watcher.store import queries
-from watcher.store.moved import recorded_settings
 from watcher.store.reading import Reader
 from watcher.view.changes import Measured, measured
 from watcher.view.look import Look, Looker
@@ -58,13 +57,13 @@ def read_report(reader: Reader) -> ReportData:
     best = next((row for row in rows if board and row["sha256"] == board["sha256"]), None)
     last = rows[-1] if rows else None
     events, event_count = queries.events(reader, MOST_EVENTS)
-    settings = recorded_settings(look.run)
+    settings = dict(look.run.get("settings") or {})
     if settings and look.run["mode"]:
         settings["mode"] = look.run["mode"]  # what it came to, where it was not set
     return ReportData(
         look=look,
         history=look.recent,
-        failures=queries.not_evaluated(reader, _NOT_EVALUATED, MOST_CHECKPOINTS),
+        failures=reader.failed(MOST_CHECKPOINTS, _NOT_EVALUATED),
         events=events,
         event_count=event_count,
         best=_measured(reader, best),

@@ -1,0 +1,120 @@
+"""The views, the tables' public side: columns are added to them, never removed.
+
+They are written here once, in their newest form, and made anew whenever a database has others.
+"""
+
+from __future__ import annotations
+
+# A category's figure as `--metric` takes it, in quotes where its name could be read otherwise.
+_FIGURE = """CASE m.name WHEN 'DetectionBoxes_Precision/mAP' THEN 'AP'
+            WHEN 'DetectionBoxes_Precision/mAP@.50IOU' THEN 'AP50'
+            WHEN 'DetectionBoxes_Precision/mAP@.75IOU' THEN 'AP75'
+            WHEN 'DetectionBoxes_Recall/AR@100' THEN 'AR100'
+            WHEN 'DetectionMasks_Precision/mAP' THEN 'mask_AP' ELSE m.name END"""
+_QUOTE = """CASE WHEN m.category NOT GLOB '*[][]*' AND m.category NOT GLOB '[''"`]*'
+                AND m.category = trim(m.category, char(9, 10, 11, 12, 13, 32, 160)) THEN ''
+            WHEN instr(m.category, '''') = 0 THEN ''''
+            WHEN instr(m.category, '"') = 0 THEN '"' ELSE '`' END"""
+_COUNTED = """FROM metrics m
+    JOIN evaluations e ON e.id = m.evaluation_id
+    JOIN checkpoints c ON c.id = e.checkpoint_id
+    JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"""
+# Paths are recorded relative to MODEL_DIR where they lie inside; whoever asks SQL gets whole ones.
+_PATH = """CASE WHEN p.path GLOB '/*' THEN p.path
+            ELSE rtrim(r.model_dir, '/') || '/' || p.path END AS path"""
+_PROMOTED = f"""r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric,
+        {_PATH},
+        c.sha256, e.evaluated_at, c.generation
+    FROM promotions p
+    JOIN checkpoints c ON c.id = p.checkpoint_id"""
+
+
+def history_of(checkpoints: str) -> str:
+    """Return what the view `history` asks, of those checkpoints that a table or query has."""
+    return f"""
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
+        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation, p.rank
+    FROM {checkpoints} c
+    JOIN runs r ON r.id = c.run_id
+    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
+    LEFT JOIN promotions p ON p.run_id = r.id AND p.board = r.board AND p.checkpoint_id = c.id
+        AND p.evicted_at IS NULL
+    ORDER BY c.id
+    """
+
+
+# In the order in which they are made: a later one may ask an earlier one.
+VIEWS = (
+    f"""
+    CREATE VIEW boards AS
+    SELECT p.board, p.rank, {_PROMOTED}
+    JOIN runs r ON r.id = p.run_id
+    LEFT JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.board, p.rank
+    """,
+    f"""
+    CREATE VIEW leaderboard AS
+    SELECT p.rank, {_PROMOTED}
+    JOIN runs r ON r.id = p.run_id AND r.board = p.board
+    JOIN evaluations e ON e.id = p.evaluation_id
+    WHERE p.evicted_at IS NULL
+    ORDER BY p.rank
+    """,
+    """
+    CREATE VIEW best AS
+    SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at, generation
+    FROM leaderboard WHERE rank = 1
+    """,
+    f"CREATE VIEW history AS {history_of('checkpoints')}",
+    f"""
+    CREATE VIEW metric_values AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, m.name AS metric,
+        NULLIF(m.category, '') AS category, m.value
+    {_COUNTED}
+    """,
+    f"""
+    CREATE VIEW overall_values AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, m.name AS metric, m.value,
+        c.generation
+    {_COUNTED}
+    WHERE m.category = ''
+    """,
+    f"""
+    CREATE VIEW category_values AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step,
+        {_FIGURE} || '[' || {_QUOTE} || m.category || {_QUOTE} || ']' AS metric,
+        m.category, m.value, c.generation
+    {_COUNTED}
+    WHERE m.category != ''
+    """,
+    """
+    CREATE VIEW run_state AS
+    SELECT s.run, CASE WHEN s.stop IS NOT NULL THEN 'stopped' WHEN s.ended IS NOT NULL THEN 'failed'
+            WHEN s.pid IS NOT NULL THEN 'running' ELSE 'ended' END AS state,
+        CASE WHEN s.stop IS NOT NULL THEN json_extract(s.stopping, '$.reason') END AS stop_reason,
+        coalesce(s.stop, s.ended, s.problem) AS message, s.metric, s.mode,
+        json_extract(s.settings, '$.patience') AS patience,
+        coalesce(json_extract(s.status, '$.patience_left.evaluations'),
+            json_extract(s.stopping, '$.patience_left.evaluations')) AS patience_left,
+        json_extract(s.settings, '$.patience_steps') AS patience_steps,
+        coalesce(json_extract(s.status, '$.patience_left.steps'),
+            json_extract(s.stopping, '$.patience_left.steps')) AS patience_steps_left,
+        json_extract(s.settings, '$.min_delta') AS min_delta,
+        b.checkpoint AS best, b.global_step AS best_step, b.score AS best_score,
+        (SELECT count(*) FROM checkpoints c WHERE c.run_id = s.id AND c.state = 'scored') AS scored,
+        (SELECT count(*) FROM checkpoints c WHERE c.run_id = s.id
+            AND c.state IN ('pending', 'leased')) AS waiting,
+        (SELECT max(v.at) FROM events v WHERE v.run_id = s.id) AS updated_at
+    FROM (
+        SELECT r.id, r.name AS run, r.metric, r.mode, r.status, r.settings, r.stopping,
+            json_extract(r.status, '$.pid') AS pid, json_extract(r.status, '$.ended') AS ended,
+            json_extract(r.status, '$.problem') AS problem,
+            (SELECT CASE v.kind WHEN 'stop' THEN v.message END FROM events v
+                WHERE v.run_id = r.id AND v.kind IN ('stop', 'stop_withdrawn')
+                ORDER BY v.id DESC LIMIT 1) AS stop
+        FROM runs r
+    ) s
+    LEFT JOIN best b ON b.run = s.run
+    """,
+)
