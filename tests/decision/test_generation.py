@@ -221,7 +221,7 @@ def history(tmp_path: Path) -> list[tuple[str, str, int]]:
 
 
 def settings(tmp_path: Path, **given: object) -> Settings:
-    base = Settings(model_dir=str(tmp_path), pipeline_config="none")
+    base = Settings.of(model_dir=str(tmp_path), pipeline_config="none")
     return msgspec.structs.replace(base, **given)
 
 

@@ -245,7 +245,7 @@ def test_why_a_watcher_was_given_up_long_ago_is_repeated_at_the_end(launch: Laun
     store.ledger.record_end("pipeline.config says 5 classes", 1.0)
     store.close()
     lines: list[str] = []
-    settings = LaunchSettings(model_dir=str(launch.model_dir))
+    settings = LaunchSettings.of(model_dir=str(launch.model_dir))
     trainer = launch.saving("--saves", 4, "--interval", 0.3)
     refused = ["sh", "-c", "exit 2"]
     launcher = Launcher(settings, trainer, watcher_command=refused, say=lines.append)

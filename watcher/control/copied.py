@@ -16,7 +16,7 @@ from watcher.store.reading import Reader, open_reader
 def refuse_copy(settings: Settings) -> None:
     """Raise ConfigError where `run` would begin on a copy and write into the original's folders."""
     # What cannot be read now is told, or waited for, when it is opened.
-    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=0.1) as reader:
+    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=0.1) as reader:
         refuse_shared(settings, reader, evaluates=True)
 
 
@@ -30,7 +30,7 @@ def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> Non
     """
     run = reader.recorded()
     values = recorded_settings(run)
-    if not values or recorded_state(run) == settings.state_path:
+    if not values or recorded_state(run) == settings.run.state_path:
         return
     values["model_dir"] = run["model_dir"]
     try:
@@ -42,7 +42,7 @@ def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> Non
     if shared and (original := reader.original()):
         setting, path = shared[0]
         raise ConfigError(
-            f"{settings.state_path} is a copy of {original}, and {path} is that one's",
+            f"{settings.run.state_path} is a copy of {original}, and {path} is that one's",
             hint=f"start `checkpoint-watcher run` on the copy with another {setting}",
         )
 
@@ -54,7 +54,7 @@ def _written(settings: Settings, evaluates: bool) -> dict[str, Path]:
         for board in boards(settings)
         for path in [board.folder]
     }
-    named |= {"--kept-dir": settings.kept_path, "--sentinel": settings.sentinel_path}
-    if evaluates and settings.tensorboard:
-        named["--eval-dir"] = settings.eval_path
+    named |= {"--kept-dir": settings.run.kept_path, "--sentinel": settings.run.sentinel_path}
+    if evaluates and settings.exports.tensorboard:
+        named["--eval-dir"] = settings.run.eval_path
     return {setting: path.resolve() for setting, path in named.items()}

@@ -77,14 +77,14 @@ class Snapshot:
     def request(self, settings: Settings) -> dict[str, Any]:
         """Return the fields of a worker's start request that name files: they name the copies."""
         copies = {one.original: str(one.copy) for one in self._taken.values()}
-        plugins = (text.rpartition(":") for text in settings.metric_plugin)
+        plugins = (text.rpartition(":") for text in settings.evaluator.metric_plugin)
         return {
-            "pipeline_config": copies[settings.pipeline_config],
+            "pipeline_config": copies[settings.evaluator.pipeline_config],
             "metric_plugins": [
                 copies.get(f, _whole(f)) + colon + name for f, colon, name in plugins
             ],
             "snapshot": {
-                "folder": str(settings.state_path / FOLDER_NAME),
+                "folder": str(settings.run.state_path / FOLDER_NAME),
                 "originals": {copy: original for original, copy in copies.items()},
             },
         }
@@ -150,16 +150,17 @@ def take_snapshot(settings: Settings) -> Snapshot:
         ConfigError: pipeline_config cannot be read.
         StoreError: the state folder cannot be written.
     """
-    folder = settings.state_path / FOLDER_NAME
+    folder = settings.run.state_path / FOLDER_NAME
     try:
-        contents = {_PIPELINE: read_regular(Path(settings.pipeline_config))}
+        contents = {_PIPELINE: read_regular(Path(settings.evaluator.pipeline_config))}
     except OSError as error:
         raise ConfigError(
-            f"pipeline_config ({settings.pipeline_config}) cannot be read: {error.strerror}",
+            f"pipeline_config ({settings.evaluator.pipeline_config}) cannot be read:"
+            f" {error.strerror}",
             hint="the user that runs the watcher must be able to read it",
         ) from error
-    taken = [Taken("pipeline_config", settings.pipeline_config, folder / _PIPELINE)]
-    files = dict.fromkeys(text.rpartition(":")[0] for text in settings.metric_plugin)
+    taken = [Taken("pipeline_config", settings.evaluator.pipeline_config, folder / _PIPELINE)]
+    files = dict.fromkeys(text.rpartition(":")[0] for text in settings.evaluator.metric_plugin)
     for number, file in enumerate(file for file in files if file):
         name = f"plugin-{number}.py"
         try:
@@ -169,7 +170,7 @@ def take_snapshot(settings: Settings) -> Snapshot:
         taken.append(Taken("metric_plugin", file, folder / name))
     _fill(folder, contents)
     _tell_changed([one for one in taken if _differs(folder / _ACCEPTED / one.copy.name, contents)])
-    return Snapshot(taken, settings.working_path, folder)
+    return Snapshot(taken, settings.carrier.working_path, folder)
 
 
 def _differs(accepted: Path, contents: Mapping[str, bytes]) -> bool:
@@ -189,9 +190,9 @@ def unchanged_since(settings: Settings) -> datetime | None:
 
     None when the last one that came up had another content, or none did.
     """
-    copy = settings.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
+    copy = settings.run.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
     try:
-        if read_regular(copy) != read_regular(Path(settings.pipeline_config)):
+        if read_regular(copy) != read_regular(Path(settings.evaluator.pipeline_config)):
             return None
         return datetime.fromtimestamp(copy.stat().st_mtime, UTC)
     except OSError:

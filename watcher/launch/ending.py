@@ -138,15 +138,15 @@ def after_the_end(
         resume: Say how an early stop is withdrawn.
     """
     lines = [str(best)] if best else []
-    if best and settings.pipeline_config:
-        words = [interpreter(command) or settings.python or "python"]
+    if best and settings.evaluator.pipeline_config:
+        words = [interpreter(command) or settings.carrier.python or "python"]
         words += ["-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"]
-        words += ["--pipeline_config_path", settings.pipeline_config]
-        words += ["--trained_checkpoint_dir", str(settings.best_path)]
+        words += ["--pipeline_config_path", settings.evaluator.pipeline_config]
+        words += ["--trained_checkpoint_dir", str(settings.run.best_path)]
         words += ["--output_directory", "exported"]
         lines.append(f"to export it: {shlex.join(words)}")
     if resume:
-        again = shlex.join(["checkpoint-watcher", "resume", str(settings.model_path)])
+        again = shlex.join(["checkpoint-watcher", "resume", str(settings.run.model_path)])
         lines.append(f"to train on: `{again}`, then the same command again")
     return lines
 

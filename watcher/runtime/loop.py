@@ -77,21 +77,23 @@ class Daemon:
         self._projector = projector
         self._channel = channel
         self._given = given or {}
-        self._commands = Commands(store, settings.model_path, settings.state_path / PINS_NAME)
+        self._commands = Commands(
+            store, settings.run.model_path, settings.run.state_path / PINS_NAME
+        )
         self._snapshot = snapshot or Snapshot()
         self._dispatcher = Dispatcher(settings, store, supervisors, self._snapshot)
         self._pool = self._dispatcher.pool
         self._event_files = EventFiles(
-            settings.state_path,
-            settings.eval_path,
-            enabled=settings.tensorboard,
-            categories=settings.tensorboard_categories,
+            settings.run.state_path,
+            settings.run.eval_path,
+            enabled=settings.exports.tensorboard,
+            categories=settings.exports.tensorboard_categories,
         )
         self._on_step = on_step
         self._clock, self._steady = clock, steady
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._lookout = Lookout(Watch(settings.model_path, self.wake), intake)
-        self._keeper = Keeper(settings.model_path, settings.state_path / PINS_NAME)
+        self._lookout = Lookout(Watch(settings.run.model_path, self.wake), intake)
+        self._keeper = Keeper(settings.run.model_path, settings.run.state_path / PINS_NAME)
         self._stopping = False
         self._begun = self._decided = self._recorded = self._idle = False
         self._finishing = self._looked_to_finish = False
@@ -257,7 +259,7 @@ class Daemon:
         """
         if self._recorded:
             return
-        ledger, pool, name = self._store.ledger, self._pool, self._settings.name
+        ledger, pool, name = self._store.ledger, self._pool, self._settings.run.name
         shown, able = self._settings.to_show(), pool.was_ready or pool.waiting
         if able and (changed := self._changes()):
             ledger.add_event(now, "settings", f"{_DIFFER}: {changed}")
@@ -301,7 +303,7 @@ class Daemon:
         self._dirty = self._projector.problem is not None or self._projector.unfinished
         if self._projector.problem:
             self._project_after = steady + self._project_delay
-            self._project_delay = min(2 * self._project_delay, self._settings.rescan_seconds)
+            self._project_delay = min(2 * self._project_delay, self._settings.source.rescan_seconds)
         else:
             self._project_delay = _PROJECT_RETRY_SECONDS
 
@@ -314,7 +316,7 @@ class Daemon:
             # database.
             self._store.require_present()
             if rescan:
-                self._next_scan = steady + self._settings.rescan_seconds
+                self._next_scan = steady + self._settings.source.rescan_seconds
                 self._dirty = True  # files in best/ may have been touched by others
                 self._snapshot.look()
             self._lookout.look(now, steady, announced=announced)
@@ -414,7 +416,7 @@ class Daemon:
 
     @property
     def _idle_limit(self) -> float | None:
-        return 0.0 if self._looked_to_finish else self._settings.exit_when_idle
+        return 0.0 if self._looked_to_finish else self._settings.service.exit_when_idle
 
     @property
     def _problem(self) -> str | None:
@@ -439,7 +441,7 @@ class Daemon:
         if not self._looked_to_finish and not self._pool.was_ready:
             return math.inf  # a set-up that cannot evaluate must be told, not slept through
         if problem:
-            given_up_at = self._hindrance.since + self._settings.grace_seconds
+            given_up_at = self._hindrance.since + self._settings.source.grace_seconds
             return max(self._last_activity + limit, given_up_at, self._intake.given_up_at())
         if self._intake.waiting or (self._looked_to_finish and (self._intake.more or self._dirty)):
             return math.inf
@@ -452,7 +454,7 @@ class Daemon:
         limit, steady = (0.0 if self._finishing else self._idle_limit), self._steady()
         if limit is None or not self._backoff.present or self._pool.leases:
             return False
-        lasted = steady - self._backoff.since >= self._settings.grace_seconds
+        lasted = steady - self._backoff.since >= self._settings.source.grace_seconds
         return lasted and steady - self._last_activity >= limit
 
     def _require_finished(self) -> None:

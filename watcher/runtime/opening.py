@@ -46,7 +46,7 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    with closing(Keeper(settings.model_path, settings.state_path / PINS_NAME)) as keeper:
+    with closing(Keeper(settings.run.model_path, settings.run.state_path / PINS_NAME)) as keeper:
         return _open(settings, keeper, stopped, finishing, waiting)
 
 
@@ -57,14 +57,14 @@ def _open(
     finishing: Callable[[], bool],
     waiting: Callable[[str], None],
 ) -> Store | None:
-    path = settings.state_path / DATABASE_NAME
+    path = settings.run.state_path / DATABASE_NAME
     backoff = Backoff()
     while not stopped():
         try:
             return Store(
                 path,
-                run=settings.name,
-                model_dir=settings.model_path,
+                run=settings.run.name,
+                model_dir=settings.run.model_path,
                 now=time.time(),
                 busy_seconds=_BUSY_SECONDS,
             )
@@ -72,7 +72,7 @@ def _open(
             waiting(f"waiting: {error.message}")
             if reason := backoff.failed(error, time.monotonic()):
                 _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
-            if finishing() and time.monotonic() - backoff.since >= settings.grace_seconds:
+            if finishing() and time.monotonic() - backoff.since >= settings.source.grace_seconds:
                 text = f"the run never began: {error.message}"
                 raise WorkLeft(text, hint=error.hint) from error
         # Pins beside an empty database would be taken for those of one that is lost.

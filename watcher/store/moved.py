@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.config.paths import PATHS
+from watcher.config.run import PATHS
 
 _STATE_NAME = "watcher"
 
