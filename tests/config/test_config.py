@@ -104,7 +104,7 @@ def test_the_folders_default_to_model_dir_and_can_be_moved():
     assert settings.run.best_path == Path("/runs/a/best")
     assert settings.run.sentinel_path == Path("/runs/a/EARLY_STOP")
     moved = load_settings({**REQUIRED, "state_dir": "/s", "best_dir": "/b"}, {}, None)
-    assert (moved.state_path, moved.best_path) == (Path("/s"), Path("/b"))
+    assert (moved.run.state_path, moved.run.best_path) == (Path("/s"), Path("/b"))
 
 
 def test_a_list_comes_from_a_repeated_flag_an_array_or_one_value(tmp_path: Path):

@@ -152,7 +152,7 @@ def test_what_may_be_meant_is_taken_and_told(values: dict[str, Any], message: st
 
 def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> None:
     values = {"target": 0.1, "divergence": 2.0, "board": [{"metric": "loss", "mode": "min"}]}
-    assert given(values).better == "min"
+    assert given(values).ranking.better == "min"
     with pytest.raises(ConfigError, match="by mode max"):
         given({**values, "board": [{"metric": "mAP"}]})
 

@@ -271,8 +271,8 @@ def test_without_a_file_all_of_the_last_start_counts_that_from_a_file_too(tmp_pa
 def test_none_takes_back_what_is_not_set_by_default(given: dict, taken_back: dict):
     (name,) = taken_back
     last = started(**given)
-    assert getattr(after(last), name) not in (None, ())
-    assert getattr(after(last, **taken_back), name) in (None, ())
+    assert after(last).value(name) not in (None, ())
+    assert after(last, **taken_back).value(name) in (None, ())
     again_later = load(Settings, {**REQUIRED, **taken_back}, {}, None, last=last)
     assert name not in again_later.given
 
@@ -280,7 +280,11 @@ def test_none_takes_back_what_is_not_set_by_default(given: dict, taken_back: dic
 def test_what_is_said_in_terms_of_a_metric_goes_with_it():
     last = started(metric="mAP", target="0.9", min_delta="0.01", patience="3", mode="max")
     same = after(last, metric="DetectionBoxes_Precision/mAP")
-    assert (same.target, same.min_delta, same.patience) == (0.9, "0.01", 3)
+    assert (same.stopping.target, same.stopping.min_delta, same.stopping.patience) == (
+        0.9,
+        "0.01",
+        3,
+    )
     other = after(last, metric="loss")
     assert (
         other.stopping.target,

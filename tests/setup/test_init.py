@@ -20,6 +20,7 @@ from watcher.config import (
     describe,
     load_as,
     load_settings,
+    names,
 )
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Gpu, Listing
@@ -103,16 +104,16 @@ def test_what_is_found_is_set_and_run_takes_the_file_as_it_is(
 
 def test_every_setting_is_there_once_and_each_line_loads(init, watcher: Watcher, tmp_path: Path):
     text = init("-o", "-").stdout
-    names = re.findall(r"^#?(\w+) = ", text.split("# ---- Boards")[0], re.MULTILINE)
+    found = re.findall(r"^#?(\w+) = ", text.split("# ---- Boards")[0], re.MULTILINE)
     every = set(names(LaunchSettings)) - FILE_ONLY
-    assert sorted(names) == sorted(every)
+    assert sorted(found) == sorted(every)
     file = tmp_path / "all.toml"
     file.write_text(re.sub(r"^#(\w+ = |\[\[)", r"\1", text, flags=re.MULTILINE))
     load_as(LaunchSettings, {}, {}, file)
     loaded = load_settings({}, {}, file)
     for setting in describe(Settings):
         if setting.default not in (None, "") and setting.name not in ("board", "metric"):
-            assert getattr(loaded, setting.name) == setting.default, setting.name
+            assert loaded.value(setting.name) == setting.default, setting.name
     for line in text.splitlines():
         assert (len(line) <= 100 or "/" in line) and line.strip() == line, line
     own = [one for one in describe(LaunchSettings) if one.name not in names(Settings)]
@@ -221,8 +222,8 @@ def test_after_a_run_its_settings_are_the_ones_that_were_found(
     assert "secret" not in text
     assert "#veto = " in text  # the default, an empty list, is nothing that was found
     assert re.findall(r"^(\w+) = ", text, re.MULTILINE) == [
-        *("model_dir", "pipeline_config", "metric", "top_k", "tie_break"),
-        *("patience", "python", "working_directory", "tensorboard", "evict_seconds"),
+        *("model_dir", "pipeline_config", "python", "working_directory", "metric", "top_k"),
+        *("tie_break", "patience", "evict_seconds", "tensorboard"),
     ]
 
 

@@ -126,7 +126,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
         return file.read_text(encoding="utf-8"), settings
     settings = load_settings({"run_name": name, **given}, {}, None)
     # As they were understood: 3 and not "3".
-    values = {key: getattr(settings, key) for key in ("model_dir", "run_name", *given)}
+    values = {key: settings.value(key) for key in ("model_dir", "run_name", *given)}
     values = units.absolute({**values, "python": str(_interpreter(settings))})
     text = units.settings_file(values)
     if file.exists() and file.read_text(encoding="utf-8") != text:

@@ -46,7 +46,7 @@ class BoardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RankingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which checkpoint is the better one, and which are kept."""
+    """Which checkpoint is the better one."""
 
     metric: Annotated[
         str,

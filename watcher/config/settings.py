@@ -32,13 +32,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything that can be set, in sections."""
 
     run: RunSettings
-    source: SourceSettings = SourceSettings()
     evaluator: EvaluatorSettings
     carrier: CarrierSettings = LocalSettings()
     ranking: RankingSettings = RankingSettings()
     stopping: StoppingSettings = StoppingSettings()
     retention: RetentionSettings = RetentionSettings()
     exports: ExportSettings = ExportSettings()
+    source: SourceSettings = SourceSettings()
     service: ServiceSettings = ServiceSettings()
 
     @classmethod
