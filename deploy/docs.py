@@ -25,6 +25,7 @@ from watcher.config import (
     Setting,
     Settings,
     describe,
+    names,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ PAGES = ROOT / "docs"
 def settings() -> str:
     """Return a table for each group of settings, in their order; the launcher's own are last."""
     ours = [one for one in describe(Settings) if one.name not in FILE_ONLY]
-    launcher = [one for one in describe(LaunchSettings) if one.name not in _names(Settings)]
+    launcher = [one for one in describe(LaunchSettings) if one.name not in names(Settings)]
     groups: dict[str, list[Setting]] = {}
     for setting in (*ours, *launcher):
         groups.setdefault(setting.group, []).append(setting)
@@ -42,10 +43,6 @@ def settings() -> str:
         f"## {title}\n\n{_table(('setting', 'default', ''), map(_setting_row, rows))}"
         for title, rows in groups.items()
     )
-
-
-def _names(kind: type[Settings]) -> tuple[str, ...]:
-    return kind.__struct_fields__
 
 
 def _setting_row(setting: Setting) -> tuple[str, str, str]:
@@ -82,9 +79,9 @@ def _plain(value: object) -> object:
 def commands() -> str:
     """Return a section for each command, in the groups and the order of the main help text."""
     parts = []
-    for title, names in cli.groups.items():  # type: ignore[attr-defined]
+    for title, listed in cli.groups.items():  # type: ignore[attr-defined]
         parts.append(f"## {title}")
-        parts += [_command(name) for name in names]
+        parts += [_command(name) for name in listed]
     return "\n\n".join(parts)
 
 
@@ -106,7 +103,7 @@ def _command(name: str) -> str:
 
 
 def _launcher_groups() -> set[str]:
-    own = set(_names(LaunchSettings)) - set(_names(Settings))
+    own = set(names(LaunchSettings)) - set(names(Settings))
     return {one.group for one in describe(LaunchSettings) if one.name in own}
 
 

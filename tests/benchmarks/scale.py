@@ -58,11 +58,13 @@ def run() -> list[Row]:
         model_dir.mkdir()
         settings = _settings(model_dir)
         _make_state_folder(settings)
-        configure_logs("json", settings.state_path, live=True)
+        configure_logs("json", settings.run.state_path, live=True)
         with _open(settings) as store:
-            store.ledger.set_policy(parse_metric(settings.metric), settings.mode, time.time())
+            store.ledger.set_policy(
+                parse_metric(settings.ranking.metric), settings.ranking.mode, time.time()
+            )
             store.ledger.set_fingerprint(FINGERPRINT, time.time())
-        _fill(settings.state_path / "watcher.db")
+        _fill(settings.run.state_path / "watcher.db")
         for number in range(OTHER_FILES):
             (model_dir / f"events.out.tfevents.{number}").touch()
         rows = _arrivals(settings)
@@ -72,9 +74,9 @@ def run() -> list[Row]:
 
 def _open(settings: Settings) -> Store:
     return Store(
-        settings.state_path / "watcher.db",
+        settings.run.state_path / "watcher.db",
         run="run",
-        model_dir=settings.model_path,
+        model_dir=settings.run.model_path,
         now=time.time(),
     )
 
@@ -121,11 +123,11 @@ def _arrivals(settings: Settings) -> list[Row]:
     trainer = [
         sys.executable,
         str(FAKE_TRAINER),
-        settings.model_dir,
+        settings.run.model_dir,
     ]
     flags = ["--saves", str(ARRIVING), "--interval", "0.05", "--max-to-keep", "0"]
     # Goes on from the last one, as a trainer that was restarted does.
-    (settings.model_path / "checkpoint").write_text(
+    (settings.run.model_path / "checkpoint").write_text(
         f'model_checkpoint_path: "ckpt-{EVALUATIONS}"\n'
         f'all_model_checkpoint_paths: "ckpt-{EVALUATIONS}"\n'
         "all_model_checkpoint_timestamps: 1.0\nlast_preserved_timestamp: 1.0\n"
@@ -135,7 +137,7 @@ def _arrivals(settings: Settings) -> list[Row]:
     ticks, memory = _time_the_loop(settings)
     process.wait()
     cuts = statistics.quantiles(ticks, n=100)
-    with contextlib.closing(sqlite3.connect(settings.state_path / "watcher.db")) as db:
+    with contextlib.closing(sqlite3.connect(settings.run.state_path / "watcher.db")) as db:
         (scored,) = db.execute("SELECT count(*) FROM history WHERE state = 'scored'").fetchone()
     return [
         Row(
@@ -168,7 +170,7 @@ def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
 def _loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
     """Run the daemon here, and tell `note` how long each of its steps took."""
     with _open(settings) as store, Scratch() as scratch:
-        python = settings.python or ""
+        python = settings.carrier.python or ""
         daemon = _build(settings, {}, store, python, scratch, WakeUp(), [], "as set")
         step = daemon.step
 
@@ -205,7 +207,7 @@ def _restart(settings: Settings) -> Row:
 
 
 def _best(settings: Settings) -> Row:
-    database = settings.state_path / "watcher.db"
+    database = settings.run.state_path / "watcher.db"
     times = []
     for _ in range(50):
         with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:

@@ -20,13 +20,17 @@ def test_a_flag_overrides_the_environment_which_overrides_the_file(tmp_path: Pat
     file.write_text('top_k = 1\npatience = 1\nmetric = "a"\n')
     environment = {"CHECKPOINT_WATCHER_TOP_K": "2", "CHECKPOINT_WATCHER_PATIENCE": "2"}
     settings = load_settings({**REQUIRED, "top_k": "3"}, environment, file)
-    assert (settings.top_k, settings.patience, settings.metric) == (3, 2, "a")
+    assert (settings.ranking.top_k, settings.stopping.patience, settings.ranking.metric) == (
+        3,
+        2,
+        "a",
+    )
 
 
 def test_everything_may_come_from_the_file(tmp_path: Path):
     file = tmp_path / "run.toml"
     file.write_text('model_dir = "m"\npipeline_config = "p"\n')
-    assert load_settings({}, {}, file) == Settings(model_dir="m", pipeline_config="p")
+    assert load_settings({}, {}, file) == Settings.of(model_dir="m", pipeline_config="p")
 
 
 @pytest.mark.parametrize(
@@ -90,17 +94,17 @@ def test_a_missing_model_dir_or_pipeline_config_is_an_error():
 
 
 def test_an_eval_input_of_digits_is_an_index():
-    assert load_settings({**REQUIRED, "eval_input": "1"}, {}, None).eval_input == 1
-    assert load_settings({**REQUIRED, "eval_input": "val"}, {}, None).eval_input == "val"
+    assert load_settings({**REQUIRED, "eval_input": "1"}, {}, None).evaluator.eval_input == 1
+    assert load_settings({**REQUIRED, "eval_input": "val"}, {}, None).evaluator.eval_input == "val"
 
 
 def test_the_folders_default_to_model_dir_and_can_be_moved():
     settings = load_settings({**REQUIRED, "model_dir": "/runs/a"}, {}, None)
-    assert settings.state_path == Path("/runs/a/watcher")
-    assert settings.best_path == Path("/runs/a/best")
-    assert settings.sentinel_path == Path("/runs/a/EARLY_STOP")
+    assert settings.run.state_path == Path("/runs/a/watcher")
+    assert settings.run.best_path == Path("/runs/a/best")
+    assert settings.run.sentinel_path == Path("/runs/a/EARLY_STOP")
     moved = load_settings({**REQUIRED, "state_dir": "/s", "best_dir": "/b"}, {}, None)
-    assert (moved.state_path, moved.best_path) == (Path("/s"), Path("/b"))
+    assert (moved.run.state_path, moved.run.best_path) == (Path("/s"), Path("/b"))
 
 
 def test_a_list_comes_from_a_repeated_flag_an_array_or_one_value(tmp_path: Path):
@@ -109,7 +113,7 @@ def test_a_list_comes_from_a_repeated_flag_an_array_or_one_value(tmp_path: Path)
     variable = "CHECKPOINT_WATCHER_METRIC_PLUGIN"
 
     def plugins(flags: dict[str, object], environment: dict[str, str]) -> tuple[str, ...]:
-        return load_settings({**REQUIRED, **flags}, environment, file).metric_plugin
+        return load_settings({**REQUIRED, **flags}, environment, file).evaluator.metric_plugin
 
     assert plugins({}, {}) == ("a.py:f", "b")
     assert plugins({}, {variable: "c.py:g"}) == ("c.py:g",)
@@ -171,5 +175,5 @@ def test_a_flag_has_its_say_over_the_first_board_and_the_others_follow_the_first
     first, second = boards(settings)
     assert (first.metric.text, first.policy.mode, first.policy.top_k) == ("mAP", "max", 5)
     assert (second.metric.text, second.policy.mode, second.policy.top_k) == ("mAP", "max", 5)
-    assert (settings.metric, settings.top_k) == ("mAP", 5)
-    assert second.folder == settings.model_path / "best-b"
+    assert (settings.ranking.metric, settings.ranking.top_k) == ("mAP", 5)
+    assert second.folder == settings.run.model_path / "best-b"

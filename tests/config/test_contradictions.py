@@ -152,7 +152,7 @@ def test_what_may_be_meant_is_taken_and_told(values: dict[str, Any], message: st
 
 def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> None:
     values = {"target": 0.1, "divergence": 2.0, "board": [{"metric": "loss", "mode": "min"}]}
-    assert given(values).better == "min"
+    assert given(values).ranking.better == "min"
     with pytest.raises(ConfigError, match="by mode max"):
         given({**values, "board": [{"metric": "mAP"}]})
 
@@ -181,7 +181,7 @@ def test_a_mode_against_the_metrics_nature_that_is_typed_is_taken_with_a_note(
     assert note.message.startswith("board best: mode max takes the highest loss")
     # At the next start it is still what somebody typed.
     last = LastStart(typed.settings.to_show(), typed.given)
-    assert load(Settings, {"model_dir": "m"}, {}, None, last=last).settings.better == "max"
+    assert load(Settings, {"model_dir": "m"}, {}, None, last=last).settings.ranking.better == "max"
     file = tmp_path / "settings.toml"
     file.write_text('metric = "mAP"\nmode = "max"\n')
     with pytest.raises(ConfigError, match="highest loss") as caught:
@@ -211,7 +211,7 @@ def test_loss_promotes_the_lowest_and_everything_says_so(watcher: Watcher) -> No
 
 def test_what_a_database_recorded_is_read_whatever_it_contradicts() -> None:
     values = {**REQUIRED, "target": 0.3, "divergence": 0.4}
-    assert make_settings(values, dict.fromkeys(values, "the run's database")).target == 0.3
+    assert make_settings(values, dict.fromkeys(values, "the run's database")).stopping.target == 0.3
 
 
 def test_a_time_limit_of_a_watcher_that_the_launcher_does_not_start_is_told() -> None:

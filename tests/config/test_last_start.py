@@ -231,12 +231,16 @@ def test_what_was_taken_out_of_the_file_has_its_default_again_and_earlier_flags_
     file = tmp_path / "settings.toml"
     file.write_text('pipeline_config = "p"\npatience = 4\nkeep_last = 2\n')
     first = started(file, top_k="5")
-    assert after(first, file).patience == 4
+    assert after(first, file).stopping.patience == 4
     file.write_text('pipeline_config = "p"\nkeep_last = 2\n')
     second = after(first, file)
-    assert (second.patience, second.keep_last, second.top_k) == (None, 2, 5)
+    assert (second.stopping.patience, second.retention.keep_last, second.ranking.top_k) == (
+        None,
+        2,
+        5,
+    )
     file.write_text('pipeline_config = "p"\ntop_k = 1\n')
-    assert after(first, file).top_k == 1, "what the file says goes before an earlier flag"
+    assert after(first, file).ranking.top_k == 1, "what the file says goes before an earlier flag"
 
 
 def test_without_a_file_all_of_the_last_start_counts_that_from_a_file_too(tmp_path: Path):
@@ -244,11 +248,16 @@ def test_without_a_file_all_of_the_last_start_counts_that_from_a_file_too(tmp_pa
     file.write_text('pipeline_config = "p"\npatience = 4\n[[board]]\ntop_k = 7\n')
     first = started(file, min_delta="1%")
     now = after(first)
-    assert (now.patience, now.top_k, now.min_delta, now.board[0].top_k) == (4, 7, "1%", 7)
-    assert now.pipeline_config == str(Path("p").absolute())
-    assert after(first, patience="9").patience == 9
+    assert (
+        now.stopping.patience,
+        now.ranking.top_k,
+        now.stopping.min_delta,
+        now.ranking.board[0].top_k,
+    ) == (4, 7, "1%", 7)
+    assert now.evaluator.pipeline_config == str(Path("p").absolute())
+    assert after(first, patience="9").stopping.patience == 9
     third = LastStart(now.to_show(), load(Settings, REQUIRED, {}, None, last=first).given)
-    assert after(third).patience == 4, "and of the one before that"
+    assert after(third).stopping.patience == 4, "and of the one before that"
 
 
 @pytest.mark.parametrize(
@@ -264,8 +273,8 @@ def test_without_a_file_all_of_the_last_start_counts_that_from_a_file_too(tmp_pa
 def test_none_takes_back_what_is_not_set_by_default(given: dict, taken_back: dict):
     (name,) = taken_back
     last = started(**given)
-    assert getattr(after(last), name) not in (None, ())
-    assert getattr(after(last, **taken_back), name) in (None, ())
+    assert after(last).value(name) not in (None, ())
+    assert after(last, **taken_back).value(name) in (None, ())
     again_later = load(Settings, {**REQUIRED, **taken_back}, {}, None, last=last)
     assert name not in again_later.given
 
@@ -273,9 +282,18 @@ def test_none_takes_back_what_is_not_set_by_default(given: dict, taken_back: dic
 def test_what_is_said_in_terms_of_a_metric_goes_with_it():
     last = started(metric="mAP", target="0.9", min_delta="0.01", patience="3", mode="max")
     same = after(last, metric="DetectionBoxes_Precision/mAP")
-    assert (same.target, same.min_delta, same.patience) == (0.9, "0.01", 3)
+    assert (same.stopping.target, same.stopping.min_delta, same.stopping.patience) == (
+        0.9,
+        "0.01",
+        3,
+    )
     other = after(last, metric="loss")
-    assert (other.target, other.min_delta, other.patience, other.better) == (None, 0, 3, "min")
+    assert (
+        other.stopping.target,
+        other.stopping.min_delta,
+        other.stopping.patience,
+        other.ranking.better,
+    ) == (None, 0, 3, "min")
     assert differences(last.settings, other.to_show()) == [
         *("metric mAP -> loss", "mode max -> min"),
         *("min_delta 0.01 -> 0", "target 0.9 -> none"),
@@ -305,11 +323,11 @@ def test_of_an_earlier_version_all_that_was_no_default_counts_unless_a_file_is_i
 ):
     recorded = {**started(patience="3").settings, "mode": "max"}
     last = LastStart(recorded, None)
-    assert after(last).patience == 3
-    assert after(last, metric="loss").better == "min"
+    assert after(last).stopping.patience == 3
+    assert after(last, metric="loss").ranking.better == "min"
     file = tmp_path / "settings.toml"
     file.write_text('pipeline_config = "p"\n')
-    assert after(last, file).patience is None
+    assert after(last, file).stopping.patience is None
 
 
 def test_a_wrong_value_of_the_last_start_says_where_it_is_from():

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
 from made_runs import FINGERPRINT, MAP
@@ -222,8 +221,8 @@ def history(tmp_path: Path) -> list[tuple[str, str, int]]:
 
 
 def settings(tmp_path: Path, **given: object) -> Settings:
-    base = Settings(model_dir=str(tmp_path), pipeline_config="none")
-    return msgspec.structs.replace(base, **given)
+    base = Settings.of(model_dir=str(tmp_path), pipeline_config="none")
+    return base.replaced(**given)
 
 
 def test_what_is_damaged_or_missed_on_the_way_is_of_the_new_life(store: Store, tmp_path: Path):

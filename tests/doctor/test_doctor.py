@@ -82,7 +82,7 @@ def save(model_dir: Path, saves: int, size: int = 1000) -> None:
 
 
 def settings(model_dir: Path, **changed: object) -> Settings:
-    return Settings(model_dir=str(model_dir), pipeline_config="p.config", **changed)
+    return Settings.of(model_dir=str(model_dir), pipeline_config="p.config", **changed)
 
 
 # The command

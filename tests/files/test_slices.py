@@ -254,7 +254,7 @@ def test_a_promotion_by_copy_names_nothing_before_it_is_whole_and_is_dropped_whe
     tmp_path: Path,
 ):
     best_dir = Path("/dev/shm") / f"best-{os.getpid()}"
-    settings = Settings(
+    settings = Settings.of(
         model_dir=str(tmp_path),
         pipeline_config="none",
         best_dir=str(best_dir),

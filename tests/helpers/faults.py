@@ -66,7 +66,7 @@ class Rounds:
 
     def __init__(self, folder: Path, *, top_k: int = 2, evict_seconds: float = 0.0) -> None:
         self.options = {"folder": str(folder), "top_k": top_k, "evict_seconds": evict_seconds}
-        self.settings = Settings(
+        self.settings = Settings.of(
             model_dir=str(folder),
             pipeline_config="none",
             top_k=top_k,
@@ -78,7 +78,10 @@ class Rounds:
     def open(self) -> Store:
         self.state_dir.mkdir(exist_ok=True)
         return Store(
-            self.state_dir / "watcher.db", run="run", model_dir=self.settings.model_path, now=now()
+            self.state_dir / "watcher.db",
+            run="run",
+            model_dir=self.settings.run.model_path,
+            now=now(),
         )
 
     def begin(self, store: Store) -> tuple[Intake, Projector]:
@@ -87,7 +90,9 @@ class Rounds:
         store.ledger.set_policy(parse_metric(METRIC), "max", now())
         store.ledger.set_fingerprint("f" * 64, now())
         pins = self.state_dir / "pins"
-        intake = Intake(LocalFolder(self.settings.model_path), pins, store.queue, grace_seconds=5)
+        intake = Intake(
+            LocalFolder(self.settings.run.model_path), pins, store.queue, grace_seconds=5
+        )
         intake.recover(now())
         return intake, Projector(self.settings, store, "run")
 
@@ -102,7 +107,7 @@ class Rounds:
         self.score_all(store)
         self.project(projector)
         if projector.problem is None and projector.evict_at < float("inf"):
-            time.sleep(self.settings.evict_seconds)
+            time.sleep(self.settings.retention.evict_seconds)
             self.project(projector)
         return projector.problem
 
@@ -253,7 +258,7 @@ def check(rounds: Rounds) -> list[str]:
         ).fetchall()
     assert all(count == (1,) for count in twice)
     ranked = sorted((sha for (sha,) in scored), key=score_of, reverse=True)
-    assert [sha for _, sha, _ in rows] == ranked[: rounds.settings.top_k]
+    assert [sha for _, sha, _ in rows] == ranked[: rounds.settings.ranking.top_k]
     for _, sha, path in rows:
         assert verify(Path(path)).sha256 == sha
     names = [Path(path).name for _, _, path in rows]

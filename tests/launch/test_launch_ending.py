@@ -198,7 +198,7 @@ def test_the_best_is_named_where_it_lies_when_its_name_was_given_twice(tmp_path:
         code=0,
         stopped_by=None,
     )
-    _, best = last_lines(over, LaunchSettings(model_dir=str(tmp_path)), ["train"])
+    _, best = last_lines(over, LaunchSettings.of(model_dir=str(tmp_path)), ["train"])
     where = f"{tmp_path}/best/ckpt-2-ffffffff"
     assert best == f"the best is ckpt-2-ffffffff (step 200, score 0.5): {where}"
 
@@ -272,7 +272,7 @@ def test_why_a_watcher_was_given_up_long_ago_is_repeated_at_the_end(launch: Laun
     store.ledger.record_end("pipeline.config says 5 classes", 1.0)
     store.close()
     lines: list[str] = []
-    settings = LaunchSettings(model_dir=str(launch.model_dir))
+    settings = LaunchSettings.of(model_dir=str(launch.model_dir))
     trainer = launch.saving("--saves", 4, "--interval", 0.3)
     refused = ["sh", "-c", "exit 2"]
     launcher = Launcher(settings, trainer, watcher_command=refused, say=lines.append)

@@ -14,7 +14,7 @@ from pages import BESIDE, DOCS, README, anchors, everything, page, without_code
 from watching import ROOT, Watcher
 
 from watcher.cli import cli
-from watcher.config import FILE_ONLY, Settings
+from watcher.config import FILE_ONLY, Settings, names
 
 PAGES = [README, *DOCS, *BESIDE]
 OF_A_RUN = {"watcher.db", "worker.log", "lock", "pins/", "snapshot/", "notified.json"}
@@ -42,14 +42,14 @@ def test_every_command_is_documented_and_has_a_help_text():
 def test_every_setting_is_a_flag_with_a_help_text_and_documented():
     table = page("reference/settings")
     shown = CliRunner().invoke(cli, ["run", "--help"]).output
-    for name in set(Settings.__struct_fields__) - {"model_dir"} - FILE_ONLY:
+    for name in set(names(Settings)) - {"model_dir"} - FILE_ONLY:
         flag = f"--{name.replace('_', '-')}"
         assert re.search(rf"{flag}[ \n/]", shown), f"{flag} is not in --help"
         assert re.search(rf"^\| `{flag}[ `]", table, re.MULTILINE), f"{flag} is not in the table"
 
 
 def test_every_flag_that_is_named_exists():
-    known = {f"--{name.replace('_', '-')}" for name in Settings.__struct_fields__}
+    known = {f"--{name.replace('_', '-')}" for name in names(Settings)}
     for name in cli.list_commands(None):
         known |= set(re.findall(r"--[a-z-]+", CliRunner().invoke(cli, [name, "--help"]).output))
     others = {"--no-deps", "--checkpoint_every_n", "--model_dir"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import msgspec
 import pytest
 from stores import NOW, add
 
@@ -18,7 +17,7 @@ from watcher.store import Store
 from watcher.types import Evaluation
 
 MAP = "DetectionBoxes_Precision/mAP"
-SETTINGS = Settings(model_dir="", pipeline_config="none", patience=3, max_not_finite=3)
+SETTINGS = Settings.of(model_dir="none", pipeline_config="none", patience=3, max_not_finite=3)
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def store(tmp_path: Path):
 
 
 def settings(tmp_path: Path) -> Settings:
-    return msgspec.structs.replace(SETTINGS, model_dir=str(tmp_path))
+    return SETTINGS.replaced(model_dir=str(tmp_path))
 
 
 def record(store: Store, counter: int, score: float | None, *, failed: bool = False) -> None:

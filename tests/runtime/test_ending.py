@@ -149,7 +149,7 @@ def test_a_database_that_stays_locked_holds_up_no_end(watcher: Watcher, at_the_s
 def test_doctor_says_that_the_newest_checkpoint_may_not_be_read(watcher: Watcher):
     save(watcher, 1)
     bar(watcher, "ckpt-1")
-    settings = Settings(model_dir=str(watcher.model_dir), pipeline_config="none")
+    settings = Settings.of(model_dir=str(watcher.model_dir), pipeline_config="none")
     with subject_to_permissions():
         _, finding = folders.model_dir(settings, [])
     assert finding.severity == "error" and finding.message.startswith("cannot read ckpt-1.index")

@@ -53,7 +53,7 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
     """The daemon in a thread, with a clock that can be set; its worker is a real process."""
     state_dir = watcher.model_dir / "watcher"
     state_dir.mkdir(exist_ok=True)
-    settings = Settings(
+    settings = Settings.of(
         model_dir=str(watcher.model_dir),
         pipeline_config=str(watcher.pipeline),
         rescan_seconds=0.2,

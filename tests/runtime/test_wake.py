@@ -40,7 +40,7 @@ def daemon(watcher: Watcher) -> Iterator[Daemon]:
     def spawn() -> Worker:
         raise DeviceTaken("another has it")
 
-    settings = Settings(model_dir=str(watcher.model_dir), pipeline_config="-", tensorboard=False)
+    settings = Settings.of(model_dir=str(watcher.model_dir), pipeline_config="-", tensorboard=False)
     pins = watcher.database.parent / "pins"
     pins.mkdir(parents=True)
     with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 from fake_trainer import Manager, model_tensors
@@ -34,7 +33,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     with rounds.open() as store:
         intake, projector = rounds.begin(store)
         assert rounds.go(store, intake, projector) is None
-    settings = msgspec.structs.replace(rounds.settings, max_pinned_bytes="1GB")
+    settings = rounds.settings.replaced(max_pinned_bytes="1GB")
     health = Health(10)
     status = {"worker": "ready", "patience_left": {"evaluations": 1, "steps": 2}}
     health.show(Heartbeat(turned=0, due=0, status=status))

@@ -20,6 +20,7 @@ from watcher.config import (
     describe,
     load_as,
     load_settings,
+    names,
 )
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Gpu, Listing
@@ -85,11 +86,11 @@ def test_what_is_found_is_set_and_run_takes_the_file_as_it_is(
     ended = init()
     assert ended.returncode == 0, ended.stderr
     settings = load_settings({}, {}, tmp_path / "checkpoint-watcher.toml")
-    assert settings.model_path == watcher.model_dir
-    assert settings.pipeline_config == str(watcher.pipeline)
-    assert settings.python == str(python)
-    assert settings.patience == 6  # a fifth of 30 checkpoints
-    assert settings.metric == "mAP50"  # what Pascal VOC's metrics are found by
+    assert settings.run.model_path == watcher.model_dir
+    assert settings.evaluator.pipeline_config == str(watcher.pipeline)
+    assert settings.carrier.python == str(python)
+    assert settings.stopping.patience == 6  # a fifth of 30 checkpoints
+    assert settings.ranking.metric == "mAP50"  # what Pascal VOC's metrics are found by
     text = (tmp_path / "checkpoint-watcher.toml").read_text()
     assert "There are: val, test." in text and "auto takes hotcoco there." in text
     doctor, run = ended.stderr.splitlines()[-2:]
@@ -103,19 +104,19 @@ def test_what_is_found_is_set_and_run_takes_the_file_as_it_is(
 
 def test_every_setting_is_there_once_and_each_line_loads(init, watcher: Watcher, tmp_path: Path):
     text = init("-o", "-").stdout
-    names = re.findall(r"^#?(\w+) = ", text.split("# ---- Boards")[0], re.MULTILINE)
-    every = set(LaunchSettings.__struct_fields__) - FILE_ONLY
-    assert sorted(names) == sorted(every)
+    found = re.findall(r"^#?(\w+) = ", text.split("# ---- Boards")[0], re.MULTILINE)
+    every = set(names(LaunchSettings)) - FILE_ONLY
+    assert sorted(found) == sorted(every)
     file = tmp_path / "all.toml"
     file.write_text(re.sub(r"^#(\w+ = |\[\[)", r"\1", text, flags=re.MULTILINE))
     load_as(LaunchSettings, {}, {}, file)
     loaded = load_settings({}, {}, file)
     for setting in describe(Settings):
         if setting.default not in (None, "") and setting.name not in ("board", "metric"):
-            assert getattr(loaded, setting.name) == setting.default, setting.name
+            assert loaded.value(setting.name) == setting.default, setting.name
     for line in text.splitlines():
         assert (len(line) <= 100 or "/" in line) and line.strip() == line, line
-    own = [one for one in describe(LaunchSettings) if one.name not in Settings.__struct_fields__]
+    own = [one for one in describe(LaunchSettings) if one.name not in names(Settings)]
     for setting in (*describe(Settings), *own):
         flat = re.sub(r"\n# ", " ", text)
         assert setting.about in flat, setting.name
@@ -162,7 +163,7 @@ def test_the_patience_fits_the_checkpoints_that_lie_there(init, watcher: Watcher
     for number in range(1, 5):
         manager.save(100 * number, model_tensors(1000, str(number)))
     ended = init()
-    assert load_settings({}, {}, tmp_path / "checkpoint-watcher.toml").patience == 10
+    assert load_settings({}, {}, tmp_path / "checkpoint-watcher.toml").stopping.patience == 10
     assert "50 checkpoints in 5000 steps, one every 100 (as the" in ended.stderr
 
 
@@ -195,7 +196,7 @@ def test_a_model_dir_that_is_yet_to_come_is_waited_for_and_a_wrong_one_refused(
     shutil.rmtree(watcher.model_dir)
     ended = init("-o", "later.toml")
     assert ended.returncode == 0
-    assert load_settings({}, {}, tmp_path / "later.toml").wait_for_model_dir
+    assert load_settings({}, {}, tmp_path / "later.toml").source.wait_for_model_dir
     for wrong in (tmp_path / "no" / "run", watcher.pipeline):
         ended = init(model_dir=wrong)
         error, _ = ended.stderr.splitlines()
@@ -212,13 +213,17 @@ def test_after_a_run_its_settings_are_the_ones_that_were_found(
     ended = init("--python", environment(tmp_path / "env"), "-o", "again.toml")
     assert ended.returncode == 0, ended.stderr
     again = load_settings({}, {}, tmp_path / "again.toml")
-    assert (again.top_k, again.tie_break, again.notify) == (5, ("loss",), ())
+    assert (again.ranking.top_k, again.ranking.tie_break, again.service.notify) == (
+        5,
+        ("loss",),
+        (),
+    )
     text = (tmp_path / "again.toml").read_text()
     assert "secret" not in text
     assert "#veto = " in text  # the default, an empty list, is nothing that was found
     assert re.findall(r"^(\w+) = ", text, re.MULTILINE) == [
-        *("model_dir", "pipeline_config", "metric", "top_k", "tie_break"),
-        *("patience", "python", "working_directory", "tensorboard", "evict_seconds"),
+        *("model_dir", "pipeline_config", "python", "working_directory", "metric", "top_k"),
+        *("tie_break", "patience", "evict_seconds", "tensorboard"),
     ]
 
 

@@ -93,7 +93,9 @@ def test_doctor_tells_of_them_and_warns_where_there_is_nothing_else(tmp_path: Pa
     save_passed_over(tmp_path)
     for number in range(evaluated):
         write_checkpoint(tmp_path, f"ckpt-{number + 1}", 100, model_tensors(4000, 1))
-    first, *others = folders.model_dir(Settings(model_dir=str(tmp_path), pipeline_config="-"), [])
+    first, *others = folders.model_dir(
+        Settings.of(model_dir=str(tmp_path), pipeline_config="-"), []
+    )
     severity = "note" if evaluated else "warning"
     assert first.severity == ("ok" if evaluated else "warning")
     assert [(one.check, one.severity) for one in others] == 2 * [("passed over", severity)]

@@ -117,7 +117,7 @@ def test_commands_give_the_paths_of_today_before_the_next_start_and_sql_those_af
     assert run["settings"]["pipeline_config"] == f"{now}/pipeline.config"
     assert run["settings"]["best_dir"] == str(outside)
     settings = make_settings(run["settings"], {})
-    assert (settings.model_path, settings.kept_path) == (now, now / "mine")
+    assert (settings.run.model_path, settings.run.kept_path) == (now, now / "mine")
     said = cli("leaderboard", now, "--json")
     assert [row["path"] for row in json.loads(said.stdout)] == paths[:2]
     assert dump(now) == before, "who reads writes nothing"

@@ -220,7 +220,7 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
         assert pin(found, pins).prefix.name == f"ckpt-{orphan}"
     save_one()
     save_one()
-    settings = Settings(
+    settings = Settings.of(
         model_dir=str(watcher.model_dir),
         pipeline_config="none",
         exit_when_idle=0,

@@ -206,7 +206,7 @@ class Recorded(Rounds):
             store.ledger.record_score(lease, measured, 0.5, started=now(), now=now())
 
     def evaluate(self, *steps: int, late: bool = False) -> None:
-        manager = Manager(self.settings.model_path)
+        manager = Manager(self.settings.run.model_path)
         for step in steps:
             saved = manager.save(step, model_tensors(1000, f"{step}"))
             for file in saved.parent.glob(f"{saved.name}.*" if late else "none"):
@@ -219,7 +219,7 @@ class Recorded(Rounds):
 
     def update(self) -> int:
         categories = self.categories
-        return update(self.state_dir, self.settings.eval_path, categories=categories)
+        return update(self.state_dir, self.settings.run.eval_path, categories=categories)
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def recorded(tmp_path: Path) -> Recorded:
 def test_what_the_od_api_does_not_have_is_under_a_name_of_ours_and_null_is_nan(recorded: Recorded):
     recorded.evaluate(100)
     assert recorded.update() == 1
-    found = {tag: value for _, tag, value in read(recorded.settings.eval_path / "val")}
+    found = {tag: value for _, tag, value in read(recorded.settings.run.eval_path / "val")}
     assert found.keys() == {MAP, "PascalBoxes/empty", "checkpoint_watcher/latency_ms"}
     assert math.isnan(found["PascalBoxes/empty"])
     assert found["checkpoint_watcher/latency_ms"] == 3
@@ -244,7 +244,7 @@ def test_what_had_nothing_to_measure_is_no_point_and_never_a_flat_chart(recorded
     recorded.more = {small: -1.0, "Loss/total_loss": -1.0, "balance": -1.0}
     recorded.evaluate(100)
     recorded.update()
-    folder = recorded.settings.eval_path / "val"
+    folder = recorded.settings.run.eval_path / "val"
     assert steps(folder, small) == []
     assert steps(folder, "checkpoint_watcher/balance") == [100], "of a plugin it is a number"
     assert steps(folder, "Loss/total_loss") == [100]
@@ -264,7 +264,7 @@ def test_categories_are_written_when_asked_for_under_the_od_apis_name(recorded: 
     )
     recorded.evaluate(100)
     recorded.update()
-    folder = recorded.settings.eval_path / "val"
+    folder = recorded.settings.run.eval_path / "val"
     assert not [tag for _, tag, _ in read(folder) if "Category" in tag]
     recorded.categories = True
     recorded.evaluate(200)
@@ -292,7 +292,7 @@ def test_the_folder_has_the_name_of_the_eval_input(
     recorded.details = details
     recorded.evaluate(100)
     assert recorded.update() == 1
-    assert len(event_files(recorded.settings.model_path / folder)) == 1
+    assert len(event_files(recorded.settings.run.model_path / folder)) == 1
 
 
 @pytest.mark.parametrize("name", ["../best", "/tmp", "a/../../b"])
@@ -300,7 +300,7 @@ def test_a_name_that_leads_out_of_the_folder_gets_none(recorded: Recorded, name:
     recorded.details = {"eval_name": name}
     recorded.evaluate(100)
     assert recorded.update() == 0
-    assert not list(recorded.settings.model_path.rglob("*tfevents*"))
+    assert not list(recorded.settings.run.model_path.rglob("*tfevents*"))
 
 
 def test_two_eval_inputs_have_a_folder_each(recorded: Recorded):
@@ -308,7 +308,7 @@ def test_two_eval_inputs_have_a_folder_each(recorded: Recorded):
     recorded.details, recorded.fingerprint = {"eval_name": "test"}, "e" * 64
     recorded.evaluate(300)
     assert recorded.update() == 3 + 2, "what waits to be promoted is evaluated on both"
-    folder = recorded.settings.eval_path
+    folder = recorded.settings.run.eval_path
     assert {path.name for path in folder.iterdir()} == {"val", "test"}
     assert steps(folder / "val") == [100, 200]
     assert steps(folder / "test") == [100, 200, 300]
@@ -321,7 +321,7 @@ def test_of_an_input_the_present_evaluation_has_the_curve(recorded: Recorded):
     recorded.fingerprint = "e" * 64
     recorded.evaluate(300)
     recorded.update()
-    folder = recorded.settings.eval_path / "val"
+    folder = recorded.settings.run.eval_path / "val"
     assert steps(folder) == [100, 200, 300]
     assert steps(folder / "earlier-ffffffff") == [100, 200]
 
@@ -329,10 +329,10 @@ def test_of_an_input_the_present_evaluation_has_the_curve(recorded: Recorded):
 def test_the_life_of_a_trainer_that_started_over_has_the_curve(recorded: Recorded):
     recorded.evaluate(100, 200)
     recorded.update()
-    (recorded.settings.model_path / "checkpoint").unlink()
+    (recorded.settings.run.model_path / "checkpoint").unlink()
     recorded.evaluate(50)
     recorded.update()
-    folder = recorded.settings.eval_path / "val"
+    folder = recorded.settings.run.eval_path / "val"
     assert steps(folder) == [50]
     assert steps(folder / "earlier-generation-1") == [100, 200]
 
@@ -344,8 +344,8 @@ def test_where_the_disk_is_nearly_full_there_are_curves_and_no_pictures(
     recorded.evaluate(100)
     monkeypatch.setattr("watcher.tensorboard.__main__._ROOM_BYTES", 1 << 60)
     recorded.update()
-    assert {tag for _, tag, _ in read(recorded.settings.eval_path / "val")} >= {MAP}
-    assert not [tag for _, tag, _ in read(recorded.settings.eval_path / "val") if "side" in tag]
+    assert {tag for _, tag, _ in read(recorded.settings.run.eval_path / "val")} >= {MAP}
+    assert not [tag for _, tag, _ in read(recorded.settings.run.eval_path / "val") if "side" in tag]
     assert pictures.exists(), "only what a worker left in its scratch is removed"
 
 
@@ -367,7 +367,7 @@ def test_after_a_kill_at_any_call_nothing_is_missing_and_nothing_twice(
     work = {"state_dir": str(recorded.state_dir), "eval_dir": str(trial), "temporary": scratch}
 
     def begin() -> None:
-        for folder, original in ((trial, recorded.settings.eval_path), (drawn, pictures)):
+        for folder, original in ((trial, recorded.settings.run.eval_path), (drawn, pictures)):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(original, folder)
 
@@ -445,7 +445,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_costs_no_evaluation(watcher
 
 
 def test_doctor_says_where_event_files_go_and_what_keeps_them_from_there(tmp_path: Path):
-    settings = Settings(model_dir=str(tmp_path), pipeline_config="none")
+    settings = Settings.of(model_dir=str(tmp_path), pipeline_config="none")
     (found,) = event_files_of(settings)
     assert (found.severity, found.message) == (
         "ok",
@@ -454,7 +454,7 @@ def test_doctor_says_where_event_files_go_and_what_keeps_them_from_there(tmp_pat
     (tmp_path / "eval").touch()
     (found,) = event_files_of(settings)
     assert found.severity == "warning" and "is not a folder" in found.message
-    assert event_files_of(Settings(model_dir="x", pipeline_config="x", tensorboard=False)) == []
+    assert event_files_of(Settings.of(model_dir="x", pipeline_config="x", tensorboard=False)) == []
 
 
 def library(tmp_path: Path, text: str) -> dict[str, str]:

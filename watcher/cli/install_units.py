@@ -91,7 +91,9 @@ def install_units(
         user=account,
         group=group,
         missing=tuple(path for path in units.writable_folders(settings) if not path.is_dir()),
-        working_directory=settings.working_path if settings.working_directory else None,
+        working_directory=settings.carrier.working_path
+        if settings.carrier.working_directory
+        else None,
         trainer=trainer,
         trainer_flags=tuple(trainer_flags.split()),
     )
@@ -124,7 +126,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
         return file.read_text(encoding="utf-8"), settings
     settings = load_settings({"run_name": name, **given}, {}, None)
     # As they were understood: 3 and not "3".
-    values = {key: getattr(settings, key) for key in ("model_dir", "run_name", *given)}
+    values = {key: settings.value(key) for key in ("model_dir", "run_name", *given)}
     values = units.absolute({**values, "python": str(_interpreter(settings))})
     text = units.settings_file(values)
     if file.exists() and file.read_text(encoding="utf-8") != text:
@@ -137,7 +139,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
 
 def _interpreter(settings: Settings) -> Path:
     """Return the interpreter's absolute path; a link stays, an environment is known by it."""
-    wanted = settings.python or sys.executable
+    wanted = settings.carrier.python or sys.executable
     found = shutil.which(wanted)
     if found is None:
         raise ConfigError(
@@ -151,8 +153,8 @@ def _account(user: str | None, settings: Settings) -> tuple[str, str]:
     if user:
         name, _, group = user.partition(":")
         return name, group or name
-    if settings.model_path.is_dir():
-        return units.owner_of(settings.model_path)
+    if settings.run.model_path.is_dir():
+        return units.owner_of(settings.run.model_path)
     return units.DEFAULT_USER, units.DEFAULT_USER
 
 

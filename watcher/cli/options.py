@@ -25,6 +25,7 @@ from watcher.config import (
     Setting,
     Settings,
     describe,
+    names,
     state_path,
 )
 
@@ -40,7 +41,7 @@ def options_of(
     kind: type[Settings], *, without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
     """Give a command one option for each setting of a kind, those that `run` has not first."""
-    settings = sorted(describe(kind), key=lambda one: one.name in Settings.__struct_fields__)
+    settings = sorted(describe(kind), key=lambda one: one.name in names(Settings))
 
     def decorate(command: Command) -> Command:
         for setting in reversed(settings):

@@ -16,7 +16,7 @@ from watcher.cli.completing import files
 from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
-from watcher.config import LaunchSettings, Settings, launch_doubts
+from watcher.config import LaunchSettings, Settings, launch_doubts, names
 from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, python_command, visible_devices
 from watcher.launch.say import SayLater, say
@@ -66,9 +66,9 @@ def train(
     refuse_mistyped(command)
     given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
     settings = given.load(LaunchSettings).settings
-    if "://" in settings.model_dir:
+    if "://" in settings.run.model_dir:
         raise ConfigError(
-            f"model_dir ({settings.model_dir}) is not a folder of this machine",
+            f"model_dir ({settings.run.model_dir}) is not a folder of this machine",
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
@@ -77,14 +77,14 @@ def train(
         say(f"{doubt.message}: {doubt.hint}")
     refuse_other_interpreter(command, os.environ)
     watcher_command = None
-    if settings.watch:
+    if settings.trainer.watch:
         watcher_command = _watcher_command(settings, command, given)
     else:
         _refuse_idle_settings(flags)
     launcher = partial(Launcher, watcher_command=watcher_command, unsaved=unsaved)
     if not _has_live_view(settings):
         sys.exit(launcher(settings, command, say=say).run())
-    later = SayLater(Path(settings.trainer_log or os.devnull))
+    later = SayLater(Path(settings.trainer.trainer_log or os.devnull))
     try:
         code = launcher(settings, command, say=later).run()
     finally:
@@ -94,9 +94,11 @@ def train(
 
 def _has_live_view(settings: LaunchSettings) -> bool:
     """Return whether the watcher draws on the terminal, which a trainer's output would spoil."""
-    if not (settings.watch and settings.trainer_log):
+    if not (settings.trainer.watch and settings.trainer.trainer_log):
         return False
-    return settings.log_format == "live" or (settings.log_format == "auto" and os.isatty(1))
+    return settings.service.log_format == "live" or (
+        settings.service.log_format == "auto" and os.isatty(1)
+    )
 
 
 def _defaults(command: Sequence[str]) -> dict[str, str]:
@@ -113,20 +115,20 @@ def _defaults(command: Sequence[str]) -> dict[str, str]:
 def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> None:
     """Other folders than the trainer's are right in front of a container, and else a slip."""
     theirs = flag_value(command, "model_dir")
-    if theirs and Path(theirs).absolute() != settings.model_path:
-        say(f"model_dir is set to {settings.model_dir}, and the trainer's is {theirs}")
+    if theirs and Path(theirs).absolute() != settings.run.model_path:
+        say(f"model_dir is set to {settings.run.model_dir}, and the trainer's is {theirs}")
     python = python_command(command)
     if python and python.is_od_trainer and theirs is None:
-        say(f"model_dir is set to {settings.model_dir}, and COMMAND has no --model_dir")
+        say(f"model_dir is set to {settings.run.model_dir}, and COMMAND has no --model_dir")
 
-    given = settings.working_directory
+    given = settings.carrier.working_directory
     if given and python and Path(given).resolve() != Path.cwd().resolve():
         say(f"working_directory is set to {given}, and the trainer is started in {Path.cwd()}")
 
 
 def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
     for name, value in flags.items():
-        if value is not None and name in Settings.__struct_fields__ and name not in _SHARED:
+        if value is not None and name in names(Settings) and name not in _SHARED:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is a setting of the watcher, and none is started",
                 hint="add --watch, or give it to the `checkpoint-watcher run` that you started",
@@ -139,44 +141,44 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     from watcher.evaluation.workers import other_evaluators
     from watcher.launch.gpus import evaluation_device
 
-    if not Path(settings.pipeline_config).is_file():
-        path = settings.pipeline_config
+    if not Path(settings.evaluator.pipeline_config).is_file():
+        path = settings.evaluator.pipeline_config
         wrong = f"({path}) does not exist or is not a file" if path else "is not set"
         raise ConfigError(
             f"pipeline_config {wrong}",
             hint="give --pipeline-config, or --pipeline_config_path in the trainer's command",
         )
-    if settings.python and shutil.which(settings.python) is None:
+    if settings.carrier.python and shutil.which(settings.carrier.python) is None:
         raise ConfigError(
-            f"python ({settings.python}) does not exist or cannot be executed",
+            f"python ({settings.carrier.python}) does not exist or cannot be executed",
             hint="give the interpreter of the training environment, /path/to/env/bin/python",
         )
-    listing = Listing() if settings.device == "cpu" else list_gpus()
+    listing = Listing() if settings.carrier.device == "cpu" else list_gpus()
     device = evaluation_device(
-        settings.device,
+        settings.carrier.device,
         visible_devices(command, os.environ),
         os.environ.get("CUDA_DEVICE_ORDER"),
         listing.gpus,
         other_evaluators(settings, listing),
     )
-    if device.device != settings.device:
+    if device.device != settings.carrier.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")
     known: dict[str, Any] = {
-        "pipeline_config": settings.pipeline_config,
-        "python": settings.python,
-        "working_directory": settings.working_directory or str(Path.cwd()),
+        "pipeline_config": settings.evaluator.pipeline_config,
+        "python": settings.carrier.python,
+        "working_directory": settings.carrier.working_directory or str(Path.cwd()),
     }
-    if device.device != settings.device:
+    if device.device != settings.carrier.device:
         known["device"] = device.device
-    if settings.log_format == "auto" and not settings.trainer_log:
+    if settings.service.log_format == "auto" and not settings.trainer.trainer_log:
         known["log_format"] = "human"  # a live view and a trainer do not share a terminal
     # -P: a `watcher` in the folder we are started in is not this program.
-    words = [sys.executable, "-P", "-m", "watcher", "run", str(settings.model_path)]
+    words = [sys.executable, "-P", "-m", "watcher", "run", str(settings.run.model_path)]
     if given.file:
         words += ["--config", str(given.file)]
     if given.only_given:
         words.append("--only-given")
-    ours = [name for name in given.flags if name in Settings.__struct_fields__]
+    ours = [name for name in given.flags if name in names(Settings)]
     flags = {name: given.flags[name] for name in ours}
     return words + _as_flags({**flags, **known, "model_dir": None})
 

@@ -52,12 +52,12 @@ def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
     if every and cadence.rounded(every) != every:
         say(cadence.rounding(every, "the trainer's command"))
     typed = _number(flag_value(command, "num_train_steps"))
-    pipeline = flag_value(command, "pipeline_config_path") or settings.pipeline_config
+    pipeline = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
     pace = cadence.Pace(
         every or _DEFAULT_EVERY_N,
         "the trainer's command" if every else "the OD API's default",
         typed or (od_trainer.num_steps(Path(pipeline)) if pipeline else None),
-        begun=_begun(settings.model_path),
+        begun=_begun(settings.run.model_path),
         steps_name="--num_train_steps" if typed else "num_steps",
     )
     plan = cadence.plan(pace)

@@ -19,11 +19,11 @@ from watcher.config.load import (
     make_settings,
     read_toml,
 )
-from watcher.config.paths import state_path
 from watcher.config.ranking import DEFAULT_METRIC
 from watcher.config.rules import ENVIRONMENT_PREFIX
+from watcher.config.run import state_path
 from watcher.config.service import SECRET
-from watcher.config.settings import Settings
+from watcher.config.settings import Settings, names
 
 __all__ = [
     "DEFAULT_METRIC",
@@ -45,6 +45,7 @@ __all__ = [
     "load_as",
     "load_settings",
     "make_settings",
+    "names",
     "read_toml",
     "shown",
     "state_path",

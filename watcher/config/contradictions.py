@@ -11,11 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from watcher.config.launching import LaunchSettings
 from watcher.config.policies import boards, parse_delta
-from watcher.config.settings import Settings
+from watcher.config.settings import Settings, fields
 from watcher.decision.board import Board
 from watcher.errors import ConfigError
 
@@ -55,7 +53,7 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
     """
     main, *others = boards(settings)
     # Whoever names both in one [[board]] means it; for the first there is a flag to say so.
-    meant = [bool(one.metric and one.mode) for one in settings.board[1:]]
+    meant = [bool(one.metric and one.mode) for one in settings.ranking.board[1:]]
     for board, by_hand in zip((main, *others), (mode_by_hand, *meant), strict=True):
         if board.contradiction and not by_hand:
             raise ConfigError(
@@ -64,20 +62,20 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
                 f" {'--mode' if board is main else 'the board a metric too, and mode'}"
                 f" {board.policy.mode} by hand",
             )
-    sign = 1 if settings.better == "max" else -1
-    target, divergence = settings.target, settings.divergence
+    sign = 1 if settings.ranking.better == "max" else -1
+    target, divergence = settings.stopping.target, settings.stopping.divergence
     if target is not None and divergence is not None and sign * (target - divergence) <= 0:
         raise ConfigError(
             f"target ({target:g}) is not better than divergence ({divergence:g}), by mode"
-            f" {settings.better}: every score would end the run",
+            f" {settings.ranking.better}: every score would end the run",
             hint="a run goes on with the scores between them: with mode max target is the larger,"
             " with mode min the smaller one",
         )
-    steps, rules = settings.max_steps, _named(settings, _SCORE_RULES)
-    if steps is not None and settings.min_steps >= steps and rules:
+    steps, rules = settings.stopping.max_steps, _named(settings, _SCORE_RULES)
+    if steps is not None and settings.stopping.min_steps >= steps and rules:
         raise ConfigError(
-            f"min_steps ({settings.min_steps}) is not below max_steps ({steps}): the run ends"
-            f" before {rules} may stop it",
+            f"min_steps ({settings.stopping.min_steps}) is not below max_steps ({steps}): the run"
+            f" ends before {rules} may stop it",
             hint="set min_steps lower or max_steps higher, or leave one of them out",
         )
 
@@ -110,7 +108,7 @@ def _mode(main: Board, others: Iterable[Board]) -> Iterator[Doubt]:
 
 def _places(settings: Settings, others: Iterable[Board]) -> Iterator[Doubt]:
     rules = _named(settings, _FOR_THE_BEST)
-    if settings.top_k == 0 and rules:
+    if settings.ranking.top_k == 0 and rules:
         yield Doubt(
             f"top_k (0) keeps no place for the best that {rules} stops for: its score is recorded,"
             " its files go as the trainer's do",
@@ -126,23 +124,23 @@ def _places(settings: Settings, others: Iterable[Board]) -> Iterator[Doubt]:
 
 
 def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
-    steps, patience = settings.max_steps, settings.patience_steps
+    steps, patience = settings.stopping.max_steps, settings.stopping.patience_steps
     if steps is not None and patience is not None and patience >= steps:
         yield Doubt(
             f"patience_steps ({patience}) cannot be used up before max_steps ({steps})",
             "set patience_steps lower, or leave it out",
         )
-    delta, relative = parse_delta(settings.min_delta)
-    if relative and delta >= 1 and settings.better == "min":
+    delta, relative = parse_delta(settings.stopping.min_delta)
+    if relative and delta >= 1 and settings.ranking.better == "min":
         yield Doubt(
-            f"min_delta ({settings.min_delta}) with mode min asks for a score below 0: none that is"
-            " above counts as an improvement",
+            f"min_delta ({settings.stopping.min_delta}) with mode min asks for a score below 0:"
+            " none that is above counts as an improvement",
             "give the share of the score that a gain has to exceed, such as 1%",
         )
     names = [name for name, _ in main.metric.keys]
     share = all("Precision/" in name or "Recall/" in name for name in names)
     for field in ("target", "divergence"):
-        value = getattr(settings, field)
+        value = settings.value(field)
         if value is not None and value > 1 and share and not main.metric.is_expression:
             yield Doubt(
                 f"{field} ({value:g}) is more than {main.metric.text} can be, which is 1",
@@ -151,12 +149,12 @@ def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
 
 
 def _memory(settings: Settings) -> Iterator[Doubt]:
-    cache, limit = settings.eval_cache_mib, settings.worker_memory_bytes
+    cache, limit = settings.evaluator.eval_cache_mib, settings.carrier.worker_memory_bytes
     if cache is not None and limit is not None and cache << 20 >= limit:
         yield Doubt(
             f"eval_cache_mib ({cache}) is not below worker_memory_limit"
-            f" ({settings.worker_memory_limit}): a worker whose eval set fills it is replaced after"
-            " each evaluation",
+            f" ({settings.carrier.worker_memory_limit}): a worker whose eval set fills it is"
+            " replaced after each evaluation",
             "set worker_memory_limit some gigabytes higher than eval_cache_mib",
         )
 
@@ -166,14 +164,14 @@ def _idle(settings: Settings, table: Mapping[str, tuple[str, ...]]) -> Iterator[
         if _is_set(settings, name) and not any(_is_on(settings, one) for one in needed):
             others = " or ".join(filter(None, [", ".join(needed[:-1]), needed[-1]]))
             yield Doubt(
-                f"{name} ({getattr(settings, name)}) has no effect without {others}",
+                f"{name} ({settings.value(name)}) has no effect without {others}",
                 f"set {others} as well, or leave {name} out",
             )
 
 
 def _is_set(settings: Settings, name: str) -> bool:
     """True when a setting is another than by default, and not the one that asks for nothing."""
-    value = getattr(settings, name)
+    value = settings.value(name)
     if name == "min_delta":
         return parse_delta(value)[0] > 0
     return bool(value) and value != _defaults(type(settings))[name]
@@ -181,15 +179,15 @@ def _is_set(settings: Settings, name: str) -> bool:
 
 def _is_on(settings: Settings, name: str) -> bool:
     """True for a switch that is on, a rule that is given (0 is one), a list that is not empty."""
-    value = getattr(settings, name)
+    value = settings.value(name)
     return value is not None and value is not False and value != ()
 
 
 def _named(settings: Settings, names: Iterable[str]) -> str:
     """Return those that are given, with their values, as a list for people."""
-    given = [f"{name} ({getattr(settings, name)})" for name in names if _is_on(settings, name)]
+    given = [f"{name} ({settings.value(name)})" for name in names if _is_on(settings, name)]
     return " or ".join(filter(None, [", ".join(given[:-1]), *given[-1:]]))
 
 
 def _defaults(kind: type[Settings]) -> dict[str, Any]:
-    return {field.name: field.default for field in msgspec.structs.fields(kind)}
+    return {field.name: field.default for field in fields(kind)}

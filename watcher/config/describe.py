@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.config.settings import Settings
+from watcher.config.settings import Settings, sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,11 @@ class Setting:
 
 def describe(kind: type[Settings]) -> Sequence[Setting]:
     """Return the settings of a kind in the order of their definition, tables among them."""
-    titles = _group_titles(kind)
-    fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    return [_describe(field, titles[field.name]) for field in fields]
+    return [
+        _describe(field, _title(table))
+        for table in sections(kind).values()
+        for field in msgspec.inspect.type_info(table).fields  # type: ignore[attr-defined]
+    ]
 
 
 def _describe(field: Any, group: str) -> Setting:
@@ -76,11 +78,6 @@ def _parts(inner: Any) -> list[Any]:
     return [inner]
 
 
-def _group_titles(kind: type[Settings]) -> dict[str, str]:
-    """Return for each setting the first line about the group it is in, without its full stop."""
-    titles: dict[str, str] = {}
-    for table in reversed(kind.__mro__):
-        for name in getattr(table, "__annotations__", ()):
-            title = (table.__doc__ or "Settings").splitlines()[0].removesuffix(".")
-            titles.setdefault(name, title)
-    return titles
+def _title(table: type[msgspec.Struct]) -> str:
+    """Return the first line about a section, without its full stop."""
+    return (table.__doc__ or "Settings").splitlines()[0].removesuffix(".")

@@ -16,7 +16,7 @@ import msgspec
 from watcher.config.ranking import DEFAULT_METRIC
 from watcher.config.rules import ENVIRONMENT_PREFIX
 from watcher.config.service import SECRET
-from watcher.config.settings import Settings
+from watcher.config.settings import Settings, fields, names
 from watcher.decision.metric import parse_metric
 from watcher.errors import ConfigError
 
@@ -68,8 +68,7 @@ class LastStart:
 
     def _all_but_defaults(self) -> dict[str, str]:
         # As JSON has them, as what is recorded: a tuple would not equal a list.
-        fields = msgspec.structs.fields(Settings)
-        defaults = {one.name: one.default for one in fields if not one.required}
+        defaults = {one.name: one.default for one in fields(Settings) if not one.required}
         # Which was the default for every metric.
         before = msgspec.to_builtins(defaults) | {"mode": "max"}
         changed = [name for name, value in self.settings.items() if value != before.get(name)]
@@ -123,7 +122,7 @@ def shown(value: Any) -> str:
 
 
 def _kept(name: str) -> bool:
-    return name in Settings.__struct_fields__ and name not in ONCE and name not in SECRET
+    return name in names(Settings) and name not in ONCE and name not in SECRET
 
 
 def _main_metric(values: Mapping[str, Any]) -> str:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
+
+from watcher.config.evaluator import OdApiSettings
 from watcher.config.rules import NotNegative, about
-from watcher.config.settings import Settings
+from watcher.config.settings import Settings, names
 
 
-class LaunchSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The trainer: when it is stopped and started again.
+class TrainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The trainer: when it is stopped and started again."""
 
-    With the settings of `run`, everything that `train` can be told. `run` passes over these keys in
-    a shared file.
-    """
-
-    # The launcher alone needs none, and the trainer's own command usually names it.
-    pipeline_config: Annotated[
-        str,
-        about("Pipeline config of the run. Default: the trainer's --pipeline_config_path.", "FILE"),
-    ] = ""
     watch: Annotated[
         bool, about("Run the watcher beside the trainer, and let it finish its queue afterwards.")
     ] = False
@@ -58,6 +52,26 @@ class LaunchSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
 
 
+class _OptionalPipeline(OdApiSettings, frozen=True, kw_only=True, tag_field="kind", tag="od-api"):
+    __doc__ = OdApiSettings.__doc__
+
+    # The launcher alone needs none, and the trainer's own command usually names it.
+    pipeline_config: Annotated[
+        str,
+        about("Pipeline config of the run. Default: the trainer's --pipeline_config_path.", "FILE"),
+    ] = ""
+
+
+class LaunchSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With the settings of `run`, everything that `train` can be told.
+
+    `run` passes over the launcher's own keys in a shared file.
+    """
+
+    evaluator: _OptionalPipeline = _OptionalPipeline()
+    trainer: TrainerSettings = TrainerSettings()
+
+
 def launcher_names() -> frozenset[str]:
     """Return the names of the settings that `train` has and `run` has not."""
-    return frozenset(LaunchSettings.__struct_fields__) - frozenset(Settings.__struct_fields__)
+    return frozenset(names(LaunchSettings)) - frozenset(names(Settings))

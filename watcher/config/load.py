@@ -22,7 +22,7 @@ from watcher.config.policies import boards, parse_delta, parse_veto, with_main_b
 from watcher.config.ranking import BoardSettings
 from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
 from watcher.config.service import SECRET, parse_address
-from watcher.config.settings import Settings
+from watcher.config.settings import Settings, fields, names, nested, section_of, sections
 from watcher.config.wording import in_words
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.queue_policy import parse_policy, parse_size
@@ -103,10 +103,10 @@ def load(
             contradict each other.
     """
     merged, given, by_hand = _collect(kind, flags, environment, file, defaults or {})
-    _check_names(merged, given, kind.__struct_fields__)
+    _check_names(merged, given, names(kind))
     inherited = _inherit(merged, last, with_file=file is not None)
     origin = given | {name: f"{last.where[name]} at the last start" for name in inherited}
-    for one in msgspec.structs.fields(kind):
+    for one in fields(kind):
         if one.required and one.name not in merged:
             raise ConfigError(f"{one.name} is not set", hint=_missing_hint(kind))
     _unset(kind, merged)
@@ -138,10 +138,10 @@ def _collect(
     for name, value in defaults.items():
         merged[name], given[name] = value, "the trainer's command"
     for name, value in (read_toml(file) if file else {}).items():
-        if name in kind.__struct_fields__ or name not in launcher_names():
+        if name in names(kind) or name not in launcher_names():
             merged[name], given[name] = value, str(file)
     by_hand: set[str] = set()
-    for name in set(kind.__struct_fields__) - FILE_ONLY:
+    for name in set(names(kind)) - FILE_ONLY:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
             merged[name], given[name] = _from_text(name, environment[variable]), variable
@@ -184,14 +184,16 @@ def make_settings(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Setti
 def _make(
     kind: type[_SomeSettings], merged: Mapping[str, Any], origin: Mapping[str, str]
 ) -> _SomeSettings:
+    _check_names(merged, origin, names(kind))
     try:
         # Not strict: flags and environment are text, and "3" is as good a number as 3.
-        settings = msgspec.convert(merged, kind, strict=False)
+        settings = msgspec.convert(nested(kind, merged), kind, strict=False)
         _check_texts(settings)
     except msgspec.ValidationError as error:
-        raise _explain(error, merged, origin) from error
-    if isinstance(settings.eval_input, str) and settings.eval_input.isdecimal():
-        settings = msgspec.structs.replace(settings, eval_input=int(settings.eval_input))
+        raise _explain(kind, error, merged, origin) from error
+    chosen = settings.evaluator.eval_input
+    if isinstance(chosen, str) and chosen.isdecimal():
+        settings = settings.replaced(eval_input=int(chosen))
     settings = with_main_board(settings)
     boards(settings)
     return settings
@@ -199,7 +201,7 @@ def _make(
 
 def _unset(kind: type[Settings], merged: dict[str, Any]) -> None:
     """Let `none` stand for a setting that is not set, where that is its default."""
-    for one in msgspec.structs.fields(kind):
+    for one in fields(kind):
         if one.default in (None, ()) and merged.get(one.name) in ("none", ("none",), ["none"]):
             merged[one.name] = one.default
 
@@ -228,9 +230,11 @@ def _override_main_board(
 @functools.cache
 def list_settings() -> frozenset[str]:
     """Return the names of the settings that hold several values: those annotated as a tuple."""
-    hints = get_type_hints(Settings)
     return frozenset(
-        name for name in Settings.__struct_fields__ if get_origin(hints[name]) is tuple
+        name
+        for table in sections(Settings).values()
+        for name, hint in get_type_hints(table).items()
+        if get_origin(hint) is tuple
     )
 
 
@@ -262,11 +266,11 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
 
 def _check_texts(settings: Settings) -> None:
     """Try out what is text with a grammar of its own."""
-    for name, value in msgspec.structs.asdict(settings).items():
+    for name, value in settings.flat().items():
         if isinstance(value, str) and not _is_utf8(value):
             raise msgspec.ValidationError(f"Expected a text in UTF-8 - at `$.{name}`")
     for name, read in _TEXTS.items():
-        value = getattr(settings, name)
+        value = settings.value(name)
         values = value if name in list_settings() else [value] if value is not None else []
         try:
             for one in values:
@@ -324,15 +328,18 @@ def _check_names(
 
 
 def _explain(
-    error: msgspec.ValidationError, merged: Mapping[str, Any], origin: Mapping[str, str]
+    kind: type[Settings],
+    error: msgspec.ValidationError,
+    merged: Mapping[str, Any],
+    origin: Mapping[str, str],
 ) -> ConfigError:
     text = str(error)
-    match = re.search(r"(.*) - at `\$\.(\w+)([^`]*)`", text)
+    match = re.search(r"(.*) - at `\$\.(?:\w+\.)?(\w+)([^`]*)`", text)
     if not match:
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     if "enum" in rule:
-        table = (BoardSettings, field) if field else (Settings, name)
+        table = (BoardSettings, field) if field else (sections(kind)[section_of(kind)[name]], name)
         rule = f"expected one of {', '.join(_choices(*table))}"
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
         rule = f"it has a key {unknown[1]}"

@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from watcher.config.ranking import (
     BoardSettings,
     RankingSettings,
     VetoSettings,
 )
+from watcher.config.settings import Settings
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.board import KEPT_BOARD, MAIN_BOARD, Board
 from watcher.decision.metric import parse_directed, parse_metric, unknown_metric
@@ -23,14 +22,18 @@ from watcher.decision.stop import StopPolicy
 from watcher.errors import ConfigError
 
 # The settings that rank, keep and stop, and where that is seen.
-DECIDING = frozenset(StoppingSettings.__struct_fields__) - {
-    *("model_dir", "pipeline_config", "run_name", "state_dir", "eval_dir", "group"),
-}
+DECIDING = frozenset(
+    {
+        *("best_dir", "kept_dir", "sentinel", "keep_every_steps", "keep_last"),
+        *RankingSettings.__struct_fields__,
+        *StoppingSettings.__struct_fields__,
+    }
+)
 
-SomeSettings = TypeVar("SomeSettings", bound=RankingSettings)
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
-def boards(settings: RankingSettings) -> tuple[Board, ...]:
+def boards(settings: Settings) -> tuple[Board, ...]:
     """Return the boards of a run; the first is the main one, which drives stopping.
 
     Raises:
@@ -39,7 +42,7 @@ def boards(settings: RankingSettings) -> tuple[Board, ...]:
     """
     made = tuple(
         _board(settings, board, main=place == 0)
-        for place, board in enumerate(settings.board or (BoardSettings(),))
+        for place, board in enumerate(settings.ranking.board or (BoardSettings(),))
     )
     names = [board.name for board in made]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -49,13 +52,16 @@ def boards(settings: RankingSettings) -> tuple[Board, ...]:
     return made
 
 
-def _check_folders(settings: RankingSettings, made: tuple[Board, ...]) -> None:
+def _check_folders(settings: Settings, made: tuple[Board, ...]) -> None:
     """Refuse a folder that something else lies in: promoting would write over it."""
     taken = {
-        settings.model_path.resolve(): "the trainer's MODEL_DIR",
-        settings.state_path.resolve(): "the watcher's state folder",
+        settings.run.model_path.resolve(): "the trainer's MODEL_DIR",
+        settings.run.state_path.resolve(): "the watcher's state folder",
     }
-    folders = [(KEPT_BOARD, settings.kept_path), *((board.name, board.folder) for board in made)]
+    folders = [
+        (KEPT_BOARD, settings.run.kept_path),
+        *((board.name, board.folder) for board in made),
+    ]
     for name, folder in folders:
         there = taken.get(folder.resolve())
         if there:
@@ -63,44 +69,44 @@ def _check_folders(settings: RankingSettings, made: tuple[Board, ...]) -> None:
                 f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
             )
         taken[folder.resolve()] = f"that of {name} too"
-    evaluations = settings.eval_path.resolve()
-    if evaluations != settings.model_path.resolve() and (there := taken.get(evaluations)):
+    evaluations = settings.run.eval_path.resolve()
+    if evaluations != settings.run.model_path.resolve() and (there := taken.get(evaluations)):
         raise ConfigError(
-            f"eval_dir ({settings.eval_path}) is {there}", hint="give it a folder of its own"
+            f"eval_dir ({settings.run.eval_path}) is {there}", hint="give it a folder of its own"
         )
-    if settings.pipeline_config:
-        taken[Path(settings.pipeline_config).resolve()] = "pipeline_config"
-    if there := taken.get(settings.sentinel_path.resolve()):
+    if settings.evaluator.pipeline_config:
+        taken[Path(settings.evaluator.pipeline_config).resolve()] = "pipeline_config"
+    if there := taken.get(settings.run.sentinel_path.resolve()):
         raise ConfigError(
-            f"sentinel ({settings.sentinel_path}) is {there}",
+            f"sentinel ({settings.run.sentinel_path}) is {there}",
             hint="the watcher writes and removes that file: give it a name of its own",
         )
 
 
-def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Board:
+def _board(settings: Settings, board: BoardSettings, *, main: bool) -> Board:
     if board.name == KEPT_BOARD or (not main and board.name == MAIN_BOARD):
         raise ConfigError(
             f"board name ({board.name}) is taken",
             hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD}",
         )
-    folder = settings.best_path
+    folder = settings.run.best_path
     if board.folder or not main:
-        folder = settings.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
-    tie_break = settings.tie_break if board.tie_break is None else board.tie_break
-    veto = settings.veto if board.veto is None else board.veto
+        folder = settings.run.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
+    tie_break = settings.ranking.tie_break if board.tie_break is None else board.tie_break
+    veto = settings.ranking.veto if board.veto is None else board.veto
     try:
         vetoes = tuple(parse_veto(one) for one in veto)
     except ValueError as error:
         raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
-    metric = parse_metric(board.metric or settings.metric)
+    metric = parse_metric(board.metric or settings.ranking.metric)
     # The mode that is set for the first board's metric says little of another's.
-    by_nature, as_set = metric.natural_mode, settings.mode
+    by_nature, as_set = metric.natural_mode, settings.ranking.mode
     modes = (by_nature, as_set) if board.metric and not main else (as_set, by_nature)
     policy = RankPolicy(
         mode=board.mode or modes[0] or modes[1] or "max",
-        top_k=settings.top_k if board.top_k is None else board.top_k,
+        top_k=settings.ranking.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
-        ties=board.ties or settings.ties,
+        ties=board.ties or settings.ranking.ties,
         veto=vetoes,
     )
     return Board(board.name, folder, metric, policy)
@@ -108,19 +114,17 @@ def _board(settings: RankingSettings, board: BoardSettings, *, main: bool) -> Bo
 
 def with_main_board(settings: SomeSettings) -> SomeSettings:
     """Return settings whose `metric`, `mode` and so on are those of the first board."""
-    if not settings.board:
+    if not settings.ranking.board:
         return settings
-    first = settings.board[0]
+    first = settings.ranking.board[0]
     names = ("metric", "mode", "top_k", "tie_break", "ties", "veto")
     given = {name: getattr(first, name) for name in names if getattr(first, name) is not None}
     if first.folder:
-        given["best_dir"] = str(settings.model_path / first.folder)
-    return msgspec.structs.replace(settings, **given)
+        given["best_dir"] = str(settings.run.model_path / first.folder)
+    return settings.replaced(**given)
 
 
-def stop_policy(
-    settings: StoppingSettings, resumed_step: int = -1, generation: int = 1
-) -> StopPolicy:
+def stop_policy(settings: Settings, resumed_step: int = -1, generation: int = 1) -> StopPolicy:
     """Return what `should_stop` decides by, under these settings.
 
     Args:
@@ -128,31 +132,31 @@ def stop_policy(
         resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
         generation: The newest of the trainer's lives, the one that is decided by.
     """
-    delta, relative = parse_delta(settings.min_delta)
+    delta, relative = parse_delta(settings.stopping.min_delta)
     return StopPolicy(
-        mode=settings.better,
-        patience=settings.patience,
-        patience_steps=settings.patience_steps,
+        mode=settings.ranking.better,
+        patience=settings.stopping.patience,
+        patience_steps=settings.stopping.patience_steps,
         min_delta=delta,
         min_delta_relative=relative,
-        min_steps=settings.min_steps,
-        min_evaluations=settings.min_evaluations,
-        target=settings.target,
-        divergence=settings.divergence,
-        max_not_finite=settings.max_not_finite,
-        plateau_window=settings.plateau_window,
-        plateau_std=settings.plateau_std,
-        max_steps=settings.max_steps,
-        max_hours=settings.max_hours,
-        smoothing=parse_smoothing(settings.smoothing),
+        min_steps=settings.stopping.min_steps,
+        min_evaluations=settings.stopping.min_evaluations,
+        target=settings.stopping.target,
+        divergence=settings.stopping.divergence,
+        max_not_finite=settings.stopping.max_not_finite,
+        plateau_window=settings.stopping.plateau_window,
+        plateau_std=settings.stopping.plateau_std,
+        max_steps=settings.stopping.max_steps,
+        max_hours=settings.stopping.max_hours,
+        smoothing=parse_smoothing(settings.stopping.smoothing),
         resumed_step=resumed_step,
         generation=generation,
     )
 
 
-def retain_policy(settings: RankingSettings) -> RetainPolicy:
+def retain_policy(settings: Settings) -> RetainPolicy:
     """Return what `retain` decides by, under these settings."""
-    return RetainPolicy(settings.keep_every_steps, settings.keep_last)
+    return RetainPolicy(settings.retention.keep_every_steps, settings.retention.keep_last)
 
 
 def require_metrics(

@@ -1,4 +1,4 @@
-"""Settings of ranking and of what is kept."""
+"""Settings of ranking."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from watcher.config.paths import PathSettings
-from watcher.config.rules import Positive, about
+from watcher.config.rules import about
 from watcher.decision.board import MAIN_BOARD
 from watcher.decision.metric import Mode, parse_metric
 
@@ -46,8 +45,8 @@ class BoardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     veto: tuple[str | VetoSettings, ...] | None = None
 
 
-class RankingSettings(PathSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which checkpoint is the better one, and which are kept."""
+class RankingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which checkpoint is the better one."""
 
     metric: Annotated[
         str,
@@ -82,13 +81,6 @@ class RankingSettings(PathSettings, frozen=True, kw_only=True, forbid_unknown_fi
             "METRIC:DROP",
         ),
     ] = ()
-    keep_every_steps: Annotated[
-        Positive | None,
-        about("Keep, in kept/, the first checkpoint of each N steps, whatever its score.", "N"),
-    ] = None
-    keep_last: Annotated[
-        Positive | None, about("Keep the last N checkpoints in kept/, whatever their score.", "N")
-    ] = None
     board: Annotated[
         tuple[BoardSettings, ...],
         Meta(description="Leaderboards, as [[board]] in the file; the first drives stopping."),

@@ -1,41 +1,20 @@
-"""Settings of health, metrics and notifications."""
+"""Settings of health, metrics, notifications, the log and the end."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import msgspec
 
-from watcher.config.evaluation import EvaluationSettings
-from watcher.config.paths import PATHS
-from watcher.config.rules import about
+from watcher.config.rules import NotNegative, about
 
 # They may hold passwords, and are neither shown nor recorded.
 SECRET = ("notify", "notify_command")
 
 
-class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How others are told of the run."""
+class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How others are told of the run, and when it ends."""
 
-    tensorboard: Annotated[
-        bool, about("Write event files for TensorBoard, as the OD API's own evaluation does.")
-    ] = True
-    tensorboard_categories: Annotated[
-        bool,
-        about(
-            "Write each category's AP for TensorBoard, too, of evaluations from then on; many"
-            " categories are many charts."
-        ),
-    ] = False
-    visualizations: Annotated[
-        Annotated[int, msgspec.Meta(ge=0)] | None,
-        about(
-            "How many images of the eval set TensorBoard shows with what was detected."
-            " Default: the pipeline's num_visualizations.",
-            "N",
-        ),
-    ] = None
     listen: Annotated[
         int | str | None,
         about(
@@ -65,28 +44,17 @@ class ServiceSettings(EvaluationSettings, frozen=True, kw_only=True, forbid_unkn
     notify_seconds: Annotated[
         float, about("Time that one notice may take to be delivered.", "SECONDS", gt=0)
     ] = 30.0
-
-    def to_show(self) -> dict[str, Any]:
-        """Return all settings that others may see: those without a password in them.
-
-        Paths are absolute: whoever reads them later is elsewhere.
-        """
-        shown: dict[str, Any] = msgspec.to_builtins(self)
-        for name in ("model_dir", "device_lock_dir", *PATHS):
-            if shown[name]:
-                shown[name] = str(Path(shown[name]).absolute())
-        for board in shown["board"]:
-            if board["folder"]:
-                board["folder"] = str(Path(shown["model_dir"], board["folder"]))
-        # A name without a folder is looked for on PATH, or among the entry points.
-        if shown["python"] and "/" in shown["python"]:
-            shown["python"] = str(Path(shown["python"]).absolute())
-        plugins = [one.rpartition(":") for one in shown["metric_plugin"]]
-        shown["metric_plugin"] = [
-            f"{Path(file).absolute()}:{function}" if colon else function
-            for file, colon, function in plugins
-        ]
-        return {name: value for name, value in shown.items() if name not in SECRET}
+    exit_when_idle: Annotated[
+        NotNegative | None,
+        about(
+            "End with code 0 when nothing is pending and nothing new came for so long.",
+            "SECONDS",
+        ),
+    ] = None
+    log_format: Annotated[
+        Literal["auto", "live", "human", "json"],
+        about("What run prints; auto is live on a terminal, else human-readable lines."),
+    ] = "auto"
 
     @property
     def listen_address(self) -> tuple[str, int] | None:

@@ -1,71 +1,125 @@
-"""All settings of a run: each group of settings adds its fields to the one before."""
+"""All settings of a run, a section for each part of it.
+
+People set them flat: a name is a key of the file, a flag and an environment variable, and belongs
+to one section. Each component is handed its own section.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, get_type_hints
 
-from watcher.config.rules import NotNegative, about
-from watcher.config.service import ServiceSettings
-from watcher.decision.queue_policy import QueuePolicy, parse_policy, parse_size
+import msgspec
+
+from watcher.config.carrier import LocalSettings
+from watcher.config.evaluator import OdApiSettings
+from watcher.config.exports import ExportSettings
+from watcher.config.ranking import RankingSettings
+from watcher.config.retention import RetentionSettings
+from watcher.config.run import PATHS, RunSettings
+from watcher.config.service import SECRET, ServiceSettings
+from watcher.config.source import SourceSettings
+from watcher.config.stopping import StoppingSettings
+
+# What evaluates and where it runs are tagged unions by `kind`; each has one member today.
+EvaluatorSettings = OdApiSettings
+CarrierSettings = LocalSettings
 
 
-class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The queue, the looks at MODEL_DIR, the end and the log.
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set, in sections."""
 
-    With the groups before it, everything that can be set. Field names are the TOML keys and, with
-    dashes, the flags.
-    """
+    run: RunSettings
+    evaluator: EvaluatorSettings
+    carrier: CarrierSettings = LocalSettings()
+    ranking: RankingSettings = RankingSettings()
+    stopping: StoppingSettings = StoppingSettings()
+    retention: RetentionSettings = RetentionSettings()
+    exports: ExportSettings = ExportSettings()
+    source: SourceSettings = SourceSettings()
+    service: ServiceSettings = ServiceSettings()
 
-    queue_policy: Annotated[
-        str,
-        about(
-            "What waits when evaluation is slower than training: all; latest; every-N, those"
-            " whose number divides by N; or spread, ten at most, evenly over the steps.",
-            "all|latest|every-N|spread",
-        ),
-    ] = "all"
-    max_pinned_bytes: Annotated[
-        int | str | None,
-        about(
-            "Size of the checkpoints that may wait, such as 20GB. Beyond it they are thinned"
-            " evenly, and the newest stays. Default: no limit.",
-            "SIZE",
-        ),
-    ] = None
-    exit_when_idle: Annotated[
-        NotNegative | None,
-        about(
-            "End with code 0 when nothing is pending and nothing new came for so long.",
-            "SECONDS",
-        ),
-    ] = None
-    wait_for_model_dir: Annotated[bool, about("Wait for a MODEL_DIR that does not exist yet.")] = (
-        False
-    )
-    rescan_seconds: Annotated[
-        float, about("Look at MODEL_DIR at least this often.", "SECONDS", gt=0, le=10)
-    ] = 10.0
-    grace_seconds: Annotated[
-        float,
-        about(
-            "How long an incomplete checkpoint may stay so before it is corrupt.", "SECONDS", gt=0
-        ),
-    ] = 30.0
-    evict_seconds: Annotated[
-        float,
-        about(
-            "How long what left best/ can still be read there, by those who have its name.",
-            "SECONDS",
-            ge=0,
-        ),
-    ] = 10.0
-    log_format: Annotated[
-        Literal["auto", "live", "human", "json"],
-        about("What run prints; auto is live on a terminal, else human-readable lines."),
-    ] = "auto"
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Return settings by name, as a program gives them; raises msgspec.ValidationError."""
+        return msgspec.convert(nested(cls, values), cls)
 
-    @property
-    def waiting_policy(self) -> QueuePolicy:
-        """What may wait: `queue_policy` within `max_pinned_bytes`."""
-        limit = None if self.max_pinned_bytes is None else parse_size(str(self.max_pinned_bytes))
-        return parse_policy(self.queue_policy, limit)
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by its name."""
+        return {
+            name: value
+            for section in self.__struct_fields__
+            for name, value in msgspec.structs.asdict(getattr(self, section)).items()
+        }
+
+    def value(self, name: str) -> Any:
+        """Return a setting by its name."""
+        return getattr(getattr(self, section_of(type(self))[name]), name)
+
+    def replaced(self, **values: Any) -> Self:
+        """Return these settings with others of some names."""
+        changed = {
+            section: msgspec.structs.replace(getattr(self, section), **own)
+            for section, own in nested(type(self), values).items()
+        }
+        return msgspec.structs.replace(self, **changed)
+
+    def to_show(self) -> dict[str, Any]:
+        """Return the settings by name, for people and for the database, without secrets.
+
+        Paths are absolute: whoever reads them later is elsewhere.
+        """
+        shown: dict[str, Any] = msgspec.to_builtins(self.flat())
+        for name in ("model_dir", "device_lock_dir", *PATHS):
+            if shown[name]:
+                shown[name] = str(Path(shown[name]).absolute())
+        for board in shown["board"]:
+            if board["folder"]:
+                board["folder"] = str(Path(shown["model_dir"], board["folder"]))
+        # A name without a folder is looked for on PATH, or among the entry points.
+        if shown["python"] and "/" in shown["python"]:
+            shown["python"] = str(Path(shown["python"]).absolute())
+        plugins = [one.rpartition(":") for one in shown["metric_plugin"]]
+        shown["metric_plugin"] = [
+            f"{Path(file).absolute()}:{function}" if colon else function
+            for file, colon, function in plugins
+        ]
+        return {name: value for name, value in shown.items() if name not in SECRET}
+
+
+@functools.cache
+def sections(kind: type[Settings]) -> Mapping[str, type[msgspec.Struct]]:
+    """Return the sections of some settings, by name, in their order."""
+    hints = get_type_hints(kind)
+    return {name: hints[name] for name in kind.__struct_fields__}
+
+
+@functools.cache
+def section_of(kind: type[Settings]) -> Mapping[str, str]:
+    """Return for the name of each setting the section that it is in."""
+    return {
+        name: section
+        for section, table in sections(kind).items()
+        for name in table.__struct_fields__
+    }
+
+
+def names(kind: type[Settings]) -> tuple[str, ...]:
+    """Return the names of all settings, in the order of their definition."""
+    return tuple(section_of(kind))
+
+
+@functools.cache
+def fields(kind: type[Settings]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return all settings as msgspec describes them, in the order of their definition."""
+    return tuple(one for table in sections(kind).values() for one in msgspec.structs.fields(table))
+
+
+def nested(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings that are given by name in their sections; raises KeyError for an unknown."""
+    made: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        made.setdefault(section_of(kind)[name], {})[name] = value
+    return made

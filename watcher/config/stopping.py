@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
-from watcher.config.ranking import RankingSettings
 from watcher.config.rules import NotNegative, Positive, about
 
 
-class StoppingSettings(RankingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StoppingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When training should end."""
 
     patience: Annotated[

@@ -17,7 +17,7 @@ from watcher.store.relocation import recorded_settings, recorded_state, same_fol
 def refuse_copy(settings: Settings) -> None:
     """Raise ConfigError where `run` would begin on a copy and write into the original's folders."""
     # What cannot be read now is told, or waited for, when it is opened.
-    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=0.1) as reader:
+    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=0.1) as reader:
         refuse_shared(settings, reader, evaluates=True)
 
 
@@ -31,7 +31,7 @@ def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> Non
     """
     run = reader.recorded()
     values, there = recorded_settings(run), recorded_state(run)
-    if not values or there == settings.state_path:
+    if not values or there == settings.run.state_path:
         return
     try:
         before = make_settings(values, dict.fromkeys(values, "the run's database"))
@@ -39,10 +39,10 @@ def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> Non
         return
     theirs = set(_written(before, evaluates).values())
     shared = [one for one in _written(settings, evaluates).items() if one[1] in theirs]
-    if shared and _is_original(there, run["uuid"], settings.state_path):
+    if shared and _is_original(there, run["uuid"], settings.run.state_path):
         setting, path = shared[0]
         raise ConfigError(
-            f"{settings.state_path} is a copy of {there}, and {path} is that one's",
+            f"{settings.run.state_path} is a copy of {there}, and {path} is that one's",
             hint=f"start `checkpoint-watcher run` on the copy with another {setting}",
         )
 
@@ -71,7 +71,7 @@ def _written(settings: Settings, evaluates: bool) -> dict[str, Path]:
         for board in boards(settings)
         for path in [board.folder]
     }
-    named |= {"--kept-dir": settings.kept_path, "--sentinel": settings.sentinel_path}
-    if evaluates and settings.tensorboard:
-        named["--eval-dir"] = settings.eval_path
+    named |= {"--kept-dir": settings.run.kept_path, "--sentinel": settings.run.sentinel_path}
+    if evaluates and settings.exports.tensorboard:
+        named["--eval-dir"] = settings.run.eval_path
     return {setting: path.resolve() for setting, path in named.items()}

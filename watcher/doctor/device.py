@@ -43,7 +43,7 @@ def device(
             if is_worker(command(pid))
         }
         choices = choose(
-            settings.device,
+            settings.carrier.device,
             listing,
             visible=visible,
             taken=used,

@@ -12,9 +12,9 @@ from watcher.doctor.finding import Finding
 
 def event_files(settings: Settings) -> list[Finding]:
     """Say whether event files can be written; nothing where they are not wanted."""
-    if not settings.tensorboard:
+    if not settings.exports.tensorboard:
         return []
-    folder = settings.eval_path
+    folder = settings.run.eval_path
     if importlib.util.find_spec("tensorboardX") is None:
         text = "tensorboardX is not installed here: TensorBoard is shown no evaluations"
         return [_warning(text, "install it, or use --no-tensorboard")]

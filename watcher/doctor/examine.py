@@ -73,7 +73,7 @@ def examine(
                 lambda: folders.file_system(settings, mounts.read_text()),
                 CHECK_SECONDS,
             ),
-            Check("database", lambda: state.database(settings.state_path), CHECK_SECONDS),
+            Check("database", lambda: state.database(settings.run.state_path), CHECK_SECONDS),
             Check("metric", lambda: state.metric(settings), CHECK_SECONDS),
             Check("promoted", lambda: state.promoted(settings), CHECK_SECONDS),
             Check(
@@ -102,19 +102,19 @@ def _find(running: list[Trainer]) -> list[Finding]:
 
 def _device(settings: Settings, running: Sequence[Trainer]) -> str:
     """Return the device that the training environment is asked about."""
-    if settings.device == "cpu":
+    if settings.carrier.device == "cpu":
         return "cpu"
     listing = list_gpus()
     try:
         taken = device.trainers_gpus(running, listing)
-        return choose(settings.device, listing, taken=taken)[0].device
+        return choose(settings.carrier.device, listing, taken=taken)[0].device
     except ConfigError:  # the check of the device tells it
         return "cpu"
 
 
 def _recorded(settings: Settings) -> state.RunState:
     try:
-        return state.load(settings.state_path) or state.RunState({})
+        return state.load(settings.run.state_path) or state.RunState({})
     except StoreError:  # the check of the database tells it
         return state.RunState({})
 
@@ -134,7 +134,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
     """
     recorded = _recorded(settings)
     found = _found(settings)
-    trainer = trainer_on(settings.model_path, running)
+    trainer = trainer_on(settings.run.model_path, running)
     typed = trainer and trainer.num_train_steps
     if trainer:
         every_n, source = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
@@ -151,8 +151,8 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         steps or None,
         cadence.save_seconds(found),
         recorded.eval_seconds,
-        workers=settings.device.count(",") + 1,
-        queue_policy=settings.queue_policy,
+        workers=settings.carrier.device.count(",") + 1,
+        queue_policy=settings.retention.queue_policy,
         # A trainer that is at work here has written the times itself.
         doubt=cadence.doubt(found, every_n, None if trainer else recorded.found_seconds),
         steps_name="--num_train_steps" if typed else "num_steps",
@@ -161,7 +161,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
 
 def _found(settings: Settings) -> list[FoundCheckpoint]:
     try:
-        return LocalFolder(settings.model_path).scan()
+        return LocalFolder(settings.run.model_path).scan()
     except ModelDirError:  # the check of the folder tells it
         return []
 
@@ -183,16 +183,16 @@ def _room(settings: Settings, steps: int | None) -> list[Finding]:
     found = _found(settings)
     sizes = [sum(part[1] for part in checkpoint.signature) for checkpoint in found]
     places = [board.policy.top_k for board in boards(settings)]
-    more = settings.keep_last or 0
+    more = settings.retention.keep_last or 0
     every = cadence.rounded(recorded.steps or _steps_between(found) or _DEFAULT_EVERY_N)
-    endless = any(place < 0 for place in places) or settings.keep_every_steps
+    endless = any(place < 0 for place in places) or settings.retention.keep_every_steps
     demand = space.Demand(
         checkpoint_bytes=max(sizes, default=None),
         kept=None if endless else sum(places) + more,
         held=recorded.promoted,
         waiting=recorded.waiting,
-        max_waiting_bytes=settings.waiting_policy.max_bytes,
+        max_waiting_bytes=settings.retention.waiting_policy.max_bytes,
         present=len(found),
         expected=steps // every if steps else None,
     )
-    return space.room(demand, space.free_bytes(folders.present(settings.state_path)))
+    return space.room(demand, space.free_bytes(folders.present(settings.run.state_path)))

@@ -24,8 +24,8 @@ def to_check(settings: Settings) -> Path | None:
     The newest in MODEL_DIR that holds a model, else the best that is promoted. None where there is
     none, and where it has a score that was made with pipeline.config as it is now.
     """
-    prefix, sha256 = _newest_trained(settings.model_path) or (None, "")
-    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=2.0) as reader:
+    prefix, sha256 = _newest_trained(settings.run.model_path) or (None, "")
+    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=2.0) as reader:
         if prefix is None:
             there = [row for row in reader.leaderboard() if row["files"]]
             return Path(there[0]["path"]) if there else None

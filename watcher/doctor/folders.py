@@ -36,15 +36,15 @@ def present(path: Path) -> Path:
 
 def working_directory(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
     """Say where relative paths in pipeline.config begin, where that is set or a trainer tells."""
-    trainer = trainer_on(settings.model_path, running)
+    trainer = trainer_on(settings.run.model_path, running)
     theirs = trainer.folder if trainer else None
-    check, given = "working_directory", settings.working_directory
-    if given and not settings.working_path.is_dir():
+    check, given = "working_directory", settings.carrier.working_directory
+    if given and not settings.carrier.working_path.is_dir():
         text = f"working_directory ({given}) is not a folder"
         return [Finding(check, "error", text, "give the folder that the trainer is started in")]
     if trainer is None or theirs is None:
         return []
-    if given and settings.working_path.resolve() != theirs.resolve():
+    if given and settings.carrier.working_path.resolve() != theirs.resolve():
         text = (
             f"working_directory is {given}, and trainer {trainer.pid} was started in {theirs}:"
             " relative paths in pipeline.config mean other files to it"
@@ -56,7 +56,7 @@ def working_directory(settings: Settings, running: Sequence[Trainer]) -> list[Fi
 
 def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
     """Say whether checkpoints appear in MODEL_DIR, or which other folder they may appear in."""
-    folder = settings.model_path
+    folder = settings.run.model_path
     ours = [trainer for trainer in running if trainer.model_dir == folder.resolve()]
     if not folder.is_dir():
         return [_missing(settings, running)]
@@ -92,13 +92,13 @@ def _barred(checkpoint: FoundCheckpoint) -> list[Finding]:
 
 
 def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
-    folder = settings.model_path
+    folder = settings.run.model_path
     if elsewhere := _elsewhere(folder, running):
         message = f"{folder} does not exist: {elsewhere.message}"
         return Finding("model_dir", "error", message, elsewhere.remedy)
     if folder.exists():
         return Finding("model_dir", "error", f"{folder} is not a folder", "give a folder")
-    if folder.parent.is_dir() and settings.wait_for_model_dir:
+    if folder.parent.is_dir() and settings.source.wait_for_model_dir:
         message = f"{folder} does not exist yet, and is waited for"
         return Finding("model_dir", "ok", message)
     return Finding(
@@ -165,10 +165,10 @@ def _checkpoints_since(folder: Path, since: float) -> int:
 
 def file_system(settings: Settings, mountinfo: str) -> list[Finding]:
     """Say whether events, hard links and SQLite work as they should where the run lies."""
-    trainers_place, our_place = present(settings.model_path), present(settings.state_path)
+    trainers_place, our_place = present(settings.run.model_path), present(settings.run.state_path)
     theirs, ours = mount_of(trainers_place, mountinfo), mount_of(our_place, mountinfo)
     return [
-        *_events(settings.model_path, theirs),
+        *_events(settings.run.model_path, theirs),
         *_links(settings, trainers_place, our_place, (theirs, ours)),
         *_journal(our_place, ours),
     ]
@@ -205,17 +205,19 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
 def _links(
     settings: Settings, theirs: Path, ours: Path, mounts: tuple[Mount | None, Mount | None]
 ) -> list[Finding]:
-    reason, pins = None, settings.state_path / PINS_NAME
+    reason, pins = None, settings.run.state_path / PINS_NAME
     if theirs.stat().st_dev != ours.stat().st_dev:
-        reason = f"{settings.state_path} is on another file system than {settings.model_path}"
+        reason = (
+            f"{settings.run.state_path} is on another file system than {settings.run.model_path}"
+        )
     elif mounts[0] != mounts[1]:
         # Two mounts of one file system, as containers have them, are two to link(2).
-        reason = f"{settings.state_path} is on another mount than {settings.model_path}"
+        reason = f"{settings.run.state_path} is on another mount than {settings.run.model_path}"
     elif (kind := mounts[1].kind if mounts[1] else "") in _NO_LINKS:
         reason = f"{kind} has no hard links"
     elif pins.is_dir():
-        reason = LocalFolder(settings.model_path).why_copies(pins)
-    reason = reason or _foreign(settings.model_path)
+        reason = LocalFolder(settings.run.model_path).why_copies(pins)
+    reason = reason or _foreign(settings.run.model_path)
     if reason is None and mounts[1] and mounts[1].is_remote and not pins.is_dir():
         # Nothing is tried in the trainer's folder.
         text = f"whether {mounts[1].kind} has hard links shows at the first start, else pins are"

@@ -87,6 +87,6 @@ def _run_of(settings: Settings, folder: Path) -> str | None:
             theirs = read_toml(file).get("model_dir")
         except ConfigError:
             continue
-        if isinstance(theirs, str) and Path(theirs).absolute() == settings.model_path:
+        if isinstance(theirs, str) and Path(theirs).absolute() == settings.run.model_path:
             return file.stem
     return None

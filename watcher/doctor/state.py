@@ -93,7 +93,7 @@ def database(state_dir: Path) -> list[Finding]:
 
 def metric(settings: Settings) -> list[Finding]:
     """Say which metric no evaluation of the run has, and which is drawn at random."""
-    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=2.0) as reader:
+    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=2.0) as reader:
         return [*_unmeasured(settings, reader), *_noise(settings, reader)]
     return []  # none yet, or the check of the database tells it
 
@@ -125,7 +125,7 @@ def _noise(settings: Settings, reader: Reader) -> list[Finding]:
 
 def promoted(settings: Settings) -> list[Finding]:
     """Say whether the files of what is promoted are there."""
-    with suppress(StoreError), open_reader(settings.state_path, timeout_seconds=2.0) as reader:
+    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=2.0) as reader:
         rows = [*reader.leaderboard(), *reader.other_boards()]
         gone = [row["path"] for row in rows if not row["files"]]
         running = is_there(reader.run()["status"].get("pid"))

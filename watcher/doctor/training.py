@@ -61,9 +61,9 @@ def ask(
         tell: Called with how far it is, about once a second while it reads the records.
         check: Prefix of a checkpoint that pipeline.config has to fit.
     """
-    wanted = settings.python or sys.executable
+    wanted = settings.carrier.python or sys.executable
     interpreter = shutil.which(wanted)
-    if not settings.working_path.is_dir():
+    if not settings.carrier.working_path.is_dir():
         return Answer()  # the check of the folder tells it
     if interpreter is None:
         return Answer(
@@ -78,11 +78,11 @@ def ask(
             ]
         )
     request = {
-        "pipeline_config": str(Path(settings.pipeline_config).absolute()),
-        "eval_input": settings.eval_input,
-        "eval_batch_size": settings.eval_batch_size,
-        "sample_1_of_n": settings.sample_1_of_n,
-        "coco_backend": settings.coco_backend,
+        "pipeline_config": str(Path(settings.evaluator.pipeline_config).absolute()),
+        "eval_input": settings.evaluator.eval_input,
+        "eval_batch_size": settings.evaluator.eval_batch_size,
+        "sample_1_of_n": settings.evaluator.sample_1_of_n,
+        "coco_backend": settings.evaluator.coco_backend,
         "device": device,
         "check": str(check.absolute()) if check else None,
         "seconds": seconds,
@@ -92,7 +92,7 @@ def ask(
         with Scratch() as scratch:
             variables = {**device_environment(device), **environment_of(scratch.take("doctor"))}
             command = [str(Path(interpreter).absolute()), str(PROGRAM)]
-            folder = settings.working_path
+            folder = settings.carrier.working_path
             output, noise, ending = _talk(command, folder, request, variables, seconds, tell)
     except OSError as error:
         text = f"cannot start the interpreter {interpreter}: {error.strerror}"

@@ -136,7 +136,7 @@ class Dispatcher:
         return None
 
     def _is_here(self, name: str) -> bool:
-        return (self._settings.model_path / f"{name}.index").exists()
+        return (self._settings.run.model_path / f"{name}.index").exists()
 
     def take_back_expired(self, now: float) -> None:
         """Return leases that ran out to the queue, and end the workers that held them."""
@@ -202,7 +202,7 @@ class Dispatcher:
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
-        return self._settings.stall_timeout + _LEASE_MARGIN_SECONDS
+        return self._settings.carrier.stall_timeout + _LEASE_MARGIN_SECONDS
 
     def _record_one(
         self, supervisor: Supervisor, happening: WorkerEvent, now: float, steady: float
@@ -366,7 +366,7 @@ class Dispatcher:
             _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, counts=False)
             return
         # Of two that shared a broken worker one is innocent: each is tried again, alone.
-        if alone and lease.attempt >= self._settings.max_attempts:
+        if alone and lease.attempt >= self._settings.carrier.max_attempts:
             said = f"{reason} (attempt {lease.attempt}, the last)"
             self._fail(lease, said, now, may_pass=True)
             return

@@ -28,10 +28,13 @@ class ObjectDetection:
         settings = self._settings
         return {
             **self._snapshot.options(settings),
-            "eval_input": settings.eval_input,
-            "eval_batch_size": settings.eval_batch_size,
-            "coco_backend": settings.coco_backend,
-            "sample_1_of_n": settings.sample_1_of_n,
-            "cache_bytes": settings.eval_cache_mib and settings.eval_cache_mib << 20,
-            "visualizations": settings.visualizations if settings.tensorboard else 0,
+            "eval_input": settings.evaluator.eval_input,
+            "eval_batch_size": settings.evaluator.eval_batch_size,
+            "coco_backend": settings.evaluator.coco_backend,
+            "sample_1_of_n": settings.evaluator.sample_1_of_n,
+            "cache_bytes": settings.evaluator.eval_cache_mib
+            and settings.evaluator.eval_cache_mib << 20,
+            "visualizations": settings.exports.visualizations
+            if settings.exports.tensorboard
+            else 0,
         }

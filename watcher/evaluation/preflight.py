@@ -32,7 +32,7 @@ def refuse_unmeasured(settings: Settings, rows: Rows, before: Mapping[str, Any])
     """
     names, evaluated_at = rows.measured_lately()
     present = settings.to_show()
-    if not names or settings.metric_plugin:
+    if not names or settings.evaluator.metric_plugin:
         return
     if any(before.get(name) != present[name] for name in _MEASURING):
         return

@@ -78,14 +78,14 @@ class Snapshot:
     def files(self, settings: Settings) -> SnapshotFiles:
         """Return where a worker finds the copies, and puts what it copies itself."""
         originals = {str(one.copy): one.original for one in self._taken.values()}
-        return SnapshotFiles(str(settings.state_path / FOLDER_NAME), originals)
+        return SnapshotFiles(str(settings.run.state_path / FOLDER_NAME), originals)
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return a worker's options that name files: they name the copies."""
         copies = {one.original: str(one.copy) for one in self._taken.values()}
-        plugins = (text.rpartition(":") for text in settings.metric_plugin)
+        plugins = (text.rpartition(":") for text in settings.evaluator.metric_plugin)
         return {
-            "pipeline_config": copies[settings.pipeline_config],
+            "pipeline_config": copies[settings.evaluator.pipeline_config],
             "metric_plugins": [
                 copies.get(f, _whole(f)) + colon + name for f, colon, name in plugins
             ],
@@ -152,16 +152,17 @@ def take_snapshot(settings: Settings) -> Snapshot:
         ConfigError: pipeline_config cannot be read.
         StoreError: the state folder cannot be written.
     """
-    folder = settings.state_path / FOLDER_NAME
+    folder = settings.run.state_path / FOLDER_NAME
     try:
-        contents = {_PIPELINE: read_regular(Path(settings.pipeline_config))}
+        contents = {_PIPELINE: read_regular(Path(settings.evaluator.pipeline_config))}
     except OSError as error:
         raise ConfigError(
-            f"pipeline_config ({settings.pipeline_config}) cannot be read: {error.strerror}",
+            f"pipeline_config ({settings.evaluator.pipeline_config}) cannot be read:"
+            f" {error.strerror}",
             hint="the user that runs the watcher must be able to read it",
         ) from error
-    taken = [Taken("pipeline_config", settings.pipeline_config, folder / _PIPELINE)]
-    files = dict.fromkeys(text.rpartition(":")[0] for text in settings.metric_plugin)
+    taken = [Taken("pipeline_config", settings.evaluator.pipeline_config, folder / _PIPELINE)]
+    files = dict.fromkeys(text.rpartition(":")[0] for text in settings.evaluator.metric_plugin)
     for number, file in enumerate(file for file in files if file):
         name = f"plugin-{number}.py"
         try:
@@ -171,7 +172,7 @@ def take_snapshot(settings: Settings) -> Snapshot:
         taken.append(Taken("metric_plugin", file, folder / name))
     _fill(folder, contents)
     _tell_changed([one for one in taken if _differs(folder / _ACCEPTED / one.copy.name, contents)])
-    return Snapshot(taken, settings.working_path, folder)
+    return Snapshot(taken, settings.carrier.working_path, folder)
 
 
 def _differs(accepted: Path, contents: Mapping[str, bytes]) -> bool:
@@ -191,9 +192,9 @@ def unchanged_since(settings: Settings) -> datetime | None:
 
     None when the last one that came up had another content, or none did.
     """
-    copy = settings.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
+    copy = settings.run.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
     try:
-        if read_regular(copy) != read_regular(Path(settings.pipeline_config)):
+        if read_regular(copy) != read_regular(Path(settings.evaluator.pipeline_config)):
             return None
         return datetime.fromtimestamp(copy.stat().st_mtime, UTC)
     except OSError:

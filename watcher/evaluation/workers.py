@@ -47,9 +47,9 @@ def make_supervisors(
     Raises:
         ConfigError: a GPU that is named is not there.
     """
-    listing = Listing() if settings.device == "cpu" else list_gpus()
+    listing = Listing() if settings.carrier.device == "cpu" else list_gpus()
     choices = choose(
-        settings.device,
+        settings.carrier.device,
         listing,
         visible=environment.get("CUDA_VISIBLE_DEVICES"),
         evaluators=other_evaluators(settings, listing),
@@ -60,8 +60,8 @@ def make_supervisors(
         protocol=PROTOCOL,
         kind=evaluator.kind,
         options=evaluator.options,
-        threads=settings.threads,
-        nice=settings.nice,
+        threads=settings.evaluator.threads,
+        nice=settings.carrier.nice,
         snapshot=snapshot.files(settings),
         artefacts_dir=scratch.artefacts(),
     )
@@ -75,7 +75,7 @@ def make_supervisors(
 def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
     """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
     found: dict[str, int] = {}
-    folders = LockFolders(settings.device_lock_dir)
+    folders = LockFolders(settings.carrier.device_lock_dir)
     for gpu in listing.gpus:
         holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
         if holder:
@@ -95,19 +95,19 @@ def _supervisor(
     lock = _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
-    log = settings.state_path / (f"worker-{number}.log" if number else "worker.log")
-    command, folder = evaluator.command, settings.working_path
+    log = settings.run.state_path / (f"worker-{number}.log" if number else "worker.log")
+    command, folder = evaluator.command, settings.carrier.working_path
     return Supervisor(
         spawn=lambda: Worker(command, environment, log, lock, scratch, folder),
         start_request=msgspec.structs.replace(
             request, device=choice.device, device_shared=choice.shared
         ),
         limits=Limits(
-            start_seconds=settings.start_timeout,
-            stall_seconds=settings.stall_timeout,
-            retry_seconds=settings.retry_seconds,
-            memory_bytes=settings.worker_memory_bytes,
-            turn_seconds=settings.device_turn_seconds,
+            start_seconds=settings.carrier.start_timeout,
+            stall_seconds=settings.carrier.stall_timeout,
+            retry_seconds=settings.carrier.retry_seconds,
+            memory_bytes=settings.carrier.worker_memory_bytes,
+            turn_seconds=settings.carrier.device_turn_seconds,
         ),
         device=choice.label,
         lock=lock,
@@ -115,7 +115,7 @@ def _supervisor(
 
 
 def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
-    folders = LockFolders(settings.device_lock_dir)
+    folders = LockFolders(settings.carrier.device_lock_dir)
     if not folders.usable():
         _log.warning(
             "the device is not locked: there is no folder for it; --device-lock-dir names one",

@@ -95,7 +95,7 @@ def last_lines(summary: Summary, settings: LaunchSettings, command: Sequence[str
     stopped = summary.code == 0 and summary.stopped_by is not None
     lines = []
     if ending and not ending.early and (watched or ending.returncode):
-        lines += _how_it_ended(ending, summary, settings.trainer_log)
+        lines += _how_it_ended(ending, summary, settings.trainer.trainer_log)
     if summary.gave_up:
         lines.append(f"not all is evaluated: {summary.gave_up}")
     if ending and not (ending.early or ending.returncode or summary.asked):
@@ -103,7 +103,7 @@ def last_lines(summary: Summary, settings: LaunchSettings, command: Sequence[str
     if stopped and ending and watched:  # it was told before the queue was finished
         lines.append(f"stopped early: {summary.stopped_by}")
     if stopped or (watched and summary.code == 0):
-        best = _the_best(settings.best_path)
+        best = _the_best(settings.run.best_path)
         resume = stopped and ending is not None  # else that is said already
         lines += _what_to_do(settings, command, best, resume=resume)
     return lines
@@ -184,15 +184,15 @@ def _what_to_do(
 ) -> list[str]:
     """Say which checkpoint is the best, how it is exported, and how training goes on."""
     lines = [str(best)] if best else []
-    if best and settings.pipeline_config:
-        words = [interpreter(command) or settings.python or "python"]
+    if best and settings.evaluator.pipeline_config:
+        words = [interpreter(command) or settings.carrier.python or "python"]
         words += ["-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"]
-        words += ["--pipeline_config_path", settings.pipeline_config]
-        words += ["--trained_checkpoint_dir", str(settings.best_path)]
+        words += ["--pipeline_config_path", settings.evaluator.pipeline_config]
+        words += ["--trained_checkpoint_dir", str(settings.run.best_path)]
         words += ["--output_directory", "exported"]
         lines.append(f"to export it: {shlex.join(words)}")
     if resume:
-        again = shlex.join(["checkpoint-watcher", "resume", str(settings.model_path)])
+        again = shlex.join(["checkpoint-watcher", "resume", str(settings.run.model_path)])
         lines.append(f"to train on: `{again}`, then the same command again")
     return lines
 

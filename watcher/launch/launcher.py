@@ -65,12 +65,14 @@ class Launcher:
         self._unsaved = unsaved
         self._steady = steady
         self._signals = Signals()
-        self._sentinel = Sentinel(settings.sentinel_path, settings.state_path, settings.best_path)
+        self._sentinel = Sentinel(
+            settings.run.sentinel_path, settings.run.state_path, settings.run.best_path
+        )
         self._watcher = watcher_command
         self._companion: Companion | None = None
         self._trainer: Group | None = None
         self._asked: signal.Signals | None = None
-        self._checkpoints = Checkpoints(settings.model_path)
+        self._checkpoints = Checkpoints(settings.run.model_path)
         self._saved_anew: set[str] = set()
         self._gave_up: str | None = None
         self._unseen = False  # model_dir could not be listed
@@ -90,13 +92,13 @@ class Launcher:
             ConfigError: the trainer's command cannot be executed.
         """
         with ExitStack() as stack:
-            leftovers = Leftovers(self._settings.model_path, self._settings.state_path)
+            leftovers = Leftovers(self._settings.run.model_path, self._settings.run.state_path)
             stack.callback(self._tidy_up, leftovers)
-            self._lock = lock_folder(self._settings.model_path, self._say)
+            self._lock = lock_folder(self._settings.run.model_path, self._say)
             if self._lock is not None:
                 stack.callback(os.close, self._lock)
-            if self._settings.trainer_log:
-                self._output = stack.enter_context(open_log(self._settings.trainer_log))
+            if self._settings.trainer.trainer_log:
+                self._output = stack.enter_context(open_log(self._settings.trainer.trainer_log))
             self._terminal = Terminal()
             stack.callback(self._terminal.close)
             stack.enter_context(self._signals)
@@ -110,13 +112,17 @@ class Launcher:
     def _run(self) -> int:
         if self._over_already():
             return self._drain(0)
-        attempts = Attempts(self._settings.restarts, self._settings.restart_seconds)
+        attempts = Attempts(self._settings.trainer.restarts, self._settings.trainer.restart_seconds)
         while self._asked is None:
             ending = self._train_once()
             if ending.early:
                 return self._drain(0)
             code = exit_code(ending.returncode)
-            if self._asked or not self._settings.restarts or not is_crash(ending.returncode):
+            if (
+                self._asked
+                or not self._settings.trainer.restarts
+                or not is_crash(ending.returncode)
+            ):
                 return self._drain(code)
             attempts, pause = attempts.after(progressed=ending.progressed)
             if pause is None:
@@ -150,7 +156,7 @@ class Launcher:
         again = "give other settings, such as a larger --patience"
         if not self._companion:
             again = "run the watcher with other settings, such as a larger --patience"
-        resume = f"`checkpoint-watcher resume {self._settings.model_path}`"
+        resume = f"`checkpoint-watcher resume {self._settings.run.model_path}`"
         self._say(f"to train on, {again}, or {resume}; {self._sentinel.path} goes away then")
         return True
 
@@ -160,7 +166,7 @@ class Launcher:
         while self._asked is None and not companion.given_up and self._steady() < deadline:
             self._turn(_CLOSE_LOOK_SECONDS)
             try:
-                with open_reader(self._settings.state_path) as reader:
+                with open_reader(self._settings.run.state_path) as reader:
                     status = reader.run()["status"]
                 if companion.pid == status.get("pid", -1) and status.get("decided"):
                     return
@@ -170,7 +176,7 @@ class Launcher:
     # -- while it trains
 
     def _train_once(self) -> Ending:
-        saves = SaveWatch(self._checkpoints, self._settings.grace_seconds)
+        saves = SaveWatch(self._checkpoints, self._settings.source.grace_seconds)
         before, began = self._complete(), self._steady()
         self._fruitless = False
         with self._signals.as_found():
@@ -187,7 +193,7 @@ class Launcher:
         self._ending = Ending(trainer.returncode, early, progressed, seconds)
         self._progressed |= progressed
         self._fruitless = self._ending.failed_at_once and not self._progressed
-        if early or (self._settings.restarts and is_crash(trainer.returncode)):
+        if early or (self._settings.trainer.restarts and is_crash(trainer.returncode)):
             self._end_group(trainer)  # what it left must not train on beside the next one
         self._trainer = None
         self._terminal.take_back()
@@ -227,14 +233,14 @@ class Launcher:
                 self._say("the early stop was withdrawn: the training goes on")
             return None
         if asked is None:
-            until = "at its next checkpoint" if self._settings.stop_at_checkpoint else "now"
+            until = "at its next checkpoint" if self._settings.trainer.stop_at_checkpoint else "now"
             self._say(f"early stop, the trainer ends {until}: {verdict.message}")
             return self._checkpoints.complete()
         return asked
 
     def _may_stop(self, trainer: Group, saves: SaveWatch, asked: dict[str, Mark]) -> bool:
         """Send SIGTERM unless there is something to wait for; returns whether it was sent."""
-        again = self._settings.stop_at_checkpoint
+        again = self._settings.trainer.stop_at_checkpoint
         if again and not _new(self._checkpoints.complete(), asked):
             return False
         if saves.in_progress(self._steady()):
@@ -252,7 +258,7 @@ class Launcher:
         """Wait for the whole group to end after SIGTERM, as long as it has; then SIGKILL."""
         if trainer.poll() is not None:
             trainer.send(signal.SIGTERM)
-        deadline = self._steady() + self._settings.stop_grace_seconds
+        deadline = self._steady() + self._settings.trainer.stop_grace_seconds
         while not trainer.is_empty():
             if self._steady() >= deadline:
                 self._tell_once("the trainer did not end in time and is killed")
@@ -337,8 +343,8 @@ class Launcher:
             return code
         self._fruitless = False
         if companion.failure:  # long ago, and what went on since has hidden it
-            self._gave_up = with_reason(companion.failure, self._settings.state_path)
-        limit = self._settings.drain_timeout
+            self._gave_up = with_reason(companion.failure, self._settings.run.state_path)
+        limit = self._settings.trainer.drain_timeout
         deadline = None if limit is None else self._steady() + limit
         stopped_early = self._sentinel.look().kind == "valid"
         if not companion.given_up:

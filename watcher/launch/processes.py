@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from watcher.config import Settings
 from watcher.launch.command import flag_value
 
@@ -46,14 +44,14 @@ def at_work(settings: Settings, running: Iterable[Trainer], *, inherited: bool =
     What is `inherited` from the last start gives way to a trainer that runs, and counts while it
     is there.
     """
-    trainer = trainer_on(settings.model_path, running)
+    trainer = trainer_on(settings.run.model_path, running)
     found = trainer and trainer.folder
-    if settings.working_directory and not (
-        inherited and (found or not settings.working_path.is_dir())
+    if settings.carrier.working_directory and not (
+        inherited and (found or not settings.carrier.working_path.is_dir())
     ):
         return settings
     folder = found or Path.cwd()
-    return msgspec.structs.replace(settings, working_directory=str(folder))
+    return settings.replaced(working_directory=str(folder))
 
 
 def trainers(proc: Path = Path("/proc")) -> list[Trainer]:

@@ -58,14 +58,14 @@ class Projector:
         self.verified: Verified = set()
         self._boards = boards(settings)
         places = {board.name: board.folder for board in self._boards}
-        places[KEPT_BOARD] = settings.kept_path
+        places[KEPT_BOARD] = settings.run.kept_path
         self._folders = {
             name: BoardFolder(
                 name,
                 path,
                 store,
                 file=KEPT_FILE if name == KEPT_BOARD else BOARD_FILE,
-                evict_seconds=settings.evict_seconds,
+                evict_seconds=settings.retention.evict_seconds,
                 verified=self.verified,
                 steady=steady,
             )
@@ -79,7 +79,7 @@ class Projector:
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
         self._recall = Recall(
-            store, settings.model_path, settings.state_path / PINS_NAME, self.verified
+            store, settings.run.model_path, settings.run.state_path / PINS_NAME, self.verified
         )
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
@@ -349,8 +349,10 @@ class Projector:
                 self._notes.pop(id_, None)
 
     def _release_pins(self, held: set[int]) -> None:
-        pins_dir = self._settings.state_path / PINS_NAME
-        held = held | self._store.queue.to_try_again(self._settings.waiting_policy.max_bytes)
+        pins_dir = self._settings.run.state_path / PINS_NAME
+        held = held | self._store.queue.to_try_again(
+            self._settings.retention.waiting_policy.max_bytes
+        )
         kept = set()
         for row in self._store.queue.pinned():
             if row["id"] not in held and row["state"] not in ("pending", "leased"):

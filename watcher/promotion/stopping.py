@@ -70,7 +70,7 @@ class Stopping:
             OSError: the sentinel could not be written or removed.
             StoreError: the database cannot be read or written.
         """
-        ledger, path = self._store.ledger, self._settings.sentinel_path
+        ledger, path = self._store.ledger, self._settings.run.sentinel_path
         counts, before = ledger.fingerprint(), ledger.stopped_by()
         by = before if before != counts and before and ledger.waits_anew() else counts
         self.decision = self._decide(now, by)
@@ -97,8 +97,8 @@ class Stopping:
         content = sentinel_content(
             self.decision,
             run=self._store.run_uuid,
-            metric=self._settings.metric,
-            mode=self._settings.better,
+            metric=self._settings.ranking.metric,
+            mode=self._settings.ranking.better,
             created_at=iso(now),
             best=best,
         )

@@ -95,7 +95,7 @@ class Acceptance:
             ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
         # Whoever asks before a worker is ready needs some; a next start does not.
         if able or not ledger.settings():
-            ledger.set_settings(shown, self._given if able else {}, self._settings.name)
+            ledger.set_settings(shown, self._given if able else {}, self._settings.run.name)
         self._standing = standing
 
     def _changes(self) -> str:

@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from watcher.config import Loaded, Settings, shown
@@ -103,10 +102,10 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
     """Run to the end; False when all that counts can be loaded only now."""
     settings = _in_time_for(service, loaded.settings)
     interpreter, wakeup = _check_inputs(settings), signals.wakeup
-    sharing = Sharing(settings.group, settings.state_path, settings.best_path)
+    sharing = Sharing(settings.run.group, settings.run.state_path, settings.run.best_path)
     with ExitStack() as stack:
-        name, endpoints = settings.name, None
-        if not settings.model_path.is_dir():  # a run that waits for it is asked how it is, too
+        name, endpoints = settings.run.name, None
+        if not settings.run.model_path.is_dir():  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, name, stack)
         if not _wait_for_model_dir(settings, wakeup, service):
             return True
@@ -114,14 +113,14 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         settings = at_work(settings, trainers(), inherited=inherited)
         given = {"working_directory": "where it was started", **loaded.given}
         _make_state_folder(settings)
-        stack.enter_context(hold_lock(settings.state_path / "lock"))
-        refuse_lost(settings.state_path, settings.best_path)
+        stack.enter_context(hold_lock(settings.run.state_path / "lock"))
+        refuse_lost(settings.run.state_path, settings.run.best_path)
         refuse_copy(settings)
         # After the lock: another watcher of this MODEL_DIR has the port as well.
         endpoints = endpoints or listen(settings, name, stack)
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
-        configure_logs(settings.log_format, settings.state_path, live=live)
+        configure_logs(settings.service.log_format, settings.run.state_path, live=live)
         opened = open_store(settings, wakeup, waiting=service.waiting)
         if opened is None:
             return True
@@ -129,11 +128,11 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         if loaded.unread:
             return False
         stack.push(partial(_record_end, store))
-        _warn_of_mount(settings.state_path)
+        _warn_of_mount(settings.run.state_path)
         _tell_last_start(loaded)
         refuse_unmeasured(settings, store.ledger, store.ledger.settings())
-        view = stack.enter_context(LiveView(settings.state_path, live))
-        service.watch(settings.state_path)
+        view = stack.enter_context(LiveView(settings.run.state_path, live))
+        service.watch(settings.run.state_path)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
         audience: list[Callable[[Heartbeat], None]] = [
@@ -177,27 +176,28 @@ def _record_end(store: Store, _: object, error: BaseException | None, __: object
 
 def _check_inputs(settings: Settings) -> str:
     """Refuse what can be refused without the worker; returns the interpreter's full path."""
-    if not Path(settings.pipeline_config).is_file():
-        given = settings.pipeline_config
+    if not Path(settings.evaluator.pipeline_config).is_file():
+        given = settings.evaluator.pipeline_config
         wrong = f"({given}) does not exist or is not a file" if given else "is not set"
         raise ConfigError(
             f"pipeline_config {wrong}",
             hint="give the file that model_main_tf2 got as --pipeline_config_path",
         )
-    wanted = settings.python or sys.executable
+    wanted = settings.carrier.python or sys.executable
     interpreter = shutil.which(wanted)
     if interpreter is None:
         raise ConfigError(
             f"python ({wanted}) does not exist or cannot be executed",
             hint="give the interpreter of the training environment, /path/to/env/bin/python",
         )
-    folder = settings.working_path
+    folder = settings.carrier.working_path
     if not folder.is_dir() or not os.access(folder, os.X_OK):
         raise ConfigError(
-            f"working_directory ({settings.working_directory}) is not a folder, or not for us",
+            f"working_directory ({settings.carrier.working_directory}) is not a folder, or not for"
+            " us",
             hint="give the folder that the trainer is started in",
         )
-    for plugin in settings.metric_plugin:
+    for plugin in settings.evaluator.metric_plugin:
         if is_taken(name := plugin.rpartition(":")[2]):
             raise ConfigError(
                 f"metric_plugin ({plugin}) names its metric {name}, which --metric understands"
@@ -212,16 +212,16 @@ def _in_time_for(service: Service, settings: Settings) -> Settings:
     if service.turn_seconds == math.inf:
         return settings
     faulthandler.enable()  # the watchdog's signal is SIGABRT
-    rescan = min(settings.rescan_seconds, service.turn_seconds)
-    return msgspec.structs.replace(settings, rescan_seconds=rescan)
+    rescan = min(settings.source.rescan_seconds, service.turn_seconds)
+    return settings.replaced(rescan_seconds=rescan)
 
 
 def _wait_for_model_dir(settings: Settings, wakeup: WakeUp, service: Service) -> bool:
     """Return True once model_dir is there, False when a signal came first."""
-    folder = settings.model_path
+    folder = settings.run.model_path
     if folder.exists() and not folder.is_dir():
         raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
-    if not folder.exists() and not (settings.wait_for_model_dir and folder.parent.is_dir()):
+    if not folder.exists() and not (settings.source.wait_for_model_dir and folder.parent.is_dir()):
         raise ModelDirError(
             f"model_dir {folder} does not exist",
             hint="start the trainer first, or wait for it with --wait-for-model-dir"
@@ -235,7 +235,7 @@ def _wait_for_model_dir(settings: Settings, wakeup: WakeUp, service: Service) ->
 
 
 def _make_state_folder(settings: Settings) -> None:
-    for folder in (settings.state_path, settings.state_path / PINS_NAME):
+    for folder in (settings.run.state_path, settings.run.state_path / PINS_NAME):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -243,9 +243,9 @@ def _make_state_folder(settings: Settings) -> None:
                 f"cannot create {folder}: {error.strerror}",
                 hint="the watcher must be able to write there, or set --state-dir",
             ) from error
-    if not os.access(settings.state_path, os.W_OK | os.X_OK):
+    if not os.access(settings.run.state_path, os.W_OK | os.X_OK):
         raise StoreError(
-            f"cannot write into {settings.state_path}",
+            f"cannot write into {settings.run.state_path}",
             hint="the watcher must be able to write there, or set --state-dir",
         )
 
@@ -261,9 +261,9 @@ def _warn_of_mount(state_dir: Path) -> None:
 
 
 def _wants_live(settings: Settings) -> bool:
-    if settings.log_format == "auto":
+    if settings.service.log_format == "auto":
         return sys.stdout.isatty()
-    return settings.log_format == "live"
+    return settings.service.log_format == "live"
 
 
 def _build(
@@ -278,15 +278,15 @@ def _build(
 ) -> Daemon:
     snapshot = take_snapshot(settings)
     supervisors = make_supervisors(
-        settings, interpreter, settings.name, snapshot, scratch, device_source=device_source
+        settings, interpreter, settings.run.name, snapshot, scratch, device_source=device_source
     )
-    projector = Projector(settings, store, settings.name)
+    projector = Projector(settings, store, settings.run.name)
     intake = Intake(
-        LocalFolder(settings.model_path),
-        settings.state_path / PINS_NAME,
+        LocalFolder(settings.run.model_path),
+        settings.run.state_path / PINS_NAME,
         store.queue,
-        grace_seconds=settings.grace_seconds,
-        policy=settings.waiting_policy,
+        grace_seconds=settings.source.grace_seconds,
+        policy=settings.retention.waiting_policy,
         retain_policy=retain_policy(settings),
         verified=projector.verified,
     )
@@ -302,7 +302,7 @@ def _build(
         projector,
         supervisors,
         snapshot=snapshot,
-        channel=ControlChannel(settings.state_path),
+        channel=ControlChannel(settings.run.state_path),
         given=given,
         on_step=show,
         wakeup=wakeup,

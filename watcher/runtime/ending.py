@@ -40,8 +40,8 @@ class Ending:
     ) -> None:
         self.last_activity = steady
         self._hindrance = Hindrance()
-        self._limit = settings.exit_when_idle
-        self._grace_seconds = settings.grace_seconds
+        self._limit = settings.service.exit_when_idle
+        self._grace_seconds = settings.source.grace_seconds
         self._store = store
         self._intake = intake
         self._dispatcher = dispatcher

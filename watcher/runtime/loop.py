@@ -79,15 +79,17 @@ class Daemon:
         self._intake = intake
         self._projector = projector
         self._channel = channel
-        self._commands = Commands(store, settings.model_path, settings.state_path / PINS_NAME)
+        self._commands = Commands(
+            store, settings.run.model_path, settings.run.state_path / PINS_NAME
+        )
         self._snapshot = snapshot or Snapshot()
         self._dispatcher = Dispatcher(settings, store, supervisors, self._snapshot)
         self._pool = self._dispatcher.pool
         self._event_files = EventFiles(
-            settings.state_path,
-            settings.eval_path,
-            enabled=settings.tensorboard,
-            categories=settings.tensorboard_categories,
+            settings.run.state_path,
+            settings.run.eval_path,
+            enabled=settings.exports.tensorboard,
+            categories=settings.exports.tensorboard_categories,
         )
         self._on_step = on_step
         self._clock, self._steady = clock, steady
@@ -98,7 +100,7 @@ class Daemon:
         self._phase = RunPhase.STARTING
         self._look_due, self._rescan_due, self._project_due = Task(), Task(), Task()
         self._serve_due = Task()
-        self._project_retry = Retry(_PROJECT_RETRY_SECONDS, settings.rescan_seconds)
+        self._project_retry = Retry(_PROJECT_RETRY_SECONDS, settings.source.rescan_seconds)
         self._backoff = Backoff()
         self._ending = Ending(
             settings,
@@ -250,7 +252,7 @@ class Daemon:
             # database.
             self._store.require_present()
             if rescan:
-                self._rescan_due.at(steady + self._settings.rescan_seconds)
+                self._rescan_due.at(steady + self._settings.source.rescan_seconds)
                 self._project_due.now()  # files in best/ may have been touched by others
                 self._snapshot.look()
             self._intake.look(now, steady, announced=announced)

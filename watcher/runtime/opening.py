@@ -44,22 +44,24 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    source, pins_dir = LocalFolder(settings.model_path), settings.state_path / PINS_NAME
-    with closing(Intake(source, pins_dir, None, grace_seconds=settings.grace_seconds)) as intake:
+    source, pins_dir = LocalFolder(settings.run.model_path), settings.run.state_path / PINS_NAME
+    with closing(
+        Intake(source, pins_dir, None, grace_seconds=settings.source.grace_seconds)
+    ) as intake:
         return _open(settings, intake, wakeup, waiting)
 
 
 def _open(
     settings: Settings, intake: Intake, wakeup: WakeUp, waiting: Callable[[str], None]
 ) -> Store | None:
-    path = settings.state_path / DATABASE_NAME
+    path = settings.run.state_path / DATABASE_NAME
     backoff = Backoff()
     while not wakeup.stop_asked:
         try:
             return Store(
                 path,
-                run=settings.name,
-                model_dir=settings.model_path,
+                run=settings.run.name,
+                model_dir=settings.run.model_path,
                 now=time.time(),
                 busy_seconds=_BUSY_SECONDS,
             )
@@ -67,7 +69,7 @@ def _open(
             waiting(f"waiting: {error.message}")
             if reason := backoff.failed(error, time.monotonic()):
                 _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
-            lasted = time.monotonic() - backoff.since >= settings.grace_seconds
+            lasted = time.monotonic() - backoff.since >= settings.source.grace_seconds
             if wakeup.finish_asked and lasted:
                 text = f"the run never began: {error.message}"
                 raise WorkLeft(text, hint=error.hint) from error

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def listen(settings: Settings, run: str, stack: ExitStack) -> Endpoints | None:
     """Serve what `--listen` asks for until `stack` is closed; raises ListenError if it cannot."""
-    if settings.listen_address is None:
+    if settings.service.listen_address is None:
         return None
     from watcher.service.endpoints import Endpoints
 
@@ -46,7 +46,7 @@ def told_of(
         ConfigError, StoreError: the notifications that are asked for cannot be sent.
     """
     audience: list[Callable[[Heartbeat], None]] = []
-    if settings.notify or settings.notify_command:
+    if settings.service.notify or settings.service.notify_command:
         from watcher.service.notify import Notifications
 
         notifications = stack.enter_context(Notifications(settings, run))

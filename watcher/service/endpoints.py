@@ -41,16 +41,16 @@ class Endpoints:
         Raises:
             ListenError: the address cannot be listened on.
         """
-        assert settings.listen_address is not None
+        assert settings.service.listen_address is not None
         self.sent: Sent = dict
-        self._health = Health(settings.health_seconds)
+        self._health = Health(settings.service.health_seconds)
         self._metrics = self._make_metrics(settings, run)
         paths: dict[str, Respond] = {
             "/healthz": self._health.healthz,
             "/readyz": self._health.readyz,
             "/metrics": self._metrics or _without_metrics,
         }
-        self._server = HttpServer(*settings.listen_address, paths)
+        self._server = HttpServer(*settings.service.listen_address, paths)
 
     def _make_metrics(self, settings: Settings, run: str) -> Respond | None:
         try:

@@ -70,7 +70,7 @@ class _RunCollector(Collector):
 
     def __init__(self, settings: Settings, run: str, health: Health, sent: Sent) -> None:
         self._settings, self._run, self._health, self._sent = settings, run, health, sent
-        self._path = settings.state_path / DATABASE_NAME
+        self._path = settings.run.state_path / DATABASE_NAME
         self._totals = Totals()
         self._facts: Facts | None = None
         self._looked = -_LOOK_SECONDS
@@ -127,7 +127,11 @@ class _RunCollector(Collector):
         status, degraded = heartbeat.status, heartbeat.degraded
         info = InfoMetricFamily(_PREFIX + "run", "What is watched, and how.", labels=("run",))
         settings = self._settings
-        about = {"metric": settings.metric, "mode": settings.better, "version": __version__}
+        about = {
+            "metric": settings.ranking.metric,
+            "mode": settings.ranking.better,
+            "version": __version__,
+        }
         info.add_metric([self._run], {**about, "device": status.get("device") or ""})
         yield info
         yield self._gauge(
@@ -222,7 +226,7 @@ class _RunCollector(Collector):
         yield waited
 
     def _of_disk(self) -> Iterator[Metric]:
-        limit = self._settings.waiting_policy.max_bytes
+        limit = self._settings.retention.waiting_policy.max_bytes
         if limit is not None:
             yield self._gauge(
                 "max_pinned_bytes", "Size that waiting checkpoints may have together.", limit

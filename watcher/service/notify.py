@@ -68,9 +68,9 @@ class Notifications:
         """
         self._steady = steady
         self._run = run
-        self._model_dir = str(settings.model_path)
-        self._database = settings.state_path / DATABASE_NAME
-        self._file = settings.state_path / FILE_NAME
+        self._model_dir = str(settings.run.model_path)
+        self._database = settings.run.state_path / DATABASE_NAME
+        self._file = settings.run.state_path / FILE_NAME
         self._lock = threading.Lock()
         self._heartbeat: Heartbeat | None = None
         self._since: dict[str, float] = {}
@@ -214,19 +214,19 @@ class Notifications:
 def _ways(settings: Settings, payload: Callable[[Notice], bytes]) -> list[tuple[str, str, Deliver]]:
     """Return each channel's name, key and what delivers."""
     ways: list[tuple[str, str, Deliver]] = []
-    seconds = settings.notify_seconds
-    if settings.notify_command:
-        command = list(settings.notify_command)
+    seconds = settings.service.notify_seconds
+    if settings.service.notify_command:
+        command = list(settings.service.notify_command)
         if shutil.which(command[0]) is None:
             raise ConfigError(
                 f"notify_command ({command[0]}) does not exist or cannot be executed",
                 hint="it is a program and its arguments, not a line for a shell",
             )
         ways.append(("command", _digest(command), _by_command(command, seconds, payload)))
-    if settings.notify:
-        _check_addresses(settings.notify)
-    run = settings.name
-    for url in dict.fromkeys(settings.notify):
+    if settings.service.notify:
+        _check_addresses(settings.service.notify)
+    run = settings.run.name
+    for url in dict.fromkeys(settings.service.notify):
         ways.append(("apprise", _digest([url]), _by_apprise(url, seconds, run)))
     return ways
 

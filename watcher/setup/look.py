@@ -296,14 +296,14 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
         return {}
     return {
         "pipeline_config": "/path/to/pipeline.config",
-        "run_name": settings.model_path.name,
-        "state_dir": str(settings.state_path),
-        "best_dir": str(settings.best_path),
-        "kept_dir": str(settings.kept_path),
-        "sentinel": str(settings.sentinel_path),
+        "run_name": settings.run.model_path.name,
+        "state_dir": str(settings.run.state_path),
+        "best_dir": str(settings.run.best_path),
+        "kept_dir": str(settings.run.kept_path),
+        "sentinel": str(settings.run.sentinel_path),
         "python": "/path/to/training/env/bin/python",
         "working_directory": str(Path.cwd()),
         "group": "users",
         "device_lock_dir": "/run/lock/checkpoint-watcher",
-        "trainer_log": str(settings.model_path.parent / "trainer.log"),
+        "trainer_log": str(settings.run.model_path.parent / "trainer.log"),
     }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from watcher.config import LaunchSettings, Setting, Settings, describe
+from watcher.config import LaunchSettings, Setting, Settings, describe, names
 
 _WIDTH = 98
 _HEADER = """\
@@ -100,7 +100,7 @@ def render(outlook: Outlook, model_dir: str) -> str:
 
 def _in_groups() -> list[Setting]:
     """Return the settings of `run`, then those that only `train` has."""
-    own = [one for one in describe(LaunchSettings) if one.name not in Settings.__struct_fields__]
+    own = [one for one in describe(LaunchSettings) if one.name not in names(Settings)]
     return [*describe(Settings), *own]
 
 

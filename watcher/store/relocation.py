@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.config.paths import PATHS
+from watcher.config.run import PATHS
 
 _PATHS = frozenset({"model_dir", "device_lock_dir", *PATHS})
 _STATE_NAME = "watcher"

@@ -127,13 +127,13 @@ def files(installation: Installation) -> dict[Path, str]:
         written[CONFIG_FOLDER / f"{installation.name}.env"] = _trainer_environment(installation)
         written[_drop_in(installation, "od-train", "service")] = _trainer_drop_in(installation)
     if plain:
-        sentinel = _plain(installation.settings.sentinel_path)
+        sentinel = _plain(installation.settings.run.sentinel_path)
         written[_drop_in(installation, "od-train-stop", "path")] = (
             f"{_HEADER}[Path]\nPathExists=\nPathExists={sentinel}\n"
         )
         written[_drop_in(installation, "od-train-stop", "service")] = (
             f"{_HEADER}[Service]\nUser={installation.user}\nGroup={installation.group}\n"
-            f"ExecStart=\nExecStart=-/bin/cat {_word(installation.settings.sentinel_path)}\n"
+            f"ExecStart=\nExecStart=-/bin/cat {_word(installation.settings.run.sentinel_path)}\n"
         )
     return written
 
@@ -160,13 +160,18 @@ def settings_file(values: Mapping[str, Any]) -> str:
 def writable_folders(settings: Settings) -> list[Path]:
     """Return the folders that the watcher writes into, those inside of another left out."""
     every = [
-        *(settings.model_path, settings.state_path, settings.best_path, settings.kept_path),
-        settings.sentinel_path.parent,
+        *(
+            settings.run.model_path,
+            settings.run.state_path,
+            settings.run.best_path,
+            settings.run.kept_path,
+        ),
+        settings.run.sentinel_path.parent,
     ]
-    if settings.tensorboard:
-        every.append(settings.eval_path)
-    if settings.device_lock_dir:
-        every.append(Path(settings.device_lock_dir).absolute())
+    if settings.exports.tensorboard:
+        every.append(settings.run.eval_path)
+    if settings.carrier.device_lock_dir:
+        every.append(Path(settings.carrier.device_lock_dir).absolute())
     unique = list(dict.fromkeys(every))
     return [
         path
@@ -203,23 +208,23 @@ def _watcher_drop_in(installation: Installation) -> str:
     lines = ["[Unit]", f"RequiresMountsFor={paths}", "[Service]", *_identity(installation)]
     lines.append(f"ReadWritePaths={paths}")
     programs = [installation.interpreter, installation.program]
-    used = [*writable, Path(settings.pipeline_config), *programs]
+    used = [*writable, Path(settings.evaluator.pipeline_config), *programs]
     used += [installation.working_directory or Path("/")]
     used += [path.resolve() for path in used]  # an environment's python is a link
     if at_home := _first_in(used, _HOMES):
         lines += [f"# {at_home} lies in a home folder.", "ProtectHome=read-only"]
     if in_tmp := _first_in(used, _TEMPORARY):
         lines += [f"# {in_tmp} would be hidden.", "PrivateTmp=no"]
-    if settings.group:
+    if settings.run.group:
         lines += [
             "# Its files are given to a group, with the setgid bit.",
-            f"SupplementaryGroups={settings.group}",
+            f"SupplementaryGroups={settings.run.group}",
             "RestrictSUIDSGID=no",
             "SystemCallFilter=@chown",
         ]
-    if settings.notify:
+    if settings.service.notify:
         lines += ["# Notifications go out.", "IPAddressAllow=any"]
-    if settings.device == "cpu":
+    if settings.carrier.device == "cpu":
         lines += ["# It evaluates on the CPU.", "PrivateDevices=yes"]
     return _HEADER + "\n".join(lines) + "\n"
 
@@ -230,12 +235,12 @@ def _first_in(paths: list[Path], folders: tuple[Path, ...]) -> Path | None:
 
 def _trainer_drop_in(installation: Installation) -> str:
     settings = installation.settings
-    lines = ["[Unit]", f"RequiresMountsFor={_word(settings.model_path)}"]
+    lines = ["[Unit]", f"RequiresMountsFor={_word(settings.run.model_path)}"]
     plain = installation.trainer == "plain"
     if plain:
         lines += [
             "# After a reboot too: what was told to stop is not begun again.",
-            f"ConditionPathExists=!{_plain(settings.sentinel_path)}",
+            f"ConditionPathExists=!{_plain(settings.run.sentinel_path)}",
         ]
     lines += ["[Service]", *_identity(installation)]
     if plain:
@@ -253,8 +258,8 @@ def _identity(installation: Installation) -> list[str]:
 def _trainer_environment(installation: Installation) -> str:
     values = {
         "PYTHON": str(installation.interpreter),
-        "MODEL_DIR": str(installation.settings.model_path),
-        "PIPELINE_CONFIG": installation.settings.pipeline_config,
+        "MODEL_DIR": str(installation.settings.run.model_path),
+        "PIPELINE_CONFIG": installation.settings.evaluator.pipeline_config,
         "TRAINER_FLAGS": " ".join(installation.trainer_flags),
     }
     for value in values.values():

@@ -1,17 +1,25 @@
-"""Settings of the evaluation worker."""
+"""Settings of where a worker runs, by the kind of carrier."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from watcher.config.rules import Niceness, Positive, about
-from watcher.config.stopping import StoppingSettings
+import msgspec
+
+from watcher.config.rules import Niceness, about
 from watcher.decision.queue_policy import parse_size
 
 
-class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What evaluates, on what, and how often it is tried."""
+class LocalSettings(
+    msgspec.Struct,
+    tag_field="kind",
+    tag="local",
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+):
+    """The worker process."""
 
     python: Annotated[
         str | None,
@@ -53,34 +61,6 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
             "FOLDER",
         ),
     ] = None
-    eval_input: Annotated[
-        str | int | None,
-        about("Which eval_input_reader, by name or index. Default: the first.", "NAME|INDEX"),
-    ] = None
-    eval_batch_size: Annotated[
-        Positive | None,
-        about(
-            "Batch size of the evaluation. Default: the pipeline's, which gives exactly the"
-            " OD API's numbers.",
-            "N",
-        ),
-    ] = None
-    sample_1_of_n: Annotated[
-        Positive | None,
-        about("Evaluate only every N-th image. Default: as pipeline.config says.", "N"),
-    ] = None
-    eval_cache_mib: Annotated[
-        Positive | None,
-        about(
-            "Memory for the decoded eval set; a larger one is kept on disk."
-            " Default: a quarter of what is available, at most 4096.",
-            "MIB",
-        ),
-    ] = None
-    threads: Annotated[
-        Positive | None,
-        about("Threads that the evaluation may use. Default: TensorFlow's choice.", "N"),
-    ] = None
     nice: Annotated[
         Niceness | None, about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
     ] = None
@@ -92,18 +72,6 @@ class EvaluationSettings(StoppingSettings, frozen=True, kw_only=True, forbid_unk
             "SIZE",
         ),
     ] = None
-    coco_backend: Annotated[
-        Literal["auto", "pycocotools", "faster-coco-eval", "hotcoco"],
-        about("What computes COCO metrics; auto takes the fastest that is installed there."),
-    ] = "auto"
-    metric_plugin: Annotated[
-        tuple[str, ...],
-        about(
-            "A metric of your own: a function in a file, or the name of an entry point in the"
-            " group checkpoint_watcher.metrics of the training environment.",
-            "FILE.py:FUNCTION|NAME",
-        ),
-    ] = ()
     max_attempts: Annotated[
         int, about("Evaluations that may break off before a checkpoint is failed.", "N", ge=1)
     ] = 3

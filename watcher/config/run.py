@@ -16,14 +16,11 @@ PATHS = (
 )
 
 
-class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where things lie and what the run is called."""
 
     model_dir: Annotated[
         str, about("The folder the trainer writes checkpoints into.", "FOLDER", min_length=1)
-    ]
-    pipeline_config: Annotated[
-        str, about("The pipeline.config that the trainer was started with.", "FILE")
     ]
     run_name: Annotated[
         str | None, about("Name of the run. Default: the name of MODEL_DIR.", "NAME")
@@ -53,7 +50,6 @@ class PathSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     sentinel: Annotated[
         str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
     ] = None
-
     group: Annotated[
         str | None,
         about(
