@@ -184,24 +184,16 @@ def check_labels(pipeline, findings):
 
 def compare_classes(pipeline, ids, findings):
     """Compares the label map's ids with the model's num_classes."""
-    from object_detection.utils import config_util
-
     from evaluators.od_api.label_map import listed
+    from evaluators.od_api.pipeline import number_of_classes
 
     label_map = pipeline.label_map.path
-    try:
-        classes = config_util.get_number_of_classes(pipeline.configs["model"])
-    except ValueError:  # an architecture that has no such field
+    classes = number_of_classes(pipeline.configs)
+    if classes is None:
         return
     missing = sorted(set(range(1, classes + 1)) - {*ids} - UNUSED_IDS.get(classes, set()))
     if ids[-1] > classes:
-        findings.say(
-            "labels",
-            "error",
-            "label map ({}) has id {}, and the model's num_classes is {}: it never detects what is"
-            " above".format(label_map, ids[-1], classes),
-            "set num_classes to {}, and train anew".format(ids[-1]),
-        )
+        findings.say("labels", "error", *pipeline.never_detected())
     elif ids[-1] < classes:
         findings.say(
             "labels",
@@ -304,9 +296,9 @@ def check_fit(prefix, pipeline, deadline, findings):
         findings: the Findings.
     """
     from evaluators.od_api import misfit
-    from evaluators.od_api.model import number_of_classes
+    from evaluators.od_api.pipeline import number_of_classes
 
-    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline)
+    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline.configs)
     theirs = classes_of(prefix, pipeline)
     if classes and theirs and theirs != classes:  # at once, where the model takes long
         text = "checkpoint {} {}".format(name, misfit.other_classes(theirs, classes))

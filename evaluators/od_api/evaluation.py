@@ -86,6 +86,7 @@ class Evaluation:
 
     def describe(self):
         """Returns the fields of the `ready` reply."""
+        unmeasured = self._pipeline.unmeasured
         return {
             "fingerprint": fingerprint.digest(self._parts),
             "fingerprint_parts": self._parts,
@@ -106,6 +107,7 @@ class Evaluation:
             "eval_set_kept": self._eval_set.kept,
             "random_metrics": self._random_metrics,
             "deterministic": self._deterministic,
+            "unmeasured": unmeasured and self._snapshot.named(unmeasured),
             "warnings": [self._snapshot.named(text) for text in self._pipeline.warnings],
             "notes": self._notes,
             "taken": self._snapshot.taken,

@@ -156,9 +156,11 @@ def test_a_watcher_ends_with_a_trainer_that_fails_before_a_checkpoint(launch: La
 def test_a_trainer_that_a_signal_killed_is_named_last(launch: Launch):
     dying = ["sh", "-c", '"$@"; kill -9 $$', "sh", *launch.saving("--saves", 2, "--interval", 0)]
     assert launch.run(*launch.watching(), trainer=dying) == 137
-    last = launch.err.read_text().splitlines()[-1]
-    assert "the trainer was ended by SIGKILL after" in last
-    assert last.endswith("often the kernel's out-of-memory killer, see `dmesg`")
+    killed, best, again = said(launch)[-3:]
+    assert killed.startswith("the trainer was ended by SIGKILL after")
+    assert killed.endswith("often the kernel's out-of-memory killer, see `dmesg`")
+    assert best.startswith("the best is ckpt-2 (step ")
+    assert again == "the same command again trains on from there"
     assert launch.run(trainer=python("import os; os.kill(os.getpid(), 11)")) == 139
     assert said(launch)[-1].startswith("the trainer was ended by SIGSEGV after")
 
@@ -201,6 +203,24 @@ def test_the_best_is_named_where_it_lies_when_its_name_was_given_twice(tmp_path:
     _, best = last_lines(over, LaunchSettings(model_dir=str(tmp_path)), ["train"])
     where = f"{tmp_path}/best/ckpt-2-ffffffff"
     assert best == f"the best is ckpt-2-ffffffff (step 200, score 0.5): {where}"
+
+
+def test_a_training_that_was_ended_names_the_best_and_what_waits(launch: Launch):
+    trainer = launch.saving("--saves", 3, "--interval", 0.2, "--linger", 60)
+    waits = {"STUB_WAIT": "ckpt-2", "STUB_WAIT_FOR": launch.folder / "never"}
+    process = launch.start(*launch.watching(), trainer=trainer, **waits)
+    launch.saved(3)
+    query = "SELECT count(*) FROM checkpoints WHERE state IN ('scored', 'pending', 'leased')"
+    wait_until(lambda: scored(launch, query) == 3, "all are in the queue")
+    wait_until(lambda: scored(launch, f"{query} AND state = 'scored'") == 1, "one is scored")
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    best, waiting = said(launch)[-2:]
+    assert best.startswith("the best is ckpt-1 (step ")
+    assert waiting == (
+        "2 checkpoints wait to be evaluated: the same command again trains on from there, and"
+        " evaluates them"
+    )
 
 
 # -- what a start that failed leaves

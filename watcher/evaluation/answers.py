@@ -17,7 +17,7 @@ from watcher.types import Evaluation
 _KEPT_OF_READY = (
     *("eval_input", "metrics_sets", "build_seconds", "categories"),
     *("coco_backend", "eval_set_kept", "warnings", "notes", "eval_name", "own_metrics"),
-    *("random_metrics", "deterministic", "ground_truth"),
+    *("random_metrics", "deterministic", "ground_truth", "unmeasured"),
 )
 # The largest label maps have about 1,200 categories, with a dozen metrics each.
 _MOST_ROWS = 100_000
