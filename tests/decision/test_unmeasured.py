@@ -47,7 +47,9 @@ def test_every_look_says_that_nothing_was_measured_and_why(watcher: Watcher):
 
 def test_classes_that_are_never_detected_are_told_wherever_the_best_is(watcher: Watcher):
     save(watcher, 1)
-    said = "label map (m) has id 3, and the model's num_classes is 2: it never detects what is above"
+    said = (
+        "label map (m) has id 3, and the model's num_classes is 2: it never detects what is above"
+    )
     assert watcher.run(STUB_READY=json.dumps({"unmeasured": said})) == 0
     for command in ("status", "best", "leaderboard"):
         assert f"! {said}" in said_by(command, watcher.model_dir)

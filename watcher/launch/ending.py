@@ -190,11 +190,12 @@ def _what_the_run_holds(state_dir: Path, summary: Summary) -> list[str]:
         if said := reader.unmeasured():
             lines.append(f"! {said}")
         waiting = reader.waiting() + reader.states().get("leased", 0)
-        if waiting and summary.ending and summary.code:
+        ended = summary.ending and (summary.asked or summary.ending.returncode)
+        if waiting and ended:
             noun = "checkpoint waits" if waiting == 1 else "checkpoints wait"
             again = "the same command again trains on from there, and evaluates them"
             lines.append(f"{waiting} {noun} to be evaluated: {again}")
-        elif summary.ending and summary.code and summary.saved:
+        elif ended and summary.saved:
             lines.append("the same command again trains on from there")
     return lines
 

@@ -70,7 +70,7 @@ class Look:
     def status(self) -> dict[str, Any]:
         """What the daemon last said of itself: empty when it ended in peace, `ended` with an error.
 
-        `ended` is the error, and stands alone with `ended_at`.
+        `ended` is the error, and stands without the others of a run.
         """
         status: dict[str, Any] = self.run["status"]
         return status
