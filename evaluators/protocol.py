@@ -313,7 +313,11 @@ class Replies:
 
     def send(self, message):
         """Sends one message."""
-        fields = dict(type=message.TYPE, **vars(message))
+        self.write(message.TYPE, **vars(message))
+
+    def write(self, kind, **fields):
+        """Writes one line of JSON, of the type `kind`."""
+        fields = dict(type=kind, **fields)
         line = json.dumps(fields, allow_nan=False, ensure_ascii=False, default=vars) + "\n"
         # An error's text may hold half a surrogate pair, which is no text to the reader.
         data = line.encode("utf-8", "replace")

@@ -57,25 +57,25 @@ class Findings:
     def fact(self, name, value):
         """Tells a value by name, and keeps it."""
         self.facts[name] = value
-        self._replies.send("fact", name=name, value=value)
+        self._replies.write("fact", name=name, value=value)
 
     def say(self, check, severity, message, remedy=None):
         """Tells a finding."""
         from evaluators.protocol import one_line
 
-        self._replies.send(
+        self._replies.write(
             "finding", check=check, severity=severity, message=one_line(message), remedy=remedy
         )
 
     def begin(self, text):
         """Tells what takes its time now."""
-        self._replies.send("progress", text=text)
+        self._replies.write("progress", text=text)
 
     def progress(self, count):
         """Tells how many records were read, at most once a second."""
         if time.monotonic() > self._told + 1:
             self._told = time.monotonic()
-            self._replies.send("progress", text="{} eval records were read".format(count))
+            self._replies.write("progress", text="{} eval records were read".format(count))
 
 
 def examine(request, findings):
@@ -185,24 +185,16 @@ def check_labels(pipeline, findings):
 
 def compare_classes(pipeline, ids, findings):
     """Compares the label map's ids with the model's num_classes."""
-    from object_detection.utils import config_util
-
     from evaluators.od_api.label_map import listed
+    from evaluators.od_api.pipeline import number_of_classes
 
     label_map = pipeline.label_map.path
-    try:
-        classes = config_util.get_number_of_classes(pipeline.configs["model"])
-    except ValueError:  # an architecture that has no such field
+    classes = number_of_classes(pipeline.configs)
+    if classes is None:
         return
     missing = sorted(set(range(1, classes + 1)) - {*ids} - UNUSED_IDS.get(classes, set()))
     if ids[-1] > classes:
-        findings.say(
-            "labels",
-            "error",
-            "label map ({}) has id {}, and the model's num_classes is {}: it never detects what is"
-            " above".format(label_map, ids[-1], classes),
-            "set num_classes to {}, and train anew".format(ids[-1]),
-        )
+        findings.say("labels", "error", *pipeline.never_detected())
     elif ids[-1] < classes:
         findings.say(
             "labels",
@@ -305,9 +297,9 @@ def check_fit(prefix, pipeline, deadline, findings):
         findings: the Findings.
     """
     from evaluators.od_api import misfit
-    from evaluators.od_api.model import number_of_classes
+    from evaluators.od_api.pipeline import number_of_classes
 
-    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline)
+    name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline.configs)
     theirs = classes_of(prefix, pipeline)
     if classes and theirs and theirs != classes:  # at once, where the model takes long
         text = "checkpoint {} {}".format(name, misfit.other_classes(theirs, classes))
@@ -408,7 +400,7 @@ def main():
         sys.stderr.write(protocol.last_traceback())
         text = "this could not be checked: {}: {}".format(type(error).__name__, error)
         findings.say("pipeline", "warning", text, "a fault of doctor's or of that environment")
-    replies.send("done")
+    replies.write("done")
     sys.stderr.flush()
     os._exit(0)  # TensorFlow's own shutdown can hang and has nothing of ours to save
 

@@ -87,6 +87,7 @@ class Evaluation:
 
     def describe(self):
         """Returns the `Ready` message."""
+        unmeasured = self._pipeline.unmeasured
         return Ready(
             fingerprint=fingerprint.digest(self._parts),
             fingerprint_parts=self._parts,
@@ -108,6 +109,7 @@ class Evaluation:
                 "coco_backend": self._backend,
                 "eval_set_kept": self._eval_set.kept,
                 "deterministic": self._deterministic,
+                "unmeasured": unmeasured and self._snapshot.named(unmeasured),
             },
         )
 

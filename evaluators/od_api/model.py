@@ -5,9 +5,9 @@ import pathlib
 import tensorflow as tf
 from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
-from object_detection.utils import config_util
 
 from evaluators.od_api import checkpoints, misfit, randomness
+from evaluators.od_api.pipeline import number_of_classes
 from evaluators.protocol import Failure, Refusal, one_line
 
 FIELDS = standard_fields.InputDataFields
@@ -45,7 +45,7 @@ class Model:
         self.random_outputs = set()
         self._forward = tf.function(self._losses_and_detections)
         self._variables = {}
-        self._classes = number_of_classes(pipeline)
+        self._classes = number_of_classes(pipeline.configs)
 
     def trace(self, batches):
         """Builds the variables and traces the forward pass for each batch's shapes."""
@@ -125,14 +125,6 @@ class Model:
         detections = self.network.postprocess(predictions, features[FIELDS.true_image_shape])
         self.random_outputs |= randomness.random_outputs({**losses, **detections})
         return losses, detections
-
-
-def number_of_classes(pipeline):
-    """Returns num_classes of pipeline.config, None for an architecture that has no such field."""
-    try:
-        return config_util.get_number_of_classes(pipeline.configs["model"])
-    except ValueError:
-        return None
 
 
 def _cannot_build(error):

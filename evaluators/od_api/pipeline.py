@@ -50,6 +50,8 @@ class Pipeline:
         if with_label_map:
             self.read_label_map()
             self.warnings += [said for how, said, _ in self.label_map.problems if how != "note"]
+            if self.unmeasured:
+                self.warnings.append(self.unmeasured)
         self.record_files = _existing_files(self.eval_input)
         self._settle_order()
         # The OD API's loop needs the original image's shape and crashes without it.
@@ -63,6 +65,26 @@ class Pipeline:
         """Names of the metric sets that will be computed, each once."""
         sets = self.configs["eval_config"].metrics_set
         return list(dict.fromkeys(sets)) or [eval_util.EVAL_DEFAULT_METRIC]
+
+    @property
+    def unmeasured(self):
+        """A sentence about classes of the label map that the model never detects, None for none."""
+        return ": ".join(self.never_detected()) or None
+
+    def never_detected(self):
+        """Returns a sentence about classes that the model cannot detect, and a remedy, () for none.
+
+        The OD API trains and evaluates without a word about them.
+        """
+        classes = number_of_classes(self.configs)
+        highest = max(category["id"] for category in self.label_map.categories)
+        if classes is None or highest <= classes:
+            return ()
+        text = "label map ({}) has id {}, and the model's num_classes is {}: it never detects what"
+        return (
+            (text + " is above").format(self.label_map.path, highest, classes),
+            "set num_classes to {}, and train anew".format(highest),
+        )
 
     def read_label_map(self):
         """Reads the eval input's label map.
@@ -236,6 +258,14 @@ def _missing(what, path):
             pathlib.Path.cwd()
         )
     return Refusal("missing_file", "{} ({}) not found".format(what, path), hint)
+
+
+def number_of_classes(configs):
+    """Returns the model's num_classes, None for an architecture that has no such field."""
+    try:
+        return config_util.get_number_of_classes(configs["model"])
+    except ValueError:
+        return None
 
 
 def is_sequence(eval_input):

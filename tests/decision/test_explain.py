@@ -109,3 +109,14 @@ def test_a_setting_that_is_none_is_one_clear_error(ended: Watcher, what_if: str,
 def test_another_board_is_named_and_an_unknown_one_refused(ended: Watcher):
     said = cli("explain", ended.model_dir, "--board", "none")
     assert said.returncode == 1 and "there are: best" in said.stderr
+
+
+def test_before_the_first_score_the_rules_that_are_set_are_named():
+    board = boards(make_settings({"model_dir": "m", "pipeline_config": "p"}, {}))[0]
+    for policy, said in (
+        (StopPolicy(patience=2, target=0.5), "Stopping: no, patience 2, target 0.5 waits for"),
+        (StopPolicy(), "Stopping: no, no rule is set"),
+    ):
+        file = io.StringIO()
+        Console(file=file, width=200).print(drawn(explain([], {}, board, policy)))
+        assert said in file.getvalue()

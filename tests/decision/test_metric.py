@@ -137,6 +137,9 @@ def test_the_part_that_an_evaluation_does_not_report_is_named():
     assert Metric("AP[person]").missing(names, None) is None
     assert Metric("mAP75").missing(names, None) == "mAP75"
     error = unknown_metric("metric", "mAP - mAPP", "mAPP", names, None)
+    for slip, meant in {"mAP5O": "mAP50", "AR1OO": "AR100", "1oss": "loss"}.items():
+        hint = unknown_metric("metric", slip, slip, names, None).hint
+        assert hint.startswith(f"did you mean {meant}?")
     assert "mAPP" in error.message and error.hint.startswith("did you mean mAP?")
 
 

@@ -45,6 +45,18 @@ def test_every_look_says_that_nothing_was_measured_and_why(watcher: Watcher):
     assert watcher.query("SELECT reason FROM history")[0]["reason"].startswith("its score cannot")
 
 
+def test_classes_that_are_never_detected_are_told_wherever_the_best_is(watcher: Watcher):
+    save(watcher, 1)
+    said = (
+        "label map (m) has id 3, and the model's num_classes is 2: it never detects what is above"
+    )
+    assert watcher.run(STUB_DETAILS=json.dumps({"unmeasured": said})) == 0
+    for command in ("status", "best", "leaderboard"):
+        assert f"! {said}" in said_by(command, watcher.model_dir)
+    assert watcher.run(STUB_FINGERPRINT="e" * 64) == 0
+    assert said not in said_by("leaderboard", watcher.model_dir)
+
+
 def test_another_metric_takes_the_reason_back_or_gives_its_own(watcher: Watcher):
     save(watcher, 1)
     assert watcher.run(STUB_SCORES='{"ckpt-1": -1.0}') == 0

@@ -694,6 +694,8 @@ def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Pat
         assert found == [Trainer(trainer.pid, folder / "there", 250, 900, "1", folder)]
         assert f"trainer {trainer.pid} writes here" in told(tmp_path / "there", *found).message
         assert f"{trainer.pid}, writes into" in told(place(tmp_path, "here"), *found).message
+        other = told(tmp_path / "not-yet", *found)  # somebody else may train here
+        assert other.severity == "note" and "--wait-for-model-dir" in (other.remedy or "")
     finally:
         trainer.kill()
         trainer.communicate()

@@ -18,6 +18,7 @@ from pages import page
 from watching import cli, wait_until
 
 from watcher.config import LaunchSettings
+from watcher.errors import StoreError
 from watcher.launch.command import PythonCommand, python_command
 from watcher.launch.companion import Companion
 from watcher.launch.ending import Ending, Summary, Unsaved, how, last_lines
@@ -25,6 +26,7 @@ from watcher.launch.launcher import Launcher
 from watcher.launch.modules import needed_modules
 from watcher.promotion.promote import BOARD_FILE, BoardFile, write_board
 from watcher.store import Store
+from watcher.store.reading import open_reader
 from watcher.types import Leader, ScoredCheckpoint
 
 pytestmark = pytest.mark.slow
@@ -156,9 +158,11 @@ def test_a_watcher_ends_with_a_trainer_that_fails_before_a_checkpoint(launch: La
 def test_a_trainer_that_a_signal_killed_is_named_last(launch: Launch):
     dying = ["sh", "-c", '"$@"; kill -9 $$', "sh", *launch.saving("--saves", 2, "--interval", 0)]
     assert launch.run(*launch.watching(), trainer=dying) == 137
-    last = launch.err.read_text().splitlines()[-1]
-    assert "the trainer was ended by SIGKILL after" in last
-    assert last.endswith("often the kernel's out-of-memory killer, see `dmesg`")
+    killed, best, again = said(launch)[-3:]
+    assert killed.startswith("the trainer was ended by SIGKILL after")
+    assert killed.endswith("often the kernel's out-of-memory killer, see `dmesg`")
+    assert best.startswith("the best is ckpt-2 (step ")
+    assert again == "the same command again trains on from there"
     assert launch.run(trainer=python("import os; os.kill(os.getpid(), 11)")) == 139
     assert said(launch)[-1].startswith("the trainer was ended by SIGSEGV after")
 
@@ -201,6 +205,27 @@ def test_the_best_is_named_where_it_lies_when_its_name_was_given_twice(tmp_path:
     _, best = last_lines(over, LaunchSettings.of(model_dir=str(tmp_path)), ["train"])
     where = f"{tmp_path}/best/ckpt-2-ffffffff"
     assert best == f"the best is ckpt-2-ffffffff (step 200, score 0.5): {where}"
+
+
+def test_a_training_that_was_ended_names_the_best_and_what_waits(launch: Launch):
+    trainer = ["sh", "-c", '"$@"; sleep 60', "sh", *launch.saving("--saves", 3, "--interval", 3)]
+    waits = {"STUB_WAIT": "ckpt-3", "STUB_WAIT_FOR": launch.folder / "never"}
+    process = launch.start(*launch.watching(), trainer=trainer, **waits)
+    launch.saved(3)
+
+    def settled() -> bool:
+        with contextlib.suppress(StoreError), open_reader(launch.database.parent) as reader:
+            states = reader.states()
+            return states.get("leased") == 1 and states.get("scored", 0) > 0
+        return False
+
+    wait_until(settled, "one is scored, and one in work")
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    best, waiting = said(launch)[-2:]
+    assert best.startswith("the best is ckpt-2 (step ")
+    assert waiting.startswith("1 checkpoint waits to be evaluated: ")
+    assert waiting.endswith("the same command again trains on from there, and evaluates them")
 
 
 # -- what a start that failed leaves
@@ -264,6 +289,26 @@ def test_the_end_of_the_trainers_log_is_repeated_where_the_trainer_failed(launch
     assert said(launch)[-1] == f"{log} ends: ValueError: no such label map"
     assert launch.run("--trainer-log", log, trainer=["true"]) == 0
     assert said(launch) == []
+
+
+def test_a_watcher_that_its_settings_keep_from_working_is_started_once_and_told_twice(
+    launch: Launch,
+):
+    starts = launch.folder / "starts"
+    trainer = [
+        "sh",
+        "-c",
+        '"$@"; while kill -0 $PPID && ! grep -q "cannot work" "$0"; do sleep 0.1; done',
+    ]
+    trainer = [*trainer, str(launch.err), *launch.saving("--saves", 2, "--interval", 0)]
+    watching = launch.watching("--metric", "mAP5O")
+    assert launch.run(*watching, trainer=trainer, STUB_STARTS=starts) == 1
+    told, ended, again, *_ = said(launch)
+    why = "the watcher cannot work with these settings: metric (mAP5O) is not reported by this"
+    assert told == f"{why} evaluation; the training goes on without it"
+    assert ended.startswith("the trainer ended with code 0")
+    assert again == f"not all is evaluated: {why} evaluation"
+    assert len(starts.read_text().splitlines()) == 1
 
 
 def test_why_a_watcher_was_given_up_long_ago_is_repeated_at_the_end(launch: Launch):

@@ -17,7 +17,7 @@ ANSWER = os.fdopen(os.dup(1), "w")
 import evaluators_package  # noqa: E402, F401, I001
 import spoiled_records  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from evaluators import dataset, doctor, model, pipeline, record_checks  # noqa: E402
+from evaluators.od_api import dataset, doctor, model, pipeline, record_checks  # noqa: E402
 
 
 class Heard:

@@ -15,7 +15,7 @@ from fake_trainer import Manager, model_tensors
 from rich.console import Console, RenderableType
 from watching import Watcher, cli
 
-from watcher.view.changes import changes, measured
+from watcher.view.changes import Change, changes, measured
 from watcher.view.tables import (
     best_table,
     changes_table,
@@ -192,3 +192,8 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(two: Path, tmp_path: P
     assert [line.split()[0] for line in shown[2:4]] == ["a", "b"]
     heads = [line for line in cli("history", tmp_path).stdout.splitlines() if "of " in line]
     assert heads == [f"Checkpoints of model_dir: {tmp_path / name}" for name in ("a", "b")]
+
+
+def test_what_rounding_alone_makes_of_a_figure_is_no_change():
+    assert Change("mAP", None, 0.1 + 0.2, 0.3).as_data()["better"] is None
+    assert Change("mAP", None, 0.3, 0.3 + 1e-9).as_data()["better"] is True

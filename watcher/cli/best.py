@@ -47,6 +47,8 @@ def best(
             hints.add(remedy(is_there(run["status"].get("pid"))))
         if not (json_output or path_only or asked.many):
             show(best_one(row, run["mode"], len(reader.leaderboard()) - 1))
+            if said := reader.unmeasured():
+                click.echo(f"! {said}")
     if not found:
         raise WatcherError(
             f"no checkpoint of {', '.join(map(str, folders))} is promoted yet",

@@ -41,5 +41,7 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
             click.echo(f"no checkpoint of {place.model_dir} is promoted yet")
             if why := unranked_text(*reader.unranked()):
                 click.echo(f"! {why}")
+        if why := reader.unmeasured():
+            click.echo(f"! {why}")
     if json_output:
         print_json(every)

@@ -38,6 +38,7 @@ class Explanation:
         generation: The newest of the trainer's lives, which stopping looks at alone.
         walked: Where that stands for stopping.
         rules: The rules that are switched on, in the order in which they are looked at.
+        waiting: Those about scores that are set, with their values, while there is no score.
         early: Why the rules about scores wait, None when they do not.
         decision: Why to stop as of now, None to go on.
         first_stop: The decision at the first row at which one would have been made, in step order.
@@ -51,6 +52,7 @@ class Explanation:
     walked: Walk
     rules: tuple[Rule, ...]
     early: str | None
+    waiting: tuple[tuple[str, float], ...]
     decision: StopDecision | None
     first_stop: StopDecision | None
 
@@ -92,9 +94,16 @@ def explain(
         walked=walked,
         rules=tuple(rules(walked, policy, hours=hours)),
         early=too_early(walked, policy),
+        waiting=() if walked.last else _about_scores(policy),
         decision=decide(walked, policy, hours=hours),
         first_stop=_first_stop([*seen, *not_finite], policy),
     )
+
+
+def _about_scores(policy: StopPolicy) -> tuple[tuple[str, float], ...]:
+    """Return the settings that stop by scores and are set."""
+    names = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+    return tuple((name, value) for name in names if (value := getattr(policy, name)) is not None)
 
 
 def _first_stop(rows: Sequence[ScoredCheckpoint], policy: StopPolicy) -> StopDecision | None:

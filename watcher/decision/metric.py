@@ -65,6 +65,7 @@ CATEGORY_NAMES: dict[str, tuple[str, ...]] = {
     "AR100": _either("Recall/AR@100"),
     "mask_AP": (_MASK + "Precision/mAP",),
 }
+_ALIKE = str.maketrans("OoIl", "0011")
 _KEYWORDS = ("if", "else", "and", "or", "not")
 _FUNCTIONS = {"min": min, "max": max, "abs": abs, "sqrt": math.sqrt, "log": math.log}
 
@@ -269,7 +270,9 @@ def unknown_metric(
 ) -> ConfigError:
     """Return the error for a metric whose `part` the evaluation does not report."""
     known = [*SHORT_NAMES, *sorted(names)]
-    close = difflib.get_close_matches(part, known, n=1)
+    # O and 0, l and 1 look alike: a name that is the same but for those is meant.
+    alike = [name for name in known if name.translate(_ALIKE) == part.translate(_ALIKE)]
+    close = alike or difflib.get_close_matches(part, known, n=1)
     listed = f"there are: {', '.join(sorted(names))}"
     if part.startswith("category ") and categories is not None:
         listed = f"there are: {', '.join(categories)}"

@@ -93,7 +93,14 @@ def _barred(checkpoint: FoundCheckpoint) -> list[Finding]:
 
 def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
     folder = settings.run.model_path
-    if elsewhere := _elsewhere(folder, running):
+    elsewhere = _elsewhere(folder, running)
+    is_open = not folder.exists() and folder.parent.is_dir()
+    if elsewhere and elsewhere.severity == "note" and is_open:
+        # Somebody else's trainer, perhaps: whether this is the right folder cannot be told by it.
+        message = f"{folder} does not exist yet; {elsewhere.message}"
+        how = "start this run's trainer first, or use --wait-for-model-dir"
+        return Finding("model_dir", "note", message, f"{elsewhere.remedy}; else {how}")
+    if elsewhere:
         message = f"{folder} does not exist: {elsewhere.message}"
         return Finding("model_dir", "error", message, elsewhere.remedy)
     if folder.exists():

@@ -22,6 +22,7 @@ _STOP_SECONDS = 15.0
 _WRONG_USAGE = 2
 _ANOTHER_RUNS = 3
 _UNFINISHED = 4
+REFUSED = "the watcher cannot work with these settings"
 
 
 class Companion:
@@ -32,6 +33,7 @@ class Companion:
         command: Sequence[str],
         say: Callable[[str], None],
         guard: Callable[[], AbstractContextManager[None]],
+        refusal: Callable[[int], str | None] = lambda pid: None,
     ) -> None:
         """Start nothing yet.
 
@@ -39,10 +41,12 @@ class Companion:
             command: The watcher's command line.
             say: Tells the user.
             guard: Entered around the start of a process, see `Signals.as_found`.
+            refusal: Given the id of a watcher that ended, returns why it would so each time.
         """
         self._command = command
         self._say = say
         self._guard = guard
+        self._refusal = refusal
         self._group: Group | None = None
         self._attempts = Attempts(limit=3, first_seconds=1.0)
         self._begun = self._due = self._pause = 0.0
@@ -113,7 +117,7 @@ class Companion:
 
     def _note_end(self, now: float) -> None:
         assert self._group is not None and self._group.returncode is not None
-        code = self._group.returncode
+        code, pid = self._group.returncode, self._group.pid
         # Its worker dies with it, in a session of its own.
         self._group.reap()
         self._group = None
@@ -126,6 +130,9 @@ class Companion:
         elif self._told_to_finish is not None and code == _UNFINISHED:
             self.given_up = True
             self._say("the watcher ended with work left that it could not do; its log says why")
+        elif why := self._refusal(pid):
+            self.given_up, self.failure = True, REFUSED
+            self._say(f"{REFUSED}: {why}; the training goes on without it")
         else:
             self._again(now, f"the watcher {describe(code)}")
 

@@ -102,10 +102,18 @@ def last_lines(summary: Summary, settings: LaunchSettings, command: Sequence[str
         lines += _what_is_unsaved(summary)
     if stopped and ending and watched:  # it was told before the queue was finished
         lines.append(f"stopped early: {summary.stopped_by}")
+    best = (
+        _the_best(settings.run.best_path)
+        if stopped or (watched and not summary.fruitless)
+        else None
+    )
     if stopped or (watched and summary.code == 0):
-        best = _the_best(settings.run.best_path)
         resume = stopped and ending is not None  # else that is said already
         lines += _what_to_do(settings, command, best, resume=resume)
+    elif best:
+        lines.append(str(best))
+    if watched and not summary.fruitless:
+        lines += _what_the_run_holds(settings.run.state_path, summary)
     return lines
 
 
@@ -177,6 +185,25 @@ def with_reason(failure: str, state_dir: Path) -> str:
         if reason := reader.run()["status"].get("ended"):
             return f"{failure}: {reason}"
     return failure
+
+
+def _what_the_run_holds(state_dir: Path, summary: Summary) -> list[str]:
+    """Say what its scores do not measure, and what is left for the next start."""
+    lines = []
+    with contextlib.suppress(StoreError), open_reader(state_dir) as reader:
+        if said := reader.unmeasured():
+            lines.append(f"! {said}")
+        waiting = reader.waiting() + reader.states().get("leased", 0)
+        # After an early stop the same command starts nothing: `_what_to_do` says what does.
+        cut_off = summary.asked or (summary.ending and summary.ending.returncode)
+        ended = summary.ending and cut_off and summary.stopped_by is None
+        if waiting and ended:
+            noun = "checkpoint waits" if waiting == 1 else "checkpoints wait"
+            again = "the same command again trains on from there, and evaluates them"
+            lines.append(f"{waiting} {noun} to be evaluated: {again}")
+        elif ended and summary.saved:
+            lines.append("the same command again trains on from there")
+    return lines
 
 
 def _what_to_do(

@@ -103,7 +103,9 @@ class Launcher:
             stack.callback(self._terminal.close)
             stack.enter_context(self._signals)
             if self._watcher:
-                self._companion = Companion(self._watcher, self._say, self._signals.as_found)
+                self._companion = Companion(
+                    self._watcher, self._say, self._signals.as_found, self._refusal_of
+                )
                 stack.callback(self._companion.stop)
             code = self._run()
             self._tell_the_end(code)
@@ -326,6 +328,15 @@ class Launcher:
             self._say(f"early stop, {so}: {verdict.message}")
         return verdict.kind == "valid"
 
+    def _refusal_of(self, pid: int) -> str | None:
+        """Return why the watcher that had this process id ends so whenever it is started."""
+        try:
+            with open_reader(self._settings.run.state_path) as reader:
+                status = reader.run()["status"]
+        except StoreError:
+            return None
+        return status.get("ended") if status.get("refused") == pid else None
+
     def _tell_once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
@@ -336,14 +347,16 @@ class Launcher:
     def _drain(self, code: int) -> int:
         """Let the watcher finish, unless somebody wants an end now; returns the exit code."""
         companion = self._companion
-        if companion is None or self._asked:
+        if companion is None:
             return code
-        if self._fruitless and code:
+        if self._fruitless and code and not self._asked:
             companion.stop()
             return code
-        self._fruitless = False
         if companion.failure:  # long ago, and what went on since has hidden it
             self._gave_up = with_reason(companion.failure, self._settings.run.state_path)
+        if self._asked:
+            return code
+        self._fruitless = False
         limit = self._settings.trainer.drain_timeout
         deadline = None if limit is None else self._steady() + limit
         stopped_early = self._sentinel.look().kind == "valid"

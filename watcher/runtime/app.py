@@ -26,7 +26,14 @@ from watcher.control.channel import ControlChannel
 from watcher.control.copied import refuse_copy
 from watcher.control.rebuild import refuse_lost
 from watcher.decision.metric import is_taken
-from watcher.errors import ConfigError, ModelDirError, StoreError, StoreLost, WatcherError
+from watcher.errors import (
+    ConfigError,
+    ModelDirError,
+    StoreError,
+    StoreLost,
+    WatcherError,
+    WorkerRefused,
+)
 from watcher.evaluation.preflight import refuse_unmeasured
 from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.snapshot import take_snapshot
@@ -171,7 +178,8 @@ def _record_end(store: Store, _: object, error: BaseException | None, __: object
         return  # in peace, or with a database in which nobody would find it
     reason = error.message if isinstance(error, WatcherError) else f"{error!r}"
     with contextlib.suppress(StoreError):
-        store.ledger.record_end(reason, time.time())
+        lasting = isinstance(error, ConfigError | WorkerRefused)
+        store.ledger.record_end(reason, time.time(), refused=os.getpid() if lasting else None)
 
 
 def _check_inputs(settings: Settings) -> str:

@@ -324,12 +324,21 @@ class Ledger(Rows):
         with self._db.write():
             self._db.event(now, kind, message)
 
-    def record_end(self, reason: str, now: float) -> None:
-        """Record that the run ended with an error, for `status` and the diary."""
+    def record_end(self, reason: str, now: float, *, refused: int | None = None) -> None:
+        """Record that the run ended with an error, for `status` and the diary.
+
+        Args:
+            reason: The error.
+            now: Seconds since the epoch.
+            refused: Id of the process, where it would end so with these settings each time.
+        """
+        status: dict[str, Any] = {"ended": reason, "ended_at": iso(now)}
+        if refused is not None:
+            status["refused"] = refused
         with self._db.write():
             self._db.run(
                 "UPDATE runs SET status = ? WHERE id = ?",
-                [_json({"ended": reason, "ended_at": iso(now)}), self._run_id],
+                [_json(status), self._run_id],
             )
             self._db.event(now, "ended", f"ended with an error: {reason}")
 

@@ -205,6 +205,16 @@ class Reader(Rows):
         )
         return (row.pop("n"), row) if row else (0, None)
 
+    def unmeasured(self) -> str | None:
+        """Return a sentence about classes that the present evaluation never sees detected."""
+        row = self.one(
+            "SELECT json_extract(e.details, '$.unmeasured') AS said FROM evaluations e"
+            " JOIN checkpoints c ON c.id = e.checkpoint_id"
+            " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+            " WHERE r.id = (SELECT min(id) FROM runs) ORDER BY e.id DESC LIMIT 1"
+        )
+        return row["said"] if row else None
+
     def last_seconds(self, last: int) -> list[float]:
         """Return how long the last evaluations took."""
         rows = self.all(

@@ -9,6 +9,9 @@ from typing import Any
 
 from watcher.decision.metric import CATEGORY_NAMES, LATENCY, SHORT_NAMES, lower_is_better
 
+# So little is the rounding of a sum in another order, and no change.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -106,6 +109,11 @@ class Change:
         change = self.change or 0.0
         return -change if lower_is_better(self.metric) else change
 
+    @property
+    def is_same(self) -> bool:
+        """True for a difference that is the rounding of the figures alone."""
+        return abs(self.gain) <= _ROUNDING * max(1.0, abs(self.old or 0.0), abs(self.new or 0.0))
+
     def as_data(self) -> dict[str, Any]:
         """Return it as plain data with stable names; `better` is None where nothing changed."""
         return {
@@ -114,7 +122,7 @@ class Change:
             "from": self.old,
             "to": self.new,
             "change": self.change,
-            "better": None if not self.gain else self.gain > 0,
+            "better": None if self.is_same else self.gain > 0,
         }
 
 

@@ -112,7 +112,7 @@ def _stop(told: Explanation) -> list[RenderableType]:
             ("Stopping: yes ", "bold magenta"), f"({told.decision.reason}) {told.decision.message}"
         )
     else:
-        head = Text.assemble(("Stopping: no", "bold"), "" if told.rules else ", no rule is set")
+        head = Text.assemble(("Stopping: no", "bold"), _without_rules(told))
     parts: list[RenderableType] = [head]
     if told.generation > 1:
         parts.append(
@@ -137,6 +137,14 @@ def _stop(told: Explanation) -> list[RenderableType]:
         said = f"walked from the start, the first stop was at step {first.global_step}"
         parts.append(Text(f"{said} ({first.reason}): {first.message}", style="dim"))
     return parts
+
+
+def _without_rules(told: Explanation) -> str:
+    """Say why there is no table of rules: none is set, or those about scores have none yet."""
+    if told.rules:
+        return ""
+    names = ", ".join(f"{name} {value:g}" for name, value in told.waiting)
+    return f", {names} waits for the first score" if names else ", no rule is set"
 
 
 def _rules(rules: tuple[Rule, ...]) -> Table:

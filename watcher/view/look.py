@@ -40,6 +40,7 @@ class Look:
         failures: `checkpoint, state, reason` of what failed or is corrupt, the latest first.
         outdated: How many are promoted by a score of an earlier evaluation.
         unranked: Of how many the score cannot rank, and why not, None for none.
+        unmeasured: Which classes are never detected, None for none.
         starting: What the worker does that is not ready yet and for how long, None where that is
             not known.
     """
@@ -61,13 +62,14 @@ class Look:
     failures: list[dict[str, Any]]
     outdated: int = 0
     unranked: str | None = None
+    unmeasured: str | None = None
     starting: str | None = None
 
     @property
     def status(self) -> dict[str, Any]:
         """What the daemon last said of itself: empty when it ended in peace, `ended` with an error.
 
-        `ended` is the error, and stands alone with `ended_at`.
+        `ended` is the error, and stands without the others of a run.
         """
         status: dict[str, Any] = self.run["status"]
         return status
@@ -121,6 +123,8 @@ class Look:
                 f"{self.outdated} promoted by an earlier evaluation, which stay until there are new"
                 " scores: theirs do not compare"
             )
+        if self.unmeasured:
+            found.append(self.unmeasured)
         if self.unranked:
             found.append(self.unranked)
         found += _outcomes(self.failures)
@@ -191,6 +195,7 @@ class Looker:
         self._curve: tuple[tuple[int, float], ...] = ()
         self._curve_of: object = None
         self._unranked: str | None = None
+        self._unmeasured: str | None = None
 
     def look(self, *, recent: int = 12, queue: int | None = 5) -> Look:
         """Look once.
@@ -228,6 +233,7 @@ class Looker:
             failures=reader.failed(_FAILURES),
             outdated=reader.outdated(),
             unranked=self._unranked,
+            unmeasured=self._unmeasured,
             starting=_starting(run["status"]) if running else None,
         )
 
@@ -237,6 +243,7 @@ class Looker:
         if basis != self._curve_of:
             self._curve, self._curve_of = tuple(self._reader.curve()), basis
             self._unranked = unranked_text(*self._reader.unranked())
+            self._unmeasured = self._reader.unmeasured()
         return self._curve
 
 

@@ -283,6 +283,6 @@ def _difference(change: float | None) -> str:
 def _verdict(change: Change) -> tuple[str, str]:
     if change.change is None:
         return "not comparable", "dim"
-    if change.gain == 0:
+    if change.is_same:
         return "same", "dim"
     return ("better", "green") if change.gain > 0 else ("worse", "red")
