@@ -138,8 +138,12 @@ def test_the_part_that_an_evaluation_does_not_report_is_named():
     assert Metric("mAP75").missing(names, None) == "mAP75"
     error = unknown_metric("metric", "mAP - mAPP", "mAPP", names, None)
     for slip, meant in {"mAP5O": "mAP50", "AR1OO": "AR100", "1oss": "loss"}.items():
-        hint = unknown_metric("metric", slip, slip, names, None).hint
+        reported = {*names, *SHORT_NAMES["mAP50"], *SHORT_NAMES["mAP75"], *SHORT_NAMES["AR100"]}
+        hint = unknown_metric("metric", slip, slip, reported, None).hint
         assert hint.startswith(f"did you mean {meant}?")
+    # What is not reported either would be refused in turn.
+    hint = unknown_metric("metric", "mAP50", "mAP50", names, None).hint
+    assert hint.startswith(("there are: ", "did you mean mAP?"))
     assert "mAPP" in error.message and error.hint.startswith("did you mean mAP?")
 
 

@@ -598,10 +598,10 @@ def test_an_unknown_suffix_is_told_before_anything_is_read(tmp_path: Path):
 
 def test_an_unknown_metric_is_told_with_those_there_are(long: Path):
     with pytest.raises(WatcherError) as raised:
-        picture_of(long, metrics=["mAP_smal"])
-    assert raised.value.message == "metric (mAP_smal) is not reported by this evaluation"
+        picture_of(long, metrics=["mAPP"])
+    assert raised.value.message == "metric (mAPP) is not reported by this evaluation"
     assert raised.value.hint is not None
-    assert raised.value.hint.startswith("did you mean mAP_small? there are: ") and MAP in str(
+    assert raised.value.hint.startswith("did you mean mAP? there are: ") and MAP in str(
         raised.value.hint
     )
     with pytest.raises(WatcherError, match="category unicorn is not reported"):

@@ -165,7 +165,10 @@ def _inherit(merged: dict[str, Any], last: LastStart, *, with_file: bool) -> dic
 def _missing_hint(kind: type[Settings]) -> str:
     if issubclass(kind, LaunchSettings):
         return "give --model-dir, or --model_dir in the trainer's command"
-    return "give MODEL_DIR and --pipeline-config FILE, or both in the file of --config"
+    return (
+        "give MODEL_DIR and --pipeline-config FILE, or both in the file of --config, which"
+        " `checkpoint-watcher init MODEL_DIR` writes"
+    )
 
 
 def make_settings(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Settings:

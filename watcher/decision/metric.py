@@ -269,11 +269,13 @@ def unknown_metric(
     field: str, text: str, part: str, names: Iterable[str], categories: Iterable[str] | None
 ) -> ConfigError:
     """Return the error for a metric whose `part` the evaluation does not report."""
-    known = [*SHORT_NAMES, *sorted(names)]
+    reported = set(names)
+    shorts = [short for short, full in SHORT_NAMES.items() if not reported.isdisjoint(full)]
+    known = [*shorts, *sorted(reported)]
     # O and 0, l and 1 look alike: a name that is the same but for those is meant.
     alike = [name for name in known if name.translate(_ALIKE) == part.translate(_ALIKE)]
     close = alike or difflib.get_close_matches(part, known, n=1)
-    listed = f"there are: {', '.join(sorted(names))}"
+    listed = f"there are: {', '.join(sorted(reported))}"
     if part.startswith("category ") and categories is not None:
         listed = f"there are: {', '.join(categories)}"
     hint = f"did you mean {close[0]}? {listed}" if close else listed

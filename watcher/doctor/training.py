@@ -28,6 +28,7 @@ _LIMIT_BYTES = 1 << 20
 _NOISE_BYTES = 8 << 20  # TensorFlow says a lot on standard error
 _Ended = Literal["closed", "late", "endless"]
 _ENDING_SECONDS = 2.0
+_LATE = "did not finish looking"
 # The table in docs/reference/environments.md: Python, TensorFlow, tf-models-official.
 RUN = (("3.11", "2.13.1", "2.15.0"), ("3.10", "2.13.1", "2.13.2"), ("3.9", "2.8.4", "2.8.0"))
 
@@ -133,14 +134,17 @@ def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
             continue
     if not done:
         last = noise.decode(errors="replace").strip().splitlines()[-1:]
-        said = f" ({last[0].strip()[:200]})" if last else ""
+        late = ending.startswith(_LATE)  # what it printed last is not the cause
+        said = f" ({last[0].strip()[:200]})" if last and not late else ""
+        by_hand = f"{interpreter} -c 'import tensorflow, object_detection.model_lib_v2'"
         answer.findings.append(
             Finding(
                 "environment",
                 "error",
                 f"the interpreter {interpreter} {ending}{said}",
-                "run it by hand: PYTHON -c 'import tensorflow, object_detection.model_lib_v2';"
-                " on a busy machine give a larger --time-limit",
+                f"on a busy machine give a larger --time-limit, such as 300; or see {by_hand}"
+                if late
+                else f"run it by hand: {by_hand}",
             )
         )
     return answer
@@ -244,7 +248,7 @@ def _ending(code: int | None, ended: _Ended, seconds: float) -> str:
     if code is None:
         return {
             "closed": "closed its output and went on",
-            "late": f"did not finish looking within {seconds:g} s",
+            "late": f"{_LATE} within {seconds:g} s",
             "endless": "printed more than any answer has, so that it was ended:"
             " something in it prints without end",
         }[ended]

@@ -51,7 +51,8 @@ def candidates(
         found += _glob(home / name, "*/bin/python")
     # A link is not resolved: an environment is known by it.
     there = [path.absolute() for path in found if path is not None and os.access(path, os.X_OK)]
-    return list(dict.fromkeys(there))[:_MOST]
+    # `python` and `python3` of one folder are of one environment, which is asked once.
+    return list({path.parent: path for path in reversed(there)}.values())[::-1][:_MOST]
 
 
 def as_found(python: str, environment: Mapping[str, str]) -> str:
