@@ -120,6 +120,36 @@ def test_num_steps_is_read_where_it_cannot_be_mistaken(tmp_path: Path, text: str
     assert num_steps(tmp_path / "none") is None
 
 
+# -- classes that the model has no place for
+
+
+@pytest.mark.parametrize(
+    ("classes", "label_map", "told"),
+    [
+        ("num_classes: 2", "item { id: 1 }\nitem { id: 2 }\nitem {\n  id: 3\n}", "id 3"),
+        ("num_classes: 3", "item { id: 1 }\nitem { id: 2 }\nitem {\n  id: 3\n}", None),
+        ("num_classes: 2", "item { id: 1 } item { id: 3 }", "id 3"),
+        ("num_classes: 2", "item { id: 2 }\n# item { id: 9 }", None),
+        ("num_classes: 2\nnum_classes: 1", "item { id: 9 }", None),  # which counts is not known
+    ],
+)
+def test_classes_that_the_model_has_no_place_for_are_told_before_it_is_trained(
+    launch: Launch, classes: str, label_map: str, told: str | None
+):
+    labels = launch.folder / "labels.pbtxt"
+    labels.write_text(label_map)
+    config = f"model {{ ssd {{\n{classes}\n}} }}\nlabel_map_path: '{labels}'\nnum_steps: 100\n"
+    launch.pipeline.write_text(config)
+    assert launch.run(trainer=od_trainer(launch, 2, "--checkpoint_every_n=100")) == 0
+    if told is None:
+        assert launch.said() == ""
+        return
+    assert launch.said().splitlines() == [
+        f"label map ({labels}) has {told}, and the model's num_classes is 2: it never detects what"
+        " is above: set num_classes to 3"
+    ]
+
+
 # -- mistyped flags
 
 

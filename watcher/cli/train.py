@@ -59,7 +59,7 @@ def train(
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
-    from watcher.cli.trainer_command import foresee_saves, refuse_mistyped
+    from watcher.cli.trainer_command import foresee_saves, refuse_mistyped, tell_classes
     from watcher.launch.launcher import Launcher
     from watcher.launch.modules import refuse_other_interpreter
 
@@ -72,6 +72,7 @@ def train(
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
+    tell_classes(command, settings)
     unsaved = foresee_saves(command, settings)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")

@@ -39,6 +39,15 @@ def refuse_mistyped(command: Sequence[str]) -> None:
         say(f"{one.typed} is no flag of model_main_tf2, which passes over it: {one.meant}?")
 
 
+def tell_classes(command: Sequence[str], settings: LaunchSettings) -> None:
+    """Tell of classes that the model has no place for, before it is trained without them."""
+    python = python_command(command)
+    pipeline = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
+    ours = python is not None and python.is_od_trainer and pipeline
+    if ours and (said := od_trainer.never_detected(Path(pipeline))):
+        say(said)
+
+
 def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
     """Tell what of the training will not be saved; returns what there is to say of it at the end.
 

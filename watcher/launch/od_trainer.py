@@ -27,6 +27,7 @@ _OTHERS = frozenset({"log_dir", "logger_levels", "flagfile", "undefok", "stderrt
 # Less like a flag than this is another program's, or a word of another meaning.
 _ALIKE = 0.75
 _FLAG = re.compile(r"([-\u2010-\u2015]*)([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
+_NUMBER, _QUOTED = "([0-9]+)", "[\"']([^\"'\\n]+)[\"']"
 _PIPELINE_BYTES = 1 << 20
 
 
@@ -81,12 +82,41 @@ def missing(arguments: Sequence[str], wrong: Sequence[Mistyped]) -> Mistyped | N
 
 def num_steps(pipeline: Path) -> int | None:
     """Return train_config.num_steps of a pipeline.config, None when that cannot be told."""
+    return _only(_values(_read(pipeline), "num_steps", _NUMBER))
+
+
+def never_detected(pipeline: Path) -> str | None:
+    """Say which classes of its label maps a pipeline.config gives the model no place for.
+
+    The OD API trains without a word about them, and the model never detects them. None where there
+    are none, and where that cannot be told from the text alone.
+    """
+    text = _read(pipeline)
+    classes = _only(_values(text, "num_classes", _NUMBER))
+    for path in dict.fromkeys(_values(text, "label_map_path", _QUOTED)):
+        ids = [int(one) for one in _values(_read(Path(path)), "id", _NUMBER)]
+        if classes is not None and max(ids, default=0) > classes:
+            return (
+                f"label map ({path}) has id {max(ids)}, and the model's num_classes is {classes}:"
+                f" it never detects what is above: set num_classes to {max(ids)}"
+            )
+    return None
+
+
+def _read(file: Path) -> str:
     try:
-        with pipeline.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(_PIPELINE_BYTES)
-    except OSError:
-        return None
-    found = re.findall(r"^[^#\n]*?\bnum_steps\s*:\s*([0-9]+)", text, re.MULTILINE)
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            return opened.read(_PIPELINE_BYTES)
+    except (OSError, ValueError):
+        return ""
+
+
+def _values(text: str, field: str, value: str) -> list[str]:
+    """Return what a field of protobuf text is set to, outside of comments."""
+    return re.findall(rf"\b{field}\s*:\s*{value}", re.sub("#[^\n]*", "", text))
+
+
+def _only(found: list[str]) -> int | None:
     return int(found[0]) if len(found) == 1 else None
 
 
