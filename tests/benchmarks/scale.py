@@ -31,7 +31,7 @@ from watcher.checkpoints.bundle import parse_index, verify
 from watcher.checkpoints.pin import Verified, pin
 from watcher.config import Settings, load_settings
 from watcher.decision.metric import parse_metric
-from watcher.evaluation.scratch import Scratch
+from watcher.files.scratch import Scratch
 from watcher.promotion.placing import Placing, look_into
 from watcher.promotion.promote import BOARD_FILE, BoardFile, write_board
 from watcher.runtime.app import _build, _make_state_folder

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from watcher.config import LaunchSettings
 from watcher.doctor import cadence
-from watcher.errors import ConfigError, CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
+from watcher.doctor.folders import step_reached
+from watcher.errors import ConfigError
 from watcher.launch import od_trainer
 from watcher.launch.command import flag_value, python_command
 from watcher.launch.ending import Unsaved
 from watcher.launch.say import say
-from watcher.sources.local import LocalFolder
 
 _DEFAULT_EVERY_N = 1000
 # A smaller part of the training is not worth a word.
@@ -66,7 +66,7 @@ def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
         every or _DEFAULT_EVERY_N,
         "the trainer's command" if every else "the OD API's default",
         typed or (od_trainer.num_steps(Path(pipeline)) if pipeline else None),
-        begun=_begun(settings.run.model_path),
+        begun=step_reached(settings.run.model_path),
         steps_name="--num_train_steps" if typed else "num_steps",
     )
     plan = cadence.plan(pace)
@@ -81,13 +81,3 @@ def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
-
-
-def _begun(model_dir: Path) -> int:
-    """Return the step that the trainer goes on from, 0 where there is none to be read."""
-    try:
-        source = LocalFolder(model_dir)
-        found = source.scan() if model_dir.is_dir() else []
-        return (source.format.global_step(cadence.newest(found).prefix) or 0) if found else 0
-    except (ModelDirError, OSError, CorruptCheckpoint, IncompleteCheckpoint):
-        return 0

@@ -20,8 +20,8 @@ import msgspec
 
 from watcher.errors import StoreError
 from watcher.files.atomic_io import replace_file
+from watcher.store.database_file import REQUESTS_NAME
 
-FOLDER_NAME = "requests"
 _WAKE = "wake"
 _POLL_SECONDS = 0.05
 
@@ -51,7 +51,7 @@ class ControlChannel:
     """The daemon's side. Where the folder or the FIFO cannot be made there are no requests."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._folder = state_dir / FOLDER_NAME
+        self._folder = state_dir / REQUESTS_NAME
         self._wake: int | None = None
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -107,7 +107,7 @@ def ask(state_dir: Path, request: Request, *, seconds: float = 15.0) -> Answer |
     Raises:
         StoreError: the request cannot be written.
     """
-    folder = state_dir / FOLDER_NAME
+    folder = state_dir / REQUESTS_NAME
     key = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
     try:
         replace_file(folder / f"{key}.json", msgspec.json.encode(request), mode=0o600)

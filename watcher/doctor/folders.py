@@ -13,7 +13,7 @@ from pathlib import Path
 from watcher.config import Settings
 from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
-from watcher.errors import ModelDirError
+from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
 from watcher.files.mounts import Mount, mount_of
 from watcher.launch.processes import Trainer, trainer_on
 from watcher.sources import passed_over
@@ -273,3 +273,13 @@ def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
             " the database, but makes the pins copies",
         )
     ]
+
+
+def step_reached(model_dir: Path) -> int:
+    """Return the step that a trainer goes on from, 0 where there is none to be read."""
+    try:
+        source = LocalFolder(model_dir)
+        found = source.scan() if model_dir.is_dir() else []
+        return (source.format.global_step(newest(found).prefix) or 0) if found else 0
+    except (ModelDirError, OSError, CorruptCheckpoint, IncompleteCheckpoint):
+        return 0

@@ -19,9 +19,9 @@ from typing import Any, Literal, cast, get_args
 
 from watcher.config import Settings
 from watcher.doctor.finding import Finding, Severity
-from watcher.evaluation.scratch import Scratch
-from watcher.evaluation.scratch import environment as environment_of
 from watcher.evaluation.worker import device_environment
+from watcher.files.scratch import Scratch
+from watcher.files.scratch import environment as environment_of
 
 PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "od_api" / "doctor.py"
 _LIMIT_BYTES = 1 << 20

@@ -28,8 +28,8 @@ import msgspec
 from watcher.errors import WorkerError, WorkerStillThere
 from watcher.evaluation import messages
 from watcher.evaluation.device_lock import DeviceLock
-from watcher.evaluation.scratch import Scratch
-from watcher.evaluation.scratch import environment as temporary_environment
+from watcher.files.scratch import Scratch
+from watcher.files.scratch import environment as temporary_environment
 
 LOCK_SUFFIX = ".lock"
 

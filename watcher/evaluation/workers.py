@@ -14,11 +14,11 @@ from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.od_api import ObjectDetection
-from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.session import Limits
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
 from watcher.evaluation.worker import Worker, device_environment
+from watcher.files.scratch import Scratch
 from watcher.protocols import Evaluator
 
 _log = structlog.get_logger(__name__)

@@ -13,14 +13,13 @@ import os
 import shutil
 from pathlib import Path
 
-from watcher.control.channel import FOLDER_NAME as REQUESTS
 from watcher.errors import StoreError
 from watcher.evaluation.snapshot import FOLDER_NAME as SNAPSHOT
-from watcher.store.database_file import DATABASE_NAME, PINS_NAME
+from watcher.store.database_file import DATABASE_NAME, PINS_NAME, REQUESTS_NAME
 from watcher.store.reading import open_reader
 
 _LOCK = "lock"
-_FOLDERS = frozenset({REQUESTS, SNAPSHOT})
+_FOLDERS = frozenset({REQUESTS_NAME, SNAPSHOT})
 _FILES = frozenset({_LOCK, "tensorboard.lock", "watcher.log", DATABASE_NAME}) | {
     f"{DATABASE_NAME}{end}" for end in ("-wal", "-shm", "-journal")
 }

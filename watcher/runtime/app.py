@@ -35,10 +35,10 @@ from watcher.errors import (
     WorkerRefused,
 )
 from watcher.evaluation.preflight import refuse_unmeasured
-from watcher.evaluation.scratch import Scratch
 from watcher.evaluation.snapshot import take_snapshot
 from watcher.evaluation.workers import make_supervisors
 from watcher.files.mounts import mount_now
+from watcher.files.scratch import Scratch
 from watcher.heartbeat import Heartbeat
 from watcher.ingest.intake import Intake
 from watcher.launch.processes import at_work, trainers

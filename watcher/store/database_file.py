@@ -17,6 +17,7 @@ from watcher.errors import StoreBusy, StoreError, StoreLost, StoreRefused
 
 DATABASE_NAME = "watcher.db"
 PINS_NAME = "pins"
+REQUESTS_NAME = "requests"
 REBUILD_HINT = (
     "`checkpoint-watcher rebuild MODEL_DIR` makes a new one from best.json and the pins;"
     " the old file is kept beside it"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from watcher.errors import StoreError
-from watcher.evaluation import scratch
+from watcher.files import scratch
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader
 from watcher.tensorboard.folder import arrange

@@ -11,8 +11,8 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, alive, wait_until
 
-from watcher.evaluation.scratch import PREFIX, Scratch, base, is_within
 from watcher.files.mounts import mount_now
+from watcher.files.scratch import PREFIX, Scratch, base, is_within
 
 
 @pytest.fixture
