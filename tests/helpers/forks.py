@@ -174,7 +174,8 @@ def serve() -> None:
     """Answer requests, a JSON line each, until the input ends; then end all that still runs."""
     import faults  # noqa: F401
 
-    import watcher.runtime.app  # noqa: F401
+    import watcher.runtime.app
+    import watcher.store.migrations  # noqa: F401  which opening a store imports
 
     begin: dict[int, int] = {}
     for line in sys.stdin:

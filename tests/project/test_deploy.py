@@ -158,7 +158,8 @@ def every_command() -> dict[str, list[str]]:
         for document in load(path):
             for words in yaml_commands(document):
                 found[f"{path.name}: {shlex.join(words)}"] = words
-    scripts = [path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".txt"]
+    scripts = [path for path in DEPLOY.rglob("*") if path.is_file()]
+    scripts = [path for path in scripts if path.suffix not in (".txt", ".pyc")]
     pages = [ROOT / "docs" / "how-to" / f"{name}.md" for name in PAGES]
     for path in [*scripts, *(ROOT / "systemd").iterdir(), *pages]:
         for words in text_commands(path.read_text()):

@@ -184,7 +184,10 @@ def test_every_table_has_one_light_line_under_its_head(two: Path, words: str):
     assert set("┏┡━┃│└") & set(shown) == set() and "\n────" in shown
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(two: Path, tmp_path: Path):
+def test_runs_of_one_name_are_told_apart_by_their_folders(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("COLUMNS", raising=False)  # a long path would be folded
     for name in ("a", "b"):
         (tmp_path / name / "watcher").mkdir(parents=True)
         shutil.copy(two / "watcher" / "watcher.db", tmp_path / name / "watcher")
