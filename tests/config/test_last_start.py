@@ -64,24 +64,6 @@ def test_a_start_without_the_earlier_flags_leaves_the_run_as_it_is(ended: Watche
     assert "settings differ" not in told
 
 
-def recorded_patience(watcher: Watcher) -> int | None:
-    with contextlib.suppress(sqlite3.OperationalError):  # no database yet, or no table
-        for row in watcher.query("SELECT settings FROM runs"):
-            return json.loads(row["settings"] or "{}").get("patience")
-    return None
-
-
-def test_a_first_start_that_is_cut_off_before_a_worker_is_ready_forgets_nothing(watcher: Watcher):
-    Manager(watcher.model_dir, max_to_keep=9).save(100, model_tensors(1000, "1"))
-    for patience in (4, 3):  # the latest counts
-        watcher.start("--patience", patience, "--top-k", 2, STUB_MUTE=1)
-        wait_until(lambda sought=patience: recorded_patience(watcher) == sought, "it is recorded")
-        watcher.stop()
-    told = again(watcher, watcher.model_dir)
-    assert "as at the last start" in told and "patience 3" in told and "top_k 2" in told
-    assert "settings differ" not in told
-
-
 def test_a_device_is_said_to_be_set_only_where_somebody_set_it(ended: Watcher):
     def reason(*flags: object) -> str:
         told = again(ended, ended.model_dir, *flags)

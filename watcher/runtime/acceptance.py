@@ -2,9 +2,7 @@
 
 A start that is refused leaves everything as it was decided before, so new settings wait until it
 is seen that they can be evaluated by. Those that decide the same wait for nothing, nor do any wait
-for a device that another watcher has. While no worker was ever ready there is nothing to leave as
-it was: what the latest start was given is what the next one goes on with, so that one that is cut
-off in its first minutes forgets no patience.
+for a device that another watcher has.
 """
 
 from __future__ import annotations
@@ -86,9 +84,7 @@ class Acceptance:
         if self._standing is Standing.ACCEPTED:
             return
         ledger, shown = self._ledger, self._settings.to_show()
-        first = ledger.fingerprint() is None
-        decided = first or ledger.decided_by(shown, DECIDING | {"run_name"})
-        same = decided and not (able or self.decides)
+        same = not (able or self.decides) and ledger.decided_by(shown, DECIDING | {"run_name"})
         standing = standing_after(self._standing, able=able, same=same)
         if standing is self._standing:
             return
@@ -97,9 +93,9 @@ class Acceptance:
         if not self.decides:
             main = self._main
             ledger.set_policy(main.metric, main.policy.mode, now, board=main.name)
-        # Whoever asks before a worker is ready needs some.
-        if able or first:
-            ledger.set_settings(shown, self._given, self._settings.run.name)
+        # Whoever asks before a worker is ready needs some; a next start does not.
+        if able or not ledger.settings():
+            ledger.set_settings(shown, self._given if able else {}, self._settings.run.name)
         self._standing = standing
 
     def _changes(self) -> str:
