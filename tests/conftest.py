@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, MISSING, Browser
 from stores import MAP, NOW
 from watching import ROOT, Watcher
 
@@ -82,3 +83,13 @@ def store(path: Path, tmp_path: Path) -> Iterator[Store]:
         opened.ledger.set_policy(parse_metric(MAP), "max", NOW)
         opened.ledger.set_fingerprint("a" * 64, NOW)
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests of a file."""
+    if CHROMIUM is None:
+        pytest.skip(MISSING)
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()

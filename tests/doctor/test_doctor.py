@@ -442,7 +442,7 @@ SPOILED = {*KEPT, "from zero", *(fault for fault, *_ in SPOILED_RECORDS)}
 @pytest.fixture(scope="module")
 def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     """What the far side says of a sound pipeline and of broken ones, asked in one process."""
-    from evaluator_client import PROGRAMS, draw_shapes, environment
+    from evaluator_client import PROGRAMS, draw_shapes, run_program
 
     folder = tmp_path_factory.mktemp("doctor")
     draw_shapes(od_python, folder, "val", 60)
@@ -493,16 +493,9 @@ def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory):
     requests["many"]["kept"] = True
     requests["hurried"]["seconds"] = 1e-9
     requests["broken"]["device"] = "gpu:0"
-    ran = subprocess.run(
-        [od_python, str(PROGRAMS / "doctor_cases.py")],
-        input=json.dumps(list(requests.values())),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return dict(zip(requests, json.loads(ran.stdout), strict=True))
+    asked = list(requests.values())
+    said = run_program(od_python, PROGRAMS / "doctor_cases.py", cwd=folder, asked=asked)
+    return dict(zip(requests, json.loads(said), strict=True))
 
 
 @pytest.mark.tensorflow

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from evaluator_client import PROGRAMS, Client, draw_shapes, environment
+from evaluator_client import PROGRAMS, Client, draw_shapes, run_program
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -191,16 +190,9 @@ def refusals(
     for name in WARNED_RECORDS:
         requests[name]["records"] = "warned"
     requests["crowd"]["records"] = "explained"  # without the seconds that a model takes
-    ran = subprocess.run(
-        [od_python, str(PROGRAMS / "refusals.py")],
-        input=json.dumps(list(requests.values())),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return dict(zip(requests, json.loads(ran.stdout), strict=True))
+    asked = list(requests.values())
+    said = run_program(od_python, PROGRAMS / "refusals.py", cwd=folder, asked=asked)
+    return dict(zip(requests, json.loads(said), strict=True))
 
 
 @pytest.mark.tensorflow

@@ -27,10 +27,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def run_program(od_python: str, *arguments: object, cwd: Path) -> str:
-    """Runs a program in the training interpreter and returns what it wrote to stdout."""
-    command = [od_python, *map(str, arguments)]
-    ran = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
+def run_program(od_python: str, *arguments: object, cwd: Path, asked: object = None) -> str:
+    """Runs a program in the training interpreter and returns what it wrote to stdout.
+
+    With `asked`, it gets that as JSON on its standard input.
+    """
+    ran = subprocess.run(
+        [od_python, *map(str, arguments)],
+        input=None if asked is None else json.dumps(asked),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]
     return ran.stdout
 

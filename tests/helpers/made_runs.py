@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stores import found_and_pinned
+
 from watcher.decision.metric import Mode, parse_metric
 from watcher.decision.rank import RankPolicy, rank
 from watcher.store import Store
-from watcher.types import Evaluation, FoundCheckpoint, Leader, Pin, ScoredCheckpoint
+from watcher.types import Evaluation, Leader, ScoredCheckpoint
 
 NOW = 1_700_000_000.0
 FINGERPRINT = "a" * 64
@@ -81,16 +83,7 @@ def make_run(
 
 
 def _record(store: Store, counter: int, made: Made, scored, now: float) -> None:
-    name, sha256 = f"ckpt-{counter}", f"{counter:064x}"
-    found = FoundCheckpoint(name, counter, Path("m") / name, ((counter, 10, counter * 10**9),))
-    pin = Pin(
-        prefix=Path("pins") / sha256 / name,
-        method="link",
-        sha256=sha256,
-        global_step=made.step,
-        size_bytes=10,
-        model_variables=5,
-    )
+    found, pin = found_and_pinned(counter, step=made.step)
     store.queue.record_pin(found, pin, now)
     lease = store.queue.lease_next(now, 60)
     assert lease is not None

@@ -11,7 +11,10 @@ NOW = 1_700_000_000.0
 MAP = "DetectionBoxes_Precision/mAP"
 
 
-def add(store: Store, counter: int, *, model_variables: int = 5, step: int | None = None) -> str:
+def found_and_pinned(
+    counter: int, *, step: int | None = None, model_variables: int = 5
+) -> tuple[FoundCheckpoint, Pin]:
+    """A checkpoint as it was found, and its pin; the files of neither are there."""
     name, sha256 = f"ckpt-{counter}", f"{counter:064x}"
     found = FoundCheckpoint(name, counter, Path("m") / name, ((counter, 10, counter * 10**9),))
     pin = Pin(
@@ -22,4 +25,9 @@ def add(store: Store, counter: int, *, model_variables: int = 5, step: int | Non
         size_bytes=10,
         model_variables=model_variables,
     )
+    return found, pin
+
+
+def add(store: Store, counter: int, *, model_variables: int = 5, step: int | None = None) -> str:
+    found, pin = found_and_pinned(counter, step=step, model_variables=model_variables)
     return store.queue.record_pin(found, pin, NOW)

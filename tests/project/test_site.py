@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, MISSING, Browser
+from browser import Browser
 from pages import DOCS, ROOT
 
 pytestmark = pytest.mark.slow
@@ -47,15 +46,6 @@ def test_a_dead_link_ends_the_build(tmp_path: Path):
     (tmp_path / "zensical.toml").write_text('[project]\nsite_name = "broken"\n')
     ran = build(tmp_path)
     assert ran.returncode != 0 and "page does not exist" in ran.stdout + ran.stderr
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip(MISSING)
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

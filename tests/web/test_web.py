@@ -22,7 +22,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from browser import CHROMIUM, MISSING, Browser
+from browser import Browser
 from fake_trainer import Manager, model_tensors
 from made_runs import make_run, scores
 from recorded_runs import CATEGORIES, record
@@ -508,16 +508,6 @@ def test_nothing_of_the_daemon_imports_datasette_and_the_extra_is_its_list():
 
 
 # -- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One Chromium for all tests."""
-    if CHROMIUM is None:
-        pytest.skip(MISSING)
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 def drawn(browser: Browser) -> None:

@@ -205,10 +205,10 @@ class Dispatcher:
         return self._settings.carrier.stall_timeout + _LEASE_MARGIN_SECONDS
 
     def _record_one(
-        self, supervisor: Supervisor, happening: WorkerEvent, now: float, steady: float
+        self, supervisor: Supervisor, event: WorkerEvent, now: float, steady: float
     ) -> None:
         try:
-            match happening:
+            match event:
                 case Progressed(lease) | Evaluated(lease) | Unusable(lease) if (
                     lease.token in self._trials
                 ):
@@ -217,21 +217,21 @@ class Dispatcher:
                     supervisor.phase_at = iso(now)
                     _log.info(f"starting: {phase}", **self._on(supervisor))
                 case Ready():
-                    self._take_ready(supervisor, happening, now, steady)
+                    self._take_ready(supervisor, event, now, steady)
                 case Progressed(lease):
                     if steady - self._renewed.get(lease.token, -math.inf) > _RENEW_SECONDS:
                         self._renewed[lease.token] = steady
                         self._store.queue.renew(lease, now, self._lease_seconds())
                 case Evaluated():
-                    self._take_score(happening, now)
+                    self._take_score(event, now)
                 case Unusable(lease, reason):
                     self._refuse_answer(lease, reason, now)
                 case Rejected():
-                    self._take_rejection(happening, now, steady)
+                    self._take_rejection(event, now, steady)
                 case WorkerLost():
-                    self._take_loss(happening, now, steady)
+                    self._take_loss(event, now, steady)
                 case HeldBack():
-                    self._hold_back(happening, now)
+                    self._hold_back(event, now)
                 case WorksAgain(device):
                     _log.info("the device works again", device=device)
                     self._store.ledger.add_event(now, "recovered", f"{device} evaluates again")
@@ -243,8 +243,8 @@ class Dispatcher:
         except LeaseLost as error:
             _log.warning("answer refused", reason=error.message)
         except (StoreRefused, TypeError, ValueError, OverflowError) as error:
-            if isinstance(happening, Evaluated):
-                self._refuse_answer(happening.lease, str(error), now)
+            if isinstance(event, Evaluated):
+                self._refuse_answer(event.lease, str(error), now)
             else:
                 _log.error("answer refused", reason=f"it cannot be recorded: {error}")
 

@@ -103,7 +103,7 @@ class WorkerPool:
         happened: list[tuple[Supervisor, WorkerEvent]] = []
         for supervisor in list(self._present):
             try:
-                happened += ((supervisor, happening) for happening in supervisor.tick(steady))
+                happened += ((supervisor, event) for event in supervisor.tick(steady))
             except (WorkerRefused, WorkerError) as error:
                 if len(self._present) == 1:
                     raise
