@@ -23,6 +23,8 @@ TENSORFLOWS = (
 )
 # The last TensorBoard; TensorFlow brought one of its own version until 2.20.
 _NEWEST_TENSORBOARD = (2, 20)
+# The installed one may know no TensorFlow as new as this one.
+_TODAY = "--upgrade od-api-today"
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
@@ -38,7 +40,7 @@ def remedies():
     if not hooked():
         blocked = [told for told, stands in _BLOCKERS if stands(tensorflow)]
         if blocked:
-            found.append(("; ".join(blocked), install("od-api-today")))
+            found.append(("; ".join(blocked), install(_TODAY)))
     return found + lacking(tensorflow)
 
 
@@ -52,7 +54,7 @@ def after_import():
         blocked.append(_MOVED)
     if _keras_3_is_tf_keras(tensorflow):
         blocked.append(_KERAS_3)
-    found = [("; ".join(blocked), install("od-api-today"))] if blocked else []
+    found = [("; ".join(blocked), install(_TODAY))] if blocked else []
     return found + lacking(tensorflow)
 
 
@@ -77,7 +79,10 @@ def lacking(tensorflow):
 
 def hooked():
     """Returns whether od-api-today is at work in this process."""
-    return "od_api_today.finder" in sys.modules
+    return any(
+        getattr(finder, "__module__", "") == "od_api_today.finder" and finder.__name__ == "Finder"
+        for finder in sys.meta_path
+    )
 
 
 def install(package):

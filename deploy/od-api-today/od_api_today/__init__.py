@@ -13,16 +13,16 @@ PACKAGE = "object_detection"
 
 
 class Waiting:
-    """A finder of modules that finds none, and puts the hooks in place before the OD API."""
+    """A finder of the OD API alone, which puts the hooks in place when that is executed."""
 
-    @staticmethod
-    def find_spec(fullname, path=None, target=None):
-        """Returns None but for the OD API: then what the hooks' own finder finds."""
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        """Returns None but for the OD API: then what the other finders find, with a hook."""
         if fullname != PACKAGE:
             return None
         from od_api_today import finder
 
-        return finder.take_over(Waiting).find_spec(fullname, path, target)
+        return finder.hooked_spec(cls, lambda: finder.taken_over(cls), fullname, path, target)
 
 
 def wait_for_object_detection():
@@ -30,6 +30,5 @@ def wait_for_object_detection():
 
     Called again it changes nothing, nor after `object_detection` was imported.
     """
-    from_finder = sys.modules.get("od_api_today.finder")
-    if Waiting not in sys.meta_path and from_finder is None:
+    if PACKAGE not in sys.modules and Waiting not in sys.meta_path:
         sys.meta_path.insert(0, Waiting)

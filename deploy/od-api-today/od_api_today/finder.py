@@ -15,15 +15,7 @@ class Finder:
         around = hooks.AROUND.get(fullname)
         if around is None and not protos.is_one(fullname):
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is cls else finder.find_spec(fullname, path, target)
-            if spec is not None:
-                break
-        else:
-            return None
-        if spec.loader is not None:
-            spec.loader = HookedLoader(spec.loader, around)
-        return spec
+        return hooked_spec(cls, around, fullname, path, target)
 
 
 class HookedLoader:
@@ -57,17 +49,28 @@ class Idle:
         return None
 
 
-def take_over(waiting):
-    """Puts the hooks' finder in the place of `waiting` and returns it.
+def hooked_spec(asked, around, fullname, path, target):
+    """Returns what the finders but `asked` find, to be executed with `around` around it."""
+    for finder in sys.meta_path:
+        spec = None if finder is asked else finder.find_spec(fullname, path, target)
+        if spec is not None:
+            if spec.loader is not None:
+                spec.loader = HookedLoader(spec.loader, around)
+            return spec
+    return None
+
+
+@contextlib.contextmanager
+def taken_over(waiting):
+    """Puts the hooks' finder in the place of `waiting`, before the OD API is executed.
 
     Under a TensorFlow that the hooks do not know, that is told once, and they do nothing.
     """
     unknown = environment.unknown_tensorflow()
     if unknown:
         environment.tell(unknown)
-    finder = Idle if unknown else Finder
     with contextlib.suppress(ValueError):
-        sys.meta_path[sys.meta_path.index(waiting)] = finder
-    if finder is Finder:
+        sys.meta_path[sys.meta_path.index(waiting)] = Idle if unknown else Finder
+    if not unknown:
         hooks.at_once()
-    return finder
+    yield
