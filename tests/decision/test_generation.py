@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
+from folder_source import source_of
 from made_runs import FINGERPRINT, MAP
 from watching import Watcher, cli, wait_until
 
@@ -27,7 +28,6 @@ from watcher.plot.gather import read_run
 from watcher.plot.series import make_picture
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
-from watcher.sources.local import LocalFolder
 from watcher.store import Store
 from watcher.store.migrations import migrations
 from watcher.store.reading import open_reader
@@ -361,7 +361,7 @@ def model_dir(tmp_path: Path) -> Path:
 def look(store: Store, model_dir: Path, intake: Intake | None = None) -> Intake:
     if intake is None:
         intake = Intake(
-            LocalFolder(model_dir), state(model_dir.parent) / "pins", store.queue, grace_seconds=0
+            source_of(model_dir), state(model_dir.parent) / "pins", store.queue, grace_seconds=0
         )
         intake.recover(NOW)
     intake.look(NOW, 0.0)
@@ -404,10 +404,15 @@ def test_pins_that_are_adopted_after_a_crash_are_of_their_lives(
     for counter, content, at in ((9, 9, 109), (10, 10, 110), (1, 11, 201), (2, 12, 202)):
         write(model_dir, counter, content=content, at=at)
     with Store(tmp_path / "lost.db", run="run", model_dir=model_dir, now=NOW) as lost:
-        intake = Intake(LocalFolder(model_dir), pins, lost.queue, grace_seconds=0)
+        intake = Intake(source_of(model_dir), pins, lost.queue, grace_seconds=0)
         intake.recover(NOW)
         intake.look(NOW, 0.0)
-    assert adopt_pins(store.queue, pins, NOW) == ["ckpt-9", "ckpt-10", "ckpt-1", "ckpt-2"]
+    assert adopt_pins(store.queue, intake.source, pins, NOW) == [
+        "ckpt-9",
+        "ckpt-10",
+        "ckpt-1",
+        "ckpt-2",
+    ]
     assert [one[2] for one in history(tmp_path)] == [1, 1, 2, 2]
 
 

@@ -62,6 +62,7 @@ def train(
     from watcher.cli.trainer_command import foresee_saves, refuse_mistyped, tell_classes
     from watcher.launch.launcher import Launcher
     from watcher.launch.modules import refuse_other_interpreter
+    from watcher.sources.choice import open_source
 
     refuse_mistyped(command)
     given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
@@ -73,7 +74,8 @@ def train(
         )
     _mention_other_folders(settings, command)
     tell_classes(command, settings)
-    unsaved = foresee_saves(command, settings)
+    source = open_source(settings.source, settings.run.model_path)
+    unsaved = foresee_saves(command, settings, source)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
     refuse_other_interpreter(command, os.environ)
@@ -82,12 +84,14 @@ def train(
         watcher_command = _watcher_command(settings, command, given)
     else:
         _refuse_idle_settings(flags)
-    launcher = partial(Launcher, watcher_command=watcher_command, unsaved=unsaved)
+    launcher = partial(
+        Launcher, settings, command, source, watcher_command=watcher_command, unsaved=unsaved
+    )
     if not _has_live_view(settings):
-        sys.exit(launcher(settings, command, say=say).run())
+        sys.exit(launcher(say=say).run())
     later = SayLater(Path(settings.trainer.trainer_log or os.devnull))
     try:
-        code = launcher(settings, command, say=later).run()
+        code = launcher(say=later).run()
     finally:
         later.show()
     sys.exit(code)

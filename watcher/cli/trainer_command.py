@@ -13,6 +13,7 @@ from watcher.launch import od_trainer
 from watcher.launch.command import flag_value, python_command
 from watcher.launch.ending import Unsaved
 from watcher.launch.say import say
+from watcher.sources.choice import CheckpointSource
 
 _DEFAULT_EVERY_N = 1000
 # A smaller part of the training is not worth a word.
@@ -48,7 +49,9 @@ def tell_classes(command: Sequence[str], settings: LaunchSettings) -> None:
         say(said)
 
 
-def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
+def foresee_saves(
+    command: Sequence[str], settings: LaunchSettings, source: CheckpointSource
+) -> Unsaved:
     """Tell what of the training will not be saved; returns what there is to say of it at the end.
 
     The OD API does not save as often as it is told, where that is no multiple of 100 steps, and it
@@ -66,7 +69,7 @@ def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
         every or _DEFAULT_EVERY_N,
         "the trainer's command" if every else "the OD API's default",
         typed or (od_trainer.num_steps(Path(pipeline)) if pipeline else None),
-        begun=step_reached(settings.run.model_path),
+        begun=step_reached(source),
         steps_name="--num_train_steps" if typed else "num_steps",
     )
     plan = cadence.plan(pace)

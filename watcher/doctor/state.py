@@ -123,9 +123,9 @@ def _noise(settings: Settings, reader: Reader) -> list[Finding]:
     ]
 
 
-def promoted(settings: Settings) -> list[Finding]:
+def promoted(state_dir: Path) -> list[Finding]:
     """Say whether the files of what is promoted are there."""
-    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=2.0) as reader:
+    with suppress(StoreError), open_reader(state_dir, timeout_seconds=2.0) as reader:
         rows = [*reader.leaderboard(), *reader.other_boards()]
         gone = [row["path"] for row in rows if not row["files"]]
         running = is_there(reader.run()["status"].get("pid"))

@@ -36,6 +36,7 @@ from watcher.evaluation.events import (
 from watcher.evaluation.pool import WorkerPool
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
+from watcher.protocols import CheckpointSource
 from watcher.store import LeaseLost, Store, iso
 from watcher.types import Lease
 
@@ -64,12 +65,14 @@ class Dispatcher:
         self,
         settings: Settings,
         store: Store,
+        source: CheckpointSource,
         supervisors: Sequence[Supervisor],
         snapshot: Snapshot,
     ) -> None:
         self._settings = settings
         self._boards = boards(settings)
         self._store = store
+        self._source = source
         self.pool = WorkerPool(supervisors)
         for supervisor in supervisors:
             supervisor.to_check = self._newest
@@ -131,12 +134,9 @@ class Dispatcher:
     def _newest(self) -> str | None:
         """Return the prefix of the newest checkpoint that waits, or that the trainer still has."""
         for row in reversed(self._store.queue.pinned()):
-            if row["state"] in ("pending", "failed") or self._is_here(row["name"]):
+            if row["state"] in ("pending", "failed") or self._source.still_there(row["name"]):
                 return str(row["prefix"])
         return None
-
-    def _is_here(self, name: str) -> bool:
-        return (self._settings.run.model_path / f"{name}.index").exists()
 
     def take_back_expired(self, now: float) -> None:
         """Return leases that ran out to the queue, and end the workers that held them."""
@@ -287,7 +287,7 @@ class Dispatcher:
         again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
         if again.changed:
             lost = self._store.queue.failed_unpinned(SET_UP)
-            self.to_bring_back = tuple(sha for name, sha in lost if self._is_here(name))
+            self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
         took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
         versions = ready.versions

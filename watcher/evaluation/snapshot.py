@@ -187,14 +187,14 @@ def _tell_changed(taken: Sequence[Taken]) -> None:
         _log.info("changed since the last start, taken as it is now", file=one.original)
 
 
-def unchanged_since(settings: Settings) -> datetime | None:
+def unchanged_since(state_dir: Path, pipeline_config: str) -> datetime | None:
     """Return since when starts of this run came up with pipeline.config as it is now.
 
     None when the last one that came up had another content, or none did.
     """
-    copy = settings.run.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
+    copy = state_dir / FOLDER_NAME / _ACCEPTED / _PIPELINE
     try:
-        if read_regular(copy) != read_regular(Path(settings.evaluator.pipeline_config)):
+        if read_regular(copy) != read_regular(Path(pipeline_config)):
             return None
         return datetime.fromtimestamp(copy.stat().st_mtime, UTC)
     except OSError:

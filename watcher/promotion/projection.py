@@ -28,6 +28,7 @@ from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
+from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
 from watcher.types import ScoredCheckpoint
 
@@ -48,6 +49,7 @@ class Projector:
         self,
         settings: Settings,
         store: Store,
+        source: CheckpointSource,
         run_name: str,
         *,
         steady: Callable[[], float] = time.monotonic,
@@ -64,6 +66,7 @@ class Projector:
                 name,
                 path,
                 store,
+                source.format,
                 file=KEPT_FILE if name == KEPT_BOARD else BOARD_FILE,
                 evict_seconds=settings.retention.evict_seconds,
                 verified=self.verified,
@@ -78,9 +81,7 @@ class Projector:
         self._notes: dict[int, str] | None = None
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
-        self._recall = Recall(
-            store, settings.run.model_path, settings.run.state_path / PINS_NAME, self.verified
-        )
+        self._recall = Recall(store, source, settings.run.state_path / PINS_NAME, self.verified)
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
         self._begun = self._lost = False

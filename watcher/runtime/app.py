@@ -49,7 +49,7 @@ from watcher.runtime.opening import open_store
 from watcher.runtime.sharing import Sharing
 from watcher.runtime.wakeup import WakeUp
 from watcher.service import listen, told_of
-from watcher.sources.local import LocalFolder
+from watcher.sources.choice import CheckpointSource, open_source
 from watcher.store import PINS_NAME, Store
 from watcher.store.lock import hold_lock
 from watcher.systemd.notify import Notifier, Service
@@ -116,19 +116,20 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
             endpoints = listen(settings, name, stack)
         if not _wait_for_model_dir(settings, wakeup, service):
             return True
+        source = open_source(settings.source, settings.run.model_path)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
         given = {"working_directory": "where it was started", **loaded.given}
         _make_state_folder(settings)
         stack.enter_context(hold_lock(settings.run.state_path / "lock"))
-        refuse_lost(settings.run.state_path, settings.run.best_path)
+        refuse_lost(settings.run.state_path, settings.run.best_path, source.format)
         refuse_copy(settings)
         # After the lock: another watcher of this MODEL_DIR has the port as well.
         endpoints = endpoints or listen(settings, name, stack)
         stack.enter_context(sharing).begin()
         live = _wants_live(settings)
         configure_logs(settings.service.log_format, settings.run.state_path, live=live)
-        opened = open_store(settings, wakeup, waiting=service.waiting)
+        opened = open_store(settings, source, wakeup, waiting=service.waiting)
         if opened is None:
             return True
         store = stack.enter_context(opened)
@@ -149,8 +150,10 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         ]
         audience[:0] = told_of(settings, name, stack, endpoints)
         scratch = stack.enter_context(Scratch())
-        source = loaded.source("device")
-        daemon = _build(settings, given, store, interpreter, scratch, wakeup, audience, source)
+        chosen = loaded.source("device")
+        daemon = _build(
+            settings, given, store, source, interpreter, scratch, wakeup, audience, chosen
+        )
         stack.callback(signals.ignore)
         daemon.run()
     return True
@@ -278,6 +281,7 @@ def _build(
     settings: Settings,
     given: Mapping[str, str],
     store: Store,
+    source: CheckpointSource,
     interpreter: str,
     scratch: Scratch,
     wakeup: WakeUp,
@@ -288,9 +292,9 @@ def _build(
     supervisors = make_supervisors(
         settings, interpreter, settings.run.name, snapshot, scratch, device_source=device_source
     )
-    projector = Projector(settings, store, settings.run.name)
+    projector = Projector(settings, store, source, settings.run.name)
     intake = Intake(
-        LocalFolder(settings.run.model_path),
+        source,
         settings.run.state_path / PINS_NAME,
         store.queue,
         grace_seconds=settings.source.grace_seconds,

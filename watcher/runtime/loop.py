@@ -79,11 +79,9 @@ class Daemon:
         self._intake = intake
         self._projector = projector
         self._channel = channel
-        self._commands = Commands(
-            store, settings.run.model_path, settings.run.state_path / PINS_NAME
-        )
+        self._commands = Commands(store, intake.source, settings.run.state_path / PINS_NAME)
         self._snapshot = snapshot or Snapshot()
-        self._dispatcher = Dispatcher(settings, store, supervisors, self._snapshot)
+        self._dispatcher = Dispatcher(settings, store, intake.source, supervisors, self._snapshot)
         self._pool = self._dispatcher.pool
         self._event_files = EventFiles(
             settings.run.state_path,

@@ -17,7 +17,7 @@ from watcher.errors import StoreBusy, WorkLeft
 from watcher.ingest.intake import Intake
 from watcher.runtime.backoff import Backoff
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.local import LocalFolder
+from watcher.sources.choice import CheckpointSource
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 
 _log = structlog.get_logger(__name__)
@@ -27,12 +27,17 @@ _AGAIN_SECONDS = 0.2
 
 
 def open_store(
-    settings: Settings, wakeup: WakeUp, *, waiting: Callable[[str], None]
+    settings: Settings,
+    source: CheckpointSource,
+    wakeup: WakeUp,
+    *,
+    waiting: Callable[[str], None],
 ) -> Store | None:
     """Open or create the run's database; waits as long as another program has locked it.
 
     Args:
         settings: The run's.
+        source: Where its checkpoints come from.
         wakeup: Tells that a signal asked to end. Where it was to end once all is done, the database
             is not waited for long.
         waiting: Called again and again while it waits, with the reason.
@@ -44,7 +49,7 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    source, pins_dir = LocalFolder(settings.run.model_path), settings.run.state_path / PINS_NAME
+    pins_dir = settings.run.state_path / PINS_NAME
     with closing(
         Intake(source, pins_dir, None, grace_seconds=settings.source.grace_seconds)
     ) as intake:

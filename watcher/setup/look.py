@@ -215,7 +215,8 @@ def _ask_environments(
     for path in paths:
         say(f"asking {path}")
         began = time.monotonic()
-        answer = training.ask(_settings(outlook, python=str(path)), "cpu", seconds)
+        settings = _settings(outlook, python=str(path))
+        answer = training.ask(settings.evaluator, settings.carrier, "cpu", seconds)
         if versions := answer.facts.get("versions"):
             if not known:
                 why = f"it imports TensorFlow {versions.get('tensorflow')} and the OD API"
