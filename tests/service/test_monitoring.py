@@ -37,7 +37,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     health = Health(10)
     status = {"worker": "ready", "patience_left": {"evaluations": 1, "steps": 2}}
     health.show(Heartbeat(turned=0, due=0, status=status))
-    return Metrics(settings, "run", health, lambda: {("command", "sent"): 1})("").body.decode()
+    parts = settings.run, settings.ranking, settings.retention
+    return Metrics(*parts, health, lambda: {("command", "sent"): 1})("").body.decode()
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     from watcher.decision.explain import explain as explained
 
     settings = _settings(reader, what_if)
-    made = {board.name: board for board in boards(settings)}
+    made = {board.name: board for board in boards(settings.run, settings.ranking)}
     board = made.get(board_name or next(iter(made)))
     if board is None:
         raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
@@ -107,7 +107,9 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         scored,
         values,
         board,
-        stop_policy(settings, reader.resumed_step(), reader.generation()),
+        stop_policy(
+            settings.ranking, settings.stopping, reader.resumed_step(), reader.generation()
+        ),
         incumbent=reader.incumbent(board.name),
         hours=(time.time() - begun) / 3600,
         not_finite=reader.not_finite(),

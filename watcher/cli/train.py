@@ -164,7 +164,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
         visible_devices(command, os.environ),
         os.environ.get("CUDA_DEVICE_ORDER"),
         listing.gpus,
-        other_evaluators(settings, listing),
+        other_evaluators(settings.carrier.device_lock_dir, listing),
     )
     if device.device != settings.carrier.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")

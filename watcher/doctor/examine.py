@@ -200,7 +200,7 @@ def _room(settings: Settings, source: CheckpointSource, steps: int | None) -> li
     recorded = _recorded(settings.run.state_path)
     found = _found(source)
     sizes = [sum(part[1] for part in checkpoint.signature) for checkpoint in found]
-    places = [board.policy.top_k for board in boards(settings)]
+    places = [board.policy.top_k for board in boards(settings.run, settings.ranking)]
     more = settings.retention.keep_last or 0
     every = cadence.rounded(recorded.steps or _steps_between(found, source) or _DEFAULT_EVERY_N)
     endless = any(place < 0 for place in places) or settings.retention.keep_every_steps

@@ -106,7 +106,7 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
     names, categories = reader.measured()
     try:
         if names:
-            require_metrics(boards(settings), names, categories or None)
+            require_metrics(boards(settings.run, settings.ranking), names, categories or None)
     except ConfigError as error:
         text = f"{error.message.replace('this evaluation', 'the evaluations so far')}: the start"
         text += " is refused unless what changed since then brings it"
@@ -117,10 +117,8 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
 def _noise(settings: Settings, reader: Reader) -> list[Finding]:
     details = reader.details_of()
     instead = "rank by what is computed from detections, such as mAP"
-    return [
-        Finding("metric", "warning", doubt, instead)
-        for doubt in random_doubts(boards(settings), details.get("random_metrics") or ())
-    ]
+    made, drawn = boards(settings.run, settings.ranking), details.get("random_metrics") or ()
+    return [Finding("metric", "warning", doubt, instead) for doubt in random_doubts(made, drawn)]
 
 
 def promoted(state_dir: Path) -> list[Finding]:

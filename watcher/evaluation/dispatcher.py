@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from watcher.config import Settings
-from watcher.config.policies import boards, require_metrics
+from watcher.config.carrier import LocalSettings
+from watcher.config.policies import require_metrics
+from watcher.decision.board import Board
 from watcher.decision.retry import delay
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
@@ -63,14 +64,14 @@ class Dispatcher:
 
     def __init__(
         self,
-        settings: Settings,
+        boards: Sequence[Board],
+        carrier: LocalSettings,
         store: Store,
         source: CheckpointSource,
         supervisors: Sequence[Supervisor],
         snapshot: Snapshot,
     ) -> None:
-        self._settings = settings
-        self._boards = boards(settings)
+        self._boards, self._carrier = boards, carrier
         self._store = store
         self._source = source
         self.pool = WorkerPool(supervisors)
@@ -202,7 +203,7 @@ class Dispatcher:
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
-        return self._settings.carrier.stall_timeout + _LEASE_MARGIN_SECONDS
+        return self._carrier.stall_timeout + _LEASE_MARGIN_SECONDS
 
     def _record_one(
         self, supervisor: Supervisor, event: WorkerEvent, now: float, steady: float
@@ -366,7 +367,7 @@ class Dispatcher:
             _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, counts=False)
             return
         # Of two that shared a broken worker one is innocent: each is tried again, alone.
-        if alone and lease.attempt >= self._settings.carrier.max_attempts:
+        if alone and lease.attempt >= self._carrier.max_attempts:
             said = f"{reason} (attempt {lease.attempt}, the last)"
             self._fail(lease, said, now, may_pass=True)
             return

@@ -16,7 +16,7 @@ import structlog
 
 from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
-from watcher.config.policies import boards, retain_policy
+from watcher.config.policies import boards
 from watcher.decision.board import KEPT_BOARD, Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge
@@ -54,13 +54,15 @@ class Projector:
         *,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        # Of the settings it needs four sections: places, ranking, what is kept and when to stop.
+        run, self._retention = settings.run, settings.retention
+        self._pins_dir = run.state_path / PINS_NAME
         self._store = store
         self._run_name = run_name
         self.verified: Verified = set()
-        self._boards = boards(settings)
+        self._boards = boards(run, settings.ranking)
         places = {board.name: board.folder for board in self._boards}
-        places[KEPT_BOARD] = settings.run.kept_path
+        places[KEPT_BOARD] = run.kept_path
         self._folders = {
             name: BoardFolder(
                 name,
@@ -68,20 +70,19 @@ class Projector:
                 store,
                 source.format,
                 file=KEPT_FILE if name == KEPT_BOARD else BOARD_FILE,
-                evict_seconds=settings.retention.evict_seconds,
+                evict_seconds=self._retention.evict_seconds,
                 verified=self.verified,
                 steady=steady,
             )
             for name, path in places.items()
         }
-        self._retain = retain_policy(settings)
-        self._stopping = Stopping(settings, store)
+        self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
-        self._recall = Recall(store, source, settings.run.state_path / PINS_NAME, self.verified)
+        self._recall = Recall(store, source, self._pins_dir, self.verified)
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
         self._begun = self._lost = False
@@ -236,8 +237,8 @@ class Projector:
     def _unkept(self, released: Iterable[dict[str, Any]], gone: set[int]) -> list[ScoredCheckpoint]:
         """Return what is to be kept whatever its score and has no pin."""
         left = {row["id"]: row for row in released if row["id"] not in gone}
-        rows = [*self._store.queue.pinned(), *left.values()]
-        kept = retain(map(as_pinned, {row["id"]: row for row in rows}.values()), self._retain)
+        rows = {row["id"]: row for row in [*self._store.queue.pinned(), *left.values()]}
+        kept = retain(map(as_pinned, rows.values()), self._retention.policy)
         return [_unscored(left[one]) for one in kept if one in left]
 
     def _stays(self, board: Board, ranking: Ranking) -> bool:
@@ -324,7 +325,7 @@ class Projector:
     def _update_kept(self, rows: Sequence[ScoredCheckpoint], now: float) -> set[int]:
         """Show what is kept for another reason than its score; returns the checkpoint ids."""
         pinned = self._store.queue.pinned()
-        kept = retain(map(as_pinned, pinned), self._retain)
+        kept = retain(map(as_pinned, pinned), self._retention.policy)
         scored = {row.checkpoint_id: row for row in rows}
         unscored = {
             row["id"]: _unscored(row)
@@ -350,15 +351,13 @@ class Projector:
                 self._notes.pop(id_, None)
 
     def _release_pins(self, held: set[int]) -> None:
-        pins_dir = self._settings.run.state_path / PINS_NAME
-        held = held | self._store.queue.to_try_again(
-            self._settings.retention.waiting_policy.max_bytes
-        )
+        limit = self._retention.waiting_policy.max_bytes
+        held = held | self._store.queue.to_try_again(limit)
         kept = set()
         for row in self._store.queue.pinned():
             if row["id"] not in held and row["state"] not in ("pending", "leased"):
                 self._store.queue.forget_pin(row["id"])
-                release(row["prefix"], pins_dir)
+                release(row["prefix"], self._pins_dir)
             else:
                 kept.add(row["sha256"])
         self.verified -= {seen for seen in self.verified if seen[0] not in kept}

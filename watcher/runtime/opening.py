@@ -12,7 +12,7 @@ from contextlib import closing
 
 import structlog
 
-from watcher.config import Settings
+from watcher.config.run import RunSettings
 from watcher.errors import StoreBusy, WorkLeft
 from watcher.ingest.intake import Intake
 from watcher.runtime.backoff import Backoff
@@ -27,7 +27,8 @@ _AGAIN_SECONDS = 0.2
 
 
 def open_store(
-    settings: Settings,
+    run: RunSettings,
+    grace_seconds: float,
     source: CheckpointSource,
     wakeup: WakeUp,
     *,
@@ -36,7 +37,8 @@ def open_store(
     """Open or create the run's database; waits as long as another program has locked it.
 
     Args:
-        settings: The run's.
+        run: The run's settings.
+        grace_seconds: As the intake takes them; where it was to end, the database has so long.
         source: Where its checkpoints come from.
         wakeup: Tells that a signal asked to end. Where it was to end once all is done, the database
             is not waited for long.
@@ -49,24 +51,26 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    pins_dir = settings.run.state_path / PINS_NAME
-    with closing(
-        Intake(source, pins_dir, None, grace_seconds=settings.source.grace_seconds)
-    ) as intake:
-        return _open(settings, intake, wakeup, waiting)
+    pins_dir = run.state_path / PINS_NAME
+    with closing(Intake(source, pins_dir, None, grace_seconds=grace_seconds)) as intake:
+        return _open(run, grace_seconds, intake, wakeup, waiting)
 
 
 def _open(
-    settings: Settings, intake: Intake, wakeup: WakeUp, waiting: Callable[[str], None]
+    run: RunSettings,
+    grace_seconds: float,
+    intake: Intake,
+    wakeup: WakeUp,
+    waiting: Callable[[str], None],
 ) -> Store | None:
-    path = settings.run.state_path / DATABASE_NAME
+    path = run.state_path / DATABASE_NAME
     backoff = Backoff()
     while not wakeup.stop_asked:
         try:
             return Store(
                 path,
-                run=settings.run.name,
-                model_dir=settings.run.model_path,
+                run=run.name,
+                model_dir=run.model_path,
                 now=time.time(),
                 busy_seconds=_BUSY_SECONDS,
             )
@@ -74,7 +78,7 @@ def _open(
             waiting(f"waiting: {error.message}")
             if reason := backoff.failed(error, time.monotonic()):
                 _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
-            lasted = time.monotonic() - backoff.since >= settings.source.grace_seconds
+            lasted = time.monotonic() - backoff.since >= grace_seconds
             if wakeup.finish_asked and lasted:
                 text = f"the run never began: {error.message}"
                 raise WorkLeft(text, hint=error.hint) from error

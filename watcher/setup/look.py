@@ -292,7 +292,7 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
     """Return what the settings stand for that depend on MODEL_DIR."""
     settings = _settings(outlook)
     try:
-        boards(settings)
+        boards(settings.run, settings.ranking)
     except ConfigError:  # told when the file is read
         return {}
     return {
