@@ -59,7 +59,7 @@ def train(
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
-    from watcher.cli.trainer_command import foresee_saves, refuse_mistyped, tell_classes
+    from watcher.cli.trainer_command import refuse_mistyped, tell_ahead
     from watcher.launch.launcher import Launcher
     from watcher.launch.modules import refuse_other_interpreter
     from watcher.sources.choice import open_source
@@ -73,9 +73,8 @@ def train(
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
-    tell_classes(command, settings)
     source = open_source(settings.source, settings.run.model_path)
-    unsaved = foresee_saves(command, settings, source)
+    unsaved = tell_ahead(command, settings, source)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
     refuse_other_interpreter(command, os.environ)

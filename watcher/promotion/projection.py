@@ -30,6 +30,7 @@ from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
 from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
+from watcher.store.rows import unscored
 from watcher.types import ScoredCheckpoint
 
 _log = structlog.get_logger(__name__)
@@ -239,7 +240,7 @@ class Projector:
         left = {row["id"]: row for row in released if row["id"] not in gone}
         rows = {row["id"]: row for row in [*self._store.queue.pinned(), *left.values()]}
         kept = retain(map(as_pinned, rows.values()), self._retention.policy)
-        return [_unscored(left[one]) for one in kept if one in left]
+        return [unscored(left[one]) for one in kept if one in left]
 
     def _stays(self, board: Board, ranking: Ranking) -> bool:
         """True when what is promoted stays as it is, whatever the ranking says.
@@ -328,7 +329,7 @@ class Projector:
         kept = retain(map(as_pinned, pinned), self._retention.policy)
         scored = {row.checkpoint_id: row for row in rows}
         unscored = {
-            row["id"]: _unscored(row)
+            row["id"]: unscored(row)
             for row in pinned
             if row["id"] in kept and row["id"] not in scored
         }
@@ -364,20 +365,6 @@ class Projector:
 
 
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
-
-
-def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
-    return ScoredCheckpoint(
-        checkpoint_id=row["id"],
-        evaluation_id=0,
-        name=row["name"],
-        global_step=row["global_step"],
-        sha256=row["sha256"],
-        score=None,
-        evaluated_at="",
-        pin=row.get("prefix"),
-        generation=row["generation"],
-    )
 
 
 def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,22 @@ _NAMING = {
     ),
     "last": ("?2 = 'last' AND e.id IS NOT NULL",),
 }
+
+
+def unscored(row: Mapping[str, Any], *, not_finite: bool = False) -> ScoredCheckpoint:
+    """Return a checkpoint that has no score, beside those that have one."""
+    return ScoredCheckpoint(
+        checkpoint_id=row["id"],
+        evaluation_id=0,
+        name=row["name"],
+        global_step=row["global_step"],
+        sha256=row["sha256"],
+        score=None,
+        evaluated_at="",
+        not_finite=not_finite,
+        pin=row.get("prefix"),
+        generation=row["generation"],
+    )
 
 
 class Rows:
@@ -193,20 +209,7 @@ class Rows:
             " AND reason LIKE 'not_finite:%'",
             [self._run_id],
         )
-        return [
-            ScoredCheckpoint(
-                checkpoint_id=row["id"],
-                evaluation_id=0,
-                name=row["name"],
-                global_step=row["global_step"],
-                sha256=row["sha256"],
-                score=None,
-                evaluated_at="",
-                not_finite=True,
-                generation=row["generation"],
-            )
-            for row in rows
-        ]
+        return [unscored(row, not_finite=True) for row in rows]
 
     def values_of(self, evaluation_id: int) -> dict[Key, float | None]:
         """Return what an evaluation recorded: (metric, category) to value, '' for overall ones."""
