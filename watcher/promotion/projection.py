@@ -327,14 +327,10 @@ class Projector:
         """Show what is kept for another reason than its score; returns the checkpoint ids."""
         pinned = self._store.queue.pinned()
         kept = retain(map(as_pinned, pinned), self._retention.policy)
-        scored = {row.checkpoint_id: row for row in rows}
-        unscored = {
-            row["id"]: unscored(row)
-            for row in pinned
-            if row["id"] in kept and row["id"] not in scored
-        }
+        shown = {row["id"]: unscored(row) for row in pinned if row["id"] in kept}
+        shown |= {row.checkpoint_id: row for row in rows}
         text = self._text(self._boards[0], KEPT_BOARD)
-        self._show(KEPT_BOARD, [(scored | unscored)[one] for one in kept], text, now)
+        self._show(KEPT_BOARD, [shown[one] for one in kept], text, now)
         return set(kept)
 
     def _write_notes(self, notes: dict[int, str | None]) -> None:

@@ -130,8 +130,9 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         stack.enter_context(sharing).begin()
         live = _wants_live(settings.service.log_format)
         configure_logs(settings.service.log_format, run.state_path, live=live)
-        grace_seconds = settings.source.grace_seconds
-        opened = open_store(run, grace_seconds, source, wakeup, waiting=service.waiting)
+        grace, pins_dir = settings.source.grace_seconds, run.state_path / PINS_NAME
+        with contextlib.closing(Intake(source, pins_dir, None, grace_seconds=grace)) as intake:
+            opened = open_store(run, intake, wakeup, grace_seconds=grace, waiting=service.waiting)
         if opened is None:
             return True
         store = stack.enter_context(opened)

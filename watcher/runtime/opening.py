@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 
 import structlog
 
@@ -17,8 +16,7 @@ from watcher.errors import StoreBusy, WorkLeft
 from watcher.ingest.intake import Intake
 from watcher.runtime.backoff import Backoff
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.choice import CheckpointSource
-from watcher.store import DATABASE_NAME, PINS_NAME, Store
+from watcher.store import DATABASE_NAME, Store
 
 _log = structlog.get_logger(__name__)
 
@@ -28,20 +26,19 @@ _AGAIN_SECONDS = 0.2
 
 def open_store(
     run: RunSettings,
-    grace_seconds: float,
-    source: CheckpointSource,
+    intake: Intake,
     wakeup: WakeUp,
     *,
+    grace_seconds: float,
     waiting: Callable[[str], None],
 ) -> Store | None:
     """Open or create the run's database; waits as long as another program has locked it.
 
     Args:
         run: The run's settings.
-        grace_seconds: As the intake takes them; where it was to end, the database has so long.
-        source: Where its checkpoints come from.
-        wakeup: Tells that a signal asked to end. Where it was to end once all is done, the database
-            is not waited for long.
+        intake: Pins checkpoints meanwhile; without a database.
+        wakeup: Tells that a signal asked to end.
+        grace_seconds: Where it was to end once all is done, the database is not waited for longer.
         waiting: Called again and again while it waits, with the reason.
 
     Returns:
@@ -51,18 +48,6 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    pins_dir = run.state_path / PINS_NAME
-    with closing(Intake(source, pins_dir, None, grace_seconds=grace_seconds)) as intake:
-        return _open(run, grace_seconds, intake, wakeup, waiting)
-
-
-def _open(
-    run: RunSettings,
-    grace_seconds: float,
-    intake: Intake,
-    wakeup: WakeUp,
-    waiting: Callable[[str], None],
-) -> Store | None:
     path = run.state_path / DATABASE_NAME
     backoff = Backoff()
     while not wakeup.stop_asked:

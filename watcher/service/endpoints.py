@@ -54,11 +54,11 @@ class Endpoints:
 
     def _make_metrics(self, settings: Settings) -> Respond | None:
         try:
-            from watcher.service.metrics import Metrics
+            from watcher.service.metrics import Metrics, RunCollector
         except ImportError:
             return None
         parts = settings.run, settings.ranking, settings.retention
-        return Metrics(*parts, self._health, lambda: self.sent())
+        return Metrics(RunCollector(*parts, self._health, lambda: self.sent()))
 
     def begin(self) -> None:
         """Say where it listens, and expect the loop to turn from now on."""

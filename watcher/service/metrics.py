@@ -50,16 +50,9 @@ Sent = Callable[[], Mapping[tuple[str, str], int]]
 class Metrics:
     """What `/metrics` answers. Any thread may ask; one at a time looks at the database."""
 
-    def __init__(
-        self,
-        run: RunSettings,
-        ranking: RankingSettings,
-        retention: RetentionSettings,
-        health: Health,
-        sent: Sent = dict,
-    ) -> None:
+    def __init__(self, collector: RunCollector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_RunCollector(run, ranking, retention, health, sent))
+        self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
 
@@ -74,7 +67,7 @@ class Metrics:
             self._lock.release()
 
 
-class _RunCollector(Collector):
+class RunCollector(Collector):
     """Makes the metrics of one run; each has the label `run`."""
 
     def __init__(
@@ -83,7 +76,7 @@ class _RunCollector(Collector):
         ranking: RankingSettings,
         retention: RetentionSettings,
         health: Health,
-        sent: Sent,
+        sent: Sent = dict,
     ) -> None:
         self._run, self._health, self._sent = run.name, health, sent
         self._about = {"metric": ranking.metric, "mode": ranking.better, "version": __version__}
