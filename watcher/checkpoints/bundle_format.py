@@ -11,7 +11,7 @@ from pathlib import Path
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle import OD_API_LAYOUT, Layout
-from watcher.checkpoints.naming import OD_API_NAMES, Naming
+from watcher.checkpoints.naming import USUAL_STEM, Naming
 from watcher.files.slices import Progress, Work
 from watcher.types import Pin
 
@@ -49,4 +49,4 @@ class BundleFormat(Naming):
         )
 
 
-OD_API = BundleFormat(OD_API_NAMES.stem, OD_API_NAMES.counts_saves)
+OD_API = BundleFormat(USUAL_STEM)
