@@ -8,7 +8,9 @@ import json
 import os
 import pathlib
 import re
+import struct
 import sys
+import types
 
 ANSWER = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
@@ -23,18 +25,22 @@ def messages():
     found = {}
     for path in sorted(folder.glob("*_pb2.py")):
         module = importlib.import_module("object_detection.protos." + path.stem)
-        names = sorted(name for name in vars(module) if name[0].isupper())
-        extensions = [name for name in vars(module) if name.islower() and name[0] != "_"]
-        shown = [name for name in extensions if not name.endswith("pb2")]
+        names = sorted(name for name, value in vars(module).items() if _is_shown(name, value))
         described = str(FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb))
-        # As protobuf writes it back, a default of 0.00001 is 1e-05.
+        # As protobuf writes a default back, it may be in the digits of its 32 bits.
         plain = re.sub(r'(default_value: ")([-\d.e]+)(?=")', _plain, described)
-        found[path.stem] = [plain, names, sorted(shown)]
+        found[path.stem] = [plain, names]
     return found
 
 
 def _plain(match):
-    return match.group(1) + repr(float(match.group(2)))
+    (number,) = struct.unpack("f", struct.pack("f", float(match.group(2))))
+    return match.group(1) + repr(number)
+
+
+def _is_shown(name, value):
+    """Whether it is a message, an enum or an extension, or what belongs to one."""
+    return name[0] != "_" and not isinstance(value, types.ModuleType)
 
 
 def state():
