@@ -94,7 +94,9 @@ def never_detected(pipeline: Path) -> str | None:
     text = _read(pipeline)
     classes = _only(_values(text, "num_classes", _NUMBER))
     for path in dict.fromkeys(_values(text, "label_map_path", _QUOTED)):
-        ids = [int(one) for one in _values(_read(Path(path)), "id", _NUMBER)]
+        # Keypoints have ids of their own.
+        labels = re.sub(r"\bkeypoints\s*:?\s*{[^}]*}", "", _read(Path(path)))
+        ids = [int(one) for one in _values(labels, "id", _NUMBER)]
         if classes is not None and max(ids, default=0) > classes:
             return (
                 f"label map ({path}) has id {max(ids)}, and the model's num_classes is {classes}:"
