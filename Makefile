@@ -87,7 +87,7 @@ check: lint $(WEB_STAMP)
 test: environments lint
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-# A set is removed again, 3 GB, unless KEEP=1.
+# On every set whose Python is found; each is removed again, for its 3 GB, unless KEEP=1.
 test-tensorflows: environments
 	@$(VENV_PYTHON) tests/tensorflows/sets.py --default $(OD_SET) $(OD_VENV) --testers $(TESTERS) \
 	    $(if $(KEEP),--keep) $(SETS)
