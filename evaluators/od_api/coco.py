@@ -317,12 +317,15 @@ def _run_hotcoco(truth, detections):
     )
     if masks and len(found):
         # It takes the area of the box otherwise, where pycocotools takes that of the mask.
-        result.update_anns(
-            ids=np.arange(1, len(found) + 1),
-            area=np.asarray(coco_tools.mask.area(detections.rles), np.float64),
-        )
+        result.update_anns(ids=np.arange(1, len(found) + 1), area=_areas(detections.rles))
     evaluator = hotcoco.COCOeval(reference, result, truth.iou_type)
     return _arrays(evaluator)
+
+
+def _areas(rles):
+    """Returns the pixels of each mask. Of more at once pycocotools raises under NumPy 2."""
+    parts = (rles[first : first + 255] for first in range(0, len(rles), 255))
+    return np.concatenate([coco_tools.mask.area(part) for part in parts]).astype(np.float64)
 
 
 def _run_faster(truth, detections):

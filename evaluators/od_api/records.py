@@ -32,6 +32,10 @@ UNREADABLE = (
 CODE = "bad_records"
 # Small, since images are large: they are read, and dropped at once.
 _BATCH = 16
+# What newer TensorFlow says of its own inside before it says what is wrong.
+_OF_DATASET = re.compile(
+    r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+)
 _MADE_ANEW = "make the records again, or copy them again"
 
 
@@ -279,7 +283,7 @@ def _refusal(path, number, record, error):
     except Exception:  # each implementation of protobuf has its own, and some pass on others
         fields, name = None, ""
     place = Place(path, number, name)
-    text = one_line(error)
+    text = _OF_DATASET.sub("", one_line(error))
     if fields is None or "Could not parse example" in text:
         hint = "the OD API reads tf.train.Example: was the file made for another program?"
         return Refusal(CODE, "{} is no tf.train.Example".format(place), hint)

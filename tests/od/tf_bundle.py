@@ -18,7 +18,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import numpy as np
+import object_detection  # first: it decides which Keras tf.keras is, as in a trainer
 import tensorflow as tf
+
+assert object_detection
 
 
 class Things(tf.Module):
