@@ -40,12 +40,9 @@ COLUMNS = {
     "families": FAMILIES,
     "hooks": HOOKS,
 }
+FEW = [test for column, test in COLUMNS.items() if column != "families"]
 # With both ways in which the OD API takes Keras' own models.
-FEW_FAMILIES = ("faster_rcnn", "center_net", "efficientdet:1")
-FEW = [
-    *(test for column, test in COLUMNS.items() if column != "families"),
-    *(f"{FAMILIES}[{name}]" for name in FEW_FAMILIES),
-]
+FEW_FAMILIES = [f"{FAMILIES}[{name}]" for name in ("faster_rcnn", "center_net", "efficientdet:1")]
 ALL = ["tests", EVERY_SET, "-m", "tensorflow"]
 
 
@@ -122,16 +119,20 @@ class Outcome:
         return [f"`{self.tested.name}`", self.tested.pinned, python, *self.cells.values()]
 
 
-def install(tested: Set, venv: Path) -> bool:
+def install(tested: Set, venv: Path, python: str) -> bool:
     """Have make install a set, unless it is there; whether it is."""
-    python = find_python(tested.python)
-    if python is None:
-        version = "{}.{}".format(*tested.python)
-        print(f"{tested.name} is left out: no python{version} was found", file=sys.stderr)
-        return False
     variables = [f"OD_SET={tested.name}", f"OD_VENV={venv}", f"OD_PYTHON={python}"]
-    subprocess.run(["make", "--no-print-directory", "environments", *variables], check=True)
-    return True
+    made = subprocess.run(["make", "--no-print-directory", "environments", *variables])
+    return made.returncode == 0
+
+
+def choose(one: Set, there: list[Set], before: list[Set]) -> list[str]:
+    """The tests for a set, by all those that there is a Python for and those tested before."""
+    if one in (there[0], there[-1]):
+        return ALL
+    # The families once for each TensorFlow: another Python changes nothing about them.
+    is_new = one.tensorflow not in [other.tensorflow for other in before]
+    return [*FEW, *(FEW_FAMILIES if is_new else ())]
 
 
 def run(tested: Set, venv: Path, tests: list[str], testers: str) -> Outcome:
@@ -143,13 +144,14 @@ def run(tested: Set, venv: Path, tests: list[str], testers: str) -> Outcome:
     command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *tests]
     od_python = str((venv / "bin" / "python").absolute())
     ended = subprocess.run(command, env={**os.environ, "CHECKPOINT_WATCHER_OD_PYTHON": od_python})
-    return Outcome(tested, read_report(report), ended.returncode == 0)
+    found = read_report(report if report.exists() else None)
+    return Outcome(tested, found, ended.returncode == 0)
 
 
-def read_report(path: Path) -> dict[str, str]:
-    """What a JUnit report says of each column of the table."""
+def read_report(path: Path | None) -> dict[str, str]:
+    """What a JUnit report says of each column of the table; there is none where nothing was run."""
     found: dict[str, list[bool | None]] = {column: [] for column in [*COLUMNS, "tests"]}
-    for case in ElementTree.parse(path).iter("testcase") if path.exists() else ():
+    for case in ElementTree.parse(path).iter("testcase") if path else ():
         test = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
         said = {part.tag for part in case}
         passed = None if "skipped" in said else not said & {"failure", "error"}
@@ -182,18 +184,26 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the environments there")
     parser.add_argument("sets", nargs="*", metavar="SET")
     options = parser.parse_args()
-    here = [one for one in all_sets() if find_python(one.python)]
-    sets = [Set(name) for name in options.sets] or all_sets()
+    there = {one.name: one for one in all_sets()}
+    if unknown := set(options.sets) - there.keys():
+        parser.error(f"no set is named {', '.join(sorted(unknown))}; there are {', '.join(there)}")
+    pythons = {one: found for one in there.values() if (found := find_python(one.python))}
     WORK.mkdir(parents=True, exist_ok=True)
-    outcomes = []
-    for one in sets:
+    outcomes: list[Outcome] = []
+    for one in [there[name] for name in options.sets or there]:
+        if one not in pythons:
+            version = "{}.{}".format(*one.python)
+            print(f"{one.name} is left out: no python{version} was found", file=sys.stderr)
+            continue
         is_default = one.name == options.default[0]
         venv = Path(options.default[1]) if is_default else WORK / one.name
-        if not install(one, venv):
-            continue
-        outcomes.append(run(one, venv, ALL if one in (here[0], here[-1]) else FEW, options.testers))
+        if install(one, venv, pythons[one]):
+            tests = choose(one, list(pythons), [outcome.tested for outcome in outcomes])
+            outcomes.append(run(one, venv, tests, options.testers))
+        else:
+            outcomes.append(Outcome(one, read_report(None), passed=False))
         if not (is_default or options.keep):
-            shutil.rmtree(venv)
+            shutil.rmtree(venv, ignore_errors=True)
     print(table(outcomes))
     return 0 if outcomes and all(outcome.passed for outcome in outcomes) else 1
 

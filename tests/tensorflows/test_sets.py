@@ -69,6 +69,19 @@ def test_every_list_for_a_cpu_is_a_set_from_the_oldest_tensorflow_to_the_newest(
     assert {f"od-{one.name}" for one in found} == {name for name in lists if "gpu" not in name}
 
 
+def test_all_tests_run_on_the_oldest_and_the_newest_and_families_once_for_each_tensorflow() -> None:
+    there = sets.all_sets()
+    chosen = [sets.choose(one, there, there[:number]) for number, one in enumerate(there)]
+    assert chosen[0] == chosen[-1] == sets.ALL
+    with_families = [
+        one.tensorflow
+        for one, tests in zip(there, chosen, strict=True)
+        if tests == [*sets.FEW, *sets.FEW_FAMILIES]
+    ]
+    assert with_families == [(2, minor) for minor in range(13, 22)]
+    assert sum(tests == sets.FEW for tests in chosen) == len(there) - 2 - len(with_families)
+
+
 def test_the_table_says_how_many_of_how_many_passed_of_what_was_run(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     names = {
@@ -93,7 +106,7 @@ def test_the_table_says_how_many_of_how_many_passed_of_what_was_run(tmp_path: Pa
     }
 
 
-@pytest.mark.parametrize("test", sets.FEW)
+@pytest.mark.parametrize("test", [*sets.FEW, sets.FAMILIES])
 def test_what_is_run_on_every_set_is_there(test: str) -> None:
     path, _, name = test.partition("::")
     assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text() or not name
