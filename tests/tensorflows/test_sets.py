@@ -106,6 +106,24 @@ def test_the_table_says_how_many_of_how_many_passed_of_what_was_run(tmp_path: Pa
     }
 
 
+@pytest.mark.slow
+def test_all_tests_of_the_training_environment_are_more_than_those_of_every_set() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "--quiet",
+        "-p",
+        "no:cacheprovider",
+    ]
+    ran = subprocess.run([*command, *sets.ALL], cwd=ROOT, capture_output=True, text=True)
+    found = ran.stdout.splitlines()
+    assert len(found) > 150
+    for test in [*sets.FEW, *sets.FEW_FAMILIES]:
+        assert any(line.startswith(test) for line in found), test
+
+
 @pytest.mark.parametrize("test", [*sets.FEW, sets.FAMILIES])
 def test_what_is_run_on_every_set_is_there(test: str) -> None:
     path, _, name = test.partition("::")
