@@ -266,7 +266,7 @@ def test_the_newest_life_is_evaluated_first_and_what_has_a_place_with_it(store: 
         add(store, at, counter)
     checkpoint = store.ledger.find("ckpt-4")
     assert checkpoint
-    path = store._database.path
+    path = store.path
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(  # as if it were measured anew
             "INSERT INTO promotions (run_id, board, checkpoint_id, rank, metric, path, promoted_at)"
@@ -275,7 +275,7 @@ def test_the_newest_life_is_evaluated_first_and_what_has_a_place_with_it(store: 
         )
     add(store, 11, 2)
     add(store, 12, 8)
-    with open_reader(store._database.path.parent) as reader:
+    with open_reader(store.path.parent) as reader:
         shown = [row["checkpoint"] for row in reader.queue()]
     given = []
     while lease := store.queue.lease_next(NOW, 60):

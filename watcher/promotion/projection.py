@@ -266,7 +266,7 @@ class Projector:
         return True
 
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
-        incumbent = self._store.promotions.incumbent(board.name)
+        incumbent = self._store.ledger.incumbent(board.name)
         return judge(self._as_seen_by(board, rows), board.policy, incumbent)
 
     def _as_seen_by(

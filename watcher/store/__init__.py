@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Self
 
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
@@ -35,7 +34,7 @@ __all__ = [
 ]
 
 
-class Store:
+class Store(RunDatabase):
     """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `manual`."""
 
     def __init__(
@@ -58,7 +57,7 @@ class Store:
             run_uuid: Identity of the run if it is created now; None for a new one.
             busy_seconds: How long to wait for another program's lock, before StoreBusy.
         """
-        self._database = RunDatabase(
+        super().__init__(
             path,
             run=run,
             model_dir=model_dir,
@@ -66,26 +65,7 @@ class Store:
             new_uuid=run_uuid or str(uuid.uuid4()),
             busy_seconds=busy_seconds,
         )
-        self.run_uuid = self._database.run_uuid
-        self.queue = Queue(self._database)
-        self.ledger = Ledger(self._database, self.queue)
-        self.promotions = Promotions(self._database)
-        self.manual = Manual(self._database)
-
-    def set_patience(self, seconds: float) -> None:
-        """Say how long a call waits for another program's lock, before StoreBusy."""
-        self._database.set_patience(seconds)
-
-    def require_present(self) -> None:
-        """Raise StoreLost when the database was deleted, replaced or emptied under us."""
-        self._database.require_present()
-
-    def close(self) -> None:
-        """Close the database; the object is of no use afterwards."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.queue = Queue(self)
+        self.ledger = Ledger(self, self.queue)
+        self.promotions = Promotions(self)
+        self.manual = Manual(self)

@@ -240,10 +240,7 @@ class Checkpoints:
     def forget_pin(self, checkpoint_id: int) -> None:
         """Note that a checkpoint has no pin any more. The pin's files are deleted after this."""
         with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints SET pin_path = NULL, pin_method = NULL WHERE id = ?",
-                [checkpoint_id],
-            )
+            self._db.update("checkpoints", checkpoint_id, pin_path=None, pin_method=None)
 
     def pinned(self) -> list[dict[str, Any]]:
         """Return each checkpoint that has a pin.

@@ -8,6 +8,8 @@ from typing import Any
 
 from watcher.store.database import RunDatabase
 
+_ANEW = "to be evaluated anew"
+
 
 class Manual:
     """Verbs on the `checkpoints` table that answer to a person."""
@@ -31,19 +33,15 @@ class Manual:
     def keep(self, checkpoint: dict[str, Any], kept: bool, now: float) -> None:
         """Keep a checkpoint's files whatever its score, or no longer."""
         with self._db.write():
-            self._db.run("UPDATE checkpoints SET kept = ? WHERE id = ?", [kept, checkpoint["id"]])
+            self._db.update("checkpoints", checkpoint["id"], kept=kept)
             said = "kept by hand" if kept else "no longer kept by hand"
             self._db.event(now, "kept" if kept else "let_go", said, checkpoint["name"])
 
     def requeue(self, checkpoint: dict[str, Any], now: float) -> None:
         """Put a pinned checkpoint back into the queue, with all its attempts before it."""
         with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints SET state = 'pending', attempts = 0, not_before_seconds = 0,"
-                " reason = 'to be evaluated anew' WHERE id = ?",
-                [checkpoint["id"]],
-            )
-            self._db.event(now, "requeued", "to be evaluated anew", checkpoint["name"])
+            self._db.wait_anew(checkpoint["id"], _ANEW)
+            self._db.event(now, "requeued", _ANEW, checkpoint["name"])
 
     def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Return the evaluated checkpoints of these names that have no pin, as `pinned` does."""
@@ -63,7 +61,4 @@ class Manual:
     def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
         """Note that a checkpoint which had no pin any more has one again."""
         with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints SET pin_path = ?, pin_method = ? WHERE id = ?",
-                [pin_path, method, checkpoint_id],
-            )
+            self._db.update("checkpoints", checkpoint_id, pin_path=pin_path, pin_method=method)

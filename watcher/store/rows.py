@@ -8,8 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from watcher.checkpoints.naming import OD_API_NAMES
@@ -56,27 +55,8 @@ _NAMING = {
 }
 
 
-class Rows:
+class Rows(Connection):
     """Questions about one run's evaluations."""
-
-    def __init__(
-        self, database: Connection, run_id: int, pin_prefix: Callable[[str], Path]
-    ) -> None:
-        self._asked = database
-        self._run_id = run_id
-        self._pin_prefix = pin_prefix
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-        return self._asked.all(sql, arguments)
-
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-        return self._asked.one(sql, arguments)
-
-    def value(self, sql: str, arguments: Sequence[Any] = ()) -> Any:
-        """Return the first value of the first row, None when there is none."""
-        return self._asked.value(sql, arguments)
 
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the evaluation that counts, None before the first."""
@@ -102,7 +82,7 @@ class Rows:
             "checkpoints c INDEXED BY checkpoints_pinned"
             " CROSS JOIN evaluations e ON e.checkpoint_id = c.id"
             " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
-            self._run_id,
+            self.run_id,
         )
 
     def scored_of(self, checkpoint_ids: Iterable[int]) -> list[ScoredCheckpoint]:
@@ -125,7 +105,7 @@ class Rows:
             " FROM (SELECT id, state, EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = k.id"
             " AND fingerprint = (SELECT fingerprint FROM runs WHERE id = ?1)) AS measured"
             " FROM checkpoints k WHERE run_id = ?1) c",
-            [self._run_id],
+            [self.run_id],
         )
         return waiting
 
@@ -139,10 +119,10 @@ class Rows:
             f" FROM {source} AND c.run_id = ?"
             " AND e.fingerprint = coalesce(?, (SELECT fingerprint FROM runs WHERE id = c.run_id))"
             " ORDER BY c.generation, c.global_step, c.id",
-            [argument, self._run_id, fingerprint],
+            [argument, self.run_id, fingerprint],
         )
         return [
-            ScoredCheckpoint(**{**row, "pin": pin and self._pin_prefix(pin)})
+            ScoredCheckpoint(**{**row, "pin": pin and self.pin_prefix(pin)})
             for row in rows
             for pin in [row.pop("pin_path")]
         ]
@@ -190,7 +170,7 @@ class Rows:
             "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
             " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " AND reason LIKE 'not_finite:%'",
-            [self._run_id],
+            [self.run_id],
         )
         return [
             ScoredCheckpoint(
@@ -232,24 +212,33 @@ class Rows:
         last = self.all(
             "SELECT id, evaluated_at FROM evaluations WHERE fingerprint ="
             " (SELECT fingerprint FROM runs WHERE id = ?) ORDER BY id DESC LIMIT 10",
-            [self._run_id],
+            [self.run_id],
         )
         of = self.metrics(row["id"] for row in last)
         evaluated_at = last[0]["evaluated_at"] if last else ""
         return {name for one in of.values() for name in one}, evaluated_at
 
+    def incumbent(self, board: str) -> int | None:
+        """Return the checkpoint id of a board's first place, None when it is empty."""
+        checkpoint_id: int | None = self.value(
+            "SELECT checkpoint_id FROM promotions WHERE board = ? AND evicted_at IS NULL"
+            " ORDER BY rank LIMIT 1",
+            [board],
+        )
+        return checkpoint_id
+
     def notes(self) -> dict[int, str]:
         """Return the notes on checkpoints: checkpoint id to text."""
         rows = self.all(
             "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
-            [self._run_id],
+            [self.run_id],
         )
         return {row["id"]: row["note"] for row in rows}
 
     def generation(self) -> int:
         """Return the newest generation, the one that stopping looks at."""
         sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
-        return self.value(sql, [self._run_id]) or 1
+        return self.value(sql, [self.run_id]) or 1
 
     def begun_at(self) -> str:
         """Return when the newest generation began, ISO 8601.
@@ -259,7 +248,7 @@ class Rows:
         began = self.value(
             "SELECT min(discovered_at) FROM checkpoints WHERE run_id = ?"
             " AND sha256 IS NOT NULL AND generation > 1 AND generation = ?",
-            [self._run_id, self.generation()],
+            [self.run_id, self.generation()],
         )
         return str(began or self._run_row("created_at"))
 
@@ -290,7 +279,7 @@ class Rows:
             row = self.one(
                 f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
                 f"{' AND e.id IS NOT NULL' if evaluated else ''} ORDER BY {latest} LIMIT 1",
-                [self._run_id, wanted],
+                [self.run_id, wanted],
             )
             if row:
                 return row
@@ -302,7 +291,7 @@ class Rows:
         if number := re.fullmatch(r"\D*(\d+)", wanted):
             name = OD_API_NAMES.name(int(number[1]))
             sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
-            near = [name] if self.value(sql, [self._run_id, name]) else []
+            near = [name] if self.value(sql, [self.run_id, name]) else []
         else:
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
         return f": did you mean {near[0]}?" if near else ""
@@ -320,4 +309,4 @@ class Rows:
         return row["message"] if row and row["kind"] == kind else None
 
     def _run_row(self, column: str) -> Any:
-        return self.value(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
+        return self.value(f"SELECT {column} FROM runs WHERE id = ?", [self.run_id])
