@@ -12,16 +12,12 @@ import click
 from watcher.cli import completing
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.cli.settings_help import examples
+from watcher.config import FILE_ONLY
+from watcher.config.ranking import RankingSettings
+from watcher.config.stopping import StoppingSettings
 from watcher.errors import ConfigError, StoreError
 
-_DECIDING = frozenset(
-    {
-        *("metric", "mode", "top_k", "tie_break", "ties", "veto"),
-        *("patience", "patience_steps", "min_delta", "smoothing", "min_steps", "min_evaluations"),
-        *("target", "divergence", "max_not_finite", "plateau_std", "plateau_window"),
-        *("max_steps", "max_hours"),
-    }
-)
+_DECIDING = {*RankingSettings.__struct_fields__, *StoppingSettings.__struct_fields__} - FILE_ONLY
 
 
 @click.command(

@@ -18,6 +18,7 @@ from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
+from watcher.config.settings import absolute
 from watcher.errors import ConfigError
 from watcher.files.atomic_io import replace_file
 from watcher.systemd import units
@@ -118,7 +119,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
     if file.exists() and not given.keys() - _BESIDE_THE_FILE:
         settings = load_settings(given, {}, file)
         values = read_toml(file)
-        if units.absolute(values) != values:
+        if absolute(values) != values:
             raise ConfigError(
                 f"{file} has a path that is not absolute",
                 hint="a service is started in another folder; write the whole path",
@@ -127,7 +128,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
     settings = load_settings({"run_name": name, **given}, {}, None)
     # As they were understood: 3 and not "3".
     values = {key: settings.value(key) for key in ("model_dir", "run_name", *given)}
-    values = units.absolute({**values, "python": str(_interpreter(settings))})
+    values = absolute({**values, "python": str(_interpreter(settings))})
     text = units.settings_file(values)
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise ConfigError(

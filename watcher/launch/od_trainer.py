@@ -82,7 +82,7 @@ def missing(arguments: Sequence[str], wrong: Sequence[Mistyped]) -> Mistyped | N
 
 def num_steps(pipeline: Path) -> int | None:
     """Return train_config.num_steps of a pipeline.config, None when that cannot be told."""
-    return _only(_values(_read(pipeline), "num_steps", _NUMBER))
+    return _only(_values(read_pipeline(pipeline), "num_steps", _NUMBER))
 
 
 def never_detected(pipeline: Path) -> str | None:
@@ -91,10 +91,10 @@ def never_detected(pipeline: Path) -> str | None:
     The OD API trains without a word about them, and the model never detects them. None where there
     are none, and where that cannot be told from the text alone.
     """
-    text = _read(pipeline)
+    text = read_pipeline(pipeline)
     classes = _only(_values(text, "num_classes", _NUMBER))
     for path in dict.fromkeys(_values(text, "label_map_path", _QUOTED)):
-        ids = [int(one) for one in _values(_read(Path(path)), "id", _NUMBER)]
+        ids = [int(one) for one in _values(read_pipeline(Path(path)), "id", _NUMBER)]
         if classes is not None and max(ids, default=0) > classes:
             return (
                 f"label map ({path}) has id {max(ids)}, and the model's num_classes is {classes}:"
@@ -103,7 +103,8 @@ def never_detected(pipeline: Path) -> str | None:
     return None
 
 
-def _read(file: Path) -> str:
+def read_pipeline(file: Path) -> str:
+    """Return the beginning of a file of protobuf text, which is all of any that is one."""
     try:
         with file.open(encoding="utf-8", errors="replace") as opened:
             return opened.read(_PIPELINE_BYTES)

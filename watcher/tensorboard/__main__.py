@@ -17,8 +17,7 @@ from pathlib import Path
 
 from watcher.errors import StoreError
 from watcher.files import scratch
-from watcher.store.database_file import DATABASE_NAME
-from watcher.store.reading import Reader
+from watcher.store.reading import Reader, open_reader
 from watcher.tensorboard.folder import arrange
 from watcher.tensorboard.points import Point, content, pictures_of, points
 
@@ -43,16 +42,13 @@ def update(state_dir: Path, eval_dir: Path, *, categories: bool = False) -> int:
         OSError: a file cannot be written.
         ImportError: tensorboardX is not installed.
     """
-    reader = Reader(state_dir / DATABASE_NAME)
-    try:
+    with open_reader(state_dir) as reader:
         inputs: dict[str, list[Point]] = {}
         for point in points(reader):
             inputs.setdefault(point.name, []).append(point)
         return sum(
             _update(reader, eval_dir / name, found, categories) for name, found in inputs.items()
         )
-    finally:
-        reader.close()
 
 
 def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: bool) -> int:

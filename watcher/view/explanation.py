@@ -13,7 +13,7 @@ from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
 from watcher.types import ScoredCheckpoint
 from watcher.view.fitting import Fitting
-from watcher.view.tables import add_number, add_text, plain_table, small_figure
+from watcher.view.tables import plain_table, small_figure
 
 _SHOWN = 10
 
@@ -86,11 +86,10 @@ def _heading(told: Explanation) -> Text:
 
 
 def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
-    table = plain_table()
     lives = any(row.generation > 1 for row in told.ranking.leaders)
     life = ("generation",) if lives else ()
-    for name in ("rank", "checkpoint", *life, "step", "score", "behind", "files"):
-        add_text(table, name) if name in ("checkpoint", "files") else add_number(table, name)
+    names = ("rank", "checkpoint", *life, "step", "score", "behind", "files")
+    table = plain_table(*names, texts=("checkpoint", "files"))
     best = told.ranking.leaders[0].score if told.ranking.leaders else None
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
         assert row.score is not None and best is not None
@@ -148,9 +147,8 @@ def _without_rules(told: Explanation) -> str:
 
 
 def _rules(rules: tuple[Rule, ...]) -> Table:
-    table = plain_table()
-    for name in ("rule", "fires", "left", "because"):
-        add_text(table, name)
+    names = ("rule", "fires", "left", "because")
+    table = plain_table(*names, texts=names)
     for rule in rules:
         fires = Text("yes", style="magenta") if rule.fires else Text("no")
         table.add_row(rule.reason, fires, rule.left, rule.message)

@@ -50,9 +50,9 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         _section("Scores", _pictures(pictures), note or "no checkpoint has a score yet"),
         _section("Categories", _categories(data), "the metrics of this run have no categories"),
         _section("Metrics", _metrics(data), "nothing is evaluated yet"),
-        _section("Failures", _failures(data), "none: no checkpoint failed or was missed"),
+        _section("Failures", _table(data.failures), "none: no checkpoint failed or was missed"),
         _section(_checkpoints_title(data), _checkpoints(data), "no checkpoint was seen yet"),
-        _section(_events_title(data), _events(data), "nothing has happened yet"),
+        _section(_events_title(data), _table(data.events), "nothing has happened yet"),
         _section("Environment", _pairs(_environment(data)), ""),
         _section("Settings of the last start", _pairs(_settings(data)), "none were recorded"),
     ]
@@ -198,10 +198,6 @@ def _metrics(data: ReportData) -> Markup | None:
     return joined([tag("p", title, class_="quiet"), _table(rows)])
 
 
-def _failures(data: ReportData) -> Markup | None:
-    return _table(data.failures)
-
-
 def _checkpoints_title(data: ReportData) -> str:
     every = sum(data.look.states.values())
     cut = f", the last {MOST_CHECKPOINTS} of {every}" if every > len(data.history) else ""
@@ -209,21 +205,21 @@ def _checkpoints_title(data: ReportData) -> str:
 
 
 def _checkpoints(data: ReportData) -> Markup | None:
-    names = ("checkpoint", "global_step", "state", "score", "eval_seconds", "evaluated_at")
-    rows = [
-        {**{name: row[name] for name in names}, "reason": row["reason"]}
-        for row in reversed(data.history)
-    ]
-    return _table(rows)
+    names = (
+        "checkpoint",
+        "global_step",
+        "state",
+        "score",
+        "eval_seconds",
+        "evaluated_at",
+        "reason",
+    )
+    return _table([{name: row[name] for name in names} for row in reversed(data.history)])
 
 
 def _events_title(data: ReportData) -> str:
     cut = data.event_count > len(data.events)
     return f"Events, the last {len(data.events)} of {data.event_count}" if cut else "Events"
-
-
-def _events(data: ReportData) -> Markup | None:
-    return _table(data.events)
 
 
 def _environment(data: ReportData) -> Iterable[tuple[str, object]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import json
 import os
 import select
@@ -28,16 +27,6 @@ INSTALL_HINT = (
     "pip install 'datasette>=0.65.5,<1' 'datasette-dashboards>=0.8,<1', here or in an environment"
     " of its own that --datasette names; --export FILE.html needs neither"
 )
-
-
-def is_local(host: str) -> bool:
-    """True for names and addresses that only this machine reaches."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager
