@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -87,7 +86,7 @@ def install_units(
     installation = units.Installation(
         name=name,
         settings=settings,
-        interpreter=_interpreter(settings),
+        interpreter=Path(settings.carrier.interpreter()),
         program=Path(sys.prefix, "bin", "checkpoint-watcher"),
         user=account,
         group=group,
@@ -128,7 +127,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
     settings = load_settings({"run_name": name, **given}, {}, None)
     # As they were understood: 3 and not "3".
     values = {key: settings.value(key) for key in ("model_dir", "run_name", *given)}
-    values = absolute({**values, "python": str(_interpreter(settings))})
+    values = absolute({**values, "python": settings.carrier.interpreter()})
     text = units.settings_file(values)
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise ConfigError(
@@ -136,18 +135,6 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
             hint="edit it and give no settings here, or remove it first",
         )
     return text, load_settings(values, {}, None)
-
-
-def _interpreter(settings: Settings) -> Path:
-    """Return the interpreter's absolute path; a link stays, an environment is known by it."""
-    wanted = settings.carrier.python or sys.executable
-    found = shutil.which(wanted)
-    if found is None:
-        raise ConfigError(
-            f"python ({wanted}) does not exist or cannot be executed",
-            hint="give the interpreter of the training environment, /path/to/env/bin/python",
-        )
-    return Path(found).absolute()
 
 
 def _account(user: str | None, settings: Settings) -> tuple[str, str]:

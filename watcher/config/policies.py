@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from watcher.config.ranking import (
     BoardSettings,
     RankingSettings,
@@ -132,23 +134,13 @@ def stop_policy(settings: Settings, resumed_step: int = -1, generation: int = 1)
         resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
         generation: The newest of the trainer's lives, the one that is decided by.
     """
-    delta, relative = parse_delta(settings.stopping.min_delta)
+    as_set = msgspec.structs.asdict(settings.stopping)
+    as_set["min_delta"], relative = parse_delta(settings.stopping.min_delta)
+    as_set["smoothing"] = parse_smoothing(settings.stopping.smoothing)
     return StopPolicy(
+        **as_set,
         mode=settings.ranking.better,
-        patience=settings.stopping.patience,
-        patience_steps=settings.stopping.patience_steps,
-        min_delta=delta,
         min_delta_relative=relative,
-        min_steps=settings.stopping.min_steps,
-        min_evaluations=settings.stopping.min_evaluations,
-        target=settings.stopping.target,
-        divergence=settings.stopping.divergence,
-        max_not_finite=settings.stopping.max_not_finite,
-        plateau_window=settings.stopping.plateau_window,
-        plateau_std=settings.stopping.plateau_std,
-        max_steps=settings.stopping.max_steps,
-        max_hours=settings.stopping.max_hours,
-        smoothing=parse_smoothing(settings.stopping.smoothing),
         resumed_step=resumed_step,
         generation=generation,
     )

@@ -83,9 +83,7 @@ class Intake:
         self._known = Known(queue)
         self._waiting = Waiting(grace_seconds)
         self._arrivals = Arrivals(queue, pins_dir)
-        self._gaps = Gaps(
-            queue.last_save() if queue else None, counts_saves=source.format.counts_saves
-        )
+        self._gaps = self._follow_gaps()
         self._away = False
         self._late: list[str] = []
         self.hints = Hints(source)
@@ -141,7 +139,7 @@ class Intake:
         self._waiting.clear()
         self._known.begin()
         self._known.forget()
-        self._gaps = Gaps(self._queue.last_save(), counts_saves=self._source.format.counts_saves)
+        self._gaps = self._follow_gaps()
         left, present = left_over(self._queue, self._source, self._pins_dir, self._verified, now)
         for one in left:
             if one.alone:
@@ -204,6 +202,10 @@ class Intake:
             _log.info("found", checkpoints=", ".join(recorded))
         return recorded
 
+    def _follow_gaps(self) -> Gaps:
+        last = self._queue.last_save() if self._queue else None
+        return Gaps(last, counts_saves=self._source.format.counts_saves)
+
     # -- a look
 
     def _take(self, found: list[FoundCheckpoint], now: float, steady: float) -> None:
@@ -251,8 +253,10 @@ class Intake:
             job = Job(partial(self._source.take, checkpoint, self._pins_dir, self._verified))
             job.begin()
         except (OSError, CorruptCheckpoint, PinError) as error:
-            unknown = not (waited or taken.sha256) and self._known.readable
-            if unknown and self._was_seen(checkpoint, error):
+            seen = isinstance(error, OSError)  # although it is gone by now, or cannot be read
+            if isinstance(error, FileNotFoundError):
+                seen = self._is_gone(checkpoint)
+            if seen and not (waited or taken.sha256) and self._known.readable:
                 self._count_gap(checkpoint, "", present, now)
             return self._failed(taken, error, now, steady)
         taken.job = job
@@ -297,10 +301,9 @@ class Intake:
 
     def _pinned(self, one: Arrival, pin: Pin) -> None:
         """Note that a pin is made."""
+        one.pin = pin if not one.row or pin.sha256 == one.sha256 else None
         if one.row:
-            one.pin = pin if pin.sha256 == one.sha256 else None
             return
-        one.pin = pin
         if pin.method == "copy":
             self.hints.tell_copying(f"{self._source} allows no hard link to {one.found.name}")
         if not one.alone:
@@ -329,10 +332,10 @@ class Intake:
             return None
         if isinstance(error, CorruptCheckpoint):
             return self._wait(one, now, steady, damage=error.message)
+        problem = f"cannot read {found.name}: {getattr(error, 'strerror', None) or error}"
         if isinstance(error, PinError):
             # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
-            return self._wait(one, now, steady, problem=error.message)
-        problem = f"cannot read {found.name}: {error.strerror or error}"
+            problem = error.message
         return self._wait(one, now, steady, problem=problem)
 
     # -- what becomes of one that has no pin
@@ -391,12 +394,6 @@ class Intake:
             self._arrivals.add(
                 Arrival(missed, now, "missed", reason, before=sha256, saves=len(numbers))
             )
-
-    def _was_seen(self, found: FoundCheckpoint, error: Exception) -> bool:
-        """True when a save was there, although it is gone by now or cannot be read."""
-        if isinstance(error, FileNotFoundError):
-            return self._is_gone(found)
-        return isinstance(error, OSError)
 
     def _is_gone(self, found: FoundCheckpoint) -> bool:
         """True when a checkpoint was rotated away, and is not one that was taken before."""

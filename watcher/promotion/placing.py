@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from watcher.checkpoints import bundle
+from watcher.checkpoints.bundle_index import parse_index
 from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.checkpoints.pin import (
     Verified,
@@ -215,7 +216,7 @@ def _verifying(prefix: Path, sha256: str, progress: Progress, *, known: bool = F
     if hashlib.sha256(index).hexdigest() != sha256:
         raise CorruptCheckpoint(f"{prefix.name} is not the checkpoint that was scored")
     if not known:
-        total = sum(bundle.shard_sizes(bundle.parse_index(index)))
+        total = sum(bundle.shard_sizes(parse_index(index)))
         progress.begin(f"verifying {prefix.name}", total)
         yield from bundle.verifying(prefix, index, on_read=progress.add)
 

@@ -9,7 +9,6 @@ import contextlib
 import faulthandler
 import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -191,13 +190,7 @@ def _check_inputs(settings: Settings) -> str:
             f"pipeline_config {wrong}",
             hint="give the file that model_main_tf2 got as --pipeline_config_path",
         )
-    wanted = settings.carrier.python or sys.executable
-    interpreter = shutil.which(wanted)
-    if interpreter is None:
-        raise ConfigError(
-            f"python ({wanted}) does not exist or cannot be executed",
-            hint="give the interpreter of the training environment, /path/to/env/bin/python",
-        )
+    interpreter = settings.carrier.interpreter()
     folder = settings.carrier.working_path
     if not folder.is_dir() or not os.access(folder, os.X_OK):
         raise ConfigError(
@@ -212,7 +205,7 @@ def _check_inputs(settings: Settings) -> str:
                 " otherwise",
                 hint="a metric is named after its function or entry point: rename that",
             )
-    return str(Path(interpreter).absolute())  # a link stays: an environment is known by it
+    return interpreter
 
 
 def _in_time_for(service: Service, settings: Settings) -> Settings:

@@ -13,8 +13,8 @@ from watcher.types import FoundCheckpoint, Pin
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
 
-# Of files whose content has no row: for run, name, signature and state.
-_THESE_FILES = "run_id = ? AND name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
+# Of files whose content has no row: for name, signature and state.
+_THESE_FILES = "name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
 
 
 class Checkpoints:
@@ -31,18 +31,15 @@ class Checkpoints:
 
     def known(self, sha256: str) -> bool:
         """True when a checkpoint of this content has a row, in whatever state."""
-        found = self._db.value(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ?", [self._run_id, sha256]
-        )
-        return found is not None
+        return self._is_there("sha256 = ?", sha256)
 
     def has_pin(self, sha256: str) -> bool:
         """True when the checkpoint of this content has a pin that is still needed."""
-        found = self._db.value(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ? AND pin_path IS NOT NULL",
-            [self._run_id, sha256],
-        )
-        return found is not None
+        return self._is_there("sha256 = ? AND pin_path IS NOT NULL", sha256)
+
+    def _is_there(self, where: str, *arguments: str) -> bool:
+        sql = f"SELECT 1 FROM checkpoints WHERE run_id = ? AND {where}"
+        return self._db.value(sql, [self._run_id, *arguments]) is not None
 
     def last_save(self) -> Save | None:
         """Return the furthest save of the newest generation, None for an empty run."""
@@ -141,11 +138,8 @@ class Checkpoints:
         return self._known_files(checkpoint, "missed")
 
     def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
-        found = self._db.value(
-            f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
-            [self._run_id, checkpoint.name, str(checkpoint.signature), state],
-        )
-        return found is not None
+        files = str(checkpoint.signature)
+        return self._is_there(_THESE_FILES, checkpoint.name, files, state)
 
     def record_corrupt(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
         """Record a checkpoint whose bytes are damaged; it is never evaluated.
@@ -203,7 +197,7 @@ class Checkpoints:
         these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
         changes = ", ".join(f"{column} = ?" for column in columns)
         self._db.run(
-            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE {_THESE_FILES}",
+            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE run_id = ? AND {_THESE_FILES}",
             [*columns.values(), *these],
         )
         text = "it can be read now, and is pinned"

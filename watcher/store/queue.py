@@ -61,21 +61,18 @@ class Queue(Checkpoints):
         )
         if row is None:
             return None
-        token = secrets.token_hex(8)
+        lease = self._lease(row, row["attempts"] + 1)
         with self._db.write():
             self._db.run(
                 "UPDATE checkpoints SET state = 'leased', lease_token = ?,"
                 " lease_expires_at_seconds = ?, attempts = attempts + 1 WHERE id = ?",
-                [token, now + lease_seconds, row["id"]],
+                [lease.token, now + lease_seconds, row["id"]],
             )
-        return Lease(
-            checkpoint_id=row["id"],
-            token=token,
-            name=row["name"],
-            global_step=row["global_step"] or 0,
-            prefix=self._db.pin_prefix(row["pin_path"]),
-            attempt=row["attempts"] + 1,
-        )
+        return lease
+
+    def _lease(self, row: dict[str, Any], attempt: int) -> Lease:
+        prefix, token = self._db.pin_prefix(row["pin_path"]), secrets.token_hex(8)
+        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt)
 
     def known_good(self) -> Lease | None:
         """Return a checkpoint that was scored, to try a device with; None when none has a pin.
@@ -90,11 +87,7 @@ class Queue(Checkpoints):
             " ORDER BY c.id DESC LIMIT 1",
             [self._run_id],
         )
-        if row is None:
-            return None
-        prefix = self._db.pin_prefix(row["pin_path"])
-        token = secrets.token_hex(8)
-        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt=0)
+        return self._lease(row, 0) if row else None
 
     def renew(self, lease: Lease, now: float, lease_seconds: float) -> None:
         """Move the expiry of a held lease; raises LeaseLost when it is no longer held."""

@@ -167,25 +167,13 @@ class Rows(Connection):
     def not_finite(self) -> list[ScoredCheckpoint]:
         """Return the checkpoints that failed because their weights or metrics are not finite."""
         rows = self.all(
-            "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
-            " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            "SELECT id AS checkpoint_id, 0 AS evaluation_id, name, coalesce(global_step, 0) AS"
+            " global_step, coalesce(sha256, '') AS sha256, NULL AS score, '' AS evaluated_at,"
+            " generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " AND reason LIKE 'not_finite:%'",
             [self.run_id],
         )
-        return [
-            ScoredCheckpoint(
-                checkpoint_id=row["id"],
-                evaluation_id=0,
-                name=row["name"],
-                global_step=row["global_step"],
-                sha256=row["sha256"],
-                score=None,
-                evaluated_at="",
-                not_finite=True,
-                generation=row["generation"],
-            )
-            for row in rows
-        ]
+        return [ScoredCheckpoint(**row, not_finite=True) for row in rows]
 
     def values_of(self, evaluation_id: int) -> dict[Key, float | None]:
         """Return what an evaluation recorded: (metric, category) to value, '' for overall ones."""

@@ -16,6 +16,7 @@ from watcher.view.fitting import Fitting
 from watcher.view.tables import plain_table, small_figure
 
 _SHOWN = 10
+_OF_DECISION = ("reason", "message", "global_step")
 
 
 def drawn(told: Explanation, in_model_dir: Collection[int] = ()) -> RenderableType:
@@ -60,17 +61,9 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
         "last_improvement": walked.improved and _row(walked.improved),
         "evaluations_since": walked.since,
         "waits_for": told.early,
-        "rules": [
-            {
-                "reason": rule.reason,
-                "fires": rule.fires,
-                "left": rule.left,
-                "message": rule.message,
-            }
-            for rule in told.rules
-        ],
-        "stop": _decision(told.decision),
-        "first_stop": _decision(told.first_stop),
+        "rules": [_named_fields(rule, "reason", "fires", "left", "message") for rule in told.rules],
+        "stop": told.decision and _named_fields(told.decision, *_OF_DECISION),
+        "first_stop": told.first_stop and _named_fields(told.first_stop, *_OF_DECISION),
     }
 
 
@@ -170,11 +163,5 @@ def _row(row: ScoredCheckpoint) -> dict[str, Any]:
     }
 
 
-def _decision(decision: StopDecision | None) -> dict[str, Any] | None:
-    if decision is None:
-        return None
-    return {
-        "reason": decision.reason,
-        "message": decision.message,
-        "global_step": decision.global_step,
-    }
+def _named_fields(one: Rule | StopDecision, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}

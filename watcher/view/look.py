@@ -15,6 +15,17 @@ from watcher.store.reading import Reader
 
 _PACE_OF = 5
 _FAILURES = 3
+# What the status says of a trouble, and how that is put.
+_SAID = {
+    "problem": "problem: {}",
+    "held_back": "{}",
+    "tensorboard": "no event files for TensorBoard: {}",
+    "lacking": "{}",
+    "waiting_for": "{}",
+    "watch": "degraded to polling: {}",
+    "pins": "pins are copies: {}",
+}
+_USUAL = {"watch": "events", "pins": "links"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +128,21 @@ class Look:
     @property
     def warnings(self) -> list[str]:
         """What does not work as it should, a sentence each, failed checkpoints last."""
-        found = [*self.troubles, *self.status.get("doubts", ())]
-        if self.outdated:
-            found.append(
-                f"{self.outdated} promoted by an earlier evaluation, which stay until there are new"
-                " scores: theirs do not compare"
-            )
-        if self.unmeasured:
-            found.append(self.unmeasured)
-        if self.unranked:
-            found.append(self.unranked)
-        found += _outcomes(self.failures)
-        if self.failed > len(self.failures):
-            found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
-        if self.states.get("failed"):
-            found.append("once that is mended, `requeue --failed` evaluates what failed anew")
-        return found
+        outdated, earlier = self.outdated, self.failed - len(self.failures)
+        found = [
+            *self.troubles,
+            *self.status.get("doubts", ()),
+            outdated
+            and f"{outdated} promoted by an earlier evaluation, which stay until there are new"
+            " scores: theirs do not compare",
+            self.unmeasured,
+            self.unranked,
+            *_outcomes(self.failures),
+            earlier > 0 and f"and {earlier} earlier ones, see `history`",
+            self.states.get("failed")
+            and "once that is mended, `requeue --failed` evaluates what failed anew",
+        ]
+        return [text for text in found if text]
 
     @property
     def troubles(self) -> list[str]:
@@ -147,20 +157,9 @@ class Look:
                 f"process {status.get('pid')} wrote this and is not there any more: the watcher was"
                 " killed, or runs on another machine"
             )
-        if status.get("problem"):
-            found.append(f"problem: {status['problem']}")
-        if status.get("held_back"):
-            found.append(status["held_back"])
-        if status.get("tensorboard"):
-            found.append(f"no event files for TensorBoard: {status['tensorboard']}")
-        if lacking := self._lacking:
-            found.append(lacking)
-        if status.get("waiting_for"):
-            found.append(status["waiting_for"])
-        if status.get("watch", "events") != "events":
-            found.append(f"degraded to polling: {status['watch']}")
-        if status.get("pins", "links") != "links":
-            found.append(f"pins are copies: {status['pins']}")
+        said = {**dict.fromkeys(_SAID, ""), **status, "lacking": self._lacking}
+        said |= {name: "" for name, usual in _USUAL.items() if said[name] == usual}
+        found += [text.format(said[name]) for name, text in _SAID.items() if said[name]]
         found += status.get("changed_files", [])
         if status.get("notice"):
             found.append(f"notice: {status['notice']}")
