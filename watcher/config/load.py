@@ -270,7 +270,8 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
 def _check_texts(settings: Settings) -> None:
     """Try out what is text with a grammar of its own."""
     for name, value in settings.flat().items():
-        if isinstance(value, str) and not _is_utf8(value):
+        # A file's name say, that could not be written down in the database.
+        if isinstance(value, str) and value != value.encode(errors="ignore").decode():
             raise msgspec.ValidationError(f"Expected a text in UTF-8 - at `$.{name}`")
     for name, read in _TEXTS.items():
         value = settings.value(name)
@@ -280,15 +281,6 @@ def _check_texts(settings: Settings) -> None:
                 read(one)
         except ValueError as error:
             raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether a text, a file's name say, can be written down in the database."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -119,12 +119,8 @@ class Launcher:
             ending = self._train_once()
             if ending.early:
                 return self._drain(0)
-            code = exit_code(ending.returncode)
-            if (
-                self._asked
-                or not self._settings.trainer.restarts
-                or not is_crash(ending.returncode)
-            ):
+            code, may_again = exit_code(ending.returncode), self._settings.trainer.restarts
+            if self._asked or not may_again or not is_crash(ending.returncode):
                 return self._drain(code)
             attempts, pause = attempts.after(progressed=ending.progressed)
             if pause is None:

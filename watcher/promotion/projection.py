@@ -215,7 +215,7 @@ class Projector:
         if any(promotions.awaiting_new_score(board.name) for board in self._boards):
             return
         here = self._recall.here()
-        released = self._store.manual.released(here)
+        released = self._store.queue.released(here)
         if released:
             at_hand = ledger.scored_of(row["id"] for row in released)
             rows = [*ledger.scored_and_pinned(), *at_hand]

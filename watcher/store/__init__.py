@@ -18,7 +18,6 @@ from pathlib import Path
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
-from watcher.store.manual import Manual
 from watcher.store.promotions import Promotions
 from watcher.store.queue import LeaseLost, Queue
 
@@ -35,7 +34,7 @@ __all__ = [
 
 
 class Store(RunDatabase):
-    """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `manual`."""
+    """The writing side of one run: `queue`, `ledger` of scores, and `promotions`."""
 
     def __init__(
         self,
@@ -68,4 +67,3 @@ class Store(RunDatabase):
         self.queue = Queue(self)
         self.ledger = Ledger(self, self.queue)
         self.promotions = Promotions(self)
-        self.manual = Manual(self)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from watcher.decision.generation import Life, Save, generation_of
@@ -10,6 +11,7 @@ from watcher.store.database import MEASURED, RunDatabase
 from watcher.store.database_file import iso
 from watcher.types import FoundCheckpoint, Pin
 
+_ANEW = "to be evaluated anew"
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
 
@@ -18,7 +20,7 @@ _THESE_FILES = "name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
 
 
 class Checkpoints:
-    """Verbs on the `checkpoints` table: what was found and pinned, and which pins there are.
+    """Verbs on the `checkpoints` table: what was found and pinned, and what a person changes.
 
     Each is one transaction and may be repeated.
     """
@@ -250,3 +252,50 @@ class Checkpoints:
             [self._run_id],
         )
         return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
+
+    # -- by hand
+
+    def evaluated_pins(self) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints whose files are kept.
+
+        Returns:
+            `id, name, state, sha256, global_step, generation, kept, pin_path` of each.
+        """
+        return self._chosen("pin_path IS NOT NULL AND state NOT IN ('pending', 'leased')")
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Return the checkpoints that failed, as `evaluated_pins` does."""
+        return self._chosen("state = 'failed'")
+
+    def keep(self, checkpoint: dict[str, Any], kept: bool, now: float) -> None:
+        """Keep a checkpoint's files whatever its score, or no longer."""
+        with self._db.write():
+            self._db.update("checkpoints", checkpoint["id"], kept=kept)
+            said = "kept by hand" if kept else "no longer kept by hand"
+            self._db.event(now, "kept" if kept else "let_go", said, checkpoint["name"])
+
+    def requeue(self, checkpoint: dict[str, Any], now: float) -> None:
+        """Put a pinned checkpoint back into the queue, with all its attempts before it."""
+        with self._db.write():
+            self._db.wait_anew(checkpoint["id"], _ANEW)
+            self._db.event(now, "requeued", _ANEW, checkpoint["name"])
+
+    def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints of these names without a pin, as `evaluated_pins`."""
+        return self._chosen(
+            "pin_path IS NULL AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"
+            " AND name IN (SELECT value FROM json_each(?))",
+            json.dumps(list(names)),
+        )
+
+    def _chosen(self, where: str, *arguments: str) -> list[dict[str, Any]]:
+        return self._db.all(
+            "SELECT id, name, state, sha256, global_step, generation, kept, pin_path"
+            f" FROM checkpoints WHERE run_id = ? AND {where} ORDER BY global_step, id",
+            [self._run_id, *arguments],
+        )
+
+    def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
+        """Note that a checkpoint which had no pin any more has one again."""
+        with self._db.write():
+            self._db.update("checkpoints", checkpoint_id, pin_path=pin_path, pin_method=method)

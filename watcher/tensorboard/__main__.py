@@ -63,15 +63,10 @@ def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: b
     written = arrange(folder, wanted, write, time.time())
     # Only now, and also those that one who was killed here has left: in a file they all are.
     for point in sorted(wanted, key=lambda point: point.evaluation_id)[-_LATEST:]:
-        if pictures := pictures_of(reader, point):
-            _remove_pictures(Path(pictures))
+        # In a worker's scratch, and from nowhere else.
+        if (pictures := pictures_of(reader, point)) and scratch.is_within(Path(pictures)):
+            shutil.rmtree(pictures, ignore_errors=True)
     return written
-
-
-def _remove_pictures(folder: Path) -> None:
-    """Remove pictures that are in an event file, from a worker's scratch and from nowhere else."""
-    if scratch.is_within(folder):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from watcher.store.reading import Reader
 
 _PACE_OF = 5
 _FAILURES = 3
+_AT_WORK = ("evaluating", "probing")
 # What the status says of a trouble, and how that is put.
 _SAID = {
     "problem": "problem: {}",
@@ -210,8 +211,8 @@ class Looker:
         run = reader.run()
         running = is_there(run["status"].get("pid"))
         states = reader.states()
-        live = "pid" in run["status"]
-        curve = self._follow_curve(run)
+        live, workers = "pid" in run["status"], run["status"].get("workers") or [run["status"]]
+        curve, took = self._follow_curve(run), reader.last_seconds(_PACE_OF)
         return Look(
             run=run,
             running=running,
@@ -221,10 +222,10 @@ class Looker:
             recent=reader.history(recent),
             queue=reader.queue(queue) if states.get("pending") else [],
             waiting=reader.waiting(),
-            running_now=_running_now(run["status"], reader),
+            running_now=[_told(one, reader) for one in workers if one.get("worker") in _AT_WORK],
             generation=reader.generation(),
             curve=curve,
-            pace_seconds=_pace(reader),
+            pace_seconds=statistics.median(took) if took else None,
             patience_left=(run["status"].get("patience_left") or {})
             if live
             else _patience_now(reader, run),
@@ -300,11 +301,6 @@ def _starting(status: dict[str, Any]) -> str | None:
     return f"starting: {phase}, {seconds} s"
 
 
-def _running_now(status: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
-    workers = status.get("workers") or [status]
-    return [_told(one, reader) for one in workers if one.get("worker") in ("evaluating", "probing")]
-
-
 def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     name, device = str(worker.get("checkpoint")), worker.get("on")
     told: dict[str, Any] = {
@@ -321,22 +317,14 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     return told
 
 
-def _pace(reader: Reader) -> float | None:
-    took = reader.last_seconds(_PACE_OF)
-    return statistics.median(took) if took else None
-
-
 def _outcomes(failures: list[dict[str, Any]]) -> list[str]:
     """Say what failed, those of one reason together."""
     names: dict[str, list[str]] = {}
     for row in failures:
-        names.setdefault(_outcome(row), []).append(row["checkpoint"])
+        how = "is corrupt" if row["state"] == "corrupt" else "failed"
+        said = f"{how}: {row['reason'] or 'no reason was recorded'}"
+        names.setdefault(said, []).append(row["checkpoint"])
     return [f"{', '.join(those)} {said}" for said, those in names.items()]
-
-
-def _outcome(row: dict[str, Any]) -> str:
-    said = row["reason"] or "no reason was recorded"
-    return f"{'is corrupt' if row['state'] == 'corrupt' else 'failed'}: {said}"
 
 
 def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:

@@ -31,8 +31,7 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         at: When it was read, ISO 8601.
         note: Why there is no picture, where there is none.
     """
-    run = data.look.run
-    title = f"{run['name']}: checkpoint-watcher"
+    told, title = data.look.troubles, f"{data.look.run['name']}: checkpoint-watcher"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -45,7 +44,7 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
     parts = [
         _heading(data, at),
         _cards(data),
-        _warnings(data),
+        tag("ul", [tag("li", text) for text in told], class_="warnings") if told else None,
         _section("Leaderboard", _leaderboard(data), "nothing is promoted yet"),
         _section("Scores", _pictures(pictures), note or "no checkpoint has a score yet"),
         _section("Categories", _categories(data), "the metrics of this run have no categories"),
@@ -125,11 +124,6 @@ def _patience(data: ReportData) -> tuple[str, str]:
         return str(left), f"{unit} without improvement"
     wanted = data.settings.get("patience") or data.settings.get("patience_steps")
     return _NONE, "not counted" if wanted else "no patience is set"
-
-
-def _warnings(data: ReportData) -> Markup | None:
-    told = data.look.troubles
-    return tag("ul", [tag("li", text) for text in told], class_="warnings") if told else None
 
 
 def _leaderboard(data: ReportData) -> Markup | None:
