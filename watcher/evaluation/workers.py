@@ -92,22 +92,21 @@ def _supervisor(
     request: Start,
     scratch: Scratch,
 ) -> Supervisor:
-    lock = _lock(settings, run, choice) if choice.is_gpu else None
+    carrier, lock = settings.carrier, _lock(settings, run, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
     log = settings.run.state_path / (f"worker-{number}.log" if number else "worker.log")
-    command, folder = evaluator.command, settings.carrier.working_path
+    command, folder = evaluator.command, carrier.working_path
+    on_it = {"device": choice.device, "device_shared": choice.shared}
     return Supervisor(
         spawn=lambda: Worker(command, environment, log, lock, scratch, folder),
-        start_request=msgspec.structs.replace(
-            request, device=choice.device, device_shared=choice.shared
-        ),
+        start_request=msgspec.structs.replace(request, **on_it),
         limits=Limits(
-            start_seconds=settings.carrier.start_timeout,
-            stall_seconds=settings.carrier.stall_timeout,
-            retry_seconds=settings.carrier.retry_seconds,
-            memory_bytes=settings.carrier.worker_memory_bytes,
-            turn_seconds=settings.carrier.device_turn_seconds,
+            start_seconds=carrier.start_timeout,
+            stall_seconds=carrier.stall_timeout,
+            retry_seconds=carrier.retry_seconds,
+            memory_bytes=carrier.worker_memory_bytes,
+            turn_seconds=carrier.device_turn_seconds,
         ),
         device=choice.label,
         lock=lock,

@@ -170,25 +170,22 @@ class Ledger(Rows):
             "versions": _json(evaluation.versions),
             "details": _json(evaluation.details),
         }
-        identity = [lease.checkpoint_id, evaluation.fingerprint]
-        where = "checkpoint_id = ? AND fingerprint = ?"
         with self._db.write():
             self._queue.require_held(lease, now)
+            new = self._db.insert("evaluations", row, ignore=True)
+            stored = self.value(
+                "SELECT id FROM evaluations WHERE checkpoint_id = ? AND fingerprint = ?",
+                [lease.checkpoint_id, evaluation.fingerprint],
+            )
             # The same evaluation recorded again replaces the first: recording is idempotent.
-            if not self._db.insert("evaluations", row, ignore=True):
-                columns = ", ".join(f"{name} = ?" for name in row)
-                self._db.run(
-                    f"UPDATE evaluations SET {columns} WHERE {where}", [*row.values(), *identity]
-                )
+            if not new:
+                self._db.update("evaluations", stored, **row)
                 self.revision += 1
-            stored = self.value(f"SELECT id FROM evaluations WHERE {where}", identity)
             self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored])
             values = [(name, "", value) for name, value in evaluation.metrics.items()]
             for name, category, value in [*values, *evaluation.category_metrics]:
-                self._db.run(
-                    "INSERT INTO metrics VALUES (?, ?, ?, ?)",
-                    [stored, name, category, value],
-                )
+                line = [stored, name, category, value]
+                self._db.run("INSERT INTO metrics VALUES (?, ?, ?, ?)", line)
             self._queue.finish(lease, "scored", reason)
             shown = "no finite score" if score is None else f"score {score:.6g}"
             self._db.event(now, "scored", shown, lease.name)
