@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from decided import should_stop
 from fake_trainer import Manager, model_tensors, write_checkpoint
 from made_runs import FINGERPRINT, MAP
 from watching import Watcher, cli, wait_until
@@ -20,7 +21,7 @@ from watcher.config.policies import stop_policy
 from watcher.decision.generation import Life, Save, generation_of, with_save
 from watcher.decision.metric import parse_metric
 from watcher.decision.retain import Pinned, RetainPolicy, retain
-from watcher.decision.stop import StopPolicy, patience_left, should_stop, walk
+from watcher.decision.stop import StopPolicy, patience_left, walk
 from watcher.ingest.adopt import adopt_pins
 from watcher.ingest.intake import Intake
 from watcher.plot.gather import read_run

@@ -7,13 +7,14 @@ import random
 import statistics
 
 import pytest
+from decided import should_stop
 from hypothesis import given
 from hypothesis import strategies as st
 from ranked import row
 
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother, parse_smoothing
-from watcher.decision.stop import REASONS, StopPolicy, rules, should_stop, walk
+from watcher.decision.stop import REASONS, StopPolicy, rules, walk
 
 
 def ledger(*scores: float | None) -> list:

@@ -6,11 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
+from decided import should_stop
 from stores import NOW, add
 
 from watcher.config import Settings
 from watcher.config.policies import stop_policy
-from watcher.decision.stop import should_stop
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
 from watcher.store import Store

@@ -203,12 +203,11 @@ def _next_steps(installation: units.Installation) -> str:
     lines = [
         *("", "next:"),
         "  systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload",
-        f"  systemctl enable checkpoint-watcher@{name}",
     ]
+    if unit == "od-train":
+        lines.append(f"  systemctl enable checkpoint-watcher@{name}")
     if installation.trainer == "plain":
         lines.append(f"  systemctl enable od-train-stop@{name}.path")
     lines.append(f"  systemctl enable --now {unit}@{name}")
     lines.append(f"  systemctl status checkpoint-watcher@{name}")
-    if unit == "checkpoint-watcher":
-        del lines[3]
     return "\n".join(lines)

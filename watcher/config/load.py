@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_typ
 import msgspec
 
 from watcher.config.contradictions import refuse_contradictions
+from watcher.config.describe import describe
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
@@ -233,12 +234,7 @@ def _override_main_board(
 @functools.cache
 def list_settings() -> frozenset[str]:
     """Return the names of the settings that hold several values: those annotated as a tuple."""
-    return frozenset(
-        name
-        for table in sections(Settings).values()
-        for name, hint in get_type_hints(table).items()
-        if get_origin(hint) is tuple
-    )
+    return frozenset(one.name for one in describe(Settings) if one.kind == "list")
 
 
 def _from_text(name: str, text: str) -> Any:

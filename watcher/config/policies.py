@@ -127,7 +127,7 @@ def with_main_board(settings: SomeSettings) -> SomeSettings:
 
 
 def stop_policy(settings: Settings, resumed_step: int = -1, generation: int = 1) -> StopPolicy:
-    """Return what `should_stop` decides by, under these settings.
+    """Return what `decide` decides by, under these settings.
 
     Args:
         settings: Validated settings, those of the main board included.

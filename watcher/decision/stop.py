@@ -194,24 +194,17 @@ def newest_life(rows: Iterable[ScoredCheckpoint], policy: StopPolicy) -> list[Sc
     )
 
 
-def should_stop(
-    rows: Iterable[ScoredCheckpoint], policy: StopPolicy, *, hours: float = 0.0
-) -> StopDecision | None:
-    """Decide whether the run should stop, from the rows alone.
+def decide(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> StopDecision | None:
+    """Decide at the end of a walk whether the run should stop, from its rows alone.
 
     Args:
-        rows: Evaluations of one fingerprint, in any order. Those of the newest generation decide.
+        walked: Of the newest generation.
         policy: The settings of this moment. Nothing is remembered from an earlier decision.
         hours: How long that generation has lasted.
 
     Returns:
         The decision with its reason code, or None to go on.
     """
-    return decide(walk(rows, policy), policy, hours=hours)
-
-
-def decide(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> StopDecision | None:
-    """Decide at the end of a walk; see `should_stop`."""
     if walked.reached <= policy.resumed_step and walked.reached >= 0:
         return None
     early = too_early(walked, policy)
