@@ -93,7 +93,7 @@ def test_one_lucky_spike_neither_stops_nor_prolongs_a_smoothed_run():
 def test_an_average_is_the_one_that_tensorboard_draws():
     smoother = make_smoother(parse_smoothing("ema:0.5"))
     # By hand: 0.5 / 0.5, (0.25 + 1) / 0.75, (0.625 + 2) / 0.875.
-    assert [smoother.add(x) for x in (1.0, 2.0, 4.0)] == pytest.approx([1.0, 5 / 3, 3.0])
+    assert [smoother(x) for x in (1.0, 2.0, 4.0)] == pytest.approx([1.0, 5 / 3, 3.0])
 
 
 @pytest.mark.parametrize(

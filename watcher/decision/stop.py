@@ -121,7 +121,7 @@ class Walk:
 
     def __init__(self, policy: StopPolicy) -> None:
         self._policy = policy
-        self._smoother = make_smoother(policy.smoothing)
+        self._smoothed = make_smoother(policy.smoothing)
         self._order = (-1, -1)
         self.evaluations = 0
         self.best: ScoredCheckpoint | None = None
@@ -155,7 +155,7 @@ class Walk:
         assert row.score is not None
         self.not_finite = 0
         self.evaluations += 1
-        self.last, self.smoothed = row, self._smoother.add(row.score)
+        self.last, self.smoothed = row, self._smoothed(row.score)
         if self.best is None or self.sign * (row.score - (self.best.score or 0.0)) > 0:
             self.best = row
         if self.improved is None or self._improves(self.smoothed):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from watcher.checkpoints.naming import OD_API_NAMES
@@ -138,18 +138,10 @@ class Rows(Connection):
         """
         wanted = set(keys)
         names = sorted({name for name, _ in wanted})
-        marks = ", ".join("?" * len(names))
+        read = {id_: self.values_of(id_, names) for id_ in evaluation_ids}
         return {
-            evaluation_id: {
-                (row["name"], row["category"]): row["value"]
-                for row in self.all(
-                    "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
-                    f" AND name IN ({marks})",
-                    [evaluation_id, *names],
-                )
-                if (row["name"], row["category"]) in wanted
-            }
-            for evaluation_id in evaluation_ids
+            id_: {key: value for key, value in values.items() if key in wanted}
+            for id_, values in read.items()
         }
 
     def latency_spreads(self, evaluation_ids: Iterable[int]) -> dict[int, float]:
@@ -175,12 +167,18 @@ class Rows(Connection):
         )
         return [ScoredCheckpoint(**row, not_finite=True) for row in rows]
 
-    def values_of(self, evaluation_id: int) -> dict[Key, float | None]:
-        """Return what an evaluation recorded: (metric, category) to value, '' for overall ones."""
+    def values_of(
+        self, evaluation_id: int, names: Sequence[str] | None = None
+    ) -> dict[Key, float | None]:
+        """Return what an evaluation recorded: (metric, category) to value, '' for overall ones.
+
+        With `names` those metrics alone are read.
+        """
+        those = "" if names is None else f" AND name IN ({', '.join('?' * len(names))})"
         rows = self.all(
-            "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+            f"SELECT name, category, value FROM metrics WHERE evaluation_id = ?{those}"
             " ORDER BY name, category",
-            [evaluation_id],
+            [evaluation_id, *(names or ())],
         )
         return {(row["name"], row["category"]): row["value"] for row in rows}
 
