@@ -1,7 +1,7 @@
 # make demo | check | test | bench | soak; see docs/contributing.md. Environments are made again when their lists change.
 #
 # PYTHON     the interpreter of .venv, 3.11 or newer
-# OD_SET     the training set to install: py311, py310 or py39 (deploy/requirements/od-*.txt)
+# OD_SET     the training set to install, one of deploy/requirements/od-*.txt
 # OD_PYTHON  its interpreter, as a version or a path
 # OD_VENV    where it is installed
 # TESTERS    how many tests make test runs at once
@@ -13,8 +13,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3.11
-OD_SET ?= py311
-OD_PYTHON ?= $(patsubst py3%,3.%,$(OD_SET))
+OD_SET ?= py311-tf221
+OD_PYTHON ?= $(patsubst py3%,3.%,$(firstword $(subst -, ,$(OD_SET))))
 OD_VENV ?= .venv-od
 # Many tests wait rather than work, so more of them at once than there are cores.
 TESTERS ?= 3
@@ -33,10 +33,13 @@ unexport PYTHONDONTWRITEBYTECODE
 # Each stamp is the last thing its rule writes, so an interrupted install starts over.
 DAEMON_STAMP := .venv/.installed
 PROJECT_STAMP := .venv/.installed-project
+# What starts the OD API on TensorFlow 2.14 and newer; under older ones it does nothing.
+TODAY := deploy/od-api-today
+TODAY_SOURCES := $(wildcard $(TODAY)/*.* $(TODAY)/od_api_today/*.py)
 OD_STAMP := $(OD_VENV)/.installed-$(OD_SET)
 # The fast COCO backends that the tests hold to pycocotools; there are none for Python 3.9.
 BACKENDS := build/coco-backends
-BACKENDS_STAMP := $(if $(filter py39,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
+BACKENDS_STAMP := $(if $(filter py39%,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
 # Datasette, which `checkpoint-watcher web` runs in an environment of its own.
 WEB_STAMP := .venv-web/.installed
 # Zensical, which makes a site of docs/.
@@ -130,12 +133,14 @@ $(PROJECT_STAMP): $(DAEMON_STAMP) pyproject.toml
 	@$(UV) pip install --quiet --python $(VENV_PYTHON) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(OD_STAMP): $(LISTS)/od-$(OD_SET).txt $(LISTS)/build-constraints.txt | $(DAEMON_STAMP)
+$(OD_STAMP): $(LISTS)/od-$(OD_SET).txt $(LISTS)/build-constraints.txt $(TODAY_SOURCES) | $(DAEMON_STAMP)
 	@rm -rf $(OD_VENV)
-	@echo "installing $(OD_VENV) ($(OD_SET), 2.6 GB)"
+	@echo "installing $(OD_VENV) ($(OD_SET), 3 GB)"
 	@$(UV) venv --quiet --python $(OD_PYTHON) $(OD_VENV)
 	@$(UV_INSTALL) --python $(OD_VENV)/bin/python --build-constraint $(LISTS)/build-constraints.txt \
 	    -r $(LISTS)/od-$(OD_SET).txt
+	@$(UV) build --quiet --wheel --no-build-isolation --python $(VENV_PYTHON) --out-dir build/od-api-today $(TODAY)
+	@$(UV) pip install --quiet --no-deps --python $(OD_VENV)/bin/python build/od-api-today/od_api_today-*.whl
 	@touch $@
 
 $(BACKENDS)/.installed-$(OD_SET): $(LISTS)/coco-backends.txt $(OD_STAMP)

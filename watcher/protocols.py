@@ -1,9 +1,9 @@
 """What varies from one training set-up to another, as interfaces; one implementation each today.
 
 A checkpoint comes from a source, `sources.local.LocalFolder`, and is written in a format,
-`checkpoints.bundle_format.OD_API`. An evaluation is of a kind, `evaluation.od_api.ObjectDetection`,
-and its workers run somewhere, `evaluation.worker.Worker` on this machine. The app says which; the
-stages ask these and know no other way.
+`checkpoints.bundle_format.OD_API`; `sources.choice` says which. An evaluation is of a kind,
+`evaluation.od_api.ObjectDetection`, and its workers run somewhere, `evaluation.worker.Worker` on
+this machine. The stages are handed these and know no other way.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ class CheckpointFormat(Protocol):
     """How a trainer names its checkpoints, what is in them, and how it goes on counting."""
 
     @property
+    def stem(self) -> str:
+        """What comes before the number in each name."""
+
+    @property
     def counts_saves(self) -> bool:
         """True when the number in a name goes up by one with each save: one that is left out was
         saved and rotated away. False when it is the global step, which tells nothing of that.
@@ -38,6 +42,15 @@ class CheckpointFormat(Protocol):
 
     def file(self, name: str) -> tuple[str, bool] | None:
         """Return whose a file is by its name, and whether it is the index; None for any other."""
+
+    def is_temporary(self, name: str) -> bool:
+        """Tell whether a trainer saves into a folder of this name before files get their names."""
+
+    def is_placed(self, name: str) -> bool:
+        """Tell whether a checkpoint may have this name in a board's folder: `ckpt-3-0a1b2c3d`."""
+
+    def placed_file(self, name: str) -> str | None:
+        """Return whose a file in a board's folder is by its name, None for any other."""
 
     def global_step(self, prefix: Path) -> int | None:
         """Read the global step alone; None when the checkpoint does not say.
@@ -104,8 +117,15 @@ class CheckpointSource(Protocol):
             ModelDirError: it cannot be listed.
         """
 
-    def still_there(self, found: FoundCheckpoint) -> bool:
+    def still_there(self, name: str) -> bool:
         """Tell whether a checkpoint of this name is there."""
+
+    def read_index(self, name: str) -> bytes:
+        """Read the index of this name as it is now, whole or not.
+
+        Raises:
+            FileNotFoundError, CorruptCheckpoint, OSError: there is none, or none that can be read.
+        """
 
     def unreadable(self, found: FoundCheckpoint) -> str | None:
         """Return what of a checkpoint may not be read and why, None when all of it may."""

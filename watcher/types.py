@@ -68,11 +68,14 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A pinned checkpoint that waits, as a queue policy sees it; a larger id was found later."""
+    """A pinned checkpoint that waits, as a queue policy sees it; a larger id was found later.
+
+    `save` is which of its trainer's saves it is, from 1.
+    """
 
     checkpoint_id: int
     name: str
-    save_counter: int
+    save: int
     global_step: int
     size_bytes: int
 

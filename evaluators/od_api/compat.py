@@ -6,14 +6,19 @@ import importlib.util
 import os
 import pathlib
 
+from evaluators.od_api import blockers
+from evaluators.od_api.versions import version_of
 from evaluators.protocol import Refusal
 
-try:
-    from importlib import metadata
-except ImportError:  # pragma: no cover, Python 3.7
-    metadata = None
-
-NUMPY_ALIASES = {"float": float, "int": int, "bool": bool, "object": object, "str": str}
+# NumPy 2.0 dropped the last, NumPy 1.24 the others.
+NUMPY_ALIASES = {
+    "float": float,
+    "int": int,
+    "bool": bool,
+    "object": object,
+    "str": str,
+    "NAN": float("nan"),
+}
 
 
 def prepare_process(request):
@@ -43,6 +48,7 @@ def import_libraries():
     Raises:
         Refusal: one of them cannot be imported here.
     """
+    put_hooks_in_place()
     python = os.sys.executable  # as it was named: where a link leads to is no environment
     tensorflow = _import("tensorflow", "no_tensorflow", python)
     restore_numpy_aliases()
@@ -54,23 +60,37 @@ def import_libraries():
     return {
         "python": "{}.{}.{}".format(*os.sys.version_info[:3]),
         "tensorflow": tensorflow.__version__,
-        "object_detection": _version("tf-models-research-object-detection", "object-detection"),
-        "tf_models_official": _version("tf-models-official", "tf-models-nightly"),
-        "pycocotools": _version("pycocotools"),
+        "object_detection": version_of("tf-models-research-object-detection", "object-detection"),
+        "tf_models_official": version_of("tf-models-official", "tf-models-nightly"),
+        "pycocotools": version_of("pycocotools"),
         "numpy": numpy.__version__,
     }
+
+
+def put_hooks_in_place():
+    """Lets od-api-today, where it is installed, prepare this process before TensorFlow is there.
+
+    Its hooks wait for `object_detection`, whose top module is empty. Where its .pth file is not
+    read, they are called here.
+    """
+    with contextlib.suppress(ImportError):
+        import od_api_today
+
+        od_api_today.wait_for_object_detection()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("object_detection")
 
 
 def restore_numpy_aliases():
     """Puts `np.float` and its like back, which the OD API's metrics use and NumPy 1.24 dropped.
 
-    Only this process sees it. Each alias was the builtin itself, so no number changes.
+    Only this process sees it. Each alias was the value itself, so no number changes.
     """
     import numpy
 
-    for name, builtin in NUMPY_ALIASES.items():
+    for name, value in NUMPY_ALIASES.items():
         if name not in vars(numpy):
-            setattr(numpy, name, builtin)
+            setattr(numpy, name, value)
 
 
 def restore_font_sizes():
@@ -177,17 +197,14 @@ def _import(module, code, python):
         top = module.split(".")[0]
         present = importlib.util.find_spec(top) is not None
         state = "cannot be imported in" if present else "is not installed in"
+        why, command = next(iter(blockers.remedies()), (None, None))
         raise Refusal(
             code,
-            "{} {} {}: {}: {}".format(top, state, python, type(error).__name__, error),
-            "give --python the interpreter of the environment that trains",
+            "{} {} {}: {}".format(top, state, python, _because(error, why)),
+            command or "give --python the interpreter of the environment that trains",
         ) from error
 
 
-def _version(*distributions):
-    for name in distributions:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+def _because(error, why):
+    named = "{}: {}".format(type(error).__name__, error)
+    return "{} ({})".format(why, named.splitlines()[0]) if why else named

@@ -81,7 +81,7 @@ class Findings:
 def examine(request, findings):
     """Runs all checks in an order in which each finds what it needs."""
     from evaluators import protocol
-    from evaluators.od_api import compat
+    from evaluators.od_api import blockers, compat
 
     compat.prepare_process(request)
     try:
@@ -89,6 +89,8 @@ def examine(request, findings):
     except protocol.Refusal as refusal:
         findings.say("environment", "error", refusal.message, refusal.hint or SUPPORTED)
         return
+    for what, command in blockers.after_import():
+        findings.say("environment", "error", what, command)
     check_device(request, findings)
     compute_on_the_cpu()
     check_backends(request, findings)

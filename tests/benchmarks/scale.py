@@ -24,10 +24,12 @@ from typing import Any
 from fake_bundle import FLOAT, SUFFIX, Tensor
 from fake_trainer import model_tensors, write_checkpoint
 from faults import Rounds
+from folder_source import scan
 from watching import FAKE_TRAINER, STUB
 
 from benchmarks.table import Row
 from watcher.checkpoints.bundle import parse_index, verify
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.checkpoints.pin import Verified, pin
 from watcher.config import Settings, load_settings
 from watcher.decision.metric import parse_metric
@@ -38,7 +40,6 @@ from watcher.runtime.app import _build, _make_state_folder
 from watcher.runtime.logs import configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.local import scan
 from watcher.store import Store
 from watcher.types import Leader, Pin, ScoredCheckpoint
 
@@ -299,7 +300,7 @@ def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:
     board = BoardFile(run="run", run_uuid="uuid", metric="metric", mode="max", checkpoints=())
     leaders = [Leader(1, row, "ckpt-1")]
     best_dir.mkdir(exist_ok=True)
-    Placing(verified).put(best_dir, leaders, look_into(best_dir), math.inf)
+    Placing(OD_API, verified).put(best_dir, leaders, look_into(best_dir, OD_API), math.inf)
     write_board(best_dir, BOARD_FILE, board, leaders, {})
 
 

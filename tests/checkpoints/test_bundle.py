@@ -31,7 +31,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.bundle import model_variables, parse_index, read_index, verify
+from watcher.checkpoints.bundle import (
+    OD_API_LAYOUT,
+    model_variables,
+    parse_index,
+    read_index,
+    verify,
+)
 from watcher.checkpoints.sstable import crc32c
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
 
@@ -78,7 +84,7 @@ def test_facts_of_a_whole_checkpoint(prefix: Path) -> None:
 
 
 def test_slots_and_other_objects_are_no_model_variables(prefix: Path) -> None:
-    assert model_variables(parse_index(read_index(prefix))) == [
+    assert model_variables(parse_index(read_index(prefix)), OD_API_LAYOUT) == [
         "model/kernel" + SUFFIX,
         "model/name" + SUFFIX,
     ]

@@ -12,7 +12,13 @@ import pytest
 from fake_bundle import FLOAT, INT64, STRING, Entry, build_index, floats, int64, strings
 from fake_trainer import write_checkpoint
 
-from watcher.checkpoints.bundle import model_variables, parse_index, read_index, verify
+from watcher.checkpoints.bundle import (
+    OD_API_LAYOUT,
+    model_variables,
+    parse_index,
+    read_index,
+    verify,
+)
 from watcher.errors import CorruptCheckpoint
 
 pytestmark = pytest.mark.tensorflow
@@ -60,7 +66,7 @@ def test_what_tensorflow_saved_verifies(world: World) -> None:
     assert verify(world.tensorflow / "sliced").num_shards == 2
     assert verify(world.tensorflow / "variant").global_step is None
     wide = parse_index(read_index(world.tensorflow / "wide"))
-    assert len(model_variables(wide)) == 0
+    assert len(model_variables(wide, OD_API_LAYOUT)) == 0
     assert len(wide.entries) == 9000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def test_no_other_module_says_what_a_checkpoint_is_called():
     assert {path.name for path in files} == {"naming.py", "bundle.py"}
 
 
+def test_the_source_and_its_format_are_chosen_in_one_place():
+    choosing = set()
+    for path in (ROOT / "watcher").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Name | ast.Attribute | ast.alias):
+                name = getattr(node, "id", None) or getattr(node, "attr", None) or node.name
+                if name == "LocalFolder" or name.startswith("OD_API"):
+                    choosing.add(path.relative_to(ROOT / "watcher").as_posix())
+    defining = {"checkpoints/bundle.py", "checkpoints/bundle_format.py"}
+    assert choosing == {"sources/choice.py", *defining}
+
+
 def test_a_trainer_with_other_keys_is_read_by_its_own_format(tmp_path: Path):
     tensors = {MODEL_GARDEN.layout.step: int64(7000), f"backbone/w{SUFFIX}": floats([1.0, 2.0])}
     write_checkpoint(tmp_path, "ckpt-7000", None, tensors)
@@ -60,7 +73,7 @@ def test_a_trainer_with_other_keys_is_read_by_its_own_format(tmp_path: Path):
 def test_an_index_is_parsed_once_while_its_checkpoint_is_pinned(tmp_path: Path):
     write_checkpoint(tmp_path, "ckpt-1", 100, model_tensors(1000, "1"))
     (tmp_path / "pins").mkdir()
-    source: CheckpointSource = LocalFolder(tmp_path)
+    source: CheckpointSource = LocalFolder(tmp_path, OD_API)
     parse_index.cache_clear()
     (found,) = source.scan()
     source.identify(found)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
+from folder_source import scan
 
 from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.checkpoints.pin import identify, pin, release, sweep
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, PinError
-from watcher.sources.local import scan
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def save(model_dir: Path, seed: str = "0", **options: object) -> Path:
 
 def test_data_is_linked_and_the_index_copied(model_dir: Path, pins: Path):
     prefix = save(model_dir, shards=2)
-    taken = pin(scan(model_dir)[0], pins)
+    taken = pin(scan(model_dir)[0], pins, OD_API)
     assert taken.method == "link"
     assert taken.global_step == 100 and taken.model_variables == 8
     for shard in range(2):
@@ -46,7 +47,7 @@ def test_data_is_linked_and_the_index_copied(model_dir: Path, pins: Path):
 def test_a_pin_outlives_rotation(model_dir: Path, pins: Path):
     manager = Manager(model_dir, max_to_keep=1)
     manager.save(100, model_tensors(50_000, "a"))
-    taken = pin(scan(model_dir)[0], pins)
+    taken = pin(scan(model_dir)[0], pins, OD_API)
     manager.save(200, model_tensors(50_000, "b"))
     assert [found.name for found in scan(model_dir)] == ["ckpt-2"]
     assert verify(taken.prefix).global_step == 100
@@ -57,10 +58,10 @@ def test_a_pin_is_unchanged_when_the_trainer_reuses_the_name_and_the_inode(
 ):
     save(model_dir, "first run")
     inode = (model_dir / "ckpt-2.index").stat().st_ino
-    first = pin(scan(model_dir)[0], pins)
+    first = pin(scan(model_dir)[0], pins, OD_API)
     save(model_dir, "second run")
     assert (model_dir / "ckpt-2.index").stat().st_ino == inode
-    second = pin(scan(model_dir)[0], pins)
+    second = pin(scan(model_dir)[0], pins, OD_API)
     assert first.sha256 != second.sha256
     assert verify(first.prefix).sha256 == first.sha256
     assert verify(second.prefix).sha256 == second.sha256
@@ -68,7 +69,7 @@ def test_a_pin_is_unchanged_when_the_trainer_reuses_the_name_and_the_inode(
 
 def test_pinning_twice_gives_the_same_pin(model_dir: Path, pins: Path):
     save(model_dir)
-    assert pin(scan(model_dir)[0], pins) == pin(scan(model_dir)[0], pins)
+    assert pin(scan(model_dir)[0], pins, OD_API) == pin(scan(model_dir)[0], pins, OD_API)
     assert len(list(pins.iterdir())) == 1
 
 
@@ -78,7 +79,7 @@ def test_a_bit_flipped_in_the_data_is_found_and_leaves_no_pin(model_dir: Path, p
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
     with pytest.raises(CorruptCheckpoint, match="fails its checksum"):
-        pin(scan(model_dir)[0], pins)
+        pin(scan(model_dir)[0], pins, OD_API)
     assert list(pins.iterdir()) == []
 
 
@@ -86,7 +87,7 @@ def test_a_half_written_index_is_incomplete_and_leaves_no_pin(model_dir: Path, p
     with pytest.raises(SystemExit):
         save(model_dir, die_at="index")
     with pytest.raises(IncompleteCheckpoint):
-        pin(scan(model_dir)[0], pins)
+        pin(scan(model_dir)[0], pins, OD_API)
     assert list(pins.iterdir()) == []
 
 
@@ -95,7 +96,7 @@ def test_a_checkpoint_deleted_meanwhile_is_gone_and_leaves_no_pin(model_dir: Pat
     found = scan(model_dir)[0]
     prefix.with_name("ckpt-2.index").unlink()
     with pytest.raises(FileNotFoundError):
-        pin(found, pins)
+        pin(found, pins, OD_API)
     assert list(pins.iterdir()) == []
 
 
@@ -106,7 +107,7 @@ def test_a_shard_that_is_a_symlink_out_of_model_dir_is_refused(
     outside = data.rename(tmp_path / "outside")
     data.symlink_to(outside)
     with pytest.raises(CorruptCheckpoint, match="symbolic link"):
-        pin(scan(model_dir)[0], pins)
+        pin(scan(model_dir)[0], pins, OD_API)
     assert list(pins.iterdir()) == []
     assert outside.exists()
 
@@ -119,7 +120,7 @@ def test_on_another_file_system_the_data_is_copied(model_dir: Path, tmp_path: Pa
     elsewhere = shm / f"pins-{os.getpid()}"
     elsewhere.mkdir()
     try:
-        taken = pin(scan(model_dir)[0], elsewhere)
+        taken = pin(scan(model_dir)[0], elsewhere, OD_API)
         assert taken.method in ("copy", "reflink")
         assert verify(taken.prefix).sha256 == taken.sha256
     finally:
@@ -130,7 +131,7 @@ def test_on_another_file_system_the_data_is_copied(model_dir: Path, tmp_path: Pa
 def test_pins_that_were_deleted_with_their_folder_get_a_new_one(model_dir: Path, pins: Path):
     pins.rmdir()
     save(model_dir)
-    assert pin(scan(model_dir)[0], pins).prefix.is_relative_to(pins)
+    assert pin(scan(model_dir)[0], pins, OD_API).prefix.is_relative_to(pins)
 
 
 def test_a_pins_folder_that_is_none_is_no_fault_of_the_checkpoints(model_dir: Path, pins: Path):
@@ -138,12 +139,12 @@ def test_a_pins_folder_that_is_none_is_no_fault_of_the_checkpoints(model_dir: Pa
     pins.touch()
     save(model_dir)
     with pytest.raises(PinError, match="cannot pin ckpt-2: Not a directory"):
-        pin(scan(model_dir)[0], pins)
+        pin(scan(model_dir)[0], pins, OD_API)
 
 
 def test_sweep_removes_what_a_crash_left_and_nothing_else(model_dir: Path, pins: Path):
     save(model_dir)
-    kept = pin(scan(model_dir)[0], pins)
+    kept = pin(scan(model_dir)[0], pins, OD_API)
     (pins / ".new-abc").mkdir()
     (pins / ("0" * 64)).mkdir()
     (pins / "README").write_text("a person's note")
@@ -153,7 +154,7 @@ def test_sweep_removes_what_a_crash_left_and_nothing_else(model_dir: Path, pins:
 
 def test_release_deletes_a_pin_and_leaves_the_trainers_files(model_dir: Path, pins: Path):
     save(model_dir)
-    taken = pin(scan(model_dir)[0], pins)
+    taken = pin(scan(model_dir)[0], pins, OD_API)
     release(taken.prefix, pins)
     assert list(pins.iterdir()) == []
     assert verify(model_dir / "ckpt-2").sha256 == taken.sha256

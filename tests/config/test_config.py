@@ -172,7 +172,7 @@ def test_a_flag_has_its_say_over_the_first_board_and_the_others_follow_the_first
     file = tmp_path / "watcher.toml"
     file.write_text('[[board]]\nmetric = "loss"\nmode = "min"\ntop_k = 5\n[[board]]\nname = "b"\n')
     settings = load_settings({**REQUIRED, "metric": "mAP", "mode": "max"}, {}, file)
-    first, second = boards(settings)
+    first, second = boards(settings.run, settings.ranking)
     assert (first.metric.text, first.policy.mode, first.policy.top_k) == ("mAP", "max", 5)
     assert (second.metric.text, second.policy.mode, second.policy.top_k) == ("mAP", "max", 5)
     assert (settings.ranking.metric, settings.ranking.top_k) == ("mAP", 5)

@@ -159,7 +159,8 @@ def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> N
 
 def test_the_mode_is_the_metrics_nature_unless_it_is_given() -> None:
     def mode(**values: Any) -> list[str]:
-        return [board.policy.mode for board in boards(given(values))]
+        made = given(values)
+        return [board.policy.mode for board in boards(made.run, made.ranking)]
 
     assert mode() == ["max"] and mode(metric="loss") == ["min"]
     assert mode(metric="latency_ms") == mode(metric="'Loss/x'") == ["min"]

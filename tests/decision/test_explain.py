@@ -82,7 +82,8 @@ def test_of_more_leaders_than_are_shown_it_says_how_many_more():
     rows = [ScoredCheckpoint(n, n, f"ckpt-{n}", n, str(n), n / 20, "") for n in range(1, 14)]
     values = {n: {(name, ""): n / 20} for n in range(1, 14)}
     given = {"model_dir": "m", "pipeline_config": "p", "top_k": -1}
-    (board,) = boards(make_settings(given, dict.fromkeys(given, "a test")))
+    settings = make_settings(given, dict.fromkeys(given, "a test"))
+    (board,) = boards(settings.run, settings.ranking)
     file = io.StringIO()
     Console(file=file, width=80).print(drawn(explain(rows, values, board, StopPolicy("max"))))
     assert "\nand 3 more, with --json\n" in file.getvalue()
@@ -112,7 +113,8 @@ def test_another_board_is_named_and_an_unknown_one_refused(ended: Watcher):
 
 
 def test_before_the_first_score_the_rules_that_are_set_are_named():
-    board = boards(make_settings({"model_dir": "m", "pipeline_config": "p"}, {}))[0]
+    settings = make_settings({"model_dir": "m", "pipeline_config": "p"}, {})
+    (board,) = boards(settings.run, settings.ranking)
     for policy, said in (
         (StopPolicy(patience=2, target=0.5), "Stopping: no, patience 2, target 0.5 waits for"),
         (StopPolicy(), "Stopping: no, no rule is set"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from decided import should_stop
 from fake_trainer import Manager, model_tensors, write_checkpoint
+from folder_source import source_of
 from made_runs import FINGERPRINT, MAP
 from watching import Watcher, cli, wait_until
 
@@ -28,7 +29,6 @@ from watcher.plot.gather import read_run
 from watcher.plot.series import make_picture
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
-from watcher.sources.local import LocalFolder
 from watcher.store import Store
 from watcher.store.migrations import migrations
 from watcher.store.reading import open_reader
@@ -226,6 +226,10 @@ def settings(tmp_path: Path, **given: object) -> Settings:
     return base.replaced(**given)
 
 
+def stopping_of(given: Settings, store: Store) -> Stopping:
+    return Stopping(given.ranking, given.stopping, given.run.sentinel_path, store)
+
+
 def test_what_is_damaged_or_missed_on_the_way_is_of_the_new_life(store: Store, tmp_path: Path):
     add(store, 1, 9)
     add(store, 2, 10)
@@ -285,7 +289,7 @@ def test_the_newest_life_is_evaluated_first_and_what_has_a_place_with_it(store: 
 
 
 def test_the_stop_of_the_first_life_is_withdrawn_when_a_second_begins(store: Store, tmp_path: Path):
-    stopping = Stopping(settings(tmp_path, patience=2), store)
+    stopping = stopping_of(settings(tmp_path, patience=2), store)
     for counter, score in enumerate((0.5, 0.4, 0.4), start=1):
         record(store, counter, counter, score)
     stopping.update(NOW, None)
@@ -299,13 +303,15 @@ def test_the_stop_of_the_first_life_is_withdrawn_when_a_second_begins(store: Sto
 
 def test_walking_on_from_life_to_life_decides_as_walking_anew(store: Store, tmp_path: Path):
     given = settings(tmp_path, patience=2)
-    stopping, decided = Stopping(given, store), []
+    stopping, decided = stopping_of(given, store), []
     both = ((1, 0.5), (2, 0.4), (4, 0.4), (1, 0.2), (2, 0.3), (3, 0.3), (4, 0.2))
     for at, (counter, score) in enumerate(both, start=1):
         record(store, 10 * at, counter, score)
         stopping.update(NOW, None)
         decided.append(stopping.decision is not None)
-        anew = stop_policy(given, store.ledger.resumed_step(), store.ledger.generation())
+        anew = stop_policy(
+            given.ranking, given.stopping, store.ledger.resumed_step(), store.ledger.generation()
+        )
         assert stopping.decision == should_stop(store.ledger.scored(), anew)
         if at == 5:  # the first life's checkpoint 3 comes late, when the second is under way
             record(store, 25, 3, 0.9)
@@ -313,7 +319,7 @@ def test_walking_on_from_life_to_life_decides_as_walking_anew(store: Store, tmp_
 
 
 def test_a_resume_counts_for_the_life_in_which_it_was_asked_for(store: Store, tmp_path: Path):
-    stopping = Stopping(settings(tmp_path, patience=3), store)
+    stopping = stopping_of(settings(tmp_path, patience=3), store)
     for counter, score in enumerate((0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4), start=1):
         record(store, counter, counter, score)
     assert store.ledger.resume(NOW) == 8000
@@ -331,7 +337,7 @@ def test_a_resume_counts_for_the_life_in_which_it_was_asked_for(store: Store, tm
 
 
 def test_hours_count_from_the_beginning_of_the_newest_life(store: Store, tmp_path: Path):
-    stopping = Stopping(settings(tmp_path, max_hours=2.0), store)
+    stopping = stopping_of(settings(tmp_path, max_hours=2.0), store)
     record(store, 1, 1, 0.5)
     stopping.update(NOW + 2 * 3600, None)
     assert stopping.decision
@@ -362,7 +368,7 @@ def model_dir(tmp_path: Path) -> Path:
 def look(store: Store, model_dir: Path, intake: Intake | None = None) -> Intake:
     if intake is None:
         intake = Intake(
-            LocalFolder(model_dir), state(model_dir.parent) / "pins", store.queue, grace_seconds=0
+            source_of(model_dir), state(model_dir.parent) / "pins", store.queue, grace_seconds=0
         )
         intake.recover(NOW)
     intake.look(NOW, 0.0)
@@ -405,10 +411,15 @@ def test_pins_that_are_adopted_after_a_crash_are_of_their_lives(
     for counter, content, at in ((9, 9, 109), (10, 10, 110), (1, 11, 201), (2, 12, 202)):
         write(model_dir, counter, content=content, at=at)
     with Store(tmp_path / "lost.db", run="run", model_dir=model_dir, now=NOW) as lost:
-        intake = Intake(LocalFolder(model_dir), pins, lost.queue, grace_seconds=0)
+        intake = Intake(source_of(model_dir), pins, lost.queue, grace_seconds=0)
         intake.recover(NOW)
         intake.look(NOW, 0.0)
-    assert adopt_pins(store.queue, pins, NOW) == ["ckpt-9", "ckpt-10", "ckpt-1", "ckpt-2"]
+    assert adopt_pins(store.queue, intake.source, pins, NOW) == [
+        "ckpt-9",
+        "ckpt-10",
+        "ckpt-1",
+        "ckpt-2",
+    ]
     assert [one[2] for one in history(tmp_path)] == [1, 1, 2, 2]
 
 

@@ -22,7 +22,8 @@ DRAWN = ["Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss", LOSS]
 
 
 def board(**settings: Any) -> Board:
-    (made,) = boards(make_settings({"model_dir": "/m", "pipeline_config": "p", **settings}, {}))
+    given = make_settings({"model_dir": "/m", "pipeline_config": "p", **settings}, {})
+    (made,) = boards(given.run, given.ranking)
     return made
 
 

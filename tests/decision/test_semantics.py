@@ -80,7 +80,8 @@ def test_both_tables_are_read():
 
 @pytest.mark.parametrize("case", STOPS, ids=named)
 def test_it_stops_where_the_table_says(case: Case):
-    policy = stop_policy(case.settings, 100 * case.begun if case.resumed else -1)
+    resumed = 100 * case.begun if case.resumed else -1
+    policy = stop_policy(case.settings.ranking, case.settings.stopping, resumed)
     seen = range(case.begun + 1, len(case.rows) + 1)
     stops = (100 * count for count in seen if should_stop(case.rows[:count], policy))
     assert str(next(stops, "no")) == case.here
@@ -88,7 +89,7 @@ def test_it_stops_where_the_table_says(case: Case):
 
 @pytest.mark.parametrize("case", KEEPS, ids=named)
 def test_it_keeps_what_the_table_says(case: Case):
-    (board,) = boards(case.settings)
+    (board,) = boards(case.settings.run, case.settings.ranking)
     kept = ", ".join(str(one.global_step) for one in rank(case.rows, board.policy))
     assert (kept or "none") == case.here
 

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import need_strace
+from folder_source import source_of
 from pages import page
 from watching import CLI, ROOT, STUB, Watcher, cli, wait_until
 
@@ -302,6 +304,11 @@ def test_a_hanging_interpreter_is_ended_and_what_it_said_before_is_kept(watcher:
 
 
 @pytest.mark.slow
+def ask(model_dir: Path, python: Path, *tell: Callable[[str], None]) -> training.Answer:
+    given = settings(model_dir, python=str(python))
+    return training.ask(given.evaluator, given.carrier, "cpu", 20, *tell)
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -318,7 +325,7 @@ def test_a_hanging_interpreter_is_ended_and_what_it_said_before_is_kept(watcher:
 )
 def test_an_interpreter_that_misbehaves_is_one_error(tmp_path: Path, script: str, said: str):
     python = interpreter(tmp_path, script)
-    answer = training.ask(settings(tmp_path, python=str(python)), "cpu", 20)
+    answer = ask(tmp_path, python)
     assert [finding.severity for finding in answer.findings] == ["error"]
     assert said in answer.findings[0].message
 
@@ -328,7 +335,7 @@ def test_how_far_it_is_is_told_while_it_reads_the_records(tmp_path: Path):
     script = "cat > /dev/null; " + "; sleep 0.2; ".join(f"echo '{line}'" for line in lines)
     python = interpreter(tmp_path, script + '; sleep 0.2; echo \'{"type": "done"}\'')
     told: list[str] = []
-    answer = training.ask(settings(tmp_path, python=str(python)), "cpu", 20, told.append)
+    answer = ask(tmp_path, python, told.append)
     assert (told, answer.findings) == (["1000 records", "9000 records"], [])
 
 
@@ -634,7 +641,8 @@ def place(tmp_path: Path, name: str, saves: int = 0) -> Path:
 
 
 def told(model_dir: Path, *running: Trainer, **changed: object) -> Finding:
-    (finding,) = folders.model_dir(settings(model_dir, **changed), running)
+    given = settings(model_dir, **changed)
+    (finding,) = folders.model_dir(given.run, given.source, running)
     return finding
 
 
@@ -721,9 +729,13 @@ def test_the_file_system_of_a_path_is_the_last_mount_above_it(path: str, kind: s
     assert mount and (mount.kind, mount.is_remote) == (kind, remote)
 
 
+def file_system(given: Settings, mounts: str) -> list[Finding]:
+    return folders.file_system(given.run, source_of(given.run.model_path), mounts)
+
+
 def test_a_network_file_system_is_warned_of_for_events_and_database(tmp_path: Path):
     mounts = f"30 22 0:44 / {tmp_path} rw - nfs4 server:/data rw"
-    found = {f.check: f for f in folders.file_system(settings(tmp_path), mounts)}
+    found = {f.check: f for f in file_system(settings(tmp_path), mounts)}
     assert found["events"].severity == found["database place"].severity == "warning"
     assert "nfs4" in found["events"].message
 
@@ -734,7 +746,7 @@ def test_nothing_is_promised_of_links_that_were_not_tried(tmp_path: Path):
 
     def links(kind: str, *more: str) -> Finding:
         mounts = "\n".join([f"30 22 0:44 / {tmp_path} rw - {kind} remote rw", *more])
-        return next(f for f in folders.file_system(here, mounts) if f.check == "hard links")
+        return next(f for f in file_system(here, mounts) if f.check == "hard links")
 
     assert links("fuse.rclone").severity == "note"
     (tmp_path / "model_dir" / "watcher" / "pins").mkdir(parents=True)
@@ -757,7 +769,7 @@ def test_doctor_tries_a_link_as_pinning_does(watcher: Watcher, tmp_path: Path):
 
 def test_pins_on_another_file_system_are_said_to_be_copies(tmp_path: Path):
     elsewhere = settings(tmp_path, state_dir="/dev/shm")
-    found = {f.check: f for f in folders.file_system(elsewhere, "")}
+    found = {f.check: f for f in file_system(elsewhere, "")}
     assert "another file system" in found["hard links"].message
 
 
@@ -846,7 +858,7 @@ def test_a_gpu_of_the_trainer_is_an_error_and_one_of_others_a_warning(tmp_path: 
 
     def found(device: str) -> Finding:
         return devices.device(
-            settings(tmp_path, device=device),
+            device,
             Listing(tuple(gpus)),
             [trainer],
             lambda pid: commands[pid],
@@ -886,10 +898,10 @@ def test_the_units_of_this_model_dir_are_judged(
     interpreter(tmp_path, script).rename(tmp_path / "systemctl")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "cats.toml").write_text(f'model_dir = "{tmp_path}"\n')
-    (found,) = service.units(settings(tmp_path), tmp_path)
+    (found,) = service.units(settings(tmp_path).run.model_path, tmp_path)
     assert (found.severity, said in found.message) == (severity, True), found
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    (found,) = service.units(settings(tmp_path), tmp_path)
+    (found,) = service.units(settings(tmp_path).run.model_path, tmp_path)
     assert (found.severity, found.message) == ("ok", "there is no systemctl here")
 
 

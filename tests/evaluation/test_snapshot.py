@@ -158,6 +158,11 @@ def settings_of(folder: Path, *plugins: str) -> Settings:
     return load_settings({**flags, "metric_plugin": plugins}, {}, None)
 
 
+def snapshot_of(settings: Settings) -> Snapshot:
+    run, carrier = settings.run, settings.carrier
+    return take_snapshot(settings.evaluator, run.state_path, carrier.working_path)
+
+
 def looked(snapshot: Snapshot) -> list[str]:
     """What it says after a look that is over."""
     snapshot.look()
@@ -168,7 +173,7 @@ def looked(snapshot: Snapshot) -> list[str]:
 
 
 def test_a_file_that_is_written_anew_with_the_same_content_is_no_difference(tmp_path: Path) -> None:
-    snapshot = take_snapshot(settings_of(tmp_path))
+    snapshot = snapshot_of(settings_of(tmp_path))
     assert looked(snapshot) == []
     (tmp_path / "pipeline.config").unlink()
     assert len(looked(snapshot)) == 1
@@ -183,13 +188,12 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
     (tmp_path / "two.py").write_text("2")
     folder = tmp_path / "watcher" / "snapshot"
     plugins = [f"{tmp_path}/one.py:f", f"{tmp_path}/two.py:f", f"{tmp_path}/one.py:g", "installed"]
-    take_snapshot(settings_of(tmp_path, *plugins))
+    snapshot_of(settings_of(tmp_path, *plugins))
     (folder / "label_map.pbtxt").write_text("of the run before")
     (folder / "notes.txt").write_text("the user's")
     before = (folder / "pipeline.config").stat().st_ino
-    request = take_snapshot(settings_of(tmp_path, plugins[1])).options(
-        settings_of(tmp_path, plugins[1])
-    )
+    settings = settings_of(tmp_path, plugins[1])
+    request = snapshot_of(settings).options(settings.evaluator)
     held = {path.name: path.read_text() for path in folder.iterdir()}
     assert held == {"pipeline.config": "a", "plugin-0.py": "2", "notes.txt": "the user's"}
     assert request["metric_plugins"] == [f"{folder}/plugin-0.py:f"]
@@ -202,7 +206,7 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
 
 def test_a_plugin_that_is_not_there_is_left_to_the_worker_to_refuse(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "none.py:mine", "installed")
-    request = take_snapshot(settings).options(settings)
+    request = snapshot_of(settings).options(settings.evaluator)
     assert request["metric_plugins"] == [f"{Path.cwd()}/none.py:mine", "installed"]
 
 

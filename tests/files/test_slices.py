@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 from fake_trainer import model_tensors, write_checkpoint
 from faults import Rounds, fork_daemon, latest, now
+from folder_source import scan, source_of
 from forks import Fork
 from watching import Watcher, cli, wait_until
 
 from watcher.checkpoints import bundle, pin
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.config import Settings
 from watcher.control.channel import Request
 from watcher.control.commands import Commands
@@ -30,7 +32,6 @@ from watcher.files import slices
 from watcher.files.slices import Job, Progress, Unfinished, Work
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
-from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
 
 LARGE = 10_000_000
@@ -236,7 +237,7 @@ def test_what_must_be_copied_is_open_at_once_and_copied_although_it_is_rotated_a
         for number in (1, 2):
             save(model_dir, number, 5000)
         with Store(shm / "db", run="r", model_dir=model_dir, now=now()) as store:
-            intake = Intake(LocalFolder(model_dir), shm / "pins", store.queue, grace_seconds=5)
+            intake = Intake(source_of(model_dir), shm / "pins", store.queue, grace_seconds=5)
             intake.recover(now())
             look(intake)
             rotate_all(model_dir)
@@ -265,7 +266,7 @@ def test_a_promotion_by_copy_names_nothing_before_it_is_whole_and_is_dropped_whe
     try:
         with rounds.open() as store:
             intake, _ = rounds.begin(store)
-            projector = Projector(settings, store, "run")
+            projector = Projector(settings, store, intake.source, "run")
             scores = {}
             for number in range(1, 5):
                 save(tmp_path, number, 20_000)
@@ -361,7 +362,7 @@ def test_what_is_linked_while_the_database_is_locked_is_taken_up_by_the_intake(t
     save(tmp_path, 1, 20_000)
     pins = rounds.state_dir / "pins"
     pins.mkdir()
-    intake = Intake(LocalFolder(tmp_path), pins, None, grace_seconds=5)
+    intake = Intake(source_of(tmp_path), pins, None, grace_seconds=5)
     look(intake)
     save(tmp_path, 2)
     look(intake)
@@ -384,7 +385,7 @@ def test_what_is_taken_up_while_the_trainer_has_it_still_is_taken_from_the_pins(
     save(tmp_path, 2, 20_000)
     pins = rounds.state_dir / "pins"
     pins.mkdir()
-    intake = Intake(LocalFolder(tmp_path), pins, None, grace_seconds=5)
+    intake = Intake(source_of(tmp_path), pins, None, grace_seconds=5)
     look(intake)
     intake.close()
     there = {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
@@ -411,7 +412,7 @@ def test_a_requeue_of_large_ones_links_all_and_is_answered_when_they_are_verifie
         for row in store.queue.pinned():
             store.queue.forget_pin(row["id"])
             shutil.rmtree(row["prefix"].parent)
-        orders = Commands(store, tmp_path, rounds.state_dir / "pins")
+        orders = Commands(store, intake.source, rounds.state_dir / "pins")
         request = Request(verb="requeue", checkpoints=("ckpt-1", "ckpt-2", "ckpt-3"))
         calls = 0
         while True:
@@ -478,7 +479,7 @@ def test_a_pin_in_the_making_stays_for_the_next_start_or_goes_when_nobody_wants_
     save(tmp_path, 1)
     pins = tmp_path / "pins"
     pins.mkdir()
-    job = Job(lambda progress: pin.pinning(scan(tmp_path)[0], pins, None, progress))
+    job = Job(lambda progress: pin.pinning(scan(tmp_path)[0], pins, OD_API, None, progress))
     job.begin()
     assert [prefix.name for prefix, _ in pin.halves(pins)] == ["ckpt-1"]
     getattr(job, end)()

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from folder_source import source_of
 from forks import Fork, Said
 
 from watcher.config import Settings
@@ -28,7 +29,6 @@ from watcher.decision.metric import parse_metric
 from watcher.errors import ModelDirError, StoreError
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
-from watcher.sources.local import LocalFolder
 from watcher.store import Store
 from watcher.types import Evaluation
 
@@ -90,11 +90,9 @@ class Rounds:
         store.ledger.set_policy(parse_metric(METRIC), "max", now())
         store.ledger.set_fingerprint("f" * 64, now())
         pins = self.state_dir / "pins"
-        intake = Intake(
-            LocalFolder(self.settings.run.model_path), pins, store.queue, grace_seconds=5
-        )
+        intake = Intake(source_of(self.settings.run.model_path), pins, store.queue, grace_seconds=5)
         intake.recover(now())
-        return intake, Projector(self.settings, store, "run")
+        return intake, Projector(self.settings, store, intake.source, "run")
 
     def go(self, store: Store, intake: Intake, projector: Projector) -> str | None:
         """Do all there is to do; returns what went wrong, None when all is done."""

@@ -19,15 +19,16 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
+from folder_source import scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from watching import FAKE_TRAINER, ROOT, Watcher, saves_of, wait_until
 
 from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.checkpoints.pin import pin
 from watcher.errors import CorruptCheckpoint, WatcherError
 from watcher.ingest.gaps import missed_numbers
-from watcher.sources.local import scan
 
 TRAINER = [sys.executable, str(FAKE_TRAINER)]
 TORTURE_SECONDS = float(os.environ.get("CHECKPOINT_WATCHER_TORTURE_SECONDS", "20"))
@@ -346,7 +347,7 @@ def test_random_damage_is_never_pinned_as_something_else(
     found = scan(folder)
     before = len(found)
     try:
-        taken = pin(found[0], pins)
+        taken = pin(found[0], pins, OD_API)
     except WatcherError as error:
         assert isinstance(error, CorruptCheckpoint) and str(error).isprintable()
         assert list(pins.iterdir()) == []
@@ -369,7 +370,7 @@ def test_an_index_cut_at_every_length_is_never_pinned(sample: Path, tmp_path: Pa
     for length in range(len(whole)):
         index.write_bytes(whole[:length])
         with pytest.raises(CorruptCheckpoint):
-            pin(scan(folder)[0], pins)
+            pin(scan(folder)[0], pins, OD_API)
     assert list(pins.iterdir()) == []
 
 
@@ -397,7 +398,7 @@ def test_a_shard_of_hostile_length_is_refused_before_it_is_copied(sample: Path, 
     os.truncate(folder / "ckpt-3.data-00000-of-00002", 1 << 40)
     began = time.monotonic()
     with pytest.raises(CorruptCheckpoint, match="needed"):
-        pin(scan(folder)[0], pins)
+        pin(scan(folder)[0], pins, OD_API)
     assert time.monotonic() - began < 1
 
 

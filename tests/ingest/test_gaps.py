@@ -1,4 +1,4 @@
-"""Saves that nobody saw are told of in one row, with their number."""
+"""How a trainer counts its saves: which of them nobody saw, and which the queue policy takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from fake_trainer import model_tensors, write_checkpoint
 
 from watcher.checkpoints.bundle_format import OD_API, BundleFormat
+from watcher.decision.queue_policy import parse_policy
 from watcher.ingest.intake import Intake
 from watcher.sources.local import LocalFolder
 from watcher.store import Store
@@ -54,8 +55,34 @@ def test_each_of_them_is_found_by_its_own_name(tmp_path: Path, name: str):
         assert (reader.find("ckpt-2000") or {})["state"] == "pending"
 
 
+BY_STEP = BundleFormat(OD_API.stem, counts_saves=False)
+
+
 def test_where_the_number_is_the_step_nothing_is_taken_for_missed(tmp_path: Path):
-    by_step = BundleFormat(OD_API.stem, counts_saves=False)
-    with closing(FactReader(look_at_two(tmp_path, by_step))) as reader:
+    with closing(FactReader(look_at_two(tmp_path, BY_STEP))) as reader:
         assert [row["checkpoint"] for row in reader.history()] == ["ckpt-1000", "ckpt-2000"]
         assert reader.states() == {"pending": 2}
+
+
+@pytest.mark.parametrize(
+    ("written", "waiting"),
+    [(BY_STEP, ["ckpt-2000", "ckpt-4000"]), (OD_API, [f"ckpt-{n}000" for n in range(1, 6)])],
+)
+def test_every_2_takes_every_second_save_whatever_the_number_in_a_name_counts(
+    tmp_path: Path, written: BundleFormat, waiting: list[str]
+):
+    pins = tmp_path / "pins"
+    pins.mkdir()
+    with Store(tmp_path / "watcher.db", run="run", model_dir=tmp_path, now=0.0) as store:
+        source, policy = LocalFolder(tmp_path, written), parse_policy("every-2")
+        intake = Intake(source, pins, store.queue, grace_seconds=5, policy=policy)
+        for at in range(1, 6):
+            write_checkpoint(tmp_path, f"ckpt-{at}000", 1000 * at, model_tensors(100, at))
+            intake.look(at, at)
+            intake.write_down(at)
+        names = [row["name"] for row in store.queue.pinned() if row["state"] == "pending"]
+    assert names == waiting
+    with closing(FactReader(tmp_path / "watcher.db")) as reader:
+        skipped = {row["checkpoint"]: row["reason"] for row in reader.history() if row["reason"]}
+    if written is BY_STEP:
+        assert skipped["ckpt-3000"] == "queue policy every-2: 3 is not a multiple of 2"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Killed, Manager, model_tensors
+from folder_source import source_of
 
 from watcher.errors import ConfigError
 from watcher.evaluation.device import visible_to_cuda
@@ -147,9 +148,13 @@ def test_delays_double_up_to_five_minutes_and_progress_begins_them_anew():
     assert (attempts.made, pause) == (1, 5)
 
 
+def checkpoints(model_dir: Path) -> Checkpoints:
+    return Checkpoints(source_of(model_dir), model_dir)
+
+
 @pytest.mark.parametrize("stage", ["temp", "data", "index"])
 def test_each_stage_of_a_save_is_seen_until_it_does_not_change_for_long(tmp_path: Path, stage: str):
-    saves = SaveWatch(Checkpoints(tmp_path), patience_seconds=30)
+    saves = SaveWatch(checkpoints(tmp_path), patience_seconds=30)
     manager = Manager(tmp_path)
     manager.save(100, model_tensors(1000, "1"))
     assert not saves.in_progress(now=0)
@@ -157,10 +162,10 @@ def test_each_stage_of_a_save_is_seen_until_it_does_not_change_for_long(tmp_path
         manager.save(200, model_tensors(1000, "2"), die_at=stage)
     assert saves.in_progress(now=10) and saves.in_progress(now=39)
     assert not saves.in_progress(now=40)
-    assert not SaveWatch(Checkpoints(tmp_path), patience_seconds=30).in_progress(
+    assert not SaveWatch(checkpoints(tmp_path), patience_seconds=30).in_progress(
         now=0
     )  # the next trainer
-    assert Checkpoints(tmp_path).complete().keys() == {"ckpt-1"}
+    assert checkpoints(tmp_path).complete().keys() == {"ckpt-1"}
 
 
 def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):
@@ -168,12 +173,12 @@ def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):
     manager.save(100, model_tensors(1000, "1"))
     state = (tmp_path / "checkpoint").read_text()
     manager.save(200, model_tensors(1000, "2"))
-    assert Checkpoints(tmp_path).unfinished() == frozenset()
+    assert checkpoints(tmp_path).unfinished() == frozenset()
     (tmp_path / "checkpoint").write_text(state)
-    assert SaveWatch(Checkpoints(tmp_path / "none"), 30).in_progress(0) is False
-    assert len(Checkpoints(tmp_path).unfinished()) == 1
+    assert SaveWatch(checkpoints(tmp_path / "none"), 30).in_progress(0) is False
+    assert len(checkpoints(tmp_path).unfinished()) == 1
     (tmp_path / "checkpoint").unlink()
-    assert len(Checkpoints(tmp_path).unfinished()) == 1
+    assert len(checkpoints(tmp_path).unfinished()) == 1
 
 
 def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():

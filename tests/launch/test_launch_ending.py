@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from folder_source import source_of
 from launching import Launch, python
 from pages import page
 from watching import cli, wait_until
@@ -320,7 +321,8 @@ def test_why_a_watcher_was_given_up_long_ago_is_repeated_at_the_end(launch: Laun
     settings = LaunchSettings.of(model_dir=str(launch.model_dir))
     trainer = launch.saving("--saves", 4, "--interval", 0.3)
     refused = ["sh", "-c", "exit 2"]
-    launcher = Launcher(settings, trainer, watcher_command=refused, say=lines.append)
+    source = source_of(launch.model_dir)
+    launcher = Launcher(settings, trainer, source, watcher_command=refused, say=lines.append)
     assert launcher.run() == 1
     assert lines[0].startswith("the watcher ended with code 2; the training goes on")
     told = "not all is evaluated: the watcher ended with code 2: pipeline.config says 5 classes"

@@ -31,6 +31,10 @@ def settings(tmp_path: Path) -> Settings:
     return SETTINGS.replaced(model_dir=str(tmp_path))
 
 
+def stopping_of(given: Settings, store: Store) -> Stopping:
+    return Stopping(given.ranking, given.stopping, given.run.sentinel_path, store)
+
+
 def record(store: Store, counter: int, score: float | None, *, failed: bool = False) -> None:
     add(store, counter)
     lease = store.queue.lease_next(NOW, 60)
@@ -47,7 +51,7 @@ def test_walking_on_decides_as_walking_anew_whatever_order_the_scores_come_in(
     store: Store, tmp_path: Path, seed: int
 ):
     chance = random.Random(seed)
-    stopping = Stopping(settings(tmp_path), store)
+    stopping = stopping_of(settings(tmp_path), store)
     # Mostly in step order, as evaluations come, with some that come late.
     counters = sorted(range(1, 41), key=lambda n: n + (chance.random() < 0.2) * chance.random() * 6)
     decisions = set()
@@ -55,7 +59,7 @@ def test_walking_on_decides_as_walking_anew_whatever_order_the_scores_come_in(
         record(store, counter, chance.choice([0.1, 0.2, 0.3, -1.0]), failed=chance.random() < 0.3)
         stopping.update(NOW, None)
         rows = [*store.ledger.scored(), *store.ledger.not_finite()]
-        anew = should_stop(rows, stop_policy(settings(tmp_path)))
+        anew = should_stop(rows, stop_policy(SETTINGS.ranking, SETTINGS.stopping))
         assert stopping.decision == anew
         decisions.add(anew and anew.reason)
         notice = read_sentinel(tmp_path / "EARLY_STOP")
@@ -64,7 +68,7 @@ def test_walking_on_decides_as_walking_anew_whatever_order_the_scores_come_in(
 
 
 def test_a_checkpoint_measured_again_counts_with_its_new_score(store: Store, tmp_path: Path):
-    stopping = Stopping(settings(tmp_path), store)
+    stopping = stopping_of(settings(tmp_path), store)
     for counter, score in enumerate((0.5, 0.1, 0.1, 0.1), start=1):
         record(store, counter, score)
     stopping.update(NOW, None)
@@ -86,9 +90,9 @@ def test_the_sentinel_names_the_best_on_the_board_and_else_the_best_of_all(
     for counter, score in enumerate((0.5, 0.4, 0.3, 0.2), start=1):
         record(store, counter, score)
     rows = store.ledger.scored()
-    Stopping(settings(tmp_path), store).update(NOW, rows[1])
+    stopping_of(settings(tmp_path), store).update(NOW, rows[1])
     notice = read_sentinel(tmp_path / "EARLY_STOP")
     assert notice and notice["best"]["checkpoint"] == "ckpt-2"
-    Stopping(settings(tmp_path), store).update(NOW, None)
+    stopping_of(settings(tmp_path), store).update(NOW, None)
     notice = read_sentinel(tmp_path / "EARLY_STOP")
     assert notice and notice["best"]["checkpoint"] == "ckpt-1"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import model_tensors, write_checkpoint
+from folder_source import source_of
 from locks import EXCLUSIVE, WRITE, locked
 from privileges import bound, subject_to_permissions
 from watching import Watcher, wait_until
@@ -17,7 +18,6 @@ from watching import Watcher, wait_until
 from watcher.config import Settings
 from watcher.doctor import folders
 from watcher.ingest.intake import Intake
-from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 UNFINISHED = 4
@@ -151,7 +151,7 @@ def test_doctor_says_that_the_newest_checkpoint_may_not_be_read(watcher: Watcher
     bar(watcher, "ckpt-1")
     settings = Settings.of(model_dir=str(watcher.model_dir), pipeline_config="none")
     with subject_to_permissions():
-        _, finding = folders.model_dir(settings, [])
+        _, finding = folders.model_dir(settings.run, settings.source, [])
     assert finding.severity == "error" and finding.message.startswith("cannot read ckpt-1.index")
     assert finding.remedy and "umask" in finding.remedy
 
@@ -172,7 +172,7 @@ def looked(
     """Look at these steady times, with a second's grace."""
     pins = watcher.database.parent / "pins"
     pins.mkdir(exist_ok=True)
-    intake = intake or Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=1.0)
+    intake = intake or Intake(source_of(watcher.model_dir), pins, store.queue, grace_seconds=1.0)
     with subject_to_permissions():
         for steady in steadies:
             intake.look(steady, steady)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import end_strace, fork_daemon, need_strace
+from folder_source import source_of
 from watching import STUB, Watcher, alive, cli, wait_until
 
 from watcher.config import Settings
@@ -26,7 +27,6 @@ from watcher.evaluation.worker import Worker
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
-from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 HOUR = 3600.0
@@ -69,9 +69,9 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
                 limits=Limits(retry_seconds=1.0),
             )
             intake = Intake(
-                LocalFolder(watcher.model_dir), state_dir / "pins", store.queue, grace_seconds=5
+                source_of(watcher.model_dir), state_dir / "pins", store.queue, grace_seconds=5
             )
-            projector = Projector(settings, store, "r")
+            projector = Projector(settings, store, intake.source, "r")
             daemons.append(Daemon(settings, store, intake, projector, [supervisor], clock=clock))
             daemons[0].run()
 

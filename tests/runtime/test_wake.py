@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+from folder_source import source_of
 from watching import Watcher
 
 from watcher.config import Settings
@@ -21,7 +22,6 @@ from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
 from watcher.runtime.task import Task
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.local import LocalFolder
 from watcher.store import Store
 
 LOOP = {
@@ -44,11 +44,13 @@ def daemon(watcher: Watcher) -> Iterator[Daemon]:
     pins = watcher.database.parent / "pins"
     pins.mkdir(parents=True)
     with Store(watcher.database, run="r", model_dir=watcher.model_dir, now=time.time()) as store:
-        intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
+        intake = Intake(source_of(watcher.model_dir), pins, store.queue, grace_seconds=5)
         supervisor = Supervisor(
             spawn=spawn, start_request=Start(protocol=2, kind="stub"), limits=Limits()
         )
-        daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
+        daemon = Daemon(
+            settings, store, intake, Projector(settings, store, intake.source, "r"), [supervisor]
+        )
         for _ in range(3):
             daemon._guarded_step()
         yield daemon

@@ -18,7 +18,7 @@ from watching import ROOT
 
 from watcher.heartbeat import Heartbeat
 from watcher.service.health import Health
-from watcher.service.metrics import Metrics
+from watcher.service.metrics import Metrics, RunCollector
 
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
@@ -37,7 +37,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     health = Health(10)
     status = {"worker": "ready", "patience_left": {"evaluations": 1, "steps": 2}}
     health.show(Heartbeat(turned=0, due=0, status=status))
-    return Metrics(settings, "run", health, lambda: {("command", "sent"): 1})("").body.decode()
+    parts = settings.run, settings.ranking, settings.retention
+    collector = RunCollector(*parts, health, lambda: {("command", "sent"): 1})
+    return Metrics(collector)("").body.decode()
 
 
 @pytest.fixture(scope="module")

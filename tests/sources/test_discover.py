@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from folder_source import scan
 
 from watcher.errors import ModelDirError
-from watcher.sources.local import scan
 
 
 def touch(folder: Path, *names: str) -> None:

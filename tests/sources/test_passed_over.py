@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors, write_checkpoint
+from folder_source import scan
 from watching import Watcher, wait_until
 
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.config import Settings
 from watcher.doctor import folders
-from watcher.sources.local import scan
 from watcher.sources.passed_over import Entry, look, passed_over
 
 NOW = 1000.0
@@ -20,7 +21,7 @@ OLD, NEW = NOW - 3600, NOW - 1
 def kinds(*names: str, written_at: float = OLD, links: tuple[str, ...] = ()) -> dict[str, str]:
     """Kind to names, as text, of files of these names."""
     entries = [Entry(name, name in links, written_at) for name in names]
-    return {one.kind: " ".join(one.names) for one in passed_over(entries, NOW)}
+    return {one.kind: " ".join(one.names) for one in passed_over(entries, OD_API, NOW)}
 
 
 def whole(*prefixes: str) -> list[str]:
@@ -56,7 +57,9 @@ def test_a_link_is_told_of_and_a_save_under_way_is_not():
 
 
 def test_of_many_a_few_are_named_and_all_counted():
-    [found] = passed_over([Entry(name) for name in whole(*(f"my_ckpt-{n}" for n in range(9)))], NOW)
+    [found] = passed_over(
+        [Entry(name) for name in whole(*(f"my_ckpt-{n}" for n in range(9)))], OD_API, NOW
+    )
     assert "my_ckpt-0, my_ckpt-1, my_ckpt-2 and 6 more: " in str(found)
 
 
@@ -65,9 +68,9 @@ def test_the_runs_own_folders_and_half_saves_are_left_out(tmp_path: Path):
         write_checkpoint(tmp_path / folder, "ckpt-7", 100, model_tensors(4000, 1))
     for folder in ("best-loss", "elsewhere"):
         (tmp_path / folder / "best.json").touch()
-    assert look(tmp_path) == []
+    assert look(tmp_path, OD_API) == []
     write_checkpoint(tmp_path / "other", "ckpt-7", 100, model_tensors(4000, 1))
-    assert [one.names for one in look(tmp_path)] == [("other/ckpt-7",)]
+    assert [one.names for one in look(tmp_path, OD_API)] == [("other/ckpt-7",)]
 
 
 def save_passed_over(folder: Path) -> None:
@@ -93,9 +96,8 @@ def test_doctor_tells_of_them_and_warns_where_there_is_nothing_else(tmp_path: Pa
     save_passed_over(tmp_path)
     for number in range(evaluated):
         write_checkpoint(tmp_path, f"ckpt-{number + 1}", 100, model_tensors(4000, 1))
-    first, *others = folders.model_dir(
-        Settings.of(model_dir=str(tmp_path), pipeline_config="-"), []
-    )
+    settings = Settings.of(model_dir=str(tmp_path), pipeline_config="-")
+    first, *others = folders.model_dir(settings.run, settings.source, [])
     severity = "note" if evaluated else "warning"
     assert first.severity == ("ok" if evaluated else "warning")
     assert [(one.check, one.severity) for one in others] == 2 * [("passed over", severity)]

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import Rounds
+from folder_source import scan, source_of
 from locks import EXCLUSIVE, locked
 from watching import FAKE_TRAINER, STUB, Watcher, cli, saves_of, wait_until
 
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.checkpoints.pin import pin
 from watcher.config import Settings
 from watcher.errors import StoreBusy
@@ -27,7 +29,6 @@ from watcher.ingest.adopt import pin_folders
 from watcher.ingest.intake import Intake
 from watcher.promotion.projection import Projector
 from watcher.runtime.loop import Daemon
-from watcher.sources.local import LocalFolder, scan
 from watcher.store import Store
 from watcher.store.database_file import iso
 
@@ -217,7 +218,7 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
         save_one()
         save_one()
         (found,) = scan(watcher.model_dir)
-        assert pin(found, pins).prefix.name == f"ckpt-{orphan}"
+        assert pin(found, pins, OD_API).prefix.name == f"ckpt-{orphan}"
     save_one()
     save_one()
     settings = Settings.of(
@@ -232,8 +233,10 @@ def test_a_lock_that_comes_before_the_first_turn_mixes_nothing_up(watcher: Watch
             start_request=Start(protocol=2, kind="stub"),
             limits=Limits(),
         )
-        intake = Intake(LocalFolder(watcher.model_dir), pins, store.queue, grace_seconds=5)
-        daemon = Daemon(settings, store, intake, Projector(settings, store, "r"), [supervisor])
+        intake = Intake(source_of(watcher.model_dir), pins, store.queue, grace_seconds=5)
+        daemon = Daemon(
+            settings, store, intake, Projector(settings, store, intake.source, "r"), [supervisor]
+        )
 
         def unlock_later() -> None:
             wait_until(lambda: "ckpt-7" in pinned(watcher), "it is pinned")

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors
 from faults import end_strace, fork_daemon, need_strace
+from folder_source import scan
 from locks import locked
 from watching import FAKE_TRAINER, Watcher, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
+from watcher.checkpoints.bundle_format import OD_API
 from watcher.checkpoints.pin import pin
-from watcher.sources.local import scan
 
 
 def save(watcher: Watcher, count: int, first: int = 1) -> None:
@@ -273,7 +274,7 @@ def test_a_pin_without_a_row_is_adopted_although_the_trainer_has_it_no_more(watc
     assert watcher.run("--top-k", 1) == 0
     save(watcher, 1, first=3)
     (found,) = [one for one in scan(watcher.model_dir) if one.name == "ckpt-3"]
-    pin(found, pins)
+    pin(found, pins, OD_API)
     for file in watcher.model_dir.glob("ckpt-3.*"):
         file.unlink()
     assert watcher.run("--top-k", 1) == 0

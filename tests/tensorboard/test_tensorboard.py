@@ -26,6 +26,7 @@ from tensorboards import MAP, ON, event_files, read, steps, tensorboard
 from watching import Watcher, alive, wait_until
 
 from watcher.config import Settings
+from watcher.config.exports import ExportSettings
 from watcher.doctor.event_files import event_files as event_files_of
 from watcher.store import Store
 from watcher.tensorboard.__main__ import update
@@ -446,15 +447,15 @@ def test_a_folder_that_cannot_be_written_is_told_and_costs_no_evaluation(watcher
 
 def test_doctor_says_where_event_files_go_and_what_keeps_them_from_there(tmp_path: Path):
     settings = Settings.of(model_dir=str(tmp_path), pipeline_config="none")
-    (found,) = event_files_of(settings)
+    (found,) = event_files_of(settings.exports, settings.run.eval_path)
     assert (found.severity, found.message) == (
         "ok",
         f"evaluations are written into {tmp_path}/eval",
     )
     (tmp_path / "eval").touch()
-    (found,) = event_files_of(settings)
+    (found,) = event_files_of(settings.exports, settings.run.eval_path)
     assert found.severity == "warning" and "is not a folder" in found.message
-    assert event_files_of(Settings.of(model_dir="x", pipeline_config="x", tensorboard=False)) == []
+    assert event_files_of(ExportSettings(tensorboard=False), Path("x")) == []
 
 
 def library(tmp_path: Path, text: str) -> dict[str, str]:

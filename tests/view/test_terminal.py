@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -15,7 +16,11 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from rich.console import Console
 from watching import CLI, Watcher, cli, wait_until
+
+from watcher.view.changes import Change, Measured
+from watcher.view.tables import changes_table, difference, leaderboard_table
 
 STATUS_FIELDS = {
     *("name", "uuid", "model_dir", "metric", "mode", "status", "running", "states"),
@@ -228,6 +233,28 @@ def test_several_runs_are_shown_together_and_below_a_parent_folder(done: Watcher
     ]
     assert "warning: " in paths.stderr
     assert len(told("history", tmp_path)) == 4
+
+
+def test_a_difference_is_that_of_the_figures_that_are_shown():
+    assert difference(0.12356, 0.12344, 4, "+") == "+0.0002", "0.1236 and 0.1234 are shown"
+    assert difference(0.12344, 0.12356, 4) == "0.0002"
+    assert difference(0.50000001, 0.5, 4, "+") == "+1.0e-08", "they are shown alike, and differ"
+    assert difference(0.5, 0.5, 6, "+") == "+0.000000"
+
+
+def test_leaderboard_and_compare_subtract_what_they_show():
+    rows = [
+        {"rank": n, "checkpoint": f"ckpt-{n}", "global_step": n, "score": score, "path": "b/c"}
+        for n, score in ((1, 0.4123456), (2, 0.4123443))
+    ]
+    change = Change("DetectionBoxes_Precision/mAP", None, 0.12344, 0.12356)
+    drawn = io.StringIO()
+    console = Console(width=100, file=drawn)
+    console.print(leaderboard_table(rows))
+    before, after = (Measured(row, {}, {}) for row in rows)
+    console.print(changes_table([change], [], before, after))
+    assert re.search(r"0\.412344 +0\.000002", drawn.getvalue())
+    assert re.search(r"0\.1234 +0\.1236 +\+0\.0002", drawn.getvalue())
 
 
 def test_leaderboard_is_the_view_and_says_how_far_each_is_behind(done: Watcher):

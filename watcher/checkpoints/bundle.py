@@ -109,7 +109,7 @@ def shard_sizes(bundle: Bundle) -> list[int]:
     return sizes
 
 
-def model_variables(bundle: Bundle, layout: Layout = OD_API_LAYOUT) -> list[str]:
+def model_variables(bundle: Bundle, layout: Layout) -> list[str]:
     """List the keys of the model's variables, optimizer slots left out."""
     return [
         key
@@ -136,7 +136,7 @@ def read_index(prefix: Path) -> bytes:
         return file.read(size)
 
 
-def read_global_step(prefix: Path, layout: Layout = OD_API_LAYOUT) -> int | None:
+def read_global_step(prefix: Path, layout: Layout) -> int | None:
     """Read a checkpoint's global step alone, from its index and eight bytes of a shard.
 
     Raises:
@@ -191,7 +191,7 @@ def verifying(
     prefix: Path,
     index: bytes | None = None,
     *,
-    layout: Layout = OD_API_LAYOUT,
+    layout: Layout,
     on_read: Progress | None = None,
 ) -> Work[CheckpointFacts]:
     """Do what `verify` does, yielding after each CHUNK_BYTES or what takes as long.

@@ -12,7 +12,7 @@ from pathlib import Path
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle import OD_API_LAYOUT, Layout
 from watcher.checkpoints.bundle_index import parse_index
-from watcher.checkpoints.naming import OD_API_NAMES, Naming
+from watcher.checkpoints.naming import USUAL_STEM, Naming
 from watcher.files.slices import Progress, Work
 from watcher.types import Pin
 
@@ -50,4 +50,4 @@ class BundleFormat(Naming):
         )
 
 
-OD_API = BundleFormat(OD_API_NAMES.stem, OD_API_NAMES.counts_saves)
+OD_API = BundleFormat(USUAL_STEM)

@@ -1,6 +1,7 @@
 """Naming: which names a trainer's checkpoints and their files have. Reads no file.
 
-Apart from `od_api`, which reads them: commands that only need names answer sooner without it.
+Apart from `bundle_format`, which reads them: commands that only need names answer sooner without
+it.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Naming:
         return pattern.fullmatch(name, len(self.stem)) if name.startswith(self.stem) else None
 
 
-# tf.train.CheckpointManager under its default name.
-OD_API_NAMES = Naming("ckpt-")
+# tf.train.CheckpointManager under its default name: what people type, whatever the trainer is.
+USUAL_STEM = "ckpt-"
 
 
 def missing(prefixes: Iterable[Path]) -> set[Path]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.bundle_format import OD_API, BundleFormat
+from watcher.checkpoints.bundle_format import BundleFormat
 from watcher.checkpoints.bundle_index import Bundle, parse_index
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.atomic_io import set_mode, set_times, write_new_file
@@ -60,7 +60,12 @@ def digest(prefix: Path) -> str | None:
         return None
 
 
-def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None = None) -> Pin:
+def pin(
+    checkpoint: FoundCheckpoint,
+    pins_dir: Path,
+    format: BundleFormat,
+    verified: Verified | None = None,
+) -> Pin:
     """Take a verified pin of a checkpoint, in `pins_dir/<sha256>/<name>`.
 
     Pinning the same content twice gives the same pin. Does not write to the database, and
@@ -69,6 +74,7 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
     Args:
         checkpoint: What to pin.
         pins_dir: Folder of the pins.
+        format: What the trainer writes.
         verified: Gets the pin, so that a link to it needs no verification of its own.
 
     Raises:
@@ -77,15 +83,15 @@ def pin(checkpoint: FoundCheckpoint, pins_dir: Path, verified: Verified | None =
         CorruptCheckpoint: its bytes are not what its index says.
         PinError: it could neither be linked nor copied.
     """
-    return finish(pinning(checkpoint, pins_dir, verified))
+    return finish(pinning(checkpoint, pins_dir, format, verified))
 
 
 def pinning(
     checkpoint: FoundCheckpoint,
     pins_dir: Path,
+    format: BundleFormat,
     verified: Verified | None = None,
     progress: Progress | None = None,
-    format: BundleFormat = OD_API,
 ) -> Work[Pin]:
     """Do what `pin` does, a few MB at a time.
 
@@ -112,7 +118,7 @@ def pinning(
         complete = True
         del index
         yield
-        return (yield from settling(prefix, pins_dir, method, verified, progress, format))
+        return (yield from settling(prefix, pins_dir, format, method, verified, progress))
     except GeneratorExit:
         leave = complete
         raise
@@ -141,20 +147,20 @@ def _take_hold(
 def settling(
     prefix: Path,
     pins_dir: Path,
+    format: BundleFormat,
     method: str,
     verified: Verified | None = None,
     progress: Progress | None = None,
-    format: BundleFormat = OD_API,
 ) -> Work[Pin]:
     """Verify a half-made pin that has all its files, and give it its final name.
 
     Args:
         prefix: Where it is; its folder is the caller's to remove when this fails.
         pins_dir: Folder of the pins.
+        format: What the trainer writes.
         method: How its shards came there.
         verified: Gets the pin.
         progress: Is kept up to date.
-        format: What the trainer writes.
 
     Raises:
         As `pin` does; an OSError as it is.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from watcher.config import Settings, make_settings
+from watcher.config.source import SourceSettings
 from watcher.control.channel import Request, ask
 from watcher.control.copied import refuse_shared
 from watcher.errors import StoreError, WatcherError
@@ -38,6 +39,7 @@ def carry_out(state_dir: Path, request: Request, *, after: str = "", hint: str =
     import structlog
 
     from watcher.control.offline import carry_out_here
+    from watcher.sources.choice import open_source
 
     with open_reader(state_dir) as reader:
         run = reader.run()
@@ -45,7 +47,10 @@ def carry_out(state_dir: Path, request: Request, *, after: str = "", hint: str =
     # The answer says it all; a problem that the daemon would log is shown by the next `status`.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, model_dir = str(run["name"]), Path(run["model_dir"])
-    here = carry_out_here(state_dir, request, name=name, model_dir=model_dir, settings=settings)
+    source = open_source(settings.source if settings else SourceSettings(), model_dir)
+    here = carry_out_here(
+        state_dir, request, source, name=name, model_dir=model_dir, settings=settings
+    )
     answer = here or ask(state_dir, request)
     if answer is None:
         click.echo("the watcher has not answered yet; it does so when it can write its database")

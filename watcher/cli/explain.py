@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from watcher.cli.settings_help import examples
 from watcher.config import FILE_ONLY
 from watcher.config.ranking import RankingSettings
 from watcher.config.stopping import StoppingSettings
-from watcher.errors import ConfigError, StoreError
+from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 
 _DECIDING = {*RankingSettings.__struct_fields__, *StoppingSettings.__struct_fields__} - FILE_ONLY
 
@@ -89,7 +90,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     from watcher.decision.explain import explain as explained
 
     settings = _settings(reader, what_if)
-    made = {board.name: board for board in boards(settings)}
+    made = {board.name: board for board in boards(settings.run, settings.ranking)}
     board = made.get(board_name or next(iter(made)))
     if board is None:
         raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
@@ -103,7 +104,9 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         scored,
         values,
         board,
-        stop_policy(settings, reader.resumed_step(), reader.generation()),
+        stop_policy(
+            settings.ranking, settings.stopping, reader.resumed_step(), reader.generation()
+        ),
         incumbent=reader.incumbent(board.name),
         hours=(time.time() - begun) / 3600,
         not_finite=reader.not_finite(),
@@ -115,10 +118,20 @@ def _in_model_dir(told: Any, model_dir: Path) -> set[int]:
     unpinned = [row for row in told.ranking.leaders if row.pin is None]
     if not unpinned:
         return set()
-    from watcher.promotion.recall import found_in, is_here
+    from watcher.config.source import SourceSettings
+    from watcher.sources.choice import open_source
 
-    here = found_in(model_dir)
-    return {row.checkpoint_id for row in unpinned if is_here(row.name, row.sha256, here)}
+    source = open_source(SourceSettings(), model_dir)
+    try:
+        there = {found.name: found for found in source.scan()}
+    except ModelDirError:
+        return set()
+    here = set()
+    for row in unpinned:
+        with suppress(KeyError, OSError, CorruptCheckpoint):
+            if source.identify(there[row.name]) == row.sha256:
+                here.add(row.checkpoint_id)
+    return here
 
 
 def _settings(reader: Any, what_if: tuple[str, ...]) -> Any:

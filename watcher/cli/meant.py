@@ -14,12 +14,12 @@ from pathlib import Path
 
 import click
 
-from watcher.checkpoints.naming import OD_API_NAMES
+from watcher.checkpoints.naming import USUAL_STEM
 from watcher.errors import ConfigError, ModelDirError, StoreError
 from watcher.store.database_file import DATABASE_NAME
 
 # What names a checkpoint and hardly a folder; a sha256 is named by six of its characters or more.
-_WORD = re.compile(rf"best|last|\d+|(model\.)?{OD_API_NAMES.stem}\d+")
+_WORD = re.compile(rf"best|last|\d+|(model\.)?{USUAL_STEM}\d+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{6,64}")
 _ABOVE = 3
 _MOST = 1000

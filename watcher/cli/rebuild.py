@@ -28,11 +28,15 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
     wait to be evaluated. Refuses while a watcher runs and when the database is whole. A damaged
     one is kept beside the new one. Then start `checkpoint-watcher run` again.
     """
+    from watcher.config.source import SourceSettings
     from watcher.control import rebuild as rebuilding
+    from watcher.sources.choice import open_source
     from watcher.store.lock import hold_lock
 
+    model_dir = model_dir.absolute()
+    source = open_source(SourceSettings(), model_dir)
     state, best = state_folder(model_dir, state_dir), (best_dir or model_dir / "best").absolute()
-    if not state.is_dir() and not rebuilding.whole_board(best):
+    if not state.is_dir() and not rebuilding.whole_board(best, source.format):
         raise StoreError(
             f"neither {state} nor {best} is there: nothing to rebuild from",
             hint="give the model_dir that `checkpoint-watcher run` was started on",
@@ -41,7 +45,7 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
         state.mkdir(mode=0o700, exist_ok=True)
         with hold_lock(state / "lock"):
             rebuilding.require_damage(state / DATABASE_NAME)
-            done = rebuilding.rebuild(state, best, model_dir.absolute(), time.time())
+            done = rebuilding.rebuild(state, best, model_dir, source, time.time())
     except OSError as error:
         raise StoreError(
             f"cannot rebuild {state / DATABASE_NAME}: {error}",

@@ -58,9 +58,10 @@ def train(
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
-    from watcher.cli.trainer_command import foresee_saves, refuse_mistyped, tell_classes
+    from watcher.cli.trainer_command import refuse_mistyped, tell_ahead
     from watcher.launch.launcher import Launcher
     from watcher.launch.modules import refuse_other_interpreter
+    from watcher.sources.choice import open_source
 
     refuse_mistyped(command)
     given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
@@ -71,8 +72,8 @@ def train(
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
-    tell_classes(command, settings)
-    unsaved = foresee_saves(command, settings)
+    source = open_source(settings.source, settings.run.model_path)
+    unsaved = tell_ahead(command, settings, source)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
     refuse_other_interpreter(command, os.environ)
@@ -81,12 +82,14 @@ def train(
         watcher_command = _watcher_command(settings, command, given)
     else:
         _refuse_idle_settings(flags)
-    launcher = partial(Launcher, watcher_command=watcher_command, unsaved=unsaved)
+    launcher = partial(
+        Launcher, settings, command, source, watcher_command=watcher_command, unsaved=unsaved
+    )
     if not _has_live_view(settings):
-        sys.exit(launcher(settings, command, say=say).run())
+        sys.exit(launcher(say=say).run())
     later = SayLater(Path(settings.trainer.trainer_log or os.devnull))
     try:
-        code = launcher(settings, command, say=later).run()
+        code = launcher(say=later).run()
     finally:
         later.show()
     sys.exit(code)
@@ -155,7 +158,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
         visible_devices(command, os.environ),
         os.environ.get("CUDA_DEVICE_ORDER"),
         listing.gpus,
-        other_evaluators(settings, listing),
+        other_evaluators(settings.carrier.device_lock_dir, listing),
     )
     if device.device != settings.carrier.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")

@@ -13,6 +13,7 @@ from watcher.launch import od_trainer
 from watcher.launch.command import flag_value, python_command
 from watcher.launch.ending import Unsaved
 from watcher.launch.say import say
+from watcher.sources.choice import CheckpointSource
 
 _DEFAULT_EVERY_N = 1000
 # A smaller part of the training is not worth a word.
@@ -39,34 +40,38 @@ def refuse_mistyped(command: Sequence[str]) -> None:
         say(f"{one.typed} is no flag of model_main_tf2, which passes over it: {one.meant}?")
 
 
-def tell_classes(command: Sequence[str], settings: LaunchSettings) -> None:
-    """Tell of classes that the model has no place for, before it is trained without them."""
-    python = python_command(command)
-    pipeline = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
-    ours = python is not None and python.is_od_trainer and pipeline
-    if ours and (said := od_trainer.never_detected(Path(pipeline))):
-        say(said)
+def tell_ahead(
+    command: Sequence[str], settings: LaunchSettings, source: CheckpointSource
+) -> Unsaved:
+    """Tell what of the training will be in vain; returns what there is to say of it at the end.
 
-
-def foresee_saves(command: Sequence[str], settings: LaunchSettings) -> Unsaved:
-    """Tell what of the training will not be saved; returns what there is to say of it at the end.
-
-    The OD API does not save as often as it is told, where that is no multiple of 100 steps, and it
-    does not save at the end.
+    Of classes that the model has no place for nothing is learned. The OD API does not save as often
+    as it is told, where that is no multiple of 100 steps, and it does not save at the end.
     """
     python = python_command(command)
-    if not (python and python.is_od_trainer) or flag_value(command, "checkpoint_dir"):
+    if not (python and python.is_od_trainer):
         return Unsaved()
+    given = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
+    pipeline = od_trainer.read_pipeline(Path(given)) if given else ""
+    if said := od_trainer.never_detected(pipeline):
+        say(said)
+    if flag_value(command, "checkpoint_dir"):
+        return Unsaved()
+    return _foresee_saves(command, od_trainer.num_steps(pipeline), source)
+
+
+def _foresee_saves(
+    command: Sequence[str], num_steps: int | None, source: CheckpointSource
+) -> Unsaved:
     every = _number(flag_value(command, "checkpoint_every_n"))
     if every and cadence.rounded(every) != every:
         say(cadence.rounding(every, "the trainer's command"))
     typed = _number(flag_value(command, "num_train_steps"))
-    pipeline = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
     pace = cadence.Pace(
         every or _DEFAULT_EVERY_N,
         "the trainer's command" if every else "the OD API's default",
-        typed or (od_trainer.num_steps(Path(pipeline)) if pipeline else None),
-        begun=step_reached(settings.run.model_path),
+        typed or num_steps,
+        begun=step_reached(source),
         steps_name="--num_train_steps" if typed else "num_steps",
     )
     plan = cadence.plan(pace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from watcher.config.launching import LaunchSettings
 from watcher.config.policies import boards, parse_delta
@@ -51,7 +52,7 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
         settings: All of them.
         mode_by_hand: Whether someone typed the first board's mode: then it is meant.
     """
-    main, *others = boards(settings)
+    main, *others = boards(settings.run, settings.ranking)
     # Whoever names both in one [[board]] means it; for the first there is a flag to say so.
     meant = [bool(one.metric and one.mode) for one in settings.ranking.board[1:]]
     for board, by_hand in zip((main, *others), (mode_by_hand, *meant), strict=True):
@@ -62,6 +63,12 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
                 f" {'--mode' if board is main else 'the board a metric too, and mode'}"
                 f" {board.policy.mode} by hand",
             )
+    sentinel, pipeline = settings.run.sentinel_path, settings.evaluator.pipeline_config
+    if pipeline and sentinel.resolve() == Path(pipeline).resolve():
+        raise ConfigError(
+            f"sentinel ({sentinel}) is pipeline_config",
+            hint="the watcher writes and removes that file: give it a name of its own",
+        )
     sign = 1 if settings.ranking.better == "max" else -1
     target, divergence = settings.stopping.target, settings.stopping.divergence
     if target is not None and divergence is not None and sign * (target - divergence) <= 0:
@@ -82,7 +89,7 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
 
 def doubts(settings: Settings) -> list[Doubt]:
     """Return what a person should be told of settings that are taken."""
-    main, *others = boards(settings)
+    main, *others = boards(settings.run, settings.ranking)
     return [
         *_mode(main, others),
         *_places(settings, others),

@@ -199,7 +199,7 @@ def _make(
     if isinstance(chosen, str) and chosen.isdecimal():
         settings = settings.replaced(eval_input=int(chosen))
     settings = with_main_board(settings)
-    boards(settings)
+    boards(settings.run, settings.ranking)
     return settings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -13,12 +12,12 @@ from watcher.config.ranking import (
     RankingSettings,
     VetoSettings,
 )
+from watcher.config.run import RunSettings
 from watcher.config.settings import Settings
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.board import KEPT_BOARD, MAIN_BOARD, Board
 from watcher.decision.metric import parse_directed, parse_metric, unknown_metric
 from watcher.decision.rank import RankPolicy, Veto
-from watcher.decision.retain import RetainPolicy
 from watcher.decision.smooth import parse_smoothing
 from watcher.decision.stop import StopPolicy
 from watcher.errors import ConfigError
@@ -35,7 +34,7 @@ DECIDING = frozenset(
 SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
-def boards(settings: Settings) -> tuple[Board, ...]:
+def boards(run: RunSettings, ranking: RankingSettings) -> tuple[Board, ...]:
     """Return the boards of a run; the first is the main one, which drives stopping.
 
     Raises:
@@ -43,25 +42,25 @@ def boards(settings: Settings) -> tuple[Board, ...]:
             something else, or a metric or a veto cannot be read.
     """
     made = tuple(
-        _board(settings, board, main=place == 0)
-        for place, board in enumerate(settings.ranking.board or (BoardSettings(),))
+        _board(run, ranking, board, main=place == 0)
+        for place, board in enumerate(ranking.board or (BoardSettings(),))
     )
     names = [board.name for board in made]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigError(f"board ({twice}): two have this name", hint="give each its own")
-    _check_folders(settings, made)
+    _check_folders(run, made)
     return made
 
 
-def _check_folders(settings: Settings, made: tuple[Board, ...]) -> None:
+def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
     """Refuse a folder that something else lies in: promoting would write over it."""
     taken = {
-        settings.run.model_path.resolve(): "the trainer's MODEL_DIR",
-        settings.run.state_path.resolve(): "the watcher's state folder",
+        run.model_path.resolve(): "the trainer's MODEL_DIR",
+        run.state_path.resolve(): "the watcher's state folder",
     }
     folders = [
-        (KEPT_BOARD, settings.run.kept_path),
+        (KEPT_BOARD, run.kept_path),
         *((board.name, board.folder) for board in made),
     ]
     for name, folder in folders:
@@ -71,44 +70,44 @@ def _check_folders(settings: Settings, made: tuple[Board, ...]) -> None:
                 f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
             )
         taken[folder.resolve()] = f"that of {name} too"
-    evaluations = settings.run.eval_path.resolve()
-    if evaluations != settings.run.model_path.resolve() and (there := taken.get(evaluations)):
+    evaluations = run.eval_path.resolve()
+    if evaluations != run.model_path.resolve() and (there := taken.get(evaluations)):
         raise ConfigError(
-            f"eval_dir ({settings.run.eval_path}) is {there}", hint="give it a folder of its own"
+            f"eval_dir ({run.eval_path}) is {there}", hint="give it a folder of its own"
         )
-    if settings.evaluator.pipeline_config:
-        taken[Path(settings.evaluator.pipeline_config).resolve()] = "pipeline_config"
-    if there := taken.get(settings.run.sentinel_path.resolve()):
+    if there := taken.get(run.sentinel_path.resolve()):
         raise ConfigError(
-            f"sentinel ({settings.run.sentinel_path}) is {there}",
+            f"sentinel ({run.sentinel_path}) is {there}",
             hint="the watcher writes and removes that file: give it a name of its own",
         )
 
 
-def _board(settings: Settings, board: BoardSettings, *, main: bool) -> Board:
+def _board(
+    run: RunSettings, ranking: RankingSettings, board: BoardSettings, *, main: bool
+) -> Board:
     if board.name == KEPT_BOARD or (not main and board.name == MAIN_BOARD):
         raise ConfigError(
             f"board name ({board.name}) is taken",
             hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD}",
         )
-    folder = settings.run.best_path
+    folder = run.best_path
     if board.folder or not main:
-        folder = settings.run.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
-    tie_break = settings.ranking.tie_break if board.tie_break is None else board.tie_break
-    veto = settings.ranking.veto if board.veto is None else board.veto
+        folder = run.model_path / (board.folder or f"{MAIN_BOARD}-{board.name}")
+    tie_break = ranking.tie_break if board.tie_break is None else board.tie_break
+    veto = ranking.veto if board.veto is None else board.veto
     try:
         vetoes = tuple(parse_veto(one) for one in veto)
     except ValueError as error:
         raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
-    metric = parse_metric(board.metric or settings.ranking.metric)
+    metric = parse_metric(board.metric or ranking.metric)
     # The mode that is set for the first board's metric says little of another's.
-    by_nature, as_set = metric.natural_mode, settings.ranking.mode
+    by_nature, as_set = metric.natural_mode, ranking.mode
     modes = (by_nature, as_set) if board.metric and not main else (as_set, by_nature)
     policy = RankPolicy(
         mode=board.mode or modes[0] or modes[1] or "max",
-        top_k=settings.ranking.top_k if board.top_k is None else board.top_k,
+        top_k=ranking.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
-        ties=board.ties or settings.ranking.ties,
+        ties=board.ties or ranking.ties,
         veto=vetoes,
     )
     return Board(board.name, folder, metric, policy)
@@ -126,29 +125,30 @@ def with_main_board(settings: SomeSettings) -> SomeSettings:
     return settings.replaced(**given)
 
 
-def stop_policy(settings: Settings, resumed_step: int = -1, generation: int = 1) -> StopPolicy:
+def stop_policy(
+    ranking: RankingSettings,
+    stopping: StoppingSettings,
+    resumed_step: int = -1,
+    generation: int = 1,
+) -> StopPolicy:
     """Return what `decide` decides by, under these settings.
 
     Args:
-        settings: Validated settings, those of the main board included.
+        ranking: Those of the main board included.
+        stopping: Validated.
         resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
         generation: The newest of the trainer's lives, the one that is decided by.
     """
-    as_set = msgspec.structs.asdict(settings.stopping)
-    as_set["min_delta"], relative = parse_delta(settings.stopping.min_delta)
-    as_set["smoothing"] = parse_smoothing(settings.stopping.smoothing)
+    as_set = msgspec.structs.asdict(stopping)
+    as_set["min_delta"], relative = parse_delta(stopping.min_delta)
+    as_set["smoothing"] = parse_smoothing(stopping.smoothing)
     return StopPolicy(
         **as_set,
-        mode=settings.ranking.better,
+        mode=ranking.better,
         min_delta_relative=relative,
         resumed_step=resumed_step,
         generation=generation,
     )
-
-
-def retain_policy(settings: Settings) -> RetainPolicy:
-    """Return what `retain` decides by, under these settings."""
-    return RetainPolicy(settings.retention.keep_every_steps, settings.retention.keep_last)
 
 
 def require_metrics(

@@ -8,6 +8,7 @@ import msgspec
 
 from watcher.config.rules import Positive, about
 from watcher.decision.queue_policy import QueuePolicy, parse_policy, parse_size
+from watcher.decision.retain import RetainPolicy
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +45,11 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             ge=0,
         ),
     ] = 10.0
+
+    @property
+    def policy(self) -> RetainPolicy:
+        """What `retain` decides by."""
+        return RetainPolicy(self.keep_every_steps, self.keep_last)
 
     @property
     def waiting_policy(self) -> QueuePolicy:

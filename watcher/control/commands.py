@@ -17,6 +17,7 @@ import structlog
 from watcher.control.channel import Answer, Request
 from watcher.files.slices import Job, Progress, Unfinished, Work
 from watcher.promotion.recall import Recall
+from watcher.protocols import CheckpointSource
 from watcher.store import Store
 
 _log = structlog.get_logger(__name__)
@@ -28,9 +29,9 @@ _REFUSED = ("untrained", "corrupt", "missed")
 class Commands:
     """Verbs on one run that answer to a person; each tells what it did and what it could not."""
 
-    def __init__(self, store: Store, model_dir: Path, pins_dir: Path) -> None:
+    def __init__(self, store: Store, source: CheckpointSource, pins_dir: Path) -> None:
         self._store = store
-        self._recall = Recall(store, model_dir, pins_dir)
+        self._recall = Recall(store, source, pins_dir)
         self._job: Job[Answer] | None = None
 
     @property

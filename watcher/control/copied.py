@@ -68,7 +68,7 @@ def _written(settings: Settings, evaluates: bool) -> dict[str, Path]:
     """Return what a run writes beside its state folder: setting to path, links resolved."""
     named = {
         "--best-dir" if board.name == MAIN_BOARD else f"folder of [[board]] {board.name}": path
-        for board in boards(settings)
+        for board in boards(settings.run, settings.ranking)
         for path in [board.folder]
     }
     named |= {"--kept-dir": settings.run.kept_path, "--sentinel": settings.run.sentinel_path}

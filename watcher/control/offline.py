@@ -10,18 +10,26 @@ from watcher.control.channel import Answer, Request
 from watcher.control.commands import Commands
 from watcher.errors import AlreadyRunning, StoreError
 from watcher.promotion.projection import Projector
+from watcher.protocols import CheckpointSource
 from watcher.store import DATABASE_NAME, PINS_NAME, Store
 from watcher.store.lock import hold_lock
 
 
 def carry_out_here(
-    state_dir: Path, request: Request, *, name: str, model_dir: Path, settings: Settings | None
+    state_dir: Path,
+    request: Request,
+    source: CheckpointSource,
+    *,
+    name: str,
+    model_dir: Path,
+    settings: Settings | None,
 ) -> Answer | None:
     """Carry out a request and bring the folders up to date, as the daemon would.
 
     Args:
         state_dir: The run's state folder.
         request: What is asked for.
+        source: Where the run's checkpoints come from.
         name: The run's.
         model_dir: The run's.
         settings: What folders and sentinel follow; None where nobody knows, and they stay.
@@ -39,10 +47,10 @@ def carry_out_here(
                 state_dir / DATABASE_NAME, run=name, model_dir=model_dir, now=time.time()
             ) as store,
         ):
-            commands = Commands(store, model_dir, state_dir / PINS_NAME)
+            commands = Commands(store, source, state_dir / PINS_NAME)
             answer = commands.carry_out(request, time.time())
             if settings:
-                Projector(settings, store, name).update(time.time())
+                Projector(settings, store, source, name).update(time.time())
             return answer
     except AlreadyRunning:
         return None

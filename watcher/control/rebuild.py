@@ -13,7 +13,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.checkpoints.pin import signature_at, taking_checkpoint
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
@@ -22,6 +21,7 @@ from watcher.files.slices import finish
 from watcher.ingest.adopt import adopt_pins, pin_folders, read_pin
 from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BoardFile, Entry, foreign_names, read_board
+from watcher.protocols import CheckpointFormat, CheckpointSource
 from watcher.store import Store
 from watcher.store.database_file import (
     DATABASE_NAME,
@@ -56,24 +56,24 @@ class Rebuilt:
     old: Path | None
 
 
-def whole_board(best_dir: Path) -> BoardFile | None:
+def whole_board(best_dir: Path, format: CheckpointFormat) -> BoardFile | None:
     """Read `best.json`; None when there is none, or none that a database can be made from."""
     board = read_board(best_dir)
     for entry in board.checkpoints if board else ():
-        ours = OD_API_NAMES.is_placed(entry.checkpoint) and OD_API_NAMES.number(entry.saved_as)
+        ours = format.is_placed(entry.checkpoint) and format.number(entry.saved_as)
         if not ours or entry.score is None or not _SHA256.fullmatch(entry.sha256):
             return None
     return board
 
 
-def refuse_lost(state_dir: Path, best_dir: Path) -> None:
+def refuse_lost(state_dir: Path, best_dir: Path, format: CheckpointFormat) -> None:
     """Raise StoreLost where a run has been whose database is gone: a new one would forget it."""
     database = state_dir / DATABASE_NAME
     if has_run(database):
         return
     if pin_folders(state_dir / PINS_NAME):
         trace = state_dir / PINS_NAME
-    elif whole_board(best_dir):
+    elif whole_board(best_dir, format):
         trace = best_dir
     else:
         return
@@ -92,45 +92,54 @@ def require_damage(database: Path) -> None:
         )
 
 
-def rebuild(state_dir: Path, best_dir: Path, model_dir: Path, now: float) -> Rebuilt:
+def rebuild(
+    state_dir: Path, best_dir: Path, model_dir: Path, source: CheckpointSource, now: float
+) -> Rebuilt:
     """Make the database anew. The caller holds the run's lock.
 
     Raises:
         StoreError: the new database cannot be written; the old one is where it was.
         OSError: likewise, for a pin.
     """
-    board = whole_board(best_dir)
+    board = whole_board(best_dir, source.format)
     pins_dir, fresh = state_dir / PINS_NAME, state_dir / f"{DATABASE_NAME}.new"
     for suffix in ("", "-wal", "-shm"):
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
     name = board.run if board else model_dir.name
     uuid = board.run_uuid if board else None
     with Store(fresh, run=name, model_dir=model_dir, now=now, run_uuid=uuid) as store:
-        scored, lost = _restore_board(store, board, best_dir, pins_dir, now) if board else ([], [])
-        pending = adopt_pins(store.queue, pins_dir, now)
+        scored, lost = _restore_board(store, board, best_dir, pins_dir, source.format, now)
+        pending = adopt_pins(store.queue, source, pins_dir, now)
         store.ledger.add_event(now, "rebuilt", "the database was made anew from best/ and the pins")
     old = set_aside(state_dir / DATABASE_NAME)
     fresh.rename(state_dir / DATABASE_NAME)
     fsync_folder(state_dir)
     named = [entry.checkpoint for entry in board.checkpoints] if board else []
-    unnamed = tuple(sorted(foreign_names(look_into(best_dir), named)))
+    unnamed = tuple(sorted(foreign_names(look_into(best_dir, source.format), named)))
     return Rebuilt(tuple(scored), tuple(pending), tuple(lost), unnamed, old)
 
 
 def _restore_board(
-    store: Store, board: BoardFile, best_dir: Path, pins_dir: Path, now: float
+    store: Store,
+    board: BoardFile | None,
+    best_dir: Path,
+    pins_dir: Path,
+    format: CheckpointFormat,
+    now: float,
 ) -> tuple[list[str], list[str]]:
+    if board is None:
+        return [], []
     store.ledger.set_policy(parse_metric(board.metric), board.mode, now, board=board.board)
     fingerprint = board.fingerprint or "unknown"
     store.ledger.set_fingerprint(fingerprint, now)
     names: dict[str, str] = {}
     lost = []
     for entry in sorted(board.checkpoints, key=lambda entry: (entry.generation, entry.global_step)):
-        pin = _find_pin(entry, best_dir, pins_dir)
+        pin = _find_pin(entry, best_dir, pins_dir, format)
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        number = OD_API_NAMES.number(entry.saved_as) or 0
+        number = format.number(entry.saved_as) or 0
         found = FoundCheckpoint(entry.saved_as, number, pin.prefix, signature_at(pin.prefix))
         store.queue.record_pin(found, pin, now, generation=entry.generation)
         assert entry.score is not None  # see `whole_board`
@@ -150,12 +159,12 @@ def _restore_board(
     return [leader.name for leader in leaders], lost
 
 
-def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path) -> Pin | None:
+def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path, format: CheckpointFormat) -> Pin | None:
     """Return the pin of a promoted checkpoint, made from `best/` where it is gone."""
     folder = pins_dir / entry.sha256
-    pin = read_pin(folder / entry.saved_as, entry.sha256)
+    pin = read_pin(folder / entry.saved_as, entry.sha256, format)
     source = best_dir / entry.checkpoint
-    if pin or not (best := read_pin(source, entry.sha256)):
+    if pin or not (best := read_pin(source, entry.sha256, format)):
         return pin
     working = pins_dir / f".new-{secrets.token_hex(6)}"
     working.mkdir(mode=0o700, parents=True)

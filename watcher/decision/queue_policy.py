@@ -83,7 +83,7 @@ def thin(
 ) -> list[Skip]:
     """Decide which waiting checkpoints are skipped now.
 
-    The newest one waits in every case, but for `every-N`, which goes by the number alone, so
+    The newest one waits in every case, but for `every-N`, which goes by the save's number alone, so
     that the choice does not depend on how fast the evaluation is.
 
     Args:
@@ -111,11 +111,7 @@ def thin(
 def _by_kind(queued: Sequence[Queued], policy: QueuePolicy, evaluated_step: int) -> list[Skip]:
     if policy.kind == "every":
         rule = f"queue policy {policy}: {{}} is not a multiple of {policy.every}"
-        return [
-            Skip(one, rule.format(one.save_counter))
-            for one in queued
-            if one.save_counter % policy.every
-        ]
+        return [Skip(one, rule.format(one.save)) for one in queued if one.save % policy.every]
     if policy.kind == "latest" and queued:
         newest = max(queued, key=lambda one: one.checkpoint_id)
         reason = f"queue policy latest: {newest.name} is newer"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from watcher.config import Settings
 from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError
 from watcher.evaluation.device import Choice, choose, visible_to_cuda
@@ -18,7 +17,7 @@ _REMEDY = (
 
 
 def device(
-    settings: Settings,
+    setting: str,
     listing: Listing,
     running: Sequence[Trainer],
     command: Callable[[int], str] = command_of,
@@ -27,7 +26,7 @@ def device(
     """Judge `--device` by what computes on the GPUs now.
 
     Args:
-        settings: The run's.
+        setting: What is set.
         listing: The GPUs of this machine.
         running: The trainers that are seen.
         command: Gives the command line of a process id.
@@ -42,7 +41,7 @@ def device(
             if is_worker(command(pid))
         }
         choices = choose(
-            settings.carrier.device,
+            setting,
             listing,
             visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
             taken=used,

@@ -6,15 +6,14 @@ import importlib.util
 import os
 from pathlib import Path
 
-from watcher.config import Settings
+from watcher.config.exports import ExportSettings
 from watcher.doctor.finding import Finding
 
 
-def event_files(settings: Settings) -> list[Finding]:
+def event_files(exports: ExportSettings, folder: Path) -> list[Finding]:
     """Say whether event files can be written; nothing where they are not wanted."""
-    if not settings.exports.tensorboard:
+    if not exports.tensorboard:
         return []
-    folder = settings.run.eval_path
     if importlib.util.find_spec("tensorboardX") is None:
         text = "tensorboardX is not installed here: TensorBoard is shown no evaluations"
         return [_warning(text, "install it, or use --no-tensorboard")]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from watcher.config import Settings
+from watcher.config.carrier import LocalSettings
 from watcher.config.policies import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
 from watcher.doctor.event_files import event_files
@@ -19,14 +23,14 @@ from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreE
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
 from watcher.launch.processes import Trainer, at_work, trainer_on, trainers
-from watcher.sources.local import LocalFolder
+from watcher.sources.choice import CheckpointSource, open_source
 from watcher.types import FoundCheckpoint
 
-CHECK_SECONDS = 10.0
 # Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.
 _DEVICE_SECONDS = 45.0
 _DEFAULT_EVERY_N = 1000
 _READ_CHECKPOINTS = 20
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def examine(
@@ -47,53 +51,64 @@ def examine(
         device_source: How the setting `device` came about.
     """
     running: list[Trainer] = []
-    first = look_at(
+    found = look_at(
         [
-            Check("settings", lambda: doubtful(settings), CHECK_SECONDS),
-            Check("trainer", lambda: _find(running), CHECK_SECONDS),
+            Check("settings", lambda: doubtful(settings)),
+            Check("trainer", lambda: _find(running)),
         ]
     )
-    first += folders.working_directory(settings, running)
+    found += folders.working_directory(settings.run, settings.carrier, running)
     settings = at_work(settings, running)
+    source = open_source(settings.source, settings.run.model_path)
     answer = training.Answer()
 
     def ask() -> list[Finding]:
         nonlocal answer
-        where, check = _device(settings, running), to_check(settings)
-        answer = training.ask(settings, where, time_limit, tell, check)
+        check = to_check(settings.run.state_path, settings.evaluator.pipeline_config, source)
+        where = _device(settings.carrier, running)
+        answer = training.ask(settings.evaluator, settings.carrier, where, time_limit, tell, check)
         return [*training.environment(answer.facts), *answer.findings]
 
-    mounts = Path("/proc/self/mountinfo")
-    first += look_at(
-        [
-            # It keeps its own time, and needs a little more to end what it started.
-            Check("environment", ask, time_limit + _DEVICE_SECONDS + 10),
-            Check("model_dir", lambda: folders.model_dir(settings, running), CHECK_SECONDS),
-            Check(
-                "file system",
-                lambda: folders.file_system(settings, mounts.read_text()),
-                CHECK_SECONDS,
-            ),
-            Check("database", lambda: state.database(settings.run.state_path), CHECK_SECONDS),
-            Check("metric", lambda: state.metric(settings), CHECK_SECONDS),
-            Check("promoted", lambda: state.promoted(settings), CHECK_SECONDS),
-            Check(
-                "device",
-                lambda: device.device(settings, list_gpus(), running, source=device_source),
-                _DEVICE_SECONDS,
-            ),
-            Check("tensorboard", lambda: event_files(settings), CHECK_SECONDS),
-            Check("systemd", lambda: service.units(settings), CHECK_SECONDS),
-        ]
-    )
-    facts = answer.facts
-    return first + look_at(
-        [
-            Check("coco backend", lambda: training.coco_backend(facts), CHECK_SECONDS),
-            Check("pace", lambda: _pace(settings, running, facts.get("num_steps")), CHECK_SECONDS),
-            Check("disk space", lambda: _room(settings, facts.get("num_steps")), CHECK_SECONDS),
-        ]
-    )
+    # It keeps its own time, and needs a little more to end what it started.
+    asking = Check("environment", ask, time_limit + _DEVICE_SECONDS + 10)
+    found += look_at([asking, *_surroundings(settings, source, running, device_source)])
+    return found + look_at(_outlook(settings, source, running, answer.facts))
+
+
+def _surroundings(
+    settings: Settings, source: CheckpointSource, running: Sequence[Trainer], device_source: str
+) -> list[Check]:
+    """Return the checks beside the training environment's, which ask nothing of it."""
+    run, set_device = settings.run, settings.carrier.device
+    return [
+        Check("model_dir", partial(folders.model_dir, run, settings.source, running)),
+        Check("file system", lambda: folders.file_system(run, source, _MOUNTS.read_text())),
+        Check("database", partial(state.database, run.state_path)),
+        Check("metric", partial(state.metric, settings)),
+        Check("promoted", partial(state.promoted, run.state_path)),
+        Check(
+            "device",
+            lambda: device.device(set_device, list_gpus(), running, source=device_source),
+            _DEVICE_SECONDS,
+        ),
+        Check("tensorboard", partial(event_files, settings.exports, run.eval_path)),
+        Check("systemd", partial(service.units, run.model_path)),
+    ]
+
+
+def _outlook(
+    settings: Settings,
+    source: CheckpointSource,
+    running: Sequence[Trainer],
+    facts: Mapping[str, Any],
+) -> list[Check]:
+    """Return the checks that need what the training environment answered."""
+    steps = facts.get("num_steps")
+    return [
+        Check("coco backend", partial(training.coco_backend, facts)),
+        Check("pace", partial(_pace, settings, running, steps)),
+        Check("disk space", partial(_room, settings, source, steps)),
+    ]
 
 
 def _find(running: list[Trainer]) -> list[Finding]:
@@ -101,21 +116,21 @@ def _find(running: list[Trainer]) -> list[Finding]:
     return []
 
 
-def _device(settings: Settings, running: Sequence[Trainer]) -> str:
+def _device(carrier: LocalSettings, running: Sequence[Trainer]) -> str:
     """Return the device that the training environment is asked about."""
-    if settings.carrier.device == "cpu":
+    if carrier.device == "cpu":
         return "cpu"
     listing = list_gpus()
     try:
         taken = device.trainers_gpus(running, listing)
-        return choose(settings.carrier.device, listing, taken=taken)[0].device
+        return choose(carrier.device, listing, taken=taken)[0].device
     except ConfigError:  # the check of the device tells it
         return "cpu"
 
 
-def _recorded(settings: Settings) -> state.RunState:
+def _recorded(state_dir: Path) -> state.RunState:
     try:
-        return state.load(settings.run.state_path) or state.RunState({})
+        return state.load(state_dir) or state.RunState({})
     except StoreError:  # the check of the database tells it
         return state.RunState({})
 
@@ -133,22 +148,23 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         running: The trainers that are seen.
         steps: Of the whole training, as pipeline.config says; None when unknown.
     """
-    recorded = _recorded(settings)
-    found = _found(settings)
+    recorded = _recorded(settings.run.state_path)
+    source = open_source(settings.source, settings.run.model_path)
+    found = _found(source)
     trainer = trainer_on(settings.run.model_path, running)
     typed = trainer and trainer.num_train_steps
     if trainer:
-        every_n, source = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
+        every_n, origin = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
         steps = typed or steps
     elif recorded.steps:
-        every_n, source = recorded.steps, "as the recorded checkpoints lie"
-    elif there := _steps_between(found):
-        every_n, source = there, "as the checkpoints in MODEL_DIR lie"
+        every_n, origin = recorded.steps, "as the recorded checkpoints lie"
+    elif there := _steps_between(found, source):
+        every_n, origin = there, "as the checkpoints in MODEL_DIR lie"
     else:
-        every_n, source = _DEFAULT_EVERY_N, "the OD API's default"
+        every_n, origin = _DEFAULT_EVERY_N, "the OD API's default"
     return cadence.Pace(
         every_n,
-        source,
+        origin,
         steps or None,
         cadence.save_seconds(found),
         recorded.eval_seconds,
@@ -160,32 +176,34 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
     )
 
 
-def _found(settings: Settings) -> list[FoundCheckpoint]:
+def _found(source: CheckpointSource) -> list[FoundCheckpoint]:
+    """Return what is there, each with the number of its save, as far as names tell that."""
     try:
-        return LocalFolder(settings.run.model_path).scan()
+        found = source.scan()
     except ModelDirError:  # the check of the folder tells it
         return []
+    if source.format.counts_saves:
+        return found
+    return [replace(one, save_counter=place) for place, one in enumerate(found, start=1)]
 
 
-def _steps_between(found: Sequence[FoundCheckpoint]) -> int | None:
+def _steps_between(found: Sequence[FoundCheckpoint], source: CheckpointSource) -> int | None:
     """Read the last checkpoints' steps, and return how far they lie apart."""
     steps = {}
-    ordered = sorted(found, key=lambda checkpoint: checkpoint.save_counter)
-    for checkpoint in ordered[-_READ_CHECKPOINTS:]:
+    for checkpoint in found[-_READ_CHECKPOINTS:]:
         # One that is broken, unfinished or gone by now is told when it is evaluated.
         with contextlib.suppress(OSError, CorruptCheckpoint):
-            source = LocalFolder(checkpoint.prefix.parent)
             steps[checkpoint.save_counter] = source.format.global_step(checkpoint.prefix) or 0
     return cadence.step_between(steps)
 
 
-def _room(settings: Settings, steps: int | None) -> list[Finding]:
-    recorded = _recorded(settings)
-    found = _found(settings)
+def _room(settings: Settings, source: CheckpointSource, steps: int | None) -> list[Finding]:
+    recorded = _recorded(settings.run.state_path)
+    found = _found(source)
     sizes = [sum(part[1] for part in checkpoint.signature) for checkpoint in found]
-    places = [board.policy.top_k for board in boards(settings)]
+    places = [board.policy.top_k for board in boards(settings.run, settings.ranking)]
     more = settings.retention.keep_last or 0
-    every = cadence.rounded(recorded.steps or _steps_between(found) or _DEFAULT_EVERY_N)
+    every = cadence.rounded(recorded.steps or _steps_between(found, source) or _DEFAULT_EVERY_N)
     endless = any(place < 0 for place in places) or settings.retention.keep_every_steps
     demand = space.Demand(
         checkpoint_bytes=max(sizes, default=None),

@@ -7,29 +7,28 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from watcher.config import Settings
 from watcher.doctor.cadence import newest
 from watcher.errors import CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.snapshot import unchanged_since
-from watcher.sources.local import LocalFolder
+from watcher.sources.choice import CheckpointSource
 from watcher.store.queries import evaluation
 from watcher.store.reading import open_reader
 
 _MOST = 20
 
 
-def to_check(settings: Settings) -> Path | None:
+def to_check(state_dir: Path, pipeline_config: str, source: CheckpointSource) -> Path | None:
     """Return the prefix of a checkpoint that pipeline.config has to fit, as `run` takes one.
 
     The newest in MODEL_DIR that holds a model, else the best that is promoted. None where there is
     none, and where it has a score that was made with pipeline.config as it is now.
     """
-    prefix, sha256 = _newest_trained(settings.run.model_path) or (None, "")
-    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=2.0) as reader:
+    prefix, sha256 = _newest_trained(source) or (None, "")
+    with suppress(StoreError), open_reader(state_dir, timeout_seconds=2.0) as reader:
         if prefix is None:
             there = [row for row in reader.leaderboard() if row["files"]]
             return Path(there[0]["path"]) if there else None
-        if since := unchanged_since(settings):
+        if since := unchanged_since(state_dir, pipeline_config):
             known = reader.find(sha256, evaluated=True)
             at = known and evaluation(reader, known["evaluation_id"])
             if at and since < datetime.fromisoformat(at["evaluated_at"]):
@@ -37,9 +36,8 @@ def to_check(settings: Settings) -> Path | None:
     return prefix
 
 
-def _newest_trained(model_dir: Path) -> tuple[Path, str] | None:
+def _newest_trained(source: CheckpointSource) -> tuple[Path, str] | None:
     """Return the prefix of the newest that holds a model, and its sha256."""
-    source = LocalFolder(model_dir)
     try:
         left = source.scan()
     except ModelDirError:  # the check of the folder tells it

@@ -10,14 +10,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.config import Settings
+from watcher.config.carrier import LocalSettings
+from watcher.config.run import RunSettings
+from watcher.config.source import SourceSettings
 from watcher.doctor.cadence import newest
 from watcher.doctor.finding import Finding, duration
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
 from watcher.files.mounts import Mount, mount_of
 from watcher.launch.processes import Trainer, trainer_on
 from watcher.sources import passed_over
-from watcher.sources.local import LocalFolder, scan
+from watcher.sources.choice import CheckpointSource, open_source
 from watcher.store import PINS_NAME
 from watcher.types import FoundCheckpoint
 
@@ -34,17 +36,19 @@ def present(path: Path) -> Path:
     return Path("/")
 
 
-def working_directory(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
+def working_directory(
+    run: RunSettings, carrier: LocalSettings, running: Sequence[Trainer]
+) -> list[Finding]:
     """Say where relative paths in pipeline.config begin, where that is set or a trainer tells."""
-    trainer = trainer_on(settings.run.model_path, running)
+    trainer = trainer_on(run.model_path, running)
     theirs = trainer.folder if trainer else None
-    check, given = "working_directory", settings.carrier.working_directory
-    if given and not settings.carrier.working_path.is_dir():
+    check, given = "working_directory", carrier.working_directory
+    if given and not carrier.working_path.is_dir():
         text = f"working_directory ({given}) is not a folder"
         return [Finding(check, "error", text, "give the folder that the trainer is started in")]
     if trainer is None or theirs is None:
         return []
-    if given and settings.carrier.working_path.resolve() != theirs.resolve():
+    if given and carrier.working_path.resolve() != theirs.resolve():
         text = (
             f"working_directory is {given}, and trainer {trainer.pid} was started in {theirs}:"
             " relative paths in pipeline.config mean other files to it"
@@ -54,16 +58,19 @@ def working_directory(settings: Settings, running: Sequence[Trainer]) -> list[Fi
     return [Finding(check, "ok", text)]
 
 
-def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
+def model_dir(
+    run: RunSettings, settings: SourceSettings, running: Sequence[Trainer]
+) -> list[Finding]:
     """Say whether checkpoints appear in MODEL_DIR, or which other folder they may appear in."""
-    folder = settings.run.model_path
+    folder = run.model_path
     ours = [trainer for trainer in running if trainer.model_dir == folder.resolve()]
     if not folder.is_dir():
-        return [_missing(settings, running)]
-    found = scan(folder)
+        return [_missing(folder, settings, running)]
+    source = open_source(settings, folder)
+    found = source.scan()
     others = [
         Finding("passed over", "note" if found else "warning", str(one), one.remedy)
-        for one in passed_over.look(folder)
+        for one in passed_over.look(folder, source.format)
         if found or one.kind != "folder"  # `_elsewhere` names that as the one to give
     ]
     if found:
@@ -71,29 +78,28 @@ def model_dir(settings: Settings, running: Sequence[Trainer]) -> list[Finding]:
         age = duration(max(0.0, time.time() - last.written_at))
         writing = f"; trainer {ours[0].pid} writes here" if ours else ""
         message = f"{len(found)} checkpoints, {last.name} written {age} ago{writing}"
-        return [Finding("model_dir", "ok", message), *_barred(last), *others]
+        return [Finding("model_dir", "ok", message), *_barred(last, source), *others]
     if ours:
         message = f"no checkpoint yet; trainer {ours[0].pid} writes here"
         return [Finding("model_dir", "ok", message), *others]
-    if elsewhere := _elsewhere(folder, running):
+    if elsewhere := _elsewhere(folder, settings, running):
         return [elsewhere, *others]
     if others:
         return [Finding("model_dir", "warning", f"no checkpoint to evaluate in {folder}"), *others]
     return [Finding("model_dir", "ok", f"no checkpoint in {folder} yet, and no trainer is seen")]
 
 
-def _barred(checkpoint: FoundCheckpoint) -> list[Finding]:
+def _barred(checkpoint: FoundCheckpoint, source: CheckpointSource) -> list[Finding]:
     """Say that this user may not read what the trainer saves."""
-    reason = LocalFolder(checkpoint.prefix.parent).unreadable(checkpoint)
+    reason = source.unreadable(checkpoint)
     if reason is None:
         return []
     remedy = "run the watcher as the trainer's user, or let it read the files (the trainer's umask)"
     return [Finding("model_dir", "error", reason, remedy)]
 
 
-def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
-    folder = settings.run.model_path
-    elsewhere = _elsewhere(folder, running)
+def _missing(folder: Path, settings: SourceSettings, running: Sequence[Trainer]) -> Finding:
+    elsewhere = _elsewhere(folder, settings, running)
     is_open = not folder.exists() and folder.parent.is_dir()
     if elsewhere and elsewhere.severity == "note" and is_open:
         # Somebody else's trainer, perhaps: whether this is the right folder cannot be told by it.
@@ -105,7 +111,7 @@ def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
         return Finding("model_dir", "error", message, elsewhere.remedy)
     if folder.exists():
         return Finding("model_dir", "error", f"{folder} is not a folder", "give a folder")
-    if folder.parent.is_dir() and settings.source.wait_for_model_dir:
+    if folder.parent.is_dir() and settings.wait_for_model_dir:
         message = f"{folder} does not exist yet, and is waited for"
         return Finding("model_dir", "ok", message)
     return Finding(
@@ -118,19 +124,21 @@ def _missing(settings: Settings, running: Sequence[Trainer]) -> Finding:
     )
 
 
-def _elsewhere(folder: Path, running: Sequence[Trainer]) -> Finding | None:
+def _elsewhere(
+    folder: Path, settings: SourceSettings, running: Sequence[Trainer]
+) -> Finding | None:
     """Say which other folder gets the checkpoints that were expected here."""
     remedy = "give the folder that the trainer got as --model_dir"
     since = folder.stat().st_mtime if folder.is_dir() else 0.0
     for sibling in _lookalikes(folder):
-        if (count := _checkpoints_since(sibling, since)) > 0:
+        if (count := _saved_in(sibling, settings, since)) > 0:
             # The same words without this one's name would send people to look at the wrong folder.
             message = f"{count} checkpoints are in {sibling}, which is spelled almost like it"
             return Finding("model_dir", "warning", message, remedy)
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     for child in inside[:_SIBLINGS]:
         ours = child.name in ("best", "kept", "watcher") or child.name.startswith("best-")
-        if not ours and child.is_dir() and (count := _checkpoints_since(child, 0.0)) > 0:
+        if not ours and child.is_dir() and (count := _saved_in(child, settings)) > 0:
             message = f"no checkpoint in {folder}, but {count} in {child}"
             return Finding("model_dir", "warning", message, remedy)
     if len(running) == 1:
@@ -160,9 +168,9 @@ def is_slip(name: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, first, second).ratio() >= _ALIKE
 
 
-def _checkpoints_since(folder: Path, since: float) -> int:
+def _saved_in(folder: Path, settings: SourceSettings, since: float = 0.0) -> int:
     try:
-        found: list[FoundCheckpoint] = scan(folder)
+        found = open_source(settings, folder).scan()
     except ModelDirError:
         return 0
     if since and not any(checkpoint.written_at > since for checkpoint in found):
@@ -170,18 +178,18 @@ def _checkpoints_since(folder: Path, since: float) -> int:
     return len(found)
 
 
-def file_system(settings: Settings, mountinfo: str) -> list[Finding]:
+def file_system(run: RunSettings, source: CheckpointSource, mountinfo: str) -> list[Finding]:
     """Say whether events, hard links and SQLite work as they should where the run lies."""
-    trainers_place, our_place = present(settings.run.model_path), present(settings.run.state_path)
+    trainers_place, our_place = present(run.model_path), present(run.state_path)
     theirs, ours = mount_of(trainers_place, mountinfo), mount_of(our_place, mountinfo)
     return [
-        *_events(settings.run.model_path, theirs),
-        *_links(settings, trainers_place, our_place, (theirs, ours)),
+        *_events(run.model_path, source, theirs),
+        *_links(run, source, trainers_place, our_place, (theirs, ours)),
         *_journal(our_place, ours),
     ]
 
 
-def _events(folder: Path, mount: Mount | None) -> list[Finding]:
+def _events(folder: Path, source: CheckpointSource, mount: Mount | None) -> list[Finding]:
     if mount and mount.is_remote:
         return [
             Finding(
@@ -195,7 +203,7 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
         ]
     if not folder.is_dir():
         return []
-    watch = LocalFolder(folder).watch(lambda: None)
+    watch = source.watch(lambda: None)
     try:
         watch.ensure()
         degraded = watch.degraded
@@ -210,21 +218,23 @@ def _events(folder: Path, mount: Mount | None) -> list[Finding]:
 
 
 def _links(
-    settings: Settings, theirs: Path, ours: Path, mounts: tuple[Mount | None, Mount | None]
+    run: RunSettings,
+    source: CheckpointSource,
+    theirs: Path,
+    ours: Path,
+    mounts: tuple[Mount | None, Mount | None],
 ) -> list[Finding]:
-    reason, pins = None, settings.run.state_path / PINS_NAME
+    reason, pins = None, run.state_path / PINS_NAME
     if theirs.stat().st_dev != ours.stat().st_dev:
-        reason = (
-            f"{settings.run.state_path} is on another file system than {settings.run.model_path}"
-        )
+        reason = f"{run.state_path} is on another file system than {run.model_path}"
     elif mounts[0] != mounts[1]:
         # Two mounts of one file system, as containers have them, are two to link(2).
-        reason = f"{settings.run.state_path} is on another mount than {settings.run.model_path}"
+        reason = f"{run.state_path} is on another mount than {run.model_path}"
     elif (kind := mounts[1].kind if mounts[1] else "") in _NO_LINKS:
         reason = f"{kind} has no hard links"
     elif pins.is_dir():
-        reason = LocalFolder(settings.run.model_path).why_copies(pins)
-    reason = reason or _foreign(settings.run.model_path)
+        reason = source.why_copies(pins)
+    reason = reason or _foreign(run.model_path, source)
     if reason is None and mounts[1] and mounts[1].is_remote and not pins.is_dir():
         # Nothing is tried in the trainer's folder.
         text = f"whether {mounts[1].kind} has hard links shows at the first start, else pins are"
@@ -243,11 +253,11 @@ def _links(
     ]
 
 
-def _foreign(folder: Path) -> str | None:
+def _foreign(folder: Path, source: CheckpointSource) -> str | None:
     """Say that the newest checkpoint is somebody else's, which the kernel lets nobody link."""
     try:
         protected = Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
-        found = scan(folder)
+        found = source.scan()
     except (OSError, ModelDirError):
         return None
     if not protected or not found or os.geteuid() == 0:
@@ -275,11 +285,10 @@ def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
     ]
 
 
-def step_reached(model_dir: Path) -> int:
+def step_reached(source: CheckpointSource) -> int:
     """Return the step that a trainer goes on from, 0 where there is none to be read."""
     try:
-        source = LocalFolder(model_dir)
-        found = source.scan() if model_dir.is_dir() else []
+        found = source.scan()
         return (source.format.global_step(newest(found).prefix) or 0) if found else 0
     except (ModelDirError, OSError, CorruptCheckpoint, IncompleteCheckpoint):
         return 0

@@ -18,7 +18,7 @@ class Check:
 
     name: str
     look: Callable[[], list[Finding]]
-    seconds: float
+    seconds: float = 10.0
 
 
 def look_at(checks: Sequence[Check]) -> list[Finding]:

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from watcher.config import Settings, read_toml
+from watcher.config import read_toml
 from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError
 from watcher.systemd.units import CONFIG_FOLDER
@@ -16,12 +16,12 @@ _TIMEOUT_SECONDS = 5
 _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,UnitFileState"
 
 
-def units(settings: Settings, config_folder: Path = CONFIG_FOLDER) -> list[Finding]:
+def units(model_dir: Path, config_folder: Path = CONFIG_FOLDER) -> list[Finding]:
     """Ask systemctl about the units of this MODEL_DIR, as `install-units` names them."""
     program = shutil.which("systemctl")
     if program is None:
         return [Finding("systemd", "ok", "there is no systemctl here")]
-    name = _run_of(settings, config_folder)
+    name = _run_of(model_dir, config_folder)
     if name is None:
         text = "no unit was installed for this MODEL_DIR (`install-units` writes some)"
         return [Finding("systemd", "ok", text)]
@@ -76,7 +76,7 @@ def judge(shown: Sequence[dict[str, str]]) -> list[Finding]:
     return found or [Finding("systemd", "warning", text, "systemctl daemon-reload")]
 
 
-def _run_of(settings: Settings, folder: Path) -> str | None:
+def _run_of(model_dir: Path, folder: Path) -> str | None:
     """Return the name of the run that was installed for this MODEL_DIR."""
     try:
         files = sorted(folder.glob("*.toml"))
@@ -87,6 +87,6 @@ def _run_of(settings: Settings, folder: Path) -> str | None:
             theirs = read_toml(file).get("model_dir")
         except ConfigError:
             continue
-        if isinstance(theirs, str) and Path(theirs).absolute() == settings.run.model_path:
+        if isinstance(theirs, str) and Path(theirs).absolute() == model_dir:
             return file.stem
     return None

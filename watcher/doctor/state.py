@@ -105,7 +105,7 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
     names, categories = reader.measured()
     try:
         if names:
-            require_metrics(boards(settings), names, categories or None)
+            require_metrics(boards(settings.run, settings.ranking), names, categories or None)
     except ConfigError as error:
         text = f"{error.message.replace('this evaluation', 'the evaluations so far')}: the start"
         text += " is refused unless what changed since then brings it"
@@ -116,15 +116,13 @@ def _unmeasured(settings: Settings, reader: Reader) -> list[Finding]:
 def _noise(settings: Settings, reader: Reader) -> list[Finding]:
     details = reader.details_of()
     instead = "rank by what is computed from detections, such as mAP"
-    return [
-        Finding("metric", "warning", doubt, instead)
-        for doubt in random_doubts(boards(settings), details.get("random_metrics") or ())
-    ]
+    made, drawn = boards(settings.run, settings.ranking), details.get("random_metrics") or ()
+    return [Finding("metric", "warning", doubt, instead) for doubt in random_doubts(made, drawn)]
 
 
-def promoted(settings: Settings) -> list[Finding]:
+def promoted(state_dir: Path) -> list[Finding]:
     """Say whether the files of what is promoted are there."""
-    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=2.0) as reader:
+    with suppress(StoreError), open_reader(state_dir, timeout_seconds=2.0) as reader:
         rows = [*reader.leaderboard(), *reader.other_boards()]
         gone = [row["path"] for row in rows if not row["files"]]
         running = is_there(reader.run()["status"].get("pid"))

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from watcher.config import Settings
+from watcher.config.carrier import LocalSettings
+from watcher.config.evaluator import OdApiSettings
 from watcher.doctor.finding import Finding, Severity
 from watcher.evaluation.worker import device_environment
 from watcher.files.scratch import Scratch
@@ -47,7 +48,8 @@ class Answer:
 
 
 def ask(
-    settings: Settings,
+    evaluator: OdApiSettings,
+    carrier: LocalSettings,
     device: str,
     seconds: float,
     tell: Callable[[str], None] = lambda text: None,
@@ -56,15 +58,16 @@ def ask(
     """Run the program in the training interpreter, and end it after so many seconds.
 
     Args:
-        settings: The run's.
+        evaluator: What is measured.
+        carrier: Where a worker runs.
         device: Where an evaluation would run; the process sees this one alone.
         seconds: Time limit.
         tell: Called with how far it is, about once a second while it reads the records.
         check: Prefix of a checkpoint that pipeline.config has to fit.
     """
-    wanted = settings.carrier.python or sys.executable
+    wanted = carrier.python or sys.executable
     interpreter = shutil.which(wanted)
-    if not settings.carrier.working_path.is_dir():
+    if not carrier.working_path.is_dir():
         return Answer()  # the check of the folder tells it
     if interpreter is None:
         return _none(
@@ -73,8 +76,8 @@ def ask(
         )
     names = ("eval_input", "eval_batch_size", "sample_1_of_n", "coco_backend")
     request = {
-        "pipeline_config": str(Path(settings.evaluator.pipeline_config).absolute()),
-        **{name: settings.value(name) for name in names},
+        "pipeline_config": str(Path(evaluator.pipeline_config).absolute()),
+        **{name: getattr(evaluator, name) for name in names},
         "device": device,
         "check": str(check.absolute()) if check else None,
         "seconds": seconds,
@@ -84,7 +87,7 @@ def ask(
         with Scratch() as scratch:
             variables = {**device_environment(device), **environment_of(scratch.take("doctor"))}
             command = [str(Path(interpreter).absolute()), str(PROGRAM)]
-            folder = settings.carrier.working_path
+            folder = carrier.working_path
             output, noise, ending = _talk(command, folder, request, variables, seconds, tell)
     except OSError as error:
         return _none(

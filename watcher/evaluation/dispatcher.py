@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from watcher.config import Settings
-from watcher.config.policies import boards, require_metrics
+from watcher.config.carrier import LocalSettings
+from watcher.config.policies import require_metrics
+from watcher.decision.board import Board
 from watcher.decision.retry import delay
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
@@ -36,6 +37,7 @@ from watcher.evaluation.events import (
 from watcher.evaluation.pool import WorkerPool
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
+from watcher.protocols import CheckpointSource
 from watcher.store import LeaseLost, Store, iso
 from watcher.types import Lease
 
@@ -62,14 +64,16 @@ class Dispatcher:
 
     def __init__(
         self,
-        settings: Settings,
+        boards: Sequence[Board],
+        carrier: LocalSettings,
         store: Store,
+        source: CheckpointSource,
         supervisors: Sequence[Supervisor],
         snapshot: Snapshot,
     ) -> None:
-        self._settings = settings
-        self._boards = boards(settings)
+        self._boards, self._carrier = boards, carrier
         self._store = store
+        self._source = source
         self.pool = WorkerPool(supervisors)
         for supervisor in supervisors:
             supervisor.to_check = self._newest
@@ -131,12 +135,9 @@ class Dispatcher:
     def _newest(self) -> str | None:
         """Return the prefix of the newest checkpoint that waits, or that the trainer still has."""
         for row in reversed(self._store.queue.pinned()):
-            if row["state"] in ("pending", "failed") or self._is_here(row["name"]):
+            if row["state"] in ("pending", "failed") or self._source.still_there(row["name"]):
                 return str(row["prefix"])
         return None
-
-    def _is_here(self, name: str) -> bool:
-        return (self._settings.run.model_path / f"{name}.index").exists()
 
     def take_back_expired(self, now: float) -> None:
         """Return leases that ran out to the queue, and end the workers that held them."""
@@ -202,7 +203,7 @@ class Dispatcher:
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
-        return self._settings.carrier.stall_timeout + _LEASE_MARGIN_SECONDS
+        return self._carrier.stall_timeout + _LEASE_MARGIN_SECONDS
 
     def _record_one(
         self, supervisor: Supervisor, event: WorkerEvent, now: float, steady: float
@@ -287,7 +288,7 @@ class Dispatcher:
         again = self._store.ledger.set_fingerprint(said.fingerprint, now)
         if again.changed:
             lost = self._store.queue.failed_unpinned(SET_UP)
-            self.to_bring_back = tuple(sha for name, sha in lost if self._is_here(name))
+            self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
         took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
         _log.info("worker ready", device=said.device, images=said.images, **took, **ready.versions)
@@ -365,7 +366,7 @@ class Dispatcher:
             _log.warning("evaluation broke off", checkpoint=lease.name, reason=reason, counts=False)
             return
         # Of two that shared a broken worker one is innocent: each is tried again, alone.
-        if alone and lease.attempt >= self._settings.carrier.max_attempts:
+        if alone and lease.attempt >= self._carrier.max_attempts:
             said = f"{reason} (attempt {lease.attempt}, the last)"
             self._fail(lease, said, now, may_pass=True)
             return

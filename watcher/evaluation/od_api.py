@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from watcher.config import Settings
+from watcher.config.evaluator import OdApiSettings
+from watcher.config.exports import ExportSettings
 from watcher.evaluation.snapshot import Snapshot
 
 WORKER_FILE = Path(__file__).resolve().parents[2] / "evaluators" / "worker.py"
@@ -16,25 +17,27 @@ class ObjectDetection:
 
     kind = "od-api"
 
-    def __init__(self, settings: Settings, interpreter: str, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        evaluator: OdApiSettings,
+        exports: ExportSettings,
+        interpreter: str,
+        snapshot: Snapshot,
+    ) -> None:
         """Take the settings of the run; `interpreter` is an absolute path."""
-        self._settings = settings
-        self._snapshot = snapshot
+        self._evaluator, self._exports, self._snapshot = evaluator, exports, snapshot
         self.command = [interpreter, str(WORKER_FILE)]
 
     @property
     def options(self) -> dict[str, Any]:
         """What `start` says to this kind alone."""
-        settings = self._settings
+        evaluator, exports = self._evaluator, self._exports
         return {
-            **self._snapshot.options(settings),
-            "eval_input": settings.evaluator.eval_input,
-            "eval_batch_size": settings.evaluator.eval_batch_size,
-            "coco_backend": settings.evaluator.coco_backend,
-            "sample_1_of_n": settings.evaluator.sample_1_of_n,
-            "cache_bytes": settings.evaluator.eval_cache_mib
-            and settings.evaluator.eval_cache_mib << 20,
-            "visualizations": settings.exports.visualizations
-            if settings.exports.tensorboard
-            else 0,
+            **self._snapshot.options(evaluator),
+            "eval_input": evaluator.eval_input,
+            "eval_batch_size": evaluator.eval_batch_size,
+            "coco_backend": evaluator.coco_backend,
+            "sample_1_of_n": evaluator.sample_1_of_n,
+            "cache_bytes": evaluator.eval_cache_mib and evaluator.eval_cache_mib << 20,
+            "visualizations": exports.visualizations if exports.tensorboard else 0,
         }

@@ -36,6 +36,6 @@ def refuse_unmeasured(settings: Settings, rows: Rows, before: Mapping[str, Any])
         return
     if any(before.get(name) != present[name] for name in _MEASURING):
         return
-    since = unchanged_since(settings)
+    since = unchanged_since(settings.run.state_path, settings.evaluator.pipeline_config)
     if since and since < datetime.fromisoformat(evaluated_at):
-        require_metrics(boards(settings), names, None)
+        require_metrics(boards(settings.run, settings.ranking), names, None)

@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from watcher.config import Settings
+from watcher.config.evaluator import OdApiSettings
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.messages import SnapshotFiles
 from watcher.files.atomic_io import read_regular, replace_file
@@ -75,17 +75,17 @@ class Snapshot:
         self._seen: dict[str, tuple[object, str | None]] = {}
         self._looking: Thread | None = None
 
-    def files(self, settings: Settings) -> SnapshotFiles:
+    def files(self) -> SnapshotFiles:
         """Return where a worker finds the copies, and puts what it copies itself."""
         originals = {str(one.copy): one.original for one in self._taken.values()}
-        return SnapshotFiles(str(settings.run.state_path / FOLDER_NAME), originals)
+        return SnapshotFiles(str(self._folder), originals)
 
-    def options(self, settings: Settings) -> dict[str, Any]:
+    def options(self, evaluator: OdApiSettings) -> dict[str, Any]:
         """Return a worker's options that name files: they name the copies."""
         copies = {one.original: str(one.copy) for one in self._taken.values()}
-        plugins = (text.rpartition(":") for text in settings.evaluator.metric_plugin)
+        plugins = (text.rpartition(":") for text in evaluator.metric_plugin)
         return {
-            "pipeline_config": copies[settings.evaluator.pipeline_config],
+            "pipeline_config": copies[evaluator.pipeline_config],
             "metric_plugins": [
                 copies.get(f, _whole(f)) + colon + name for f, colon, name in plugins
             ],
@@ -145,24 +145,23 @@ def _whole(file: str) -> str:
     return str(Path(file).absolute()) if file else file
 
 
-def take_snapshot(settings: Settings) -> Snapshot:
+def take_snapshot(evaluator: OdApiSettings, state_dir: Path, working_path: Path) -> Snapshot:
     """Copy pipeline.config and the metric plugins into the state folder, in place of earlier ones.
 
     Raises:
         ConfigError: pipeline_config cannot be read.
         StoreError: the state folder cannot be written.
     """
-    folder = settings.run.state_path / FOLDER_NAME
+    folder = state_dir / FOLDER_NAME
     try:
-        contents = {_PIPELINE: read_regular(Path(settings.evaluator.pipeline_config))}
+        contents = {_PIPELINE: read_regular(Path(evaluator.pipeline_config))}
     except OSError as error:
         raise ConfigError(
-            f"pipeline_config ({settings.evaluator.pipeline_config}) cannot be read:"
-            f" {error.strerror}",
+            f"pipeline_config ({evaluator.pipeline_config}) cannot be read: {error.strerror}",
             hint="the user that runs the watcher must be able to read it",
         ) from error
-    taken = [Taken("pipeline_config", settings.evaluator.pipeline_config, folder / _PIPELINE)]
-    files = dict.fromkeys(text.rpartition(":")[0] for text in settings.evaluator.metric_plugin)
+    taken = [Taken("pipeline_config", evaluator.pipeline_config, folder / _PIPELINE)]
+    files = dict.fromkeys(text.rpartition(":")[0] for text in evaluator.metric_plugin)
     for number, file in enumerate(file for file in files if file):
         name = f"plugin-{number}.py"
         try:
@@ -172,7 +171,7 @@ def take_snapshot(settings: Settings) -> Snapshot:
         taken.append(Taken("metric_plugin", file, folder / name))
     _fill(folder, contents)
     _tell_changed([one for one in taken if _differs(folder / _ACCEPTED / one.copy.name, contents)])
-    return Snapshot(taken, settings.carrier.working_path, folder)
+    return Snapshot(taken, working_path, folder)
 
 
 def _differs(accepted: Path, contents: Mapping[str, bytes]) -> bool:
@@ -187,14 +186,14 @@ def _tell_changed(taken: Sequence[Taken]) -> None:
         _log.info("changed since the last start, taken as it is now", file=one.original)
 
 
-def unchanged_since(settings: Settings) -> datetime | None:
+def unchanged_since(state_dir: Path, pipeline_config: str) -> datetime | None:
     """Return since when starts of this run came up with pipeline.config as it is now.
 
     None when the last one that came up had another content, or none did.
     """
-    copy = settings.run.state_path / FOLDER_NAME / _ACCEPTED / _PIPELINE
+    copy = state_dir / FOLDER_NAME / _ACCEPTED / _PIPELINE
     try:
-        if read_regular(copy) != read_regular(Path(settings.evaluator.pipeline_config)):
+        if read_regular(copy) != read_regular(Path(pipeline_config)):
             return None
         return datetime.fromtimestamp(copy.stat().st_mtime, UTC)
     except OSError:

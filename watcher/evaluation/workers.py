@@ -9,6 +9,8 @@ import msgspec
 import structlog
 
 from watcher.config import Settings
+from watcher.config.carrier import LocalSettings
+from watcher.config.run import RunSettings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
@@ -27,7 +29,6 @@ _log = structlog.get_logger(__name__)
 def make_supervisors(
     settings: Settings,
     interpreter: str,
-    run: str,
     snapshot: Snapshot,
     scratch: Scratch,
     environment: Mapping[str, str] = os.environ,
@@ -36,9 +37,8 @@ def make_supervisors(
     """Choose the devices and return a supervisor for each; no worker is started yet.
 
     Args:
-        settings: The run's.
+        settings: The run's; of four sections, for here a worker is put together.
         interpreter: Of the training environment, an absolute path.
-        run: The run's name, which other watchers are told.
         snapshot: What every worker of the run reads.
         scratch: Where the workers' temporary folders lie.
         environment: The watcher's own.
@@ -47,35 +47,36 @@ def make_supervisors(
     Raises:
         ConfigError: a GPU that is named is not there.
     """
-    listing = Listing() if settings.carrier.device == "cpu" else list_gpus()
+    carrier, run = settings.carrier, settings.run
+    listing = Listing() if carrier.device == "cpu" else list_gpus()
     choices = choose(
-        settings.carrier.device,
+        carrier.device,
         listing,
         visible=environment.get("CUDA_VISIBLE_DEVICES"),
-        evaluators=other_evaluators(settings, listing),
+        evaluators=other_evaluators(carrier.device_lock_dir, listing),
         source=device_source,
     )
-    evaluator = ObjectDetection(settings, interpreter, snapshot)
+    evaluator = ObjectDetection(settings.evaluator, settings.exports, interpreter, snapshot)
     request = Start(
         protocol=PROTOCOL,
         kind=evaluator.kind,
         options=evaluator.options,
         threads=settings.evaluator.threads,
-        nice=settings.carrier.nice,
-        snapshot=snapshot.files(settings),
+        nice=carrier.nice,
+        snapshot=snapshot.files(),
         artefacts_dir=scratch.artefacts(),
     )
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        supervisors.append(_supervisor(settings, evaluator, run, choice, number, request, scratch))
+        supervisors.append(_supervisor(carrier, evaluator, run, choice, number, request, scratch))
     return supervisors
 
 
-def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
+def other_evaluators(lock_dir: str | None, listing: Listing) -> dict[str, int]:
     """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
     found: dict[str, int] = {}
-    folders = LockFolders(settings.carrier.device_lock_dir)
+    folders = LockFolders(lock_dir)
     for gpu in listing.gpus:
         holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
         if holder:
@@ -84,18 +85,18 @@ def other_evaluators(settings: Settings, listing: Listing) -> dict[str, int]:
 
 
 def _supervisor(
-    settings: Settings,
+    carrier: LocalSettings,
     evaluator: Evaluator,
-    run: str,
+    run: RunSettings,
     choice: Choice,
     number: int,
     request: Start,
     scratch: Scratch,
 ) -> Supervisor:
-    carrier, lock = settings.carrier, _lock(settings, run, choice) if choice.is_gpu else None
+    lock = _lock(carrier.device_lock_dir, run.name, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
     # The first has the name that the only one has.
-    log = settings.run.state_path / (f"worker-{number}.log" if number else "worker.log")
+    log = run.state_path / (f"worker-{number}.log" if number else "worker.log")
     command, folder = evaluator.command, carrier.working_path
     on_it = {"device": choice.device, "device_shared": choice.shared}
     return Supervisor(
@@ -113,8 +114,8 @@ def _supervisor(
     )
 
 
-def _lock(settings: Settings, run: str, choice: Choice) -> DeviceLock | None:
-    folders = LockFolders(settings.carrier.device_lock_dir)
+def _lock(lock_dir: str | None, run: str, choice: Choice) -> DeviceLock | None:
+    folders = LockFolders(lock_dir)
     if not folders.usable():
         _log.warning(
             "the device is not locked: there is no folder for it; --device-lock-dir names one",

@@ -16,8 +16,7 @@ from typing import Any
 import structlog
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.bundle_format import OD_API
-from watcher.checkpoints.pin import digest, halves, release, settling, signature_at, sweep
+from watcher.checkpoints.pin import digest, halves, release, signature_at, sweep
 from watcher.errors import CorruptCheckpoint
 from watcher.files.slices import Job, Progress, Work, finish
 from watcher.ingest.arrivals import Arrival
@@ -30,7 +29,7 @@ _log = structlog.get_logger(__name__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def orphans(queue: Queue, pins_dir: Path, format: CheckpointFormat = OD_API) -> list[Arrival]:
+def orphans(queue: Queue, pins_dir: Path, format: CheckpointFormat) -> list[Arrival]:
     """Find the pins of contents that have no row yet, in the order in which they were saved.
 
     Half-made ones that have all their files are among them. Reads no shard.
@@ -126,16 +125,16 @@ def _settle(
     return Job(settling_or_removing)
 
 
-def adopt_pins(queue: Queue, pins_dir: Path, now: float) -> list[str]:
+def adopt_pins(queue: Queue, source: CheckpointSource, pins_dir: Path, now: float) -> list[str]:
     """Record each whole pin of a content that has no row yet; returns their names.
 
     Raises:
         StoreError: the database cannot be written; what was adopted stays so.
     """
     adopted = []
-    for one in orphans(queue, pins_dir):
+    for one in orphans(queue, pins_dir, source.format):
         try:
-            pin = finish(settling(one.found.prefix, pins_dir, "link"))
+            pin = finish(source.settle(one.found.prefix, pins_dir, None, Progress()))
         except (OSError, CorruptCheckpoint):
             continue
         queue.record_pin(one.found, pin, min(one.at, now))
@@ -150,12 +149,12 @@ def pin_folders(pins_dir: Path) -> list[Path]:
     return sorted(entry for entry in pins_dir.iterdir() if _SHA256.fullmatch(entry.name))
 
 
-def read_pin(prefix: Path, sha256: str) -> Pin | None:
+def read_pin(prefix: Path, sha256: str, format: CheckpointFormat) -> Pin | None:
     """Verify what lies at a prefix; None unless it is the checkpoint of this digest, whole."""
     try:
         index = bundle.read_index(prefix)
         if hashlib.sha256(index).hexdigest() != sha256:
             return None
-        return finish(OD_API.verifying(prefix, index, Progress()))
+        return finish(format.verifying(prefix, index, Progress()))
     except (OSError, CorruptCheckpoint):
         return None

@@ -46,6 +46,7 @@ class Intake:
     """The first stages of one run: source to pins to queue.
 
     Attributes:
+        source: Where checkpoints come from.
         more: True when a look ended with checkpoints left to take, so that another is due now.
         problem: What keeps checkpoints from being found or pinned, None when nothing does.
         hints: The watch, and what is to be told.
@@ -74,7 +75,7 @@ class Intake:
             retain_policy: What keeps its pin all the same.
             verified: Gets each pin, so that a link to it needs no verification of its own.
         """
-        self._source = source
+        self.source = source
         self._pins_dir = pins_dir
         self._queue = queue
         self._policy = policy or QueuePolicy()
@@ -142,12 +143,12 @@ class Intake:
         self._known.begin()
         self._known.forget()
         self._gaps = self._follow_gaps()
-        left, present = left_over(self._queue, self._source, self._pins_dir, self._verified, now)
+        left, present = left_over(self._queue, self.source, self._pins_dir, self._verified, now)
         for one in left:
             if one.alone:
                 self._count_gap(one.found, one.sha256, present)
             self._arrivals.add(one)
-        self.hints.tell_copying(self._source.why_copies(self._pins_dir))
+        self.hints.tell_copying(self.source.why_copies(self._pins_dir))
 
     def close(self) -> None:
         """End what is being pinned; what is linked is verified by the next `recover`."""
@@ -171,7 +172,7 @@ class Intake:
         self._known.begin()
         self.hints.begin(steady)
         try:
-            found = self._source.scan()
+            found = self.source.scan()
         except ModelDirError as error:
             self._away = True
             self._go_on()
@@ -198,7 +199,14 @@ class Intake:
             return []
         self._arrivals.write()
         if self._arrivals.recorded:
-            thin_out(self._queue, self._policy, self._retain, self._pins_dir, now)
+            thin_out(
+                self._queue,
+                self._policy,
+                self._retain,
+                self._pins_dir,
+                now,
+                counts_saves=self.source.format.counts_saves,
+            )
         recorded = self._arrivals.take_recorded()
         if recorded:
             _log.info("found", checkpoints=", ".join(recorded))
@@ -206,7 +214,7 @@ class Intake:
 
     def _follow_gaps(self) -> Gaps:
         last = self._queue.last_save() if self._queue else None
-        return Gaps(last, counts_saves=self._source.format.counts_saves)
+        return Gaps(last, counts_saves=self.source.format.counts_saves)
 
     # -- a look
 
@@ -243,14 +251,14 @@ class Intake:
         try:
             if self._known.is_damaged(checkpoint):
                 return self._settle(checkpoint)
-            taken.sha256 = self._source.identify(checkpoint)
+            taken.sha256 = self.source.identify(checkpoint)
             if self._known.is_recorded(taken.sha256):
                 return self._settle(checkpoint)
             if self._is_in_hand(taken):
                 return None
             if waited is None:
                 self._count_gap(checkpoint, taken.sha256, present)
-            job = Job(partial(self._source.take, checkpoint, self._pins_dir, self._verified))
+            job = Job(partial(self.source.take, checkpoint, self._pins_dir, self._verified))
             job.begin()
         except (OSError, CorruptCheckpoint, PinError) as error:
             seen = isinstance(error, OSError)  # although it is gone by now, or cannot be read
@@ -305,7 +313,7 @@ class Intake:
         if one.row:
             return
         if pin.method == "copy":
-            self.hints.tell_copying(f"{self._source} allows no hard link to {one.found.name}")
+            self.hints.tell_copying(f"{self.source} allows no hard link to {one.found.name}")
         if not one.alone:
             self._settle(one.found)
 
@@ -319,13 +327,13 @@ class Intake:
             self._waiting.setdefault(found.name, one)
         if one.alone:
             # One that lies in MODEL_DIR too is looked at as any other.
-            if not self._source.still_there(found):
+            if not self.source.still_there(found.name):
                 self._end(one, "missed", f"what a crash left of it is damaged: {error}")
             return None
         if isinstance(error, FileNotFoundError):
             if self._is_gone(found):
                 return self._give_up(one)
-            if self._source.still_there(found):
+            if self.source.still_there(found.name):
                 return self._wait(one, damage="a shard is missing")
             return None
         if isinstance(error, CorruptCheckpoint):
@@ -345,7 +353,7 @@ class Intake:
         scan: a change of its mode is no change of its signature.
         """
         found = one.found
-        barred = self._source.unreadable(found) if problem else None
+        barred = self.source.unreadable(found) if problem else None
         if barred and not self._waiting.holds(found) and self._passed_over(found):
             self._waiting.pop(found.name, None)
             return
@@ -378,14 +386,14 @@ class Intake:
         for numbers in self._gaps.before(checkpoint, present):
             count = f"{len(numbers)} checkpoints: " if len(numbers) > 1 else ""
             reason = f"{count}saved and rotated away while nobody looked"
-            missed = FoundCheckpoint(self._source.format.names(numbers), numbers[-1], Path(), ())
+            missed = FoundCheckpoint(self.source.format.names(numbers), numbers[-1], Path(), ())
             self._arrivals.add(
                 Arrival(missed, self._now, "missed", reason, before=sha256, saves=len(numbers))
             )
 
     def _is_gone(self, found: FoundCheckpoint) -> bool:
         """True when a checkpoint was rotated away, and is not one that was taken before."""
-        return not self._source.still_there(found) and not self._known.was_settled(found)
+        return not self.source.still_there(found.name) and not self._known.was_settled(found)
 
     def _passed_over(self, checkpoint: FoundCheckpoint) -> bool:
         """True when these files have the outcome already that they cannot be read."""

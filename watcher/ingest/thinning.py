@@ -15,7 +15,13 @@ _log = structlog.get_logger(__name__)
 
 
 def thin_out(
-    queue: Queue, policy: QueuePolicy, retain_policy: RetainPolicy, pins_dir: Path, now: float
+    queue: Queue,
+    policy: QueuePolicy,
+    retain_policy: RetainPolicy,
+    pins_dir: Path,
+    now: float,
+    *,
+    counts_saves: bool,
 ) -> None:
     """Skip what may not wait; its pins stay only where they are kept whatever the score.
 
@@ -24,7 +30,7 @@ def thin_out(
     """
     if policy == QueuePolicy():
         return
-    queued, evaluated_step, held_bytes = queue.waiting()
+    queued, evaluated_step, held_bytes = queue.waiting(counts_saves=counts_saves)
     skips = thin(queued, policy, evaluated_step=evaluated_step, held_bytes=held_bytes)
     for skip in skips:
         queue.skip(skip.checkpoint.checkpoint_id, skip.reason, now)

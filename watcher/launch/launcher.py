@@ -25,6 +25,7 @@ from watcher.launch.saves import Checkpoints, Mark, SaveWatch
 from watcher.launch.sentinel import Sentinel
 from watcher.launch.signals import ENDING, FORWARDED, Signals
 from watcher.launch.terminal import Terminal
+from watcher.protocols import CheckpointSource
 from watcher.store.reading import open_reader
 
 _LOOK_SECONDS = 0.5
@@ -43,6 +44,7 @@ class Launcher:
         self,
         settings: LaunchSettings,
         command: Sequence[str],
+        source: CheckpointSource,
         *,
         watcher_command: Sequence[str] | None,
         say: Callable[[str], None],
@@ -54,6 +56,7 @@ class Launcher:
         Args:
             settings: All of them.
             command: The trainer's command line.
+            source: Where its checkpoints come from.
             watcher_command: The watcher's, None for no watcher.
             say: Tells the user, whatever happens to the stream it writes to.
             unsaved: What is foreseen of what the trainer will not save.
@@ -72,7 +75,7 @@ class Launcher:
         self._companion: Companion | None = None
         self._trainer: Group | None = None
         self._asked: signal.Signals | None = None
-        self._checkpoints = Checkpoints(settings.run.model_path)
+        self._checkpoints = Checkpoints(source, settings.run.model_path)
         self._saved_anew: set[str] = set()
         self._gave_up: str | None = None
         self._unseen = False  # model_dir could not be listed

@@ -80,20 +80,19 @@ def missing(arguments: Sequence[str], wrong: Sequence[Mistyped]) -> Mistyped | N
     return next((one for one in wrong if one.name in lacking), None)
 
 
-def num_steps(pipeline: Path) -> int | None:
+def num_steps(pipeline: str) -> int | None:
     """Return train_config.num_steps of a pipeline.config, None when that cannot be told."""
-    return _only(_values(read_pipeline(pipeline), "num_steps", _NUMBER))
+    return _only(_values(pipeline, "num_steps", _NUMBER))
 
 
-def never_detected(pipeline: Path) -> str | None:
+def never_detected(pipeline: str) -> str | None:
     """Say which classes of its label maps a pipeline.config gives the model no place for.
 
     The OD API trains without a word about them, and the model never detects them. None where there
     are none, and where that cannot be told from the text alone.
     """
-    text = read_pipeline(pipeline)
-    classes = _only(_values(text, "num_classes", _NUMBER))
-    for path in dict.fromkeys(_values(text, "label_map_path", _QUOTED)):
+    classes = _only(_values(pipeline, "num_classes", _NUMBER))
+    for path in dict.fromkeys(_values(pipeline, "label_map_path", _QUOTED)):
         ids = [int(one) for one in _values(read_pipeline(Path(path)), "id", _NUMBER)]
         if classes is not None and max(ids, default=0) > classes:
             return (
@@ -104,7 +103,7 @@ def never_detected(pipeline: Path) -> str | None:
 
 
 def read_pipeline(file: Path) -> str:
-    """Return the beginning of a file of protobuf text, which is all of any that is one."""
+    """Return the text of a pipeline.config or a label map, empty when it cannot be read."""
     try:
         with file.open(encoding="utf-8", errors="replace") as opened:
             return opened.read(_PIPELINE_BYTES)

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
-from watcher.sources.local import LocalFolder
+from watcher.protocols import CheckpointSource
 
 # A name, and what changes when the thing is worked on.
 Mark = tuple[object, ...]
@@ -25,9 +25,9 @@ _STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
 class Checkpoints:
     """What lies in model_dir. An index that was whole is not read again before it changes."""
 
-    def __init__(self, model_dir: Path) -> None:
+    def __init__(self, source: CheckpointSource, model_dir: Path) -> None:
+        self._source = source
         self._model_dir = model_dir
-        self._source = LocalFolder(model_dir)
         self._whole: dict[str, Mark] = {}
 
     def complete(self) -> dict[str, Mark]:

@@ -21,6 +21,7 @@ from watcher.decision.rank import name_leaders
 from watcher.files.slices import slice_end
 from watcher.promotion import promote
 from watcher.promotion.placing import Contents, Placing, look_into
+from watcher.protocols import CheckpointFormat
 from watcher.store import Store
 from watcher.types import Files, Leader, ScoredCheckpoint, Verified
 
@@ -40,6 +41,7 @@ class BoardFolder:
         name: str,
         path: Path,
         store: Store,
+        format: CheckpointFormat,
         *,
         file: str,
         evict_seconds: float,
@@ -48,11 +50,12 @@ class BoardFolder:
     ) -> None:
         self.name = name
         self.path = path
+        self._format = format
         self._file = file
         self._store = store
         self._evict_seconds = evict_seconds
         self._verified = verified
-        self._placing = Placing(verified)
+        self._placing = Placing(format, verified)
         self._steady = steady
         self._left: dict[str, float] = {}
         self._said = ""
@@ -95,7 +98,7 @@ class BoardFolder:
             self._whole = promotions.found_whole(self.name)
             for sha256, files in self._whole.items():
                 self._verified |= {(sha256, files), (sha256, files[1:])}
-        contents = look_into(self.path)
+        contents = look_into(self.path, self._format)
         placed = promotions.placements(self.name)
         foreign = promote.foreign_names(contents, placed.values())
         leaders = name_leaders(ranked, placed, foreign)
@@ -107,7 +110,7 @@ class BoardFolder:
             return leaders, False
         names = set(placed.values())
         evicted = self._change(leaders, names, board, contents)
-        self._tell_unknown(promote.unknown_files(contents, self._file, names))
+        self._tell_unknown(promote.unknown_files(contents, self._file, names, self._format))
         self._tell_repaired(contents, now)
         paths = {leader.row.checkpoint_id: str(self.path / leader.name) for leader in leaders}
         changed = promotions.record(self.name, leaders, paths, board.metric, now)
@@ -120,7 +123,7 @@ class BoardFolder:
 
     def _note_whole(self, leaders: Sequence[Leader]) -> None:
         """Remember across restarts what was read byte by byte, and made durable before."""
-        contents = look_into(self.path)
+        contents = look_into(self.path, self._format)
         of = {leader.row.sha256: contents.checkpoints.get(leader.name, ()) for leader in leaders}
         whole = {sha256: files for sha256, files in of.items() if (sha256, files) in self._verified}
         if whole != self._whole:
@@ -144,7 +147,7 @@ class BoardFolder:
         promote.write_board(self.path, self._file, board, leaders, metrics)
         left = placed - {leader.name for leader in leaders}
         gone = {name for name in left if self._left.get(name, math.inf) <= oldest}
-        promote.evict(self.path, gone)
+        promote.evict(self.path, gone, self._format)
         # Counted from now on: a moment ago the state files may still have named them.
         present = self._steady()
         self._left = {name: self._left.get(name, present) for name in left - gone}

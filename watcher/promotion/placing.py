@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.bundle_index import parse_index
-from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.checkpoints.pin import (
     Verified,
     file_signature,
@@ -27,6 +25,7 @@ from watcher.checkpoints.pin import (
 from watcher.errors import CorruptCheckpoint, LeaderLost, PinError
 from watcher.files.atomic_io import flushing
 from watcher.files.slices import Job, Progress, Unfinished, Work
+from watcher.protocols import CheckpointFormat
 from watcher.types import Files, Leader
 
 WORKING = ".new"
@@ -46,7 +45,7 @@ class Contents:
     checkpoints: dict[str, Files] = field(default_factory=dict)
 
 
-def look_into(folder: Path) -> Contents:
+def look_into(folder: Path, format: CheckpointFormat) -> Contents:
     """List a folder once; empty where there is none.
 
     Raises:
@@ -62,7 +61,7 @@ def look_into(folder: Path) -> Contents:
         return Contents()
     shards: dict[str, list[tuple[int, ...]]] = {}
     for file in sorted(files):
-        if name := OD_API_NAMES.placed_file(file):
+        if name := format.placed_file(file):
             ours = shards.setdefault(name, [])
             if not file.endswith(".index"):
                 ours.append(files[file])
@@ -79,7 +78,8 @@ class Placing:
         taken: Names whose files were put there, and not found there.
     """
 
-    def __init__(self, verified: Verified) -> None:
+    def __init__(self, format: CheckpointFormat, verified: Verified) -> None:
+        self._format = format
         self.verified = verified
         self.taken: set[str] = set()
         self._job: Job[bool] | None = None
@@ -116,7 +116,7 @@ class Placing:
             self.drop()
         for key in sorted(missing, key=lambda key: key != self._of):
             if self._job is None:
-                work = partial(_placing, best_dir, missing[key], self.verified)
+                work = partial(self._placing, best_dir, missing[key])
                 self._job, self._of = Job(work), key
             try:
                 if self._job.run(until):
@@ -134,91 +134,85 @@ class Placing:
             self._job.drop()
         self._job = self._of = None
 
-
-def _placing(best_dir: Path, leader: Leader, verified: Verified, progress: Progress) -> Work[bool]:
-    """Put a leader into the folder; False when it lay there, whole."""
-    target, sha256 = best_dir / leader.name, leader.row.sha256
-    if (yield from _looking_whole(target, sha256, verified, progress)):
-        return False
-    source = leader.row.pin
-    if source is None:
-        raise _gone(best_dir, leader)
-    working = best_dir / WORKING
-    shutil.rmtree(working, ignore_errors=True)
-    try:
-        working.mkdir(mode=0o700)
-        taken = yield from _taking_verified(
-            source, working / leader.name, sha256, verified, progress
-        )
-        # The index comes last: without it nobody takes the shards for a checkpoint.
-        files = sorted(working.iterdir(), key=lambda file: file.suffix == ".index")
-        for file in files:
-            yield from flushing(file)
-        for file in files:
-            file.rename(best_dir / file.name)
-        verified |= taken
-        return True
-    except (OSError, CorruptCheckpoint) as error:
-        if (yield from _looking_lost(source, sha256, progress)):
-            raise _gone(best_dir, leader) from error
-        raise PinError(
-            f"cannot promote {leader.name} into {best_dir}: {error}",
-            hint=f"check free space and permissions of {best_dir}",
-        ) from error
-    finally:
+    def _placing(self, best_dir: Path, leader: Leader, progress: Progress) -> Work[bool]:
+        """Put a leader into the folder; False when it lay there, whole."""
+        target, sha256 = best_dir / leader.name, leader.row.sha256
+        if (yield from self._looking_whole(target, sha256, progress)):
+            return False
+        source = leader.row.pin
+        if source is None:
+            raise _gone(best_dir, leader)
+        working = best_dir / WORKING
         shutil.rmtree(working, ignore_errors=True)
+        try:
+            working.mkdir(mode=0o700)
+            inside = working / leader.name
+            taken = yield from self._taking_verified(source, inside, sha256, progress)
+            # The index comes last: without it nobody takes the shards for a checkpoint.
+            files = sorted(working.iterdir(), key=lambda file: file.suffix == ".index")
+            for file in files:
+                yield from flushing(file)
+            for file in files:
+                file.rename(best_dir / file.name)
+            self.verified |= taken
+            return True
+        except (OSError, CorruptCheckpoint) as error:
+            if (yield from self._looking_lost(source, sha256, progress)):
+                raise _gone(best_dir, leader) from error
+            raise PinError(
+                f"cannot promote {leader.name} into {best_dir}: {error}",
+                hint=f"check free space and permissions of {best_dir}",
+            ) from error
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
 
-
-def _looking_whole(prefix: Path, sha256: str, verified: Verified, progress: Progress) -> Work[bool]:
-    """Tell whether a checkpoint lies there, verifying what is not known to be whole."""
-    try:
-        seen = _signatures(prefix, sha256)
-        known = bool(seen & verified)
-        yield from _verifying(prefix, sha256, progress, known=known)
-        # It is remembered across a loss of power, so it has to last as long.
-        for file in () if known else prefix.parent.glob(f"{prefix.name}.*"):
-            yield from flushing(file)
-    except (OSError, CorruptCheckpoint):
-        return False
-    verified |= seen
-    return True
-
-
-def _taking_verified(
-    source: Path, target: Path, sha256: str, verified: Verified, progress: Progress
-) -> Work[Verified]:
-    """Take a checkpoint from its pin; links to shards that were verified there are, too."""
-    yield from taking_checkpoint(source, target, progress, index_mode=0o644)
-    seen = _signatures(target, sha256)
-    yield from _verifying(target, sha256, progress, known=bool(seen & verified))
-    return seen
-
-
-def _looking_lost(pin: Path, sha256: str, progress: Progress) -> Work[bool]:
-    """Tell whether a pin is gone or not what it was; an error that may pass is neither."""
-    try:
-        yield from _verifying(pin, sha256, progress)
-    except (FileNotFoundError, CorruptCheckpoint):
+    def _looking_whole(self, prefix: Path, sha256: str, progress: Progress) -> Work[bool]:
+        """Tell whether a checkpoint lies there, verifying what is not known to be whole."""
+        try:
+            seen = _signatures(prefix, sha256)
+            known = bool(seen & self.verified)
+            yield from self._verifying(prefix, sha256, progress, known=known)
+            # It is remembered across a loss of power, so it has to last as long.
+            for file in () if known else prefix.parent.glob(f"{prefix.name}.*"):
+                yield from flushing(file)
+        except (OSError, CorruptCheckpoint):
+            return False
+        self.verified |= seen
         return True
-    except OSError:
-        pass
-    return False
 
+    def _taking_verified(
+        self, source: Path, target: Path, sha256: str, progress: Progress
+    ) -> Work[Verified]:
+        """Take a checkpoint from its pin; links to shards that were verified there are, too."""
+        yield from taking_checkpoint(source, target, progress, index_mode=0o644)
+        seen = _signatures(target, sha256)
+        yield from self._verifying(target, sha256, progress, known=bool(seen & self.verified))
+        return seen
 
-def _verifying(prefix: Path, sha256: str, progress: Progress, *, known: bool = False) -> Work[None]:
-    """Read a checkpoint; of one whose shards are known to be whole the index alone.
+    def _looking_lost(self, pin: Path, sha256: str, progress: Progress) -> Work[bool]:
+        """Tell whether a pin is gone or not what it was; an error that may pass is neither."""
+        try:
+            yield from self._verifying(pin, sha256, progress)
+        except (FileNotFoundError, CorruptCheckpoint):
+            return True
+        except OSError:
+            pass
+        return False
 
-    Raises:
-        CorruptCheckpoint: it is not whole, or not that of this digest.
-        OSError: it cannot be read.
-    """
-    index = bundle.read_index(prefix)
-    if hashlib.sha256(index).hexdigest() != sha256:
-        raise CorruptCheckpoint(f"{prefix.name} is not the checkpoint that was scored")
-    if not known:
-        total = sum(bundle.shard_sizes(parse_index(index)))
-        progress.begin(f"verifying {prefix.name}", total)
-        yield from bundle.verifying(prefix, index, on_read=progress.add)
+    def _verifying(
+        self, prefix: Path, sha256: str, progress: Progress, *, known: bool = False
+    ) -> Work[None]:
+        """Read a checkpoint; of one whose shards are known to be whole the index alone.
+
+        Raises:
+            CorruptCheckpoint: it is not whole, or not that of this digest.
+            OSError: it cannot be read.
+        """
+        index = bundle.read_index(prefix)
+        if hashlib.sha256(index).hexdigest() != sha256:
+            raise CorruptCheckpoint(f"{prefix.name} is not the checkpoint that was scored")
+        if not known:
+            yield from self._format.verifying(prefix, index, progress)
 
 
 def _signatures(prefix: Path, sha256: str) -> Verified:

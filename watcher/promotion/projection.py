@@ -16,7 +16,7 @@ import structlog
 
 from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
-from watcher.config.policies import boards, retain_policy
+from watcher.config.policies import boards
 from watcher.decision.board import KEPT_BOARD, Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge
@@ -28,7 +28,9 @@ from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
 from watcher.promotion.stopping import Stopping
+from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
+from watcher.store.rows import unscored
 from watcher.types import ScoredCheckpoint
 
 _log = structlog.get_logger(__name__)
@@ -48,39 +50,40 @@ class Projector:
         self,
         settings: Settings,
         store: Store,
+        source: CheckpointSource,
         run_name: str,
         *,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        # Of the settings it needs four sections: places, ranking, what is kept and when to stop.
+        run, self._retention = settings.run, settings.retention
+        self._pins_dir = run.state_path / PINS_NAME
         self._store = store
         self._run_name = run_name
         self.verified: Verified = set()
-        self._boards = boards(settings)
+        self._boards = boards(run, settings.ranking)
         places = {board.name: board.folder for board in self._boards}
-        places[KEPT_BOARD] = settings.run.kept_path
+        places[KEPT_BOARD] = run.kept_path
         self._folders = {
             name: BoardFolder(
                 name,
                 path,
                 store,
+                source.format,
                 file=KEPT_FILE if name == KEPT_BOARD else BOARD_FILE,
-                evict_seconds=settings.retention.evict_seconds,
+                evict_seconds=self._retention.evict_seconds,
                 verified=self.verified,
                 steady=steady,
             )
             for name, path in places.items()
         }
-        self._retain = retain_policy(settings)
-        self._stopping = Stopping(settings, store)
+        self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
-        self._recall = Recall(
-            store, settings.run.model_path, settings.run.state_path / PINS_NAME, self.verified
-        )
+        self._recall = Recall(store, source, self._pins_dir, self.verified)
         # The ledger's revision at which it was looked for what deserves a place without a pin.
         self._recalled_at: int | None = None
         self._begun = self._lost = False
@@ -235,9 +238,9 @@ class Projector:
     def _unkept(self, released: Iterable[dict[str, Any]], gone: set[int]) -> list[ScoredCheckpoint]:
         """Return what is to be kept whatever its score and has no pin."""
         left = {row["id"]: row for row in released if row["id"] not in gone}
-        rows = [*self._store.queue.pinned(), *left.values()]
-        kept = retain(map(as_pinned, {row["id"]: row for row in rows}.values()), self._retain)
-        return [_unscored(left[one]) for one in kept if one in left]
+        rows = {row["id"]: row for row in [*self._store.queue.pinned(), *left.values()]}
+        kept = retain(map(as_pinned, rows.values()), self._retention.policy)
+        return [unscored(left[one]) for one in kept if one in left]
 
     def _stays(self, board: Board, ranking: Ranking) -> bool:
         """True when what is promoted stays as it is, whatever the ranking says.
@@ -323,15 +326,11 @@ class Projector:
     def _update_kept(self, rows: Sequence[ScoredCheckpoint], now: float) -> set[int]:
         """Show what is kept for another reason than its score; returns the checkpoint ids."""
         pinned = self._store.queue.pinned()
-        kept = retain(map(as_pinned, pinned), self._retain)
-        scored = {row.checkpoint_id: row for row in rows}
-        unscored = {
-            row["id"]: _unscored(row)
-            for row in pinned
-            if row["id"] in kept and row["id"] not in scored
-        }
+        kept = retain(map(as_pinned, pinned), self._retention.policy)
+        shown = {row["id"]: unscored(row) for row in pinned if row["id"] in kept}
+        shown |= {row.checkpoint_id: row for row in rows}
         text = self._text(self._boards[0], KEPT_BOARD)
-        self._show(KEPT_BOARD, [(scored | unscored)[one] for one in kept], text, now)
+        self._show(KEPT_BOARD, [shown[one] for one in kept], text, now)
         return set(kept)
 
     def _write_notes(self, notes: dict[int, str | None]) -> None:
@@ -349,35 +348,19 @@ class Projector:
                 self._notes.pop(id_, None)
 
     def _release_pins(self, held: set[int]) -> None:
-        pins_dir = self._settings.run.state_path / PINS_NAME
-        held = held | self._store.queue.to_try_again(
-            self._settings.retention.waiting_policy.max_bytes
-        )
+        limit = self._retention.waiting_policy.max_bytes
+        held = held | self._store.queue.to_try_again(limit)
         kept = set()
         for row in self._store.queue.pinned():
             if row["id"] not in held and row["state"] not in ("pending", "leased"):
                 self._store.queue.forget_pin(row["id"])
-                release(row["prefix"], pins_dir)
+                release(row["prefix"], self._pins_dir)
             else:
                 kept.add(row["sha256"])
         self.verified -= {seen for seen in self.verified if seen[0] not in kept}
 
 
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
-
-
-def _unscored(row: dict[str, Any]) -> ScoredCheckpoint:
-    return ScoredCheckpoint(
-        checkpoint_id=row["id"],
-        evaluation_id=0,
-        name=row["name"],
-        global_step=row["global_step"],
-        sha256=row["sha256"],
-        score=None,
-        evaluated_at="",
-        pin=row.get("prefix"),
-        generation=row["generation"],
-    )
 
 
 def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:

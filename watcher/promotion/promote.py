@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.files.atomic_io import fsync_folder, is_half_written, read_regular, replace_file
 from watcher.promotion.placing import WORKING, Contents
+from watcher.protocols import CheckpointFormat
 from watcher.types import Leader
 
 STATE_FILE = "checkpoint"
@@ -126,21 +126,23 @@ def _differs(path: Path, content: bytes) -> bool:
         return True  # whatever lies there, it is not what should
 
 
-def evict(folder: Path, names: Collection[str]) -> None:
+def evict(folder: Path, names: Collection[str], format: CheckpointFormat) -> None:
     """Delete the checkpoints of these names."""
     if not names:
         return
     # The index last: as long as it stands, it tells what the shards beside it were.
     for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".index"):
-        if OD_API_NAMES.placed_file(file.name) in names:
+        if format.placed_file(file.name) in names:
             file.unlink(missing_ok=True)
 
 
-def unknown_files(contents: Contents, board_file: str, placed: Collection[str]) -> list[str]:
+def unknown_files(
+    contents: Contents, board_file: str, placed: Collection[str], format: CheckpointFormat
+) -> list[str]:
     """Return the names of files that are neither placed by us nor ours otherwise."""
     foreign = []
     for name in contents.files:
-        if name in (STATE_FILE, board_file, WORKING) or OD_API_NAMES.placed_file(name) in placed:
+        if name in (STATE_FILE, board_file, WORKING) or format.placed_file(name) in placed:
             continue
         if any(is_half_written(name, final) for final in (STATE_FILE, board_file)):
             continue

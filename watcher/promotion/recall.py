@@ -6,6 +6,7 @@ a person may want it back; its name says where to look, and only its content cou
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,42 +14,29 @@ from pathlib import Path
 
 import structlog
 
-from watcher.checkpoints.pin import Verified, identify
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
-from watcher.sources.local import LocalFolder, scan
+from watcher.protocols import CheckpointSource
 from watcher.store import Store
-from watcher.types import FoundCheckpoint, Pin, ScoredCheckpoint
+from watcher.types import FoundCheckpoint, Pin, ScoredCheckpoint, Verified
 
 _log = structlog.get_logger(__name__)
 
 Here = Mapping[str, FoundCheckpoint]
 
 
-def found_in(model_dir: Path) -> Here:
-    """Return what lies in `model_dir` now, by name; nothing when it cannot be read."""
-    try:
-        return {found.name: found for found in scan(model_dir)}
-    except (OSError, ModelDirError):
-        return {}
-
-
-def is_here(name: str, sha256: str, here: Here) -> bool:
-    """Tell whether a checkpoint lies in MODEL_DIR, by its index; its shards are not read."""
-    try:
-        return name in here and identify(here[name]) == sha256
-    except (OSError, CorruptCheckpoint):
-        return False
-
-
 class Recall:
     """Brings pins of one run back."""
 
     def __init__(
-        self, store: Store, model_dir: Path, pins_dir: Path, verified: Verified | None = None
+        self,
+        store: Store,
+        source: CheckpointSource,
+        pins_dir: Path,
+        verified: Verified | None = None,
     ) -> None:
         self._store = store
-        self._source = LocalFolder(model_dir)
+        self._source = source
         self._pins_dir = pins_dir
         self._verified = verified
         self._given: set[int] = set()
@@ -68,10 +56,10 @@ class Recall:
 
         What is being pinned is among it, whatever the trainer does meanwhile.
         """
-        return {
-            **{found.name: found for found, _ in self._jobs.values()},
-            **found_in(self._source.folder),
-        }
+        here = {found.name: found for found, _ in self._jobs.values()}
+        with contextlib.suppress(OSError, ModelDirError):
+            here |= {found.name: found for found in self._source.scan()}
+        return here
 
     def pin(
         self, checkpoint_id: int, name: str, sha256: str, here: Here, until: float = math.inf

@@ -10,11 +10,13 @@ and only a row that comes late, or other settings, walk anew.
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 import structlog
 
-from watcher.config import Settings
 from watcher.config.policies import stop_policy
+from watcher.config.ranking import RankingSettings
+from watcher.config.stopping import StoppingSettings
 from watcher.decision.stop import (
     StopDecision,
     StopPolicy,
@@ -46,8 +48,10 @@ class Stopping:
         patience_left: `evaluations` and `steps` that may still pass without improvement.
     """
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self._settings = settings
+    def __init__(
+        self, ranking: RankingSettings, stopping: StoppingSettings, sentinel: Path, store: Store
+    ) -> None:
+        self._ranking, self._rules, self._sentinel = ranking, stopping, sentinel
         self._store = store
         # The walk so far, what it rests on, and the last evaluation and failures it has seen.
         self._walk: Walk | None = None
@@ -70,7 +74,7 @@ class Stopping:
             OSError: the sentinel could not be written or removed.
             StoreError: the database cannot be read or written.
         """
-        ledger, path = self._store.ledger, self._settings.run.sentinel_path
+        ledger, path = self._store.ledger, self._sentinel
         counts, before = ledger.fingerprint(), ledger.stopped_by()
         by = before if before != counts and before and ledger.waits_anew() else counts
         self.decision = self._decide(now, by)
@@ -97,8 +101,8 @@ class Stopping:
         content = sentinel_content(
             self.decision,
             run=self._store.run_uuid,
-            metric=self._settings.ranking.metric,
-            mode=self._settings.ranking.better,
+            metric=self._ranking.metric,
+            mode=self._ranking.better,
             created_at=iso(now),
             best=best,
         )
@@ -117,7 +121,7 @@ class Stopping:
 
     def _decide(self, now: float, fingerprint: str | None) -> StopDecision | None:
         ledger = self._store.ledger
-        policy = stop_policy(self._settings, ledger.resumed_step(), ledger.generation())
+        policy = stop_policy(self._ranking, self._rules, ledger.resumed_step(), ledger.generation())
         if not policy.is_on:
             self.patience_left = {}
             return None

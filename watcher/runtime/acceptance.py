@@ -49,7 +49,7 @@ class Acceptance:
         self._settings = settings
         self._given = given
         self._ledger = ledger
-        self._main = boards(settings)[0]
+        self._main, *_ = boards(settings.run, settings.ranking)
         self._standing = Standing.PENDING
 
     @property

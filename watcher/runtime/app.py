@@ -20,7 +20,8 @@ from pathlib import Path
 import structlog
 
 from watcher.config import Loaded, Settings, shown
-from watcher.config.policies import retain_policy
+from watcher.config.settings import CarrierSettings, EvaluatorSettings
+from watcher.config.source import SourceSettings
 from watcher.control.channel import ControlChannel
 from watcher.control.copied import refuse_copy
 from watcher.control.rebuild import refuse_lost
@@ -48,7 +49,7 @@ from watcher.runtime.opening import open_store
 from watcher.runtime.sharing import Sharing
 from watcher.runtime.wakeup import WakeUp
 from watcher.service import listen, told_of
-from watcher.sources.local import LocalFolder
+from watcher.sources.choice import CheckpointSource, open_source
 from watcher.store import PINS_NAME, Store
 from watcher.store.lock import hold_lock
 from watcher.systemd.notify import Notifier, Service
@@ -107,38 +108,41 @@ def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
 def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
     """Run to the end; False when all that counts can be loaded only now."""
     settings = _in_time_for(service, loaded.settings)
-    interpreter, wakeup = _check_inputs(settings), signals.wakeup
+    interpreter, wakeup = _check_inputs(settings.evaluator, settings.carrier), signals.wakeup
     sharing = Sharing(settings.run.group, settings.run.state_path, settings.run.best_path)
     with ExitStack() as stack:
-        name, endpoints = settings.run.name, None
-        if not settings.run.model_path.is_dir():  # a run that waits for it is asked how it is, too
-            endpoints = listen(settings, name, stack)
-        if not _wait_for_model_dir(settings, wakeup, service):
+        run, endpoints = settings.run, None
+        if not run.model_path.is_dir():  # a run that waits for it is asked how it is, too
+            endpoints = listen(settings, stack)
+        if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
             return True
+        source = open_source(settings.source, run.model_path)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
         given = {"working_directory": "where it was started", **loaded.given}
-        _make_state_folder(settings)
-        stack.enter_context(hold_lock(settings.run.state_path / "lock"))
-        refuse_lost(settings.run.state_path, settings.run.best_path)
+        _make_state_folder(run.state_path)
+        stack.enter_context(hold_lock(run.state_path / "lock"))
+        refuse_lost(run.state_path, run.best_path, source.format)
         refuse_copy(settings)
         # After the lock: another watcher of this MODEL_DIR has the port as well.
-        endpoints = endpoints or listen(settings, name, stack)
+        endpoints = endpoints or listen(settings, stack)
         stack.enter_context(sharing).begin()
-        live = _wants_live(settings)
-        configure_logs(settings.service.log_format, settings.run.state_path, live=live)
-        opened = open_store(settings, wakeup, waiting=service.waiting)
+        live = _wants_live(settings.service.log_format)
+        configure_logs(settings.service.log_format, run.state_path, live=live)
+        grace, pins_dir = settings.source.grace_seconds, run.state_path / PINS_NAME
+        with contextlib.closing(Intake(source, pins_dir, None, grace_seconds=grace)) as intake:
+            opened = open_store(run, intake, wakeup, grace_seconds=grace, waiting=service.waiting)
         if opened is None:
             return True
         store = stack.enter_context(opened)
         if loaded.unread:
             return False
         stack.push(partial(_record_end, store))
-        _warn_of_mount(settings.run.state_path)
+        _warn_of_mount(run.state_path)
         _tell_last_start(loaded)
         refuse_unmeasured(settings, store.ledger, store.ledger.settings())
-        view = stack.enter_context(LiveView(settings.run.state_path, live))
-        service.watch(settings.run.state_path)
+        view = stack.enter_context(LiveView(run.state_path, live))
+        service.watch(run.state_path)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
         audience: list[Callable[[Heartbeat], None]] = [
@@ -146,10 +150,12 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
             lambda _: sharing.keep(),
             lambda _: view.refresh(),
         ]
-        audience[:0] = told_of(settings, name, stack, endpoints)
+        audience[:0] = told_of(run, settings.service, stack, endpoints)
         scratch = stack.enter_context(Scratch())
-        source = loaded.source("device")
-        daemon = _build(settings, given, store, interpreter, scratch, wakeup, audience, source)
+        chosen = loaded.source("device")
+        daemon = _build(
+            settings, given, store, source, interpreter, scratch, wakeup, audience, chosen
+        )
         stack.callback(signals.ignore)
         daemon.run()
     return True
@@ -181,24 +187,22 @@ def _record_end(store: Store, _: object, error: BaseException | None, __: object
         store.ledger.record_end(reason, time.time(), refused=os.getpid() if lasting else None)
 
 
-def _check_inputs(settings: Settings) -> str:
+def _check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str:
     """Refuse what can be refused without the worker; returns the interpreter's full path."""
-    if not Path(settings.evaluator.pipeline_config).is_file():
-        given = settings.evaluator.pipeline_config
+    if not Path(evaluator.pipeline_config).is_file():
+        given = evaluator.pipeline_config
         wrong = f"({given}) does not exist or is not a file" if given else "is not set"
         raise ConfigError(
             f"pipeline_config {wrong}",
             hint="give the file that model_main_tf2 got as --pipeline_config_path",
         )
-    interpreter = settings.carrier.interpreter()
-    folder = settings.carrier.working_path
+    interpreter, folder = carrier.interpreter(), carrier.working_path
     if not folder.is_dir() or not os.access(folder, os.X_OK):
         raise ConfigError(
-            f"working_directory ({settings.carrier.working_directory}) is not a folder, or not for"
-            " us",
+            f"working_directory ({carrier.working_directory}) is not a folder, or not for us",
             hint="give the folder that the trainer is started in",
         )
-    for plugin in settings.evaluator.metric_plugin:
+    for plugin in evaluator.metric_plugin:
         if is_taken(name := plugin.rpartition(":")[2]):
             raise ConfigError(
                 f"metric_plugin ({plugin}) names its metric {name}, which --metric understands"
@@ -217,12 +221,13 @@ def _in_time_for(service: Service, settings: Settings) -> Settings:
     return settings.replaced(rescan_seconds=rescan)
 
 
-def _wait_for_model_dir(settings: Settings, wakeup: WakeUp, service: Service) -> bool:
+def _wait_for_model_dir(
+    folder: Path, source: SourceSettings, wakeup: WakeUp, service: Service
+) -> bool:
     """Return True once model_dir is there, False when a signal came first."""
-    folder = settings.run.model_path
     if folder.exists() and not folder.is_dir():
         raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
-    if not folder.exists() and not (settings.source.wait_for_model_dir and folder.parent.is_dir()):
+    if not folder.exists() and not (source.wait_for_model_dir and folder.parent.is_dir()):
         raise ModelDirError(
             f"model_dir {folder} does not exist",
             hint="start the trainer first, or wait for it with --wait-for-model-dir"
@@ -235,8 +240,8 @@ def _wait_for_model_dir(settings: Settings, wakeup: WakeUp, service: Service) ->
     return folder.is_dir() and not wakeup.stop_asked
 
 
-def _make_state_folder(settings: Settings) -> None:
-    for folder in (settings.run.state_path, settings.run.state_path / PINS_NAME):
+def _make_state_folder(state_dir: Path) -> None:
+    for folder in (state_dir, state_dir / PINS_NAME):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -244,9 +249,9 @@ def _make_state_folder(settings: Settings) -> None:
                 f"cannot create {folder}: {error.strerror}",
                 hint="the watcher must be able to write there, or set --state-dir",
             ) from error
-    if not os.access(settings.run.state_path, os.W_OK | os.X_OK):
+    if not os.access(state_dir, os.W_OK | os.X_OK):
         raise StoreError(
-            f"cannot write into {settings.run.state_path}",
+            f"cannot write into {state_dir}",
             hint="the watcher must be able to write there, or set --state-dir",
         )
 
@@ -261,34 +266,34 @@ def _warn_of_mount(state_dir: Path) -> None:
         )
 
 
-def _wants_live(settings: Settings) -> bool:
-    if settings.service.log_format == "auto":
-        return sys.stdout.isatty()
-    return settings.service.log_format == "live"
+def _wants_live(log_format: str) -> bool:
+    return sys.stdout.isatty() if log_format == "auto" else log_format == "live"
 
 
 def _build(
     settings: Settings,
     given: Mapping[str, str],
     store: Store,
+    source: CheckpointSource,
     interpreter: str,
     scratch: Scratch,
     wakeup: WakeUp,
     audience: Sequence[Callable[[Heartbeat], None]],
     device_source: str,
 ) -> Daemon:
-    snapshot = take_snapshot(settings)
+    run, carrier = settings.run, settings.carrier
+    snapshot = take_snapshot(settings.evaluator, run.state_path, carrier.working_path)
     supervisors = make_supervisors(
-        settings, interpreter, settings.run.name, snapshot, scratch, device_source=device_source
+        settings, interpreter, snapshot, scratch, device_source=device_source
     )
-    projector = Projector(settings, store, settings.run.name)
+    projector = Projector(settings, store, source, run.name)
     intake = Intake(
-        LocalFolder(settings.run.model_path),
-        settings.run.state_path / PINS_NAME,
+        source,
+        run.state_path / PINS_NAME,
         store.queue,
         grace_seconds=settings.source.grace_seconds,
         policy=settings.retention.waiting_policy,
-        retain_policy=retain_policy(settings),
+        retain_policy=settings.retention.policy,
         verified=projector.verified,
     )
 
@@ -303,7 +308,7 @@ def _build(
         projector,
         supervisors,
         snapshot=snapshot,
-        channel=ControlChannel(settings.run.state_path),
+        channel=ControlChannel(run.state_path),
         given=given,
         on_step=show,
         wakeup=wakeup,

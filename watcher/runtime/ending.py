@@ -6,7 +6,8 @@ import math
 
 import structlog
 
-from watcher.config import Settings
+from watcher.config.service import ServiceSettings
+from watcher.config.source import SourceSettings
 from watcher.errors import WorkerRefused, WorkLeft
 from watcher.evaluation.dispatcher import Dispatcher
 from watcher.ingest.intake import Intake
@@ -28,7 +29,8 @@ class Ending:
 
     def __init__(
         self,
-        settings: Settings,
+        service: ServiceSettings,
+        source: SourceSettings,
         store: Store,
         intake: Intake,
         dispatcher: Dispatcher,
@@ -40,8 +42,8 @@ class Ending:
     ) -> None:
         self.last_activity = steady
         self._hindrance = Hindrance()
-        self._limit = settings.service.exit_when_idle
-        self._grace_seconds = settings.source.grace_seconds
+        self._limit = service.exit_when_idle
+        self._grace_seconds = source.grace_seconds
         self._store = store
         self._intake = intake
         self._dispatcher = dispatcher

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from watcher.config import Settings
+from watcher.config.policies import boards
 from watcher.control.channel import Answer, ControlChannel, Request
 from watcher.control.commands import Commands
 from watcher.decision.retry import Retry
@@ -74,16 +75,21 @@ class Daemon:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self._rescan_seconds = settings.source.rescan_seconds
         self._store = store
         self._intake = intake
         self._projector = projector
         self._channel = channel
-        self._commands = Commands(
-            store, settings.run.model_path, settings.run.state_path / PINS_NAME
-        )
+        self._commands = Commands(store, intake.source, settings.run.state_path / PINS_NAME)
         self._snapshot = snapshot or Snapshot()
-        self._dispatcher = Dispatcher(settings, store, supervisors, self._snapshot)
+        self._dispatcher = Dispatcher(
+            boards(settings.run, settings.ranking),
+            settings.carrier,
+            store,
+            intake.source,
+            supervisors,
+            self._snapshot,
+        )
         self._pool = self._dispatcher.pool
         self._event_files = EventFiles(
             settings.run.state_path,
@@ -100,10 +106,11 @@ class Daemon:
         self._phase = RunPhase.STARTING
         self._look_due, self._rescan_due, self._project_due = Task(), Task(), Task()
         self._serve_due = Task()
-        self._project_retry = Retry(_PROJECT_RETRY_SECONDS, settings.source.rescan_seconds)
+        self._project_retry = Retry(_PROJECT_RETRY_SECONDS, self._rescan_seconds)
         self._backoff = Backoff()
         self._ending = Ending(
-            settings,
+            settings.service,
+            settings.source,
             store,
             intake,
             self._dispatcher,
@@ -252,7 +259,7 @@ class Daemon:
             # database.
             self._store.require_present()
             if rescan:
-                self._rescan_due.at(steady + self._settings.source.rescan_seconds)
+                self._rescan_due.at(steady + self._rescan_seconds)
                 self._project_due.now()  # files in best/ may have been touched by others
                 self._snapshot.look()
             self._intake.look(now, steady, announced=announced)

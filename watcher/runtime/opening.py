@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 
 import structlog
 
-from watcher.config import Settings
+from watcher.config.run import RunSettings
 from watcher.errors import StoreBusy, WorkLeft
 from watcher.ingest.intake import Intake
 from watcher.runtime.backoff import Backoff
 from watcher.runtime.wakeup import WakeUp
-from watcher.sources.local import LocalFolder
-from watcher.store import DATABASE_NAME, PINS_NAME, Store
+from watcher.store import DATABASE_NAME, Store
 
 _log = structlog.get_logger(__name__)
 
@@ -27,14 +25,20 @@ _AGAIN_SECONDS = 0.2
 
 
 def open_store(
-    settings: Settings, wakeup: WakeUp, *, waiting: Callable[[str], None]
+    run: RunSettings,
+    intake: Intake,
+    wakeup: WakeUp,
+    *,
+    grace_seconds: float,
+    waiting: Callable[[str], None],
 ) -> Store | None:
     """Open or create the run's database; waits as long as another program has locked it.
 
     Args:
-        settings: The run's.
-        wakeup: Tells that a signal asked to end. Where it was to end once all is done, the database
-            is not waited for long.
+        run: The run's settings.
+        intake: Pins checkpoints meanwhile; without a database.
+        wakeup: Tells that a signal asked to end.
+        grace_seconds: Where it was to end once all is done, the database is not waited for longer.
         waiting: Called again and again while it waits, with the reason.
 
     Returns:
@@ -44,24 +48,14 @@ def open_store(
         StoreError: it cannot be opened for another reason.
         WorkLeft: it was to end, and the lock lasts.
     """
-    source, pins_dir = LocalFolder(settings.run.model_path), settings.run.state_path / PINS_NAME
-    with closing(
-        Intake(source, pins_dir, None, grace_seconds=settings.source.grace_seconds)
-    ) as intake:
-        return _open(settings, intake, wakeup, waiting)
-
-
-def _open(
-    settings: Settings, intake: Intake, wakeup: WakeUp, waiting: Callable[[str], None]
-) -> Store | None:
-    path = settings.run.state_path / DATABASE_NAME
+    path = run.state_path / DATABASE_NAME
     backoff = Backoff()
     while not wakeup.stop_asked:
         try:
             return Store(
                 path,
-                run=settings.run.name,
-                model_dir=settings.run.model_path,
+                run=run.name,
+                model_dir=run.model_path,
                 now=time.time(),
                 busy_seconds=_BUSY_SECONDS,
             )
@@ -69,7 +63,7 @@ def _open(
             waiting(f"waiting: {error.message}")
             if reason := backoff.failed(error, time.monotonic()):
                 _log.warning("waiting for the database, checkpoints are pinned", reason=reason)
-            lasted = time.monotonic() - backoff.since >= settings.source.grace_seconds
+            lasted = time.monotonic() - backoff.since >= grace_seconds
             if wakeup.finish_asked and lasted:
                 text = f"the run never began: {error.message}"
                 raise WorkLeft(text, hint=error.hint) from error

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from watcher.config import Settings
+from watcher.config.run import RunSettings
+from watcher.config.service import ServiceSettings
 from watcher.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
@@ -19,23 +21,23 @@ if TYPE_CHECKING:
 # Imported where it is asked for: the libraries take memory that others have no use for.
 
 
-def listen(settings: Settings, run: str, stack: ExitStack) -> Endpoints | None:
+def listen(settings: Settings, stack: ExitStack) -> Endpoints | None:
     """Serve what `--listen` asks for until `stack` is closed; raises ListenError if it cannot."""
     if settings.service.listen_address is None:
         return None
     from watcher.service.endpoints import Endpoints
 
-    return stack.enter_context(Endpoints(settings, run))
+    return stack.enter_context(Endpoints(settings))
 
 
 def told_of(
-    settings: Settings, run: str, stack: ExitStack, endpoints: Endpoints | None
+    run: RunSettings, service: ServiceSettings, stack: ExitStack, endpoints: Endpoints | None
 ) -> list[Callable[[Heartbeat], None]]:
     """Begin to tell of the loop, until `stack` is closed.
 
     Args:
-        settings: Those of the run.
-        run: Its name.
+        run: What it is called, and where it lies.
+        service: What is asked for.
         stack: Ends what is started.
         endpoints: What `listen` returned.
 
@@ -46,10 +48,10 @@ def told_of(
         ConfigError, StoreError: the notifications that are asked for cannot be sent.
     """
     audience: list[Callable[[Heartbeat], None]] = []
-    if settings.service.notify or settings.service.notify_command:
+    if service.notify or service.notify_command:
         from watcher.service.notify import Notifications
 
-        notifications = stack.enter_context(Notifications(settings, run))
+        notifications = stack.enter_context(Notifications(run, service))
         audience.append(notifications.show)
         if endpoints:
             endpoints.sent = notifications.counts

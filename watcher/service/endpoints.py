@@ -30,33 +30,34 @@ class Endpoints(HttpServer):
         sent: Returns how many notifications there were, (channel, outcome) to number.
     """
 
-    def __init__(self, settings: Settings, run: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Take the address.
 
         Args:
-            settings: With `listen` set.
-            run: Name of the run, a label of the metrics.
+            settings: With `listen` set. The metrics are of four sections.
 
         Raises:
             ListenError: the address cannot be listened on.
         """
-        assert settings.service.listen_address is not None
+        service = settings.service
+        assert service.listen_address is not None
         self.sent: Sent = dict
-        self._health = Health(settings.service.health_seconds)
-        self._metrics = self._make_metrics(settings, run)
+        self._health = Health(service.health_seconds)
+        self._metrics = self._make_metrics(settings)
         paths: dict[str, Respond] = {
             "/healthz": self._health.healthz,
             "/readyz": self._health.readyz,
             "/metrics": self._metrics or _without_metrics,
         }
-        super().__init__(*settings.service.listen_address, paths)
+        super().__init__(*service.listen_address, paths)
 
-    def _make_metrics(self, settings: Settings, run: str) -> Respond | None:
+    def _make_metrics(self, settings: Settings) -> Respond | None:
         try:
-            from watcher.service.metrics import Metrics
+            from watcher.service.metrics import Metrics, RunCollector
         except ImportError:
             return None
-        return Metrics(settings, run, self._health, lambda: self.sent())
+        parts = settings.run, settings.ranking, settings.retention
+        return Metrics(RunCollector(*parts, self._health, lambda: self.sent()))
 
     def begin(self) -> None:
         """Say where it listens, and expect the loop to turn from now on."""

@@ -25,7 +25,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from watcher import __version__
-from watcher.config import Settings
+from watcher.config.ranking import RankingSettings
+from watcher.config.retention import RetentionSettings
+from watcher.config.run import RunSettings
 from watcher.errors import StoreError
 from watcher.heartbeat import DEGRADATIONS, Heartbeat
 from watcher.service.health import Health
@@ -79,9 +81,9 @@ Sent = Callable[[], Mapping[tuple[str, str], int]]
 class Metrics:
     """What `/metrics` answers. Any thread may ask; one at a time looks at the database."""
 
-    def __init__(self, settings: Settings, run: str, health: Health, sent: Sent = dict) -> None:
+    def __init__(self, collector: RunCollector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_RunCollector(settings, run, health, sent))
+        self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         self._lock = threading.Lock()
 
@@ -96,12 +98,21 @@ class Metrics:
             self._lock.release()
 
 
-class _RunCollector(Collector):
+class RunCollector(Collector):
     """Makes the metrics of one run; each has the label `run`."""
 
-    def __init__(self, settings: Settings, run: str, health: Health, sent: Sent) -> None:
-        self._settings, self._run, self._health, self._sent = settings, run, health, sent
-        self._path = settings.run.state_path / DATABASE_NAME
+    def __init__(
+        self,
+        run: RunSettings,
+        ranking: RankingSettings,
+        retention: RetentionSettings,
+        health: Health,
+        sent: Sent = dict,
+    ) -> None:
+        self._run, self._health, self._sent = run.name, health, sent
+        self._about = {"metric": ranking.metric, "mode": ranking.better, "version": __version__}
+        self._limit = retention.waiting_policy.max_bytes
+        self._path = run.state_path / DATABASE_NAME
         self._totals = Totals()
         self._facts: Facts | None = None
         self._looked = -_LOOK_SECONDS
@@ -153,10 +164,9 @@ class _RunCollector(Collector):
         return family
 
     def _of_presence(self, heartbeat: Heartbeat) -> Iterator[Metric]:
-        status, ranking = heartbeat.status, self._settings.ranking
+        status = heartbeat.status
         info = InfoMetricFamily(_PREFIX + "run", _HELP["run"], labels=("run",))
-        about = {"metric": ranking.metric, "mode": ranking.better, "version": __version__}
-        info.add_metric([self._run], {**about, "device": status.get("device") or ""})
+        info.add_metric([self._run], {**self._about, "device": status.get("device") or ""})
         yield info
         yield self._gauge("progressing", not self._health.stuck())
         yield self._gauge("ready", not self._health.unready())
@@ -195,8 +205,7 @@ class _RunCollector(Collector):
         yield waited
 
     def _of_disk(self) -> Iterator[Metric]:
-        limit = self._settings.retention.waiting_policy.max_bytes
-        if limit is not None:
-            yield self._gauge("max_pinned_bytes", limit)
+        if self._limit is not None:
+            yield self._gauge("max_pinned_bytes", self._limit)
         with contextlib.suppress(OSError):
             yield self._gauge("disk_available_bytes", shutil.disk_usage(self._path.parent).free)

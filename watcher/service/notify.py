@@ -23,7 +23,8 @@ import msgspec
 import structlog
 
 from watcher import __version__
-from watcher.config import Settings
+from watcher.config.run import RunSettings
+from watcher.config.service import ServiceSettings
 from watcher.errors import ConfigError, StoreError
 from watcher.files.atomic_io import replace_file
 from watcher.heartbeat import Heartbeat
@@ -58,7 +59,11 @@ class Notifications:
     """All channels of a run; a context manager. Entered without any, it does nothing."""
 
     def __init__(
-        self, settings: Settings, run: str, *, steady: Callable[[], float] = time.monotonic
+        self,
+        run: RunSettings,
+        service: ServiceSettings,
+        *,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the channels from the settings and what they were told from the state folder.
 
@@ -67,10 +72,10 @@ class Notifications:
             StoreError: the database cannot be read.
         """
         self._steady = steady
-        self._run = run
-        self._model_dir = str(settings.run.model_path)
-        self._database = settings.run.state_path / DATABASE_NAME
-        self._file = settings.run.state_path / FILE_NAME
+        self._run = run.name
+        self._model_dir = str(run.model_path)
+        self._database = run.state_path / DATABASE_NAME
+        self._file = run.state_path / FILE_NAME
         self._lock = threading.Lock()
         self._heartbeat: Heartbeat | None = None
         self._since: dict[str, float] = {}
@@ -79,7 +84,7 @@ class Notifications:
         self._run_uuid = ""
         self._all_told: dict[str, Told] = {}
         self._channels: list[Channel] = []
-        ways = _ways(settings, self._payload)
+        ways = _ways(service, run.name, self._payload)
         if ways:
             self._begin(ways)
 
@@ -205,22 +210,23 @@ class Notifications:
         return msgspec.json.encode({**said, **notice.details}) + b"\n"
 
 
-def _ways(settings: Settings, payload: Callable[[Notice], bytes]) -> list[tuple[str, str, Deliver]]:
+def _ways(
+    service: ServiceSettings, run: str, payload: Callable[[Notice], bytes]
+) -> list[tuple[str, str, Deliver]]:
     """Return each channel's name, key and what delivers."""
     ways: list[tuple[str, str, Deliver]] = []
-    seconds = settings.service.notify_seconds
-    if settings.service.notify_command:
-        command = list(settings.service.notify_command)
+    seconds = service.notify_seconds
+    if service.notify_command:
+        command = list(service.notify_command)
         if shutil.which(command[0]) is None:
             raise ConfigError(
                 f"notify_command ({command[0]}) does not exist or cannot be executed",
                 hint="it is a program and its arguments, not a line for a shell",
             )
         ways.append(("command", _digest(command), _by_command(command, seconds, payload)))
-    if settings.service.notify:
-        _check_addresses(settings.service.notify)
-    run = settings.run.name
-    for url in dict.fromkeys(settings.service.notify):
+    if service.notify:
+        _check_addresses(service.notify)
+    for url in dict.fromkeys(service.notify):
         ways.append(("apprise", _digest([url]), _by_apprise(url, seconds, run)))
     return ways
 

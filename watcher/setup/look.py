@@ -210,7 +210,8 @@ def _ask_environments(
     for path in paths:
         say(f"asking {path}")
         began = time.monotonic()
-        answer = training.ask(_settings(outlook, python=str(path)), "cpu", seconds)
+        settings = _settings(outlook, python=str(path))
+        answer = training.ask(settings.evaluator, settings.carrier, "cpu", seconds)
         if versions := answer.facts.get("versions"):
             if not known:
                 why = f"it imports TensorFlow {versions.get('tensorflow')} and the OD API"
@@ -286,7 +287,7 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
     """Return what the settings stand for that depend on MODEL_DIR."""
     settings = _settings(outlook)
     try:
-        boards(settings)
+        boards(settings.run, settings.ranking)
     except ConfigError:  # told when the file is read
         return {}
     return {

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcher.checkpoints.bundle import index_path, read_index
-from watcher.checkpoints.bundle_format import OD_API, BundleFormat
-from watcher.checkpoints.naming import Naming
+from watcher.checkpoints.bundle_format import BundleFormat
 from watcher.checkpoints.pin import NEW, NO_COPY_EITHER, READ_ONLY, identify, pinning, settling
 from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
 from watcher.files.atomic_io import write_new_file
@@ -38,7 +37,7 @@ class LocalFolder:
         format: What the trainer writes.
     """
 
-    def __init__(self, folder: Path, format: BundleFormat = OD_API) -> None:
+    def __init__(self, folder: Path, format: BundleFormat) -> None:
         self.folder = folder
         self.format = format
 
@@ -46,16 +45,54 @@ class LocalFolder:
         return str(self.folder)
 
     def scan(self) -> list[FoundCheckpoint]:
-        """List the checkpoints in the folder, lowest number first; see `scan`."""
-        return scan(self.folder, self.format)
+        """List the checkpoints in the folder, lowest number first.
+
+        Only regular files with a checkpoint's name count: symlinks, FIFOs, folders such as
+        `ckpt-3_temp` and every other file are passed over. The `checkpoint` state file is not read,
+        it may name anything.
+
+        Returns:
+            A row for each `.index` file, complete or not.
+
+        Raises:
+            ModelDirError: the folder is missing or cannot be listed.
+        """
+        indexes: dict[str, tuple[int, ...]] = {}
+        shards: dict[str, list[tuple[int, ...]]] = {}
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    file = self.format.file(entry.name)
+                    if not file or not (size := _signature(entry)):
+                        continue
+                    name, is_index = file
+                    if is_index:
+                        indexes[name] = size
+                    else:
+                        shards.setdefault(name, []).append(size)
+        except OSError as error:
+            raise ModelDirError(
+                f"cannot list model_dir {self.folder}: {error.strerror}",
+                hint="it is the folder given to model_main_tf2 as --model_dir",
+            ) from error
+        found = [
+            FoundCheckpoint(
+                name=name,
+                save_counter=self.format.number(name) or 0,
+                prefix=self.folder / name,
+                signature=(index, *sorted(shards.get(name, []))),
+            )
+            for name, index in indexes.items()
+        ]
+        return sorted(found, key=lambda checkpoint: checkpoint.save_counter)
 
     def read_index(self, name: str) -> bytes:
         """Read the index of this name as it is now, whole or not; see `bundle.read_index`."""
         return read_index(self.folder / name)
 
-    def still_there(self, found: FoundCheckpoint) -> bool:
+    def still_there(self, name: str) -> bool:
         """Tell whether the folder has an index of this name."""
-        return index_path(self.folder / found.name).exists()
+        return index_path(self.folder / name).exists()
 
     def unreadable(self, found: FoundCheckpoint) -> str | None:
         """Return which file may not be read and why, None when each can be opened."""
@@ -77,7 +114,7 @@ class LocalFolder:
         self, found: FoundCheckpoint, into: Path, verified: Verified | None, progress: Progress
     ) -> Work[Pin]:
         """Take a verified pin; see `pinning`."""
-        return pinning(found, into, verified, progress, self.format)
+        return pinning(found, into, self.format, verified, progress)
 
     def take_again(
         self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
@@ -94,7 +131,7 @@ class LocalFolder:
         self, prefix: Path, into: Path, verified: Verified | None, progress: Progress
     ) -> Work[Pin]:
         """Verify what an earlier `take` left half-made; see `settling`."""
-        return settling(prefix, into, "link", verified, progress, self.format)
+        return settling(prefix, into, self.format, "link", verified, progress)
 
     def why_copies(self, into: Path) -> str | None:
         """Return why pins cannot be hard links, None when nothing speaks against it.
@@ -123,7 +160,8 @@ class LocalFolder:
 
     def passed_over(self) -> list[tuple[str, str]]:
         """Return the kinds of checkpoints that are passed over now, and what to say of each."""
-        return [(one.kind, f"{one}; {one.remedy}") for one in passed_over.look(self.folder)]
+        seen = passed_over.look(self.folder, self.format)
+        return [(one.kind, f"{one}; {one.remedy}") for one in seen]
 
     def watch(self, wake: Callable[[], None]) -> Watch:
         """Return the watch on the folder; `ensure` registers it."""
@@ -131,52 +169,6 @@ class LocalFolder:
         from watcher.sources.watch import Watch
 
         return Watch(self.folder, wake)
-
-
-def scan(model_dir: Path, naming: Naming = OD_API) -> list[FoundCheckpoint]:
-    """List the checkpoints in model_dir, lowest number first.
-
-    Only regular files with a checkpoint's name count: symlinks, FIFOs, folders such as
-    `ckpt-3_temp` and every other file are passed over. The `checkpoint` state file is not read,
-    it may name anything.
-
-    Args:
-        model_dir: The trainer's folder.
-        naming: How it names them.
-
-    Returns:
-        A row for each `.index` file, complete or not.
-
-    Raises:
-        ModelDirError: the folder is missing or cannot be listed.
-    """
-    indexes: dict[str, tuple[int, ...]] = {}
-    shards: dict[str, list[tuple[int, ...]]] = {}
-    try:
-        with os.scandir(model_dir) as entries:
-            for entry in entries:
-                if not (file := naming.file(entry.name)) or not (size := _signature(entry)):
-                    continue
-                name, is_index = file
-                if is_index:
-                    indexes[name] = size
-                else:
-                    shards.setdefault(name, []).append(size)
-    except OSError as error:
-        raise ModelDirError(
-            f"cannot list model_dir {model_dir}: {error.strerror}",
-            hint="it is the folder given to model_main_tf2 as --model_dir",
-        ) from error
-    found = [
-        FoundCheckpoint(
-            name=name,
-            save_counter=naming.number(name) or 0,
-            prefix=model_dir / name,
-            signature=(index, *sorted(shards.get(name, []))),
-        )
-        for name, index in indexes.items()
-    ]
-    return sorted(found, key=lambda checkpoint: checkpoint.save_counter)
 
 
 def _signature(entry: os.DirEntry[str]) -> tuple[int, ...] | None:

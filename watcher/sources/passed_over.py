@@ -1,7 +1,7 @@
 """Passed over: what looks like a checkpoint beside those that are evaluated, why, and what to do.
 
-Only what the OD API's trainer saves is evaluated: `ckpt-1`, `ckpt-2` and so on, regular files in
-MODEL_DIR itself. Whatever else a checkpoint may be called, silence about it would be taken for
+Only what the trainer saves by its format is evaluated: `ckpt-1`, `ckpt-2` and so on, regular files
+in MODEL_DIR itself. Whatever else a checkpoint may be called, silence about it would be taken for
 "none is there".
 """
 
@@ -16,13 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from watcher.checkpoints.naming import OD_API_NAMES
+from watcher.protocols import CheckpointFormat
 
 _INDEX = re.compile(r"(?P<prefix>.+)\.index(?P<more>.*)", re.DOTALL)
 _DATA = re.compile(r"(.+)\.data-[0-9]{5}-of-[0-9]{5}", re.DOTALL)
-_NUMBER = OD_API_NAMES.number
-_FIRST, _SECOND = OD_API_NAMES.name(1), OD_API_NAMES.name(2)
-_ANY = OD_API_NAMES.stem + "N"
 _TF1 = re.compile(r"model\.ckpt(-[0-9]+)?")
 _SHOWN = 3
 _FOLDERS = 100
@@ -68,25 +65,23 @@ class PassedOver:
         return f"not evaluated: {', '.join(self.names[:_SHOWN])}{more}: {self.why}"
 
 
-_AS_OURS = f"copy the files as {_FIRST}.index and {_FIRST}.data-... into a folder of their own"
-_REASONS = {
+_REASONS: dict[str, tuple[str, str]] = {
     "exported": (
         "what a training starts from, as the OD API's exporter and the model zoo name it; a"
-        f" trainer's own begin with {_FIRST}",
-        f"to evaluate it, {_AS_OURS}, and give that as MODEL_DIR",
+        " trainer's own begin with {first}",
+        "to evaluate it, {as_ours}, and give that as MODEL_DIR",
     ),
     "tf1": (
         "named as TensorFlow 1 does, whose checkpoints the OD API cannot restore in TensorFlow 2",
-        f"if TensorFlow 2 saved it, {_AS_OURS}, and give that as MODEL_DIR",
+        "if TensorFlow 2 saved it, {as_ours}, and give that as MODEL_DIR",
     ),
     "name": (
-        f"the OD API's trainer saves {_FIRST}, {_SECOND} and so on, and no other name is looked at",
-        f"if one is of such a trainer, {_AS_OURS} (the next as {_SECOND}), and give that as"
-        " MODEL_DIR",
+        "the OD API's trainer saves {first}, {second} and so on, and no other name is looked at",
+        "if one is of such a trainer, {as_ours} (the next as {second}), and give that as MODEL_DIR",
     ),
     "copy": (
         "more follows in the name after .index",
-        f"if it is a whole checkpoint, give its files the names {_ANY}.index and {_ANY}.data-...",
+        "if it is a whole checkpoint, give its files the names {any}.index and {any}.data-...",
     ),
     "link": (
         "symbolic links are not followed",
@@ -101,15 +96,17 @@ _REASONS = {
         "nothing can restore it; delete it when nobody needs it",
     ),
 }
+_AS_OURS = "copy the files as {0}.index and {0}.data-... into a folder of their own"
 
 
-def passed_over(entries: Iterable[Entry], now: float) -> list[PassedOver]:
+def passed_over(entries: Iterable[Entry], naming: CheckpointFormat, now: float) -> list[PassedOver]:
     """Return the checkpoints of a listing that are not evaluated, by reason. Pure.
 
     What is evaluated, or has another outcome of its own, is not among them.
 
     Args:
         entries: What `listing` returns.
+        naming: What the trainer calls its checkpoints.
         now: Seconds since the epoch; data of a save that may be under way lacks no index yet.
     """
     indexes: dict[str, tuple[str, Entry]] = {}
@@ -121,29 +118,36 @@ def passed_over(entries: Iterable[Entry], now: float) -> list[PassedOver]:
             indexes[entry.name] = (found["prefix"], entry)
     found_by: dict[str, list[str]] = {kind: [] for kind in _REASONS}
     for prefix, entry in indexes.values():
-        if kind := _kind(prefix, entry, whole=prefix in data):
+        if kind := _kind(prefix, entry, naming, whole=prefix in data):
             found_by[kind].append(entry.name if kind == "copy" else prefix)
     for prefix, written_at in data.items():
         name = Path(prefix).name
         is_old = now - written_at > _SAVING_SECONDS
-        if is_old and _NUMBER(name) and f"{prefix}.index" not in indexes:
+        if is_old and naming.number(name) and f"{prefix}.index" not in indexes:
             found_by["no index"].append(prefix)
+    first = naming.name(1)
+    words = {"first": first, "second": naming.name(2), "any": f"{naming.stem}N"}
+    words["as_ours"] = _AS_OURS.format(first)
     return [
-        PassedOver(kind, tuple(sorted(names, key=_in_order)), *_REASONS[kind])
+        PassedOver(
+            kind,
+            tuple(sorted(names, key=_in_order)),
+            *(text.format_map(words) for text in _REASONS[kind]),
+        )
         for kind, names in found_by.items()
         if names
     ]
 
 
-def _kind(prefix: str, entry: Entry, *, whole: bool) -> str | None:
+def _kind(prefix: str, entry: Entry, naming: CheckpointFormat, *, whole: bool) -> str | None:
     """Return the reason why an index is not looked at; None when it is, or is no checkpoint's."""
     folder, _, name = prefix.rpartition("/")
     is_whole_name = entry.name == f"{prefix}.index"
     if not is_whole_name:
-        return "copy" if name.startswith(OD_API_NAMES.stem) and not folder else None
-    if _NUMBER(name):
+        return "copy" if name.startswith(naming.stem) and not folder else None
+    if naming.number(name):
         return "folder" if folder else "link" if entry.is_link else None
-    if name == OD_API_NAMES.name(0):
+    if name == naming.name(0):
         return "exported"
     if not whole and "ckpt" not in name:
         return None  # an index of something else
@@ -186,6 +190,6 @@ def _list(folder: Path, before: str, entries: list[Entry]) -> list[str]:
     return sorted(folders)
 
 
-def look(model_dir: Path) -> list[PassedOver]:
+def look(model_dir: Path, naming: CheckpointFormat) -> list[PassedOver]:
     """Return what of a folder is passed over now."""
-    return passed_over(listing(model_dir), time.time())
+    return passed_over(listing(model_dir), naming, time.time())

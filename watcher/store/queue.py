@@ -244,20 +244,28 @@ class Queue(Checkpoints):
             self._db.update("checkpoints", lease.checkpoint_id, may_pass=may_pass)
             self._db.event(now, "failed", reason, lease.name)
 
-    def waiting(self) -> tuple[list[Queued], int, int]:
+    def waiting(self, *, counts_saves: bool) -> tuple[list[Queued], int, int]:
         """Return what a queue policy decides on.
+
+        Args:
+            counts_saves: The number in a checkpoint's name says which save it is; else its place
+                among those of its generation does, in the order found.
 
         Returns:
             The pending checkpoints, but for those of a leaderboard that are measured anew; the
             step that was evaluated last before the first of them (0 for none); and the bytes of
             the pin that is being evaluated.
         """
+        place = "row_number() OVER (PARTITION BY generation ORDER BY id)"
+        save = "save_counter" if counts_saves else place
         rows = self._db.all(
-            "SELECT id AS checkpoint_id, name, save_counter,"
+            "SELECT checkpoint_id, name, save, global_step, size_bytes FROM"
+            f" (SELECT id AS checkpoint_id, name, {save} AS save, state,"
             " coalesce(global_step, 0) AS global_step, coalesce(size_bytes, 0) AS size_bytes"
-            " FROM checkpoints WHERE run_id = ? AND state = 'pending' AND id NOT IN"
+            " FROM checkpoints WHERE run_id = ?)"
+            " WHERE state = 'pending' AND checkpoint_id NOT IN"
             " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL AND board != ?)"
-            " ORDER BY id",
+            " ORDER BY checkpoint_id",
             [self._run_id, KEPT_BOARD],
         )
         queued = [Queued(**row) for row in rows]

@@ -8,10 +8,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from watcher.checkpoints.naming import OD_API_NAMES
 from watcher.decision.metric import Key
 from watcher.store.connection import Connection
 from watcher.types import ScoredCheckpoint
@@ -36,13 +35,15 @@ _NAMED = (
     " e.id AS evaluation_id FROM checkpoints c JOIN runs r ON r.id = c.run_id"
     " LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
 )
+# What comes before the numbers in the name of several.
+_STEM = "rtrim(substr(c.name, 1, instr(c.name, '..') - 1), '0123456789')"
 # In the order in which they are tried.
 _BY_NAME = (
     "c.name = ?2",
     "c.global_step = CAST(?2 AS INTEGER) AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
     # One of several in a row that nobody saw: `ckpt-5` of `ckpt-3..ckpt-7`.
-    f"c.saves > 1 AND ?2 GLOB '{OD_API_NAMES.stem}[1-9]*'"
-    f" AND CAST(substr(?2, {len(OD_API_NAMES.stem) + 1}) AS INTEGER)"
+    f"c.saves > 1 AND rtrim(?2, '0123456789') = {_STEM}"
+    f" AND CAST(substr(?2, length({_STEM}) + 1) AS INTEGER)"
     " BETWEEN c.save_counter - c.saves + 1 AND c.save_counter",
     "length(?2) >= 6 AND c.sha256 LIKE ?2 || '%' AND ?2 NOT GLOB '*[^0-9a-fA-F]*'",
 )
@@ -53,6 +54,22 @@ _NAMING = {
     ),
     "last": ("?2 = 'last' AND e.id IS NOT NULL",),
 }
+
+
+def unscored(row: Mapping[str, Any], *, not_finite: bool = False) -> ScoredCheckpoint:
+    """Return a checkpoint that has no score, beside those that have one."""
+    return ScoredCheckpoint(
+        checkpoint_id=row["id"],
+        evaluation_id=0,
+        name=row["name"],
+        global_step=row["global_step"],
+        sha256=row["sha256"],
+        score=None,
+        evaluated_at="",
+        not_finite=not_finite,
+        pin=row.get("prefix"),
+        generation=row["generation"],
+    )
 
 
 class Rows(Connection):
@@ -159,13 +176,12 @@ class Rows(Connection):
     def not_finite(self) -> list[ScoredCheckpoint]:
         """Return the checkpoints that failed because their weights or metrics are not finite."""
         rows = self.all(
-            "SELECT id AS checkpoint_id, 0 AS evaluation_id, name, coalesce(global_step, 0) AS"
-            " global_step, coalesce(sha256, '') AS sha256, NULL AS score, '' AS evaluated_at,"
-            " generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
+            "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
+            " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " AND reason LIKE 'not_finite:%'",
             [self.run_id],
         )
-        return [ScoredCheckpoint(**row, not_finite=True) for row in rows]
+        return [unscored(row, not_finite=True) for row in rows]
 
     def values_of(
         self, evaluation_id: int, names: Sequence[str] | None = None
@@ -275,9 +291,9 @@ class Rows(Connection):
         """Return the end of a sentence about a name that `find` does not know: what was meant."""
         # Another number is another checkpoint, so of a number that is not there nothing is near.
         if number := re.fullmatch(r"\D*(\d+)", wanted):
-            name = OD_API_NAMES.name(int(number[1]))
-            sql = "SELECT 1 FROM checkpoints WHERE run_id = ? AND name = ?"
-            near = [name] if self.value(sql, [self.run_id, name]) else []
+            sql = "SELECT name FROM checkpoints WHERE run_id = ? AND saves = 1 AND name GLOB ?"
+            name = self.value(sql, [self.run_id, f"*[^0-9]{int(number[1])}"])
+            near = [name] if name else []
         else:
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
         return f": did you mean {near[0]}?" if near else ""

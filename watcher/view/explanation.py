@@ -13,7 +13,7 @@ from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
 from watcher.types import ScoredCheckpoint
 from watcher.view.fitting import Fitting
-from watcher.view.tables import plain_table, small_figure
+from watcher.view.tables import difference, plain_table
 
 _SHOWN = 10
 _OF_DECISION = ("reason", "message", "global_step")
@@ -86,7 +86,7 @@ def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
     best = told.ranking.leaders[0].score if told.ranking.leaders else None
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
         assert row.score is not None and best is not None
-        behind = "" if place == 1 else small_figure(abs(best - row.score), ".6f")
+        behind = "" if place == 1 else difference(row.score, best, 6)
         files = Text("kept") if row.pin else Text("gone", style="red")
         if row.checkpoint_id in in_model_dir:
             files = Text("in MODEL_DIR")  # pinned again when the watcher is started

@@ -342,5 +342,7 @@ def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
         settings = make_settings(values, dict.fromkeys(values, "the run's database"))
     except ConfigError:  # of a version with other rules
         return {}
-    policy = stop_policy(settings, reader.resumed_step(), reader.generation())
+    policy = stop_policy(
+        settings.ranking, settings.stopping, reader.resumed_step(), reader.generation()
+    )
     return patience_left(walk([*reader.scored(), *reader.not_finite()], policy), policy)

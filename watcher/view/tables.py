@@ -92,14 +92,13 @@ def leaderboard_table(
     names = ("rank", "checkpoint", *life, "step", "score", "behind", *file, *gone)
     table = plain_table(*names, texts=("checkpoint", "file", "files"))
     for row in board:
-        behind = abs(board[0]["score"] - row["score"]) if row is not board[0] else None
         table.add_row(
             str(row["rank"]),
             row["checkpoint"],
             *(str(row[name]) for name in life),
             figure(row["global_step"], "d"),
             figure(row["score"], ".6f"),
-            "" if behind is None else small_figure(behind, ".6f"),
+            "" if row is board[0] else difference(row["score"], board[0]["score"], 6),
             *((Path(row["path"]).name,) if renamed else ()),
             *((Text("missing" if is_missing(row) else "", style="red"),) if gone else ()),
             style="bold" if row["rank"] == 1 else "",
@@ -179,7 +178,7 @@ def changes_table(
             table.add_row(
                 Either(change.label, short.get(change.label, change.label)),
                 *map(_measured, (change.old, change.new)),
-                Text(_difference(change.change), style=style),
+                Text(_difference(change), style=style),
                 Text(verdict, style=style),
             )
         parts += [Text(), Fitting(table, optional=("from",))]
@@ -196,10 +195,23 @@ def figure(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def small_figure(value: float, form: str) -> str:
-    """Return a number as text; of one that would be shown as 0, the first two digits."""
-    text = format(value, form)
-    return format(value, f"{form[:-3]}.1e") if value and not float(text) else text
+def difference(value: float, other: float, places: int, sign: str = "") -> str:
+    """Return how far two numbers are apart as text: as a reader subtracts what is shown of them.
+
+    Of two that are shown alike and are not the same, the first two digits of that.
+
+    Args:
+        value: A number, shown with so many places.
+        other: What it is compared with, shown likewise.
+        places: After the point.
+        sign: `+` to show the direction too.
+    """
+    shown, exact = round(value, places) - round(other, places), value - other
+    if not sign:
+        shown, exact = abs(shown), abs(exact)
+    return (
+        format(exact, f"{sign}.1e") if exact and not shown else format(shown, f"{sign}.{places}f")
+    )
 
 
 def plain_table(*names: str, texts: Collection[str] = ()) -> Table:
@@ -254,8 +266,10 @@ def _measured(value: float | None) -> str:
     return "-1" if value == -1 else f"{value:.4f}"
 
 
-def _difference(change: float | None) -> str:
-    return "" if change is None else small_figure(change, "+.4f")
+def _difference(one: Change) -> str:
+    if one.change is None or one.new is None or one.old is None:
+        return ""
+    return difference(one.new, one.old, 4, "+")
 
 
 def _verdict(change: Change) -> tuple[str, str]:
