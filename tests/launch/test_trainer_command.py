@@ -129,6 +129,7 @@ def test_num_steps_is_read_where_it_cannot_be_mistaken(tmp_path: Path, text: str
         ("num_classes: 2", "item { id: 1 }\nitem { id: 2 }\nitem {\n  id: 3\n}", "id 3"),
         ("num_classes: 3", "item { id: 1 }\nitem { id: 2 }\nitem {\n  id: 3\n}", None),
         ("num_classes: 2", "item { id: 1 } item { id: 3 }", "id 3"),
+        ("num_classes: 2", "item { id: 1 keypoints { id: 3 } }\nitem { id: 2 }", None),
         ("num_classes: 2", "item { id: 2 }\n# item { id: 9 }", None),
         ("num_classes: 2\nnum_classes: 1", "item { id: 9 }", None),  # which counts is not known
     ],
