@@ -160,6 +160,7 @@ def every_command() -> dict[str, list[str]]:
                 found[f"{path.name}: {shlex.join(words)}"] = words
     scripts = [path for path in DEPLOY.rglob("*") if path.is_file()]
     scripts = [path for path in scripts if path.suffix not in (".txt", ".pyc")]
+    scripts = [path for path in scripts if ".ruff_cache" not in path.parts]
     pages = [ROOT / "docs" / "how-to" / f"{name}.md" for name in PAGES]
     for path in [*scripts, *(ROOT / "systemd").iterdir(), *pages]:
         for words in text_commands(path.read_text()):
