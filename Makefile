@@ -17,7 +17,7 @@ OD_SET ?= py311-tf221
 OD_PYTHON ?= $(patsubst py3%,3.%,$(firstword $(subst -, ,$(OD_SET))))
 OD_VENV ?= .venv-od
 # Many tests wait rather than work, so more of them at once than there are cores.
-TESTERS ?= 3
+TESTERS ?= 4
 MINUTES ?= 30
 SEED ?= 4
 MAN_DIR ?= build/man/man1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 from browser import CHROMIUM, MISSING, Browser
+from shared import once
 from stores import MAP, NOW
+from trained import Trained
 from watching import ROOT, Watcher
 
 from watcher.decision.metric import parse_metric
@@ -22,13 +25,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
-    # So that no process waits for the other at the end.
-    items.sort(
-        key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else 99
-    )
+    # So that no process waits for the others at the end.
+    first = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
 
 
-_LONGEST = ("test_evaluator_families.py", "test_main_job.py", "test_evaluator_exact.py")
+# From the longest; but for the exact ones, which wait for the run that the main job makes.
+_LONGEST = (
+    "test_evaluator_families.py",
+    "test_main_job.py",
+    "test_faults_promotion.py",
+    "test_doctor.py",
+    "test_faults_store.py",
+    "test_evaluator_start.py",
+    "test_evaluator_exact.py",
+    "test_launcher.py",
+    "test_faults_worker.py",
+    "test_web.py",
+    "test_device_running.py",
+    "test_faults_pinning.py",
+    "test_tensorboard.py",
+    "test_faults_running.py",
+    "test_readme.py",
+    "test_run.py",
+)
 
 
 # What they start runs for seconds: a real watcher, the README's commands, a training environment.
@@ -53,6 +73,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"{took:5.1f} s {name}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _python3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let `env python3`, which begins the stub worker, be no shell script of a version manager.
+
+    That takes longer than the stub itself, and there are hundreds of its starts.
+    """
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "python3").symlink_to(Path(sys.base_prefix, "bin", "python3"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="session")
 def od_python() -> str:
     """The interpreter of a training environment: TensorFlow and the OD API are in it."""
@@ -60,6 +93,17 @@ def od_python() -> str:
     if not Path(path).exists():
         pytest.fail(f"no training environment at {path}: run `make test`, which installs it")
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The one run of the unmodified trainer, made by the first test that asks for it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    run = Trained(folder / "trained", od_python)
+    once(run.folder, lambda _: run.make())
+    return run
 
 
 @pytest.fixture

@@ -57,8 +57,8 @@ class TrainingRun:
     def __init__(self, folder: Path, images: int) -> None:
         self.folder = folder
         self.images = images
-        draw_shapes(od_python(), folder, "train", 64, "--empty-every", 0, "--flags", 0)
-        draw_shapes(od_python(), folder, "val", images, "--seed", 2)
+        train = {"images": 64, "empty_every": 0, "flags": False}
+        draw_shapes(od_python(), folder, {"train": train, "val": {"images": images, "seed": 2}})
         config = (PROGRAMS / "ssd_fixed.config").read_text()
         for name in ("train.tfrecord", "val.tfrecord", "label_map.pbtxt"):
             config = config.replace(f'"{name}"', f'"{folder / name}"')

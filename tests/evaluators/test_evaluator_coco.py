@@ -7,7 +7,6 @@ brute force in a metric plugin.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,23 +18,30 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
 BACKENDS = ROOT / "build" / "coco-backends"
 
 
-def answers(od_python: str, folder: Path, *options: object) -> dict[str, Any]:
-    out = run_program(od_python, PROGRAMS / "coco_backends.py", *options, cwd=folder)
-    found: dict[str, Any] = json.loads(out)
-    return found
+CASES = {
+    "boxes": {"images": 60, "seed": 3},
+    "masks": {"masks": True},
+    "nothing found": {"nothing_found": True},
+}
 
 
-@pytest.mark.parametrize(
-    "options", [("--images", 60, "--seed", 3), ("--masks",), ("--nothing-found",)], ids=str
-)
-def test_backends_equal_the_od_api(
-    od_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
-) -> None:
+@pytest.fixture(scope="module")
+def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What every backend says of each case, and the recommendation, all from one process."""
+    folder = tmp_path_factory.mktemp("coco")
+    asked = list(CASES.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(BACKENDS))
+        said = run_program(od_python, PROGRAMS / "coco_backends.py", cwd=folder, asked=asked)
+    return dict(zip([*CASES, "recommended"], json.loads(said), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_backends_equal_the_od_api(answers: dict[str, Any], case: str) -> None:
     there = BACKENDS.exists()
-    monkeypatch.setenv("PYTHONPATH", str(BACKENDS))
-    found = answers(od_python, tmp_path, *options)
+    found = answers[case]
     expected = found.pop("od_api")["metrics"]
-    kind = "Masks" if "--masks" in options else "Boxes"
+    kind = "Masks" if case == "masks" else "Boxes"
     by_plugin = found.pop("plugin")
     assert by_plugin == pytest.approx(expected[f"Detection{kind}_Precision/mAP@.50IOU"], rel=1e-9)
     assert set(found) >= {"pycocotools", *(("hotcoco", "faster-coco-eval") if there else ())}
@@ -49,6 +55,14 @@ def test_backends_equal_the_od_api(
             assert answer["metrics"] == expected, backend
             assert answer["categories"] == reference, backend
     scores = list(expected.values())
-    assert max(scores) == 0.0 if "--nothing-found" in options else max(scores) > 0.1
+    assert max(scores) == 0.0 if case == "nothing found" else max(scores) > 0.1
     if not there:
         pytest.skip("pycocotools alone was compared: `make environments` installs the others")
+
+
+def test_a_faster_backend_is_recommended_for_many_images_with_this_interpreter(
+    answers: dict[str, Any], od_python: str
+) -> None:
+    said = answers["recommended"]
+    assert said.pop("many")[1] == f"{od_python} -m pip install --no-deps hotcoco"
+    assert set(said.values()) == {None}

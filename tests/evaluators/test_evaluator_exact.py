@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_client import PROGRAMS, Client, draw_shapes, reference_metrics, run_program
+from evaluator_client import PROGRAMS, Client, run_program
 from pages import page
 from schema_judge import complaints
+from trained import SHAPES, Trained
 
 from watcher.decision.metric import SHORT_NAMES, parse_metric
 
@@ -40,21 +41,23 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(
+    od_python: str, trained: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("run")
-    draw_shapes(od_python, folder, "train", 64, "--empty-every", 0, "--flags", 0)
-    draw_shapes(od_python, folder, "val", 24, "--seed", 2)
-    # The same images without source_id, as some converters leave it.
-    draw_shapes(od_python, folder, "anonymous", 24, "--seed", 2, "--anonymous")
+    for name in (*SHAPES, "label_map"):
+        for path in trained.folder.glob(f"{name}.*"):
+            shutil.copy(path, folder)
+    model_dir = folder / "model_dir"
+    model_dir.mkdir()
+    for path in trained.model_dir.glob("ckpt-[123].*"):
+        shutil.copy(path, model_dir)
     pipeline = folder / "pipeline.config"
     config = (PROGRAMS / "ssd_fixed.config").read_text()
     pipeline.write_text(config)
     anonymous = config.replace('"val.tfrecord"', '"anonymous.tfrecord"')
     pipeline.with_name("anonymous.config").write_text(anonymous)
-    trainer = ["-m", "object_detection.model_main_tf2", "--pipeline_config_path", pipeline]
-    options = ["--model_dir", "model_dir", "--checkpoint_every_n", 100]
-    run_program(od_python, *trainer, *options, cwd=folder)
-    reference = reference_metrics(od_python, pipeline, "model_dir/ckpt-2", "model_dir/ckpt-3")
+    reference = {f"model_dir/{name}": found for name, found in trained.reference.items()}
     with Client(od_python, folder) as client:
         fits = str(folder / "model_dir" / "ckpt-3")
         ready = client.start("pipeline.config", check=fits)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from evaluator_client import PROGRAMS, Client, draw_shapes, run_program
+from evaluator_client import PROGRAMS, Client, run_program
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -110,6 +110,7 @@ REFUSED = {
 }
 # Requests on the sound pipeline.config.
 REFUSED_REQUESTS = {
+    "no pipeline.config": ({"pipeline_config": "none.config"}, "missing_file", "none.config"),
     "no such input": ({"eval_input": "test"}, "bad_pipeline_config", "test"),
     "no such index": ({"eval_input": 7}, "bad_pipeline_config", "7"),
     "unknown backend": ({"coco_backend": "magic"}, "unsupported", "magic"),
@@ -173,7 +174,6 @@ def refusals(
 ) -> dict[str, list[str] | None]:
     """The refusal of each broken set-up, all tried in one process."""
     folder = tmp_path_factory.mktemp("shapes")
-    draw_shapes(od_python, folder, "val", 60)
     (folder / "sound.config").write_text(CONFIG)
     (folder / "unclosed.pbtxt").write_text("item { id: 1 name: 'rect'")
     (folder / "empty.pbtxt").write_text("")
@@ -229,12 +229,6 @@ def test_records_that_are_evaluated_otherwise_than_they_look_are_warned_of_at_th
 
 
 @pytest.mark.tensorflow
-def test_missing_pipeline_config_is_refused_by_the_worker(od_python: str, tmp_path: Path) -> None:
-    error = refusal(od_python, tmp_path, "none.config")
-    assert (error["code"], "none.config" in str(error["message"])) == ("missing_file", True)
-
-
-@pytest.mark.slow
 def test_missing_pipeline_config_is_refused_by_the_worker_under_the_users_name(
     od_python: str, tmp_path: Path
 ) -> None:

@@ -44,12 +44,12 @@ def run_program(od_python: str, *arguments: object, cwd: Path, asked: object = N
     return ran.stdout
 
 
-def draw_shapes(od_python: str, folder: Path, name: str, images: int, *options: object) -> None:
-    """Writes NAME.tfrecord and label_map.pbtxt into the folder."""
-    program = PROGRAMS / "shapes.py"
-    run_program(
-        od_python, program, folder, "--name", name, "--images", images, *options, cwd=folder
-    )
+def draw_shapes(od_python: str, folder: Path, sets: dict[str, dict[str, Any]]) -> None:
+    """Writes NAME.tfrecord for each set, and label_map.pbtxt, into the folder.
+
+    `sets` has the options of each, as in `od/shapes.py`.
+    """
+    run_program(od_python, PROGRAMS / "shapes.py", folder, cwd=folder, asked=sets)
 
 
 def reference_metrics(od_python: str, pipeline: Path, *arguments: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from watching import STUB, cli
 
 from watcher.doctor import cadence
 from watcher.launch.modules import found_interpreter
-from watcher.launch.od_trainer import missing, mistyped, num_steps, read
+from watcher.launch.od_trainer import missing, mistyped, num_steps, read_pipeline
 from watcher.setup.interpreters import as_found
 
 pytestmark = pytest.mark.slow
@@ -116,8 +116,8 @@ def test_a_plan_begins_where_training_goes_on():
 )
 def test_num_steps_is_read_where_it_cannot_be_mistaken(tmp_path: Path, text: str, steps: int):
     (tmp_path / "p").write_text(text)
-    assert num_steps(read(tmp_path / "p")) == steps
-    assert num_steps(read(tmp_path / "none")) is None
+    assert num_steps(read_pipeline(tmp_path / "p")) == steps
+    assert num_steps(read_pipeline(tmp_path / "none")) is None
 
 
 # -- classes that the model has no place for
@@ -129,6 +129,7 @@ def test_num_steps_is_read_where_it_cannot_be_mistaken(tmp_path: Path, text: str
         ("num_classes: 2", "item { id: 1 }\nitem { id: 2 }\nitem {\n  id: 3\n}", "id 3"),
         ("num_classes: 3", "item { id: 1 }\nitem { id: 2 }\nitem {\n  id: 3\n}", None),
         ("num_classes: 2", "item { id: 1 } item { id: 3 }", "id 3"),
+        ("num_classes: 2", "item { id: 1 keypoints { id: 3 } }\nitem { id: 2 }", None),
         ("num_classes: 2", "item { id: 2 }\n# item { id: 9 }", None),
         ("num_classes: 2\nnum_classes: 1", "item { id: 9 }", None),  # which counts is not known
     ],

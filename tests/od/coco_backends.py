@@ -1,9 +1,10 @@
-"""Runs every COCO backend on made-up boxes: `coco_backends.py [--images N] ...`.
+"""Runs every COCO backend on made-up boxes: `coco_backends.py < CASES`.
 
-Runs in the training interpreter, without any model. Prints one JSON object: for each backend that
-can be imported its metrics, category metrics and seconds (conversion of the detections included),
-under `od_api` what the OD API's own evaluators give for the same numbers, and under `plugin` what
-a metric plugin makes of them by brute force.
+Runs in the training interpreter, without any model. CASES is a JSON list of options (see DEFAULTS).
+Prints a JSON list of an object for each: for every backend that can be imported its metrics and
+category metrics, under `od_api` what the OD API's own evaluators give for the same numbers, and
+under `plugin` what a metric plugin makes of them by brute force. One more object says which backend
+`recommendation` would rather have.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 
 ANSWER = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
@@ -25,6 +25,15 @@ from object_detection.metrics import coco_evaluation  # noqa: E402
 from object_detection.protos import eval_pb2  # noqa: E402
 
 SIZE = 200
+DEFAULTS = {
+    "images": 30,
+    "classes": 3,
+    "objects": 4,
+    "detections": 30,
+    "seed": 1,
+    "masks": False,
+    "nothing_found": False,
+}
 
 
 class Batch:
@@ -125,7 +134,7 @@ def by_plugin(masks, categories, identities, truths, found):
 
 
 def od_api(masks, categories, identities, truths, found):
-    """Returns what the OD API's own evaluator gives, and the seconds its last step took."""
+    """Returns what the OD API's own evaluator gives."""
     kind = coco_evaluation.CocoMaskEvaluator if masks else coco_evaluation.CocoDetectionEvaluator
     evaluator = kind(categories)
     for identity, (boxes, classes, crowd), (moved, scores, guessed) in zip(
@@ -149,45 +158,41 @@ def od_api(masks, categories, identities, truths, found):
                 "detection_masks": draw(moved) if masks else None,
             },
         )
-    began = time.perf_counter()
-    metrics = evaluator.evaluate()
-    return {name: float(value) for name, value in metrics.items()}, time.perf_counter() - began
+    return {name: float(value) for name, value in evaluator.evaluate().items()}
 
 
-def main():
-    """Prints the answer."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in (
-        ("images", 30),
-        ("classes", 3),
-        ("objects", 4),
-        ("detections", 30),
-        ("seed", 1),
-    ):
-        parser.add_argument("--" + name, type=int, default=value)
-    parser.add_argument("--masks", action="store_true")
-    parser.add_argument("--nothing-found", action="store_true")
-    options = parser.parse_args()
+def case(options):
+    """Returns the answers to one case."""
+    options = argparse.Namespace(**{**DEFAULTS, **options})
     categories = [{"id": i, "name": "class {}".format(i)} for i in range(1, options.classes + 1)]
     identities, truths, found = made_up(options)
     name = "coco_mask_metrics" if options.masks else "coco_detection_metrics"
     truth = ground_truth(name, categories, identities, truths)
-    metrics, seconds = od_api(options.masks, categories, identities, truths, found)
-    answer = {"od_api": {"metrics": metrics, "seconds": seconds}}
-    answer["plugin"] = by_plugin(options.masks, categories, identities, truths, found)
+    answer = {
+        "od_api": {"metrics": od_api(options.masks, categories, identities, truths, found)},
+        "plugin": by_plugin(options.masks, categories, identities, truths, found),
+    }
     for backend in [b for b in coco.BACKENDS if coco._importable(b)]:
-        began = time.perf_counter()
         run = coco.CocoMetrics(truth, backend, eval_pb2.EvalConfig())
         run.add(Batch(identities, found))
-        added = time.perf_counter()
         metrics, by_category = run.compute()
-        answer[backend] = {
-            "metrics": metrics,
-            "categories": by_category,
-            "seconds": time.perf_counter() - began,
-            "compute_seconds": time.perf_counter() - added,
-        }
-    json.dump(answer, ANSWER)
+        answer[backend] = {"metrics": metrics, "categories": by_category}
+    return answer
+
+
+def recommended():
+    """Returns what `recommendation` says of few and many images, with and without a choice."""
+    return {
+        "few": coco.recommendation("auto", "pycocotools", 999),
+        "many": coco.recommendation("auto", "pycocotools", 1000),
+        "fast already": coco.recommendation("auto", "hotcoco", 5000),
+        "chosen": coco.recommendation("pycocotools", "pycocotools", 5000),
+    }
+
+
+def main():
+    """Prints the answers."""
+    json.dump([*map(case, json.load(sys.stdin)), recommended()], ANSWER)
     ANSWER.close()
 
 

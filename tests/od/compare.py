@@ -1,8 +1,9 @@
 """Scores with the OD API and with ours: `compare.py FOLDER FAMILY...`.
 
-Runs in the training interpreter, in the folder of the drawn shapes. For each family it makes a
+Runs in the training interpreter. It draws the families' shapes in FOLDER, and for each it makes a
 checkpoint (a few steps of the OD API's own `train_loop`, or the initialised model), scores it with
-`eager_eval_loop` and with the package `evaluators`, and prints one line of JSON.
+`eager_eval_loop` and with the package `evaluators`, and prints one line of JSON. A last line has
+what `random_graphs` says.
 """
 
 import json
@@ -17,12 +18,14 @@ os.dup2(2, 1)
 
 from evaluators_package import VERSIONS  # noqa: E402, I001
 
+import random_graphs  # noqa: E402
+import shapes  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from evaluators.od_api import coco  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
 from evaluators.od_api.fingerprint import text_sha256  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
-from families import FAMILIES, REQUESTS, SAME_MODEL, TRAINED  # noqa: E402
+from families import FAMILIES, REQUESTS, SAME_MODEL, SHAPES, TRAINED  # noqa: E402
 from object_detection import inputs, model_lib_v2  # noqa: E402
 from object_detection.utils import config_util  # noqa: E402
 from reference_eval import reference  # noqa: E402
@@ -32,8 +35,9 @@ SEED = int(os.environ.get("COMPARE_SEED", "1"))
 
 def train(pipeline, model_dir):
     """Trains two steps with the OD API's own loop and returns the last checkpoint."""
+    # One at a time: its compiler takes far longer for a loop of several.
     model_lib_v2.train_loop(
-        pipeline, model_dir, checkpoint_every_n=2, num_steps_per_iteration=2, record_summaries=False
+        pipeline, model_dir, checkpoint_every_n=2, num_steps_per_iteration=1, record_summaries=False
     )
     return tf.train.latest_checkpoint(model_dir)
 
@@ -139,14 +143,15 @@ def backends():
 def main():
     """Prints a line a family; `NAME:1` scores the second eval input."""
     os.chdir(sys.argv[1])
+    shapes.draw_all(".", SHAPES)
     for argument in sys.argv[2:]:
         name, _, index = argument.partition(":")
         try:
             line = compare(name, int(index or 0))
         except Exception as error:
             line = {"family": name, "error": repr(error), "detail": traceback.format_exc()}
-        ANSWER.write(json.dumps(line, default=vars) + "\n")
-        ANSWER.flush()
+        print(json.dumps(line, default=vars), file=ANSWER, flush=True)
+    print(json.dumps(random_graphs.found_random()), file=ANSWER, flush=True)
 
 
 if __name__ == "__main__":

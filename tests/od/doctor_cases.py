@@ -1,10 +1,10 @@
 """Asks doctor's far side about several pipelines in one process: `doctor_cases.py < REQUESTS`.
 
-Runs in the training interpreter. Reads a JSON list of requests and prints, for each, its facts and
-findings. One with `save` only has its model written there, untrained, as a trainer saves it. A
-request with `spoil` has such records written first (`spoiled_records.py`). Of one with `kept` the
-records alone are looked at, and the answer has how many of their boxes count: for the OD API, and
-for the tally.
+Runs in the training interpreter, where it draws val.tfrecord, train.tfrecord and label_map.pbtxt.
+Reads a JSON list of requests and prints, for each, its facts and findings. One with `save` only has
+its model written there, untrained, as a trainer saves it. A request with `spoil` has such records
+written first (`spoiled_records.py`). Of one with `kept` the records alone are looked at, and the
+answer has how many of their boxes count: for the OD API, and for the tally.
 """
 
 import json
@@ -15,6 +15,7 @@ REQUESTS = json.load(sys.stdin)
 ANSWER = os.fdopen(os.dup(1), "w")
 
 import evaluators_package  # noqa: E402, F401, I001
+import shapes  # noqa: E402
 import spoiled_records  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from evaluators.od_api import dataset, doctor, model, pipeline, record_checks  # noqa: E402
@@ -59,6 +60,7 @@ def save(request):
     tf.train.Checkpoint(step=step, model=built.network).write(request["save"])
 
 
+shapes.draw_all(".", {"val": {"images": 60}, "train": {"images": 4, "seed": 2}})
 answers = []
 for request in REQUESTS:
     if "spoil" in request:

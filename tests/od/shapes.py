@@ -1,4 +1,8 @@
-"""Writes a small detection data set of drawn shapes: `shapes.py FOLDER [--images N] ...`.
+"""Writes small detection data sets of drawn shapes: `shapes.py FOLDER < SETS`.
+
+SETS is JSON, from a name to its options: `images`, `seed`, `size` (height and width), `vary_size`
+(every second image is turned), `empty_every` (so many images have one without any box), `anonymous`
+(no source_id) and `flags` (whether some boxes are marked).
 
 Runs in the training interpreter. Each image carries rectangles and ellipses as JPEG, with boxes,
 classes, instance masks (PNG), keypoints, and the flags the metrics treat apart: crowd, difficult
@@ -6,8 +10,9 @@ and group-of boxes, classes verified as absent or not exhaustively marked, and e
 without any box. The same seed gives the same bytes.
 """
 
-import argparse
+import json
 import pathlib
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -75,29 +80,25 @@ def object_features(shapes, height, width, flags):
     }
 
 
-def source_ids(options):
-    """Returns the images' source ids, none with `--anonymous`.
+def source_ids(name, images):
+    """Returns the images' source ids.
 
     They rise by the hash that the OD API takes for an image's identity. COCO takes images in that
     order, which decides between equal scores: it is the order of the records here.
     """
-    if options.anonymous:
-        return [b""] * options.images
-    names = ["{}-{}".format(options.name, index) for index in range(options.images)]
+    names = ["{}-{}".format(name, index) for index in range(images)]
     hashes = tf.strings.to_hash_bucket_fast(names, 1 << 31).numpy()
     return [names[index].encode() for index in np.argsort(hashes)]
 
 
-def example(index, source_id, rng, options):
+def example(index, name, source_id, rng, size, empty, flags):
     """Returns one drawn tf.train.Example."""
-    height, width = options.size
-    if options.vary_size and index % 2:
-        height, width = width, height
+    height, width = size
     image = np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
-    count = 0 if options.empty_every and index % options.empty_every == 0 else rng.integers(1, 5)
+    count = 0 if empty else rng.integers(1, 5)
     shapes = [draw_shape(image, rng) for _ in range(count)]
-    flags = (rng.random((count, 3)) < 0.15) & bool(options.flags)
-    name = "{}-{}.jpg".format(options.name, index).encode()
+    flags = (rng.random((count, 3)) < 0.15) & flags
+    name = "{}-{}.jpg".format(name, index).encode()
     features = {
         "image/height": _ints([height]),
         "image/width": _ints([width]),
@@ -130,26 +131,36 @@ def write_label_map(path):
     path.write_text("".join(items))
 
 
-def main():
+def draw(
+    folder,
+    name,
+    images=40,
+    seed=1,
+    size=(160, 160),
+    vary_size=False,
+    empty_every=10,
+    anonymous=False,
+    flags=True,
+):
     """Writes `NAME.tfrecord` and `label_map.pbtxt` into the folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--name", default="val")
-    parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 160))
-    parser.add_argument("--vary-size", action="store_true", help="turn every second image")
-    parser.add_argument("--empty-every", type=int, default=10)
-    parser.add_argument("--anonymous", action="store_true", help="give no source_id")
-    parser.add_argument("--flags", type=int, default=1, help="mark some boxes")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(options.seed)
-    with tf.io.TFRecordWriter(str(options.folder / (options.name + ".tfrecord"))) as writer:
-        for index, source_id in enumerate(source_ids(options)):
-            writer.write(example(index, source_id, rng, options).SerializeToString())
-    write_label_map(options.folder / "label_map.pbtxt")
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    ids = [b""] * images if anonymous else source_ids(name, images)
+    with tf.io.TFRecordWriter(str(folder / (name + ".tfrecord"))) as writer:
+        for index, source_id in enumerate(ids):
+            turned = size[::-1] if vary_size and index % 2 else size
+            empty = bool(empty_every) and index % empty_every == 0
+            drawn = example(index, name, source_id, rng, turned, empty, flags)
+            writer.write(drawn.SerializeToString())
+    write_label_map(folder / "label_map.pbtxt")
+
+
+def draw_all(folder, sets):
+    """Writes the sets, a dict from the name of each to its options."""
+    for name, options in sets.items():
+        draw(folder, name, **options)
 
 
 if __name__ == "__main__":
-    main()
+    draw_all(sys.argv[1], json.load(sys.stdin))

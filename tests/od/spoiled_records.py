@@ -124,6 +124,10 @@ def write(fault):
         for index, example in enumerate(examples):
             FAULTS[fault](index, example)
         save(name, [example.SerializeToString() for example in examples])
+    elif fault == "cut":
+        pathlib.Path(name).write_bytes(pathlib.Path("val.tfrecord").read_bytes()[:-9])
+    elif fault == "empty":
+        save(name, [])
     elif fault in ("GZIP", "ZLIB"):
         save(name, records, fault)
     elif fault == "no example":

@@ -1,7 +1,8 @@
 """The main job on the real parts: unmodified trainer, real evaluator, real checkpoints.
 
-One training run serves all tests here: `model_main_tf2` writes checkpoints, and the watcher,
-started beside it, is through with them when the run is handed to the tests.
+One run serves all tests here, and others besides (`helpers/trained.py`): `model_main_tf2` writes
+checkpoints under the launcher, the watcher beside it stops the training, and is through with all of
+them when the run is handed to the tests.
 """
 
 from __future__ import annotations
@@ -10,79 +11,53 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics, run_program
+from evaluator_client import run_program
 from tensorboards import tensorboard
-from watching import CLI, Watcher, alive, cli, wait_until
+from trained import IMAGES, PICTURES, REFERRED, Trained
+from watching import Watcher, alive, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
-from watcher.promotion.sentinel import write_sentinel
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
 MAP = "DetectionBoxes_Precision/mAP"
-PICTURES = 3
+# The OD API's exporter, after what TensorFlow takes for the latest checkpoint of a folder.
+EXPORTER = """
+import runpy, sys, tensorflow
+print(tensorflow.train.latest_checkpoint(sys.argv.pop(1)))
+runpy.run_module("object_detection.exporter_main_v2", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True)
 class Job:
     """A finished training run with the watcher beside it."""
 
-    folder: Path
+    run: Trained
     watcher: Watcher
-    pipeline: Path
-    python: str
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
 
     def flags(self) -> list[object]:
-        return ["--pipeline-config", self.pipeline, "--python", self.python]
+        return self.run.flags()
 
 
 @pytest.fixture(scope="module")
-def job(od_python: str, tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("main_job")
-    watcher = Watcher(folder)
-    draw_shapes(od_python, folder, "train", 64, "--empty-every", 0, "--flags", 0)
-    draw_shapes(od_python, folder, "val", 16, "--seed", 2)
-    config = (PROGRAMS / "ssd_fixed.config").read_text()
-    config = config.replace("num_visualizations: 0", f"num_visualizations: {PICTURES}")
-    for name in ("train.tfrecord", "val.tfrecord", "label_map.pbtxt"):
-        config = config.replace(f'"{name}"', f'"{folder / name}"')
-    watcher.pipeline.write_text(config)
-    job = Job(folder, watcher, watcher.pipeline, od_python)
-    try:
-        flags = ["--top-k", 2, "--patience", 1, "--min-delta", 1]
-        watcher.start(*job.flags(), *flags, CHECKPOINT_WATCHER_TENSORBOARD="true")
-        train(job)
-        wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 120)
-        watcher.stop()
-        yield job
-    finally:
-        watcher.end()
-
-
-def trainer_command(job: Job, model_dir: Path) -> list[str]:
-    command = [job.python, "-m", "object_detection.model_main_tf2"]
-    command += ["--pipeline_config_path", str(job.pipeline), "--checkpoint_every_n", "100"]
-    return [*command, "--model_dir", str(model_dir)]
-
-
-def train(job: Job) -> None:
-    """Run the unmodified trainer to its end."""
-    command = trainer_command(job, job.watcher.model_dir)
-    with (job.folder / "trainer.log").open("wb") as log:
-        subprocess.run(command, stdout=log, stderr=log, env=environment(), check=True)
-
-
-def drained(watcher: Watcher) -> bool:
-    saved = {path.stem for path in watcher.model_dir.glob("ckpt-*.index")}
-    states = watcher.states()
-    done = saved <= states.keys() and not {"pending", "leased"} & set(states.values())
-    return done and watcher.sentinel.exists()
+def job(trained: Trained) -> Iterator[Job]:
+    text = trained.pipeline.read_text()
+    watcher = Watcher(trained.folder)
+    trained.pipeline.write_text(text)
+    yield Job(trained, watcher)
+    watcher.end()
 
 
 def test_every_checkpoint_of_the_trainer_has_its_outcome(job: Job):
@@ -94,29 +69,21 @@ def test_every_checkpoint_of_the_trainer_has_its_outcome(job: Job):
     assert [row["global_step"] for row in steps] == [100 * n for n in range(len(steps))]
 
 
-@pytest.fixture(scope="module")
-def reference(job: Job) -> dict[str, float]:
-    """What the OD API's own loop gives for ckpt-3; its event files are in `reference/`."""
-    prefix = job.watcher.model_dir / "ckpt-3"
-    written = ["--model-dir", job.folder / "reference"]
-    return reference_metrics(job.python, job.pipeline, prefix, *written)[str(prefix)]
-
-
-def test_every_metric_equals_the_od_apis_own_to_the_last_bit(job: Job, reference: dict[str, float]):
+@pytest.mark.parametrize("name", REFERRED)
+def test_every_metric_equals_the_od_apis_own_to_the_last_bit(job: Job, name: str):
     rows = job.watcher.query(
-        "SELECT metric, value FROM metric_values WHERE checkpoint = 'ckpt-3' AND category IS NULL"
+        "SELECT metric, value FROM metric_values WHERE checkpoint = ? AND category IS NULL", name
     )
     ours = {row["metric"]: row["value"] for row in rows}
     assert ours.pop("latency_ms") > 0  # our own; the OD API does not measure it
-    assert ours == reference
+    assert ours == job.run.reference[name]
     assert any(name.startswith("Loss/") for name in ours)
 
 
-@pytest.mark.usefixtures("reference")
 def test_tensorboard_shows_what_the_od_apis_own_evaluation_would_have_written(job: Job):
     seen = {}
     for folder in (job.watcher.model_dir, job.folder / "reference"):
-        with tensorboard(job.python, folder) as look:
+        with tensorboard(job.run.python, folder) as look:
             seen[folder] = look()
     ours, theirs = seen.values()
     evaluated = [row["global_step"] for row in job.watcher.query("SELECT * FROM history")][1:]
@@ -128,36 +95,37 @@ def test_tensorboard_shows_what_the_od_apis_own_evaluation_would_have_written(jo
             if all(value == -1 for _, value in points):
                 assert tag not in found, "nothing was measured"
                 continue
+            assert [step for step, _ in points] == [100, 200]
             assert [step for step, _ in found[tag]] == evaluated
-            assert points == [point for point in found[tag] if point[0] == 200], tag
+            assert points == [point for point in found[tag] if point[0] <= 200], tag
         expected, found = (one[reader]["images"]["eval"] for one in (theirs, ours))
         assert found.keys() == expected.keys() == pictures
         for tag, points in expected.items():
-            assert points == [point for point in found[tag] if point[0] == 200], tag
+            assert points == [point for point in found[tag] if point[0] <= 200], tag
     assert "train" in ours["server"]["scalars"], "beside the trainer's"
 
 
-def test_best_is_what_the_database_says_and_tensorflow_finds_it(job: Job):
+def test_best_is_what_the_database_says_and_tensorflow_and_the_exporter_take_it_as_it_is(job: Job):
     best = job.watcher.query("SELECT checkpoint, path, sha256, score FROM best")[0]
     scores = job.watcher.query("SELECT max(score) AS score FROM history")[0]
     assert best["score"] == scores["score"]
     assert verify(Path(best["path"])).sha256 == best["sha256"]
-    program = "import sys, tensorflow as tf; print(tf.train.latest_checkpoint(sys.argv[1]))"
-    latest = run_program(job.python, "-c", program, job.watcher.best_dir, cwd=job.folder)
-    assert latest.strip() == best["path"]
     board = json.loads((job.watcher.best_dir / "best.json").read_text())["checkpoints"]
     assert [row["checkpoint"] for row in board] == job.watcher.leaderboard()
-
-
-def test_the_od_apis_exporter_takes_best_as_it_is(job: Job):
-    run_program(
-        job.python,
-        *("-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"),
-        *("--pipeline_config_path", job.pipeline),
+    # Both in one process, for TensorFlow's import.
+    program = "import runpy, sys, tensorflow as tf; print(tf.train.latest_checkpoint(sys.argv[1]))"
+    program += (
+        "; del sys.argv[1]; runpy.run_module(sys.argv[1], run_name='__main__', alter_sys=True)"
+    )
+    out = run_program(
+        job.run.python,
+        *("-c", EXPORTER, job.watcher.best_dir, "--input_type", "image_tensor"),
+        *("--pipeline_config_path", job.run.pipeline),
         *("--trained_checkpoint_dir", job.watcher.best_dir),
         *("--output_directory", job.folder / "exported"),
         cwd=job.folder,
     )
+    assert out.splitlines()[0] == best["path"]
     assert (job.folder / "exported" / "saved_model" / "saved_model.pb").stat().st_size > 0
 
 
@@ -172,7 +140,7 @@ def test_the_sentinel_tells_why_and_which_is_best(job: Job):
 
 def test_timings_versions_and_device_are_recorded(job: Job):
     row = job.watcher.query("SELECT timings, versions, device, images FROM evaluations")[0]
-    assert row["images"] == 16 and row["device"] == "cpu"
+    assert row["images"] == IMAGES and row["device"] == "cpu"
     assert json.loads(row["versions"])["tensorflow"].startswith("2.")
     assert json.loads(row["timings"])["forward_seconds"] > 0
 
@@ -205,8 +173,8 @@ def test_an_unknown_metric_is_refused_with_all_the_names_there_are(job: Job):
 
 def test_a_broken_set_up_ends_the_start_with_one_clear_error(job: Job, tmp_path: Path):
     broken = tmp_path / "pipeline.config"
-    broken.write_text(job.pipeline.read_text().replace("label_map.pbtxt", "no_map.pbtxt"))
-    flags = ["--pipeline-config", broken, "--python", job.python]
+    broken.write_text(job.run.pipeline.read_text().replace("label_map.pbtxt", "no_map.pbtxt"))
+    flags = ["--pipeline-config", broken, "--python", job.run.python]
     ended = cli("run", tmp_path, *flags, seconds=240)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
@@ -224,7 +192,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_refused_not_replaced_by_the_cpu(
 
 
 def test_an_interpreter_without_tensorflow_is_refused(job: Job, tmp_path: Path):
-    flags = ["--pipeline-config", job.pipeline, "--python", sys.executable]
+    flags = ["--pipeline-config", job.run.pipeline, "--python", sys.executable]
     ended = cli("run", tmp_path, *flags)
     assert ended.returncode == 1
     assert "tensorflow is not installed" in ended.stderr
@@ -247,20 +215,14 @@ def test_the_real_worker_dies_with_a_killed_daemon_even_when_it_is_stopped(job: 
 
 
 def test_the_launcher_ends_the_unmodified_trainer_after_one_more_whole_checkpoint(job: Job):
-    model_dir = job.folder / "stopped_early"
-    trainer = [*trainer_command(job, model_dir), "--num_train_steps", "100000"]
-    command = [*CLI, "train", "--stop-at-checkpoint", "--", *trainer]
-    state, sentinel = model_dir / "checkpoint", model_dir / "EARLY_STOP"
-    with (job.folder / "launcher.log").open("wb") as log:
-        launcher = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
-    try:
-        wait_until(state.exists, "it has saved ckpt-1", 200)
-        write_sentinel(sentinel, {"run": "this one", "message": "no improvement"})
-        assert launcher.wait(timeout=200) == 0
-    finally:
-        launcher.terminate()  # which the trainer gets too
-        launcher.wait()
-    saved = {path.stem: verify(path.with_suffix("")) for path in model_dir.glob("ckpt-*.index")}
-    assert saved.keys() == {"ckpt-1", "ckpt-2"}
-    assert all(f'"{name}"' in state.read_text() for name in saved)
+    model_dir = job.watcher.model_dir
+    (line,) = [
+        line for line in job.run.launcher_log.read_text().splitlines() if "] early stop, " in line
+    ]
+    assert "the trainer ends at its next checkpoint: no improvement" in line
+    asked = datetime.fromisoformat(line.split()[0]).timestamp()
+    saved = {path: verify(path.with_suffix("")) for path in model_dir.glob("ckpt-*.index")}
+    assert sum(path.stat().st_mtime > asked for path in saved) == 1
+    state = (model_dir / "checkpoint").read_text()
+    assert all(f'"{path.stem}"' in state for path in saved)
     assert not list(model_dir.glob("*_temp"))
