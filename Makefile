@@ -5,6 +5,7 @@
 # OD_PYTHON  its interpreter, as a version or a path
 # OD_VENV    where it is installed
 # TESTERS    how many tests make test runs at once
+# SETS, KEEP the sets of make test-tensorflows, all where none is named; whether to keep them in build/sets
 # MINUTES, SEED  how long make soak lasts, and what its faults are drawn with
 
 SHELL := /bin/bash
@@ -38,7 +39,7 @@ TODAY := deploy/od-api-today
 TODAY_SOURCES := $(wildcard $(TODAY)/*.* $(TODAY)/od_api_today/*.py)
 OD_STAMP := $(OD_VENV)/.installed-$(OD_SET)
 # The fast COCO backends that the tests hold to pycocotools; there are none for Python 3.9.
-BACKENDS := build/coco-backends
+BACKENDS := $(OD_VENV)/coco-backends
 BACKENDS_STAMP := $(if $(filter py39%,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
 # Datasette, which `checkpoint-watcher web` runs in an environment of its own.
 WEB_STAMP := .venv-web/.installed
@@ -50,12 +51,13 @@ KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo lint check test test-systemd bench soak docs environments requirements man clean distclean
+.PHONY: help demo lint check test test-tensorflows test-systemd bench soak docs environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
 	@echo "make check   lint, types and the quick tests, in a minute; make lint: those alone"
 	@echo "make test    lint, types and all tests, but for:"
+	@echo "make test-tensorflows  the Object Detection API on each TensorFlow; SETS='py311-tf214 ...'"
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
 	@echo "make soak    MINUTES=30 of faults at random beside a busy run, SEED=4"
@@ -84,6 +86,11 @@ check: lint $(WEB_STAMP)
 
 test: environments lint
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# On every set whose Python is found; each is removed again, for its 3 GB, unless KEEP=1.
+test-tensorflows: environments
+	@$(VENV_PYTHON) tests/tensorflows/sets.py --default $(OD_SET) $(OD_VENV) --testers $(TESTERS) \
+	    $(if $(KEEP),--keep) $(SETS)
 
 # Boots a small Debian in a container. The base is made once, in a minute and a half.
 test-systemd: $(PROJECT_STAMP)

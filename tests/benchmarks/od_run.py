@@ -13,7 +13,6 @@ from typing import Any
 from evaluator_client import PROGRAMS, ROOT, draw_shapes, environment, run_program
 
 HERE = Path(__file__).parent / "od"
-BACKENDS = ROOT / "build" / "coco-backends"
 BACKEND_LIST = ROOT / "deploy" / "requirements" / "coco-backends.txt"
 UV = ROOT / ".venv" / "bin" / "uv"
 
@@ -39,11 +38,12 @@ def python_path(folder: Path | None) -> Iterator[None]:
 
 def fast_backends() -> Path:
     """Return the folder of the fast COCO backends, installed here where make did not."""
-    if not (BACKENDS / "hotcoco").exists():
+    backends = Path(od_python()).parents[1] / "coco-backends"
+    if not (backends / "hotcoco").exists():
         command = [str(UV), "pip", "install", "--quiet", "--require-hashes", "--no-deps"]
-        command += ["--python", od_python(), "--target", str(BACKENDS)]
+        command += ["--python", od_python(), "--target", str(backends)]
         subprocess.run([*command, "-r", str(BACKEND_LIST)], check=True)
-    return BACKENDS
+    return backends
 
 
 def ask(program: str, *arguments: object, cwd: Path) -> Any:

@@ -7,15 +7,19 @@ brute force in a metric plugin.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_client import PROGRAMS, ROOT, run_program
+from evaluator_client import PROGRAMS, run_program
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
 
-# Where make installs the fast backends, which the training lists leave out.
-BACKENDS = ROOT / "build" / "coco-backends"
+
+@pytest.fixture(scope="module")
+def backends(od_python: str) -> Path:
+    """Where make installs the fast backends, which the training lists leave out."""
+    return Path(od_python).parents[1] / "coco-backends"
 
 
 CASES = {
@@ -26,19 +30,21 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def answers(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def answers(
+    od_python: str, backends: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What every backend says of each case, and the recommendation, all from one process."""
     folder = tmp_path_factory.mktemp("coco")
     asked = list(CASES.values())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(BACKENDS))
+        patch.setenv("PYTHONPATH", str(backends))
         said = run_program(od_python, PROGRAMS / "coco_backends.py", cwd=folder, asked=asked)
     return dict(zip([*CASES, "recommended"], json.loads(said), strict=True))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_backends_equal_the_od_api(answers: dict[str, Any], case: str) -> None:
-    there = BACKENDS.exists()
+def test_backends_equal_the_od_api(answers: dict[str, Any], backends: Path, case: str) -> None:
+    there = backends.exists()
     found = answers[case]
     expected = found.pop("od_api")["metrics"]
     kind = "Masks" if case == "masks" else "Boxes"

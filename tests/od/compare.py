@@ -145,11 +145,13 @@ def main():
     os.chdir(sys.argv[1])
     shapes.draw_all(".", SHAPES)
     for argument in sys.argv[2:]:
-        name, _, index = argument.partition(":")
+        name, _, number = argument.partition(":")
+        index = int(number or 0)
         try:
-            line = compare(name, int(index or 0))
+            line = compare(name, index)
         except Exception as error:
-            line = {"family": name, "error": repr(error), "detail": traceback.format_exc()}
+            line = {"family": name, "eval_index": index, "error": repr(error)}
+            line["detail"] = traceback.format_exc()
         print(json.dumps(line, default=vars), file=ANSWER, flush=True)
     print(json.dumps(random_graphs.found_random()), file=ANSWER, flush=True)
 
