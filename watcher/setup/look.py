@@ -12,6 +12,7 @@ from watcher.config import Settings, make_settings
 from watcher.config.policies import boards
 from watcher.doctor import cadence, device, training
 from watcher.doctor.examine import pace
+from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
@@ -218,7 +219,7 @@ def _ask_environments(
                 outlook.found["python"] = Found(str(path), why)
             say(f"it answered after {time.monotonic() - began:.0f} s")
             return answer
-        refused.append(next((one.message for one in answer.findings), f"{path} said nothing"))
+        refused.append(next(map(_with_remedy, answer.findings), f"{path} said nothing"))
     if refused:
         said = f"it cannot be used: {refused[0]}" if known else f"none can be used: {refused[0]}"
         say(f"warning: {said}")
@@ -227,6 +228,10 @@ def _ask_environments(
                 f"the interpreter of the training environment; of those found, {said}."
             )
     return training.Answer()
+
+
+def _with_remedy(finding: Finding) -> str:
+    return f"{finding.message}: {finding.remedy}" if finding.remedy else finding.message
 
 
 def _listed(paths: Sequence[Path]) -> str:
