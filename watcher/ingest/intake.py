@@ -78,8 +78,7 @@ class Intake:
         self.source = source
         self._pins_dir = pins_dir
         self._queue = queue
-        self._policy = policy or QueuePolicy()
-        self._retain = retain_policy or RetainPolicy()
+        self._policies = policy or QueuePolicy(), retain_policy or RetainPolicy()
         self._verified = verified
         self._known = Known(queue)
         self._waiting = Waiting(grace_seconds)
@@ -199,14 +198,8 @@ class Intake:
             return []
         self._arrivals.write()
         if self._arrivals.recorded:
-            thin_out(
-                self._queue,
-                self._policy,
-                self._retain,
-                self._pins_dir,
-                now,
-                counts_saves=self.source.format.counts_saves,
-            )
+            counted = self.source.format.counts_saves
+            thin_out(self._queue, *self._policies, self._pins_dir, now, counts_saves=counted)
         recorded = self._arrivals.take_recorded()
         if recorded:
             _log.info("found", checkpoints=", ".join(recorded))
