@@ -688,6 +688,8 @@ def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Pat
     finally:
         trainer.kill()
         trainer.communicate()
+    words = ["python3", "-m", "od_api_today", "-m", "object_detection.model_main_tf2"]
+    assert is_trainer([*words, "--model_dir=m"])
     assert not is_trainer(["vim", "model_main_tf2.py"])
     evaluation = ["python3", "model_main_tf2.py", "--model_dir=x", "--checkpoint_dir=x"]
     assert not is_trainer(evaluation)

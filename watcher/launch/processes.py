@@ -77,7 +77,7 @@ def is_trainer(words: list[str]) -> bool:
     if not words or not Path(words[0]).name.startswith("python"):
         return False
     runs = any(
-        word.removesuffix(".py").rpartition("/")[2].endswith(_TRAINER) for word in words[1:4]
+        word.removesuffix(".py").rpartition("/")[2].endswith(_TRAINER) for word in words[1:6]
     )
     return runs and not flag_value(words, "checkpoint_dir")
 
