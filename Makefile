@@ -180,8 +180,8 @@ requirements: | $(DAEMON_STAMP)
 	@deploy/requirements/compile $(abspath $(UV))
 
 clean:
-	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+	rm -rf build dist .cache .pytest_cache .mypy_cache .hypothesis
+	find . \( -name __pycache__ -o -name .ruff_cache \) -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf .venv .venv-web .venv-docs $(OD_VENV)

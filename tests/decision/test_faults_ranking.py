@@ -100,9 +100,9 @@ class Ranking(RuleBasedStateMachine):
     @rule(which=WHICH)
     def requeue(self, which: int) -> None:
         """A person asks for one whose files are there; its score stands until there is another."""
-        pinned = self.store.manual.pinned()
+        pinned = self.store.queue.evaluated_pins()
         if pinned:
-            self.store.manual.requeue(pinned[which % len(pinned)], time.time())
+            self.store.queue.requeue(pinned[which % len(pinned)], time.time())
 
     @rule(leased=st.booleans())
     def restart(self, leased: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from decided import should_stop
 from fake_trainer import Manager, model_tensors, write_checkpoint
 from folder_source import source_of
 from made_runs import FINGERPRINT, MAP
@@ -21,7 +22,7 @@ from watcher.config.policies import stop_policy
 from watcher.decision.generation import Life, Save, generation_of, with_save
 from watcher.decision.metric import parse_metric
 from watcher.decision.retain import Pinned, RetainPolicy, retain
-from watcher.decision.stop import StopPolicy, patience_left, should_stop, walk
+from watcher.decision.stop import StopPolicy, patience_left, walk
 from watcher.ingest.adopt import adopt_pins
 from watcher.ingest.intake import Intake
 from watcher.plot.gather import read_run
@@ -270,7 +271,7 @@ def test_the_newest_life_is_evaluated_first_and_what_has_a_place_with_it(store: 
         add(store, at, counter)
     checkpoint = store.ledger.find("ckpt-4")
     assert checkpoint
-    path = store._database.path
+    path = store.path
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(  # as if it were measured anew
             "INSERT INTO promotions (run_id, board, checkpoint_id, rank, metric, path, promoted_at)"
@@ -279,7 +280,7 @@ def test_the_newest_life_is_evaluated_first_and_what_has_a_place_with_it(store: 
         )
     add(store, 11, 2)
     add(store, 12, 8)
-    with open_reader(store._database.path.parent) as reader:
+    with open_reader(store.path.parent) as reader:
         shown = [row["checkpoint"] for row in reader.queue()]
     given = []
     while lease := store.queue.lease_next(NOW, 60):

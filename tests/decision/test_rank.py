@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 
 import pytest
+from decided import rank
 from hypothesis import given
 from hypothesis import strategies as st
 from ranked import row, steps
 
 from watcher.decision.metric import parse_directed, parse_metric
-from watcher.decision.rank import RankPolicy, Veto, judge, name_leaders, rank, rankable
+from watcher.decision.rank import RankPolicy, Veto, judge, name_leaders, rankable
 from watcher.types import ScoredCheckpoint
 
 

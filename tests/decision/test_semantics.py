@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from decided import rank, should_stop
 from ranked import row
 
 from watcher.config import Settings, load
 from watcher.config.policies import boards, stop_policy
-from watcher.decision.rank import rank
-from watcher.decision.stop import should_stop
 from watcher.types import ScoredCheckpoint
 
 TABLES = Path(__file__).with_name("other_tools.md").read_text()

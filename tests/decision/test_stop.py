@@ -6,10 +6,11 @@ import os
 import random
 
 import pytest
+from decided import should_stop
 from ranked import row
 
 from watcher.decision.smooth import parse_smoothing
-from watcher.decision.stop import StopPolicy, patience_left, should_stop, walk
+from watcher.decision.stop import StopPolicy, patience_left, walk
 from watcher.promotion.sentinel import read_sentinel, sentinel_content, write_sentinel
 
 

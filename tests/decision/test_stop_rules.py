@@ -7,13 +7,14 @@ import random
 import statistics
 
 import pytest
+from decided import should_stop
 from hypothesis import given
 from hypothesis import strategies as st
 from ranked import row
 
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother, parse_smoothing
-from watcher.decision.stop import REASONS, StopPolicy, rules, should_stop, walk
+from watcher.decision.stop import REASONS, StopPolicy, rules, walk
 
 
 def ledger(*scores: float | None) -> list:
@@ -92,7 +93,7 @@ def test_one_lucky_spike_neither_stops_nor_prolongs_a_smoothed_run():
 def test_an_average_is_the_one_that_tensorboard_draws():
     smoother = make_smoother(parse_smoothing("ema:0.5"))
     # By hand: 0.5 / 0.5, (0.25 + 1) / 0.75, (0.625 + 2) / 0.875.
-    assert [smoother.add(x) for x in (1.0, 2.0, 4.0)] == pytest.approx([1.0, 5 / 3, 3.0])
+    assert [smoother(x) for x in (1.0, 2.0, 4.0)] == pytest.approx([1.0, 5 / 3, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from fake_trainer import Manager, model_tensors
 from faults import need_strace
 from folder_source import source_of
 from pages import page
-from watching import CLI, STUB, Watcher, cli, wait_until
+from watching import CLI, ROOT, STUB, Watcher, cli, wait_until
 
 from watcher.config import Settings
 from watcher.doctor import cadence, folders, service, space, state, training
@@ -364,8 +365,16 @@ def test_a_faster_coco_backend_is_a_note_with_its_command():
 
 def test_the_versions_that_were_run_are_those_that_are_documented():
     table = page("reference/environments")
-    for row in training.RUN:
-        assert f"| {' | '.join(row)} |" in table
+    listed = set()
+    for path in (ROOT / "deploy" / "requirements").glob("od-py*.txt"):
+        text = path.read_text()
+        pins = dict(re.findall(r"(?m)^([\w.-]+)(?:\[[\w-]+\])?==(\S+)", text))
+        name = path.stem.removeprefix("od-")
+        python = re.sub(r"py3(\d+)-.*", r"3.\1", name)
+        row = (python, pins["tensorflow"], pins["tf-models-official"])
+        assert f"| {' | '.join(row)} | `{name}`" in table
+        listed |= set() if name.endswith("-gpu") else {row}
+    assert listed == set(training.RUN)
 
 
 ITEM = "item {\n  id: 1\n  name: 'rect'\n}\n"
@@ -679,6 +688,8 @@ def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Pat
     finally:
         trainer.kill()
         trainer.communicate()
+    words = ["python3", "-m", "od_api_today", "-m", "object_detection.model_main_tf2"]
+    assert is_trainer([*words, "--model_dir=m"])
     assert not is_trainer(["vim", "model_main_tf2.py"])
     evaluation = ["python3", "model_main_tf2.py", "--model_dir=x", "--checkpoint_dir=x"]
     assert not is_trainer(evaluation)

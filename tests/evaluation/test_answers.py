@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from watcher.errors import WorkerError
-from watcher.evaluation.answers import UnusableAnswer, read_evaluation, read_ready
+from watcher.evaluation import events
+from watcher.evaluation.answers import UnusableAnswer, read_evaluation
 from watcher.evaluation.messages import Ready, Result, WrongResult, read_reply
 from watcher.types import Evaluation
 
@@ -34,7 +35,7 @@ def result(*rows: tuple[Any, Any], **more: Any) -> dict[str, Any]:
 def evaluation(said: dict[str, Any]) -> Evaluation:
     ready, message = read(**said_ready()), read(**said)
     assert isinstance(ready, Ready) and isinstance(message, Result), message
-    return read_evaluation(message, read_ready(ready, {}))
+    return read_evaluation(message, events.Ready(ready, {}))
 
 
 def reason(said: dict[str, Any]) -> str:

@@ -184,7 +184,7 @@ def look_to_the_end(intake: Intake) -> int:
 
 
 def history(store: Store) -> list[tuple[str, str]]:
-    rows = store._database.all("SELECT name, state FROM checkpoints ORDER BY id")
+    rows = store.all("SELECT name, state FROM checkpoints ORDER BY id")
     return [(row["name"], row["state"]) for row in rows]
 
 
@@ -310,7 +310,7 @@ def test_a_damaged_best_is_not_named_while_what_takes_its_place_is_read(tmp_path
         projector.update(now())
         named = []
         while projector.unfinished:
-            if store._database.one("SELECT 1 FROM events WHERE kind = 'lost'"):
+            if store.one("SELECT 1 FROM events WHERE kind = 'lost'"):
                 named.append(latest(rounds.best_dir))
             projector.update(now())
         assert len(named) > 5 and set(named) == {None}

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from decided import rank
 from stores import found_and_pinned
 
 from watcher.decision.metric import Mode, parse_metric
-from watcher.decision.rank import RankPolicy, rank
+from watcher.decision.rank import RankPolicy
 from watcher.store import Store
 from watcher.types import Evaluation, Leader, ScoredCheckpoint
 

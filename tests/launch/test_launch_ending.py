@@ -114,6 +114,7 @@ def test_a_container_in_front_of_the_trainer_is_not_asked(launch: Launch):
     ("words", "needed"),
     [
         (["python", *OD_TRAINER], ["object_detection", "tensorflow"]),
+        (["python", "-u", "-m", "od_api_today", *OD_TRAINER], ["object_detection", "tensorflow"]),
         (["python3.9", "-u", "-W", "ignore", "models/model_main_tf2.py"], ["tensorflow"]),
         (["env", "A=b c", "nice", "-n", "5", "python", "-m", "my.train"], ["my"]),
         (["python", "train.py", "-m", "other"], []),

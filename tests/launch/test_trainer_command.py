@@ -13,7 +13,7 @@ from watching import STUB, cli
 
 from watcher.doctor import cadence
 from watcher.launch.modules import found_interpreter
-from watcher.launch.od_trainer import missing, mistyped, num_steps, read
+from watcher.launch.od_trainer import missing, mistyped, num_steps, read_pipeline
 from watcher.setup.interpreters import as_found
 
 pytestmark = pytest.mark.slow
@@ -116,8 +116,8 @@ def test_a_plan_begins_where_training_goes_on():
 )
 def test_num_steps_is_read_where_it_cannot_be_mistaken(tmp_path: Path, text: str, steps: int):
     (tmp_path / "p").write_text(text)
-    assert num_steps(read(tmp_path / "p")) == steps
-    assert num_steps(read(tmp_path / "none")) is None
+    assert num_steps(read_pipeline(tmp_path / "p")) == steps
+    assert num_steps(read_pipeline(tmp_path / "none")) is None
 
 
 # -- classes that the model has no place for

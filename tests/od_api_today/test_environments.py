@@ -297,3 +297,31 @@ def test_what_was_patched_by_hand_is_not_in_the_way(environment: Environment) ->
     for file in OLD_FILES:
         environment.module(file, "# mended here\n")
     assert remedies(environment) == []
+
+
+def test_init_and_doctor_name_what_stands_in_the_way_and_the_command(
+    environment: Environment, tmp_path: Path
+) -> None:
+    od_api(environment, protobuf="7.36.2")
+    environment.lose_hooks()
+    environment.module("object_detection/protos/__init__.py")
+    error = "raise TypeError('Descriptors cannot be created directly.\\nMore information: ...')\n"
+    messages = environment.site / "object_detection" / "protos" / "pipeline_pb2.py"
+    messages.write_text(f'"""{OLD_MESSAGES}"""\n{error}')
+    python, model_dir = environment.root / "bin" / "python", tmp_path / "model_dir"
+    model_dir.mkdir()
+    (tmp_path / "pipeline.config").write_text("model { ssd { num_classes: 2 } }\n")
+    given = ["--python", str(python), "--pipeline-config", str(tmp_path / "pipeline.config")]
+    told = "protobuf 4 and newer refuse the OD API's message files"
+    command = f"{python} -m pip install --upgrade od-api-today"
+    for words in (["init", str(model_dir), *given, "-o", "-"], ["doctor", str(model_dir), *given]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "watcher", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "1000"},
+        )
+        said = " ".join((ran.stdout + ran.stderr).split())
+        assert told in said and command in said and "created directly." in said, said
+        assert "More information" not in said

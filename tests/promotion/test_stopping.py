@@ -6,11 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
+from decided import should_stop
 from stores import NOW, add
 
 from watcher.config import Settings
 from watcher.config.policies import stop_policy
-from watcher.decision.stop import should_stop
 from watcher.promotion.sentinel import read_sentinel
 from watcher.promotion.stopping import Stopping
 from watcher.store import Store
@@ -75,7 +75,7 @@ def test_a_checkpoint_measured_again_counts_with_its_new_score(store: Store, tmp
     assert stopping.decision
     checkpoint = store.ledger.find("ckpt-4")
     assert checkpoint
-    store.manual.requeue(checkpoint, NOW)
+    store.queue.requeue(checkpoint, NOW)
     lease = store.queue.lease_next(NOW, 60)
     assert lease and lease.name == "ckpt-4"
     store.ledger.record_score(lease, Evaluation("a" * 64, 8, {MAP: 0.9}), 0.9, started=NOW, now=NOW)

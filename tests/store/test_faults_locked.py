@@ -156,8 +156,8 @@ def test_while_the_database_cannot_even_be_read_pins_are_taken_and_known_ones_go
     manager = Manager(tmp_path, max_to_keep=1)
     manager.save(100, model_tensors(4000, 1))
     with rounds.open() as store:
-        store._database.run("PRAGMA journal_mode = DELETE")
-        del store._database._identities[store._database._wal_path]
+        store.run("PRAGMA journal_mode = DELETE")
+        del store._identities[store._wal_path]
         intake, projector = rounds.begin(store)
         assert rounds.go(store, intake, projector) is None
         (row,) = store.queue.pinned()

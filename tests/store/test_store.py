@@ -295,7 +295,7 @@ def test_a_reader_sees_the_live_database_and_cannot_write(store: Store, path: Pa
         best = reader.best()
         assert best is not None and best["checkpoint"] == "ckpt-1"
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            reader._connection._db.execute("DELETE FROM runs")
+            reader._sqlite.execute("DELETE FROM runs")
     finally:
         reader.close()
 

@@ -42,23 +42,6 @@ from watcher.checkpoints.sstable import crc32c, unmask
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint
 from watcher.files.slices import Work, finish
 
-__all__ = [
-    "OD_API_LAYOUT",
-    "Bundle",
-    "CheckpointFacts",
-    "Layout",
-    "TensorEntry",
-    "index_path",
-    "model_variables",
-    "parse_index",
-    "read_global_step",
-    "read_index",
-    "shard_name",
-    "shard_sizes",
-    "verify",
-    "verifying",
-]
-
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 _BUFFER_BYTES = 64 * 1024  # small tensors share a read, large ones pass it by

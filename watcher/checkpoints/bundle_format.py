@@ -11,6 +11,7 @@ from pathlib import Path
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle import OD_API_LAYOUT, Layout
+from watcher.checkpoints.bundle_index import parse_index
 from watcher.checkpoints.naming import USUAL_STEM, Naming
 from watcher.files.slices import Progress, Work
 from watcher.types import Pin
@@ -31,12 +32,12 @@ class BundleFormat(Naming):
         return bundle.read_global_step(prefix, self.layout)
 
     def model_variables(self, index: bytes) -> list[str]:
-        """List the keys of the model's variables in an index; see `bundle.parse_index`."""
-        return bundle.model_variables(bundle.parse_index(index), self.layout)
+        """List the keys of the model's variables in an index; see `parse_index`."""
+        return bundle.model_variables(parse_index(index), self.layout)
 
     def verifying(self, prefix: Path, index: bytes, progress: Progress) -> Work[Pin]:
         """Check every byte of a private copy, and return it as a pin; see `bundle.verify`."""
-        sizes = bundle.shard_sizes(bundle.parse_index(index))
+        sizes = bundle.shard_sizes(parse_index(index))
         progress.begin(f"verifying {prefix.name}", sum(sizes))
         facts = yield from bundle.verifying(prefix, index, layout=self.layout, on_read=progress.add)
         return Pin(

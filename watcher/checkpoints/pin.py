@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import BundleFormat
+from watcher.checkpoints.bundle_index import Bundle, parse_index
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.atomic_io import set_mode, set_times, write_new_file
 from watcher.files.slices import Progress, Work, finish
@@ -100,7 +101,7 @@ def pinning(
     """
     progress = progress or Progress()
     index = bundle.read_index(checkpoint.prefix)
-    sizes = _shards(checkpoint.name, bundle.parse_index(index))
+    sizes = _shards(checkpoint.name, parse_index(index))
     working = _make_folder(pins_dir, checkpoint.name)
     prefix, method = working / checkpoint.name, "link"
     complete = leave = False
@@ -166,7 +167,7 @@ def settling(
     """
     assert prefix.parent.parent == pins_dir, f"{prefix} is no pin"  # its folder is renamed
     index = bundle.read_index(prefix)
-    sizes = _shards(prefix.name, bundle.parse_index(index))
+    sizes = _shards(prefix.name, parse_index(index))
     seen = _signature_of(prefix, sizes, hashlib.sha256(index).hexdigest())
     whole = yield from format.verifying(prefix, index, progress or Progress())
     if verified is not None:
@@ -196,7 +197,7 @@ def halves(pins_dir: Path) -> Iterator[tuple[Path, str]]:
             (path,) = folder.glob("*.index")
             prefix = path.with_suffix("")
             index = bundle.read_index(prefix)
-            for name, size in _shards(prefix.name, bundle.parse_index(index)).items():
+            for name, size in _shards(prefix.name, parse_index(index)).items():
                 _require_size(prefix.with_name(name), size)
         except (OSError, ValueError, CorruptCheckpoint):
             continue  # no index yet, or a part of one
@@ -218,7 +219,7 @@ def taking_checkpoint(
     """
     progress = progress or Progress()
     index = bundle.read_index(source)
-    parsed = bundle.parse_index(index)
+    parsed = parse_index(index)
     method = "link"
     for shard, size in enumerate(bundle.shard_sizes(parsed)):
         progress.begin(f"copying {target.name}", size)
@@ -237,7 +238,7 @@ def signature(prefix: Path, sha256: str) -> tuple[str, Files]:
     Not the time of the inode's last change (ctime): each link and each rotation moves that. Who
     writes into a file moves its mtime, and who puts another in its place brings another inode.
     """
-    shards = _shards(prefix.name, bundle.parse_index(bundle.read_index(prefix)))
+    shards = _shards(prefix.name, parse_index(bundle.read_index(prefix)))
     return _signature_of(prefix, shards, sha256)
 
 
@@ -366,7 +367,7 @@ def _copying(reader: BinaryIO, target: Path, progress: Progress) -> Work[str]:
     return method
 
 
-def _shards(name: str, parsed: bundle.Bundle) -> dict[str, int]:
+def _shards(name: str, parsed: Bundle) -> dict[str, int]:
     """Return the file name of each shard and its size."""
     sizes = bundle.shard_sizes(parsed)
     return {bundle.shard_name(name, n, len(sizes)): size for n, size in enumerate(sizes)}

@@ -6,6 +6,7 @@ beginning of the word. A database that is missing, locked or unreadable offers n
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -18,9 +19,8 @@ from click.shell_completion import CompletionItem
 from watcher.cli.sources import model_dir_here, state_dir_here
 from watcher.config import state_path
 from watcher.errors import WatcherError
-from watcher.store.database_file import DATABASE_NAME
 from watcher.store.queries import OFFERED
-from watcher.store.reading import Reader
+from watcher.store.reading import open_reader
 
 Items = list[CompletionItem[str]]
 Completer = Callable[[click.Context, click.Parameter, str], Items]
@@ -51,22 +51,18 @@ def folders_and_next(context: click.Context, parameter: click.Parameter, begun: 
     return items + [item for one in later[:1] for item in one.shell_complete(context, begun)]
 
 
-def checkpoints(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
+def checkpoints(
+    context: click.Context, _parameter: click.Parameter, begun: str, kind: str = "checkpoints"
+) -> Items:
     """Offer the checkpoints whose files may still be there, the newest first, and the words."""
-    found = _ask(context, "checkpoints")
-    return _named(context, begun, found)
-
-
-def evaluated(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
-    """Offer the evaluated checkpoints, and the words for the best and the last of them."""
-    found = _ask(context, "evaluated")
-    return _named(context, begun, found)
-
-
-def _named(context: click.Context, begun: str, found: list[dict[str, Any]]) -> Items:
+    found = _ask(context, kind)
     words = [("best", "the best one"), ("last", "the one evaluated last")] if found else []
     words += [(row["name"], _said(row)) for row in found]
     return _beginning(begun, words, besides=_given(context))
+
+
+# Those that have an evaluation.
+evaluated: Completer = functools.partial(checkpoints, kind="evaluated")
 
 
 def metrics(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
@@ -82,15 +78,9 @@ def metrics(context: click.Context, _parameter: click.Parameter, begun: str) -> 
     return _beginning(begun, words)
 
 
-def categories(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
-    """Offer the categories that the run has recorded."""
-    return _beginning(begun, ((row["category"], "") for row in _ask(context, "categories")))
-
-
 def boards(context: click.Context, _parameter: click.Parameter, begun: str) -> Items:
     """Offer the boards that hold something."""
-    found = _ask(context, "boards")
-    return _beginning(begun, ((row["board"], "") for row in found))
+    return _beginning(begun, ((row["board"], "") for row in _ask(context, "boards")))
 
 
 def for_setting(name: str, metavar: str | None) -> Completer | None:
@@ -120,12 +110,9 @@ def _ask(context: click.Context, kind: str) -> list[dict[str, Any]]:
         # The shell has not expanded what it is still completing.
         model_dir = Path(os.path.expandvars(str(folder))).expanduser()
         state_dir = context.params.get("state_dir") or state_dir_here(model_dir)
-        path = state_path(model_dir.absolute(), state_dir) / DATABASE_NAME
-        reader = Reader(path, timeout_seconds=_WAIT_SECONDS)
-        try:
+        folder_of_state = state_path(model_dir.absolute(), state_dir)
+        with open_reader(folder_of_state, timeout_seconds=_WAIT_SECONDS) as reader:
             return reader.all(OFFERED[kind], [_MOST])
-        finally:
-            reader.close()
     except (WatcherError, OSError, RuntimeError, ValueError, sqlite3.Error):
         return []
 

@@ -19,6 +19,7 @@ from watcher.cli.options import (
     only_given_option,
     print_json,
     settings_options,
+    time_limit_option,
 )
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.cli.sources import Sources, sources
@@ -41,13 +42,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
 @click.argument("model_dir", required=False, shell_complete=folders)
 @config_option("Settings from a TOML file, as for run.")
 @click.option("--strict", is_flag=True, help="Exit with code 1 for warnings too.")
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=120.0,
-    metavar="SECONDS",
-    help="How long the training environment may take to answer. [120]",
-)
+@time_limit_option("the")
 @as_json
 @only_given_option
 @settings_options

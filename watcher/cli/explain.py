@@ -13,16 +13,12 @@ import click
 from watcher.cli import completing
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.cli.settings_help import examples
+from watcher.config import FILE_ONLY
+from watcher.config.ranking import RankingSettings
+from watcher.config.stopping import StoppingSettings
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 
-_DECIDING = frozenset(
-    {
-        *("metric", "mode", "top_k", "tie_break", "ties", "veto"),
-        *("patience", "patience_steps", "min_delta", "smoothing", "min_steps", "min_evaluations"),
-        *("target", "divergence", "max_not_finite", "plateau_std", "plateau_window"),
-        *("max_steps", "max_hours"),
-    }
-)
+_DECIDING = {*RankingSettings.__struct_fields__, *StoppingSettings.__struct_fields__} - FILE_ONLY
 
 
 @click.command(
@@ -90,7 +86,7 @@ def _tell_held(reader: Any) -> None:
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:
     import time
 
-    from watcher.config.policies import boards, stop_policy
+    from watcher.config.policies import boards, require_metrics, stop_policy
     from watcher.decision.explain import explain as explained
 
     settings = _settings(reader, what_if)
@@ -101,7 +97,8 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     scored = reader.scored()
     keys = {key for metric in board.metrics for key in metric.keys}
     values = reader.values([row.evaluation_id for row in scored], keys)
-    _require_measured(board, values, reader)
+    if values:
+        require_metrics([board], *reader.measured())
     begun = datetime.fromisoformat(reader.begun_at()).timestamp()
     return explained(
         scored,
@@ -165,12 +162,3 @@ def _settings(reader: Any, what_if: tuple[str, ...]) -> Any:
             )
         flags[name] = [*(flags.get(name) or []), value] if name in list_settings() else value
     return load(Settings, flags, {}, None, last=start).settings
-
-
-def _require_measured(board: Any, values: Any, reader: Any) -> None:
-    """Raise ConfigError for a metric that no evaluation of this run has."""
-    from watcher.config.policies import require_metrics
-
-    if values:
-        names, categories = reader.measured()
-        require_metrics([board], names, categories)

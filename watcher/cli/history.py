@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from watcher.cli.options import as_json, print_json
-from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
+from watcher.cli.options import as_json
+from watcher.cli.runs import each_shown, find_runs, run_folders
 from watcher.cli.settings_help import examples
+from watcher.store.reading import Reader
 from watcher.view import show
 
 
@@ -27,19 +27,11 @@ def history(folders: tuple[Path, ...], state_dir: str | None, json_output: bool)
     The same as `SELECT * FROM history` on the database. Several MODEL_DIRs, or a folder that holds
     some, are shown one after the other.
     """
-    asked, every = find_runs(folders, state_dir), list[Any]()
-    for place, reader in each_reader(asked):
-        rows = reader.history()
-        if json_output:
-            every += with_folder(rows, place, asked)
-            continue
+    asked = find_runs(folders, state_dir)
+    for place, reader, rows in each_shown(asked, Reader.history, json_output=json_output):
         from watcher.view.tables import history_table
 
         title = f"Checkpoints of {reader.run()['name']}"
         if asked.many:
             title += f": {place.model_dir}"
-        if place is not asked.places[0]:
-            click.echo()
         show(history_table(rows, reader.leaderboard(), title=title, whole=True))
-    if json_output:
-        print_json(every)

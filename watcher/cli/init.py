@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from watcher.cli import completing
+from watcher.cli.options import time_limit_option
 from watcher.cli.settings_help import examples
 from watcher.cli.sources import FILE_HERE
 from watcher.errors import ConfigError, ModelDirError
@@ -47,13 +48,7 @@ _FLAGS = frozenset({"pipeline_config", "python"})
     help=f"The file to write, - for standard output. [./{FILE_HERE}]",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=120.0,
-    metavar="SECONDS",
-    help="How long a training environment may take to answer. [120]",
-)
+@time_limit_option("a")
 def init(
     model_dir: str,
     pipeline_config: str | None,

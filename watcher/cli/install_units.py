@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
+from watcher.config.settings import absolute
 from watcher.errors import ConfigError
 from watcher.files.atomic_io import replace_file
 from watcher.systemd import units
@@ -86,7 +86,7 @@ def install_units(
     installation = units.Installation(
         name=name,
         settings=settings,
-        interpreter=_interpreter(settings),
+        interpreter=Path(settings.carrier.interpreter()),
         program=Path(sys.prefix, "bin", "checkpoint-watcher"),
         user=account,
         group=group,
@@ -118,7 +118,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
     if file.exists() and not given.keys() - _BESIDE_THE_FILE:
         settings = load_settings(given, {}, file)
         values = read_toml(file)
-        if units.absolute(values) != values:
+        if absolute(values) != values:
             raise ConfigError(
                 f"{file} has a path that is not absolute",
                 hint="a service is started in another folder; write the whole path",
@@ -127,7 +127,7 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
     settings = load_settings({"run_name": name, **given}, {}, None)
     # As they were understood: 3 and not "3".
     values = {key: settings.value(key) for key in ("model_dir", "run_name", *given)}
-    values = units.absolute({**values, "python": str(_interpreter(settings))})
+    values = absolute({**values, "python": settings.carrier.interpreter()})
     text = units.settings_file(values)
     if file.exists() and file.read_text(encoding="utf-8") != text:
         raise ConfigError(
@@ -135,18 +135,6 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
             hint="edit it and give no settings here, or remove it first",
         )
     return text, load_settings(values, {}, None)
-
-
-def _interpreter(settings: Settings) -> Path:
-    """Return the interpreter's absolute path; a link stays, an environment is known by it."""
-    wanted = settings.carrier.python or sys.executable
-    found = shutil.which(wanted)
-    if found is None:
-        raise ConfigError(
-            f"python ({wanted}) does not exist or cannot be executed",
-            hint="give the interpreter of the training environment, /path/to/env/bin/python",
-        )
-    return Path(found).absolute()
 
 
 def _account(user: str | None, settings: Settings) -> tuple[str, str]:
@@ -215,12 +203,11 @@ def _next_steps(installation: units.Installation) -> str:
     lines = [
         *("", "next:"),
         "  systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload",
-        f"  systemctl enable checkpoint-watcher@{name}",
     ]
+    if unit == "od-train":
+        lines.append(f"  systemctl enable checkpoint-watcher@{name}")
     if installation.trainer == "plain":
         lines.append(f"  systemctl enable od-train-stop@{name}.path")
     lines.append(f"  systemctl enable --now {unit}@{name}")
     lines.append(f"  systemctl status checkpoint-watcher@{name}")
-    if unit == "checkpoint-watcher":
-        del lines[3]
     return "\n".join(lines)

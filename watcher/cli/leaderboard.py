@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from watcher.cli.options import as_json, print_json
-from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
+from watcher.cli.options import as_json
+from watcher.cli.runs import each_shown, find_runs, run_folders
+from watcher.store.reading import Reader
 from watcher.view import show
 from watcher.view.look import is_there, missing_text, remedy, unranked_text
 from watcher.view.tables import is_missing, leaderboard_table
@@ -23,14 +23,9 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
     The same as `SELECT * FROM leaderboard` on the database. Several MODEL_DIRs, or a folder that
     holds some, are shown one after the other; their scores are not ranked against each other.
     """
-    asked, every = find_runs(folders, state_dir), list[Any]()
-    for place, reader in each_reader(asked):
-        rows, run = reader.leaderboard(), reader.run()
-        if json_output:
-            every += with_folder(rows, place, asked)
-            continue
-        if place is not asked.places[0]:
-            click.echo()
+    asked = find_runs(folders, state_dir)
+    for place, reader, rows in each_shown(asked, Reader.leaderboard, json_output=json_output):
+        run = reader.run()
         if rows:
             if gone := [row["path"] for row in rows if is_missing(row)]:
                 told = f"{missing_text(gone)}; {remedy(is_there(run['status'].get('pid')))}"
@@ -43,5 +38,3 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
                 click.echo(f"! {why}")
         if why := reader.unmeasured():
             click.echo(f"! {why}")
-    if json_output:
-        print_json(every)

@@ -98,6 +98,17 @@ def only_given_option(command: Command) -> Command:
     )(command)
 
 
+def time_limit_option(whose: str) -> Callable[[Command], Command]:
+    """Make the `--time-limit` of the commands that ask training environments."""
+    return click.option(
+        "--time-limit",
+        type=click.FloatRange(min=0, min_open=True),
+        default=120.0,
+        metavar="SECONDS",
+        help=f"How long {whose} training environment may take to answer. [120]",
+    )
+
+
 def state_dir_option(command: Command) -> Command:
     """Give a reading command `--state-dir`."""
     return click.option(

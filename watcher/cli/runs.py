@@ -12,7 +12,7 @@ import click
 
 from watcher.cli import completing
 from watcher.cli.meant import refuse_mistaken
-from watcher.cli.options import folder_or_here, state_dir_option, state_folder
+from watcher.cli.options import folder_or_here, print_json, state_dir_option, state_folder
 from watcher.errors import StoreError
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader, open_reader
@@ -100,6 +100,23 @@ def each_reader(asked: Asked) -> Iterator[tuple[RunPlace, Reader]]:
             click.echo(f"warning: {error.message}", err=True)
     if failed and not read:
         raise failed
+
+
+def each_shown(
+    asked: Asked, rows_of: Callable[[Reader], list[dict[str, Any]]], *, json_output: bool
+) -> Iterator[tuple[RunPlace, Reader, list[dict[str, Any]]]]:
+    """Open one run after the other to show its rows, a blank line between; or print all as JSON."""
+    every: list[Any] = []
+    for place, reader in each_reader(asked):
+        rows = rows_of(reader)
+        if json_output:
+            every += with_folder(rows, place, asked)
+            continue
+        if place is not asked.places[0]:
+            click.echo()
+        yield place, reader, rows
+    if json_output:
+        print_json(every)
 
 
 @contextmanager

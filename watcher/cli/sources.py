@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,10 +64,7 @@ class Sources:
             if unread and error.message.endswith("is not set"):
                 raise unread from error
             raise
-        busy = isinstance(unread, StoreBusy)
-        return Loaded(
-            loaded.settings, loaded.given, loaded.inherited, loaded.forgotten, unread=busy
-        )
+        return replace(loaded, unread=isinstance(unread, StoreBusy))
 
     def _state_dir(self) -> Path | None:
         held = read_toml(self.file) if self.file else {}

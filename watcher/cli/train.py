@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -152,11 +151,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
             f"pipeline_config {wrong}",
             hint="give --pipeline-config, or --pipeline_config_path in the trainer's command",
         )
-    if settings.carrier.python and shutil.which(settings.carrier.python) is None:
-        raise ConfigError(
-            f"python ({settings.carrier.python}) does not exist or cannot be executed",
-            hint="give the interpreter of the training environment, /path/to/env/bin/python",
-        )
+    settings.carrier.interpreter()
     listing = Listing() if settings.carrier.device == "cpu" else list_gpus()
     device = evaluation_device(
         settings.carrier.device,

@@ -52,7 +52,7 @@ def tell_ahead(
     if not (python and python.is_od_trainer):
         return Unsaved()
     given = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
-    pipeline = od_trainer.read(Path(given)) if given else ""
+    pipeline = od_trainer.read_pipeline(Path(given)) if given else ""
     if said := od_trainer.never_detected(pipeline):
         say(said)
     if flag_value(command, "checkpoint_dir"):

@@ -65,11 +65,12 @@ def web(
     if export:
         _export(folders, state_dir, export)
         return
+    from watcher.web.datasette_server import names_this_machine
     from watcher.web.plan import Plan, ServedRun, find_served, make_plan
-    from watcher.web.serving import interpreter_of, is_local, listening, serve
+    from watcher.web.serving import interpreter_of, listening, serve
 
     interpreter = interpreter_of(datasette) if datasette else Path(sys.executable)
-    local = is_local(host)
+    local = names_this_machine(host)
     if not local:
         click.echo(f"warning: whoever reaches {host} can read these runs: no password", err=True)
 

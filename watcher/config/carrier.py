@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import msgspec
 
 from watcher.config.rules import Niceness, about
 from watcher.decision.queue_policy import parse_size
+from watcher.errors import ConfigError
 
 
 class LocalSettings(
@@ -85,6 +88,20 @@ class LocalSettings(
     stall_timeout: Annotated[
         float, about("Time without progress after which an evaluation hangs.", "SECONDS", gt=0)
     ] = 600.0
+
+    def interpreter(self) -> str:
+        """Return the full path of `python`; a link stays, since an environment is known by it.
+
+        Raises:
+            ConfigError: there is no such program.
+        """
+        wanted = self.python or sys.executable
+        if found := shutil.which(wanted):
+            return str(Path(found).absolute())
+        raise ConfigError(
+            f"python ({wanted}) does not exist or cannot be executed",
+            hint="give the interpreter of the training environment, /path/to/env/bin/python",
+        )
 
     @property
     def working_path(self) -> Path:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from watcher.config.launching import LaunchSettings
 from watcher.config.policies import boards, parse_delta
 from watcher.config.settings import Settings, fields
+from watcher.config.wording import either
 from watcher.decision.board import Board
 from watcher.errors import ConfigError
 
@@ -169,7 +169,7 @@ def _memory(settings: Settings) -> Iterator[Doubt]:
 def _idle(settings: Settings, table: Mapping[str, tuple[str, ...]]) -> Iterator[Doubt]:
     for name, needed in table.items():
         if _is_set(settings, name) and not any(_is_on(settings, one) for one in needed):
-            others = " or ".join(filter(None, [", ".join(needed[:-1]), needed[-1]]))
+            others = either(needed)
             yield Doubt(
                 f"{name} ({settings.value(name)}) has no effect without {others}",
                 f"set {others} as well, or leave {name} out",
@@ -181,7 +181,8 @@ def _is_set(settings: Settings, name: str) -> bool:
     value = settings.value(name)
     if name == "min_delta":
         return parse_delta(value)[0] > 0
-    return bool(value) and value != _defaults(type(settings))[name]
+    default = next(one.default for one in fields(type(settings)) if one.name == name)
+    return bool(value) and value != default
 
 
 def _is_on(settings: Settings, name: str) -> bool:
@@ -192,9 +193,4 @@ def _is_on(settings: Settings, name: str) -> bool:
 
 def _named(settings: Settings, names: Iterable[str]) -> str:
     """Return those that are given, with their values, as a list for people."""
-    given = [f"{name} ({settings.value(name)})" for name in names if _is_on(settings, name)]
-    return " or ".join(filter(None, [", ".join(given[:-1]), *given[-1:]]))
-
-
-def _defaults(kind: type[Settings]) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(kind)}
+    return either([f"{name} ({settings.value(name)})" for name in names if _is_on(settings, name)])

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_typ
 import msgspec
 
 from watcher.config.contradictions import refuse_contradictions
+from watcher.config.describe import describe
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
@@ -233,12 +234,7 @@ def _override_main_board(
 @functools.cache
 def list_settings() -> frozenset[str]:
     """Return the names of the settings that hold several values: those annotated as a tuple."""
-    return frozenset(
-        name
-        for table in sections(Settings).values()
-        for name, hint in get_type_hints(table).items()
-        if get_origin(hint) is tuple
-    )
+    return frozenset(one.name for one in describe(Settings) if one.kind == "list")
 
 
 def _from_text(name: str, text: str) -> Any:
@@ -270,7 +266,8 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
 def _check_texts(settings: Settings) -> None:
     """Try out what is text with a grammar of its own."""
     for name, value in settings.flat().items():
-        if isinstance(value, str) and not _is_utf8(value):
+        # A file's name say, that could not be written down in the database.
+        if isinstance(value, str) and value != value.encode(errors="ignore").decode():
             raise msgspec.ValidationError(f"Expected a text in UTF-8 - at `$.{name}`")
     for name, read in _TEXTS.items():
         value = settings.value(name)
@@ -280,15 +277,6 @@ def _check_texts(settings: Settings) -> None:
                 read(one)
         except ValueError as error:
             raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether a text, a file's name say, can be written down in the database."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_toml(file: Path) -> dict[str, Any]:

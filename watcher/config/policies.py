@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TypeVar
 
+import msgspec
+
 from watcher.config.ranking import (
     BoardSettings,
     RankingSettings,
@@ -129,7 +131,7 @@ def stop_policy(
     resumed_step: int = -1,
     generation: int = 1,
 ) -> StopPolicy:
-    """Return what `should_stop` decides by, under these settings.
+    """Return what `decide` decides by, under these settings.
 
     Args:
         ranking: Those of the main board included.
@@ -137,23 +139,13 @@ def stop_policy(
         resumed_step: Step up to which `checkpoint-watcher resume` withdrew every decision.
         generation: The newest of the trainer's lives, the one that is decided by.
     """
-    delta, relative = parse_delta(stopping.min_delta)
+    as_set = msgspec.structs.asdict(stopping)
+    as_set["min_delta"], relative = parse_delta(stopping.min_delta)
+    as_set["smoothing"] = parse_smoothing(stopping.smoothing)
     return StopPolicy(
+        **as_set,
         mode=ranking.better,
-        patience=stopping.patience,
-        patience_steps=stopping.patience_steps,
-        min_delta=delta,
         min_delta_relative=relative,
-        min_steps=stopping.min_steps,
-        min_evaluations=stopping.min_evaluations,
-        target=stopping.target,
-        divergence=stopping.divergence,
-        max_not_finite=stopping.max_not_finite,
-        plateau_window=stopping.plateau_window,
-        plateau_std=stopping.plateau_std,
-        max_steps=stopping.max_steps,
-        max_hours=stopping.max_hours,
-        smoothing=parse_smoothing(stopping.smoothing),
         resumed_step=resumed_step,
         generation=generation,
     )

@@ -71,22 +71,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         Paths are absolute: whoever reads them later is elsewhere.
         """
-        shown: dict[str, Any] = msgspec.to_builtins(self.flat())
-        for name in ("model_dir", "device_lock_dir", *PATHS):
-            if shown[name]:
-                shown[name] = str(Path(shown[name]).absolute())
+        shown = absolute(msgspec.to_builtins(self.flat()))
         for board in shown["board"]:
             if board["folder"]:
                 board["folder"] = str(Path(shown["model_dir"], board["folder"]))
-        # A name without a folder is looked for on PATH, or among the entry points.
+        # A name without a folder is looked for on PATH.
         if shown["python"] and "/" in shown["python"]:
             shown["python"] = str(Path(shown["python"]).absolute())
-        plugins = [one.rpartition(":") for one in shown["metric_plugin"]]
-        shown["metric_plugin"] = [
-            f"{Path(file).absolute()}:{function}" if colon else function
-            for file, colon, function in plugins
-        ]
         return {name: value for name, value in shown.items() if name not in SECRET}
+
+
+def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings whose paths do not depend on where they are read."""
+    read = dict(settings)
+    for name in ("model_dir", "device_lock_dir", *PATHS):
+        if read.get(name):
+            read[name] = str(Path(read[name]).absolute())
+    if "metric_plugin" in read:
+        # A name without a file is looked for among the entry points.
+        parts = (one.rpartition(":") for one in read["metric_plugin"])
+        read["metric_plugin"] = [
+            f"{Path(file).absolute()}:{function}" if file else function
+            for file, _, function in parts
+        ]
+    return read
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _KINDS = {
     "int": "a whole number",
@@ -20,6 +21,11 @@ _RULE = re.compile(
 )
 
 
+def either(words: Sequence[str]) -> str:
+    """Return words as people list them: `a, b or c`."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
 def in_words(rule: str) -> str:
     """Return msgspec's rule, "Expected `int | null`, got `str`" say, as people say it.
 
@@ -32,7 +38,7 @@ def in_words(rule: str) -> str:
     kinds = match["kinds"].split(" | ")
     # A number is a text too where it comes from a flag, so a text is none of what was wrong.
     words = [_KINDS.get(kind, kind) for kind in kinds]
-    said = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    said = either(words)
     if match["sign"]:
         limit = format(float(match["limit"]), "g")
         said += f", {_BOUNDS[match['sign']].format(limit)}"

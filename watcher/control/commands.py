@@ -94,7 +94,7 @@ class Commands:
             elif not (yield from self._has_files(checkpoint)):
                 refused.append(f"{checkpoint['name']} is {checkpoint['state']}: its files are gone")
             else:
-                self._store.manual.keep(checkpoint, True, now)
+                self._store.queue.keep(checkpoint, True, now)
                 done.append(f"{_shown(checkpoint)} is kept")
         return Answer(done=tuple(done), refused=tuple(refused))
 
@@ -107,7 +107,7 @@ class Commands:
             elif not checkpoint["kept"]:
                 refused.append(f"{_shown(checkpoint)} is not kept by hand: nothing to undo")
             else:
-                self._store.manual.keep(checkpoint, False, now)
+                self._store.queue.keep(checkpoint, False, now)
                 done.append(f"{_shown(checkpoint)} is no longer kept by hand")
         return Answer(done=tuple(done), refused=tuple(refused))
 
@@ -115,9 +115,9 @@ class Commands:
         done, refused = [], []
         chosen: list[dict[str, Any]] = []
         if request.every == "pinned":
-            chosen = self._store.manual.pinned()
+            chosen = self._store.queue.evaluated_pins()
         elif request.every == "failed":
-            chosen = self._store.manual.failed()
+            chosen = self._store.queue.failed()
         for name in request.checkpoints:
             checkpoint = self._store.ledger.find(name)
             if checkpoint is None:
@@ -134,7 +134,7 @@ class Commands:
             elif not (yield from self._has_files(checkpoint)):
                 refused.append(f"{_shown(checkpoint)}: its files are gone")
             else:
-                self._store.manual.requeue(checkpoint, now)
+                self._store.queue.requeue(checkpoint, now)
                 done.append(f"{_shown(checkpoint)} waits to be evaluated anew")
         return Answer(done=tuple(done), refused=tuple(refused))
 

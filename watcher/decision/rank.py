@@ -85,31 +85,18 @@ def rankable(score: float | None) -> bool:
     return score is not None and math.isfinite(score) and score != -1.0
 
 
-def rank(rows: Iterable[ScoredCheckpoint], policy: RankPolicy) -> list[ScoredCheckpoint]:
-    """Order rows from best to worst and keep the first `top_k`.
-
-    Args:
-        rows: Evaluations of one fingerprint, in any order; each with the `values` that the
-            policy's tie-breaks and vetoes read.
-        policy: What decides.
-
-    Returns:
-        The ranked rows. Rows that are not rankable, and those vetoed, are left out.
-    """
-    return list(judge(rows, policy).leaders)
-
-
 def judge(
     rows: Iterable[ScoredCheckpoint], policy: RankPolicy, incumbent: int | None = None
 ) -> Ranking:
-    """Rank, and say what a veto kept out.
+    """Order rows from best to worst, keep the first `top_k`, and say what a veto kept out.
 
     A veto compares with the best. So the best is found first: of the rows that are not vetoed by
     the best so far the highest becomes the best, until it stays. It climbs at each turn, which
     ends it, and the outcome does not depend on the order of the rows.
 
     Args:
-        rows: As for `rank`.
+        rows: Evaluations of one fingerprint, in any order; each with the `values` that the
+            policy's tie-breaks and vetoes read. Those that are not rankable are left out.
         policy: What decides.
         incumbent: Checkpoint id of the best so far, where the climb begins; without one, or when
             it is not among the rows, that is the row of the smallest step.

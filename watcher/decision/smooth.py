@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import statistics
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,39 +24,6 @@ class Smoothing:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.amount:g}"
-
-
-class Smoother(Protocol):
-    """Takes scores in step order and gives the smoothed one after each."""
-
-    def add(self, score: float) -> float:
-        """Add a score and return the smoothed one."""
-
-
-class _Plain:
-    def add(self, score: float) -> float:
-        return score
-
-
-class _Average:
-    def __init__(self, weight: float) -> None:
-        self._weight = weight
-        self._sum = 0.0
-        self._bias = 1.0
-
-    def add(self, score: float) -> float:
-        self._sum = self._weight * self._sum + (1 - self._weight) * score
-        self._bias *= self._weight
-        return self._sum / (1 - self._bias)
-
-
-class _Median:
-    def __init__(self, window: int) -> None:
-        self._last: deque[float] = deque(maxlen=window)
-
-    def add(self, score: float) -> float:
-        self._last.append(score)
-        return statistics.median(self._last)
 
 
 def parse_smoothing(text: str | None) -> Smoothing | None:
@@ -74,10 +42,28 @@ def parse_smoothing(text: str | None) -> Smoothing | None:
     raise ValueError("expected none, ema:W with 0 <= W < 1, or median:N with N >= 1")
 
 
-def make_smoother(smoothing: Smoothing | None) -> Smoother:
-    """Return a smoother that has seen nothing yet."""
+def make_smoother(smoothing: Smoothing | None) -> Callable[[float], float]:
+    """Return what takes scores in step order, one a call, and gives the smoothed one after each."""
     if smoothing is None:
-        return _Plain()
+        return lambda score: score
     if smoothing.kind == "ema":
-        return _Average(smoothing.amount)
-    return _Median(int(smoothing.amount))
+        return _average(smoothing.amount)
+    last: deque[float] = deque(maxlen=int(smoothing.amount))
+
+    def median(score: float) -> float:
+        last.append(score)
+        return statistics.median(last)
+
+    return median
+
+
+def _average(weight: float) -> Callable[[float], float]:
+    total, bias = 0.0, 1.0
+
+    def average(score: float) -> float:
+        nonlocal total, bias
+        total = weight * total + (1 - weight) * score
+        bias *= weight
+        return total / (1 - bias)
+
+    return average

@@ -12,23 +12,12 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from watcher.decision.metric import Mode
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother
 from watcher.types import ScoredCheckpoint
-
-# In the order in which they are looked at: what is certain comes before what is patience.
-REASONS = (
-    "target",
-    "diverged",
-    "not_finite",
-    "max_steps",
-    "max_hours",
-    "patience",
-    "patience_steps",
-    "plateau",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +66,7 @@ class StopPolicy:
     @property
     def is_on(self) -> bool:
         """True when any rule is switched on."""
-        counts = (self.patience, self.patience_steps, self.max_not_finite, self.max_steps)
-        figures = (self.target, self.divergence, self.plateau_std, self.max_hours)
-        return any(rule is not None for rule in (*counts, *figures))
+        return any(getattr(self, setting) is not None for setting, *_ in _RULES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +91,15 @@ class Rule:
         reason: Its code, one of `REASONS`.
         fires: True when it would end the run, `min_steps` and `min_evaluations` apart.
         message: What it says, for people.
-        guarded: True when it waits for `min_steps` and `min_evaluations`.
         left: What is left of it, `2 more evaluations`; empty when that is no count, or it fires.
+        guarded: True when it waits for `min_steps` and `min_evaluations`.
     """
 
     reason: str
     fires: bool
     message: str
-    guarded: bool = True
     left: str = ""
+    guarded: bool = True
 
 
 class Walk:
@@ -134,7 +121,7 @@ class Walk:
 
     def __init__(self, policy: StopPolicy) -> None:
         self._policy = policy
-        self._smoother = make_smoother(policy.smoothing)
+        self._smoothed = make_smoother(policy.smoothing)
         self._order = (-1, -1)
         self.evaluations = 0
         self.best: ScoredCheckpoint | None = None
@@ -168,7 +155,7 @@ class Walk:
         assert row.score is not None
         self.not_finite = 0
         self.evaluations += 1
-        self.last, self.smoothed = row, self._smoother.add(row.score)
+        self.last, self.smoothed = row, self._smoothed(row.score)
         if self.best is None or self.sign * (row.score - (self.best.score or 0.0)) > 0:
             self.best = row
         if self.improved is None or self._improves(self.smoothed):
@@ -207,24 +194,17 @@ def newest_life(rows: Iterable[ScoredCheckpoint], policy: StopPolicy) -> list[Sc
     )
 
 
-def should_stop(
-    rows: Iterable[ScoredCheckpoint], policy: StopPolicy, *, hours: float = 0.0
-) -> StopDecision | None:
-    """Decide whether the run should stop, from the rows alone.
+def decide(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> StopDecision | None:
+    """Decide at the end of a walk whether the run should stop, from its rows alone.
 
     Args:
-        rows: Evaluations of one fingerprint, in any order. Those of the newest generation decide.
+        walked: Of the newest generation.
         policy: The settings of this moment. Nothing is remembered from an earlier decision.
         hours: How long that generation has lasted.
 
     Returns:
         The decision with its reason code, or None to go on.
     """
-    return decide(walk(rows, policy), policy, hours=hours)
-
-
-def decide(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> StopDecision | None:
-    """Decide at the end of a walk; see `should_stop`."""
     if walked.reached <= policy.resumed_step and walked.reached >= 0:
         return None
     early = too_early(walked, policy)
@@ -246,16 +226,12 @@ def too_early(walked: Walk, policy: StopPolicy) -> str | None:
 
 def rules(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> list[Rule]:
     """Look at each rule that is switched on, in the order of `REASONS`."""
-    found = [rule for look in _SCORE_RULES if walked.last for rule in look(walked, policy)]
-    found += _not_finite(walked, policy)
-    if policy.max_steps is not None:
-        message = f"step {max(walked.reached, 0)} of max_steps {policy.max_steps}"
-        fires = walked.reached >= policy.max_steps
-        found.append(Rule("max_steps", fires, message, guarded=False))
-    if policy.max_hours is not None:
-        message = f"{hours:.2f} hours of max_hours {policy.max_hours:g}"
-        found.append(Rule("max_hours", hours >= policy.max_hours, message, guarded=False))
-    return sorted(found, key=lambda rule: REASONS.index(rule.reason))
+    found = []
+    for reason, (setting, look, guarded) in _RULES.items():
+        limit = getattr(policy, setting)
+        if limit is not None and (walked.last or not guarded):
+            found.append(Rule(reason, *look(walked, policy, limit, hours), guarded=guarded))
+    return found
 
 
 def patience_left(walked: Walk, policy: StopPolicy) -> dict[str, int]:
@@ -278,70 +254,70 @@ def _steps_since(walked: Walk, policy: StopPolicy) -> int:
     return max(walked.last.global_step - since, 0)
 
 
-def _target(walked: Walk, policy: StopPolicy) -> list[Rule]:
-    if policy.target is None:
-        return []
-    fires = walked.sign * (walked.smoothed - policy.target) >= 0
-    return [Rule("target", fires, f"score {walked.smoothed:.6g} for a target of {policy.target:g}")]
+# What one rule says beside its limit: whether it fires, the message, and what is left of it.
+_Found = tuple[bool, str, str]
 
 
-def _diverged(walked: Walk, policy: StopPolicy) -> list[Rule]:
-    if policy.divergence is None:
-        return []
-    fires = walked.sign * (walked.smoothed - policy.divergence) < 0
-    limit = f"score {walked.smoothed:.6g} where {policy.divergence:g} means diverged"
-    return [Rule("diverged", fires, limit)]
+def _target(walked: Walk, _: StopPolicy, limit: float, __: float) -> _Found:
+    fires = walked.sign * (walked.smoothed - limit) >= 0
+    return fires, f"score {walked.smoothed:.6g} for a target of {limit:g}", ""
 
 
-def _not_finite(walked: Walk, policy: StopPolicy) -> list[Rule]:
-    limit = policy.max_not_finite
-    if limit is None:
-        return []
+def _diverged(walked: Walk, _: StopPolicy, limit: float, __: float) -> _Found:
+    fires = walked.sign * (walked.smoothed - limit) < 0
+    return fires, f"score {walked.smoothed:.6g} where {limit:g} means diverged", ""
+
+
+def _not_finite(walked: Walk, _: StopPolicy, limit: int, __: float) -> _Found:
     message = f"{_count(walked.not_finite, 'checkpoint')} in a row not finite, of {limit}"
-    return [Rule("not_finite", walked.not_finite >= limit, message, guarded=False)]
+    return walked.not_finite >= limit, message, ""
 
 
-def _patience(walked: Walk, policy: StopPolicy) -> list[Rule]:
-    if policy.patience is None:
-        return []
-    since = _count(walked.since, "evaluation")
-    message = f"{_no_gain(policy)} in {since} since {_reference(walked, policy)}"
-    left = policy.patience - walked.since
-    return [Rule("patience", left <= 0, message, left=_left(left, "evaluation"))]
+def _max_steps(walked: Walk, _: StopPolicy, limit: int, __: float) -> _Found:
+    return walked.reached >= limit, f"step {max(walked.reached, 0)} of max_steps {limit}", ""
 
 
-def _patience_steps(walked: Walk, policy: StopPolicy) -> list[Rule]:
-    if policy.patience_steps is None:
-        return []
-    steps = _steps_since(walked, policy)
-    message = f"{_no_gain(policy)} in {_count(steps, 'step')} since {_reference(walked, policy)}"
-    left = policy.patience_steps - steps
-    return [Rule("patience_steps", left <= 0, message, left=_left(left, "step"))]
+def _max_hours(_: Walk, __: StopPolicy, limit: float, hours: float) -> _Found:
+    return hours >= limit, f"{hours:.2f} hours of max_hours {limit:g}", ""
 
 
-def _plateau(walked: Walk, policy: StopPolicy) -> list[Rule]:
-    if policy.plateau_std is None:
-        return []
+def _patience(walked: Walk, policy: StopPolicy, limit: int, _: float) -> _Found:
+    return _passed(walked, policy, limit, walked.since, "evaluation")
+
+
+def _patience_steps(walked: Walk, policy: StopPolicy, limit: int, _: float) -> _Found:
+    return _passed(walked, policy, limit, _steps_since(walked, policy), "step")
+
+
+def _passed(walked: Walk, policy: StopPolicy, limit: int, since: int, unit: str) -> _Found:
+    message = f"{_no_gain(policy)} in {_count(since, unit)} since {_reference(walked, policy)}"
+    left = limit - since
+    return left <= 0, message, _count(left, f"more {unit}") if left > 0 else ""
+
+
+def _plateau(walked: Walk, policy: StopPolicy, limit: float, _: float) -> _Found:
     count, window = len(walked.recent), policy.plateau_window
     if count < window:
-        return [Rule("plateau", False, f"{count} evaluations of the {window} it looks at")]
+        return False, f"{count} evaluations of the {window} it looks at", ""
     deviation = statistics.pstdev(walked.recent)
     message = f"standard deviation {deviation:.3g} over the last {window} scores"
-    fires = deviation <= policy.plateau_std
-    return [Rule("plateau", fires, f"{message}, {policy.plateau_std:g} means it stands still")]
+    return deviation <= limit, f"{message}, {limit:g} means it stands still", ""
 
 
-_SCORE_RULES: tuple[Callable[[Walk, StopPolicy], list[Rule]], ...] = (
-    _target,
-    _diverged,
-    _patience,
-    _patience_steps,
-    _plateau,
-)
-
-
-def _left(count: int, unit: str) -> str:
-    return _count(count, f"more {unit}") if count > 0 else ""
+# Reason to the setting that is the limit, the rule, and whether it is about scores, and waits for
+# `min_steps` and `min_evaluations`. In the order in which they are looked at: what is certain comes
+# before what is patience.
+_RULES: dict[str, tuple[str, Callable[[Walk, StopPolicy, Any, float], _Found], bool]] = {
+    "target": ("target", _target, True),
+    "diverged": ("divergence", _diverged, True),
+    "not_finite": ("max_not_finite", _not_finite, False),
+    "max_steps": ("max_steps", _max_steps, False),
+    "max_hours": ("max_hours", _max_hours, False),
+    "patience": ("patience", _patience, True),
+    "patience_steps": ("patience_steps", _patience_steps, True),
+    "plateau": ("plateau_std", _plateau, True),
+}
+REASONS = tuple(_RULES)
 
 
 def _count(count: int, unit: str) -> str:
@@ -349,9 +325,12 @@ def _count(count: int, unit: str) -> str:
 
 
 def _no_gain(policy: StopPolicy) -> str:
-    if policy.min_delta_relative:
-        return f"no improvement greater than {100 * policy.min_delta:g}%"
-    return f"no improvement greater than {policy.min_delta:g}"
+    return f"no improvement greater than {_delta(policy)}"
+
+
+def _delta(policy: StopPolicy) -> str:
+    relative = policy.min_delta_relative
+    return f"{100 * policy.min_delta:g}%" if relative else f"{policy.min_delta:g}"
 
 
 def _reference(walked: Walk, policy: StopPolicy) -> str:
@@ -375,9 +354,9 @@ def _better_since(walked: Walk, policy: StopPolicy) -> str:
         return ""
     if policy.smoothing:  # which may hold any single score back, and compares others than these
         return f"; {best.name} is better by {_gain(gain)}, but not once smoothed"
-    limit = f"min_delta {policy.min_delta:g}"
+    limit = f"min_delta {_delta(policy)}"
     if policy.min_delta_relative:
-        limit = f"min_delta {100 * policy.min_delta:g}%, {_gain(walked.needed_gain)}"
+        limit += f", {_gain(walked.needed_gain)}"
     than = "less" if gain < walked.needed_gain else "no more"
     return f"; {best.name} is better by {_gain(gain)}, {than} than {limit}"
 

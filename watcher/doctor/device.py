@@ -34,7 +34,6 @@ def device(
     """
     used = trainers_gpus(running, listing)
     try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         evaluators = {
             gpu.uuid: pid
             for gpu in listing.gpus
@@ -44,19 +43,15 @@ def device(
         choices = choose(
             setting,
             listing,
-            visible=visible,
+            visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
             taken=used,
             evaluators=evaluators,
             source=source,
         )
     except ConfigError as error:
         return [Finding("device", "error", error.message, error.hint)]
-    by_uuid = {gpu.uuid: gpu for gpu in listing.gpus}
-    found = []
-    for choice in choices:
-        gpu = by_uuid.get(choice.device)
-        found.append(_judge(choice, gpu, used, command) if gpu else _without(choice))
-    return found
+    gpus = {gpu.uuid: gpu for gpu in listing.gpus}
+    return [_judge(choice, gpus.get(choice.device), used, command) for choice in choices]
 
 
 def trainers_gpus(running: Sequence[Trainer], listing: Listing) -> dict[str, int]:
@@ -72,19 +67,14 @@ def trainers_gpus(running: Sequence[Trainer], listing: Listing) -> dict[str, int
     }
 
 
-def _without(choice: Choice) -> Finding:
-    if choice.is_gpu:
+def _judge(
+    choice: Choice, gpu: Gpu | None, used: dict[str, int], command: Callable[[int], str]
+) -> Finding:
+    if not choice.is_gpu:
+        return Finding("device", "ok", f"evaluates on the CPU: {choice.reason}")
+    if gpu is None:
         text = f"{choice.device} is asked for, and nothing here lists GPUs"
         return Finding("device", "warning", text, "install nvidia-smi or nvidia-ml-py")
-    return Finding("device", "ok", f"evaluates on the CPU: {choice.reason}")
-
-
-def _judge(
-    choice: Choice,
-    gpu: Gpu,
-    used: dict[str, int],
-    command: Callable[[int], str],
-) -> Finding:
     if trainer := used.get(gpu.uuid):
         text = f"{choice.label} is one that trainer {trainer} computes on"
         return Finding("device", "error", text, _REMEDY)

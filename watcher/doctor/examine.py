@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -213,4 +214,4 @@ def _room(settings: Settings, source: CheckpointSource, steps: int | None) -> li
         present=len(found),
         expected=steps // every if steps else None,
     )
-    return space.room(demand, space.free_bytes(folders.present(settings.run.state_path)))
+    return space.room(demand, shutil.disk_usage(folders.present(settings.run.state_path)).free)

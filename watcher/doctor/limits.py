@@ -36,7 +36,9 @@ def look_at(checks: Sequence[Check]) -> list[Finding]:
         try:
             found += answer.get(timeout=max(0.0, began + check.seconds - time.monotonic()))
         except queue.Empty:
-            found.append(_hung(check))
+            said = f"no answer within {check.seconds:g} s"
+            remedy = "a disk, a mount or a program that it asks hangs, or the machine is very busy"
+            found.append(_failed(check, said, remedy))
     return found
 
 
@@ -52,12 +54,3 @@ def _run(check: Check, answer: queue.SimpleQueue[list[Finding]]) -> None:
 
 def _failed(check: Check, why: str, remedy: str | None) -> Finding:
     return Finding(check.name, "warning", f"this could not be checked: {why}", remedy)
-
-
-def _hung(check: Check) -> Finding:
-    return Finding(
-        check.name,
-        "warning",
-        f"this could not be checked: no answer within {check.seconds:g} s",
-        "a disk, a mount or a program that it asks hangs, or the machine is very busy",
-    )

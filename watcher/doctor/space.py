@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from watcher.doctor.finding import Finding, Severity, sizes
 
@@ -32,12 +30,6 @@ class Demand:
     max_waiting_bytes: int | None = None
     present: int = 0
     expected: int | None = None
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that we may still write on a folder's file system."""
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
 
 
 def room(demand: Demand, free: int) -> list[Finding]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import statistics
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -61,7 +60,7 @@ def load(state_dir: Path) -> RunState | None:
     path = state_dir / DATABASE_NAME
     if not path.exists():
         return None
-    with closing(Reader(path, timeout_seconds=2.0)) as reader:
+    with Reader(path, timeout_seconds=2.0) as reader:
         return RunState(
             status=reader.status(),
             eval_seconds=_median(reader.last_seconds(_LAST_EVALUATIONS)),
@@ -157,7 +156,7 @@ def watcher(status: dict[str, Any]) -> list[Finding]:
         return [Finding("watcher", "note", text)]
     if not pid:
         return [Finding("watcher", "ok", "none runs on this MODEL_DIR now")]
-    if not _alive(pid):
+    if not is_there(pid):
         text = f"the last one (process {pid}) ended without saying so, killed or with its machine"
         return [Finding("watcher", "note", f"{text}; `run` goes on where it was")]
     found = []
@@ -175,16 +174,6 @@ def watcher(status: dict[str, Any]) -> list[Finding]:
         found.append(Finding("watcher", "warning", text, remedy))
     text = f"process {pid} runs; worker: {status.get('worker')}"
     return found or [Finding("watcher", "ok", text)]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _median(values: list[float]) -> float | None:

@@ -31,7 +31,23 @@ _Ended = Literal["closed", "late", "endless"]
 _ENDING_SECONDS = 2.0
 _LATE = "did not finish looking"
 # The table in docs/reference/environments.md: Python, TensorFlow, tf-models-official.
-RUN = (("3.11", "2.13.1", "2.15.0"), ("3.10", "2.13.1", "2.13.2"), ("3.9", "2.8.4", "2.8.0"))
+RUN = (
+    ("3.9", "2.8.4", "2.8.0"),
+    ("3.10", "2.13.1", "2.13.2"),
+    ("3.11", "2.13.1", "2.15.0"),
+    ("3.11", "2.14.1", "2.14.2"),
+    ("3.11", "2.15.1", "2.15.0"),
+    ("3.11", "2.16.2", "2.16.0"),
+    ("3.11", "2.17.1", "2.17.0"),
+    ("3.11", "2.18.1", "2.18.0"),
+    ("3.11", "2.19.1", "2.19.1"),
+    ("3.12", "2.19.1", "2.19.1"),
+    ("3.11", "2.20.0", "2.20.0"),
+    ("3.12", "2.20.0", "2.20.0"),
+    ("3.11", "2.21.0", "2.20.0"),
+    ("3.12", "2.21.0", "2.20.0"),
+    ("3.13", "2.21.0", "2.20.0"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +86,14 @@ def ask(
     if not carrier.working_path.is_dir():
         return Answer()  # the check of the folder tells it
     if interpreter is None:
-        return Answer(
-            findings=[
-                Finding(
-                    "environment",
-                    "error",
-                    f"python ({wanted}) does not exist or cannot be executed",
-                    "give --python the interpreter of the training environment,"
-                    " /path/to/env/bin/python",
-                )
-            ]
+        return _none(
+            f"python ({wanted}) does not exist or cannot be executed",
+            "give --python the interpreter of the training environment, /path/to/env/bin/python",
         )
+    names = ("eval_input", "eval_batch_size", "sample_1_of_n", "coco_backend")
     request = {
         "pipeline_config": str(Path(evaluator.pipeline_config).absolute()),
-        "eval_input": evaluator.eval_input,
-        "eval_batch_size": evaluator.eval_batch_size,
-        "sample_1_of_n": evaluator.sample_1_of_n,
-        "coco_backend": evaluator.coco_backend,
+        **{name: getattr(evaluator, name) for name in names},
         "device": device,
         "check": str(check.absolute()) if check else None,
         "seconds": seconds,
@@ -99,9 +106,14 @@ def ask(
             folder = carrier.working_path
             output, noise, ending = _talk(command, folder, request, variables, seconds, tell)
     except OSError as error:
-        text = f"cannot start the interpreter {interpreter}: {error.strerror}"
-        return Answer(findings=[Finding("environment", "error", text, "check --python")])
+        return _none(
+            f"cannot start the interpreter {interpreter}: {error.strerror}", "check --python"
+        )
     return read(output, noise, ending, interpreter)
+
+
+def _none(why: str, remedy: str) -> Answer:
+    return Answer(findings=[Finding("environment", "error", why, remedy)])
 
 
 def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
@@ -121,16 +133,9 @@ def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
                 answer.facts[str(message["name"])] = message["value"]
             elif message["type"] == "finding":
                 severity = message["severity"]
-                if severity not in get_args(Severity):
-                    severity = "warning"
-                answer.findings.append(
-                    Finding(
-                        str(message["check"]),
-                        cast(Severity, severity),
-                        str(message["message"]),
-                        message["remedy"],
-                    )
-                )
+                known = cast(Severity, severity if severity in get_args(Severity) else "warning")
+                check, said = str(message["check"]), str(message["message"])
+                answer.findings.append(Finding(check, known, said, message["remedy"]))
             else:
                 done = done or message["type"] == "done"
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -139,16 +144,13 @@ def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
         last = noise.decode(errors="replace").strip().splitlines()[-1:]
         late = ending.startswith(_LATE)  # what it printed last is not the cause
         said = f" ({last[0].strip()[:200]})" if last and not late else ""
-        by_hand = f"{interpreter} -c 'import tensorflow, object_detection.model_lib_v2'"
-        answer.findings.append(
-            Finding(
-                "environment",
-                "error",
-                f"the interpreter {interpreter} {ending}{said}",
-                f"on a busy machine give a larger --time-limit, such as 300; or see {by_hand}"
-                if late
-                else f"run it by hand: {by_hand}",
-            )
+        remedy = f"{interpreter} -c 'import tensorflow, object_detection.model_lib_v2'"
+        if late:
+            remedy = f"on a busy machine give a larger --time-limit, such as 300; or see {remedy}"
+        else:
+            remedy = f"run it by hand: {remedy}"
+        answer.findings.extend(
+            _none(f"the interpreter {interpreter} {ending}{said}", remedy).findings
         )
     return answer
 

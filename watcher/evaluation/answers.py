@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from watcher.decision.metric import LATENCY
 from watcher.errors import WorkerError
 from watcher.evaluation import messages
 from watcher.evaluation.events import Ready
@@ -32,30 +31,6 @@ def one_line(text: str, longest: float = _LONGEST_REASON) -> str:
     return line if len(line) <= longest else line[: int(longest) - 4].rstrip() + " ..."
 
 
-def read_ready(message: messages.Ready, versions: dict[str, str]) -> Ready:
-    """Read a worker's `ready`; `versions` are those of its `hello`."""
-    # A latency is another one each time, and says itself by how much.
-    drawn = [m.name for m in message.metrics if not m.reproducible and m.name != LATENCY]
-    details = {
-        **message.details,
-        "categories": msgspec.to_builtins(message.categories),
-        "warnings": message.warnings,
-        "notes": message.notes,
-        "random_metrics": sorted(drawn),
-    }
-    return Ready(
-        fingerprint=message.fingerprint,
-        images=message.images,
-        metric_names=tuple(metric.name for metric in message.metrics),
-        device=message.device,
-        versions=versions,
-        details=details,
-        taken=message.taken,
-        categories={one.id: one.name for one in message.categories or ()},
-        overlaps=message.capabilities.overlap,
-    )
-
-
 def read_evaluation(message: messages.Result, ready: Ready) -> Evaluation:
     """Read a worker's `result`.
 
@@ -67,19 +42,24 @@ def read_evaluation(message: messages.Result, ready: Ready) -> Evaluation:
         UnusableAnswer: a category is unknown, or has two values of one metric.
         WorkerError: it is of a part of the eval set.
     """
-    if message.images != ready.images:
-        raise WorkerError(f"the worker evaluated {message.images} images of {ready.images}")
+    said = ready.said
+    if message.images != said.images:
+        raise WorkerError(f"the worker evaluated {message.images} images of {said.images}")
     timings = {name: value for name, value in message.timings.items() if value is not None}
     return Evaluation(
-        fingerprint=ready.fingerprint,
+        fingerprint=said.fingerprint,
         images=message.images,
         metrics=dict(message.metrics),
         category_metrics=_by_category(message, ready),
         timings=timings,
-        device=ready.device,
+        device=said.device,
         versions=ready.versions,
         details={
-            **ready.details,
+            **said.details,
+            "categories": msgspec.to_builtins(said.categories),
+            "warnings": said.warnings,
+            "notes": said.notes,
+            "random_metrics": ready.random_metrics,
             "cost": message.cost,
             "peak_memory_bytes": message.peak_memory_bytes,
             "peak_gpu_memory_bytes": message.peak_gpu_memory_bytes,
@@ -94,12 +74,13 @@ def _by_category(
     message: messages.Result, ready: Ready
 ) -> tuple[tuple[str, str, float | None], ...]:
     found: dict[tuple[str, str], float | None] = {}
+    categories = {one.id: one.name for one in ready.said.categories or ()}
     for row in message.category_metrics:
-        category = ready.categories.get(row.category)
+        category = categories.get(row.category)
         if category is None:
             raise UnusableAnswer(
                 f"{row.name} is given of category {row.category}, which is none of the"
-                f" {len(ready.categories)} that the worker named at its start"
+                f" {len(categories)} that the worker named at its start"
             )
         if not 0 < len(category) <= _LONGEST_NAME:
             raise UnusableAnswer(f"the name of category {row.category} ({category[:80]!r}) is none")

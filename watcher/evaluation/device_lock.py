@@ -138,27 +138,26 @@ class Taken:
                 os.pwrite(descriptor, text.encode() + b"\n", 0)
 
 
+@dataclass(frozen=True, slots=True)
 class LockFolders:
-    """Where the watchers of a machine lock its devices: the folder of the setting, or several."""
+    """Where the watchers of a machine lock its devices: the folder of the setting, or several.
 
-    def __init__(self, wanted: str | None, bases: Sequence[Path] = _BASES) -> None:
-        """Touch nothing yet.
+    Attributes:
+        wanted: The setting, taken as it is.
+        bases: Where they are else, the same for each watcher.
+    """
 
-        Args:
-            wanted: The setting, taken as it is.
-            bases: Where they are else, the same for each watcher.
-        """
-        self._wanted = Path(wanted).absolute() if wanted else None
-        self._bases = bases
+    wanted: str | None
+    bases: Sequence[Path] = _BASES
 
     def usable(self) -> list[Path]:
         """Return those that we may write, made if need be; the same order for everybody.
 
         Asked each time anew: another watcher may have made one since, and `/tmp` is tidied up.
         """
-        if self._wanted:
-            return [self._wanted]
-        folders = [base / _FOLDER_NAME for base in self._bases]
+        if self.wanted:
+            return [Path(self.wanted).absolute()]
+        folders = [base / _FOLDER_NAME for base in self.bases]
         return [folder for folder in folders if _made(folder)]
 
 

@@ -279,24 +279,23 @@ class Dispatcher:
             _log.error("worker refused", device=supervisor.device, reason=reason)
             supervisor.refuse(reason, steady)
             return
-        listed = ready.details.get("categories")
-        categories = None if listed is None else {category["name"] for category in listed}
-        require_metrics(self._boards, ready.metric_names, categories)
-        self.snapshot.add(ready.taken)
+        said = ready.said
+        categories = None if said.categories is None else {one.name for one in said.categories}
+        require_metrics(self._boards, [metric.name for metric in said.metrics], categories)
+        self.snapshot.add(said.taken)
         self.snapshot.accept()
         self.snapshot.look()
-        again = self._store.ledger.set_fingerprint(ready.fingerprint, now)
+        again = self._store.ledger.set_fingerprint(said.fingerprint, now)
         if again.changed:
             lost = self._store.queue.failed_unpinned(SET_UP)
             self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
         took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
-        versions = ready.versions
-        _log.info("worker ready", device=ready.device, images=ready.images, **took, **versions)
-        for warning in ready.details.get("warnings") or ():
+        _log.info("worker ready", device=said.device, images=said.images, **took, **ready.versions)
+        for warning in said.warnings:
             _log.warning(warning)
-        self.doubts.take_drawn(ready.details.get("random_metrics") or ())
-        for note in ready.details.get("notes") or ():
+        self.doubts.take_drawn(ready.random_metrics)
+        for note in said.notes:
             if note not in self._told:  # each worker that is started anew says it
                 self._told.add(note)
                 _log.info(note)

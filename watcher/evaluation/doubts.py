@@ -30,9 +30,9 @@ class Doubts:
         """A sentence for each, as of now."""
         return [*self._random, *self._latency.values()]
 
-    def take_drawn(self, metrics: Iterable[object]) -> None:
+    def take_drawn(self, metrics: Iterable[str]) -> None:
         """Take note of the metrics that a worker says are drawn at random."""
-        self._random = random_doubts(self._boards, [str(name) for name in metrics])
+        self._random = random_doubts(self._boards, list(metrics))
         for doubt in self._random:
             self._tell(doubt, doubt)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from watcher.decision.metric import LATENCY
+from watcher.evaluation import messages
 from watcher.types import Evaluation, Lease
 
 
@@ -17,26 +18,17 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has built its model and can evaluate.
+    """The worker has built its model and can evaluate: what it said of that, and its libraries."""
 
-    Attributes:
-        fingerprint: Identity of the evaluation; scores under another one do not compare.
-        images: Size of the eval set.
-        metric_names: Every overall metric that a result will have.
-        taken: Files that it added to the run's snapshot, the user's path to its copy.
-        categories: Names by the ids that results call them by.
-        overlaps: It may have the next checkpoint while it computes the metrics of one.
-    """
-
-    fingerprint: str
-    images: int
-    metric_names: tuple[str, ...]
-    device: str
+    said: messages.Ready
     versions: dict[str, str]
-    details: dict[str, Any]
-    taken: dict[str, str] = field(default_factory=dict)
-    categories: dict[int, str] = field(default_factory=dict)
-    overlaps: bool = False
+
+    @property
+    def random_metrics(self) -> list[str]:
+        """Those that are drawn at random in part."""
+        # A latency is another one each time, and says itself by how much.
+        drawn = (one.name for one in self.said.metrics if not one.reproducible)
+        return sorted(name for name in drawn if name != LATENCY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,10 +126,11 @@ class WorkerPool:
         for other in self:
             if other is supervisor or other.ready is None:
                 continue
-            if other.ready.fingerprint != ready.fingerprint:
+            ours, theirs = ready.said.fingerprint, other.ready.said.fingerprint
+            if theirs != ours:
                 return (
-                    f"{supervisor.device} is not used: its evaluation ({ready.fingerprint[:8]}) is"
-                    f" not that of {other.device} ({other.ready.fingerprint[:8]}), so the"
+                    f"{supervisor.device} is not used: its evaluation ({ours[:8]}) is"
+                    f" not that of {other.device} ({theirs[:8]}), so the"
                     " eval data or a library was changed in between; start the watcher again"
                 )
         return None
@@ -231,6 +232,6 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         "on": supervisor.device,
         "checkpoint": supervisor.lease.name if supervisor.lease else None,
         **supervisor.progress,
-        "device": supervisor.ready.device if supervisor.ready else None,
-        "images": supervisor.ready.images if supervisor.ready else None,
+        "device": supervisor.ready.said.device if supervisor.ready else None,
+        "images": supervisor.ready.said.images if supervisor.ready else None,
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from watcher.errors import WorkerError, WorkerRefused
 from watcher.evaluation import messages
-from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_ready
+from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation
 from watcher.evaluation.events import (
     Evaluated,
     Progressed,
@@ -202,7 +202,7 @@ class Session:
     def _take_ready(self, message: messages.Ready) -> Ready:
         if self.ready is not None:
             raise WorkerError("the worker said ready twice")
-        self.ready = read_ready(message, self._versions)
+        self.ready = Ready(message, self._versions)
         self._deadline = math.inf
         self.go(WorkerStep.GOT_READY)
         return self.ready
@@ -222,7 +222,7 @@ class Session:
                 running.total = total
                 return Progressed(lease, done, total)
             case messages.Free():
-                running.free = self.ready.overlaps
+                running.free = self.ready.said.capabilities.overlap
                 return None
             case messages.Failed(_, code, text, permanent):
                 self.running.remove(running)

@@ -98,11 +98,10 @@ def _supervisor(
     # The first has the name that the only one has.
     log = run.state_path / (f"worker-{number}.log" if number else "worker.log")
     command, folder = evaluator.command, carrier.working_path
+    on_it = {"device": choice.device, "device_shared": choice.shared}
     return Supervisor(
         spawn=lambda: Worker(command, environment, log, lock, scratch, folder),
-        start_request=msgspec.structs.replace(
-            request, device=choice.device, device_shared=choice.shared
-        ),
+        start_request=msgspec.structs.replace(request, **on_it),
         limits=Limits(
             start_seconds=carrier.start_timeout,
             stall_seconds=carrier.stall_timeout,

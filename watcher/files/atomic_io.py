@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from watcher.files.slices import Work
+from watcher.files.slices import Work, finish
 
 FLUSH_BYTES = 64 * 1024 * 1024
 _WRITE_AND_WAIT = 7  # sync_file_range(2): all three of its flags
@@ -31,16 +31,11 @@ def fsync_folder(folder: Path) -> None:
         pass
 
 
-def fsync_file(path: Path) -> None:
-    """Make the bytes of a regular file durable. File systems that cannot are left as they are."""
-    with _synced(path, os.O_NOFOLLOW):
-        pass
-
-
 def flushing(path: Path) -> Work[None]:
-    """Do what `fsync_file` does, yielding after each FLUSH_BYTES of a large file.
+    """Make the bytes of a regular file durable, yielding after each FLUSH_BYTES of a large one.
 
-    Of a file that was just copied, or saved by the trainer, many GB may not be on the disk yet.
+    File systems that cannot are left as they are. Of a file that was just copied, or saved by the
+    trainer, many GB may not be on the disk yet.
     """
     with _synced(path, os.O_NOFOLLOW) as descriptor:
         size = os.fstat(descriptor).st_size
@@ -141,7 +136,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write_new_file(temporary, content, mode=mode)
-        fsync_file(temporary)
+        finish(flushing(temporary))
         temporary.rename(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -78,17 +78,15 @@ class Intake:
         self.source = source
         self._pins_dir = pins_dir
         self._queue = queue
-        self._policy = policy or QueuePolicy()
-        self._retain = retain_policy or RetainPolicy()
+        self._policies = policy or QueuePolicy(), retain_policy or RetainPolicy()
         self._verified = verified
         self._known = Known(queue)
         self._waiting = Waiting(grace_seconds)
         self._arrivals = Arrivals(queue, pins_dir)
-        self._gaps = Gaps(
-            queue.last_save() if queue else None, counts_saves=source.format.counts_saves
-        )
+        self._gaps = self._follow_gaps()
         self._away = False
         self._late: list[str] = []
+        self._now = self._steady = 0.0  # of the present look
         self.hints = Hints(source)
         self.more = False
         self.problem: str | None = None
@@ -137,16 +135,17 @@ class Intake:
             StoreError: the database cannot be read or written.
         """
         assert self._queue is not None
+        self._now = now
         # What was looked at before is looked at anew, now that it can be known what has a row.
         self._arrivals.close()
         self._waiting.clear()
         self._known.begin()
         self._known.forget()
-        self._gaps = Gaps(self._queue.last_save(), counts_saves=self.source.format.counts_saves)
+        self._gaps = self._follow_gaps()
         left, present = left_over(self._queue, self.source, self._pins_dir, self._verified, now)
         for one in left:
             if one.alone:
-                self._count_gap(one.found, one.sha256, present, now)
+                self._count_gap(one.found, one.sha256, present)
             self._arrivals.add(one)
         self.hints.tell_copying(self.source.why_copies(self._pins_dir))
 
@@ -168,19 +167,19 @@ class Intake:
         Raises:
             StoreLost: the database is damaged.
         """
-        self.more, self._late = False, []
+        self.more, self._late, self._now, self._steady = False, [], now, steady
         self._known.begin()
         self.hints.begin(steady)
         try:
             found = self.source.scan()
         except ModelDirError as error:
             self._away = True
-            self._go_on(now, steady)
+            self._go_on()
             self.problem = error.message
             return
         self._away = False
-        self._take(found, now, steady)
-        self._go_on(now, steady)
+        self._take(found)
+        self._go_on()
         self.problem = self._waiting.problem
         self.hints.end(steady, self._late[-1] if self._late and not announced else None)
 
@@ -199,28 +198,26 @@ class Intake:
             return []
         self._arrivals.write()
         if self._arrivals.recorded:
-            thin_out(
-                self._queue,
-                self._policy,
-                self._retain,
-                self._pins_dir,
-                now,
-                counts_saves=self.source.format.counts_saves,
-            )
+            counted = self.source.format.counts_saves
+            thin_out(self._queue, *self._policies, self._pins_dir, now, counts_saves=counted)
         recorded = self._arrivals.take_recorded()
         if recorded:
             _log.info("found", checkpoints=", ".join(recorded))
         return recorded
 
+    def _follow_gaps(self) -> Gaps:
+        last = self._queue.last_save() if self._queue else None
+        return Gaps(last, counts_saves=self.source.format.counts_saves)
+
     # -- a look
 
-    def _take(self, found: list[FoundCheckpoint], now: float, steady: float) -> None:
+    def _take(self, found: list[FoundCheckpoint]) -> None:
         """Take hold of what is new, until that takes long."""
         names = {checkpoint.name for checkpoint in found}
         present = {checkpoint.save_counter for checkpoint in found}
         self._known.forget(but=names)
         for gone in [one for name, one in self._waiting.items() if name not in names]:
-            self._give_up(gone, now)
+            self._give_up(gone)
         in_hand = {(one.found.name, one.found.signature) for one, _ in self._arrivals.jobs()}
         began = time.monotonic()
         for checkpoint in found:
@@ -233,19 +230,17 @@ class Intake:
             if time.monotonic() - began > _LOOK_SECONDS or opened >= _OPEN_AT_ONCE:
                 self.more = True
                 break
-            self._handle(checkpoint, now, steady, present)
+            self._handle(checkpoint, present)
         self._gaps.silent = self._gaps.silent and self.more
 
-    def _handle(
-        self, checkpoint: FoundCheckpoint, now: float, steady: float, present: set[int]
-    ) -> None:
+    def _handle(self, checkpoint: FoundCheckpoint, present: set[int]) -> None:
         waited = self._waiting.get(checkpoint.name)
-        taken = waited or Arrival(checkpoint, now)
+        taken = waited or Arrival(checkpoint, self._now)
         if waited and waited.found.signature != checkpoint.signature:
-            taken = Arrival(checkpoint, now, problem=waited.problem)
-        elif waited and steady < waited.retry_at:
+            taken = Arrival(checkpoint, self._now, problem=waited.problem)
+        elif waited and self._steady < waited.retry_at:
             return None
-        taken.at = now
+        taken.at = self._now
         try:
             if self._known.is_damaged(checkpoint):
                 return self._settle(checkpoint)
@@ -255,18 +250,20 @@ class Intake:
             if self._is_in_hand(taken):
                 return None
             if waited is None:
-                self._count_gap(checkpoint, taken.sha256, present, now)
+                self._count_gap(checkpoint, taken.sha256, present)
             job = Job(partial(self.source.take, checkpoint, self._pins_dir, self._verified))
             job.begin()
         except (OSError, CorruptCheckpoint, PinError) as error:
-            unknown = not (waited or taken.sha256) and self._known.readable
-            if unknown and self._was_seen(checkpoint, error):
-                self._count_gap(checkpoint, "", present, now)
-            return self._failed(taken, error, now, steady)
+            seen = isinstance(error, OSError)  # although it is gone by now, or cannot be read
+            if isinstance(error, FileNotFoundError):
+                seen = self._is_gone(checkpoint)
+            if seen and not (waited or taken.sha256) and self._known.readable:
+                self._count_gap(checkpoint, "", present)
+            return self._failed(taken, error)
         taken.job = job
         self._arrivals.add(taken)
         self._waiting.pop(checkpoint.name, None)
-        if waited is None and now - checkpoint.written_at > _LATE_SECONDS:
+        if waited is None and self._now - checkpoint.written_at > _LATE_SECONDS:
             self._late.append(checkpoint.name)
         return None
 
@@ -283,7 +280,7 @@ class Intake:
             not self._known.readable and (self._pins_dir / new.sha256).is_dir()
         )
 
-    def _go_on(self, now: float, steady: float) -> None:
+    def _go_on(self) -> None:
         """Go on with the pins in hand, in the order they were found, for a slice of time."""
         until, begun = slice_end(), False
         for one, job in self._arrivals.jobs():
@@ -298,25 +295,22 @@ class Intake:
                 return
             except (OSError, CorruptCheckpoint, PinError) as error:
                 one.job = None
-                self._failed(one, error, now, steady)
+                self._failed(one, error)
             else:
                 one.job = None
                 self._pinned(one, taken)
 
     def _pinned(self, one: Arrival, pin: Pin) -> None:
         """Note that a pin is made."""
+        one.pin = pin if not one.row or pin.sha256 == one.sha256 else None
         if one.row:
-            one.pin = pin if pin.sha256 == one.sha256 else None
             return
-        one.pin = pin
         if pin.method == "copy":
             self.hints.tell_copying(f"{self.source} allows no hard link to {one.found.name}")
         if not one.alone:
             self._settle(one.found)
 
-    def _failed(
-        self, one: Arrival, error: OSError | CorruptCheckpoint | PinError, now: float, steady: float
-    ) -> None:
+    def _failed(self, one: Arrival, error: OSError | CorruptCheckpoint | PinError) -> None:
         """Note why there is no pin, and when to try again, if that may help."""
         found = one.found
         if one.row:
@@ -327,33 +321,25 @@ class Intake:
         if one.alone:
             # One that lies in MODEL_DIR too is looked at as any other.
             if not self.source.still_there(found.name):
-                self._end(one, "missed", f"what a crash left of it is damaged: {error}", now)
+                self._end(one, "missed", f"what a crash left of it is damaged: {error}")
             return None
         if isinstance(error, FileNotFoundError):
             if self._is_gone(found):
-                return self._give_up(one, now)
+                return self._give_up(one)
             if self.source.still_there(found.name):
-                return self._wait(one, now, steady, damage="a shard is missing")
+                return self._wait(one, damage="a shard is missing")
             return None
         if isinstance(error, CorruptCheckpoint):
-            return self._wait(one, now, steady, damage=error.message)
+            return self._wait(one, damage=error.message)
+        problem = f"cannot read {found.name}: {getattr(error, 'strerror', None) or error}"
         if isinstance(error, PinError):
             # Nothing is wrong with the checkpoint: it stays in line until a pin succeeds.
-            return self._wait(one, now, steady, problem=error.message)
-        problem = f"cannot read {found.name}: {error.strerror or error}"
-        return self._wait(one, now, steady, problem=problem)
+            problem = error.message
+        return self._wait(one, problem=problem)
 
     # -- what becomes of one that has no pin
 
-    def _wait(
-        self,
-        one: Arrival,
-        now: float,
-        steady: float,
-        *,
-        damage: str | None = None,
-        problem: str | None = None,
-    ) -> None:
+    def _wait(self, one: Arrival, *, damage: str | None = None, problem: str | None = None) -> None:
         """Look again later, each time after twice as long; lasting damage makes it corrupt.
 
         One that may not be read has an outcome after as long. It goes on being looked at, by a
@@ -364,31 +350,29 @@ class Intake:
         if barred and not self._waiting.holds(found) and self._passed_over(found):
             self._waiting.pop(found.name, None)
             return
-        entry = self._waiting.hold(one, steady)
+        entry = self._waiting.hold(one, self._steady)
         entry.problem = barred or problem
-        lasted = self._waiting.has_lasted(entry, steady)
+        lasted = self._waiting.has_lasted(entry, self._steady)
         if lasted and damage is not None:
             self._settle(found)
-            self._end(entry, "corrupt", damage, now)
+            self._end(entry, "corrupt", damage)
         elif lasted and barred:
             self.hints.tell(f"{found.name} is not evaluated: {barred}")
-            self._end(entry, "missed", barred, now)
+            self._end(entry, "missed", barred)
         else:
-            self._waiting.postpone(entry, steady)
+            self._waiting.postpone(entry, self._steady)
 
-    def _give_up(self, one: Arrival, now: float) -> None:
+    def _give_up(self, one: Arrival) -> None:
         """Note a checkpoint as missed."""
         reason = "rotated away before it could be pinned"
-        self._end(one, "missed", f"{reason}: {one.problem}" if one.problem else reason, now)
+        self._end(one, "missed", f"{reason}: {one.problem}" if one.problem else reason)
 
-    def _end(self, one: Arrival, state: str, reason: str, now: float) -> None:
-        one.state, one.reason, one.at = state, reason, now
+    def _end(self, one: Arrival, state: str, reason: str) -> None:
+        one.state, one.reason, one.at = state, reason, self._now
         self._waiting.pop(one.found.name, None)
         self._arrivals.add(one)
 
-    def _count_gap(
-        self, checkpoint: FoundCheckpoint, sha256: str, present: set[int], now: float
-    ) -> None:
+    def _count_gap(self, checkpoint: FoundCheckpoint, sha256: str, present: set[int]) -> None:
         """Note the saves between the one seen last and this one, which nobody saw."""
         if self._passed_over(checkpoint):
             return  # seen and counted before
@@ -397,14 +381,8 @@ class Intake:
             reason = f"{count}saved and rotated away while nobody looked"
             missed = FoundCheckpoint(self.source.format.names(numbers), numbers[-1], Path(), ())
             self._arrivals.add(
-                Arrival(missed, now, "missed", reason, before=sha256, saves=len(numbers))
+                Arrival(missed, self._now, "missed", reason, before=sha256, saves=len(numbers))
             )
-
-    def _was_seen(self, found: FoundCheckpoint, error: Exception) -> bool:
-        """True when a save was there, although it is gone by now or cannot be read."""
-        if isinstance(error, FileNotFoundError):
-            return self._is_gone(found)
-        return isinstance(error, OSError)
 
     def _is_gone(self, found: FoundCheckpoint) -> bool:
         """True when a checkpoint was rotated away, and is not one that was taken before."""

@@ -12,6 +12,8 @@ _PLAIN_OPTIONS = re.compile(r"-[bBdEIOPqRsSuvx]+|-[WX].+")
 # Programs that run another one, on this machine and with its files, and their arguments.
 _IN_FRONT = frozenset({"env", "nice", "nohup"})
 _THEIR_ARGUMENT = re.compile(r"\w+=.*|-?n?-?[0-9]+|-n", re.DOTALL)
+# Starts what comes after it, with the OD API's hooks in place: deploy/od-api-today.
+_STARTER = "od_api_today"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -60,6 +62,8 @@ def python_command(command: Sequence[str]) -> PythonCommand | None:
             return None
         options += words[:count]
         del words[:count]
+    if words[:2] == ["-m", _STARTER]:
+        del words[:2]
     is_module = bool(words) and words[0] == "-m"
     program = words[is_module : is_module + 1]
     if not program:

@@ -102,16 +102,11 @@ def last_lines(summary: Summary, settings: LaunchSettings, command: Sequence[str
         lines += _what_is_unsaved(summary)
     if stopped and ending and watched:  # it was told before the queue was finished
         lines.append(f"stopped early: {summary.stopped_by}")
-    best = (
-        _the_best(settings.run.best_path)
-        if stopped or (watched and not summary.fruitless)
-        else None
-    )
+    best = stopped or (watched and not summary.fruitless)
+    lines += (said := _the_best(settings.run.best_path) if best else [])
     if stopped or (watched and summary.code == 0):
         resume = stopped and ending is not None  # else that is said already
-        lines += _what_to_do(settings, command, best, resume=resume)
-    elif best:
-        lines.append(str(best))
+        lines += _what_to_do(settings, command, export=bool(said), resume=resume)
     if watched and not summary.fruitless:
         lines += _what_the_run_holds(settings.run.state_path, summary)
     return lines
@@ -154,35 +149,21 @@ def how(ending: Ending) -> str:
     return said
 
 
-@dataclass(frozen=True, slots=True)
-class _Best:
-    """The first place of best/: its name, step and score, and its prefix there."""
-
-    name: str
-    global_step: int
-    score: float
-    prefix: Path
-
-    def __str__(self) -> str:
-        return (
-            f"the best is {self.name} (step {self.global_step}, score {self.score:.6g}):"
-            f" {self.prefix}"
-        )
-
-
-def _the_best(best_dir: Path) -> _Best | None:
-    """Return the first place of `best.json`, None while there is none."""
+def _the_best(best_dir: Path) -> list[str]:
+    """Say which is the first place of `best.json`, and where; nothing while there is none."""
     board = read_board(best_dir)
     first = board.checkpoints[0] if board and board.checkpoints else None
     if first is None or first.score is None:
-        return None
-    return _Best(first.checkpoint, first.global_step, first.score, best_dir / first.checkpoint)
+        return []
+    name = first.checkpoint
+    said = f"the best is {name} (step {first.global_step}, score {first.score:.6g})"
+    return [f"{said}: {best_dir / name}"]
 
 
 def with_reason(failure: str, state_dir: Path) -> str:
     """Add to how the watcher ended the reason that it recorded, where it did."""
     with contextlib.suppress(StoreError), open_reader(state_dir) as reader:
-        if reason := reader.run()["status"].get("ended"):
+        if reason := reader.status().get("ended"):
             return f"{failure}: {reason}"
     return failure
 
@@ -207,11 +188,11 @@ def _what_the_run_holds(state_dir: Path, summary: Summary) -> list[str]:
 
 
 def _what_to_do(
-    settings: LaunchSettings, command: Sequence[str], best: _Best | None, *, resume: bool
+    settings: LaunchSettings, command: Sequence[str], *, export: bool, resume: bool
 ) -> list[str]:
-    """Say which checkpoint is the best, how it is exported, and how training goes on."""
-    lines = [str(best)] if best else []
-    if best and settings.evaluator.pipeline_config:
+    """Say how the best is exported, and how training goes on."""
+    lines = []
+    if export and settings.evaluator.pipeline_config:
         words = [interpreter(command) or settings.carrier.python or "python"]
         words += ["-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"]
         words += ["--pipeline_config_path", settings.evaluator.pipeline_config]

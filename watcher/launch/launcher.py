@@ -10,8 +10,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import IO
+from contextlib import ExitStack, suppress
+from typing import IO, Any
 
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
@@ -122,12 +122,8 @@ class Launcher:
             ending = self._train_once()
             if ending.early:
                 return self._drain(0)
-            code = exit_code(ending.returncode)
-            if (
-                self._asked
-                or not self._settings.trainer.restarts
-                or not is_crash(ending.returncode)
-            ):
+            code, may_again = exit_code(ending.returncode), self._settings.trainer.restarts
+            if self._asked or not may_again or not is_crash(ending.returncode):
                 return self._drain(code)
             attempts, pause = attempts.after(progressed=ending.progressed)
             if pause is None:
@@ -138,7 +134,9 @@ class Launcher:
                 f" ({attempts.made} of {attempts.limit})"
             )
             self._pause(pause)
-            if self._asked is None and self._verdict_is_valid("there is no restart"):
+            verdict = self._sentinel.look()
+            if self._asked is None and verdict.kind == "valid":
+                self._say(f"early stop, there is no restart: {verdict.message}")
                 return self._drain(0)
         return self._drain(128 + self._asked)
 
@@ -170,13 +168,15 @@ class Launcher:
         deadline = self._steady() + _FIRST_WORD_SECONDS
         while self._asked is None and not companion.given_up and self._steady() < deadline:
             self._turn(_CLOSE_LOOK_SECONDS)
-            try:
-                with open_reader(self._settings.run.state_path) as reader:
-                    status = reader.run()["status"]
-                if companion.pid == status.get("pid", -1) and status.get("decided"):
-                    return
-            except StoreError:
-                continue
+            status = self._status()
+            if companion.pid == status.get("pid", -1) and status.get("decided"):
+                return
+
+    def _status(self) -> dict[str, Any]:
+        """Return what the watcher last said of itself; nothing while that cannot be read."""
+        with suppress(StoreError), open_reader(self._settings.run.state_path) as reader:
+            return reader.status()
+        return {}
 
     # -- while it trains
 
@@ -193,10 +193,9 @@ class Launcher:
         early = self._watch_over(trainer, saves)
         seconds = self._steady() - began
         self._saved_anew |= (new := _new(self._complete(), before))
-        progressed = bool(new)
         assert trainer.returncode is not None
-        self._ending = Ending(trainer.returncode, early, progressed, seconds)
-        self._progressed |= progressed
+        self._ending = Ending(trainer.returncode, early, bool(new), seconds)
+        self._progressed |= bool(new)
         self._fruitless = self._ending.failed_at_once and not self._progressed
         if early or (self._settings.trainer.restarts and is_crash(trainer.returncode)):
             self._end_group(trainer)  # what it left must not train on beside the next one
@@ -325,19 +324,9 @@ class Launcher:
         while self._asked is None and self._steady() < due:
             self._turn(min(_LOOK_SECONDS, due - self._steady()))
 
-    def _verdict_is_valid(self, so: str) -> bool:
-        verdict = self._sentinel.look()
-        if verdict.kind == "valid":
-            self._say(f"early stop, {so}: {verdict.message}")
-        return verdict.kind == "valid"
-
     def _refusal_of(self, pid: int) -> str | None:
         """Return why the watcher that had this process id ends so whenever it is started."""
-        try:
-            with open_reader(self._settings.run.state_path) as reader:
-                status = reader.run()["status"]
-        except StoreError:
-            return None
+        status = self._status()
         return status.get("ended") if status.get("refused") == pid else None
 
     def _tell_once(self, text: str) -> None:

@@ -94,7 +94,7 @@ def never_detected(pipeline: str) -> str | None:
     classes = _only(_values(pipeline, "num_classes", _NUMBER))
     for path in dict.fromkeys(_values(pipeline, "label_map_path", _QUOTED)):
         # Keypoints have ids of their own.
-        labels = re.sub(r"\bkeypoints\s*:?\s*{[^}]*}", "", read(Path(path)))
+        labels = re.sub(r"\bkeypoints\s*:?\s*{[^}]*}", "", read_pipeline(Path(path)))
         ids = [int(one) for one in _values(labels, "id", _NUMBER)]
         if classes is not None and max(ids, default=0) > classes:
             return (
@@ -104,7 +104,7 @@ def never_detected(pipeline: str) -> str | None:
     return None
 
 
-def read(file: Path) -> str:
+def read_pipeline(file: Path) -> str:
     """Return the text of a pipeline.config or a label map, empty when it cannot be read."""
     try:
         with file.open(encoding="utf-8", errors="replace") as opened:

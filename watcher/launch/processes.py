@@ -58,13 +58,18 @@ def trainers(proc: Path = Path("/proc")) -> list[Trainer]:
     """List the running trainers whose model_dir can be told, oldest process id first."""
     found = []
     for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
+        words = strings(folder / "cmdline") or []
         if is_trainer(words) and (trainer := _trainer(folder, words)):
             found.append(trainer)
     return found
+
+
+def strings(file: Path) -> list[str] | None:
+    """Return the texts that a process has in `cmdline` or `environ`; None where we may not look."""
+    try:
+        return file.read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
 
 
 def is_trainer(words: list[str]) -> bool:
@@ -72,18 +77,14 @@ def is_trainer(words: list[str]) -> bool:
     if not words or not Path(words[0]).name.startswith("python"):
         return False
     runs = any(
-        word.removesuffix(".py").rpartition("/")[2].endswith(_TRAINER) for word in words[1:4]
+        word.removesuffix(".py").rpartition("/")[2].endswith(_TRAINER) for word in words[1:6]
     )
     return runs and not flag_value(words, "checkpoint_dir")
 
 
 def command_of(pid: int) -> str:
     """Return the command line of a process, empty when it is gone or hidden."""
-    try:
-        content = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return ""
-    return content.decode(errors="replace").replace("\0", " ").strip()
+    return " ".join(strings(Path(f"/proc/{pid}/cmdline")) or []).strip()
 
 
 def _trainer(folder: Path, words: list[str]) -> Trainer | None:
@@ -101,7 +102,7 @@ def _trainer(folder: Path, words: list[str]) -> Trainer | None:
         model_dir=model_dir,
         checkpoint_every_n=_number(flag_value(words, "checkpoint_every_n")) or 1000,
         num_train_steps=_number(flag_value(words, "num_train_steps")),
-        visible=_visible(folder),
+        visible=value_of(folder, "CUDA_VISIBLE_DEVICES", hidden="unknown"),
         # In a container it has folders of its own.
         folder=started_in if started_in and started_in.is_dir() else None,
     )
@@ -111,10 +112,9 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-def _visible(folder: Path) -> str | None:
-    try:
-        variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return "unknown"
-    prefix = "CUDA_VISIBLE_DEVICES="
-    return next((v.removeprefix(prefix) for v in variables if v.startswith(prefix)), None)
+def value_of(folder: Path, variable: str, *, hidden: str) -> str | None:
+    """Return a variable of a process, by its folder in /proc; `hidden` where we may not look."""
+    if (variables := strings(folder / "environ")) is None:
+        return hidden
+    found = (one.partition("=") for one in variables)
+    return next((value for name, _, value in found if name == variable), None)

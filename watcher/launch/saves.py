@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
@@ -104,13 +103,6 @@ class Checkpoints:
         return frozenset(marks)
 
 
-def still_changing(
-    marks: Iterable[Mark], since: Mapping[Mark, float], now: float
-) -> dict[Mark, float]:
-    """Return since when each of the marks has been as it is."""
-    return {mark: since.get(mark, now) for mark in marks}
-
-
 class SaveWatch:
     """What may be a save in progress of one trainer; made before that is started."""
 
@@ -136,7 +128,7 @@ class SaveWatch:
             OSError: the folder cannot be listed.
         """
         marks = self._checkpoints.unfinished() - self._left_over
-        self._since = still_changing(marks, self._since, now)
+        self._since = {mark: self._since.get(mark, now) for mark in marks}
         return any(now - since < self._patience_seconds for since in self._since.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,7 @@ from watcher.errors import StoreError
 from watcher.files.atomic_io import read_regular
 from watcher.promotion.promote import BOARD_FILE
 from watcher.promotion.sentinel import read_sentinel
-from watcher.store.database_file import DATABASE_NAME
-from watcher.store.reading import Reader
+from watcher.store.reading import open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,8 @@ def run_identity(state_dir: Path, best_dir: Path) -> str | None:
 
     The folder of the database is closed to other users, `best/` is not.
     """
-    try:
-        reader = Reader(state_dir / DATABASE_NAME)
-        try:
-            return str(reader.run()["uuid"])
-        finally:
-            reader.close()
-    except (StoreError, OSError):
-        pass
+    with contextlib.suppress(StoreError, OSError), open_reader(state_dir) as reader:
+        return str(reader.run()["uuid"])
     try:
         return msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=_Identity).run_uuid
     except (OSError, msgspec.DecodeError):

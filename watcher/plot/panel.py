@@ -22,6 +22,7 @@ _INK, _GOLD = "#222222", "#F0E442"
 _FEW_POINTS, _MARKERS_A_CURVE = 40, 12
 _GAP_POINTS, _SMALL = 2.0, 0.6
 _STEP_LABELS, _VALUE_LABELS, _ROUND = 8, 7, [1, 2, 2.5, 5, 10]
+_STOP_LOOK: dict[str, Any] = {"color": _INK, "linestyle": (0, (4, 3)), "linewidth": 1.1}
 # Sign to marker and its size in points.
 _SIGNS = {"best": ("*", 14.0), "place": ("o", 7.5), "former": ("^", 5.0), "stops": ("X", 9.0)}
 
@@ -80,14 +81,7 @@ class DrawnPanel:
             self._draw_marks(curve)
         stop = common_stop(panel)
         if stop:
-            axes.axvline(
-                stop.step,
-                color=_INK,
-                linestyle=(0, (4, 3)),
-                linewidth=1.1,
-                gid=self._gid("stop"),
-                zorder=1.5,
-            )
+            axes.axvline(stop.step, gid=self._gid("stop"), zorder=1.5, **_STOP_LOOK)
         for curve, point in own_stops(panel):
             self._sign("stops", [point], look_of(curve.number).colour)
         self._scale_values()
@@ -198,21 +192,14 @@ class DrawnPanel:
         figure = self.axes.get_figure(root=True)
         assert figure is not None
         down = ScaledTranslation(0, -(38 if last else 8) / 72, figure.dpi_scale_trans)
-        self.axes.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.0, 0.0),
-            bbox_transform=self.axes.transAxes + down,
-            borderaxespad=0.0,
-        )
+        where = {"bbox_to_anchor": (0.0, 0.0), "bbox_transform": self.axes.transAxes + down}
+        self.axes.legend(handles=handles, loc="upper left", borderaxespad=0.0, **where)
 
     def _handle(self, entry: Entry) -> Line2D:
         if entry.sign == "curve":
             return Line2D([], [], label=entry.text, **_curve_look(entry.curve))
         if entry.sign == "stop":
-            return Line2D(
-                [], [], color=_INK, linestyle=(0, (4, 3)), linewidth=1.1, label=entry.text
-            )
+            return Line2D([], [], label=entry.text, **_STOP_LOOK)
         return Line2D([], [], label=entry.text, **_sign_look(entry.sign, _INK))
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from watcher.decision.metric import CATEGORY_NAMES, Values, lower_is_better, parse_metric
+from watcher.decision.metric import (
+    CATEGORY_NAMES,
+    SHORT_NAMES,
+    Values,
+    lower_is_better,
+    parse_metric,
+)
 from watcher.decision.rank import rankable
 from watcher.view.changes import short_name
 
 LOSSES = "Loss/"
 TOTAL_LOSS = "Loss/total_loss"
 MOST_CATEGORIES = 10
+_SHORT = {names[0]: short for short, names in reversed(SHORT_NAMES.items())}
 MOST_RUNS = 12
 
 Place = Literal["best", "place", "former"]
@@ -29,16 +36,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A checkpoint that is on the run's main board, or was.
-
-    Attributes:
-        rank: Its place, None when it was evicted since.
-        promoted_at: When it first came there, ISO 8601.
-    """
+    """A checkpoint that is on the run's main board, or was; then its rank is None."""
 
     checkpoint_id: int
     rank: int | None
-    promoted_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,12 +396,3 @@ def _bounded(metric: str) -> bool:
 
 def _axis(metric: str) -> str:
     return short_label(_SHORT.get(metric, metric))
-
-
-def _short_names() -> Mapping[str, str]:
-    from watcher.decision.metric import SHORT_NAMES
-
-    return {names[0]: short for short, names in reversed(SHORT_NAMES.items())}
-
-
-_SHORT = _short_names()

@@ -218,7 +218,7 @@ class Projector:
         if any(promotions.awaiting_new_score(board.name) for board in self._boards):
             return
         here = self._recall.here()
-        released = self._store.manual.released(here)
+        released = self._store.queue.released(here)
         if released:
             at_hand = ledger.scored_of(row["id"] for row in released)
             rows = [*ledger.scored_and_pinned(), *at_hand]
@@ -269,7 +269,7 @@ class Projector:
         return True
 
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
-        incumbent = self._store.promotions.incumbent(board.name)
+        incumbent = self._store.ledger.incumbent(board.name)
         return judge(self._as_seen_by(board, rows), board.policy, incumbent)
 
     def _as_seen_by(

@@ -83,7 +83,7 @@ class Recall:
         if taken.sha256 != sha256:
             return False
         path = "/".join(taken.prefix.parts[-2:])
-        self._store.manual.note_pin(checkpoint_id, path, taken.method)
+        self._store.queue.note_pin(checkpoint_id, path, taken.method)
         self._given.add(checkpoint_id)
         return True
 

@@ -9,7 +9,6 @@ import contextlib
 import faulthandler
 import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -197,14 +196,7 @@ def _check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str
             f"pipeline_config {wrong}",
             hint="give the file that model_main_tf2 got as --pipeline_config_path",
         )
-    wanted = carrier.python or sys.executable
-    interpreter = shutil.which(wanted)
-    if interpreter is None:
-        raise ConfigError(
-            f"python ({wanted}) does not exist or cannot be executed",
-            hint="give the interpreter of the training environment, /path/to/env/bin/python",
-        )
-    folder = carrier.working_path
+    interpreter, folder = carrier.interpreter(), carrier.working_path
     if not folder.is_dir() or not os.access(folder, os.X_OK):
         raise ConfigError(
             f"working_directory ({carrier.working_directory}) is not a folder, or not for us",
@@ -217,7 +209,7 @@ def _check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str
                 " otherwise",
                 hint="a metric is named after its function or entry point: rename that",
             )
-    return str(Path(interpreter).absolute())  # a link stays: an environment is known by it
+    return interpreter
 
 
 def _in_time_for(service: Service, settings: Settings) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self
 
 import structlog
 
@@ -22,7 +21,7 @@ _NO_METRICS = (
 Sent = Callable[[], Mapping[tuple[str, str], int]]
 
 
-class Endpoints:
+class Endpoints(HttpServer):
     """/healthz, /readyz and /metrics of one run; a context manager.
 
     It may be entered before there is anything to tell: a run that waits for its MODEL_DIR is alive.
@@ -50,7 +49,7 @@ class Endpoints:
             "/readyz": self._health.readyz,
             "/metrics": self._metrics or _without_metrics,
         }
-        self._server = HttpServer(*service.listen_address, paths)
+        super().__init__(*service.listen_address, paths)
 
     def _make_metrics(self, settings: Settings) -> Respond | None:
         try:
@@ -62,7 +61,7 @@ class Endpoints:
 
     def begin(self) -> None:
         """Say where it listens, and expect the loop to turn from now on."""
-        _log.info("listening", url=self._server.url)
+        _log.info("listening", url=self.url)
         if self._metrics is None:
             _log.warning("/metrics is off", reason=_NO_METRICS)
         self._health.begin()
@@ -70,13 +69,6 @@ class Endpoints:
     def show(self, heartbeat: Heartbeat) -> None:
         """Take one turn of the loop; returns at once."""
         self._health.show(heartbeat)
-
-    def __enter__(self) -> Self:
-        self._server.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__()
 
 
 def _without_metrics(_accept: str) -> Answer:

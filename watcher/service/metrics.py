@@ -7,11 +7,11 @@ goes on counting where a restart left off; what concerns workers counts from the
 
 from __future__ import annotations
 
-import os
+import contextlib
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
@@ -40,6 +40,37 @@ _STATES = (
     *("pending", "leased", "scored", "untrained"),
     *("corrupt", "skipped", "failed", "missed"),
 )
+_HELP = {
+    "run": "What is watched, and how.",
+    "progressing": "1 while the loop and the worker come further.",
+    "ready": "1 while checkpoints can be scored.",
+    "degraded": "1 for what does not work as it should; the reason is in /readyz.",
+    "worker_restarts": "Workers started in place of another since the daemon was.",
+    "worker_failures": "Workers that died, hung or spoke nonsense since the daemon started.",
+    "evaluation_images": "Images of the running evaluation: all, and those done. 0 when none runs.",
+    "patience_left": "What may still pass without improvement before the run stops.",
+    "early_stop": "1 when training should stop.",
+    "database_readable": "Whether /metrics can read the database.",
+    "checkpoints": "Checkpoints ever seen, by the state they are in.",
+    "queue_length": "Checkpoints that have no score yet.",
+    "lag_steps": "Steps from the checkpoint evaluated last to the newest without a score.",
+    "lag_seconds": "How long the oldest checkpoint without a score has been waiting.",
+    "pins": "Checkpoints that are pinned.",
+    "pinned_bytes": "Size of the pinned checkpoints.",
+    "waiting_bytes": "Size of those without a score.",
+    "last_score": "Score recorded last.",
+    "last_step": "Its global step.",
+    "last_score_timestamp_seconds": "When it was recorded.",
+    "best_score": "Score of the best checkpoint.",
+    "best_step": "Its global step.",
+    "evaluations": "Evaluations recorded.",
+    "evaluation_seconds": "Seconds that evaluations took, by phase.",
+    "save_to_score_seconds": "From noticing a checkpoint, which is at once while the daemon runs,"
+    " to its score.",
+    "max_pinned_bytes": "Size that waiting checkpoints may have together.",
+    "disk_available_bytes": "Free space where the pins and the database are.",
+    "notifications": "Notifications since the daemon started, by channel and outcome.",
+}
 _LOOK_SECONDS = 1.0
 _WAIT_SECONDS = 2.0
 
@@ -90,171 +121,91 @@ class RunCollector(Collector):
         """Yield all that can be told now; what needs the database is left out while it fails."""
         yield from self._of_presence(self._health.heartbeat)
         facts = self._look()
-        yield self._gauge("database_readable", "Whether /metrics can read the database.", facts)
+        yield self._gauge("database_readable", facts)
         if facts:
             yield from self._of_facts(facts)
             yield from self._of_totals(self._totals)
         yield from self._of_disk()
-        yield from self._of_notifications()
+        if sent := self._sent():
+            yield self._counter("notifications", sent, "channel", "outcome")
 
     def _look(self) -> Facts | None:
         """Look at the database, at most once a second however often it is asked."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return self._facts
         try:
-            reader = FactReader(self._path)
-            try:
+            with FactReader(self._path) as reader:
                 self._facts = reader.facts()
                 reader.follow(self._totals)
-            finally:
-                reader.close()
         except StoreError:
             self._facts = None
         self._looked = time.monotonic()
         return self._facts
 
-    def _gauge(self, name: str, text: str, value: Any) -> Metric:
-        """Return a gauge; a value that is no number counts as its truth, 0 or 1."""
-        number = value if isinstance(value, (int, float)) else bool(value)
-        return self._family(GaugeMetricFamily, name, text, (), [((), float(number))])
+    def _gauge(self, name: str, value: Any, *labels: str) -> Metric:
+        """Return a gauge: of one value, or with labels of a mapping from theirs to values."""
+        return self._family(GaugeMetricFamily, name, value, labels)
 
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        return self._family(CounterMetricFamily, name, text, (), [((), value)])
+    def _counter(self, name: str, value: Any, *labels: str) -> Metric:
+        return self._family(CounterMetricFamily, name, value, labels)
 
     def _family(
         self,
         kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
         name: str,
-        text: str,
+        value: Any,
         labels: tuple[str, ...],
-        values: Iterable[tuple[tuple[str, ...], float]],
     ) -> Metric:
-        family = kind(_PREFIX + name, text, labels=("run", *labels))
-        for key, value in values:
-            family.add_metric([self._run, *key], value)
+        family = kind(_PREFIX + name, _HELP[name], labels=("run", *labels))
+        for key, found in value.items() if labels else [((), value)]:
+            # What is no number counts as its truth, 0 or 1.
+            number = found if isinstance(found, int | float) else bool(found)
+            family.add_metric([self._run, *([key] if isinstance(key, str) else key)], float(number))
         return family
 
     def _of_presence(self, heartbeat: Heartbeat) -> Iterator[Metric]:
-        status, degraded = heartbeat.status, heartbeat.degraded
-        info = InfoMetricFamily(_PREFIX + "run", "What is watched, and how.", labels=("run",))
+        status = heartbeat.status
+        info = InfoMetricFamily(_PREFIX + "run", _HELP["run"], labels=("run",))
         info.add_metric([self._run], {**self._about, "device": status.get("device") or ""})
         yield info
-        yield self._gauge(
-            "progressing", "1 while the loop and the worker come further.", not self._health.stuck()
-        )
-        yield self._gauge("ready", "1 while checkpoints can be scored.", not self._health.unready())
-        yield self._family(
-            GaugeMetricFamily,
-            "degraded",
-            "1 for what does not work as it should; the reason is in /readyz.",
-            ("what",),
-            [((what,), what in degraded) for what in DEGRADATIONS],
-        )
-        yield self._counter(
-            "worker_restarts",
-            "Workers started in place of another since the daemon was.",
-            max(heartbeat.worker_starts - 1, 0),
-        )
-        yield self._counter(
-            "worker_failures",
-            "Workers that died, hung or spoke nonsense since the daemon started.",
-            heartbeat.worker_losses,
-        )
-        yield self._family(
-            GaugeMetricFamily,
-            "evaluation_images",
-            "Images of the running evaluation: all, and those done. 0 when none runs.",
-            ("what",),
-            [((what,), status.get(key) or 0) for what, key in (("done", "done"), ("all", "total"))],
-        )
-        patience = status.get("patience_left") or {}
-        yield self._family(
-            GaugeMetricFamily,
-            "patience_left",
-            "What may still pass without improvement before the run stops.",
-            ("unit",),
-            [((unit,), left) for unit, left in patience.items()],
-        )
-        yield self._gauge("early_stop", "1 when training should stop.", status.get("stop"))
+        yield self._gauge("progressing", not self._health.stuck())
+        yield self._gauge("ready", not self._health.unready())
+        degraded = {what: what in heartbeat.degraded for what in DEGRADATIONS}
+        yield self._gauge("degraded", degraded, "what")
+        yield self._counter("worker_restarts", max(heartbeat.worker_starts - 1, 0))
+        yield self._counter("worker_failures", heartbeat.worker_losses)
+        images = {"done": status.get("done"), "all": status.get("total")}
+        yield self._gauge("evaluation_images", images, "what")
+        yield self._gauge("patience_left", status.get("patience_left") or {}, "unit")
+        yield self._gauge("early_stop", status.get("stop"))
 
     def _of_facts(self, facts: Facts) -> Iterator[Metric]:
-        gauge = self._gauge
-        yield self._family(
-            GaugeMetricFamily,
-            "checkpoints",
-            "Checkpoints ever seen, by the state they are in.",
-            ("state",),
-            [((state,), facts.states.get(state, 0)) for state in _STATES],
-        )
-        yield gauge("queue_length", "Checkpoints that have no score yet.", facts.queue_length)
-        yield gauge(
-            "lag_steps",
-            "Steps from the checkpoint evaluated last to the newest without a score.",
-            facts.lag_steps,
-        )
-        yield gauge(
-            "lag_seconds",
-            "How long the oldest checkpoint without a score has been waiting.",
-            facts.lag_seconds(time.time()),
-        )
-        yield gauge("pins", "Checkpoints that are pinned.", facts.pins)
-        yield gauge("pinned_bytes", "Size of the pinned checkpoints.", facts.pinned_bytes)
-        yield gauge("waiting_bytes", "Size of those without a score.", facts.waiting_bytes)
-        if facts.last:
-            if facts.last["score"] is not None:
-                yield gauge("last_score", "Score recorded last.", facts.last["score"])
-            yield gauge("last_step", "Its global step.", facts.last["global_step"])
-            yield gauge(
-                "last_score_timestamp_seconds",
-                "When it was recorded.",
-                unix(facts.last["evaluated_at"]),
-            )
+        states = {state: facts.states.get(state, 0) for state in _STATES}
+        yield self._gauge("checkpoints", states, "state")
+        yield self._gauge("queue_length", facts.queue_length)
+        yield self._gauge("lag_steps", facts.lag_steps)
+        yield self._gauge("lag_seconds", facts.lag_seconds(time.time()))
+        for name in ("pins", "pinned_bytes", "waiting_bytes"):
+            yield self._gauge(name, getattr(facts, name))
+        if last := facts.last:
+            if last["score"] is not None:
+                yield self._gauge("last_score", last["score"])
+            yield self._gauge("last_step", last["global_step"])
+            yield self._gauge("last_score_timestamp_seconds", unix(last["evaluated_at"]))
         if facts.best:
-            yield gauge("best_score", "Score of the best checkpoint.", facts.best["score"])
-            yield gauge("best_step", "Its global step.", facts.best["global_step"])
+            yield self._gauge("best_score", facts.best["score"])
+            yield self._gauge("best_step", facts.best["global_step"])
 
     def _of_totals(self, totals: Totals) -> Iterator[Metric]:
-        yield self._counter("evaluations", "Evaluations recorded.", totals.evaluations)
-        yield self._family(
-            CounterMetricFamily,
-            "evaluation_seconds",
-            "Seconds that evaluations took, by phase.",
-            ("phase",),
-            [((phase,), seconds) for phase, seconds in sorted(totals.seconds.items())],
-        )
-        waited = SummaryMetricFamily(
-            _PREFIX + "save_to_score_seconds",
-            "From noticing a checkpoint, which is at once while the daemon runs, to its score.",
-            labels=("run",),
-        )
+        yield self._counter("evaluations", totals.evaluations)
+        yield self._counter("evaluation_seconds", dict(sorted(totals.seconds.items())), "phase")
+        name = "save_to_score_seconds"
+        waited = SummaryMetricFamily(_PREFIX + name, _HELP[name], labels=("run",))
         waited.add_metric([self._run], totals.first_scores, totals.waited_seconds)
         yield waited
 
     def _of_disk(self) -> Iterator[Metric]:
         if self._limit is not None:
-            text = "Size that waiting checkpoints may have together."
-            yield self._gauge("max_pinned_bytes", text, self._limit)
-        free = _available_bytes(self._path.parent)
-        if free is not None:
-            yield self._gauge(
-                "disk_available_bytes", "Free space where the pins and the database are.", free
-            )
-
-    def _of_notifications(self) -> Iterator[Metric]:
-        sent = self._sent()
-        if sent:
-            yield self._family(
-                CounterMetricFamily,
-                "notifications",
-                "Notifications since the daemon started, by channel and outcome.",
-                ("channel", "outcome"),
-                sent.items(),
-            )
-
-
-def _available_bytes(folder: Path) -> int | None:
-    try:
-        status = os.statvfs(folder)
-    except OSError:
-        return None
-    return status.f_bavail * status.f_frsize
+            yield self._gauge("max_pinned_bytes", self._limit)
+        with contextlib.suppress(OSError):
+            yield self._gauge("disk_available_bytes", shutil.disk_usage(self._path.parent).free)

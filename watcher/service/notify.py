@@ -89,11 +89,8 @@ class Notifications:
             self._begin(ways)
 
     def _begin(self, ways: Sequence[tuple[str, str, Deliver]]) -> None:
-        reader = FactReader(self._database)
-        try:
+        with FactReader(self._database) as reader:
             run, best, event = reader.run(), reader.best(), reader.last_event()
-        finally:
-            reader.close()
         self._run_uuid = run["uuid"]
         # A channel that is new is told what comes from now on, not all there ever was.
         fresh = Told(best=best_key(best), event=event)
@@ -169,13 +166,10 @@ class Notifications:
         # What keeps best/ from being written may keep the decision from being made.
         decided = bool(status) and (stop is not None or not status.get("problem"))
         try:
-            reader = FactReader(self._database)
-            try:
+            with FactReader(self._database) as reader:
                 event = reader.last_event()
                 failures, best = reader.failures(told.event, event), reader.best()
                 recovered = reader.recovered() if "device" in told.degraded else None
-            finally:
-                reader.close()
         except StoreError:
             return Situation(readable=False, stop=stop, decided=decided, degraded=degraded)
         return Situation(best, failures, event, True, stop, decided, degraded, recovered)

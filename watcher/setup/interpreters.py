@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from watcher.launch.command import interpreter
-from watcher.launch.processes import Trainer
+from watcher.launch.processes import Trainer, strings, value_of
 
 _LOOK_SECONDS = 10.0
 _MOST = 40
@@ -84,19 +84,16 @@ def _has_both(path: Path) -> bool:
 
 def _interpreter_of(trainer: Trainer) -> Path | None:
     process = Path("/proc", str(trainer.pid))
-    try:
-        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        name = interpreter(words)
-        if name is None:
-            return None
-        if "/" in name:
-            return (process / "cwd").readlink() / name
-        # As it was found on its PATH; the file itself would be that of the base installation.
-        variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
+    name = interpreter(strings(process / "cmdline") or [])
+    if name is None:
         return None
-    path = next((one.removeprefix("PATH=") for one in variables if one.startswith("PATH=")), "")
-    found = shutil.which(name, path=path)
+    if "/" in name:
+        try:
+            return (process / "cwd").readlink() / name
+        except OSError:
+            return None
+    # As it was found on its PATH; the file itself would be that of the base installation.
+    found = shutil.which(name, path=value_of(process, "PATH", hidden="") or "")
     return Path(found) if found else None
 
 

@@ -12,11 +12,13 @@ from watcher.config import Settings, make_settings
 from watcher.config.policies import boards
 from watcher.doctor import cadence, device, training
 from watcher.doctor.examine import pace
+from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.launch.command import flag_value
-from watcher.launch.processes import Trainer, trainer_on, trainers
+from watcher.launch.od_trainer import read_pipeline
+from watcher.launch.processes import Trainer, strings, trainer_on, trainers
 from watcher.setup.interpreters import as_found, candidates, with_both
 from watcher.setup.settings_file import Found, Outlook
 from watcher.store.reading import read_last_start
@@ -49,12 +51,13 @@ def look(
     outlook = Outlook(found={"model_dir": Found(str(model_dir), "")})
     found = outlook.found
     for name, value in _recorded(model_dir).items():
-        value = as_found(value, environment) if name == "python" else value
         found[name] = Found(value, "the last run on MODEL_DIR was started with it")
     if "pipeline_config" in given:
         found["pipeline_config"] = Found(str(Path(given["pipeline_config"]).absolute()), "")
     if "python" in given:
-        found["python"] = Found(as_found(given["python"], environment), "")
+        found["python"] = Found(given["python"], "")
+    if python := found.get("python"):
+        found["python"] = Found(as_found(python.value, environment), python.why)
     if not model_dir.is_dir():
         found["wait_for_model_dir"] = Found(True, "MODEL_DIR does not exist yet")
     running = trainers()
@@ -135,19 +138,15 @@ def _find_working_directory(outlook: Outlook, model_dir: Path, running: Sequence
 
 def _relative_label_map(pipeline: Path) -> str | None:
     """Return the first label map that pipeline.config names by a relative path."""
-    try:
-        text = pipeline.read_text(encoding="utf-8", errors="replace")[: 1 << 20]
-    except OSError:
-        return None
+    text = read_pipeline(pipeline)
     named = re.findall(r"^[^#\n]*?label_map_path\s*:\s*[\"']([^\"'\n]+)", text, re.MULTILINE)
     return next((one for one in named if not one.startswith("/") and "://" not in one), None)
 
 
 def _pipeline_of(trainer: Trainer) -> Path | None:
     process = Path("/proc", str(trainer.pid))
+    given = flag_value(strings(process / "cmdline") or [], "pipeline_config_path")
     try:
-        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        given = flag_value(words, "pipeline_config_path")
         path = (process / "cwd").readlink() / given if given else None
     except OSError:
         return None
@@ -155,10 +154,7 @@ def _pipeline_of(trainer: Trainer) -> Path | None:
 
 
 def _is_pipeline(path: Path) -> bool:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")[: 1 << 20]
-    except OSError:
-        return False
+    text = read_pipeline(path)
     return "eval_input_reader" in text and "model" in text
 
 
@@ -223,7 +219,7 @@ def _ask_environments(
                 outlook.found["python"] = Found(str(path), why)
             say(f"it answered after {time.monotonic() - began:.0f} s")
             return answer
-        refused.append(next((one.message for one in answer.findings), f"{path} said nothing"))
+        refused.append(next(map(_with_remedy, answer.findings), f"{path} said nothing"))
     if refused:
         said = f"it cannot be used: {refused[0]}" if known else f"none can be used: {refused[0]}"
         say(f"warning: {said}")
@@ -232,6 +228,10 @@ def _ask_environments(
                 f"the interpreter of the training environment; of those found, {said}."
             )
     return training.Answer()
+
+
+def _with_remedy(finding: Finding) -> str:
+    return f"{finding.message}: {finding.remedy}" if finding.remedy else finding.message
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Self
 
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
-from watcher.store.manual import Manual
 from watcher.store.promotions import Promotions
 from watcher.store.queue import LeaseLost, Queue
 
@@ -35,8 +33,8 @@ __all__ = [
 ]
 
 
-class Store:
-    """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `manual`."""
+class Store(RunDatabase):
+    """The writing side of one run: `queue`, `ledger` of scores, and `promotions`."""
 
     def __init__(
         self,
@@ -58,7 +56,7 @@ class Store:
             run_uuid: Identity of the run if it is created now; None for a new one.
             busy_seconds: How long to wait for another program's lock, before StoreBusy.
         """
-        self._database = RunDatabase(
+        super().__init__(
             path,
             run=run,
             model_dir=model_dir,
@@ -66,26 +64,6 @@ class Store:
             new_uuid=run_uuid or str(uuid.uuid4()),
             busy_seconds=busy_seconds,
         )
-        self.run_uuid = self._database.run_uuid
-        self.queue = Queue(self._database)
-        self.ledger = Ledger(self._database, self.queue)
-        self.promotions = Promotions(self._database)
-        self.manual = Manual(self._database)
-
-    def set_patience(self, seconds: float) -> None:
-        """Say how long a call waits for another program's lock, before StoreBusy."""
-        self._database.set_patience(seconds)
-
-    def require_present(self) -> None:
-        """Raise StoreLost when the database was deleted, replaced or emptied under us."""
-        self._database.require_present()
-
-    def close(self) -> None:
-        """Close the database; the object is of no use afterwards."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.queue = Queue(self)
+        self.ledger = Ledger(self, self.queue)
+        self.promotions = Promotions(self)

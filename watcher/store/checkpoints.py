@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from watcher.decision.generation import Life, Save, generation_of
@@ -10,15 +11,16 @@ from watcher.store.database import MEASURED, RunDatabase
 from watcher.store.database_file import iso
 from watcher.types import FoundCheckpoint, Pin
 
+_ANEW = "to be evaluated anew"
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
 
-# Of files whose content has no row: for run, name, signature and state.
-_THESE_FILES = "run_id = ? AND name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
+# Of files whose content has no row: for name, signature and state.
+_THESE_FILES = "name = ? AND signature = ? AND state = ? AND sha256 IS NULL"
 
 
 class Checkpoints:
-    """Verbs on the `checkpoints` table: what was found and pinned, and which pins there are.
+    """Verbs on the `checkpoints` table: what was found and pinned, and what a person changes.
 
     Each is one transaction and may be repeated.
     """
@@ -31,18 +33,15 @@ class Checkpoints:
 
     def known(self, sha256: str) -> bool:
         """True when a checkpoint of this content has a row, in whatever state."""
-        found = self._db.value(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ?", [self._run_id, sha256]
-        )
-        return found is not None
+        return self._is_there("sha256 = ?", sha256)
 
     def has_pin(self, sha256: str) -> bool:
         """True when the checkpoint of this content has a pin that is still needed."""
-        found = self._db.value(
-            "SELECT 1 FROM checkpoints WHERE run_id = ? AND sha256 = ? AND pin_path IS NOT NULL",
-            [self._run_id, sha256],
-        )
-        return found is not None
+        return self._is_there("sha256 = ? AND pin_path IS NOT NULL", sha256)
+
+    def _is_there(self, where: str, *arguments: str) -> bool:
+        sql = f"SELECT 1 FROM checkpoints WHERE run_id = ? AND {where}"
+        return self._db.value(sql, [self._run_id, *arguments]) is not None
 
     def last_save(self) -> Save | None:
         """Return the furthest save of the newest generation, None for an empty run."""
@@ -141,11 +140,8 @@ class Checkpoints:
         return self._known_files(checkpoint, "missed")
 
     def _known_files(self, checkpoint: FoundCheckpoint, state: str) -> bool:
-        found = self._db.value(
-            f"SELECT 1 FROM checkpoints WHERE {_THESE_FILES}",
-            [self._run_id, checkpoint.name, str(checkpoint.signature), state],
-        )
-        return found is not None
+        files = str(checkpoint.signature)
+        return self._is_there(_THESE_FILES, checkpoint.name, files, state)
 
     def record_corrupt(self, checkpoint: FoundCheckpoint, reason: str, now: float) -> None:
         """Record a checkpoint whose bytes are damaged; it is never evaluated.
@@ -203,7 +199,7 @@ class Checkpoints:
         these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
         changes = ", ".join(f"{column} = ?" for column in columns)
         self._db.run(
-            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE {_THESE_FILES}",
+            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE run_id = ? AND {_THESE_FILES}",
             [*columns.values(), *these],
         )
         text = "it can be read now, and is pinned"
@@ -240,10 +236,7 @@ class Checkpoints:
     def forget_pin(self, checkpoint_id: int) -> None:
         """Note that a checkpoint has no pin any more. The pin's files are deleted after this."""
         with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints SET pin_path = NULL, pin_method = NULL WHERE id = ?",
-                [checkpoint_id],
-            )
+            self._db.update("checkpoints", checkpoint_id, pin_path=None, pin_method=None)
 
     def pinned(self) -> list[dict[str, Any]]:
         """Return each checkpoint that has a pin.
@@ -259,3 +252,50 @@ class Checkpoints:
             [self._run_id],
         )
         return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
+
+    # -- by hand
+
+    def evaluated_pins(self) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints whose files are kept.
+
+        Returns:
+            `id, name, state, sha256, global_step, generation, kept, pin_path` of each.
+        """
+        return self._chosen("pin_path IS NOT NULL AND state NOT IN ('pending', 'leased')")
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Return the checkpoints that failed, as `evaluated_pins` does."""
+        return self._chosen("state = 'failed'")
+
+    def keep(self, checkpoint: dict[str, Any], kept: bool, now: float) -> None:
+        """Keep a checkpoint's files whatever its score, or no longer."""
+        with self._db.write():
+            self._db.update("checkpoints", checkpoint["id"], kept=kept)
+            said = "kept by hand" if kept else "no longer kept by hand"
+            self._db.event(now, "kept" if kept else "let_go", said, checkpoint["name"])
+
+    def requeue(self, checkpoint: dict[str, Any], now: float) -> None:
+        """Put a pinned checkpoint back into the queue, with all its attempts before it."""
+        with self._db.write():
+            self._db.wait_anew(checkpoint["id"], _ANEW)
+            self._db.event(now, "requeued", _ANEW, checkpoint["name"])
+
+    def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the evaluated checkpoints of these names without a pin, as `evaluated_pins`."""
+        return self._chosen(
+            "pin_path IS NULL AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"
+            " AND name IN (SELECT value FROM json_each(?))",
+            json.dumps(list(names)),
+        )
+
+    def _chosen(self, where: str, *arguments: str) -> list[dict[str, Any]]:
+        return self._db.all(
+            "SELECT id, name, state, sha256, global_step, generation, kept, pin_path"
+            f" FROM checkpoints WHERE run_id = ? AND {where} ORDER BY global_step, id",
+            [self._run_id, *arguments],
+        )
+
+    def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
+        """Note that a checkpoint which had no pin any more has one again."""
+        with self._db.write():
+            self._db.update("checkpoints", checkpoint_id, pin_path=pin_path, pin_method=method)

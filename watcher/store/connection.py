@@ -5,27 +5,44 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from watcher.errors import StoreBusy, StoreError
-from watcher.store.database_file import explained
+from watcher.store.database_file import PINS_NAME, explained
 
 
 class Connection:
-    """An open database; `path` is its file."""
+    """An open database of one run; a context manager, which closes it.
+
+    Attributes:
+        path: Its file.
+        run_id: The row of its run.
+    """
 
     path: Path
-    _db: sqlite3.Connection
+    run_id: int
+    _sqlite: sqlite3.Connection
 
     def close(self) -> None:
         """Close it; the object is of no use afterwards."""
-        self._db.close()
+        self._sqlite.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pin_prefix(self, pin_path: str) -> Path:
+        """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
+        return _pin_prefix(self.path, pin_path)
 
     def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
         with explained(self.path):
-            cursor = self._db.execute(sql, arguments)
+            cursor = self._sqlite.execute(sql, arguments)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -45,7 +62,6 @@ class ReadOnly(Connection):
 
     Attributes:
         frozen: Nobody writes it, and it is read as a file that never changes.
-        run_id: The row of its run, which is the first.
     """
 
     def __init__(self, path: Path, *, timeout_seconds: float = 5.0) -> None:
@@ -81,13 +97,18 @@ class ReadOnly(Connection):
         with explained(self.path):
             # Plain sqlite3: the commands that read answer sooner without a library to import.
             uri = f"{self.path.absolute().as_uri()}?{how}"
-            self._db = sqlite3.connect(uri, uri=True, timeout=timeout_seconds)
+            self._sqlite = sqlite3.connect(uri, uri=True, timeout=timeout_seconds)
             try:
                 run = self.one("SELECT uuid, id FROM runs ORDER BY id LIMIT 1")
             except BaseException:
-                self._db.close()
+                self.close()
                 raise
-            self.run_id: int = run["id"] if run else 1
+            self.run_id = run["id"] if run else 1
+
+
+@lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again
+def _pin_prefix(database: Path, pin_path: str) -> Path:
+    return database.parent / PINS_NAME / pin_path
 
 
 def _nearest_trouble(folder: Path) -> str:

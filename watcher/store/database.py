@@ -7,7 +7,6 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import msgspec
 from watcher.errors import StoreLost
 from watcher.files.mounts import mount_now
 from watcher.store.connection import Connection
-from watcher.store.database_file import PINS_NAME, REBUILD_HINT, explained, iso
+from watcher.store.database_file import REBUILD_HINT, explained, iso
 from watcher.store.relocation import inside, recorded_settings, with_paths
 
 _BUSY_SECONDS = 2.0
@@ -33,8 +32,6 @@ class RunDatabase(Connection):
     """The writing connection, bound to one run.
 
     Attributes:
-        path: The database file.
-        run_id: The run's row.
         run_uuid: The run's identity, as it stands in the sentinel.
         model_dir: Its folder; paths inside of it are recorded relative to it.
     """
@@ -59,12 +56,12 @@ class RunDatabase(Connection):
         with explained(path):
             # Scores are nobody else's business by default; sqlite3 would obey the umask alone.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+            self._sqlite = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
             try:
                 self._prepare()
                 self.run_id, self.run_uuid = self._find_run(run, now, new_uuid)
             except BaseException:
-                self._db.close()
+                self._sqlite.close()
                 raise
         self._identities = {file: _identity(file) for file in (path, self._wal_path)}
 
@@ -72,11 +69,11 @@ class RunDatabase(Connection):
         # Only here: who reads does without the library that they need.
         from watcher.store import migrations
 
-        migrations.refuse_foreign(self._db, self.path)
-        self._db.execute("PRAGMA foreign_keys = ON")
+        migrations.refuse_foreign(self._sqlite, self.path)
+        self._sqlite.execute("PRAGMA foreign_keys = ON")
         self._choose_journal()
-        self._db.execute("PRAGMA synchronous = FULL")
-        migrations.migrate(self._db)
+        self._sqlite.execute("PRAGMA synchronous = FULL")
+        migrations.migrate(self._sqlite)
 
     def _choose_journal(self) -> None:
         """Use write-ahead logging but where the file system is another machine's or a program's.
@@ -87,11 +84,11 @@ class RunDatabase(Connection):
         """
         mount = mount_now(self.path.parent)
         if mount is None or not mount.is_remote:
-            self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+            self._sqlite.execute("PRAGMA journal_mode = WAL").fetchone()
             return
         # One that an earlier version left in WAL mode stays so while a reader has it open.
         with contextlib.suppress(sqlite3.OperationalError):
-            self._db.execute("PRAGMA journal_mode = DELETE").fetchone()
+            self._sqlite.execute("PRAGMA journal_mode = DELETE").fetchone()
 
     @property
     def _wal_path(self) -> Path:
@@ -111,7 +108,7 @@ class RunDatabase(Connection):
                 )
         with explained(self.path):
             try:
-                found = self._db.execute("SELECT uuid FROM runs").fetchone()
+                found = self._sqlite.execute("SELECT uuid FROM runs").fetchone()
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     return  # it cannot even be read now; that may pass
@@ -125,14 +122,10 @@ class RunDatabase(Connection):
             rescued.unlink(missing_ok=True)
             os.close(os.open(rescued, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             with contextlib.closing(sqlite3.connect(rescued)) as copy:
-                self._db.backup(copy)
+                self._sqlite.backup(copy)
         except (OSError, sqlite3.Error):
             return ""
         return f"; all it held is in {rescued.name}, rename that to {self.path.name} to go on"
-
-    def pin_prefix(self, pin_path: str) -> Path:
-        """Return the prefix of a pin; rows hold it relative, so that a run can be moved."""
-        return _pin_prefix(self.path, pin_path)
 
     def encoded(self, settings: Mapping[str, Any]) -> str:
         """Return settings as they are recorded."""
@@ -141,7 +134,7 @@ class RunDatabase(Connection):
 
     def set_patience(self, seconds: float) -> None:
         """Say how long to wait for a lock that another program holds, before StoreBusy."""
-        self._db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
+        self._sqlite.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchone()
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -151,19 +144,29 @@ class RunDatabase(Connection):
             StoreError: the database is locked, full, read-only or damaged; nothing was written.
         """
         with explained(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
+            self._sqlite.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._db.commit()
+                self._sqlite.commit()
             except BaseException:
                 # After a full disk SQLite has rolled back by itself, and there is nothing to do.
-                if self._db.in_transaction:
-                    self._db.rollback()
+                if self._sqlite.in_transaction:
+                    self._sqlite.rollback()
                 raise
 
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> int:
         """Execute one statement inside `write()` and return how many rows it changed."""
-        return self._db.execute(sql, arguments).rowcount
+        return self._sqlite.execute(sql, arguments).rowcount
+
+    def update(self, table: str, id_: int, **columns: Any) -> None:
+        """Change columns of one row, inside `write()`."""
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        self.run(f"UPDATE {table} SET {changes} WHERE id = ?", [*columns.values(), id_])
+
+    def wait_anew(self, checkpoint_id: int, reason: str) -> None:
+        """Put a checkpoint into the queue with all its attempts before it, inside `write()`."""
+        again: dict[str, Any] = {"state": "pending", "attempts": 0, "not_before_seconds": 0}
+        self.update("checkpoints", checkpoint_id, **again, reason=reason)
 
     def insert(self, table: str, row: dict[str, Any], *, ignore: bool = False) -> int:
         """Insert a row inside `write()`; returns 0 when `ignore` met an existing one, else 1."""
@@ -191,16 +194,8 @@ class RunDatabase(Connection):
             elif run["model_dir"] != model_dir:
                 # Its name is that of before until it is decided by these settings.
                 settings = self.encoded(recorded_settings(run, self.model_dir))
-                self.run(
-                    "UPDATE runs SET model_dir = ?, settings = ? WHERE id = ?",
-                    [model_dir, settings, run["id"]],
-                )
+                self.update("runs", run["id"], model_dir=model_dir, settings=settings)
         return run["id"], run["uuid"]
-
-
-@lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again
-def _pin_prefix(database: Path, pin_path: str) -> Path:
-    return database.parent / PINS_NAME / pin_path
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

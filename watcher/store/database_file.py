@@ -40,13 +40,9 @@ def explained(path: Path) -> Iterator[None]:
     """Turn the ways in which SQLite and the file system fail into a StoreError with a hint."""
     try:
         yield
-    except _REFUSALS as error:
-        raise StoreRefused(
-            f"the database refuses it: {error}", hint="what was to be recorded is at fault"
-        ) from error
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
         text = str(error)
-        if "binding" in text:
+        if isinstance(error, _REFUSALS) or "binding" in text:
             raise StoreRefused(
                 f"the database refuses it: {error}", hint="what was to be recorded is at fault"
             ) from error

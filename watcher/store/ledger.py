@@ -43,7 +43,7 @@ class Ledger(Rows):
     """
 
     def __init__(self, database: RunDatabase, queue: Queue) -> None:
-        super().__init__(database, database.run_id, database.pin_prefix)
+        self.path, self.run_id, self._sqlite = database.path, database.run_id, database._sqlite
         self._db = database
         self._queue = queue
         self.revision = 0
@@ -57,16 +57,13 @@ class Ledger(Rows):
             now: Seconds since the epoch.
             board: The main board's name, which the view `leaderboard` shows.
         """
-        row = self._db.one("SELECT metric, mode, board FROM runs WHERE id = ?", [self._run_id])
+        row = self._db.one("SELECT metric, mode, board FROM runs WHERE id = ?", [self.run_id])
         assert row is not None
         if (row["metric"], row["mode"], row["board"]) == (metric.text, mode, board):
             return
         rescore = row["metric"] != metric.text
         with self._db.write():
-            self._db.run(
-                "UPDATE runs SET metric = ?, mode = ?, board = ? WHERE id = ?",
-                [metric.text, mode, board, self._run_id],
-            )
+            self._db.update("runs", self.run_id, metric=metric.text, mode=mode, board=board)
             if rescore:
                 self._rescore(metric)
             if row["metric"]:
@@ -78,7 +75,7 @@ class Ledger(Rows):
         values = self.values(ids, metric.keys)
         for evaluation_id in ids:
             score = metric.value(values[evaluation_id])
-            self._db.run("UPDATE evaluations SET score = ? WHERE id = ?", [score, evaluation_id])
+            self._db.update("evaluations", evaluation_id, score=score)
             self._say_why(evaluation_id, metric, values[evaluation_id])
 
     def _say_why(self, evaluation_id: int, metric: Metric, values: Values) -> None:
@@ -111,21 +108,17 @@ class Ledger(Rows):
             " AND (c.state = 'scored' OR (c.state = 'failed' AND c.may_pass))"
             " AND c.pin_path IS NOT NULL AND NOT EXISTS (SELECT 1 FROM evaluations e"
             " WHERE e.checkpoint_id = c.id AND e.fingerprint = ?)",
-            [self._run_id, fingerprint],
+            [self.run_id, fingerprint],
         )
         with self._db.write():
             self._db.run(
                 "UPDATE runs SET fingerprint = ?1, stopping = CASE WHEN ?2 THEN json_set(stopping,"
                 " '$.fingerprint', fingerprint) ELSE stopping END WHERE id = ?3",
                 # Of an earlier version it is not known yet what stopping was decided by.
-                [fingerprint, before is not None and self.stopped_by() is None, self._run_id],
+                [fingerprint, before is not None and self.stopped_by() is None, self.run_id],
             )
             for checkpoint in stale:
-                self._db.run(
-                    "UPDATE checkpoints SET state = 'pending', attempts = 0,"
-                    " not_before_seconds = 0, reason = ? WHERE id = ?",
-                    [_CHANGED, checkpoint["id"]],
-                )
+                self._db.wait_anew(checkpoint["id"], _CHANGED)
             if before is not None:
                 self._db.event(
                     now,
@@ -142,12 +135,10 @@ class Ledger(Rows):
             "SELECT c.id, c.name FROM checkpoints c JOIN evaluations e ON e.checkpoint_id = c.id"
             " WHERE c.run_id = ? AND e.fingerprint = ?"
             " AND (c.state = 'failed' OR (c.state = 'pending' AND c.reason = ?))",
-            [self._run_id, fingerprint, _CHANGED],
+            [self.run_id, fingerprint, _CHANGED],
         )
         for row in rows:
-            self._db.run(
-                "UPDATE checkpoints SET state = 'scored', reason = NULL WHERE id = ?", [row["id"]]
-            )
+            self._db.update("checkpoints", row["id"], state="scored", reason=None)
             self._db.event(now, "stands", "measured in this evaluation before", row["name"])
         return [row["name"] for row in rows]
 
@@ -179,25 +170,22 @@ class Ledger(Rows):
             "versions": _json(evaluation.versions),
             "details": _json(evaluation.details),
         }
-        identity = [lease.checkpoint_id, evaluation.fingerprint]
-        where = "checkpoint_id = ? AND fingerprint = ?"
         with self._db.write():
             self._queue.require_held(lease, now)
+            new = self._db.insert("evaluations", row, ignore=True)
+            stored = self.value(
+                "SELECT id FROM evaluations WHERE checkpoint_id = ? AND fingerprint = ?",
+                [lease.checkpoint_id, evaluation.fingerprint],
+            )
             # The same evaluation recorded again replaces the first: recording is idempotent.
-            if not self._db.insert("evaluations", row, ignore=True):
-                columns = ", ".join(f"{name} = ?" for name in row)
-                self._db.run(
-                    f"UPDATE evaluations SET {columns} WHERE {where}", [*row.values(), *identity]
-                )
+            if not new:
+                self._db.update("evaluations", stored, **row)
                 self.revision += 1
-            stored = self.value(f"SELECT id FROM evaluations WHERE {where}", identity)
             self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored])
             values = [(name, "", value) for name, value in evaluation.metrics.items()]
             for name, category, value in [*values, *evaluation.category_metrics]:
-                self._db.run(
-                    "INSERT INTO metrics VALUES (?, ?, ?, ?)",
-                    [stored, name, category, value],
-                )
+                line = [stored, name, category, value]
+                self._db.run("INSERT INTO metrics VALUES (?, ?, ?, ?)", line)
             self._queue.finish(lease, "scored", reason)
             shown = "no finite score" if score is None else f"score {score:.6g}"
             self._db.event(now, "scored", shown, lease.name)
@@ -221,18 +209,18 @@ class Ledger(Rows):
                 " started_at, evaluated_at, eval_seconds, timings, versions, details)"
                 " SELECT id, ?, ?, 0, '', ?, ?, 0, '{}', '{}', '{\"rebuilt\": true}'"
                 " FROM checkpoints WHERE run_id = ? AND sha256 = ? ON CONFLICT DO NOTHING",
-                [fingerprint, score, evaluated_at, evaluated_at, self._run_id, sha256],
+                [fingerprint, score, evaluated_at, evaluated_at, self.run_id, sha256],
             )
             for name, value in metrics.items():
                 self._db.run(
                     "INSERT INTO metrics SELECT e.id, ?, '', ? FROM evaluations e"
                     " JOIN checkpoints c ON c.id = e.checkpoint_id"
                     " WHERE c.run_id = ? AND c.sha256 = ? ON CONFLICT DO NOTHING",
-                    [name, value, self._run_id, sha256],
+                    [name, value, self.run_id, sha256],
                 )
             self._db.run(
                 "UPDATE checkpoints SET state = 'scored' WHERE run_id = ? AND sha256 = ?",
-                [self._run_id, sha256],
+                [self.run_id, sha256],
             )
             self._db.event(now, "restored", f"score {score:.6g} from best.json")
 
@@ -240,7 +228,7 @@ class Ledger(Rows):
         """Write notes on checkpoints, None to take one away."""
         with self._db.write():
             for checkpoint_id, note in notes.items():
-                self._db.run("UPDATE checkpoints SET note = ? WHERE id = ?", [note, checkpoint_id])
+                self._db.update("checkpoints", checkpoint_id, note=note)
 
     # -- the run itself
 
@@ -255,13 +243,10 @@ class Ledger(Rows):
         step: int = self.value(
             "SELECT coalesce(max(global_step), -1) FROM checkpoints WHERE run_id = ?"
             " AND generation = ? AND state IN ('scored', 'failed')",
-            [self._run_id, generation],
+            [self.run_id, generation],
         )
         with self._db.write():
-            self._db.run(
-                "UPDATE runs SET resumed_step = ?, resumed_generation = ? WHERE id = ?",
-                [step, generation, self._run_id],
-            )
+            self._db.update("runs", self.run_id, resumed_step=step, resumed_generation=generation)
             self._db.event(now, "resumed", f"go on: patience counts from step {step}")
         return step
 
@@ -280,7 +265,7 @@ class Ledger(Rows):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that were recorded last, empty for none."""
-        row = self._db.one("SELECT model_dir, settings FROM runs WHERE id = ?", [self._run_id])
+        row = self._db.one("SELECT model_dir, settings FROM runs WHERE id = ?", [self.run_id])
         return recorded_settings(row) if row else {}
 
     def set_settings(self, settings: dict[str, Any], given: Mapping[str, str], name: str) -> None:
@@ -294,9 +279,8 @@ class Ledger(Rows):
         row = {"settings": self._db.encoded(settings), "given": _json(given), "name": name}
         if all(value == self._run_row(column) for column, value in row.items()):
             return
-        columns = ", ".join(f"{column} = ?" for column in row)
         with self._db.write():
-            self._db.run(f"UPDATE runs SET {columns} WHERE id = ?", [*row.values(), self._run_id])
+            self._db.update("runs", self.run_id, **row)
 
     def stopped_by(self) -> str | None:
         """Return the fingerprint of the evaluation that stopping was decided by last."""
@@ -317,7 +301,7 @@ class Ledger(Rows):
         encoded = _json(stands)
         if encoded != self._run_row("stopping"):
             with self._db.write():
-                self._db.run("UPDATE runs SET stopping = ? WHERE id = ?", [encoded, self._run_id])
+                self._db.update("runs", self.run_id, stopping=encoded)
 
     def add_event(self, now: float, kind: str, message: str) -> None:
         """Add a line to the run's diary."""
@@ -336,16 +320,13 @@ class Ledger(Rows):
         if refused is not None:
             status["refused"] = refused
         with self._db.write():
-            self._db.run(
-                "UPDATE runs SET status = ? WHERE id = ?",
-                [_json(status), self._run_id],
-            )
+            self._db.update("runs", self.run_id, status=_json(status))
             self._db.event(now, "ended", f"ended with an error: {reason}")
 
     def set_status(self, status: dict[str, Any]) -> None:
         """Publish what the daemon is doing, for `status` in another shell."""
         with self._db.write():
-            self._db.run("UPDATE runs SET status = ? WHERE id = ?", [_json(status), self._run_id])
+            self._db.update("runs", self.run_id, status=_json(status))
 
 
 def _json(value: Any) -> str:

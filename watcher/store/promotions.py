@@ -29,11 +29,6 @@ class Promotions:
         )
         return [{**row, "path": str(self._db.model_dir / row["path"])} for row in rows]
 
-    def incumbent(self, board: str) -> int | None:
-        """Return the checkpoint id of a board's first place, None when it is empty."""
-        first = self.first(board)
-        return first[0] if first else None
-
     def first(self, board: str) -> tuple[int, float | None, str] | None:
         """Return checkpoint id, score and metric of a board's first place, None when empty."""
         row = self._db.one(
@@ -85,10 +80,15 @@ class Promotions:
         """
         wanted = {leader.row.checkpoint_id: leader for leader in leaders}
         before = {row["checkpoint_id"]: row for row in self.present(board)}
+        true = {
+            id_: (leader.row.evaluation_id or None, leader.row.score, metric, paths[id_])
+            for id_, leader in wanted.items()
+        }
+        said = ("evaluation_id", "score", "metric", "path")
         stale = [
             row
-            for row in before.values()
-            if not _still_true(row, wanted.get(row["checkpoint_id"]), paths, metric)
+            for id_, row in before.items()
+            if tuple(row[column] for column in said) != true.get(id_)
         ]
         for row in stale:
             del before[row["checkpoint_id"]]
@@ -102,10 +102,7 @@ class Promotions:
                 if checkpoint not in before:
                     self._promote(board, leader, paths[checkpoint], metric, now)
                 elif leader.rank != places[checkpoint]:
-                    self._db.run(
-                        "UPDATE promotions SET rank = ? WHERE id = ?",
-                        [leader.rank, before[checkpoint]["id"]],
-                    )
+                    self._db.update("promotions", before[checkpoint]["id"], rank=leader.rank)
         return True
 
     def retire(self, boards: Collection[str], now: float) -> list[str]:
@@ -128,7 +125,7 @@ class Promotions:
         return retired
 
     def _evict(self, row: dict[str, Any], now: float, *, replaced: bool) -> None:
-        self._db.run("UPDATE promotions SET evicted_at = ? WHERE id = ?", [iso(now), row["id"]])
+        self._db.update("promotions", row["id"], evicted_at=iso(now))
         if not replaced:
             folder, name = row["path"].rsplit("/", 2)[-2:]
             self._db.event(now, "evicted", f"leaves {folder}/", name)
@@ -201,18 +198,3 @@ class Promotions:
                     "DELETE FROM placements WHERE run_id = ? AND board = ? AND name = ?",
                     [self._run_id, board, name],
                 )
-
-
-def _still_true(
-    row: dict[str, Any], leader: Leader | None, paths: dict[int, str], metric: str
-) -> bool:
-    if leader is None:
-        return False
-    said = (row["evaluation_id"], row["score"], row["metric"], row["path"])
-    place = leader.row
-    return said == (
-        place.evaluation_id or None,
-        place.score,
-        metric,
-        paths[place.checkpoint_id],
-    )

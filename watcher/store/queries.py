@@ -56,12 +56,11 @@ def values_named(
 
 
 def placed(db: Rows, run_id: int) -> Found:
-    """Return `checkpoint_id, promoted_at, rank` of what ever came into `best/`; NULL has left."""
-    # A checkpoint whose row was replaced, its metric another say, has several: the first says when
-    # it came, one that was not evicted says where it is.
+    """Return `checkpoint_id, rank` of what ever came into `best/`; NULL has left."""
+    # A checkpoint whose row was replaced, its metric another say, has several: one that was not
+    # evicted says where it is.
     return db.all(
-        "SELECT p.checkpoint_id, min(p.promoted_at) AS promoted_at,"
-        " max(CASE WHEN p.evicted_at IS NULL THEN p.rank END) AS rank"
+        "SELECT p.checkpoint_id, max(CASE WHEN p.evicted_at IS NULL THEN p.rank END) AS rank"
         " FROM promotions p JOIN runs r ON r.id = p.run_id AND r.board = p.board"
         " WHERE r.id = ? GROUP BY p.checkpoint_id ORDER BY p.checkpoint_id",
         [run_id],

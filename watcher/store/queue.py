@@ -61,21 +61,18 @@ class Queue(Checkpoints):
         )
         if row is None:
             return None
-        token = secrets.token_hex(8)
+        lease = self._lease(row, row["attempts"] + 1)
         with self._db.write():
             self._db.run(
                 "UPDATE checkpoints SET state = 'leased', lease_token = ?,"
                 " lease_expires_at_seconds = ?, attempts = attempts + 1 WHERE id = ?",
-                [token, now + lease_seconds, row["id"]],
+                [lease.token, now + lease_seconds, row["id"]],
             )
-        return Lease(
-            checkpoint_id=row["id"],
-            token=token,
-            name=row["name"],
-            global_step=row["global_step"] or 0,
-            prefix=self._db.pin_prefix(row["pin_path"]),
-            attempt=row["attempts"] + 1,
-        )
+        return lease
+
+    def _lease(self, row: dict[str, Any], attempt: int) -> Lease:
+        prefix, token = self._db.pin_prefix(row["pin_path"]), secrets.token_hex(8)
+        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt)
 
     def known_good(self) -> Lease | None:
         """Return a checkpoint that was scored, to try a device with; None when none has a pin.
@@ -90,20 +87,14 @@ class Queue(Checkpoints):
             " ORDER BY c.id DESC LIMIT 1",
             [self._run_id],
         )
-        if row is None:
-            return None
-        prefix = self._db.pin_prefix(row["pin_path"])
-        token = secrets.token_hex(8)
-        return Lease(row["id"], token, row["name"], row["global_step"] or 0, prefix, attempt=0)
+        return self._lease(row, 0) if row else None
 
     def renew(self, lease: Lease, now: float, lease_seconds: float) -> None:
         """Move the expiry of a held lease; raises LeaseLost when it is no longer held."""
         with self._db.write():
             self.require_held(lease, now)
-            self._db.run(
-                "UPDATE checkpoints SET lease_expires_at_seconds = ? WHERE id = ?",
-                [now + lease_seconds, lease.checkpoint_id],
-            )
+            until = now + lease_seconds
+            self._db.update("checkpoints", lease.checkpoint_id, lease_expires_at_seconds=until)
 
     def return_expired(self, now: float) -> dict[int, str]:
         """Put checkpoints whose lease ran out back into the queue; returns id to name."""
@@ -137,7 +128,7 @@ class Queue(Checkpoints):
         )
         for row in rows:
             with self._db.write():
-                self._to_pending(row["id"], reason=None, not_before=0.0)
+                self._to_pending(row["id"])
                 self._db.event(now, "returned", reason, row["name"])
         return {row["id"]: row["name"] for row in rows}
 
@@ -145,7 +136,7 @@ class Queue(Checkpoints):
         """Return a lease unused, as if it had never been taken: no attempt is counted."""
         with self._db.write():
             self.require_held(lease, now)
-            self._to_pending(lease.checkpoint_id, reason=None, not_before=0.0)
+            self._to_pending(lease.checkpoint_id)
             self._uncount(lease.checkpoint_id, 1)
 
     def retry_later(
@@ -207,12 +198,15 @@ class Queue(Checkpoints):
             [attempts, checkpoint_id],
         )
 
-    def _to_pending(self, checkpoint_id: int, reason: str | None, not_before: float) -> None:
-        self._db.run(
-            "UPDATE checkpoints SET state = 'pending', reason = ?, not_before_seconds = ?,"
-            " lease_token = NULL, lease_expires_at_seconds = NULL WHERE id = ?",
-            [reason, not_before, checkpoint_id],
-        )
+    def _end_lease(self, checkpoint_id: int, **columns: Any) -> None:
+        free = {"lease_token": None, "lease_expires_at_seconds": None}
+        self._db.update("checkpoints", checkpoint_id, **columns, **free)
+
+    def _to_pending(
+        self, checkpoint_id: int, reason: str | None = None, not_before: float = 0.0
+    ) -> None:
+        later = {"reason": reason, "not_before_seconds": not_before}
+        self._end_lease(checkpoint_id, state="pending", **later)
 
     def require_held(self, lease: Lease, now: float) -> None:
         """Raise LeaseLost unless this lease is the one that counts; call it inside `write()`."""
@@ -228,11 +222,7 @@ class Queue(Checkpoints):
 
     def finish(self, lease: Lease, state: str, reason: str | None) -> None:
         """End a held lease in a final state; call it inside `write()`."""
-        self._db.run(
-            "UPDATE checkpoints SET state = ?, reason = ?, lease_token = NULL,"
-            " lease_expires_at_seconds = NULL WHERE id = ?",
-            [state, reason, lease.checkpoint_id],
-        )
+        self._end_lease(lease.checkpoint_id, state=state, reason=reason)
 
     def record_failure(
         self, lease: Lease, reason: str, now: float, *, may_pass: bool = False
@@ -251,9 +241,7 @@ class Queue(Checkpoints):
             if measured:
                 reason = f"its earlier score stands, since measuring it anew failed: {reason}"
             self.finish(lease, "scored" if measured else "failed", reason)
-            self._db.run(
-                "UPDATE checkpoints SET may_pass = ? WHERE id = ?", [may_pass, lease.checkpoint_id]
-            )
+            self._db.update("checkpoints", lease.checkpoint_id, may_pass=may_pass)
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self, *, counts_saves: bool) -> tuple[list[Queued], int, int]:
@@ -307,10 +295,8 @@ class Queue(Checkpoints):
         if row is None:
             return
         with self._db.write():
-            self._db.run(
-                "UPDATE checkpoints SET state = ?, reason = ? WHERE id = ?",
-                ["scored" if row["measured"] else "skipped", reason, checkpoint_id],
-            )
+            state = "scored" if row["measured"] else "skipped"
+            self._db.update("checkpoints", checkpoint_id, state=state, reason=reason)
             self._db.event(now, "skipped", reason, row["name"])
 
     # -- looked at

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,14 @@ from watcher.config.last_start import LastStart
 from watcher.decision.rank import rankable
 from watcher.errors import StoreError
 from watcher.store.connection import ReadOnly
-from watcher.store.database_file import DATABASE_NAME, PINS_NAME
+from watcher.store.database_file import DATABASE_NAME
 from watcher.store.relocation import find_model_dir, inside, recorded_settings
 from watcher.store.rows import COUNTING, QUEUE_ORDER, Rows
 from watcher.store.views import history_of
 
 
-class Reader(Rows):
-    """The reading side of a run's database: what a command asks, beside `Rows`.
-
-    Attributes:
-        path: The file.
-        frozen: Nobody writes it, and it is read as a file that never changes.
-    """
-
-    def __init__(self, path: Path, *, timeout_seconds: float = 5.0) -> None:
-        """Open read-only; raises StoreError when there is no database or it cannot be read."""
-        connection = ReadOnly(path, timeout_seconds=timeout_seconds)
-        super().__init__(connection, connection.run_id, (path.parent / PINS_NAME).joinpath)
-        self.path, self.frozen = path, connection.frozen
-        self._connection = connection
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+class Reader(ReadOnly, Rows):
+    """The reading side of a run's database: what a command asks, beside `Rows`."""
 
     # -- the run
 
@@ -115,15 +98,6 @@ class Reader(Rows):
                 row |= {"path": str(path), "files": path not in gone}
         return rows
 
-    def incumbent(self, board: str) -> int | None:
-        """Return the checkpoint id of a board's first place, None when it is empty."""
-        checkpoint_id: int | None = self.value(
-            "SELECT checkpoint_id FROM promotions WHERE board = ? AND evicted_at IS NULL"
-            " ORDER BY rank LIMIT 1",
-            [board],
-        )
-        return checkpoint_id
-
     def outdated(self) -> int:
         """Return how many are promoted by a score of another evaluation than the present one."""
         count: int = self.value(
@@ -160,7 +134,7 @@ class Reader(Rows):
         return self.all(
             "SELECT name AS checkpoint, global_step FROM checkpoints"
             f" WHERE run_id = ? AND state = 'pending' ORDER BY {QUEUE_ORDER} LIMIT ?",
-            [self._run_id, -1 if first is None else first],
+            [self.run_id, -1 if first is None else first],
         )
 
     def failed(
@@ -243,14 +217,9 @@ class Reader(Rows):
         return self.path.absolute().parent
 
 
-@contextmanager
-def open_reader(state_dir: Path, *, timeout_seconds: float = 5.0) -> Iterator[Reader]:
+def open_reader(state_dir: Path, *, timeout_seconds: float = 5.0) -> Reader:
     """Open the database in a run's state folder for reading."""
-    reader = Reader(state_dir / DATABASE_NAME, timeout_seconds=timeout_seconds)
-    try:
-        yield reader
-    finally:
-        reader.close()
+    return Reader(state_dir / DATABASE_NAME, timeout_seconds=timeout_seconds)
 
 
 def read_last_start(state_dir: Path, *, timeout_seconds: float = 5.0) -> LastStart:

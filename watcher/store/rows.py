@@ -8,8 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from watcher.decision.metric import Key
@@ -73,27 +72,8 @@ def unscored(row: Mapping[str, Any], *, not_finite: bool = False) -> ScoredCheck
     )
 
 
-class Rows:
+class Rows(Connection):
     """Questions about one run's evaluations."""
-
-    def __init__(
-        self, database: Connection, run_id: int, pin_prefix: Callable[[str], Path]
-    ) -> None:
-        self._asked = database
-        self._run_id = run_id
-        self._pin_prefix = pin_prefix
-
-    def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-        return self._asked.all(sql, arguments)
-
-    def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
-        """Return the first row of a query, None when it has none."""
-        return self._asked.one(sql, arguments)
-
-    def value(self, sql: str, arguments: Sequence[Any] = ()) -> Any:
-        """Return the first value of the first row, None when there is none."""
-        return self._asked.value(sql, arguments)
 
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the evaluation that counts, None before the first."""
@@ -119,7 +99,7 @@ class Rows:
             "checkpoints c INDEXED BY checkpoints_pinned"
             " CROSS JOIN evaluations e ON e.checkpoint_id = c.id"
             " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
-            self._run_id,
+            self.run_id,
         )
 
     def scored_of(self, checkpoint_ids: Iterable[int]) -> list[ScoredCheckpoint]:
@@ -142,7 +122,7 @@ class Rows:
             " FROM (SELECT id, state, EXISTS (SELECT 1 FROM evaluations WHERE checkpoint_id = k.id"
             " AND fingerprint = (SELECT fingerprint FROM runs WHERE id = ?1)) AS measured"
             " FROM checkpoints k WHERE run_id = ?1) c",
-            [self._run_id],
+            [self.run_id],
         )
         return waiting
 
@@ -156,10 +136,10 @@ class Rows:
             f" FROM {source} AND c.run_id = ?"
             " AND e.fingerprint = coalesce(?, (SELECT fingerprint FROM runs WHERE id = c.run_id))"
             " ORDER BY c.generation, c.global_step, c.id",
-            [argument, self._run_id, fingerprint],
+            [argument, self.run_id, fingerprint],
         )
         return [
-            ScoredCheckpoint(**{**row, "pin": pin and self._pin_prefix(pin)})
+            ScoredCheckpoint(**{**row, "pin": pin and self.pin_prefix(pin)})
             for row in rows
             for pin in [row.pop("pin_path")]
         ]
@@ -175,18 +155,10 @@ class Rows:
         """
         wanted = set(keys)
         names = sorted({name for name, _ in wanted})
-        marks = ", ".join("?" * len(names))
+        read = {id_: self.values_of(id_, names) for id_ in evaluation_ids}
         return {
-            evaluation_id: {
-                (row["name"], row["category"]): row["value"]
-                for row in self.all(
-                    "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
-                    f" AND name IN ({marks})",
-                    [evaluation_id, *names],
-                )
-                if (row["name"], row["category"]) in wanted
-            }
-            for evaluation_id in evaluation_ids
+            id_: {key: value for key, value in values.items() if key in wanted}
+            for id_, values in read.items()
         }
 
     def latency_spreads(self, evaluation_ids: Iterable[int]) -> dict[int, float]:
@@ -207,16 +179,22 @@ class Rows:
             "SELECT id, name, coalesce(global_step, 0) AS global_step, coalesce(sha256, '') AS"
             " sha256, generation FROM checkpoints WHERE run_id = ? AND state = 'failed'"
             " AND reason LIKE 'not_finite:%'",
-            [self._run_id],
+            [self.run_id],
         )
         return [unscored(row, not_finite=True) for row in rows]
 
-    def values_of(self, evaluation_id: int) -> dict[Key, float | None]:
-        """Return what an evaluation recorded: (metric, category) to value, '' for overall ones."""
+    def values_of(
+        self, evaluation_id: int, names: Sequence[str] | None = None
+    ) -> dict[Key, float | None]:
+        """Return what an evaluation recorded: (metric, category) to value, '' for overall ones.
+
+        With `names` those metrics alone are read.
+        """
+        those = "" if names is None else f" AND name IN ({', '.join('?' * len(names))})"
         rows = self.all(
-            "SELECT name, category, value FROM metrics WHERE evaluation_id = ?"
+            f"SELECT name, category, value FROM metrics WHERE evaluation_id = ?{those}"
             " ORDER BY name, category",
-            [evaluation_id],
+            [evaluation_id, *(names or ())],
         )
         return {(row["name"], row["category"]): row["value"] for row in rows}
 
@@ -236,24 +214,33 @@ class Rows:
         last = self.all(
             "SELECT id, evaluated_at FROM evaluations WHERE fingerprint ="
             " (SELECT fingerprint FROM runs WHERE id = ?) ORDER BY id DESC LIMIT 10",
-            [self._run_id],
+            [self.run_id],
         )
         of = self.metrics(row["id"] for row in last)
         evaluated_at = last[0]["evaluated_at"] if last else ""
         return {name for one in of.values() for name in one}, evaluated_at
 
+    def incumbent(self, board: str) -> int | None:
+        """Return the checkpoint id of a board's first place, None when it is empty."""
+        checkpoint_id: int | None = self.value(
+            "SELECT checkpoint_id FROM promotions WHERE board = ? AND evicted_at IS NULL"
+            " ORDER BY rank LIMIT 1",
+            [board],
+        )
+        return checkpoint_id
+
     def notes(self) -> dict[int, str]:
         """Return the notes on checkpoints: checkpoint id to text."""
         rows = self.all(
             "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
-            [self._run_id],
+            [self.run_id],
         )
         return {row["id"]: row["note"] for row in rows}
 
     def generation(self) -> int:
         """Return the newest generation, the one that stopping looks at."""
         sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
-        return self.value(sql, [self._run_id]) or 1
+        return self.value(sql, [self.run_id]) or 1
 
     def begun_at(self) -> str:
         """Return when the newest generation began, ISO 8601.
@@ -263,7 +250,7 @@ class Rows:
         began = self.value(
             "SELECT min(discovered_at) FROM checkpoints WHERE run_id = ?"
             " AND sha256 IS NOT NULL AND generation > 1 AND generation = ?",
-            [self._run_id, self.generation()],
+            [self.run_id, self.generation()],
         )
         return str(began or self._run_row("created_at"))
 
@@ -294,7 +281,7 @@ class Rows:
             row = self.one(
                 f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
                 f"{' AND e.id IS NOT NULL' if evaluated else ''} ORDER BY {latest} LIMIT 1",
-                [self._run_id, wanted],
+                [self.run_id, wanted],
             )
             if row:
                 return row
@@ -305,7 +292,7 @@ class Rows:
         # Another number is another checkpoint, so of a number that is not there nothing is near.
         if number := re.fullmatch(r"\D*(\d+)", wanted):
             sql = "SELECT name FROM checkpoints WHERE run_id = ? AND saves = 1 AND name GLOB ?"
-            name = self.value(sql, [self._run_id, f"*[^0-9]{int(number[1])}"])
+            name = self.value(sql, [self.run_id, f"*[^0-9]{int(number[1])}"])
             near = [name] if name else []
         else:
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
@@ -324,4 +311,4 @@ class Rows:
         return row["message"] if row and row["kind"] == kind else None
 
     def _run_row(self, column: str) -> Any:
-        return self.value(f"SELECT {column} FROM runs WHERE id = ?", [self._run_id])
+        return self.value(f"SELECT {column} FROM runs WHERE id = ?", [self.run_id])

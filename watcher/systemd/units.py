@@ -38,12 +38,6 @@ _PLAIN_TRAINER = (
     "/usr/bin/env ${PYTHON} -m object_detection.model_main_tf2 --model_dir=${MODEL_DIR}"
     " --pipeline_config_path=${PIPELINE_CONFIG} $TRAINER_FLAGS"
 )
-_PATH_SETTINGS = frozenset(
-    {
-        *("model_dir", "pipeline_config", "state_dir", "best_dir", "kept_dir", "sentinel"),
-        *("device_lock_dir", "eval_dir", "working_directory"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +153,8 @@ def settings_file(values: Mapping[str, Any]) -> str:
 
 def writable_folders(settings: Settings) -> list[Path]:
     """Return the folders that the watcher writes into, those inside of another left out."""
-    every = [
-        *(
-            settings.run.model_path,
-            settings.run.state_path,
-            settings.run.best_path,
-            settings.run.kept_path,
-        ),
-        settings.run.sentinel_path.parent,
-    ]
+    run = settings.run
+    every = [run.model_path, run.state_path, run.best_path, run.kept_path, run.sentinel_path.parent]
     if settings.exports.tensorboard:
         every.append(settings.run.eval_path)
     if settings.carrier.device_lock_dir:
@@ -178,20 +165,6 @@ def writable_folders(settings: Settings) -> list[Path]:
         for path in unique
         if not any(path != other and path.is_relative_to(other) for other in unique)
     ]
-
-
-def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings whose paths do not depend on where they are read."""
-    read = dict(settings)
-    for name in _PATH_SETTINGS & read.keys():
-        read[name] = str(Path(read[name]).absolute())
-    if "metric_plugin" in read:
-        plugins = (text.rpartition(":") for text in read["metric_plugin"])
-        read["metric_plugin"] = [
-            f"{Path(file).absolute()}:{function}" if file else function
-            for file, _, function in plugins
-        ]
-    return read
 
 
 # -- the files of one run

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from watcher.errors import StoreError
 from watcher.files import scratch
-from watcher.store.database_file import DATABASE_NAME
-from watcher.store.reading import Reader
+from watcher.store.reading import Reader, open_reader
 from watcher.tensorboard.folder import arrange
 from watcher.tensorboard.points import Point, content, pictures_of, points
 
@@ -43,16 +42,13 @@ def update(state_dir: Path, eval_dir: Path, *, categories: bool = False) -> int:
         OSError: a file cannot be written.
         ImportError: tensorboardX is not installed.
     """
-    reader = Reader(state_dir / DATABASE_NAME)
-    try:
+    with open_reader(state_dir) as reader:
         inputs: dict[str, list[Point]] = {}
         for point in points(reader):
             inputs.setdefault(point.name, []).append(point)
         return sum(
             _update(reader, eval_dir / name, found, categories) for name, found in inputs.items()
         )
-    finally:
-        reader.close()
 
 
 def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: bool) -> int:
@@ -67,15 +63,10 @@ def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: b
     written = arrange(folder, wanted, write, time.time())
     # Only now, and also those that one who was killed here has left: in a file they all are.
     for point in sorted(wanted, key=lambda point: point.evaluation_id)[-_LATEST:]:
-        if pictures := pictures_of(reader, point):
-            _remove_pictures(Path(pictures))
+        # In a worker's scratch, and from nowhere else.
+        if (pictures := pictures_of(reader, point)) and scratch.is_within(Path(pictures)):
+            shutil.rmtree(pictures, ignore_errors=True)
     return written
-
-
-def _remove_pictures(folder: Path) -> None:
-    """Remove pictures that are in an event file, from a worker's scratch and from nowhere else."""
-    if scratch.is_within(folder):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from watcher.decision.explain import Explanation
 from watcher.decision.stop import Rule, StopDecision
 from watcher.types import ScoredCheckpoint
 from watcher.view.fitting import Fitting
-from watcher.view.tables import add_number, add_text, difference, plain_table
+from watcher.view.tables import difference, plain_table
 
 _SHOWN = 10
+_OF_DECISION = ("reason", "message", "global_step")
 
 
 def drawn(told: Explanation, in_model_dir: Collection[int] = ()) -> RenderableType:
@@ -60,17 +61,9 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
         "last_improvement": walked.improved and _row(walked.improved),
         "evaluations_since": walked.since,
         "waits_for": told.early,
-        "rules": [
-            {
-                "reason": rule.reason,
-                "fires": rule.fires,
-                "left": rule.left,
-                "message": rule.message,
-            }
-            for rule in told.rules
-        ],
-        "stop": _decision(told.decision),
-        "first_stop": _decision(told.first_stop),
+        "rules": [_named_fields(rule, "reason", "fires", "left", "message") for rule in told.rules],
+        "stop": told.decision and _named_fields(told.decision, *_OF_DECISION),
+        "first_stop": told.first_stop and _named_fields(told.first_stop, *_OF_DECISION),
     }
 
 
@@ -86,11 +79,10 @@ def _heading(told: Explanation) -> Text:
 
 
 def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
-    table = plain_table()
     lives = any(row.generation > 1 for row in told.ranking.leaders)
     life = ("generation",) if lives else ()
-    for name in ("rank", "checkpoint", *life, "step", "score", "behind", "files"):
-        add_text(table, name) if name in ("checkpoint", "files") else add_number(table, name)
+    names = ("rank", "checkpoint", *life, "step", "score", "behind", "files")
+    table = plain_table(*names, texts=("checkpoint", "files"))
     best = told.ranking.leaders[0].score if told.ranking.leaders else None
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
         assert row.score is not None and best is not None
@@ -148,9 +140,8 @@ def _without_rules(told: Explanation) -> str:
 
 
 def _rules(rules: tuple[Rule, ...]) -> Table:
-    table = plain_table()
-    for name in ("rule", "fires", "left", "because"):
-        add_text(table, name)
+    names = ("rule", "fires", "left", "because")
+    table = plain_table(*names, texts=names)
     for rule in rules:
         fires = Text("yes", style="magenta") if rule.fires else Text("no")
         table.add_row(rule.reason, fires, rule.left, rule.message)
@@ -172,11 +163,5 @@ def _row(row: ScoredCheckpoint) -> dict[str, Any]:
     }
 
 
-def _decision(decision: StopDecision | None) -> dict[str, Any] | None:
-    if decision is None:
-        return None
-    return {
-        "reason": decision.reason,
-        "message": decision.message,
-        "global_step": decision.global_step,
-    }
+def _named_fields(one: Rule | StopDecision, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,64 +14,55 @@ from rich.text import Text
 _FOLDED = 16  # columns to which a text may be folded, so long as others can be left out
 
 
+@dataclass(frozen=True, slots=True)
 class Either:
     """A name, and a shorter one for where there is no room for it."""
 
-    def __init__(self, name: str, shorter: str) -> None:
-        self._name = name
-        self._shorter = shorter
+    name: str
+    shorter: str
 
     def __str__(self) -> str:
-        return self._name
+        return self.name
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(cell_len(self._shorter), cell_len(self._name))
+        return Measurement(cell_len(self.shorter), cell_len(self.name))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        fits = cell_len(self._name) <= options.max_width
-        yield Text(self._name if fits else self._shorter, overflow="fold")
+        fits = cell_len(self.name) <= options.max_width
+        yield Text(self.name if fits else self.shorter, overflow="fold")
 
 
+@dataclass(frozen=True, slots=True)
 class Fitting:
     """A table that leaves out columns where there is no room, and then folds its texts.
 
     Columns with `no_wrap` hold numbers and keep their width; the others may be folded.
+
+    Attributes:
+        table: With all its columns and rows.
+        optional: Heads of the columns that may be left out, the first to go first.
+        whole: Heads of texts that are folded only when nothing can be left out any more.
+        told: Is given how many columns were left out, and returns what to say below.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        *,
-        optional: Sequence[str] = (),
-        whole: Sequence[str] = (),
-        told: Callable[[int], str] | None = None,
-    ) -> None:
-        """Take a table.
-
-        Args:
-            table: With all its columns and rows.
-            optional: Heads of the columns that may be left out, the first to go first.
-            whole: Heads of texts that are folded only when nothing can be left out any more.
-            told: Is given how many columns were left out, and returns what to say below.
-        """
-        self._table = table
-        self._optional = optional
-        self._whole = whole
-        self._told = told
+    table: Table
+    optional: Sequence[str] = ()
+    whole: Sequence[str] = ()
+    told: Callable[[int], str] | None = None
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement.get(console, options, self._table)
+        return Measurement.get(console, options, self.table)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw what there is room for."""
         count = 0
-        while count < len(self._optional) and (
-            _least(_without(self._table, self._optional[:count]), self._whole) > options.max_width
+        while count < len(self.optional) and (
+            _least(_without(self.table, self.optional[:count]), self.whole) > options.max_width
         ):
             count += 1
-        yield _without(self._table, self._optional[:count])
-        if count and self._told:
-            yield Text(self._told(count), style="dim")
+        yield _without(self.table, self.optional[:count])
+        if count and self.told:
+            yield Text(self.told(count), style="dim")
 
 
 def _without(table: Table, names: Sequence[str]) -> Table:

@@ -15,6 +15,18 @@ from watcher.store.reading import Reader
 
 _PACE_OF = 5
 _FAILURES = 3
+_AT_WORK = ("evaluating", "probing")
+# What the status says of a trouble, and how that is put.
+_SAID = {
+    "problem": "problem: {}",
+    "held_back": "{}",
+    "tensorboard": "no event files for TensorBoard: {}",
+    "lacking": "{}",
+    "waiting_for": "{}",
+    "watch": "degraded to polling: {}",
+    "pins": "pins are copies: {}",
+}
+_USUAL = {"watch": "events", "pins": "links"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +129,21 @@ class Look:
     @property
     def warnings(self) -> list[str]:
         """What does not work as it should, a sentence each, failed checkpoints last."""
-        found = [*self.troubles, *self.status.get("doubts", ())]
-        if self.outdated:
-            found.append(
-                f"{self.outdated} promoted by an earlier evaluation, which stay until there are new"
-                " scores: theirs do not compare"
-            )
-        if self.unmeasured:
-            found.append(self.unmeasured)
-        if self.unranked:
-            found.append(self.unranked)
-        found += _outcomes(self.failures)
-        if self.failed > len(self.failures):
-            found.append(f"and {self.failed - len(self.failures)} earlier ones, see `history`")
-        if self.states.get("failed"):
-            found.append("once that is mended, `requeue --failed` evaluates what failed anew")
-        return found
+        outdated, earlier = self.outdated, self.failed - len(self.failures)
+        found = [
+            *self.troubles,
+            *self.status.get("doubts", ()),
+            outdated
+            and f"{outdated} promoted by an earlier evaluation, which stay until there are new"
+            " scores: theirs do not compare",
+            self.unmeasured,
+            self.unranked,
+            *_outcomes(self.failures),
+            earlier > 0 and f"and {earlier} earlier ones, see `history`",
+            self.states.get("failed")
+            and "once that is mended, `requeue --failed` evaluates what failed anew",
+        ]
+        return [text for text in found if text]
 
     @property
     def troubles(self) -> list[str]:
@@ -147,20 +158,9 @@ class Look:
                 f"process {status.get('pid')} wrote this and is not there any more: the watcher was"
                 " killed, or runs on another machine"
             )
-        if status.get("problem"):
-            found.append(f"problem: {status['problem']}")
-        if status.get("held_back"):
-            found.append(status["held_back"])
-        if status.get("tensorboard"):
-            found.append(f"no event files for TensorBoard: {status['tensorboard']}")
-        if lacking := self._lacking:
-            found.append(lacking)
-        if status.get("waiting_for"):
-            found.append(status["waiting_for"])
-        if status.get("watch", "events") != "events":
-            found.append(f"degraded to polling: {status['watch']}")
-        if status.get("pins", "links") != "links":
-            found.append(f"pins are copies: {status['pins']}")
+        said = {**dict.fromkeys(_SAID, ""), **status, "lacking": self._lacking}
+        said |= {name: "" for name, usual in _USUAL.items() if said[name] == usual}
+        found += [text.format(said[name]) for name, text in _SAID.items() if said[name]]
         found += status.get("changed_files", [])
         if status.get("notice"):
             found.append(f"notice: {status['notice']}")
@@ -211,8 +211,8 @@ class Looker:
         run = reader.run()
         running = is_there(run["status"].get("pid"))
         states = reader.states()
-        live = "pid" in run["status"]
-        curve = self._follow_curve(run)
+        live, workers = "pid" in run["status"], run["status"].get("workers") or [run["status"]]
+        curve, took = self._follow_curve(run), reader.last_seconds(_PACE_OF)
         return Look(
             run=run,
             running=running,
@@ -222,10 +222,10 @@ class Looker:
             recent=reader.history(recent),
             queue=reader.queue(queue) if states.get("pending") else [],
             waiting=reader.waiting(),
-            running_now=_running_now(run["status"], reader),
+            running_now=[_told(one, reader) for one in workers if one.get("worker") in _AT_WORK],
             generation=reader.generation(),
             curve=curve,
-            pace_seconds=_pace(reader),
+            pace_seconds=statistics.median(took) if took else None,
             patience_left=(run["status"].get("patience_left") or {})
             if live
             else _patience_now(reader, run),
@@ -301,11 +301,6 @@ def _starting(status: dict[str, Any]) -> str | None:
     return f"starting: {phase}, {seconds} s"
 
 
-def _running_now(status: dict[str, Any], reader: Reader) -> list[dict[str, Any]]:
-    workers = status.get("workers") or [status]
-    return [_told(one, reader) for one in workers if one.get("worker") in ("evaluating", "probing")]
-
-
 def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     name, device = str(worker.get("checkpoint")), worker.get("on")
     told: dict[str, Any] = {
@@ -322,22 +317,14 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     return told
 
 
-def _pace(reader: Reader) -> float | None:
-    took = reader.last_seconds(_PACE_OF)
-    return statistics.median(took) if took else None
-
-
 def _outcomes(failures: list[dict[str, Any]]) -> list[str]:
     """Say what failed, those of one reason together."""
     names: dict[str, list[str]] = {}
     for row in failures:
-        names.setdefault(_outcome(row), []).append(row["checkpoint"])
+        how = "is corrupt" if row["state"] == "corrupt" else "failed"
+        said = f"{how}: {row['reason'] or 'no reason was recorded'}"
+        names.setdefault(said, []).append(row["checkpoint"])
     return [f"{', '.join(those)} {said}" for said, those in names.items()]
-
-
-def _outcome(row: dict[str, Any]) -> str:
-    said = row["reason"] or "no reason was recorded"
-    return f"{'is corrupt' if row['state'] == 'corrupt' else 'failed'}: {said}"
 
 
 def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:

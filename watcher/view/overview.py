@@ -20,8 +20,6 @@ from watcher.view.fitting import Fitting
 from watcher.view.look import Look
 from watcher.view.tables import (
     STATE_STYLE,
-    add_number,
-    add_text,
     figure,
     history_table,
     leaderboard_table,
@@ -95,19 +93,17 @@ class _Bar:
 
 def runs_table(seen: Sequence[tuple[Path, Look | str]]) -> RenderableType:
     """Draw one line a run; a text in place of a look says why that run cannot be read."""
-    table = plain_table()
-    for name in ("run", "now", "queue", "scored", "failed", "best", "score", "patience"):
-        is_text = name in ("run", "now", "best", "patience")
-        add_text(table, name) if is_text else add_number(table, name)
+    names = ("run", "now", "queue", "scored", "failed", "best", "score", "patience")
+    table = plain_table(*names, texts=("run", "now", "best", "patience"))
     warnings: list[Text] = []
-    names = Counter(look.run["name"] for _, look in seen if not isinstance(look, str))
+    known = Counter(look.run["name"] for _, look in seen if not isinstance(look, str))
     for folder, look in seen:
         if isinstance(look, str):
             table.add_row(str(folder), Text("cannot be read", style="red"))
             warnings.append(_warning(f"{folder}: {look}"))
             continue
         best, name = look.best or {}, look.run["name"]
-        if names[name] > 1:
+        if known[name] > 1:
             name = str(folder.relative_to(os.path.commonpath([one for one, _ in seen])))
         table.add_row(
             name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,10 @@ def history_table(
         whole: Fold long notes instead of cutting them off at the end of the line.
     """
     places = {row["sha256"]: row["rank"] for row in board}
-    table = plain_table()
     life = _life(history)
-    for name in ("checkpoint", *life, "step", "state", "score", "seconds", "rank"):
-        add_text(table, name) if name in ("checkpoint", "state") else add_number(table, name)
-    # The column that gives way first, so it has to wrap for rich; its text may not.
-    table.add_column("note", overflow="fold")
+    # The note gives way first, so its column has to wrap for rich; its text may not.
+    names = ("checkpoint", *life, "step", "state", "score", "seconds", "rank", "note")
+    table = plain_table(*names, texts=("checkpoint", "state", "note"))
     for row in history:
         note = Text(_note(row))
         if not whole:
@@ -88,14 +86,11 @@ def leaderboard_table(
 ) -> RenderableType:
     """Draw the promoted checkpoints, best first, and the folder that they are in."""
     folder = Path(board[0]["path"]).parent if board else None
-    table = plain_table()
     renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
     life, file = _life(board), ("file",) if renamed else ()
     gone = ("files",) if any(is_missing(row) for row in board) else ()
     names = ("rank", "checkpoint", *life, "step", "score", "behind", *file, *gone)
-    for name in names:
-        is_text = name in ("checkpoint", "file", "files")
-        add_text(table, name) if is_text else add_number(table, name)
+    table = plain_table(*names, texts=("checkpoint", "file", "files"))
     for row in board:
         table.add_row(
             str(row["rank"]),
@@ -120,11 +115,8 @@ def best_one(row: dict[str, Any], mode: str, others: int) -> RenderableType:
         mode: Which score is better.
         others: How many more there are in its folder.
     """
-    table = plain_table()
-    life = _life([row])
-    for name in ("checkpoint", *life, "step", "score", "evaluated at"):
-        is_text = name in ("checkpoint", "evaluated at")
-        add_text(table, name) if is_text else add_number(table, name)
+    life, texts = _life([row]), ("checkpoint", "evaluated at")
+    table = plain_table("checkpoint", *life, "step", "score", "evaluated at", texts=texts)
     table.add_row(
         row["checkpoint"],
         *(str(row[name]) for name in life),
@@ -144,9 +136,8 @@ def best_one(row: dict[str, Any], mode: str, others: int) -> RenderableType:
 
 def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """Draw the best checkpoint of each of several runs."""
-    table = plain_table()
-    for name in ("run", "checkpoint", "step", "score", "metric", "path"):
-        add_number(table, name) if name in ("step", "score") else add_text(table, name)
+    texts = ("run", "checkpoint", "metric", "path")
+    table = plain_table("run", "checkpoint", "step", "score", "metric", "path", texts=texts)
     for row in rows:
         step, score = figure(row["global_step"], "d"), figure(row["score"], ".4f")
         path = Text(row["path"])
@@ -159,14 +150,11 @@ def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
 
 def metrics_table(measured: Measured, *, categories: bool) -> RenderableType:
     """Draw what one evaluation recorded, with `categories` those of each category too."""
-    overall = plain_table()
-    overall.add_column("metric", overflow="fold")
-    overall.add_column("value", justify="right", no_wrap=True)
     remarks = {name: measured.remark(name) for name in measured.overall}
-    if any(remarks.values()):
-        add_text(overall, "")
+    remarked = [""] if any(remarks.values()) else []
+    overall = plain_table("metric", "value", *remarked, texts=("metric", ""))
     for name, value in measured.overall.items():
-        overall.add_row(name, _measured(value), *([remarks[name]] if any(remarks.values()) else ()))
+        overall.add_row(name, _measured(value), *(remarks[name] for _ in remarked))
     shown = _under(f"Metrics of {measured.title}", overall)
     if not categories:
         return shown
@@ -183,11 +171,7 @@ def changes_table(
     for title, changes in (("metric", overall), ("category", categories)):
         if not changes:
             continue
-        table = plain_table()
-        add_text(table, title)
-        for name in ("from", "to", "change"):
-            add_number(table, name)
-        add_text(table, "")
+        table = plain_table(title, "from", "to", "change", "", texts=(title, ""))
         short = short_names([change.metric for change in changes if not change.category])
         for change in changes:
             verdict, style = _verdict(change)
@@ -230,24 +214,21 @@ def difference(value: float, other: float, places: int, sign: str = "") -> str:
     )
 
 
-def add_number(table: Table, name: str) -> None:
-    """Add a column of numbers, which are never cut or folded."""
-    table.add_column(name, justify="right", no_wrap=True)
+def plain_table(*names: str, texts: Collection[str] = ()) -> Table:
+    """Return an empty table with a line under its head and no frame.
 
-
-def add_text(table: Table, name: str) -> None:
-    """Add a column of texts, which are folded where there is no room for them."""
-    table.add_column(name, overflow="fold")
-
-
-def plain_table() -> Table:
-    """Return an empty table with a line under its head and no frame."""
-    return Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    Args:
+        names: Of the columns.
+        texts: Those that are folded where there is no room for them. The others hold numbers, which
+            are never cut or folded.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        if name in texts:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _life(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -262,10 +243,8 @@ def _under(title: str, table: RenderableType) -> RenderableType:
 
 def _categories(measured: Measured) -> RenderableType:
     """One row a category, the best in the first metric first; what has no value comes last."""
-    table = plain_table()
-    table.add_column("category", overflow="fold")
-    for name in measured.names:
-        add_number(table, short_name(name))
+    shown = [short_name(name) for name in measured.names]
+    table = plain_table("category", *shown, texts=("category",))
     first = measured.categories[measured.names[0]]
 
     def place(category: str) -> tuple[bool, float]:
@@ -276,9 +255,8 @@ def _categories(measured: Measured) -> RenderableType:
         values = (measured.categories[name].get(category) for name in measured.names)
         table.add_row(category, *map(_measured, values))
     # The last first: what matters most comes first in the COCO metrics.
-    optional = [short_name(name) for name in reversed(measured.names[1:])]
     said = "{} more columns on a wider terminal, or with --json"
-    return Fitting(table, optional=optional, told=said.format)
+    return Fitting(table, optional=shown[:0:-1], told=said.format)
 
 
 def _measured(value: float | None) -> str:

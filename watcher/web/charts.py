@@ -17,14 +17,24 @@ from watcher.store.page_queries import CARDS, HOME, OVER_RUNS, SHOWN, Query
 OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
 _RUN_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_NO_SCORE = "no checkpoint has a score yet"
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 3], [10, 4], [4, 2, 1, 2, 1, 2]]
-_LIFE = {"field": "generation", "type": "nominal"}
-_STEP_AXIS = {
-    "field": "global_step",
-    "type": "quantitative",
-    "title": "step",
-    "scale": {"zero": False, "nice": False},
-    "axis": {
+
+
+def _name(field: str, **more: Any) -> dict[str, Any]:
+    return {"field": field, "type": "nominal", **more}
+
+
+def _number(field: str, **more: Any) -> dict[str, Any]:
+    return {"field": field, "type": "quantitative", **more}
+
+
+_LIFE = _name("generation")
+_STEP_AXIS = _number(
+    "global_step",
+    title="step",
+    scale={"zero": False, "nice": False},
+    axis={
         # 900 and 1,000 of a short run, 90k of a long one.
         "labelExpr": "format(datum.value, domain('x')[1] < 1e4 ? ',' : '~s')",
         "tickMinStep": 1,
@@ -34,7 +44,8 @@ _STEP_AXIS = {
         "labelOverlap": "greedy",
         "labelSeparation": 8,
     },
-}
+)
+_POINT = [_name("checkpoint"), _number("global_step", title="step"), _number("score", format=".6g")]
 
 
 def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
@@ -46,36 +57,24 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
         metric: What ranks it, for the axis.
     """
     charts = {name: _card(database, query) for name, query in CARDS.items()}
-    charts["score_by_step"] = {
-        **_shown(database, "score_by_step"),
-        "library": "vega-lite",
-        "display": _curve(metric),
-        "empty": "no checkpoint has a score yet",
-        "wide": True,
+    drawn: dict[str, tuple[str, dict[str, Any]]] = {
+        "score_by_step": (_NO_SCORE, {"display": _curve(metric), "wide": True}),
+        "score_close_up": (
+            "the chart above shows the last evaluations well enough",
+            {"display": _curve(metric), "wide": True},
+        ),
+        "promoted": ("nothing is promoted yet", {"hide": ["metric", "path"]}),
+        "categories_of_best": (
+            "the metrics of this run have no categories",
+            {"display": _BARS, "caption": "metric", "tall": True},
+        ),
+        "failures": ("none: no checkpoint failed or was missed", {"hide": []}),
+        "recent_events": ("nothing has happened yet", {"hide": [], "wide": True}),
     }
-    charts["score_close_up"] = {
-        **_shown(database, "score_close_up"),
-        "library": "vega-lite",
-        "display": _curve(metric),
-        "empty": "the chart above shows the last evaluations well enough",
-        "wide": True,
-    }
-    charts["promoted"] = _table(
-        database, "promoted", "nothing is promoted yet", without="metric path"
-    )
-    charts["categories_of_best"] = {
-        **_shown(database, "categories_of_best"),
-        "library": "vega-lite",
-        "display": _BARS,
-        "empty": "the metrics of this run have no categories",
-        "caption": "metric",
-        "tall": True,
-    }
-    charts["failures"] = _table(database, "failures", "none: no checkpoint failed or was missed")
-    charts["recent_events"] = {
-        **_table(database, "recent_events", "nothing has happened yet"),
-        "wide": True,
-    }
+    for name, (empty, more) in drawn.items():
+        query, library = SHOWN[name], "vega-lite" if "display" in more else "table"
+        asked = {"title": query.title, "db": database, "query": query.sql.strip(), "canned": name}
+        charts[name] = {**asked, "library": library, "empty": empty, **more}
     return {"title": label, "description": f"ranked by {metric}", "charts": charts}
 
 
@@ -108,7 +107,7 @@ def overview_dashboard(runs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
             "query": SHOWN["score_by_step"].sql.strip(),
             "sources": [{"db": db, "run": label} for db, label, its in runs if its == metric],
             "display": _overlaid(metric),
-            "empty": "no checkpoint has a score yet",
+            "empty": _NO_SCORE,
             "wide": True,
         }
     return {
@@ -118,30 +117,15 @@ def overview_dashboard(runs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     }
 
 
-def _shown(database: str, name: str) -> dict[str, Any]:
-    query = SHOWN[name]
-    return {"title": query.title, "db": database, "query": query.sql.strip(), "canned": name}
-
-
 def _card(database: str, query: Query) -> dict[str, Any]:
     display = {"field": "value", "note": "note"}
     chart = {"title": query.title, "db": database, "query": query.sql.strip()}
     return {**chart, "library": "metric", "display": display}
 
 
-def _table(database: str, name: str, empty: str, without: str = "") -> dict[str, Any]:
-    hide = without.split()
-    return {**_shown(database, name), "library": "table", "empty": empty, "hide": hide}
-
-
 def _score_axis(metric: str) -> dict[str, Any]:
-    return {
-        "field": "score",
-        "type": "quantitative",
-        "title": metric,
-        "scale": {"zero": False},
-        "axis": {"format": "~g", "tickCount": 6},
-    }
+    axis = {"format": "~g", "tickCount": 6}
+    return _number("score", title=metric, scale={"zero": False}, axis=axis)
 
 
 def _curve(metric: str) -> dict[str, Any]:
@@ -156,58 +140,39 @@ def _curve(metric: str) -> dict[str, Any]:
     }
     sizes = dict(zip(places, (30, 100, 240), strict=True))
     legend = {"title": None, "orient": "top", "symbolOpacity": 1, "symbolSize": 90}
-    points = {
-        name: {"field": "place", "type": "nominal", "legend": legend, **mark}
-        for name, mark in marks.items()
+    points: dict[str, Any] = {
+        name: _name("place", legend=legend, **mark) for name, mark in marks.items()
     }
-    tooltip = [
-        {"field": "checkpoint", "type": "nominal"},
-        {"field": "global_step", "type": "quantitative", "title": "step"},
-        {"field": "score", "type": "quantitative", "format": ".6g"},
-        {"field": "rank", "type": "nominal"},
-        _LIFE,
-        {"field": "evaluated_at", "type": "nominal", "title": "evaluated at"},
+    tooltip = [*_POINT, _name("rank"), _LIFE, _name("evaluated_at", title="evaluated at")]
+    line = {"mark": {"type": "line", "color": _BLUE, "strokeWidth": 1.5, "opacity": 0.7}}
+    drawn = [
+        {
+            "transform": [{"filter": f"datum.place === '{place}'"}],
+            "mark": {"type": "point", "filled": True, "opacity": 1, "size": size},
+            "encoding": points | {"tooltip": tooltip},
+        }
+        for place, size in sizes.items()
     ]
-    layers: list[dict[str, Any]] = [
-        {"mark": {"type": "line", "color": _BLUE, "strokeWidth": 1.5, "opacity": 0.7}}
-    ]
-    for place in places:
-        layers.append(
-            {
-                "transform": [{"filter": f"datum.place === '{place}'"}],
-                "mark": {"type": "point", "filled": True, "opacity": 1, "size": sizes[place]},
-                "encoding": {**points, "tooltip": tooltip},
-            }
-        )
     return {
         "height": 300,
         # A line for each of the trainer's lives.
         "encoding": {"x": _STEP_AXIS, "y": _score_axis(metric), "detail": _LIFE},
-        "layer": layers,
+        "layer": [line, *drawn],
     }
 
 
 def _overlaid(metric: str) -> dict[str, Any]:
-    run: dict[str, Any] = {"field": "run", "type": "nominal"}
     legend = {"title": None, "orient": "top", "symbolSize": 400}
-    colour = {**run, "legend": legend, "scale": {"range": _RUN_COLOURS}}
     best = {"type": "point", "filled": True, "shape": "diamond", "size": 200, "opacity": 1}
-    tooltip = [
-        run,
-        {"field": "checkpoint", "type": "nominal"},
-        {"field": "global_step", "type": "quantitative", "title": "step"},
-        {"field": "score", "type": "quantitative", "format": ".6g"},
-    ]
-    dash = {**run, "legend": legend, "scale": {"range": _DASHES}}
     return {
         "height": 340,
         "encoding": {
             "x": _STEP_AXIS,
             "y": _score_axis(metric),
-            "color": colour,
-            "strokeDash": dash,
+            "color": _name("run", legend=legend, scale={"range": _RUN_COLOURS}),
+            "strokeDash": _name("run", legend=legend, scale={"range": _DASHES}),
             "detail": _LIFE,
-            "tooltip": tooltip,
+            "tooltip": [_name("run"), *_POINT],
         },
         "layer": [
             {"mark": {"type": "line", "strokeWidth": 1.5}},
@@ -216,60 +181,54 @@ def _overlaid(metric: str) -> dict[str, Any]:
     }
 
 
+def _of_two(field: str, which: str, mark: dict[str, Any], colour: str, **more: Any) -> Any:
+    """Return one of two layers, each with a legend of its own."""
+    axis = more.pop("axis")
+    legend = {"title": None, "orient": "top", **more}
+    scale = {"domain": [which], "range": [colour]}
+    return {
+        "transform": [{"calculate": f"'{which}'", "as": "which"}],
+        "mark": mark,
+        "encoding": {
+            "x": _number(field, **axis),
+            "color": _name("which", scale=scale, legend=legend),
+        },
+    }
+
+
 _BARS = {
     "height": {"step": 24},
     "encoding": {
-        "y": {
-            "field": "category",
-            "type": "nominal",
-            "sort": None,  # as the rows are: a layered chart would sort by either
-            "title": None,
-            "axis": {"labelLimit": 120, "ticks": False, "domain": False},
-        },
+        "y": _name(
+            "category",
+            sort=None,  # as the rows are: a layered chart would sort by either
+            title=None,
+            axis={"labelLimit": 120, "ticks": False, "domain": False},
+        ),
         "tooltip": [
-            {"field": "category", "type": "nominal"},
-            {"field": "best", "type": "quantitative", "format": ".4g"},
-            {"field": "last", "type": "quantitative", "format": ".4g"},
+            _name("category"),
+            _number("best", format=".4g"),
+            _number("last", format=".4g"),
         ],
     },
     "layer": [
-        {
-            "transform": [{"calculate": "'best checkpoint'", "as": "which"}],
-            "mark": {"type": "bar", "height": 14},
-            "encoding": {
-                "x": {
-                    "field": "best",
-                    "type": "quantitative",
-                    "title": None,
-                    "axis": {"format": "~g", "tickCount": 5},
-                },
-                "color": {
-                    "field": "which",
-                    "type": "nominal",
-                    "scale": {"domain": ["best checkpoint"], "range": [_BLUE]},
-                    "legend": {"title": None, "orient": "top"},
-                },
-            },
-        },
-        {
-            "transform": [{"calculate": "'last one'", "as": "which"}],
-            "mark": {"type": "tick", "thickness": 3, "size": 20, "opacity": 1},
-            "encoding": {
-                "x": {"field": "last", "type": "quantitative"},
-                "color": {
-                    "field": "which",
-                    "type": "nominal",
-                    "scale": {"domain": ["last one"], "range": ["#000000"]},
-                    "legend": {
-                        "title": None,
-                        "orient": "top",
-                        "symbolType": "M0,-1L0,1",
-                        "symbolStrokeColor": "#000000",
-                        "symbolStrokeWidth": 3,
-                    },
-                },
-            },
-        },
+        _of_two(
+            "best",
+            "best checkpoint",
+            {"type": "bar", "height": 14},
+            _BLUE,
+            axis={"title": None, "axis": {"format": "~g", "tickCount": 5}},
+        ),
+        _of_two(
+            "last",
+            "last one",
+            {"type": "tick", "thickness": 3, "size": 20, "opacity": 1},
+            "#000000",
+            axis={},
+            symbolType="M0,-1L0,1",
+            symbolStrokeColor="#000000",
+            symbolStrokeWidth=3,
+        ),
     ],
     "resolve": {"scale": {"color": "independent"}},
 }

@@ -113,24 +113,27 @@ def make_application(order: dict[str, Any]) -> Any:
     )
     served.remove_database("_memory")
     for database in order["databases"]:
-        kind = frozen_database() if database["frozen"] else live_database()
+        kind = database_class(frozen=database["frozen"])
         served.add_database(kind(served, path=database["path"]), name=database["name"])
     return guarded(served.app(), local=order["local"])
 
 
-def live_database() -> Any:
-    """Return the class of databases that are read while others write them."""
+def database_class(*, frozen: bool) -> Any:
+    """Return the class of databases that are read while others write them.
+
+    Those that are `frozen` nobody writes, in folders that cannot be written.
+    """
     from datasette.database import Database
 
-    class LiveDatabase(Database):  # type: ignore[misc]
-        """Read-only whatever is asked of it, and never `immutable`."""
+    how = "mode=ro&immutable=1" if frozen else "mode=ro"
 
-        how = "mode=ro"
+    class ReadOnlyDatabase(Database):  # type: ignore[misc]
+        """Read-only whatever is asked of it, and never Datasette's `immutable`."""
 
         def connect(self, write: bool = False) -> sqlite3.Connection:
             path = Path(self.path).absolute().as_uri()
             connection = sqlite3.connect(
-                f"{path}?{self.how}",
+                f"{path}?{how}",
                 uri=True,
                 check_same_thread=False,
                 timeout=_BUSY_SECONDS,
@@ -139,14 +142,7 @@ def live_database() -> Any:
             self._all_file_connections.append(connection)
             return connection
 
-    return LiveDatabase
-
-
-def frozen_database() -> Any:
-    """Return the class of databases that nobody writes, in folders that cannot be written."""
-    kind = live_database()
-    kind.how = "mode=ro&immutable=1"
-    return kind
+    return ReadOnlyDatabase
 
 
 def guarded(application: Any, *, local: bool) -> Any:

@@ -31,8 +31,7 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         at: When it was read, ISO 8601.
         note: Why there is no picture, where there is none.
     """
-    run = data.look.run
-    title = f"{run['name']}: checkpoint-watcher"
+    told, title = data.look.troubles, f"{data.look.run['name']}: checkpoint-watcher"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -45,14 +44,14 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
     parts = [
         _heading(data, at),
         _cards(data),
-        _warnings(data),
+        tag("ul", [tag("li", text) for text in told], class_="warnings") if told else None,
         _section("Leaderboard", _leaderboard(data), "nothing is promoted yet"),
         _section("Scores", _pictures(pictures), note or "no checkpoint has a score yet"),
         _section("Categories", _categories(data), "the metrics of this run have no categories"),
         _section("Metrics", _metrics(data), "nothing is evaluated yet"),
-        _section("Failures", _failures(data), "none: no checkpoint failed or was missed"),
+        _section("Failures", _table(data.failures), "none: no checkpoint failed or was missed"),
         _section(_checkpoints_title(data), _checkpoints(data), "no checkpoint was seen yet"),
-        _section(_events_title(data), _events(data), "nothing has happened yet"),
+        _section(_events_title(data), _table(data.events), "nothing has happened yet"),
         _section("Environment", _pairs(_environment(data)), ""),
         _section("Settings of the last start", _pairs(_settings(data)), "none were recorded"),
     ]
@@ -127,11 +126,6 @@ def _patience(data: ReportData) -> tuple[str, str]:
     return _NONE, "not counted" if wanted else "no patience is set"
 
 
-def _warnings(data: ReportData) -> Markup | None:
-    told = data.look.troubles
-    return tag("ul", [tag("li", text) for text in told], class_="warnings") if told else None
-
-
 def _leaderboard(data: ReportData) -> Markup | None:
     board = data.look.board
     best = board[0]["score"] if board else None
@@ -198,10 +192,6 @@ def _metrics(data: ReportData) -> Markup | None:
     return joined([tag("p", title, class_="quiet"), _table(rows)])
 
 
-def _failures(data: ReportData) -> Markup | None:
-    return _table(data.failures)
-
-
 def _checkpoints_title(data: ReportData) -> str:
     every = sum(data.look.states.values())
     cut = f", the last {MOST_CHECKPOINTS} of {every}" if every > len(data.history) else ""
@@ -209,21 +199,21 @@ def _checkpoints_title(data: ReportData) -> str:
 
 
 def _checkpoints(data: ReportData) -> Markup | None:
-    names = ("checkpoint", "global_step", "state", "score", "eval_seconds", "evaluated_at")
-    rows = [
-        {**{name: row[name] for name in names}, "reason": row["reason"]}
-        for row in reversed(data.history)
-    ]
-    return _table(rows)
+    names = (
+        "checkpoint",
+        "global_step",
+        "state",
+        "score",
+        "eval_seconds",
+        "evaluated_at",
+        "reason",
+    )
+    return _table([{name: row[name] for name in names} for row in reversed(data.history)])
 
 
 def _events_title(data: ReportData) -> str:
     cut = data.event_count > len(data.events)
     return f"Events, the last {len(data.events)} of {data.event_count}" if cut else "Events"
-
-
-def _events(data: ReportData) -> Markup | None:
-    return _table(data.events)
 
 
 def _environment(data: ReportData) -> Iterable[tuple[str, object]]:

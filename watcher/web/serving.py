@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import json
 import os
 import select
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from watcher.errors import ListenError, WebError
+from watcher.errors import ListenError, WatcherError, WebError
 from watcher.web.plan import Plan
 
 SERVER_FILE = Path(__file__).with_name("datasette_server.py")
@@ -28,16 +27,6 @@ INSTALL_HINT = (
     "pip install 'datasette>=0.65.5,<1' 'datasette-dashboards>=0.8,<1', here or in an environment"
     " of its own that --datasette names; --export FILE.html needs neither"
 )
-
-
-def is_local(host: str) -> bool:
-    """True for names and addresses that only this machine reaches."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager
@@ -199,10 +188,12 @@ def serve(
             if (code := process.ended()) is not None:
                 message = f"Datasette ended with code {code}; what it said stands above"
                 raise WebError(message, hint="start the page again")
-            changed = _look_again(look, plan)
-            if changed != plan:
+            served = plan
+            with contextlib.suppress(WatcherError):  # locked, or being replaced: the old one stays
+                plan = look()
+            if plan != served:
                 process.end()
-                process, plan = DatasetteProcess(interpreter, changed, sock, local=local), changed
+                process = DatasetteProcess(interpreter, plan, sock, local=local)
     finally:
         if process:
             process.end()
@@ -211,12 +202,3 @@ def serve(
             signal.signal(number, handler)
         os.close(reader)
         os.close(writer)
-
-
-def _look_again(look: Callable[[], Plan], plan: Plan) -> Plan:
-    from watcher.errors import WatcherError
-
-    try:
-        return look()
-    except WatcherError:  # locked, or being replaced: what is served stays
-        return plan

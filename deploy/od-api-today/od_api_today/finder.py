@@ -52,7 +52,8 @@ class Idle:
 def hooked_spec(asked, around, fullname, path, target):
     """Returns what the finders but `asked` find, to be executed with `around` around it."""
     for finder in sys.meta_path:
-        spec = None if finder is asked else finder.find_spec(fullname, path, target)
+        find = None if finder is asked else getattr(finder, "find_spec", None)
+        spec = find(fullname, path, target) if find else None
         if spec is not None:
             if spec.loader is not None:
                 spec.loader = HookedLoader(spec.loader, around)
