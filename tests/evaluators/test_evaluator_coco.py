@@ -67,8 +67,12 @@ def test_backends_equal_the_od_api(answers: dict[str, Any], backends: Path, case
 
 
 def test_a_faster_backend_is_recommended_for_many_images_with_this_interpreter(
-    answers: dict[str, Any], od_python: str
+    answers: dict[str, Any], od_python: str, backends: Path
 ) -> None:
     said = answers["recommended"]
-    assert said.pop("many")[1] == f"{od_python} -m pip install --no-deps hotcoco"
+    many = said.pop("many")
+    if backends.exists():
+        assert many[1] == f"{od_python} -m pip install --no-deps hotcoco"
+    else:  # for Python 3.9 there is none
+        assert many is None
     assert set(said.values()) == {None}
