@@ -46,7 +46,9 @@ def write_objects(folder):
     """Save what model_main_tf2 saves: first without the model, then with it, after 12 steps."""
     step = tf.Variable(0, dtype=tf.int64)
     model = tf.keras.Sequential([tf.keras.layers.Dense(3), tf.keras.layers.BatchNormalization()])
-    optimizer = tf.keras.optimizers.legacy.SGD(0.1, momentum=0.9)
+    # TensorFlow 2.8 has no other ones yet.
+    optimizers = getattr(tf.keras.optimizers, "legacy", tf.keras.optimizers)
+    optimizer = optimizers.SGD(0.1, momentum=0.9)
     saved = tf.train.Checkpoint(step=step, model=model, optimizer=optimizer)
     manager = tf.train.CheckpointManager(saved, folder, max_to_keep=7)
     manager.save()
