@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from evaluator_client import PROGRAMS, environment
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
 STATE = PROGRAMS / "today_state.py"
 
 
