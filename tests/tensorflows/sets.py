@@ -129,10 +129,11 @@ def install(tested: Set, venv: Path, python: str) -> bool:
 
 def choose(one: Set, there: list[Set], before: list[Set]) -> list[str]:
     """The tests for a set, by all those that there is a Python for and those tested before."""
-    if one in (there[0], there[-1]):
+    ends = [there[0], there[-1]]
+    if one in ends:
         return ALL
     # The families once for each TensorFlow: another Python changes nothing about them.
-    is_new = one.tensorflow not in [other.tensorflow for other in before]
+    is_new = one.tensorflow not in [other.tensorflow for other in [*before, *ends]]
     return [*FEW, *(FEW_FAMILIES if is_new else ())]
 
 
