@@ -50,7 +50,7 @@ def run(
             shutil.copy(path, folder)
     model_dir = folder / "model_dir"
     model_dir.mkdir()
-    for path in trained.model_dir.glob("ckpt-[123].*"):
+    for path in trained.first.iterdir():
         shutil.copy(path, model_dir)
     pipeline = folder / "pipeline.config"
     config = (PROGRAMS / "ssd_fixed.config").read_text()

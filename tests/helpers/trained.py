@@ -7,6 +7,7 @@ two of the checkpoints is in `reference.json`, and its event files are in `refer
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ class Trained:
         return self.folder / "launcher.log"
 
     @property
+    def first(self) -> Path:
+        """The first three checkpoints, which the trainer may have rotated away since."""
+        return self.folder / "first"
+
+    @property
     def _reference(self) -> Path:
         return self.folder / "reference.json"
 
@@ -82,7 +88,7 @@ class Trained:
             assert watcher.stop() == 0
         finally:
             watcher.end()
-        prefixes = [self.model_dir / name for name in REFERRED]
+        prefixes = [self.first / name for name in REFERRED]
         written = ["--model-dir", self.folder / "reference"]
         metrics = reference_metrics(self.python, self.pipeline, *prefixes, *written)
         named = {Path(prefix).name: values for prefix, values in metrics.items()}
@@ -100,11 +106,20 @@ class Trained:
                 launched, stdout=log, stderr=log, env={**environment(), **variables}
             )
         try:
-            ended = launcher.wait(timeout=400)
+            self.first.mkdir()
+            wait_until(lambda: self._hold() or launcher.poll() is not None, "training ended", 400)
+            ended = launcher.wait()
         finally:
             launcher.terminate()  # which the trainer gets too
             launcher.wait()
         assert ended == 0, self.launcher_log.read_text()[-4000:]
+
+    def _hold(self) -> None:
+        """Link the first checkpoints aside; TensorFlow writes an index when the rest is there."""
+        for index in self.model_dir.glob("ckpt-[123].index"):
+            for path in self.model_dir.glob(f"{index.stem}.*"):
+                with contextlib.suppress(FileExistsError):
+                    (self.first / path.name).hardlink_to(path)
 
 
 def drained(watcher: Watcher) -> bool:

@@ -654,7 +654,7 @@ def test_the_page_goes_on_by_itself_and_says_so_when_it_cannot(
             " VALUES (1, '2099-01-01T00:00:00.000Z', 'watch', 'something new')"
         )
     browser.until("document.querySelector('#chart-recent_events').innerText.includes('new')")
-    assert "2099-01-01" in browser.ask("document.getElementById('watcher-fresh').textContent")
+    browser.until("document.getElementById('watcher-fresh').textContent.includes('2099-01-01')")
     page.end()
     browser.ask("document.dispatchEvent(new Event('visibilitychange'))")
     browser.until("document.getElementById('watcher-fresh').textContent.includes('cannot be read')")
