@@ -97,7 +97,7 @@ def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_fo
     before, go = ended.sentinel.read_bytes(), tmp_path / "go"
     wait = {"STUB_WAIT": "*", "STUB_WAIT_FOR": go}
     scores = {"STUB_SCORES": json.dumps(SCORES), "STUB_FINGERPRINT": "b" * 64}
-    ended.start("--exit-when-idle", 0.2, **wait, **scores)
+    daemon = ended.start("--exit-when-idle", 0.2, **wait, **scores)
     wait_until(lambda: len(ended.evaluations()) == 6, "one is measured anew")
     said = "the early stop was decided by another evaluation: it stands until the checkpoints"
     wait_until(lambda: said in ended.log.read_text(), "it is told")
@@ -116,6 +116,7 @@ def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_fo
     (event,) = ended.query("SELECT message FROM events WHERE kind = 'stop_withdrawn'")
     assert event["message"] == "the evaluation changed, and its scores do not say stop: go on"
     assert cli("explain", ended.model_dir).stderr == ""
+    assert daemon.wait(30) == 0
     # Each evaluation has its own verdict: with the scores of before the stop is there again.
     assert ended.run(STUB_SCORES=json.dumps(SCORES)) == 0
     assert json.loads(ended.sentinel.read_bytes())["message"] == json.loads(before)["message"]

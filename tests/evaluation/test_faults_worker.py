@@ -220,6 +220,7 @@ def test_restarts_in_a_row_never_have_two_workers_at_once(watcher: Watcher, tmp_
         wait_until(lambda n=number: len(started(starts)) == n, "its worker has started")
         assert [pid for pid in started(starts) if alive(pid)] == started(starts)[-1:]
         daemon.kill()
+        daemon.wait()  # its lock is free when it is gone
     time.sleep(0.2)
     assert not any(alive(pid) for pid in started(starts))
 

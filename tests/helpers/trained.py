@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +80,15 @@ class Trained:
         self.pipeline.write_text(config)
         try:
             flags = ["--top-k", 2, "--patience", 1, "--min-delta", 1]
-            watcher.start(*self.flags(), *flags, CHECKPOINT_WATCHER_TENSORBOARD="true")
+            daemon = watcher.start(*self.flags(), *flags, CHECKPOINT_WATCHER_TENSORBOARD="true")
             # Or the trainer would rotate checkpoints away that are to be compared.
             wait_until(watcher.database.exists, "the watcher has begun")
             wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready", 200)
             self._train()
             wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 120)
-            assert watcher.stop() == 0
+            # It ends when all is projected, too.
+            daemon.send_signal(signal.SIGUSR1)
+            assert daemon.wait(60) == 0
         finally:
             watcher.end()
         prefixes = [self.first / name for name in REFERRED]
