@@ -36,12 +36,8 @@ def remedies():
     tensorflow = numbers(*TENSORFLOWS)
     if tensorflow is None or _folder("object_detection") is None:
         return []
-    found = []
-    if not hooked():
-        blocked = [told for told, stands in _BLOCKERS if stands(tensorflow)]
-        if blocked:
-            found.append(("; ".join(blocked), install(_TODAY)))
-    return found + lacking(tensorflow)
+    blocked = [] if hooked() else [told for told, stands in _BLOCKERS if stands(tensorflow)]
+    return _mended_by_hooks(blocked) + lacking(tensorflow)
 
 
 def after_import():
@@ -54,8 +50,11 @@ def after_import():
         blocked.append(_MOVED)
     if _keras_3_is_tf_keras(tensorflow):
         blocked.append(_KERAS_3)
-    found = [("; ".join(blocked), install(_TODAY))] if blocked else []
-    return found + lacking(tensorflow)
+    return _mended_by_hooks(blocked) + lacking(tensorflow)
+
+
+def _mended_by_hooks(blocked):
+    return [("; ".join(blocked), install(_TODAY))] if blocked else []
 
 
 def lacking(tensorflow):

@@ -41,14 +41,6 @@ class HookedLoader:
             self._loader.exec_module(module)
 
 
-class Idle:
-    """A finder that finds nothing, where the hooks stay out of the way."""
-
-    @staticmethod
-    def find_spec(fullname, path=None, target=None):
-        return None
-
-
 def hooked_spec(asked, around, fullname, path, target):
     """Returns what the finders but `asked` find, to be executed with `around` around it."""
     for finder in sys.meta_path:
@@ -65,13 +57,14 @@ def hooked_spec(asked, around, fullname, path, target):
 def taken_over(waiting):
     """Puts the hooks' finder in the place of `waiting`, before the OD API is executed.
 
-    Under a TensorFlow that the hooks do not know, that is told once, and they do nothing.
+    Under a TensorFlow that the hooks do not know, that is told once, and nothing comes there.
     """
     unknown = environment.unknown_tensorflow()
+    if waiting in sys.meta_path:
+        place = sys.meta_path.index(waiting)
+        sys.meta_path[place : place + 1] = [] if unknown else [Finder]
     if unknown:
         environment.tell(unknown)
-    with contextlib.suppress(ValueError):
-        sys.meta_path[sys.meta_path.index(waiting)] = Idle if unknown else Finder
-    if not unknown:
+    else:
         hooks.at_once()
     yield
