@@ -113,10 +113,6 @@ def test_best_is_what_the_database_says_and_tensorflow_and_the_exporter_take_it_
     board = json.loads((job.watcher.best_dir / "best.json").read_text())["checkpoints"]
     assert [row["checkpoint"] for row in board] == job.watcher.leaderboard()
     # Both in one process, for TensorFlow's import.
-    program = "import runpy, sys, tensorflow as tf; print(tf.train.latest_checkpoint(sys.argv[1]))"
-    program += (
-        "; del sys.argv[1]; runpy.run_module(sys.argv[1], run_name='__main__', alter_sys=True)"
-    )
     out = run_program(
         job.run.python,
         *("-c", EXPORTER, job.watcher.best_dir, "--input_type", "image_tensor"),
