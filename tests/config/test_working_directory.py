@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from fake_trainer import Manager, model_tensors
 from launching import Launch
+from paces import od_pace
 from watching import STUB, Watcher, cli, wait_until
 
 from watcher.doctor import cadence, state
@@ -189,11 +190,11 @@ def test_init_finds_the_folder_from_which_pipeline_config_s_label_map_is_there(
 
 
 def test_a_number_is_proposed_once():
-    (found,) = cadence.saving(cadence.Pace(1000, "set", 300))
+    (found,) = cadence.saving(od_pace(1000, 300))
     assert found.remedy and found.remedy.startswith(
         "set num_steps to 1000, or --checkpoint_every_n"
     )
-    (found,) = cadence.saving(cadence.Pace(1000, "set", 2300))
+    (found,) = cadence.saving(od_pace(1000, 2300))
     assert found.remedy and found.remedy.startswith("set num_steps to 2000 or 3000, or")
 
 

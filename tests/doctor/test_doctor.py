@@ -16,6 +16,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from faults import need_strace
 from folder_source import source_of
+from paces import od_pace
 from pages import page
 from watching import CLI, ROOT, STUB, Watcher, cli, wait_until
 
@@ -28,7 +29,8 @@ from watcher.doctor.settings import open_to_all
 from watcher.errors import StoreError
 from watcher.evaluation.gpus import Gpu, Listing
 from watcher.files.mounts import mount_of
-from watcher.launch.processes import Trainer, is_trainer, trainers
+from watcher.launch.od_trainer import OdTrainer
+from watcher.launch.processes import Trainer, trainers, training_of
 from watcher.types import FoundCheckpoint
 
 VERSIONS = {
@@ -680,7 +682,11 @@ def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Pat
         assert trainer.stdout and trainer.stdout.readline()
         found = [one for one in trainers() if one.pid == trainer.pid]
         folder = tmp_path.resolve()
-        assert found == [Trainer(trainer.pid, folder / "there", 250, 900, "1", folder)]
+        (seen,) = found
+        assert (seen.model_dir, seen.visible, seen.folder) == (folder / "there", "1", folder)
+        assert list(seen.arguments) == flags
+        schedule = seen.kind.schedule(seen.arguments, None, folder, {})
+        assert (schedule.every, schedule.steps) == (250, 900)
         assert f"trainer {trainer.pid} writes here" in told(tmp_path / "there", *found).message
         assert f"{trainer.pid}, writes into" in told(place(tmp_path, "here"), *found).message
         other = told(tmp_path / "not-yet", *found)  # somebody else may train here
@@ -689,10 +695,10 @@ def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Pat
         trainer.kill()
         trainer.communicate()
     words = ["python3", "-m", "od_api_today", "-m", "object_detection.model_main_tf2"]
-    assert is_trainer([*words, "--model_dir=m"])
-    assert not is_trainer(["vim", "model_main_tf2.py"])
+    assert training_of([*words, "--model_dir=m"])
+    assert not training_of(["vim", "model_main_tf2.py"])
     evaluation = ["python3", "model_main_tf2.py", "--model_dir=x", "--checkpoint_dir=x"]
-    assert not is_trainer(evaluation)
+    assert not training_of(evaluation)
 
 
 # File systems and disk space
@@ -814,20 +820,20 @@ def test_disk_space_counts_what_is_still_to_come():
 def test_saves_are_rounded_to_100_and_the_last_steps_may_be_lost(
     every: int, steps: int, said: list[str]
 ):
-    text = " ".join(f.message for f in cadence.saving(cadence.Pace(every, "set", steps)))
+    text = " ".join(f.message for f in cadence.saving(od_pace(every, steps)))
     for part in said:
         assert part in text
 
 
 def test_a_queue_that_will_grow_is_warned_of_with_the_interval_that_would_do():
-    pace = cadence.Pace(1000, "set", 100_000, save_seconds=60, eval_seconds=150)
+    pace = od_pace(1000, 100_000, save_seconds=60, eval_seconds=150)
     (found,) = cadence.keeping_up(pace)
     assert found.severity == "warning" and "the queue grows by 36 an hour" in found.message
     assert "2.5 hours after the trainer" in found.message and "every 2500 steps" in found.remedy
     for changed in ({"workers": 3}, {"queue_policy": "latest"}, {"eval_seconds": 60}):
         fine = {"save_seconds": 60, "eval_seconds": 150, **changed}
-        assert cadence.keeping_up(cadence.Pace(1000, "set", **fine))[0].severity == "ok"
-    assert cadence.keeping_up(cadence.Pace(1000, "set"))[0].severity == "note"
+        assert cadence.keeping_up(od_pace(1000, **fine))[0].severity == "ok"
+    assert cadence.keeping_up(od_pace(1000))[0].severity == "note"
 
 
 # Database, device, service, and checks that go wrong
@@ -844,7 +850,7 @@ def test_a_damaged_database_is_an_error_with_a_remedy(tmp_path: Path):
 def test_a_gpu_of_the_trainer_is_an_error_and_one_of_others_a_warning(tmp_path: Path):
     gpus = [Gpu(n, f"GPU-{n}", "A100", 30 << 30, 40 << 30, frozenset({n + 70})) for n in range(3)]
     commands = {70: "python model_main_tf2.py", 71: "blender", 72: "python evaluators/worker.py"}
-    trainer = Trainer(70, tmp_path, 1000, None, "0")
+    trainer = Trainer(70, tmp_path, OdTrainer(), (), "0")
 
     def found(device: str) -> Finding:
         return devices.device(
@@ -934,7 +940,7 @@ def test_times_in_disorder_or_too_close_are_doubted_and_those_of_a_training_are_
     assert cadence.doubt(slow, 1000, 29) is None
     assert "already when the watcher started" in (cadence.doubt(slow, 1000, 0.2) or "")
     assert "order" in (cadence.doubt(files(90, 0, 60, 30, 10), 100) or "")
-    (found,) = cadence.keeping_up(cadence.Pace(100, "", None, 0.001, 2.0, doubt="so"))
+    (found,) = cadence.keeping_up(od_pace(100, save_seconds=0.001, eval_seconds=2.0, doubt="so"))
     assert found.severity == "note" and "not known: so" in found.message
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from launching import FAKE_TRAINER, Launch
+from paces import od_pace
 from watching import STUB, cli
 
 from watcher.doctor import cadence
@@ -99,8 +100,8 @@ def test_of_another_trainer_its_checkpoint_from_before_the_first_step_tells(laun
 
 
 def test_a_plan_begins_where_training_goes_on():
-    assert cadence.plan(cadence.Pace(1000, "set")) is None
-    known = cadence.plan(cadence.Pace(1000, "set", 2900, begun=500))
+    assert cadence.plan(od_pace(1000)) is None
+    known = cadence.plan(od_pace(1000, 2900, begun=500))
     assert known and (known.ends, known.saves, known.lost) == (2900, 2, 400)
     assert known.remedy.startswith("set num_steps to 2500 or 3500, or")
 

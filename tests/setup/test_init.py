@@ -24,6 +24,7 @@ from watcher.config import (
 )
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Gpu, Listing
+from watcher.launch.od_trainer import OdTrainer
 from watcher.launch.processes import Trainer
 from watcher.setup.look import find_device
 from watcher.setup.settings_file import Outlook
@@ -256,7 +257,7 @@ def gpu(index: int, free: int = 10, *pids: int) -> Gpu:
 
 
 def trainer_on(visible: str | None) -> Trainer:
-    return Trainer(4711, Path("/runs/a"), 1000, None, visible)
+    return Trainer(4711, Path("/runs/a"), OdTrainer(), (), visible)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from watcher.cli.sources import Sources, sources
 from watcher.config import LaunchSettings, Settings, launch_doubts, names
 from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, python_command, visible_devices
+from watcher.launch.kinds import evaluated_by, trainer_among, trainer_of
 from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
@@ -104,15 +105,13 @@ def _has_live_view(settings: LaunchSettings) -> bool:
     )
 
 
-def _defaults(command: Sequence[str]) -> dict[str, str]:
+def _defaults(command: Sequence[str]) -> dict[str, Any]:
     from watcher.launch.modules import found_interpreter
 
-    found = {
-        "model_dir": flag_value(command, "model_dir"),
-        "pipeline_config": flag_value(command, "pipeline_config_path"),
-        "python": found_interpreter(command, os.environ),
-    }
-    return {name: value for name, value in found.items() if value}
+    # Also behind programs that we do not know, or of a name that is none of a trainer's.
+    kind, arguments = trainer_among(command) or (evaluated_by("od-api"), tuple(command))
+    python = found_interpreter(command, os.environ)
+    return {**kind.settings(arguments), **({"python": python} if python else {})}
 
 
 def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> None:
@@ -121,7 +120,7 @@ def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> 
     if theirs and Path(theirs).absolute() != settings.run.model_path:
         say(f"model_dir is set to {settings.run.model_dir}, and the trainer's is {theirs}")
     python = python_command(command)
-    if python and python.is_od_trainer and theirs is None:
+    if theirs is None and trainer_of(command)[0]:
         say(f"model_dir is set to {settings.run.model_dir}, and COMMAND has no --model_dir")
 
     given = settings.carrier.working_directory

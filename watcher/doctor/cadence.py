@@ -1,7 +1,8 @@
 """Cadence: how often the trainer saves, which steps it never saves, and whether we keep up. Pure.
 
 model_main_tf2 runs 100 steps at a time and looks only then whether it is time to save: that is
-every ceil(checkpoint_every_n / 100) * 100 steps. It does not save at the end.
+every ceil(checkpoint_every_n / 100) * 100 steps. It does not save at the end. Model Garden runs
+steps_per_loop at a time, saves after the first of them, and saves at the end.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from watcher.doctor.finding import Finding, duration
+from watcher.launch.trainer_kind import Schedule
 from watcher.types import FoundCheckpoint
 
-LOOP_STEPS = 100
 _ENOUGH = 2
 # No detector trains as fast: the small one of the demo does 14 steps a second.
 _MOST_STEPS_A_SECOND = 100
@@ -26,28 +27,24 @@ class Pace:
     """How fast checkpoints come and are dealt with.
 
     Attributes:
-        every_n: The trainer's --checkpoint_every_n.
-        source: Where that is known from.
-        num_steps: Steps of the whole training, None when unknown.
-        begun: The step that training goes on from.
-        steps_name: What sets num_steps.
+        schedule: When the trainer saves, and how long it trains.
         save_seconds: Between two saves, None when unknown.
         eval_seconds: Of one evaluation, None when unknown.
         workers: Evaluations at the same time.
         queue_policy: As set.
         doubt: Why the times of the files tell nothing of the pace, None when they do.
+        begun: The step that training goes on from.
+        faster: What makes an evaluation faster, as flags with commas behind them.
     """
 
-    every_n: int
-    source: str
-    num_steps: int | None = None
+    schedule: Schedule
     save_seconds: float | None = None
     eval_seconds: float | None = None
     workers: int = 1
     queue_policy: str = "all"
     doubt: str | None = None
     begun: int = 0
-    steps_name: str = "num_steps"
+    faster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +68,29 @@ class Plan:
 
 def plan(pace: Pace) -> Plan | None:
     """Return what the training comes to, None where its steps are not known."""
-    if not pace.num_steps:
+    schedule = pace.schedule
+    if not schedule.steps or schedule.every is None:
         return None
-    steps = -(-max(pace.num_steps - pace.begun, 0) // LOOP_STEPS) * LOOP_STEPS
-    ends, interval = pace.begun + steps, rounded(pace.every_n)
-    saves, lost = divmod(steps, interval)
+    steps, interval = max(schedule.steps - pace.begun, 0), schedule.interval
+    if not schedule.saves_at_end:
+        steps = -(-steps // schedule.loop) * schedule.loop
+    ends = pace.begun + steps
     if not steps:
-        more = f"set {pace.steps_name} to more than {ends}, or name another MODEL_DIR"
+        more = f"set {schedule.steps_name} to more than {ends}, or name another MODEL_DIR"
         return Plan(ends, ends, 0, 0, more)
+    if schedule.saves_at_end:
+        first = interval if pace.begun else schedule.loop
+        return Plan(pace.begun, ends, 1 + max(0, -(-(steps - first) // interval)), 0)
+    saves, lost = divmod(steps, interval)
     if not lost:
         return Plan(pace.begun, ends, saves, lost)
     proposed = [ends - lost] * (saves > 0) + [ends - lost + interval]
     said = " or ".join(map(str, proposed))
-    every = str(LOOP_STEPS)
-    if steps > LOOP_STEPS:
-        every = f"a multiple of {LOOP_STEPS} that divides {steps}"
-    remedy = f"set {pace.steps_name} to {said}, or --checkpoint_every_n to {every}"
+    every = str(schedule.loop)
+    if steps > schedule.loop:
+        every = f"a multiple of {schedule.loop} that divides {steps}"
+    # As `--checkpoint_every_n to 100`.
+    remedy = f"set {schedule.steps_name} to {said}, or {schedule.set_every}to {every}"
     return Plan(pace.begun, ends, saves, lost, remedy)
 
 
@@ -97,13 +101,13 @@ def save_seconds(found: Sequence[FoundCheckpoint]) -> float | None:
 
 
 def doubt(
-    found: Sequence[FoundCheckpoint], every_n: int, found_seconds: float | None = None
+    found: Sequence[FoundCheckpoint], interval: int, found_seconds: float | None = None
 ) -> str | None:
     """Say why the files' times cannot be those at which the trainer saved, as after a copy.
 
     Args:
         found: The checkpoints that lie in a folder.
-        every_n: The trainer's steps between two saves.
+        interval: The trainer's steps between two saves.
         found_seconds: Between two discoveries of the watcher, None when that is not known.
 
     Returns:
@@ -116,7 +120,7 @@ def doubt(
     if sum(seconds < 0 for seconds in pairs) > 1:
         return "their files' times are not in the order of their numbers (copied files?)"
     between = statistics.median(pairs)
-    if between * _MOST_STEPS_A_SECOND < rounded(every_n):
+    if between * _MOST_STEPS_A_SECOND < interval:
         apart = f"their files' times lie {max(between, 0.0):.2g} s apart"
         return f"{apart}, too little for a training (copied files?)"
     if found_seconds is not None and found_seconds < between / 2:
@@ -150,54 +154,49 @@ def _between(found: Sequence[FoundCheckpoint]) -> list[float]:
     ]
 
 
-def rounded(every_n: int) -> int:
-    """Return how many steps lie between two saves."""
-    return max(1, -(-every_n // LOOP_STEPS)) * LOOP_STEPS
-
-
-def rounding(every_n: int, source: str) -> str:
+def rounding(schedule: Schedule) -> str:
     """Say how often the trainer saves, for a number that it does not keep to."""
+    each = f"each {schedule.loop} steps"
+    each += f" ({schedule.loop_name})" if schedule.loop_name else ""
     return (
-        f"checkpoint_every_n is {every_n} ({source}), and the trainer saves every"
-        f" {rounded(every_n)} steps: it looks only each {LOOP_STEPS} steps"
+        f"{schedule.every_name} is {schedule.every} ({schedule.source}), and the trainer saves"
+        f" every {schedule.interval} steps: it looks only {each}"
     )
 
 
 def saving(pace: Pace) -> list[Finding]:
     """Say at which steps the trainer saves, and which last steps are never saved."""
-    interval = rounded(pace.every_n)
+    schedule, interval = pace.schedule, pace.schedule.interval
     found = []
-    if interval != pace.every_n:
-        found.append(
-            Finding(
-                "saving",
-                "warning",
-                rounding(pace.every_n, pace.source),
-                f"--checkpoint_every_n {interval}, or another multiple of {LOOP_STEPS}",
-            )
-        )
+    if schedule.every is None:
+        text = "how often the trainer saves is not known yet: params.yaml will say it"
+        return [Finding("saving", "note", text)]
+    if interval != schedule.every:
+        remedy = f"{schedule.set_every}{interval}, or another multiple of {schedule.loop}"
+        found.append(Finding("saving", "warning", rounding(schedule), remedy))
     known = plan(pace)
     if known is None:
-        text = f"a checkpoint every {interval} steps ({pace.source})"
+        text = f"a checkpoint every {interval} steps ({schedule.source})"
         return found or [Finding("saving", "ok", text)]
     if known.remedy:
         found.append(Finding("saving", "warning", unsaved(pace, known), known.remedy))
     else:
         text = f"{known.saves} checkpoints in {known.ends} steps, one every {interval}"
-        found.append(Finding("saving", "ok", f"{text} ({pace.source}); the last step is saved"))
+        found.append(Finding("saving", "ok", f"{text} ({schedule.source}); the last step is saved"))
     return found
 
 
 def unsaved(pace: Pace, known: Plan) -> str:
     """Say which steps are never saved, for a plan that loses some, or has none."""
-    every = f"a save every {rounded(pace.every_n)} steps, {pace.source}"
+    schedule = pace.schedule
+    every = f"a save every {schedule.interval} steps, {schedule.source}"
     if known.ends == known.begins:
         return (
-            f"training is at step {known.begins} already, and {pace.steps_name} is"
-            f" {pace.num_steps}: nothing is trained, and no trained checkpoint is saved"
+            f"training is at step {known.begins} already, and {schedule.steps_name} is"
+            f" {schedule.steps}: nothing is trained, and no trained checkpoint is saved"
         )
     if not known.saves:
-        first = known.begins + rounded(pace.every_n)
+        first = known.begins + schedule.interval
         return (
             f"training ends at step {known.ends}, before the first save at step {first}:"
             f" no trained checkpoint is saved ({every})"
@@ -230,21 +229,21 @@ def keeping_up(pace: Pace) -> list[Finding]:
     if pace.queue_policy != "all":
         text = f"{times}: some are skipped, as queue_policy ({pace.queue_policy}) says"
         return [Finding("pace", "ok", text)]
-    needed = rounded(int(rounded(pace.every_n) * each / pace.save_seconds))
+    schedule = pace.schedule
+    needed = schedule.rounded(int(schedule.interval * each / pace.save_seconds))
     return [
         Finding(
             "pace",
             "warning",
             f"{times}: the queue grows by {growth:.0f} an hour"
-            + (_backlog(pace, each) if pace.num_steps else ""),
-            f"--eval-batch-size, --sample-1-of-n, --queue-policy latest, or save every {needed}"
-            " steps",
+            + (_backlog(pace, each) if schedule.steps else ""),
+            f"{pace.faster}--queue-policy latest, or save every {needed} steps",
         )
     ]
 
 
 def _backlog(pace: Pace, each: float) -> str:
-    assert pace.num_steps and pace.save_seconds is not None
-    saves = pace.num_steps // rounded(pace.every_n)
+    assert pace.schedule.steps and pace.save_seconds is not None
+    saves = pace.schedule.steps // pace.schedule.interval
     hours = saves * (each - pace.save_seconds)
     return f"; after {saves} checkpoints it would go on for {duration(hours)} after the trainer"

@@ -22,13 +22,14 @@ from watcher.doctor.settings import doubtful
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import list_gpus
+from watcher.launch.kinds import evaluated_by
 from watcher.launch.processes import Trainer, at_work, trainer_on, trainers
+from watcher.launch.trainer_kind import Schedule
 from watcher.sources.choice import CheckpointSource, open_source
 from watcher.types import FoundCheckpoint
 
 # Two calls of nvidia-smi, which takes its time where the driver is not kept loaded.
 _DEVICE_SECONDS = 45.0
-_DEFAULT_EVERY_N = 1000
 _READ_CHECKPOINTS = 20
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -103,11 +104,10 @@ def _outlook(
     facts: Mapping[str, Any],
 ) -> list[Check]:
     """Return the checks that need what the training environment answered."""
-    steps = facts.get("num_steps")
     return [
         Check("coco backend", partial(training.coco_backend, facts)),
-        Check("pace", partial(_pace, settings, running, steps)),
-        Check("disk space", partial(_room, settings, source, steps)),
+        Check("pace", partial(_pace, settings, running, facts)),
+        Check("disk space", partial(_room, settings, running, source, facts)),
     ]
 
 
@@ -135,45 +135,54 @@ def _recorded(state_dir: Path) -> state.RunState:
         return state.RunState({})
 
 
-def _pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> list[Finding]:
-    known = pace(settings, running, steps)
+def _pace(
+    settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any]
+) -> list[Finding]:
+    known = pace(settings, running, facts)
     return [*cadence.saving(known), *cadence.keeping_up(known)]
 
 
-def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> cadence.Pace:
+def pace(settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any]) -> cadence.Pace:
     """Return how fast checkpoints come and are dealt with, as far as that is known.
 
     Args:
         settings: The run's.
         running: The trainers that are seen.
-        steps: Of the whole training, as pipeline.config says; None when unknown.
+        facts: What the training environment said of the configuration.
     """
     recorded = _recorded(settings.run.state_path)
     source = open_source(settings.source, settings.run.model_path)
     found = _found(source)
     trainer = trainer_on(settings.run.model_path, running)
-    typed = trainer and trainer.num_train_steps
-    if trainer:
-        every_n, origin = trainer.checkpoint_every_n, f"trainer {trainer.pid}"
-        steps = typed or steps
-    elif recorded.steps:
-        every_n, origin = recorded.steps, "as the recorded checkpoints lie"
-    elif there := _steps_between(found, source):
-        every_n, origin = there, "as the checkpoints in MODEL_DIR lie"
-    else:
-        every_n, origin = _DEFAULT_EVERY_N, "the OD API's default"
+    schedule = _schedule(settings, trainer, facts)
+    if trainer and schedule.every is not None:
+        schedule = replace(schedule, source=f"trainer {trainer.pid}")
+    elif not schedule.is_set and recorded.steps:
+        origin = "as the recorded checkpoints lie"
+        schedule = replace(schedule, every=recorded.steps, source=origin)
+    elif not schedule.is_set and (there := _steps_between(found, source)):
+        origin = "as the checkpoints in MODEL_DIR lie"
+        schedule = replace(schedule, every=there, source=origin)
     return cadence.Pace(
-        every_n,
-        origin,
-        steps or None,
+        schedule,
         cadence.save_seconds(found),
         recorded.eval_seconds,
         workers=settings.carrier.device.count(",") + 1,
         queue_policy=settings.retention.queue_policy,
         # A trainer that is at work here has written the times itself.
-        doubt=cadence.doubt(found, every_n, None if trainer else recorded.found_seconds),
-        steps_name="--num_train_steps" if typed else "num_steps",
+        doubt=cadence.doubt(found, schedule.interval, None if trainer else recorded.found_seconds),
+        faster="--eval-batch-size, --sample-1-of-n, ",
     )
+
+
+def _schedule(settings: Settings, trainer: Trainer | None, facts: Mapping[str, Any]) -> Schedule:
+    """Return when the run's trainer saves, as far as its command and configuration tell."""
+    kind = trainer.kind if trainer else evaluated_by("od-api")
+    given = settings.evaluator.pipeline_config
+    configuration = settings.carrier.working_path / given if given else None
+    arguments = trainer.arguments if trainer else ()
+    folder = trainer.path(".") if trainer else settings.carrier.working_path
+    return kind.schedule(arguments, configuration, folder, facts)
 
 
 def _found(source: CheckpointSource) -> list[FoundCheckpoint]:
@@ -197,13 +206,19 @@ def _steps_between(found: Sequence[FoundCheckpoint], source: CheckpointSource) -
     return cadence.step_between(steps)
 
 
-def _room(settings: Settings, source: CheckpointSource, steps: int | None) -> list[Finding]:
+def _room(
+    settings: Settings,
+    running: Sequence[Trainer],
+    source: CheckpointSource,
+    facts: Mapping[str, Any],
+) -> list[Finding]:
     recorded = _recorded(settings.run.state_path)
     found = _found(source)
     sizes = [sum(part[1] for part in checkpoint.signature) for checkpoint in found]
     places = [board.policy.top_k for board in boards(settings.run, settings.ranking)]
     more = settings.retention.keep_last or 0
-    every = cadence.rounded(recorded.steps or _steps_between(found, source) or _DEFAULT_EVERY_N)
+    known = pace(settings, running, facts)
+    plan = cadence.plan(known)
     endless = any(place < 0 for place in places) or settings.retention.keep_every_steps
     demand = space.Demand(
         checkpoint_bytes=max(sizes, default=None),
@@ -212,6 +227,7 @@ def _room(settings: Settings, source: CheckpointSource, steps: int | None) -> li
         waiting=recorded.waiting,
         max_waiting_bytes=settings.retention.waiting_policy.max_bytes,
         present=len(found),
-        expected=steps // every if steps else None,
+        expected=plan.saves if plan else None,
+        trainer_keeps=known.schedule.keeps,
     )
     return space.room(demand, shutil.disk_usage(folders.present(settings.run.state_path)).free)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from watcher.doctor.finding import Finding, Severity, sizes
 
-TRAINER_KEEPS = 7
-
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -21,6 +19,7 @@ class Demand:
         max_waiting_bytes: What may wait at most, None for no limit.
         present: Checkpoints of the trainer in MODEL_DIR.
         expected: Checkpoints of the whole training, None when unknown.
+        trainer_keeps: Checkpoints that the trainer leaves, None when it deletes none.
     """
 
     checkpoint_bytes: int | None
@@ -30,16 +29,18 @@ class Demand:
     max_waiting_bytes: int | None = None
     present: int = 0
     expected: int | None = None
+    trainer_keeps: int | None = 7
 
 
 def room(demand: Demand, free: int) -> list[Finding]:
-    """Compare what is free with what the trainer's seven, best/ and the queue may come to."""
+    """Compare what is free with what the trainer's own, best/ and the queue may come to."""
     size = demand.checkpoint_bytes
     if not size:
         text = f"{sizes(free)} are free; how large a checkpoint is shows with the first one"
         return [Finding("disk space", "note", text)]
     # The trainer writes one more before it deletes the oldest.
-    trainers = max(0, TRAINER_KEEPS + 1 - demand.present)
+    own = demand.expected if demand.trainer_keeps is None else demand.trainer_keeps + 1
+    trainers = max(0, (own or 0) - demand.present)
     kept = demand.kept if demand.kept is not None else demand.expected
     if kept is None:
         text = f"every checkpoint ({sizes(size)}) is kept, {sizes(free)} are free: room for"
@@ -49,8 +50,9 @@ def room(demand: Demand, free: int) -> list[Finding]:
     if demand.max_waiting_bytes is not None:
         queue = max(2 * size, min(queue, demand.max_waiting_bytes))
     needed = max(0, kept - demand.held) * size + trainers * size + queue
+    theirs = demand.trainer_keeps if demand.trainer_keeps is not None else demand.expected or "own"
     parts = (
-        f"{sizes(free)} are free; the trainer's {TRAINER_KEEPS}, {kept} kept and"
+        f"{sizes(free)} are free; the trainer's {theirs}, {kept} kept and"
         f" {max(2, demand.waiting)} waiting checkpoints of {sizes(size)} may still take"
         f" {sizes(needed)}"
     )

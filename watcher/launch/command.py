@@ -37,12 +37,6 @@ class PythonCommand:
     is_module: bool
     arguments: tuple[str, ...] = ()
 
-    @property
-    def is_od_trainer(self) -> bool:
-        """True for the OD API's model_main_tf2, as a module or as a script."""
-        name = PurePath(self.program.removesuffix(".py")).name
-        return name.rpartition(".")[2] == "model_main_tf2"
-
 
 def python_command(command: Sequence[str]) -> PythonCommand | None:
     """Return what a Python runs; None behind programs or options that we do not know."""
@@ -74,21 +68,19 @@ def python_command(command: Sequence[str]) -> PythonCommand | None:
     )
 
 
-def flag_value(command: Sequence[str], name: str) -> str | None:
-    """Return the value of a flag as absl reads it: `--name=V`, `--name V` or with one dash.
-
-    The last one counts. None when it is not there or has no value.
-    """
-    found: str | None = None
-    for position, word in enumerate(command):
+def flag_values(command: Sequence[str], name: str) -> list[str]:
+    """Return all values of a flag as absl reads it: `--name=V`, `--name V` or with one dash."""
+    found = list[str]()
+    for position, word in enumerate(command, start=1):
         flag, equals, value = word.partition("=")
-        if flag not in (f"--{name}", f"-{name}"):
-            continue
-        if equals:
-            found = value
-        elif position + 1 < len(command):
-            found = command[position + 1]
+        if flag in (f"--{name}", f"-{name}"):
+            found += [value] if equals else command[position : position + 1]
     return found
+
+
+def flag_value(command: Sequence[str], name: str) -> str | None:
+    """Return the value of a flag; the last one counts. None when it is not there or has none."""
+    return next(reversed(flag_values(command, name)), None)
 
 
 def interpreter(command: Sequence[str]) -> str | None:

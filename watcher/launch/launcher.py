@@ -20,6 +20,7 @@ from watcher.launch.decide import Attempts, describe, exit_code, is_crash
 from watcher.launch.ending import Ending, Summary, Unsaved, last_lines, with_reason
 from watcher.launch.files import lock_folder, open_log
 from watcher.launch.group import Group
+from watcher.launch.kinds import trainer_of
 from watcher.launch.leftovers import Leftovers
 from watcher.launch.saves import Checkpoints, Mark, SaveWatch
 from watcher.launch.sentinel import Sentinel
@@ -75,7 +76,9 @@ class Launcher:
         self._companion: Companion | None = None
         self._trainer: Group | None = None
         self._asked: signal.Signals | None = None
-        self._checkpoints = Checkpoints(source, settings.run.model_path)
+        kind, _ = trainer_of(command)
+        beside = kind.side_folders if kind else ()
+        self._checkpoints = Checkpoints(source, settings.run.model_path, beside)
         self._saved_anew: set[str] = set()
         self._gave_up: str | None = None
         self._unseen = False  # model_dir could not be listed

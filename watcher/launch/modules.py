@@ -15,6 +15,7 @@ from pathlib import Path
 
 from watcher.errors import ConfigError
 from watcher.launch.command import PythonCommand, interpreter, python_command
+from watcher.launch.kinds import kind_of
 
 # An answer takes 0.05 s; the trainer waits for it.
 _ANSWER_SECONDS = 1.0
@@ -69,11 +70,8 @@ def refuse_other_interpreter(command: Sequence[str], environment: Mapping[str, s
 def needed_modules(python: PythonCommand) -> list[str]:
     """Return the packages without which a command fails at once. Pure."""
     first = [python.program.split(".")[0]] if python.is_module else []
-    return [
-        one
-        for one in (*first, *(["tensorflow"] if python.is_od_trainer else []))
-        if one.isidentifier()
-    ]
+    kind = kind_of(python.program, python.arguments)
+    return [one for one in (*first, *(kind.packages if kind else ())) if one.isidentifier()]
 
 
 def _missing(

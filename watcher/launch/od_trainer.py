@@ -1,14 +1,15 @@
-"""What model_main_tf2 makes of its command line and of pipeline.config."""
+"""What model_main_tf2 makes of its command line and of pipeline.config: a `TrainerKind`."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
 
 from watcher.launch.command import flag_value
+from watcher.launch.trainer_kind import Mistyped, Schedule, number
 
 # Without these it cannot train.
 REQUIRED = ("model_dir", "pipeline_config_path")
@@ -29,21 +30,72 @@ _ALIKE = 0.75
 _FLAG = re.compile(r"([-\u2010-\u2015]*)([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 _NUMBER, _QUOTED = "([0-9]+)", "[\"']([^\"'\\n]+)[\"']"
 _PIPELINE_BYTES = 1 << 20
+_DEFAULT_EVERY_N = 1000
+LOOP_STEPS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Mistyped:
-    """A word that was probably meant as a flag of model_main_tf2, which passes over it.
+class OdTrainer:
+    """The OD API's model_main_tf2."""
 
-    Attributes:
-        typed: The flag as typed, without its value.
-        name: The flag that was probably meant.
-        meant: What to type, with the value.
-    """
+    program = "model_main_tf2"
+    evaluator = "od-api"
+    packages = ("tensorflow",)
+    side_folders: tuple[str, ...] = ()
 
-    typed: str
-    name: str
-    meant: str
+    def runs(self, program: str, arguments: Sequence[str]) -> bool:
+        """Tell whether a module or script is model_main_tf2."""
+        name = PurePath(program.removesuffix(".py")).name
+        return name.rpartition(".")[2] == self.program
+
+    def trains(self, arguments: Sequence[str]) -> bool:
+        """Tell whether it trains: with a --checkpoint_dir it only evaluates."""
+        return not flag_value(arguments, "checkpoint_dir")
+
+    def settings(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Return MODEL_DIR and pipeline.config."""
+        given = {
+            "model_dir": flag_value(arguments, "model_dir"),
+            "pipeline_config": flag_value(arguments, "pipeline_config_path"),
+        }
+        return {name: value for name, value in given.items() if value}
+
+    def mistyped(self, arguments: Sequence[str]) -> list[Mistyped]:
+        """Return the words that are nearly flags, see the function."""
+        return mistyped(arguments)
+
+    def missing(self, arguments: Sequence[str], wrong: Sequence[Mistyped]) -> Mistyped | None:
+        """Return the mistyped flag for want of which it cannot train."""
+        return missing(arguments, wrong)
+
+    def schedule(
+        self,
+        arguments: Sequence[str],
+        configuration: Path | None,
+        folder: Path,
+        known: Mapping[str, Any],
+    ) -> Schedule:
+        """Return when it saves: each 100 steps it looks whether it is time, and not at the end."""
+        typed = number(flag_value(arguments, "num_train_steps"))
+        every = number(flag_value(arguments, "checkpoint_every_n"))
+        pipeline = _configured(arguments, configuration, folder)
+        return Schedule(
+            every=every or _DEFAULT_EVERY_N,
+            source="the trainer's command" if every else "the OD API's default",
+            is_set=bool(every),
+            steps=typed or known.get("num_steps") or num_steps(pipeline),
+            steps_name="--num_train_steps" if typed else "num_steps",
+            every_name="checkpoint_every_n",
+            set_every="--checkpoint_every_n ",
+            loop=LOOP_STEPS,
+            keeps=7,
+        )
+
+    def foretold(
+        self, arguments: Sequence[str], configuration: Path | None, folder: Path
+    ) -> list[str]:
+        """Say of which classes nothing is learned."""
+        said = never_detected(_configured(arguments, configuration, folder))
+        return [said] if said else []
 
 
 def mistyped(arguments: Sequence[str]) -> list[Mistyped]:
@@ -111,6 +163,12 @@ def read_pipeline(file: Path) -> str:
             return opened.read(_PIPELINE_BYTES)
     except (OSError, ValueError):
         return ""
+
+
+def _configured(arguments: Sequence[str], configuration: Path | None, folder: Path) -> str:
+    given = flag_value(arguments, "pipeline_config_path")
+    file = folder / given if given else configuration
+    return read_pipeline(file) if file else ""
 
 
 def _values(text: str, field: str, value: str) -> list[str]:

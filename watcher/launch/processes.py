@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.config import Settings
 from watcher.launch.command import flag_value
+from watcher.launch.kinds import trainer_among
+from watcher.launch.trainer_kind import TrainerKind
 
-_TRAINER = "model_main_tf2"
+# A Python's own options, and a program that starts another one, come before the trainer.
+_FIRST_WORDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """A running model_main_tf2.
+    """A trainer that runs.
 
     Attributes:
         model_dir: Where it writes, absolute and with links resolved.
-        checkpoint_every_n: The flag, 1000 when it is not given.
-        num_train_steps: The flag, None when it is not given.
+        kind: Which trainer it is.
+        arguments: Its own.
         visible: Its CUDA_VISIBLE_DEVICES, None when not set; `unknown` when we may not look.
         folder: Where it was started; None when we may not look, or it is none of ours.
     """
 
     pid: int
     model_dir: Path
-    checkpoint_every_n: int
-    num_train_steps: int | None
+    kind: TrainerKind
+    arguments: tuple[str, ...]
     visible: str | None
     folder: Path | None = None
+
+    def path(self, given: str) -> Path:
+        """Return a path of its arguments, from where it was started."""
+        return (self.folder or Path("/")) / given
 
 
 def trainer_on(model_dir: Path, running: Iterable[Trainer]) -> Trainer | None:
@@ -58,8 +65,7 @@ def trainers(proc: Path = Path("/proc")) -> list[Trainer]:
     """List the running trainers whose model_dir can be told, oldest process id first."""
     found = []
     for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
-        words = strings(folder / "cmdline") or []
-        if is_trainer(words) and (trainer := _trainer(folder, words)):
+        if trainer := _trainer(folder, strings(folder / "cmdline") or []):
             found.append(trainer)
     return found
 
@@ -72,14 +78,15 @@ def strings(file: Path) -> list[str] | None:
         return None
 
 
-def is_trainer(words: list[str]) -> bool:
-    """True for the command line of a Python that trains with the OD API, not only evaluates."""
+def training_of(words: Sequence[str]) -> tuple[TrainerKind, tuple[str, ...]] | None:
+    """Return what a Python's command line trains with, and its arguments; None if it does not.
+
+    What only evaluates is none.
+    """
     if not words or not Path(words[0]).name.startswith("python"):
-        return False
-    runs = any(
-        word.removesuffix(".py").rpartition("/")[2].endswith(_TRAINER) for word in words[1:6]
-    )
-    return runs and not flag_value(words, "checkpoint_dir")
+        return None
+    found = trainer_among(words[1:], _FIRST_WORDS)
+    return found if found and found[0].trains(found[1]) else None
 
 
 def command_of(pid: int) -> str:
@@ -87,9 +94,10 @@ def command_of(pid: int) -> str:
     return " ".join(strings(Path(f"/proc/{pid}/cmdline")) or []).strip()
 
 
-def _trainer(folder: Path, words: list[str]) -> Trainer | None:
-    given = flag_value(words, "model_dir")
-    if not given:
+def _trainer(folder: Path, words: Sequence[str]) -> Trainer | None:
+    kind, arguments = training_of(words) or (None, ())
+    given = flag_value(arguments, "model_dir")
+    if not kind or not given:
         return None
     started_in: Path | None = None
     try:
@@ -100,16 +108,13 @@ def _trainer(folder: Path, words: list[str]) -> Trainer | None:
     return Trainer(
         pid=int(folder.name),
         model_dir=model_dir,
-        checkpoint_every_n=_number(flag_value(words, "checkpoint_every_n")) or 1000,
-        num_train_steps=_number(flag_value(words, "num_train_steps")),
+        kind=kind,
+        # A command line in /proc ends with an empty word.
+        arguments=arguments[:-1] if arguments[-1:] == ("",) else arguments,
         visible=value_of(folder, "CUDA_VISIBLE_DEVICES", hidden="unknown"),
         # In a container it has folders of its own.
         folder=started_in if started_in and started_in.is_dir() else None,
     )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
 
 
 def value_of(folder: Path, variable: str, *, hidden: str) -> str | None:

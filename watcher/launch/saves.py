@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
@@ -25,8 +26,18 @@ _STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
 class Checkpoints:
     """What lies in model_dir. An index that was whole is not read again before it changes."""
 
-    def __init__(self, source: CheckpointSource, model_dir: Path) -> None:
+    def __init__(
+        self, source: CheckpointSource, model_dir: Path, beside: Sequence[str] = ()
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            source: Where the checkpoints come from.
+            model_dir: The trainer's folder.
+            beside: Folders in it that the trainer saves into by itself.
+        """
         self._source = source
+        self._beside = [model_dir / name for name in beside]
         self._model_dir = model_dir
         self._whole: dict[str, Mark] = {}
 
@@ -100,7 +111,15 @@ class Checkpoints:
                 marks.add((name, *sorted(parts, key=str), index))
             elif listed is not None and name not in listed:
                 marks.add(("not in the state file yet", name, whole[name]))
-        return frozenset(marks)
+        return frozenset(marks | self._unfinished_beside())
+
+    def _unfinished_beside(self) -> set[Mark]:
+        """Return the marks of what the trainer saves elsewhere; there only whole saves are left."""
+        return {
+            (folder.name, *_folder_mark(temporary))
+            for folder in self._beside
+            for temporary in folder.glob("*_temp")
+        }
 
 
 class SaveWatch:

@@ -10,15 +10,14 @@ from typing import Any
 
 from watcher.config import Settings, make_settings
 from watcher.config.policies import boards
-from watcher.doctor import cadence, device, training
+from watcher.doctor import device, training
 from watcher.doctor.examine import pace
 from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
-from watcher.launch.command import flag_value
 from watcher.launch.od_trainer import read_pipeline
-from watcher.launch.processes import Trainer, strings, trainer_on, trainers
+from watcher.launch.processes import Trainer, trainer_on, trainers
 from watcher.setup.interpreters import as_found, candidates, with_both
 from watcher.setup.settings_file import Found, Outlook
 from watcher.store.reading import read_last_start
@@ -144,12 +143,8 @@ def _relative_label_map(pipeline: Path) -> str | None:
 
 
 def _pipeline_of(trainer: Trainer) -> Path | None:
-    process = Path("/proc", str(trainer.pid))
-    given = flag_value(strings(process / "cmdline") or [], "pipeline_config_path")
-    try:
-        path = (process / "cwd").readlink() / given if given else None
-    except OSError:
-        return None
+    given = trainer.kind.settings(trainer.arguments).get("pipeline_config")
+    path = trainer.path(given) if given else None
     return path if path and path.is_file() else None
 
 
@@ -265,9 +260,10 @@ def _tell_evaluation(outlook: Outlook, answer: training.Answer, say: Callable[[s
 
 def _find_patience(outlook: Outlook, running: Sequence[Trainer], facts: Mapping[str, Any]) -> None:
     """Take a share of the checkpoints that there will be, where that is known."""
-    known = pace(_settings(outlook), running, facts.get("num_steps"))
-    every = cadence.rounded(known.every_n)
-    total = known.num_steps // every if known.num_steps else None
+    schedule = pace(_settings(outlook), running, facts).schedule
+    total = None
+    if schedule.steps and schedule.every is not None:
+        total = schedule.steps // schedule.interval
     if not total:
         outlook.notes["patience"] = (
             "How many checkpoints there will be is not known: a fifth of them is a beginning."
@@ -275,7 +271,8 @@ def _find_patience(outlook: Outlook, running: Sequence[Trainer], facts: Mapping[
         return
     patience = max(_FEWEST, min(_MOST, total // _SHARE))
     why = (
-        f"{total} checkpoints in {known.num_steps} steps, one every {every} ({known.source});"
+        f"{total} checkpoints in {schedule.steps} steps, one every {schedule.interval}"
+        f" ({schedule.source});"
         f" a fifth of them, {_FEWEST} at least and {_MOST} at most"
     )
     outlook.found["patience"] = Found(patience, why)
