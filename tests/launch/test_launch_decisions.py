@@ -17,6 +17,7 @@ from watcher.evaluation.gpus import Gpu
 from watcher.launch.command import flag_value, interpreter, visible_devices
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
+from watcher.launch.garden_trainer import GardenTrainer
 from watcher.launch.gpus import evaluation_device
 from watcher.launch.saves import Checkpoints, SaveWatch
 from watcher.launch.sentinel import judge, run_identity
@@ -166,6 +167,19 @@ def test_each_stage_of_a_save_is_seen_until_it_does_not_change_for_long(tmp_path
         now=0
     )  # the next trainer
     assert checkpoints(tmp_path).complete().keys() == {"ckpt-1"}
+
+
+@pytest.mark.parametrize("folder", GardenTrainer.side_folders)
+def test_a_save_of_model_garden_into_a_folder_of_its_own_is_waited_for(tmp_path: Path, folder: str):
+    Manager(tmp_path).save(100, model_tensors(1000, "1"))
+    looked = Checkpoints(source_of(tmp_path), tmp_path, GardenTrainer.side_folders)
+    saves = SaveWatch(looked, patience_seconds=30)
+    Manager(tmp_path / folder).save(100, model_tensors(1000, "1"))
+    assert not saves.in_progress(now=0)
+    with pytest.raises(Killed):
+        Manager(tmp_path / folder).save(200, model_tensors(1000, "2"), die_at="index")
+    assert saves.in_progress(now=0) and not saves.in_progress(now=31)
+    assert looked.complete().keys() == {"ckpt-1"}
 
 
 def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):

@@ -111,7 +111,8 @@ def _defaults(command: Sequence[str]) -> dict[str, Any]:
     # Also behind programs that we do not know, or of a name that is none of a trainer's.
     kind, arguments = trainer_among(command) or (evaluated_by("od-api"), tuple(command))
     python = found_interpreter(command, os.environ)
-    return {**kind.settings(arguments), **({"python": python} if python else {})}
+    found = {**kind.settings(arguments), **({"python": python} if python else {})}
+    return {name: value for name, value in found.items() if name in names(LaunchSettings)}
 
 
 def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> None:

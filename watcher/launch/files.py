@@ -34,7 +34,7 @@ def lock_folder(folder: Path, say: Callable[[str], None]) -> int | None:
     except OSError as error:
         raise ModelDirError(
             f"cannot make or open model_dir {folder}: {error.strerror}",
-            hint="it is the folder given to model_main_tf2 as --model_dir",
+            hint="it is the folder given to the trainer as --model_dir",
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -73,7 +73,7 @@ class LocalFolder:
         except OSError as error:
             raise ModelDirError(
                 f"cannot list model_dir {self.folder}: {error.strerror}",
-                hint="it is the folder given to model_main_tf2 as --model_dir",
+                hint="it is the folder given to the trainer as --model_dir",
             ) from error
         found = [
             FoundCheckpoint(
