@@ -8,10 +8,7 @@ checkpoint's variables with pipeline.config's (`check` of the request, as the wo
 built, on the CPU.
 """
 
-import contextlib
 import importlib.util
-import json
-import os
 import pathlib
 import sys
 import threading
@@ -43,56 +40,23 @@ RECORD_SHARE = 0.8
 # For all that comes before the end of the check whether a checkpoint fits.
 FIT_SHARE = 0.95
 DECODED = 30
-SUPPORTED = "see 'Environments that were run' in the documentation of checkpoint-watcher"
-
-
-class Findings:
-    """What is said on the pipe."""
-
-    def __init__(self, replies):
-        self._replies = replies
-        self._told = 0.0
-        self.facts = {}
-
-    def fact(self, name, value):
-        """Tells a value by name, and keeps it."""
-        self.facts[name] = value
-        self._replies.write("fact", name=name, value=value)
-
-    def say(self, check, severity, message, remedy=None):
-        """Tells a finding."""
-        from evaluators.protocol import one_line
-
-        self._replies.write(
-            "finding", check=check, severity=severity, message=one_line(message), remedy=remedy
-        )
-
-    def begin(self, text):
-        """Tells what takes its time now."""
-        self._replies.write("progress", text=text)
-
-    def progress(self, count):
-        """Tells how many records were read, at most once a second."""
-        if time.monotonic() > self._told + 1:
-            self._told = time.monotonic()
-            self._replies.write("progress", text="{} eval records were read".format(count))
 
 
 def examine(request, findings):
     """Runs all checks in an order in which each finds what it needs."""
-    from evaluators import protocol
+    from evaluators import looking, protocol
     from evaluators.od_api import blockers, compat
 
     compat.prepare_process(request)
     try:
         findings.fact("versions", compat.import_libraries())
     except protocol.Refusal as refusal:
-        findings.say("environment", "error", refusal.message, refusal.hint or SUPPORTED)
+        findings.say("environment", "error", refusal.message, refusal.hint or looking.SUPPORTED)
         return
     for what, command in blockers.after_import():
         findings.say("environment", "error", what, command)
-    check_device(request, findings)
-    compute_on_the_cpu()
+    looking.check_device(request, findings)
+    looking.compute_on_the_cpu()
     check_backends(request, findings)
     from evaluators.od_api.pipeline import Pipeline
 
@@ -120,28 +84,6 @@ def examine(request, findings):
     if request.get("check") and pipeline.label_map is not None:
         limit = BEGAN + FIT_SHARE * seconds if seconds else None
         check_fit(request["check"], pipeline, limit, findings)
-
-
-def check_device(request, findings):
-    """Says whether TensorFlow sees the GPU that was asked for. Computes nothing on it."""
-    import tensorflow as tf
-
-    wanted = request.get("device") or "cpu"
-    if wanted != "cpu" and not tf.config.list_physical_devices("GPU"):
-        findings.say(
-            "device",
-            "error",
-            "device ({}) is not visible to TensorFlow in this environment".format(wanted),
-            "check nvidia-smi and the CUDA libraries of that environment, or choose cpu",
-        )
-
-
-def compute_on_the_cpu():
-    """Takes the GPUs out of TensorFlow's sight, before anything is computed."""
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # something was computed already
-        tf.config.set_visible_devices([], "GPU")
 
 
 def check_backends(request, findings):
@@ -390,21 +332,9 @@ def main():
     """Answers one request."""
     worker.die_with_parent()
     worker.load_package()
-    from evaluators import protocol
+    from evaluators import looking
 
-    with os.fdopen(worker.REQUEST_DESCRIPTOR, "rb") as file:
-        request = json.loads(file.read().decode("utf-8"))
-    replies = protocol.Replies(worker.REPLY_DESCRIPTOR)
-    findings = Findings(replies)
-    try:
-        examine(request, findings)
-    except Exception as error:
-        sys.stderr.write(protocol.last_traceback())
-        text = "this could not be checked: {}: {}".format(type(error).__name__, error)
-        findings.say("pipeline", "warning", text, "a fault of doctor's or of that environment")
-    replies.write("done")
-    sys.stderr.flush()
-    os._exit(0)  # TensorFlow's own shutdown can hang and has nothing of ours to save
+    looking.answer(worker.REQUEST_DESCRIPTOR, worker.REPLY_DESCRIPTOR, "pipeline", examine)
 
 
 if __name__ == "__main__":
