@@ -51,7 +51,7 @@ def tell_ahead(
     python = python_command(command)
     if not (python and python.is_od_trainer):
         return Unsaved()
-    given = flag_value(command, "pipeline_config_path") or settings.evaluator.pipeline_config
+    given = flag_value(command, "pipeline_config_path") or settings.value("pipeline_config")
     pipeline = od_trainer.read_pipeline(Path(given)) if given else ""
     if said := od_trainer.never_detected(pipeline):
         say(said)

@@ -59,12 +59,12 @@ def examine(
     )
     found += folders.working_directory(settings.run, settings.carrier, running)
     settings = at_work(settings, running)
-    source = open_source(settings.source, settings.run.model_path)
+    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
     answer = training.Answer()
 
     def ask() -> list[Finding]:
         nonlocal answer
-        check = to_check(settings.run.state_path, settings.evaluator.pipeline_config, source)
+        check = to_check(settings.run, settings.evaluator, source)
         where = _device(settings.carrier, running)
         answer = training.ask(settings.evaluator, settings.carrier, where, time_limit, tell, check)
         return [*training.environment(answer.facts), *answer.findings]
@@ -149,7 +149,7 @@ def pace(settings: Settings, running: Sequence[Trainer], steps: int | None) -> c
         steps: Of the whole training, as pipeline.config says; None when unknown.
     """
     recorded = _recorded(settings.run.state_path)
-    source = open_source(settings.source, settings.run.model_path)
+    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
     found = _found(source)
     trainer = trainer_on(settings.run.model_path, running)
     typed = trainer and trainer.num_train_steps
