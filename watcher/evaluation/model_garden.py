@@ -27,17 +27,16 @@ class ModelGarden:
     def options(self) -> dict[str, Any]:
         """What `start` says to this kind alone; of files it names the run's copies."""
         evaluator = self._evaluator
-        files = config_files(self._model_dir, evaluator.config_file)
+        first, *others = map(str, config_files(self._model_dir, evaluator.config_file))
         return {
             "experiment": evaluator.experiment,
-            "config_files": [self._copy(str(file)) for file in files],
-            "params_overrides": [self._copy(text) for text in evaluator.params_override],
+            "config_file": self._copy(first),
+            # Model Garden takes a further file as it takes an override.
+            "params_overrides": [self._copy(o) for o in (*others, *evaluator.params_override)],
             "garden_imports": [self._copy(text) for text in evaluator.garden_import],
             "whole_eval_set": evaluator.whole_eval_set,
             "coco_backend": evaluator.coco_backend,
             "cache_bytes": evaluator.eval_cache_mib and evaluator.eval_cache_mib << 20,
-            # Beside params.yaml, where the trainer says what gin was told.
-            "gin_file": str(self._model_dir / "operative_config.train.gin"),
         }
 
     def _copy(self, given: str) -> str:
