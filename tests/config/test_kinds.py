@@ -1,4 +1,4 @@
-"""Which evaluator settings are for: by its name, by what only it has, or by what lies in MODEL_DIR."""
+"""Which evaluator settings are for: its name tells, or what only it has, or what MODEL_DIR has."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ def test_a_setting_of_the_other_kind_is_refused_by_name_value_and_origin():
 
 
 def test_another_kind_than_at_the_last_start_takes_nothing_of_that_one(model_dir: Path):
-    last = LastStart(
-        {"pipeline_config": "p", "top_k": 5}, {"pipeline_config": "--p", "top_k": "--k"}
-    )
+    before = {"pipeline_config": "p", "top_k": 5}
+    last = LastStart(before, {"pipeline_config": "--pipeline-config", "top_k": "--top-k"})
     loaded = load(Settings, {"model_dir": str(model_dir), "experiment": "x"}, {}, None, last=last)
     assert loaded.inherited == {"top_k": 5}
     assert isinstance(loaded.settings.evaluator, ModelGardenSettings)
