@@ -20,7 +20,10 @@ import importlib
 
 from evaluators.protocol import Refusal
 
-KINDS = {"od-api": "evaluators.od_api.kind:ObjectDetection"}
+KINDS = {
+    "od-api": "evaluators.od_api.kind:ObjectDetection",
+    "model-garden": "evaluators.model_garden.kind:ModelGarden",
+}
 
 
 def make(name):

@@ -11,7 +11,7 @@ import pathlib
 import re
 import sys
 
-from evaluators.od_api.versions import version_of
+from evaluators.versions import version_of
 
 TENSORFLOWS = (
     "tensorflow",

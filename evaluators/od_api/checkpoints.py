@@ -11,15 +11,15 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from evaluators.od_api import misfit
+from evaluators import misfit
 from evaluators.protocol import Failure
+from evaluators.soundness import check_finite_variables
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 SLOT = "/.OPTIMIZER_SLOT/"
 # Where train_loop's Checkpoint(step, model, optimizer) keeps the moving averages.
 AVERAGE = SLOT + "optimizer/average"
 STEP_KEY = "step" + VALUE
-NAMED_MISMATCHES = 5
 READ_ERRORS = (tf.errors.OpError, IndexError, OSError, ValueError)
 
 
@@ -78,7 +78,7 @@ def read(prefix, variables, averaged, classes=None):
     except READ_ERRORS as error:
         raise _unreadable(prefix, error) from error
     values = {key: tensor.numpy() for key, tensor in zip(keys, tensors)}
-    _check_finite(values)
+    check_finite_variables(values)
     for key in averaged:
         # The OD API swaps the two in place by sums and differences, so what it evaluates is
         # (average + value) - value, rounded twice.
@@ -150,19 +150,3 @@ def _check(prefix, expected, averaged, classes):
         said = misfit.explain(differing, ours, theirs, classes)
         message = "the checkpoint {}".format(said)
         raise Failure(misfit.UNMATCHED, message, permanent=True)
-
-
-def _check_finite(values):
-    bad = [
-        key
-        for key, value in values.items()
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all()
-    ]
-    if bad:
-        message = "{} variables hold NaN or infinity: {}".format(len(bad), _few(bad))
-        raise Failure("not_finite", message, permanent=True)
-
-
-def _few(names):
-    shown = "; ".join(sorted(names)[:NAMED_MISMATCHES])
-    return shown + ("; ..." if len(names) > NAMED_MISMATCHES else "")

@@ -1,6 +1,5 @@
 """The eval set: the OD API's own input pipeline, decoded once where memory or disk allows."""
 
-import os
 import pathlib
 import tempfile
 
@@ -9,13 +8,13 @@ from object_detection import inputs
 from object_detection.core import standard_fields
 
 from evaluators import disk
+from evaluators.memory import default_cache_bytes, tensor_bytes
 from evaluators.od_api import compat, records
 from evaluators.od_api.model import inputs_of_the_model
 from evaluators.od_api.pipeline import is_sequence
 from evaluators.protocol import Refusal
 
 FIELDS = standard_fields.InputDataFields
-LARGEST_CACHE_BYTES = 4 << 30
 # Where the identities of images without a source_id begin: above every hash of one.
 FIRST_NUMBERED = 1 << 31
 
@@ -130,23 +129,6 @@ def first_batch(pipeline, model):
     except records.UNREADABLE as error:
         raise _cannot_read(pipeline, error) from error
     raise Refusal(records.CODE, "the eval records hold no image", "check their paths")
-
-
-def default_cache_bytes():
-    """Returns a quarter of the memory available now, at most LARGEST_CACHE_BYTES."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        free = LARGEST_CACHE_BYTES
-    return min(LARGEST_CACHE_BYTES, free // 4)
-
-
-def tensor_bytes(tensor):
-    """Returns the bytes a tensor's values take; 64 for each string."""
-    return tensor.shape.num_elements() * (tensor.dtype.size or 64)
 
 
 def _shape_key(features, labels):

@@ -44,10 +44,10 @@ DECODED = 30
 
 def examine(request, findings):
     """Runs all checks in an order in which each finds what it needs."""
-    from evaluators import looking, protocol
+    from evaluators import device, looking, protocol
     from evaluators.od_api import blockers, compat
 
-    compat.prepare_process(request)
+    device.prepare_process(request)
     try:
         findings.fact("versions", compat.import_libraries())
     except protocol.Refusal as refusal:
@@ -240,7 +240,7 @@ def check_fit(prefix, pipeline, deadline, findings):
         deadline: when the answer is waited for no longer, None for never.
         findings: the Findings.
     """
-    from evaluators.od_api import misfit
+    from evaluators import misfit
     from evaluators.od_api.pipeline import number_of_classes
 
     name, classes = pathlib.Path(prefix).name, number_of_classes(pipeline.configs)
@@ -263,7 +263,8 @@ def classes_of(prefix, pipeline):
     """Returns how many classes a checkpoint's own shapes tell, None where they do not."""
     import tensorflow as tf
 
-    from evaluators.od_api import checkpoints, misfit
+    from evaluators import misfit
+    from evaluators.od_api import checkpoints
 
     model = pipeline.configs["model"]
     kind = model.WhichOneof("model")

@@ -1,15 +1,15 @@
 """One evaluation set-up: built once, then asked for one checkpoint after another."""
 
-import math
-import resource
-import sys
 import time
 
+from evaluators import device, fingerprint
 from evaluators.clock import Clock, throttled
-from evaluators.od_api import coco, compat, fingerprint, plugins, randomness, record_checks
+from evaluators.latency import Stopwatch
+from evaluators.memory import peak_memory_bytes
+from evaluators.od_api import coco, plugins, randomness, record_checks
 from evaluators.od_api.dataset import EvalSet
 from evaluators.od_api.declared import LATENCY, declare
-from evaluators.od_api.latency import Stopwatch
+from evaluators.od_api.fingerprint import fingerprint_parts
 from evaluators.od_api.metrics import Metrics, MetricSets
 from evaluators.od_api.model import Model
 from evaluators.od_api.passes import Passes, passes_at_once
@@ -17,6 +17,7 @@ from evaluators.od_api.pipeline import Pipeline
 from evaluators.od_api.visualize import Visualizer
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, Refusal, finite
 from evaluators.snapshot import Snapshot
+from evaluators.soundness import check_finite
 
 
 class Evaluation:
@@ -32,7 +33,7 @@ class Evaluation:
     def __init__(self, request, versions, snapshot=None, begin=lambda phase: None):
         began = time.perf_counter()
         self._snapshot = snapshot or Snapshot()
-        self._device = compat.configure_devices(request)
+        self._device = device.configure_devices(request)
         # After the devices: TensorFlow refuses to configure them once a plugin has used it.
         self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
         self._pipeline = Pipeline(request, self._snapshot)
@@ -43,9 +44,9 @@ class Evaluation:
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
-        self._parts = fingerprint.fingerprint_parts(self._pipeline, versions)
+        self._parts = fingerprint_parts(self._pipeline, versions)
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
-        numbers = compat.numbers_of_device()
+        numbers = device.numbers_of_device()
         if numbers:  # on the CPU nothing is added: fingerprints of before stay valid
             self._parts["device"] = numbers
         if self._plugins:
@@ -158,7 +159,7 @@ class Evaluation:
     def _result(self, step, metrics, clock, cost, shown):
         with clock.measure("metrics"):
             values, by_category = metrics.compute()
-        check_finite(values)
+        check_finite(values, lambda name: name.startswith("Loss/"))
         with clock.measure("metrics"):
             # Last, with arrays of their own: whatever a plugin does, these values stand.
             custom, plugin_warnings = metrics.compute_plugins()
@@ -177,7 +178,7 @@ class Evaluation:
             "timings": clock.timings(),
             "cost": cost,
             "peak_memory_bytes": peak_memory_bytes(),
-            "peak_gpu_memory_bytes": compat.peak_gpu_memory_bytes(),
+            "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
         }
 
@@ -263,24 +264,3 @@ class Evaluation:
                 "changed since the evaluator started: " + ", ".join(changed),
                 permanent=False,
             )
-
-
-def check_finite(metrics):
-    """Refuses metrics that no sound evaluation gives.
-
-    A category without ground truth has the AP NaN in the pascal VOC and open images sets: that is
-    their word for "none". A loss has no such excuse, and nothing is ever infinite.
-    """
-    bad = [
-        name
-        for name, value in sorted(metrics.items())
-        if math.isinf(value) or (math.isnan(value) and name.startswith("Loss/"))
-    ]
-    if bad:
-        raise Failure("not_finite", "NaN or infinity in " + ", ".join(bad), permanent=True)
-
-
-def peak_memory_bytes():
-    """Returns the most memory this process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

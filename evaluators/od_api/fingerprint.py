@@ -1,14 +1,12 @@
-"""Identifies an evaluation: two scores compare only when their fingerprints are equal."""
+"""What the numbers of an evaluation by the OD API depend on."""
 
 import hashlib
-import json
 
-import tensorflow as tf
 from google.protobuf import text_format
 
 from evaluators import EVALUATOR_VERSION
+from evaluators.fingerprint import file_sha256
 
-CHUNK_BYTES = 4 << 20
 COMPARED_VERSIONS = (
     "tensorflow",
     "object_detection",
@@ -18,17 +16,6 @@ COMPARED_VERSIONS = (
 )
 # Fields of eval_config that change pictures and no score.
 _FOR_PICTURES = ("num_visualizations", "max_num_boxes_to_visualize")
-
-
-def file_sha256(path):
-    """Returns the hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while True:
-            chunk = file.read(CHUNK_BYTES)
-            if not chunk:
-                return digest.hexdigest()
-            digest.update(chunk)
 
 
 def fingerprint_parts(pipeline, versions):
@@ -65,28 +52,3 @@ def text_sha256(message):
     """Returns the hex sha256 of a message's text form."""
     text = text_format.MessageToString(message)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def digest(parts):
-    """Returns the fingerprint: the hex sha256 of the parts as JSON with sorted keys."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-class FileStates:
-    """Notices that files changed on disk since they were first seen."""
-
-    def __init__(self, paths):
-        self._seen = {path: self._state(path) for path in paths}
-
-    def changed(self):
-        """Returns the paths whose length or time of change differs, or which are gone."""
-        return [path for path, state in self._seen.items() if self._state(path) != state]
-
-    @staticmethod
-    def _state(path):
-        try:
-            stat = tf.io.gfile.stat(path)
-        except tf.errors.OpError:
-            return None
-        return stat.length, stat.mtime_nsec

@@ -1,5 +1,6 @@
 """The kind `od-api`: what `worker.py` asks for, from the Object Detection API."""
 
+from evaluators import device
 from evaluators.od_api import compat
 
 
@@ -12,7 +13,7 @@ class ObjectDetection:
     def prepare(self, start, begin):
         """Sets up the process, imports the libraries and returns their versions by name."""
         begin("importing TensorFlow")
-        compat.prepare_process(start.set_up())
+        device.prepare_process(start.set_up())
         self._versions = compat.import_libraries()
         return self._versions
 

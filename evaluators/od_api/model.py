@@ -6,7 +6,8 @@ import tensorflow as tf
 from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
 
-from evaluators.od_api import checkpoints, misfit, randomness
+from evaluators import misfit
+from evaluators.od_api import checkpoints, randomness
 from evaluators.od_api.pipeline import number_of_classes
 from evaluators.protocol import Failure, Refusal, one_line
 

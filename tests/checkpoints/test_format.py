@@ -10,16 +10,14 @@ import pytest
 from fake_bundle import SUFFIX, floats, int64
 from fake_trainer import model_tensors, write_checkpoint
 
-from watcher.checkpoints.bundle import Layout, read_index
-from watcher.checkpoints.bundle_format import OD_API, BundleFormat
+from watcher.checkpoints.bundle import read_index
+from watcher.checkpoints.bundle_format import MODEL_GARDEN, OD_API
 from watcher.checkpoints.bundle_index import parse_index
 from watcher.files.slices import Progress, finish
 from watcher.protocols import CheckpointSource
 from watcher.sources.local import LocalFolder
 
 ROOT = Path(__file__).parents[2]
-# Names the step, saves it under another key, and has no `model/` before the model's variables.
-MODEL_GARDEN = BundleFormat("ckpt-", False, Layout(step=f"global_step{SUFFIX}", model="backbone/"))
 
 
 @pytest.mark.parametrize(
@@ -50,16 +48,23 @@ def test_the_source_and_its_format_are_chosen_in_one_place():
     choosing = set()
     for path in (ROOT / "watcher").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Name | ast.Attribute | ast.alias):
-                name = getattr(node, "id", None) or getattr(node, "attr", None) or node.name
-                if name == "LocalFolder" or name.startswith("OD_API"):
+            for one in node.names if isinstance(node, ast.ImportFrom) else ():
+                known = one.name.startswith(("OD_API", "MODEL_GARDEN"))
+                of_format = known and "bundle" in str(node.module)
+                if one.name in ("LocalFolder", "bundle_format") or of_format:
                     choosing.add(path.relative_to(ROOT / "watcher").as_posix())
-    defining = {"checkpoints/bundle.py", "checkpoints/bundle_format.py"}
-    assert choosing == {"sources/choice.py", *defining}
+    assert choosing == {"sources/choice.py", "checkpoints/bundle_format.py"}
 
 
 def test_a_trainer_with_other_keys_is_read_by_its_own_format(tmp_path: Path):
-    tensors = {MODEL_GARDEN.layout.step: int64(7000), f"backbone/w{SUFFIX}": floats([1.0, 2.0])}
+    slot = f"backbone/w/.OPTIMIZER_SLOT/optimizer/momentum{SUFFIX}"
+    others = {f"{name}{SUFFIX}": int64(7000) for name in ("optimizer/iter", "save_counter")}
+    tensors = {
+        MODEL_GARDEN.layout.step: int64(7000),
+        f"backbone/w{SUFFIX}": floats([1.0, 2.0]),
+        slot: floats([0.0, 0.0]),
+        **others,
+    }
     write_checkpoint(tmp_path, "ckpt-7000", None, tensors)
     (tmp_path / "pins").mkdir()
     garden, od_api = (LocalFolder(tmp_path, one) for one in (MODEL_GARDEN, OD_API))

@@ -9,7 +9,7 @@ import sqlite3
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, cli
 
-from evaluators.od_api.misfit import classes_of, classes_of_heads, differences, explain
+from evaluators.misfit import classes_of, classes_of_heads, differences, explain
 
 WRONG = {"STUB_MISFIT": "*", "STUB_FINGERPRINT": "b" * 64}
 SAID = "has 2 classes, pipeline.config says 5"

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
@@ -16,6 +17,8 @@ from evaluators.od_api.plugins import load
 from evaluators.protocol import Refusal
 from evaluators.snapshot import Snapshot as TakenByWorker
 from watcher.config import Settings, load_settings
+from watcher.config.evaluator import OdApiSettings
+from watcher.evaluation.od_api import ObjectDetection
 from watcher.evaluation.snapshot import Snapshot, take_snapshot
 
 
@@ -160,7 +163,14 @@ def settings_of(folder: Path, *plugins: str) -> Settings:
 
 def snapshot_of(settings: Settings) -> Snapshot:
     run, carrier = settings.run, settings.carrier
-    return take_snapshot(settings.evaluator, run.state_path, carrier.working_path)
+    return take_snapshot(settings.evaluator, run.model_path, run.state_path, carrier.working_path)
+
+
+def options_of(settings: Settings) -> dict[str, Any]:
+    """What a worker of a run is told."""
+    assert isinstance(settings.evaluator, OdApiSettings)
+    snapshot = snapshot_of(settings)
+    return ObjectDetection(settings.evaluator, settings.exports, "python", snapshot).options
 
 
 def looked(snapshot: Snapshot) -> list[str]:
@@ -193,7 +203,7 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
     (folder / "notes.txt").write_text("the user's")
     before = (folder / "pipeline.config").stat().st_ino
     settings = settings_of(tmp_path, plugins[1])
-    request = snapshot_of(settings).options(settings.evaluator)
+    request = options_of(settings)
     held = {path.name: path.read_text() for path in folder.iterdir()}
     assert held == {"pipeline.config": "a", "plugin-0.py": "2", "notes.txt": "the user's"}
     assert request["metric_plugins"] == [f"{folder}/plugin-0.py:f"]
@@ -206,7 +216,7 @@ def test_a_start_takes_the_place_of_an_earlier_one_and_touches_nothing_else(tmp_
 
 def test_a_plugin_that_is_not_there_is_left_to_the_worker_to_refuse(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "none.py:mine", "installed")
-    request = snapshot_of(settings).options(settings.evaluator)
+    request = options_of(settings)
     assert request["metric_plugins"] == [f"{Path.cwd()}/none.py:mine", "installed"]
 
 

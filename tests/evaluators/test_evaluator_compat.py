@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.device import device_numbers
 from evaluators.disk import file_system, free_bytes
-from evaluators.od_api.compat import device_numbers
 
 
 @pytest.mark.parametrize(

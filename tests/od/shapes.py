@@ -2,7 +2,8 @@
 
 SETS is JSON, from a name to its options: `images`, `seed`, `size` (height and width), `vary_size`
 (every second image is turned), `empty_every` (so many images have one without any box), `anonymous`
-(no source_id) and `flags` (whether some boxes are marked).
+(no source_id), `flags` (whether some boxes are marked) and `garden` (what Model Garden asks for
+beside: a number as source_id, the image's class, and the class of each pixel).
 
 Runs in the training interpreter. Each image carries rectangles and ellipses as JPEG, with boxes,
 classes, instance masks (PNG), keypoints, and the flags the metrics treat apart: crowd, difficult
@@ -91,7 +92,19 @@ def source_ids(name, images):
     return [names[index].encode() for index in np.argsort(hashes)]
 
 
-def example(index, name, source_id, rng, size, empty, flags):
+def garden_features(index, shapes, height, width):
+    """Returns what Model Garden's records of images and of their pixels' classes hold."""
+    pixels = np.zeros((height, width), np.uint8)
+    for label, _, mask in shapes:
+        pixels[mask > 0] = label
+    return {
+        "image/source_id": _bytes([str(index + 1).encode()]),
+        "image/class/label": _ints([shapes[0][0] if shapes else 0]),
+        "image/segmentation/class/encoded": _bytes([tf.io.encode_png(pixels[:, :, None]).numpy()]),
+    }
+
+
+def example(index, name, source_id, rng, size, empty, flags, garden):
     """Returns one drawn tf.train.Example."""
     height, width = size
     image = np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
@@ -113,6 +126,8 @@ def example(index, name, source_id, rng, size, empty, flags):
     features["image/not_exhaustive_category_ids"] = _ints(sorted(labels) if index % 4 == 3 else [])
     if not source_id and index % 2:  # empty and not there are the same to the OD API
         del features["image/source_id"]
+    if garden:
+        features.update(garden_features(index, shapes, height, width))
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
@@ -141,6 +156,7 @@ def draw(
     empty_every=10,
     anonymous=False,
     flags=True,
+    garden=False,
 ):
     """Writes `NAME.tfrecord` and `label_map.pbtxt` into the folder."""
     folder = pathlib.Path(folder)
@@ -151,7 +167,7 @@ def draw(
         for index, source_id in enumerate(ids):
             turned = size[::-1] if vary_size and index % 2 else size
             empty = bool(empty_every) and index % empty_every == 0
-            drawn = example(index, name, source_id, rng, turned, empty, flags)
+            drawn = example(index, name, source_id, rng, turned, empty, flags, garden)
             writer.write(drawn.SerializeToString())
     write_label_map(folder / "label_map.pbtxt")
 

@@ -61,14 +61,30 @@ class Layout:
     Attributes:
         step: The global step, an int64 scalar.
         model: What the keys of the model's variables begin with.
+        others: What other variables' keys begin with.
     """
 
     step: str
-    model: str
+    model: str = ""
+    others: tuple[str, ...] = ()
+
+    def is_model(self, key: str) -> bool:
+        """Tell whether a key is that of a variable of the model, and of no optimizer's slot."""
+        return (
+            key.startswith(self.model)
+            and key.endswith(_VARIABLE_SUFFIX)
+            and _SLOT_MARK not in key
+            and not key.startswith(self.others)
+        )
 
 
 # model_main_tf2 saves tf.train.Checkpoint(step=..., model=..., optimizer=...).
 OD_API_LAYOUT = Layout(step=f"step{_VARIABLE_SUFFIX}", model="model/")
+# official.core.base_trainer saves tf.train.Checkpoint(global_step=..., model=..., optimizer=...,
+# **model.checkpoint_items): the model's variables have no name in common.
+MODEL_GARDEN_LAYOUT = Layout(
+    step=f"global_step{_VARIABLE_SUFFIX}", others=("global_step/", "save_counter/", "optimizer/")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +127,7 @@ def shard_sizes(bundle: Bundle) -> list[int]:
 
 def model_variables(bundle: Bundle, layout: Layout) -> list[str]:
     """List the keys of the model's variables, optimizer slots left out."""
-    return [
-        key
-        for key in bundle.entries
-        if key.startswith(layout.model) and key.endswith(_VARIABLE_SUFFIX) and _SLOT_MARK not in key
-    ]
+    return [key for key in bundle.entries if layout.is_model(key)]
 
 
 def read_index(prefix: Path) -> bytes:

@@ -1,6 +1,6 @@
 """The format of a trainer whose checkpoints are tensor bundles: names, layout and counting in one.
 
-All that a checkpoint of the OD API is known by is said in the two tables that this puts together;
+All that a trainer's checkpoints are known by is said in the two tables that this puts together;
 `watcher.protocols.CheckpointFormat` says what is asked of a format.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.bundle import OD_API_LAYOUT, Layout
+from watcher.checkpoints.bundle import MODEL_GARDEN_LAYOUT, OD_API_LAYOUT, Layout
 from watcher.checkpoints.bundle_index import parse_index
 from watcher.checkpoints.naming import USUAL_STEM, Naming
 from watcher.files.slices import Progress, Work
@@ -51,3 +51,5 @@ class BundleFormat(Naming):
 
 
 OD_API = BundleFormat(USUAL_STEM)
+# The number is the global step.
+MODEL_GARDEN = BundleFormat(USUAL_STEM, counts_saves=False, layout=MODEL_GARDEN_LAYOUT)

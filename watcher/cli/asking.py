@@ -47,7 +47,9 @@ def carry_out(state_dir: Path, request: Request, *, after: str = "", hint: str =
     # The answer says it all; a problem that the daemon would log is shown by the next `status`.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, model_dir = str(run["name"]), Path(run["model_dir"])
-    source = open_source(settings.source if settings else SourceSettings(), model_dir)
+    source = open_source(SourceSettings(), model_dir)
+    if settings:
+        source = open_source(settings.source, model_dir, settings.run.evaluator)
     here = carry_out_here(
         state_dir, request, source, name=name, model_dir=model_dir, settings=settings
     )

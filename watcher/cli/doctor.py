@@ -48,7 +48,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red
 @settings_options
 def doctor(
     model_dir: str | None,
-    config_file: Path | None,
+    settings_file: Path | None,
     strict: bool,
     time_limit: float,
     json_output: bool,
@@ -66,7 +66,7 @@ def doctor(
     from watcher.doctor.finding import Finding, exit_code
     from watcher.doctor.settings import open_to_all
 
-    given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
+    given = sources({**flags, "model_dir": model_dir}, settings_file, only_given=only_given)
     with lookalike_told(model_dir):
         loaded = _load(given)
     found = examine(loaded.settings, time_limit, _tell, loaded.source("device"))

@@ -148,7 +148,8 @@ def _settings(reader: Any, what_if: tuple[str, ...]) -> Any:
         )
     if not what_if:
         return make_settings(values, dict.fromkeys(values, "the run's database"))
-    flags = {name: values[name] for name in ("model_dir", "pipeline_config", "state_dir")}
+    asked = ("model_dir", "evaluator", "pipeline_config", "experiment", "config_file", "state_dir")
+    flags = {name: values[name] for name in asked if name in values}
     for pair in what_if:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")

@@ -81,7 +81,7 @@ def config_option(about: str) -> Callable[[Command], Command]:
     """Make the `--config` of the commands that take settings; `about` is its help."""
     return click.option(
         "--config",
-        "config_file",
+        "settings_file",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
         help=about,

@@ -28,7 +28,7 @@ from watcher.config import Settings
 @config_option("Settings from a TOML file; its keys are these flags with underscores.")
 @only_given_option
 @settings_options
-def run(model_dir: str | None, config_file: Path | None, only_given: bool, **flags: Any) -> None:
+def run(model_dir: str | None, settings_file: Path | None, only_given: bool, **flags: Any) -> None:
     """Watch MODEL_DIR: evaluate each checkpoint, keep the best, and say when to stop.
 
     Runs until it is stopped by SIGTERM or SIGINT, or idle for --exit-when-idle; after SIGUSR1 it
@@ -37,7 +37,7 @@ def run(model_dir: str | None, config_file: Path | None, only_given: bool, **fla
     overrides the environment, which overrides the file, which overrides the last start: what none
     of them says is as it was then. `none` takes back a setting that is not set by default.
     """
-    given = sources({**flags, "model_dir": model_dir}, config_file, only_given=only_given)
+    given = sources({**flags, "model_dir": model_dir}, settings_file, only_given=only_given)
     from watcher.runtime.app import run_daemon
 
     with lookalike_told(model_dir):

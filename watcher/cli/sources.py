@@ -77,7 +77,7 @@ _FOLDERS = ("model_dir", "state_dir")
 
 def sources(
     flags: Mapping[str, Any],
-    config_file: Path | None,
+    settings_file: Path | None,
     *,
     only_given: bool = False,
     defaults: Mapping[str, Any] | None = None,
@@ -86,7 +86,7 @@ def sources(
 
     The file of the current folder is taken when it names no other MODEL_DIR than the one given.
     """
-    file = config_file
+    file = settings_file
     if file is None:
         model_dir = _first("model_dir", flags, {}, defaults or {})
         if file := file_here(model_dir):

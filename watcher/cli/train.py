@@ -39,7 +39,7 @@ _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
 @options_of(LaunchSettings, without=_NOT_OURS)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=files)
 def train(
-    command: tuple[str, ...], config_file: Path | None, only_given: bool, **flags: Any
+    command: tuple[str, ...], settings_file: Path | None, only_given: bool, **flags: Any
 ) -> None:
     """Run the trainer's COMMAND, unmodified, and end it when EARLY_STOP says so.
 
@@ -65,7 +65,7 @@ def train(
     from watcher.sources.choice import open_source
 
     refuse_mistyped(command)
-    given = sources(flags, config_file, only_given=only_given, defaults=_defaults(command))
+    given = sources(flags, settings_file, only_given=only_given, defaults=_defaults(command))
     settings = given.load(LaunchSettings).settings
     if "://" in settings.run.model_dir:
         raise ConfigError(
@@ -73,7 +73,7 @@ def train(
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
-    source = open_source(settings.source, settings.run.model_path)
+    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
     unsaved = tell_ahead(command, settings, source)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
@@ -144,8 +144,8 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     from watcher.evaluation.workers import other_evaluators
     from watcher.launch.gpus import evaluation_device
 
-    if not Path(settings.evaluator.pipeline_config).is_file():
-        path = settings.evaluator.pipeline_config
+    path = settings.value("pipeline_config")
+    if settings.run.evaluator != "model-garden" and not Path(path).is_file():
         wrong = f"({path}) does not exist or is not a file" if path else "is not set"
         raise ConfigError(
             f"pipeline_config {wrong}",
@@ -163,7 +163,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     if device.device != settings.carrier.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")
     known: dict[str, Any] = {
-        "pipeline_config": settings.evaluator.pipeline_config,
+        "pipeline_config": path,
         "python": settings.carrier.python,
         "working_directory": settings.carrier.working_directory or str(Path.cwd()),
     }

@@ -51,7 +51,7 @@ def tell_ahead(
     kind, arguments = trainer_of(command)
     if kind is None:
         return Unsaved()
-    given = settings.evaluator.pipeline_config
+    given = settings.value("pipeline_config")
     configuration = Path(given) if given else None
     for said in kind.foretold(arguments, configuration, Path()):
         say(said)

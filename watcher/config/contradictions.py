@@ -63,7 +63,7 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
                 f" {'--mode' if board is main else 'the board a metric too, and mode'}"
                 f" {board.policy.mode} by hand",
             )
-    sentinel, pipeline = settings.run.sentinel_path, settings.evaluator.pipeline_config
+    sentinel, pipeline = settings.run.sentinel_path, settings.value("pipeline_config")
     if pipeline and sentinel.resolve() == Path(pipeline).resolve():
         raise ConfigError(
             f"sentinel ({sentinel}) is pipeline_config",
@@ -144,8 +144,9 @@ def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
             " none that is above counts as an improvement",
             "give the share of the score that a gain has to exceed, such as 1%",
         )
-    names = [name for name, _ in main.metric.keys]
-    share = all("Precision/" in name or "Recall/" in name for name in names)
+    share = (
+        main.metric.natural_mode == "max"
+    )  # precision, recall, accuracy, intersection over union
     for field in ("target", "divergence"):
         value = settings.value(field)
         if value is not None and value > 1 and share and not main.metric.is_expression:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.config.settings import Settings, sections
+from watcher.config.settings import Settings, defining
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,12 @@ class Setting:
 
 def describe(kind: type[Settings]) -> Sequence[Setting]:
     """Return the settings of a kind in the order of their definition, tables among them."""
-    return [
-        _describe(field, _title(table))
-        for table in sections(kind).values()
-        for field in msgspec.inspect.type_info(table).fields  # type: ignore[attr-defined]
-    ]
+    return [_describe(_field(table, name), _title(table)) for name, table in defining(kind).items()]
+
+
+def _field(table: type[msgspec.Struct], name: str) -> Any:
+    every = msgspec.inspect.type_info(table).fields  # type: ignore[attr-defined]
+    return next(one for one in every if one.name == name)
 
 
 def _describe(field: Any, group: str) -> Setting:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from watcher.config.evaluator import OdApiSettings
+from watcher.config.evaluator import OD_API, ModelGardenSettings, OdApiSettings
 from watcher.config.rules import NotNegative, about
 from watcher.config.settings import Settings, names
 
@@ -52,7 +52,7 @@ class TrainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = None
 
 
-class _OptionalPipeline(OdApiSettings, frozen=True, kw_only=True, tag_field="kind", tag="od-api"):
+class _OptionalPipeline(OdApiSettings, tag=OD_API, frozen=True, kw_only=True):
     __doc__ = OdApiSettings.__doc__
 
     # The launcher alone needs none, and the trainer's own command usually names it.
@@ -68,7 +68,7 @@ class LaunchSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     `run` passes over the launcher's own keys in a shared file.
     """
 
-    evaluator: _OptionalPipeline = _OptionalPipeline()
+    evaluator: _OptionalPipeline | ModelGardenSettings = _OptionalPipeline()
     trainer: TrainerSettings = TrainerSettings()
 
 

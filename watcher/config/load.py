@@ -17,13 +17,14 @@ import msgspec
 
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.describe import describe
+from watcher.config.kinds import complete, kind_given, of_others
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
 from watcher.config.ranking import BoardSettings
 from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
 from watcher.config.service import SECRET, parse_address
-from watcher.config.settings import Settings, fields, names, nested, section_of, sections
+from watcher.config.settings import Settings, defining, fields, names, nested
 from watcher.config.wording import in_words
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.queue_policy import parse_policy, parse_size
@@ -107,10 +108,12 @@ def load(
     _check_names(merged, given, names(kind))
     inherited = _inherit(merged, last, with_file=file is not None)
     origin = given | {name: f"{last.where[name]} at the last start" for name in inherited}
-    for one in fields(kind):
-        if one.required and one.name not in merged:
-            raise ConfigError(f"{one.name} is not set", hint=_missing_hint(kind))
     _unset(kind, merged)
+    guessed = complete(merged, origin)
+    origin |= dict.fromkeys(guessed, "MODEL_DIR/params.yaml")
+    for one in fields(kind):
+        if one.required and one.name not in merged and one.name not in of_others(merged):
+            raise ConfigError(f"{one.name} is not set", hint=_missing_hint(kind, one.name))
     # A first board of the file that is in use has its say over what was typed at an earlier start.
     of_board = "board" in given and "mode" not in by_hand and _first_board(merged).get("mode")
     given |= {name: last.where[name] for name in inherited}
@@ -157,18 +160,27 @@ def _inherit(merged: dict[str, Any], last: LastStart, *, with_file: bool) -> dic
     """Add what counts on since the last start, and return that."""
     counting = last.counting(with_file=with_file)
     inherited = {name: value for name, value in counting.items() if name not in merged}
-    for name in without_foreign({**inherited, **merged}, inherited, last.settings):
+    foreign = without_foreign({**inherited, **merged}, inherited, last.settings)
+    # Those of the kind of evaluator that it was, when another one is asked for now.
+    asked = kind_given(merged)
+    for name in foreign | (of_others({"evaluator": asked}) & set(inherited) if asked else set()):
         del inherited[name]
     merged |= inherited
     return inherited
 
 
-def _missing_hint(kind: type[Settings]) -> str:
+def _missing_hint(kind: type[Settings], name: str) -> str:
+    if name == "experiment":
+        return (
+            "params.yaml does not tell it: give --experiment NAME, as official.vision.train got it,"
+            " such as retinanet_resnetfpn_coco"
+        )
     if issubclass(kind, LaunchSettings):
         return "give --model-dir, or --model_dir in the trainer's command"
     return (
         "give MODEL_DIR and --pipeline-config FILE, or both in the file of --config, which"
-        " `checkpoint-watcher init MODEL_DIR` writes"
+        " `checkpoint-watcher init MODEL_DIR` writes; for a run of Model Garden give MODEL_DIR,"
+        " which has its params.yaml, and --experiment NAME"
     )
 
 
@@ -195,7 +207,7 @@ def _make(
         _check_texts(settings)
     except msgspec.ValidationError as error:
         raise _explain(kind, error, merged, origin) from error
-    chosen = settings.evaluator.eval_input
+    chosen = settings.value("eval_input")
     if isinstance(chosen, str) and chosen.isdecimal():
         settings = settings.replaced(eval_input=int(chosen))
     settings = with_main_board(settings)
@@ -330,7 +342,7 @@ def _explain(
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     if "enum" in rule:
-        table = (BoardSettings, field) if field else (sections(kind)[section_of(kind)[name]], name)
+        table = (BoardSettings, field) if field else (defining(kind)[name], name)
         rule = f"expected one of {', '.join(_choices(*table))}"
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
         rule = f"it has a key {unknown[1]}"

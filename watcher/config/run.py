@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -22,6 +22,14 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     model_dir: Annotated[
         str, about("The folder the trainer writes checkpoints into.", "FOLDER", min_length=1)
     ]
+    evaluator: Annotated[
+        Literal["od-api", "model-garden"] | None,
+        about(
+            "What evaluates: the Object Detection API or Model Garden. Default: what the other"
+            " settings are of; without any, model-garden where MODEL_DIR has a params.yaml.",
+            "od-api|model-garden",
+        ),
+    ] = None
     run_name: Annotated[
         str | None, about("Name of the run. Default: the name of MODEL_DIR.", "NAME")
     ] = None
@@ -43,7 +51,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         str | None,
         about(
             "Where TensorBoard finds the evaluations, in a folder for each eval input."
-            " Default: MODEL_DIR/eval.",
+            " Default: MODEL_DIR/eval; of Model Garden MODEL_DIR, where it has validation/.",
             "FOLDER",
         ),
     ] = None
@@ -87,7 +95,9 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def eval_path(self) -> Path:
         """Folder of the event files for TensorBoard."""
-        return Path(self.eval_dir).absolute() if self.eval_dir else self.model_path / "eval"
+        if self.eval_dir:
+            return Path(self.eval_dir).absolute()
+        return self.model_path if self.evaluator == "model-garden" else self.model_path / "eval"
 
     @property
     def sentinel_path(self) -> Path:

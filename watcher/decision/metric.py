@@ -35,35 +35,36 @@ _BOX, _MASK = "DetectionBoxes_", "DetectionMasks_"
 
 
 def _either(suffix: str, *others: str) -> tuple[str, ...]:
-    """Names of a COCO metric: of boxes, else of masks; then those of other metrics sets."""
+    """Names of a COCO metric: of boxes, else of masks; then other sets', Model Garden's last."""
     return (_BOX + suffix, _MASK + suffix, *others)
 
 
 # Short name to the recorded names it may mean; the first that an evaluation has is taken.
 SHORT_NAMES: dict[str, tuple[str, ...]] = {
-    "mAP": _either("Precision/mAP"),
-    "mAP50": _either("Precision/mAP@.50IOU", "PascalBoxes_Precision/mAP@0.5IOU"),
-    "mAP75": _either("Precision/mAP@.75IOU"),
-    "mAP_small": _either("Precision/mAP (small)"),
-    "mAP_medium": _either("Precision/mAP (medium)"),
-    "mAP_large": _either("Precision/mAP (large)"),
-    "AR1": _either("Recall/AR@1"),
-    "AR10": _either("Recall/AR@10"),
-    "AR100": _either("Recall/AR@100"),
-    "AR100_small": _either("Recall/AR@100 (small)"),
-    "AR100_medium": _either("Recall/AR@100 (medium)"),
-    "AR100_large": _either("Recall/AR@100 (large)"),
-    "mask_mAP": (_MASK + "Precision/mAP",),
-    "loss": ("Loss/total_loss",),
+    "mAP": _either("Precision/mAP", "AP"),
+    "mAP50": _either("Precision/mAP@.50IOU", "PascalBoxes_Precision/mAP@0.5IOU", "AP50"),
+    "mAP75": _either("Precision/mAP@.75IOU", "AP75"),
+    "mAP_small": _either("Precision/mAP (small)", "APs"),
+    "mAP_medium": _either("Precision/mAP (medium)", "APm"),
+    "mAP_large": _either("Precision/mAP (large)", "APl"),
+    "AR1": _either("Recall/AR@1", "ARmax1"),
+    "AR10": _either("Recall/AR@10", "ARmax10"),
+    "AR100": _either("Recall/AR@100", "ARmax100"),
+    "AR100_small": _either("Recall/AR@100 (small)", "ARs"),
+    "AR100_medium": _either("Recall/AR@100 (medium)", "ARm"),
+    "AR100_large": _either("Recall/AR@100 (large)", "ARl"),
+    "mask_mAP": (_MASK + "Precision/mAP", "mask_AP"),
+    "loss": ("Loss/total_loss", "total_loss", "validation_loss"),
     LATENCY: (LATENCY,),
 }
 # The same of a category, as in AP[person].
 CATEGORY_NAMES: dict[str, tuple[str, ...]] = {
-    "AP": _either("Precision/mAP"),
-    "AP50": _either("Precision/mAP@.50IOU"),
-    "AP75": _either("Precision/mAP@.75IOU"),
-    "AR100": _either("Recall/AR@100"),
-    "mask_AP": (_MASK + "Precision/mAP",),
+    "AP": _either("Precision/mAP", "AP"),
+    "AP50": _either("Precision/mAP@.50IOU", "AP50"),
+    "AP75": _either("Precision/mAP@.75IOU", "AP75"),
+    "AR100": _either("Recall/AR@100", "ARmax100"),
+    "mask_AP": (_MASK + "Precision/mAP", "mask_AP"),
+    "iou": ("iou",),
 }
 _ALIKE = str.maketrans("OoIl", "0011")
 _KEYWORDS = ("if", "else", "and", "or", "not")
@@ -71,7 +72,10 @@ _FUNCTIONS = {"min": min, "max": max, "abs": abs, "sqrt": math.sqrt, "log": math
 
 # The smaller the better: what these say by their names.
 _LOWER = re.compile(r"^Loss/|loss$|latency|seconds$|_ms$|memory", re.IGNORECASE)
-_HIGHER = re.compile(r"(Precision|Recall)/")
+# Then Model Garden's names.
+_HIGHER = re.compile(
+    r"(Precision|Recall)/|^(mask_)?A[PR](\d+|[sml]|max\d+)?$|accuracy|^(mean_)?iou\b"
+)
 _TERM = re.compile(
     r"""(?P<quoted>'[^']+'|"[^"]+"|`[^`]+`)"""
     r"""|(?P<category>[A-Za-z_]\w*)\s*\[\s*(?:(?P<quoted_of>'[^']+'|"[^"]+"|`[^`]+`)\s*\]"""

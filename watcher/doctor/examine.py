@@ -60,12 +60,12 @@ def examine(
     )
     found += folders.working_directory(settings.run, settings.carrier, running)
     settings = at_work(settings, running)
-    source = open_source(settings.source, settings.run.model_path)
+    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
     answer = training.Answer()
 
     def ask() -> list[Finding]:
         nonlocal answer
-        check = to_check(settings.run.state_path, settings.evaluator.pipeline_config, source)
+        check = to_check(settings.run, settings.evaluator, source)
         where = _device(settings.carrier, running)
         answer = training.ask(settings.evaluator, settings.carrier, where, time_limit, tell, check)
         return [*training.environment(answer.facts), *answer.findings]
@@ -151,7 +151,7 @@ def pace(settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any
         facts: What the training environment said of the configuration.
     """
     recorded = _recorded(settings.run.state_path)
-    source = open_source(settings.source, settings.run.model_path)
+    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
     found = _found(source)
     trainer = trainer_on(settings.run.model_path, running)
     schedule = _schedule(settings, trainer, facts)
@@ -178,7 +178,7 @@ def pace(settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any
 def _schedule(settings: Settings, trainer: Trainer | None, facts: Mapping[str, Any]) -> Schedule:
     """Return when the run's trainer saves, as far as its command and configuration tell."""
     kind = trainer.kind if trainer else evaluated_by("od-api")
-    given = settings.evaluator.pipeline_config
+    given = settings.value("pipeline_config")
     configuration = settings.carrier.working_path / given if given else None
     arguments = trainer.arguments if trainer else ()
     folder = trainer.path(".") if trainer else settings.carrier.working_path

@@ -7,6 +7,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from watcher.config.evaluator import EvaluatorBase
+from watcher.config.run import RunSettings
 from watcher.doctor.cadence import newest
 from watcher.errors import CorruptCheckpoint, ModelDirError, StoreError
 from watcher.evaluation.snapshot import unchanged_since
@@ -17,18 +19,18 @@ from watcher.store.reading import open_reader
 _MOST = 20
 
 
-def to_check(state_dir: Path, pipeline_config: str, source: CheckpointSource) -> Path | None:
-    """Return the prefix of a checkpoint that pipeline.config has to fit, as `run` takes one.
+def to_check(run: RunSettings, evaluator: EvaluatorBase, source: CheckpointSource) -> Path | None:
+    """Return the prefix of a checkpoint that the configuration has to fit, as `run` takes one.
 
     The newest in MODEL_DIR that holds a model, else the best that is promoted. None where there is
-    none, and where it has a score that was made with pipeline.config as it is now.
+    none, and where it has a score that was made with it as it is now.
     """
     prefix, sha256 = _newest_trained(source) or (None, "")
-    with suppress(StoreError), open_reader(state_dir, timeout_seconds=2.0) as reader:
+    with suppress(StoreError), open_reader(run.state_path, timeout_seconds=2.0) as reader:
         if prefix is None:
             there = [row for row in reader.leaderboard() if row["files"]]
             return Path(there[0]["path"]) if there else None
-        if since := unchanged_since(state_dir, pipeline_config):
+        if since := unchanged_since(evaluator, run.model_path, run.state_path):
             known = reader.find(sha256, evaluated=True)
             at = known and evaluation(reader, known["evaluation_id"])
             if at and since < datetime.fromisoformat(at["evaluated_at"]):

@@ -66,7 +66,7 @@ def model_dir(
     ours = [trainer for trainer in running if trainer.model_dir == folder.resolve()]
     if not folder.is_dir():
         return [_missing(folder, settings, running)]
-    source = open_source(settings, folder)
+    source = open_source(settings, folder, run.evaluator)
     found = source.scan()
     others = [
         Finding("passed over", "note" if found else "warning", str(one), one.remedy)

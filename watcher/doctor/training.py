@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from watcher.config.carrier import LocalSettings
-from watcher.config.evaluator import OdApiSettings
+from watcher.config.settings import EvaluatorSettings
 from watcher.doctor.finding import Finding, Severity
 from watcher.evaluation.worker import device_environment
 from watcher.files.scratch import Scratch
@@ -64,7 +64,7 @@ class Answer:
 
 
 def ask(
-    evaluator: OdApiSettings,
+    evaluator: EvaluatorSettings,
     carrier: LocalSettings,
     device: str,
     seconds: float,
@@ -92,8 +92,8 @@ def ask(
         )
     names = ("eval_input", "eval_batch_size", "sample_1_of_n", "coco_backend")
     request = {
-        "pipeline_config": str(Path(evaluator.pipeline_config).absolute()),
-        **{name: getattr(evaluator, name) for name in names},
+        "pipeline_config": str(Path(getattr(evaluator, "pipeline_config", "")).absolute()),
+        **{name: getattr(evaluator, name, None) for name in names},
         "device": device,
         "check": str(check.absolute()) if check else None,
         "seconds": seconds,

@@ -33,7 +33,8 @@ class ObjectDetection:
         """What `start` says to this kind alone."""
         evaluator, exports = self._evaluator, self._exports
         return {
-            **self._snapshot.options(evaluator),
+            "pipeline_config": self._snapshot.copy_of(evaluator.pipeline_config),
+            "metric_plugins": [self._plugin(text) for text in evaluator.metric_plugin],
             "eval_input": evaluator.eval_input,
             "eval_batch_size": evaluator.eval_batch_size,
             "coco_backend": evaluator.coco_backend,
@@ -41,3 +42,9 @@ class ObjectDetection:
             "cache_bytes": evaluator.eval_cache_mib and evaluator.eval_cache_mib << 20,
             "visualizations": exports.visualizations if exports.tensorboard else 0,
         }
+
+    def _plugin(self, text: str) -> str:
+        """Return a plugin by the copy of its file, else by a path that is good elsewhere."""
+        file, colon, name = text.rpartition(":")
+        whole = str(Path(file).absolute()) if file else file
+        return (self._snapshot.copy_of(file) or whole) + colon + name

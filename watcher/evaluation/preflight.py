@@ -11,8 +11,9 @@ from watcher.config.policies import boards, require_metrics
 from watcher.evaluation.snapshot import unchanged_since
 from watcher.store.rows import Rows
 
-# What else may change which metrics there are, beside the content of pipeline.config.
-_MEASURING = ("pipeline_config", "python", "working_directory", "eval_input")
+# What else may change which metrics there are, beside what the configuration holds.
+_MEASURING = ("evaluator", "pipeline_config", "python", "working_directory", "eval_input")
+_OF_MODEL_GARDEN = ("experiment", "config_file", "params_override", "garden_import")
 
 
 def refuse_unmeasured(settings: Settings, rows: Rows, before: Mapping[str, Any]) -> None:
@@ -32,10 +33,11 @@ def refuse_unmeasured(settings: Settings, rows: Rows, before: Mapping[str, Any])
     """
     names, evaluated_at = rows.measured_lately()
     present = settings.to_show()
-    if not names or settings.evaluator.metric_plugin:
+    if not names or settings.value("metric_plugin"):
         return
-    if any(before.get(name) != present[name] for name in _MEASURING):
+    if any(before.get(n) != present.get(n) for n in (*_MEASURING, *_OF_MODEL_GARDEN)):
         return
-    since = unchanged_since(settings.run.state_path, settings.evaluator.pipeline_config)
+    run = settings.run
+    since = unchanged_since(settings.evaluator, run.model_path, run.state_path)
     if since and since < datetime.fromisoformat(evaluated_at):
         require_metrics(boards(settings.run, settings.ranking), names, None)

@@ -1,9 +1,10 @@
 """Snapshot: the files that an evaluation is set up from, as they were when the run began.
 
 A worker is started many times in a run, and what the user edits meanwhile is for the next one. So
-pipeline.config and metric plugins are copied at the start, and every worker reads the copies. Label
-maps, which only a worker finds in pipeline.config, it copies there itself
-(`evaluators/snapshot.py`). A difference is told; the next start takes the files as they are then.
+pipeline.config or params.yaml, metric plugins and the like are copied at the start, and every
+worker reads the copies. Label maps, which only a worker finds in pipeline.config, it copies there
+itself (`evaluators/snapshot.py`). A difference is told; the next start takes the files as
+they are then.
 
 Once a worker is ready with them they are copied a second time, into `accepted/`: a later start
 tells what changed since then, however many starts were refused between.
@@ -17,11 +18,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import structlog
 
-from watcher.config.evaluator import OdApiSettings
+from watcher.config.evaluator import EvaluatorBase
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.messages import SnapshotFiles
 from watcher.files.atomic_io import read_regular, replace_file
@@ -30,9 +30,11 @@ _log = structlog.get_logger(__name__)
 
 FOLDER_NAME = "snapshot"
 _ACCEPTED = "accepted"
-_PIPELINE = "pipeline.config"
 # What an earlier start left; whatever else lies there is none of ours.
-_OURS = re.compile(r"pipeline\.config|plugin-\d+\.py|\.?(keypoint_)?label_map\.pbtxt(\..*)?")
+_OURS = re.compile(
+    r"pipeline\.config|(plugin|import)-\d+\.py|(params|override)-\d+\.yaml"
+    r"|\.?(keypoint_)?label_map\.pbtxt(\..*)?"
+)
 _GONE = "gone"
 _LABEL_MAP = "label map"
 
@@ -80,16 +82,10 @@ class Snapshot:
         originals = {str(one.copy): one.original for one in self._taken.values()}
         return SnapshotFiles(str(self._folder), originals)
 
-    def options(self, evaluator: OdApiSettings) -> dict[str, Any]:
-        """Return a worker's options that name files: they name the copies."""
-        copies = {one.original: str(one.copy) for one in self._taken.values()}
-        plugins = (text.rpartition(":") for text in evaluator.metric_plugin)
-        return {
-            "pipeline_config": copies[evaluator.pipeline_config],
-            "metric_plugins": [
-                copies.get(f, _whole(f)) + colon + name for f, colon, name in plugins
-            ],
-        }
+    def copy_of(self, path: str) -> str | None:
+        """Return the copy of a file, by the path as it was given; None where there is none."""
+        taken = self._taken.get(path)
+        return str(taken.copy) if taken else None
 
     def add(self, taken: Mapping[str, str]) -> None:
         """Look after what a worker copied too: the user's path to its copy."""
@@ -140,35 +136,29 @@ class Snapshot:
                 continue
 
 
-def _whole(file: str) -> str:
-    """Return the path of a file as the worker can use it, which is started elsewhere."""
-    return str(Path(file).absolute()) if file else file
-
-
-def take_snapshot(evaluator: OdApiSettings, state_dir: Path, working_path: Path) -> Snapshot:
-    """Copy pipeline.config and the metric plugins into the state folder, in place of earlier ones.
+def take_snapshot(
+    evaluator: EvaluatorBase, model_dir: Path, state_dir: Path, working_path: Path
+) -> Snapshot:
+    """Copy what an evaluation is set up from into the state folder, in place of earlier copies.
 
     Raises:
-        ConfigError: pipeline_config cannot be read.
+        ConfigError: a file without which nothing can be evaluated cannot be read.
         StoreError: the state folder cannot be written.
     """
     folder = state_dir / FOLDER_NAME
-    try:
-        contents = {_PIPELINE: read_regular(Path(evaluator.pipeline_config))}
-    except OSError as error:
-        raise ConfigError(
-            f"pipeline_config ({evaluator.pipeline_config}) cannot be read: {error.strerror}",
-            hint="the user that runs the watcher must be able to read it",
-        ) from error
-    taken = [Taken("pipeline_config", evaluator.pipeline_config, folder / _PIPELINE)]
-    files = dict.fromkeys(text.rpartition(":")[0] for text in evaluator.metric_plugin)
-    for number, file in enumerate(file for file in files if file):
-        name = f"plugin-{number}.py"
+    contents: dict[str, bytes] = {}
+    taken = []
+    for one in evaluator.inputs(model_dir):
         try:
-            contents[name] = read_regular(Path(file))
-        except OSError:
-            continue  # the worker refuses it, and says how it is to be written
-        taken.append(Taken("metric_plugin", file, folder / name))
+            contents[one.copy] = read_regular(Path(one.path))
+        except OSError as error:
+            if not one.required:
+                continue  # the worker refuses it, and says how it is to be written
+            raise ConfigError(
+                f"{one.setting} ({one.path}) cannot be read: {error.strerror}",
+                hint="the user that runs the watcher must be able to read it",
+            ) from error
+        taken.append(Taken(one.setting, one.path, folder / one.copy))
     _fill(folder, contents)
     _tell_changed([one for one in taken if _differs(folder / _ACCEPTED / one.copy.name, contents)])
     return Snapshot(taken, working_path, folder)
@@ -186,18 +176,21 @@ def _tell_changed(taken: Sequence[Taken]) -> None:
         _log.info("changed since the last start, taken as it is now", file=one.original)
 
 
-def unchanged_since(state_dir: Path, pipeline_config: str) -> datetime | None:
-    """Return since when starts of this run came up with pipeline.config as it is now.
+def unchanged_since(evaluator: EvaluatorBase, model_dir: Path, state_dir: Path) -> datetime | None:
+    """Return since when starts of this run came up with the configuration as it is now.
 
     None when the last one that came up had another content, or none did.
     """
-    copy = state_dir / FOLDER_NAME / _ACCEPTED / _PIPELINE
-    try:
-        if read_regular(copy) != read_regular(Path(pipeline_config)):
+    since = 0.0
+    for one in evaluator.inputs(model_dir):
+        copy = state_dir / FOLDER_NAME / _ACCEPTED / one.copy
+        try:
+            if one.required and read_regular(copy) != read_regular(Path(one.path)):
+                return None
+            since = max(since, copy.stat().st_mtime if one.required else 0.0)
+        except OSError:
             return None
-        return datetime.fromtimestamp(copy.stat().st_mtime, UTC)
-    except OSError:
-        return None
+    return datetime.fromtimestamp(since, UTC)
 
 
 def _fill(folder: Path, contents: Mapping[str, bytes]) -> set[str]:
@@ -220,7 +213,7 @@ def _fill(folder: Path, contents: Mapping[str, bytes]) -> set[str]:
     except OSError as error:
         raise StoreError(
             f"cannot write {error.filename or folder}: {error.strerror}",
-            hint="pipeline.config is copied there: check free space and permissions",
+            hint="the configuration is copied there: check free space and permissions",
         ) from error
     return changed
 

@@ -10,11 +10,13 @@ import structlog
 
 from watcher.config import Settings
 from watcher.config.carrier import LocalSettings
+from watcher.config.evaluator import ModelGardenSettings
 from watcher.config.run import RunSettings
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.messages import PROTOCOL, Start
+from watcher.evaluation.model_garden import ModelGarden
 from watcher.evaluation.od_api import ObjectDetection
 from watcher.evaluation.session import Limits
 from watcher.evaluation.snapshot import Snapshot
@@ -56,7 +58,7 @@ def make_supervisors(
         evaluators=other_evaluators(carrier.device_lock_dir, listing),
         source=device_source,
     )
-    evaluator = ObjectDetection(settings.evaluator, settings.exports, interpreter, snapshot)
+    evaluator = _of_kind(settings, interpreter, snapshot)
     request = Start(
         protocol=PROTOCOL,
         kind=evaluator.kind,
@@ -71,6 +73,14 @@ def make_supervisors(
         _log.info("device", device=choice.device, reason=choice.reason)
         supervisors.append(_supervisor(carrier, evaluator, run, choice, number, request, scratch))
     return supervisors
+
+
+def _of_kind(settings: Settings, interpreter: str, snapshot: Snapshot) -> Evaluator:
+    match settings.evaluator:
+        case ModelGardenSettings() as garden:
+            return ModelGarden(garden, settings.run.model_path, interpreter, snapshot)
+        case od_api:
+            return ObjectDetection(od_api, settings.exports, interpreter, snapshot)
 
 
 def other_evaluators(lock_dir: str | None, listing: Listing) -> dict[str, int]:

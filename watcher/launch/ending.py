@@ -192,10 +192,10 @@ def _what_to_do(
 ) -> list[str]:
     """Say how the best is exported, and how training goes on."""
     lines = []
-    if export and settings.evaluator.pipeline_config:
+    if export and (pipeline := settings.value("pipeline_config")):
         words = [interpreter(command) or settings.carrier.python or "python"]
         words += ["-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"]
-        words += ["--pipeline_config_path", settings.evaluator.pipeline_config]
+        words += ["--pipeline_config_path", pipeline]
         words += ["--trained_checkpoint_dir", str(settings.run.best_path)]
         words += ["--output_directory", "exported"]
         lines.append(f"to export it: {shlex.join(words)}")

@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
 from watcher.config import Loaded, Settings, shown
+from watcher.config.evaluator import ModelGardenSettings, OdApiSettings, is_file
 from watcher.config.settings import CarrierSettings, EvaluatorSettings
 from watcher.config.source import SourceSettings
 from watcher.control.channel import ControlChannel
@@ -116,7 +118,11 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
             endpoints = listen(settings, stack)
         if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
             return True
-        source = open_source(settings.source, run.model_path)
+        if isinstance(settings.evaluator, ModelGardenSettings):
+            there = _wait_for_params(settings, settings.evaluator, wakeup, service)
+            if there != "before":  # what it says counts: the settings are loaded again
+                return there == "none"
+        source = open_source(settings.source, run.model_path, run.evaluator)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
         given = {"working_directory": "where it was started", **loaded.given}
@@ -189,18 +195,24 @@ def _record_end(store: Store, _: object, error: BaseException | None, __: object
 
 def _check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str:
     """Refuse what can be refused without the worker; returns the interpreter's full path."""
+    if isinstance(evaluator, OdApiSettings):
+        _check_od_api(evaluator)
+    interpreter, folder = carrier.interpreter(), carrier.working_path
+    if not folder.is_dir() or not os.access(folder, os.X_OK):
+        raise ConfigError(
+            f"working_directory ({carrier.working_directory}) is not a folder, or not for us",
+            hint="give the folder that the trainer is started in",
+        )
+    return interpreter
+
+
+def _check_od_api(evaluator: OdApiSettings) -> None:
     if not Path(evaluator.pipeline_config).is_file():
         given = evaluator.pipeline_config
         wrong = f"({given}) does not exist or is not a file" if given else "is not set"
         raise ConfigError(
             f"pipeline_config {wrong}",
             hint="give the file that model_main_tf2 got as --pipeline_config_path",
-        )
-    interpreter, folder = carrier.interpreter(), carrier.working_path
-    if not folder.is_dir() or not os.access(folder, os.X_OK):
-        raise ConfigError(
-            f"working_directory ({carrier.working_directory}) is not a folder, or not for us",
-            hint="give the folder that the trainer is started in",
         )
     for plugin in evaluator.metric_plugin:
         if is_taken(name := plugin.rpartition(":")[2]):
@@ -209,7 +221,6 @@ def _check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str
                 " otherwise",
                 hint="a metric is named after its function or entry point: rename that",
             )
-    return interpreter
 
 
 def _in_time_for(service: Service, settings: Settings) -> Settings:
@@ -238,6 +249,27 @@ def _wait_for_model_dir(
         service.waiting(f"waiting for {folder}")
         time.sleep(0.2)
     return folder.is_dir() and not wakeup.stop_asked
+
+
+def _wait_for_params(
+    settings: Settings, garden: ModelGardenSettings, wakeup: WakeUp, service: Service
+) -> Literal["before", "now", "none"]:
+    """Tell whether the experiment's configuration is there; wait for that of a trainer to come."""
+    run = settings.run
+    lacking = [o for o in garden.inputs(run.model_path) if o.required and not is_file(o.path)]
+    if not lacking:
+        return "before"
+    setting, path, *_ = lacking[0]
+    if garden.config_file or not settings.source.wait_for_model_dir:
+        raise ConfigError(
+            f"{setting} ({path}) does not exist or is not a file",
+            hint="the trainer writes params.yaml into MODEL_DIR when it starts: start it first,"
+            " wait for it with --wait-for-model-dir, or give its --config-file",
+        )
+    while not is_file(path) and not (wakeup.stop_asked or wakeup.finish_asked):
+        service.waiting(f"waiting for {path}")
+        time.sleep(0.2)
+    return "now" if is_file(path) and not wakeup.stop_asked else "none"
 
 
 def _make_state_folder(state_dir: Path) -> None:
@@ -282,7 +314,9 @@ def _build(
     device_source: str,
 ) -> Daemon:
     run, carrier = settings.run, settings.carrier
-    snapshot = take_snapshot(settings.evaluator, run.state_path, carrier.working_path)
+    snapshot = take_snapshot(
+        settings.evaluator, run.model_path, run.state_path, carrier.working_path
+    )
     supervisors = make_supervisors(
         settings, interpreter, snapshot, scratch, device_source=device_source
     )

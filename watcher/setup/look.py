@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from watcher.config import Settings, make_settings
+from watcher.config.evaluator import OD_API
 from watcher.config.policies import boards
 from watcher.doctor import device, training
 from watcher.doctor.examine import pace
@@ -293,6 +294,7 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
     except ConfigError:  # told when the file is read
         return {}
     return {
+        "evaluator": settings.run.evaluator or OD_API,
         "pipeline_config": "/path/to/pipeline.config",
         "run_name": settings.run.model_path.name,
         "state_dir": str(settings.run.state_path),

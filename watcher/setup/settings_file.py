@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from watcher.config import LaunchSettings, Setting, Settings, describe, names
+from watcher.config.evaluator import KINDS, OD_API
+from watcher.config.settings import own_names
 
 _WIDTH = 98
 _HEADER = """\
@@ -81,12 +83,16 @@ class Outlook:
     notes: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
 
+    def found_value(self, name: str) -> Any:
+        """Return a value that was found, None where none was."""
+        return self.found[name].value if name in self.found else None
+
 
 def render(outlook: Outlook, model_dir: str) -> str:
     """Return the file: the groups of settings in order, each setting with its help text."""
     lines = [_comment(_HEADER.format(model_dir=model_dir))]
     title, last = "", ""
-    for setting in _in_groups():
+    for setting in _in_groups(str(outlook.found_value("evaluator") or OD_API)):
         if setting.group != title:
             title = setting.group
             lines.append(f"\n\n# ---- {title} ".ljust(_WIDTH + 2, "-"))
@@ -98,10 +104,11 @@ def render(outlook: Outlook, model_dir: str) -> str:
     return "\n".join(lines) + last.rstrip("\n") + "\n"
 
 
-def _in_groups() -> list[Setting]:
-    """Return the settings of `run`, then those that only `train` has."""
+def _in_groups(evaluator: str) -> list[Setting]:
+    """Return the settings of `run` with a kind of evaluator, then those that only `train` has."""
     own = [one for one in describe(LaunchSettings) if one.name not in names(Settings)]
-    return [*describe(Settings), *own]
+    others = {name for kind in KINDS if kind != evaluator for name in own_names(kind)}
+    return [*(one for one in describe(Settings) if one.name not in others), *own]
 
 
 def _entry(setting: Setting, outlook: Outlook) -> str:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from watcher.checkpoints.bundle_format import OD_API
+from watcher.checkpoints import bundle_format
+from watcher.config.evaluator import MODEL_GARDEN, OD_API
+from watcher.config.kinds import is_model_garden
 from watcher.config.source import SourceSettings
 from watcher.protocols import CheckpointSource
 from watcher.sources.local import LocalFolder
 
 __all__ = ["CheckpointSource", "open_source"]
 
+_FORMATS = {OD_API: bundle_format.OD_API, MODEL_GARDEN: bundle_format.MODEL_GARDEN}
 
-def open_source(source: SourceSettings, model_dir: Path) -> CheckpointSource:
+
+def open_source(
+    source: SourceSettings, model_dir: Path, evaluator: str | None = None
+) -> CheckpointSource:
     """Return where the checkpoints of a MODEL_DIR come from, with the format they are written in.
 
-    Reads nothing yet.
+    Reads nothing yet but, where the kind of evaluator is not known, the names in MODEL_DIR.
     """
+    if evaluator is None:
+        evaluator = MODEL_GARDEN if is_model_garden(model_dir) else OD_API
     match source:
-        case SourceSettings():  # a further source or format is a further kind of this section
-            return LocalFolder(model_dir, OD_API)
+        case SourceSettings():  # a further source is a further kind of this section
+            return LocalFolder(model_dir, _FORMATS[evaluator])

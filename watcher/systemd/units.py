@@ -180,8 +180,10 @@ def _watcher_drop_in(installation: Installation) -> str:
     paths = " ".join(_word(path) for path in writable)
     lines = ["[Unit]", f"RequiresMountsFor={paths}", "[Service]", *_identity(installation)]
     lines.append(f"ReadWritePaths={paths}")
+    run = settings.run
+    inputs = [Path(one.path) for one in settings.evaluator.inputs(run.model_path)]
     programs = [installation.interpreter, installation.program]
-    used = [*writable, Path(settings.evaluator.pipeline_config), *programs]
+    used = [*writable, *inputs, *programs]
     used += [installation.working_directory or Path("/")]
     used += [path.resolve() for path in used]  # an environment's python is a link
     if at_home := _first_in(used, _HOMES):
@@ -232,7 +234,7 @@ def _trainer_environment(installation: Installation) -> str:
     values = {
         "PYTHON": str(installation.interpreter),
         "MODEL_DIR": str(installation.settings.run.model_path),
-        "PIPELINE_CONFIG": installation.settings.evaluator.pipeline_config,
+        "PIPELINE_CONFIG": installation.settings.value("pipeline_config") or "",
         "TRAINER_FLAGS": " ".join(installation.trainer_flags),
     }
     for value in values.values():

@@ -18,7 +18,7 @@ from pathlib import Path
 from watcher.errors import StoreError
 from watcher.files import scratch
 from watcher.store.reading import Reader, open_reader
-from watcher.tensorboard.folder import arrange
+from watcher.tensorboard.folder import arrange, folder_of
 from watcher.tensorboard.points import Point, content, pictures_of, points
 
 LOCK_NAME = "tensorboard.lock"
@@ -47,7 +47,8 @@ def update(state_dir: Path, eval_dir: Path, *, categories: bool = False) -> int:
         for point in points(reader):
             inputs.setdefault(point.name, []).append(point)
         return sum(
-            _update(reader, eval_dir / name, found, categories) for name, found in inputs.items()
+            _update(reader, folder_of(eval_dir, name), found, categories)
+            for name, found in inputs.items()
         )
 
 

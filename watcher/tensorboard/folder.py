@@ -23,6 +23,9 @@ TEMPORARY_NAME = ".checkpoint-watcher.tmp"
 # last file each time, and never gets over its loss.
 _LOOK_SECONDS = 60
 
+# Where Model Garden writes its own evaluations, in MODEL_DIR.
+MODEL_GARDEN_NAME = "validation"
+
 Write = Callable[[Point, Path], None]
 
 
@@ -34,6 +37,20 @@ class EventFile:
     number: int
     step: int
     identity: str
+
+
+def folder_of(eval_dir: Path, name: str) -> Path:
+    """Return where the files of an eval input lie.
+
+    Model Garden's trainer may evaluate by itself, and then writes into `validation`, too: a curve
+    of two evaluations would be neither's, so ours is in a folder beside it.
+    """
+    folder = eval_dir / name
+    if name != MODEL_GARDEN_NAME:
+        return folder
+    beside = eval_dir / f"{name}-checkpoint-watcher"
+    theirs = set(_numbers(folder)) - {file.number for file in files_of_ours(folder)}
+    return beside if theirs or beside.exists() else folder
 
 
 def files_of_ours(folder: Path) -> list[EventFile]:

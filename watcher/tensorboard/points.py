@@ -18,6 +18,7 @@ _OWN_METRICS = ("latency_ms",)
 OWN_PREFIX = "checkpoint_watcher/"
 EARLIER_PREFIX = "earlier-"
 _AP, _NOTHING_MEASURED = "Precision/mAP", -1.0
+_APS_OF_MODEL_GARDEN = ("AP", "mask_AP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +111,16 @@ def pictures_of(reader: Reader, point: Point) -> str | None:
 
 def _by_category(values: Values) -> dict[str, float | None]:
     """Return each category's AP under the OD API's own name for it."""
-    return {
+    of_od_api = {
         f"{name.removesuffix(_AP)}PerformanceByCategory/mAP/{of}": value
         for (name, of), value in values.items()
         if of and name.endswith(_AP)
+    }
+    # Model Garden has none of its own.
+    return of_od_api | {
+        f"{OWN_PREFIX}{name}/{of}": value
+        for (name, of), value in values.items()
+        if of and name in _APS_OF_MODEL_GARDEN
     }
 
 

@@ -49,7 +49,7 @@ def main(pipeline, prefix, rounds):
         answer["forward"].append(seconds(forward))
         answer["metrics"].append(seconds(collected.compute))
     answer = {name: values[1:] for name, values in answer.items()}
-    answer["backend"] = evaluation.describe()["coco_backend"]
+    answer["backend"] = evaluation.describe().details["coco_backend"]
     json.dump(answer, ANSWER)
     ANSWER.close()
 

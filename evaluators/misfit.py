@@ -1,4 +1,4 @@
-"""What tells a checkpoint from the model of pipeline.config, in one line. Pure."""
+"""What tells a checkpoint from the model of the configuration, in one line. Pure."""
 
 import re
 
@@ -15,16 +15,17 @@ HINT = (
 )
 
 
-def differences(expected, found):
+def differences(expected, found, config="pipeline.config"):
     """Returns {key: sentence} of what differs, the shapes first, then the names, each sorted.
 
     Args:
         expected: {key: (shape, type's name)} of the model.
         found: the same of the checkpoint.
+        config: the name of the file that says what the model is.
     """
     shapes = {
-        key: "{} is {} in the checkpoint and {} by pipeline.config".format(
-            _named(key), _shown(found[key]), _shown(expected[key])
+        key: "{} is {} in the checkpoint and {} by {}".format(
+            _named(key), _shown(found[key]), _shown(expected[key]), config
         )
         for key in sorted(expected)
         if key in found and found[key] != expected[key]
@@ -36,28 +37,29 @@ def differences(expected, found):
     return {**shapes, **missing, **strange}
 
 
-def explain(differing, expected, found, classes=None):
+def explain(differing, expected, found, classes=None, config="pipeline.config"):
     """Returns what a checkpoint is that differs, as the end of a sentence.
 
     Args:
         differing: what `differences` gives, not empty.
         expected, found: as for `differences`.
-        classes: how many pipeline.config says, None where the architecture has no such number.
+        classes: how many the configuration says, None where the architecture has no such number.
+        config: the name of the file that says what the model is.
     """
     pairs = [(key, expected.get(key), found.get(key)) for key in differing]
     theirs = classes and classes_of(pairs, classes)
     if theirs:
-        return other_classes(theirs, classes)
+        return other_classes(theirs, classes, config)
     first, more = next(iter(differing.values())), len(differing) - 1
-    said = "does not match the model of pipeline.config in {} variable{} ({}{})"
+    said = "does not match the model of {} in {} variable{} ({}{})"
     rest = "; and {} more".format(more) if more else ""
-    return said.format(len(differing), "s" if more else "", first, rest)
+    return said.format(config, len(differing), "s" if more else "", first, rest)
 
 
-def other_classes(theirs, classes):
-    """Returns what a checkpoint is that has so many classes, and pipeline.config others."""
-    said = "has {} class{}, pipeline.config says {}"
-    return said.format(theirs, "" if theirs == 1 else "es", classes)
+def other_classes(theirs, classes, config="pipeline.config"):
+    """Returns what a checkpoint is that has so many classes, and the configuration others."""
+    said = "has {} class{}, {} says {}"
+    return said.format(theirs, "" if theirs == 1 else "es", config, classes)
 
 
 def classes_of_heads(shapes, slots_before=1):

@@ -12,7 +12,7 @@ import pathlib
 import resource
 import time
 
-from evaluators.od_api.dataset import tensor_bytes
+from evaluators.memory import tensor_bytes
 
 # As many batches are timed as take so long, and so often as it takes until the median is known to
 # ENOUGH of it, or the time or the number of passes is used up.

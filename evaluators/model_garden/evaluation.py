@@ -1,0 +1,191 @@
+"""One evaluation set-up: built once, then asked for one checkpoint after another."""
+
+import itertools
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from evaluators import device, fingerprint
+from evaluators.clock import Clock, throttled
+from evaluators.memory import peak_memory_bytes
+from evaluators.model_garden.data import EvalSet
+from evaluators.model_garden.declared import LATENCY, declare, primary
+from evaluators.model_garden.experiment import Experiment
+from evaluators.model_garden.identity import identity
+from evaluators.model_garden.metrics import DeferredCoco
+from evaluators.model_garden.trainer import Model, cannot_build
+from evaluators.protocol import Category, CategoryMetric, Failure, Ready, finite
+from evaluators.soundness import check_finite
+
+EVAL_NAME = "validation"
+
+
+class Evaluation:
+    """Everything that stays the same between two checkpoints: model, eval set, fingerprint.
+
+    Args:
+        request: fields and options of `start` in one dict (`protocol.Start.set_up`).
+        versions: library versions by name.
+        snapshot: the Snapshot of the run's files.
+        begin: called with the name of each part of the work as it begins.
+    """
+
+    def __init__(self, request, versions, snapshot, begin=lambda phase: None):
+        began = time.perf_counter()
+        self._snapshot = snapshot
+        self._device = device.configure_devices(request)
+        begin("reading the parameters")
+        self._experiment = Experiment(request, snapshot, self._device != "cpu")
+        self._parts = identity(self._experiment, request, versions)
+        self._files = fingerprint.FileStates(self._experiment.files)
+        begin("reading the eval set")
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="model-garden-"))
+        self._model = Model(self._experiment, scratch)
+        self._eval_set = EvalSet(self._experiment, self._model.task, request.get("cache_bytes"))
+        begin("building the model")
+        self._model.build(self._eval_set.dataset)
+        if request.get("check"):
+            self._model.require_fit(request["check"])
+        self._coco = DeferredCoco(self._model.task)
+        begin("trying the model on a batch")
+        self._metric_names = self._dry_run()
+        self._build_seconds = time.perf_counter() - began
+
+    def describe(self):
+        """Returns the `Ready` message."""
+        params = self._experiment.params
+        metric, mode = primary(self._metric_names, params)
+        return Ready(
+            fingerprint=fingerprint.digest(self._parts),
+            fingerprint_parts=self._parts,
+            images=self._eval_set.images,
+            metrics=declare(self._metric_names, params),
+            device=self._device,
+            categories=self._categories(),
+            taken=self._snapshot.taken,
+            warnings=[self._snapshot.named(text) for text in self._experiment.warnings],
+            details={
+                "experiment": self._experiment.name,
+                "primary_metric": metric,
+                "primary_mode": mode,
+                "eval_name": EVAL_NAME,
+                "own_metrics": [LATENCY],
+                "build_seconds": self._build_seconds,
+                "eval_set_kept": self._eval_set.kept,
+                "records": self._eval_set.records,
+            },
+        )
+
+    def forward(self, prefix, on_progress):
+        """Restores one checkpoint and runs the eval set through it.
+
+        Args:
+            prefix: the checkpoint's prefix.
+            on_progress: called with (images done, images in all), at most twice a second.
+
+        Returns:
+            A function that times the model. It is to be called in this thread, before the next
+            checkpoint and when nothing else of ours runs, and returns a second function: that
+            computes the metrics and returns the fields of the `result` reply, and may run in
+            another thread while the next checkpoint is being run.
+
+        Raises:
+            Failure: there is no true score to give; the functions returned raise it too.
+        """
+        self._check_files()
+        total = self._eval_set.images
+        report = throttled(on_progress, total)
+        report(0)
+        clock = Clock()
+        with clock.measure("restore"):
+            self._model.restore(prefix)
+        step = self._model.global_step
+        done = []
+
+        def on_step(images):
+            clock.count(images)
+            done.append(images)
+            report(sum(done))
+
+        with clock.measure("forward"):
+            logs = self._model.evaluate(on_step)
+        if sum(done) != total:
+            message = "{} of {} images were evaluated".format(sum(done), total)
+            raise Failure("incomplete", message, permanent=False)
+        values, by_category = _scalars(logs), self._ious()
+        compute = self._coco.taken()
+
+        def time_it():
+            cost = {LATENCY: None, "images_per_second": clock.images_per_second}
+            return lambda: self._result(step, values, by_category, compute, clock, cost)
+
+        return time_it
+
+    def _result(self, step, values, by_category, compute, clock, cost):
+        with clock.measure("metrics"):
+            coco, coco_by_category = compute()
+        values = {**values, **_scalars(coco)}
+        metric, _ = primary(self._metric_names, self._experiment.params)
+        check_finite(values, lambda name: "loss" in name or name == metric)
+        values[LATENCY] = cost[LATENCY]
+        return {
+            "global_step": step,
+            "images": self._eval_set.images,
+            "metrics": {
+                name: None if value is None else finite(value) for name, value in values.items()
+            },
+            "category_metrics": [
+                CategoryMetric(name, category, finite(value))
+                for name, category, value in itertools.chain(by_category, coco_by_category)
+            ],
+            "timings": clock.timings(),
+            "cost": cost,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
+            "model_variables": self._model.variable_count,
+        }
+
+    def _dry_run(self):
+        """Returns the names of the metrics, from one batch through the untrained model."""
+        try:
+            logs = self._model.evaluate(lambda images: None, steps=1)
+            coco, _ = self._coco.taken()()
+        except (ValueError, TypeError, LookupError, tf.errors.OpError) as error:
+            raise cannot_build(self._experiment, error) from error
+        return sorted({*_scalars(logs), *coco, LATENCY})
+
+    def _ious(self):
+        """Returns (metric, category, value) of each class where the task measures pixels."""
+        metric = getattr(self._model.task, "iou_metric", None)
+        if metric is None:
+            return []
+        values = np.asarray(metric.result()).ravel()
+        return [("iou", category, float(value)) for category, value in enumerate(values)]
+
+    def _categories(self):
+        """Returns the categories that results name; None where the task has none."""
+        first = 0 if getattr(self._model.task, "iou_metric", None) is not None else 1
+        if first and not hasattr(self._model.task, "coco_metric"):
+            return None
+        names = self._experiment.category_names()
+        count = getattr(self._experiment.params.task.model, "num_classes", 0)
+        ids = sorted({*range(first, count), *names, *self._eval_set.category_ids})
+        return [Category(number, names.get(number, str(number))) for number in ids]
+
+    def _check_files(self):
+        changed = self._files.changed()
+        if changed:
+            raise Failure(
+                "dataset_changed",
+                "changed since the evaluator started: " + ", ".join(changed),
+                permanent=False,
+            )
+
+
+def _scalars(logs):
+    """Returns {metric: float} of what the Trainer gives, without pictures and the like."""
+    found = {name: np.asarray(value) for name, value in logs.items()}
+    return {name: float(value) for name, value in found.items() if value.ndim == 0}

@@ -1,0 +1,79 @@
+"""Imports TensorFlow and Model Garden."""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+
+from evaluators.protocol import Refusal
+from evaluators.versions import version_of
+
+COMPARED_VERSIONS = ("tensorflow", "tf_keras", "tf_models_official", "pycocotools", "numpy")
+# What registers the experiments of official.vision, as its trainer imports it.
+REGISTRY = "official.vision.registry_imports"
+
+
+def import_libraries():
+    """Imports what every evaluation needs and returns the versions by name.
+
+    Raises:
+        Refusal: something cannot be imported here.
+    """
+    tensorflow = _import("tensorflow", "no_tensorflow")
+    _import("official.core.train_utils", "no_model_garden")
+    _import(REGISTRY, "no_model_garden")
+    tensorflow.get_logger().setLevel("WARNING")
+    import numpy
+
+    return {
+        "python": "{}.{}.{}".format(*sys.version_info[:3]),
+        "tensorflow": tensorflow.__version__,
+        "tf_keras": version_of("tf-keras"),
+        "tf_models_official": version_of("tf-models-official", "tf-models-nightly"),
+        "pycocotools": version_of("pycocotools"),
+        "numpy": numpy.__version__,
+    }
+
+
+def import_users_own(names):
+    """Imports what registers experiments of the user's own: modules, or files of Python.
+
+    Raises:
+        Refusal: one of them cannot be imported.
+    """
+    for name in names or ():
+        try:
+            if name.endswith(".py"):
+                _import_file(name)
+            else:
+                importlib.import_module(name)
+        except Exception as error:  # the user's own code raises anything
+            raise Refusal(
+                "bad_garden_import",
+                "garden_import ({}) cannot be imported: {}: {}".format(
+                    name, type(error).__name__, error
+                ),
+                "name what the trainer imports: a module on its PYTHONPATH, or a file",
+            ) from error
+
+
+def _import_file(path):
+    name = "garden_import_{}".format(pathlib.Path(path).stem)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def _import(module, code):
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a broken environment raises anything, not only ImportError
+        state = "cannot be imported in"
+        if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
+            state = "is not installed in"
+        raise Refusal(
+            code,
+            "{} {} {}: {}: {}".format(module, state, sys.executable, type(error).__name__, error),
+            "give --python the interpreter of the environment that trains",
+        ) from error

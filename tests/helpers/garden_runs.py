@@ -1,0 +1,196 @@
+"""Real Model Garden jobs, small, each trained once for all tests that ask for it.
+
+`official.vision.train` as a user starts it, on the drawn shapes of `od/shapes.py`; what Model
+Garden's own continuous evaluation gives for each checkpoint is in `reference.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluator_client import PROGRAMS, draw_shapes, run_program
+
+IMAGES = 30
+SIZE = 64
+SHAPES = {
+    "train": {"images": 32, "size": [SIZE, SIZE], "empty_every": 0, "flags": False, "garden": True},
+    "val": {"images": IMAGES, "seed": 2, "size": [SIZE, SIZE], "garden": True},
+}
+_BACKBONE = {
+    "type": "mobilenet",
+    "mobilenet": {"model_id": "MobileNetV2", "filter_size_scale": 0.35},
+}
+_LEARNING = {
+    "optimizer": {"type": "sgd", "sgd": {"momentum": 0.9}},
+    "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.02}},
+    "warmup": {"type": "linear", "linear": {"warmup_steps": 5, "warmup_learning_rate": 0.001}},
+}
+_EMA = {"ema": {"average_decay": 0.9, "trainable_weights_only": True}}
+_DETECTOR = {
+    "num_classes": 3,
+    "input_size": [SIZE, SIZE, 3],
+    "min_level": 3,
+    "max_level": 5,
+    "backbone": _BACKBONE,
+    "decoder": {"type": "fpn", "fpn": {"num_filters": 32}},
+}
+_RETINANET = {
+    "annotation_file": "",
+    "model": {**_DETECTOR, "head": {"num_convs": 1, "num_filters": 32}},
+}
+_SMALL_HEADS = {
+    "rpn_head": {"num_convs": 1, "num_filters": 32},
+    "detection_head": {"num_convs": 1, "num_filters": 16, "num_fcs": 1, "fc_dims": 32},
+    "roi_generator": {"num_proposals": 32, "test_num_proposals": 32, "pre_nms_top_k": 64},
+    "roi_sampler": {"num_sampled_rois": 16},
+    "mask_head": {"num_convs": 1, "num_filters": 16},
+    "mask_sampler": {"num_sampled_masks": 8},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained: an experiment, and what is set in it."""
+
+    experiment: str
+    task: dict[str, Any]
+    optimizer: dict[str, Any]
+    steps: int = 60
+    every: int = 20
+    batch: int = 8
+
+
+JOBS = {
+    "retinanet": Job("retinanet_resnetfpn_coco", _RETINANET, _LEARNING),
+    "retinanet_ema": Job("retinanet_resnetfpn_coco", _RETINANET, {**_LEARNING, **_EMA}),
+    "classification": Job(
+        "resnet_imagenet",
+        {"model": {"num_classes": 3, "input_size": [SIZE, SIZE, 3], "backbone": _BACKBONE}},
+        _LEARNING,
+    ),
+    "mask_rcnn": Job(
+        "maskrcnn_resnetfpn_coco",
+        {"annotation_file": "", "model": {**_DETECTOR, **_SMALL_HEADS}},
+        {**_LEARNING, "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.001}}},
+    ),
+    "segmentation": Job(
+        "seg_deeplabv3plus_pascal",
+        {
+            "model": {
+                "num_classes": 3,
+                "input_size": [SIZE, SIZE, 3],
+                "backbone": _BACKBONE,
+                "decoder": {"type": "identity"},
+                "head": {"level": 4, "num_convs": 1, "num_filters": 16, "feature_fusion": None},
+            },
+            "evaluation": {"report_per_class_iou": True},
+        },
+        _LEARNING,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GardenRun:
+    """A job, finished; nothing of it runs any more."""
+
+    folder: Path
+    python: str
+    job: Job
+
+    @property
+    def model_dir(self) -> Path:
+        """The trainer's folder."""
+        return self.folder / "model_dir"
+
+    @property
+    def config_file(self) -> Path:
+        """The parameters that the trainer wrote."""
+        return self.model_dir / "params.yaml"
+
+    @property
+    def prefixes(self) -> list[Path]:
+        """The checkpoints, by step."""
+        found = [path.with_suffix("") for path in self.model_dir.glob("ckpt-*.index")]
+        return sorted(found, key=lambda prefix: int(prefix.name.split("-")[1]))
+
+    @property
+    def reference(self) -> dict[str, dict[str, float]]:
+        """What Model Garden's own evaluation gives, by checkpoint."""
+        found: dict[str, dict[str, float]] = json.loads(self._reference.read_text())
+        return found
+
+    @property
+    def _reference(self) -> Path:
+        return self.folder / "reference.json"
+
+    def make(self) -> None:
+        """Draw, train and refer, in an empty folder."""
+        draw_shapes(self.python, self.folder, SHAPES)
+        written = self.folder / "experiment.yaml"
+        written.write_text(json.dumps(self._parameters()))
+        options = ["--mode=train", f"--model_dir={self.model_dir}", f"--config_file={written}"]
+        program = ["-m", "official.vision.train", f"--experiment={self.job.experiment}"]
+        run_program(self.python, *program, *options, cwd=self.folder)
+        self._reference.write_text(json.dumps(self.evaluate()["metrics"]))
+
+    def evaluate(self, **override: Any) -> dict[str, Any]:
+        """What Model Garden's own evaluation says of all checkpoints, with further settings."""
+        return garden_reference(
+            self.python, self.job.experiment, self.config_file, self.prefixes, **override
+        )
+
+    def _parameters(self) -> dict[str, Any]:
+        """The job's parameters, as a YAML file would give them."""
+        job = self.job
+        data = {"global_batch_size": job.batch, "dtype": "float32"}
+        if job.experiment.startswith("seg_"):
+            data = {**data, "output_size": [SIZE, SIZE]}
+        train = {**data, "input_path": str(self.folder / "train.tfrecord")}
+        train["shuffle_buffer_size"] = 32
+        if "seg_" in job.experiment:
+            train["crop_size"] = None
+        validation = {**data, "input_path": str(self.folder / "val.tfrecord")}
+        return {
+            "runtime": {
+                "distribution_strategy": "mirrored",
+                "mixed_precision_dtype": "float32",
+                "num_gpus": 0,
+            },
+            "task": {
+                "init_checkpoint": "",
+                **job.task,
+                "train_data": train,
+                "validation_data": validation,
+            },
+            "trainer": {
+                "train_steps": job.steps,
+                "steps_per_loop": job.every,
+                "summary_interval": job.every,
+                "checkpoint_interval": job.every,
+                "validation_interval": job.steps,
+                "validation_steps": -1,
+                "optimizer_config": job.optimizer,
+            },
+        }
+
+
+def garden_reference(
+    python: str, experiment: str, config_file: Path, prefixes: list[Path], **override: Any
+) -> dict[str, Any]:
+    """What Model Garden's own evaluation gives: `metrics` and `seconds`, by checkpoint."""
+    program = ["-c", _WITH_OVERRIDE, json.dumps(override), PROGRAMS / "garden_reference.py"]
+    arguments = [*program, experiment, config_file, *prefixes]
+    found: dict[str, Any] = json.loads(run_program(python, *arguments, cwd=config_file.parent))
+    return found
+
+
+_WITH_OVERRIDE = """
+import os, runpy, sys
+del sys.argv[0]
+os.environ["PARAMS_OVERRIDE"] = sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""

@@ -1,0 +1,89 @@
+"""Model Garden's own numbers: `garden_reference.py EXPERIMENT CONFIG_FILE PREFIX...`.
+
+What `official.vision.train --mode=continuous_eval` does with a checkpoint, for one after the other:
+the same runner and its controller, which restores and evaluates. Prints JSON, from a checkpoint's
+name to its metrics; `seconds` has how long each took.
+
+Further settings of the experiment are JSON in the variable PARAMS_OVERRIDE.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+REPLIES = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # pycocotools prints
+
+import numpy as np  # noqa: E402
+from official.common import distribute_utils  # noqa: E402
+from official.core import task_factory, train_lib, train_utils  # noqa: E402
+from official.modeling import performance  # noqa: E402
+from official.vision import registry_imports  # noqa: E402, F401
+from official.vision.evaluation import coco_utils  # noqa: E402
+from official.vision.utils import summary_manager  # noqa: E402
+
+
+def build(experiment, config_file, model_dir):
+    """Returns the parameters and the runner of the evaluation, as `official.vision.train` does."""
+    options = train_utils.ParseConfigOptions(
+        experiment, [config_file], params_override=os.environ.get("PARAMS_OVERRIDE", "")
+    )
+    params = train_utils.parse_configuration(options, print_return=False)
+    if params.runtime.mixed_precision_dtype:
+        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+    strategy = distribute_utils.get_distribution_strategy(
+        distribution_strategy=params.runtime.distribution_strategy,
+        num_gpus=params.runtime.num_gpus,
+    )
+    with strategy.scope():
+        task = task_factory.get_task(params.task, logging_dir=model_dir)
+    return params, train_lib.OrbitExperimentRunner(
+        distribution_strategy=strategy,
+        task=task,
+        mode="continuous_eval",
+        params=params,
+        model_dir=model_dir,
+        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
+            params=params, model_dir=model_dir
+        ),
+    )
+
+
+def let_numpy_count():
+    """Lets Model Garden count the boxes of an image where NumPy is 2.4 or newer.
+
+    It asks for an array of one number to be a number, which NumPy refuses since then.
+    """
+    convert = coco_utils.convert_groundtruths_to_coco_dataset
+
+    def converted(groundtruths, *arguments):
+        counts = [np.reshape(count, [-1]) for count in groundtruths["num_detections"]]
+        return convert(dict(groundtruths, num_detections=counts), *arguments)
+
+    coco_utils.convert_groundtruths_to_coco_dataset = converted
+
+
+def main(experiment, config_file, *prefixes):
+    """Evaluates the checkpoints and prints their metrics."""
+    if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
+        let_numpy_count()
+    params, runner = build(experiment, config_file, tempfile.mkdtemp())
+    found, seconds = {}, {}
+    with runner.strategy.scope():
+        for prefix in prefixes:
+            began = time.perf_counter()
+            runner.controller.restore_checkpoint(prefix)
+            metrics = runner.controller.evaluate(steps=params.trainer.validation_steps)
+            name = pathlib.Path(prefix).name
+            seconds[name] = time.perf_counter() - began
+            numbers = {key: value for key, value in metrics.items() if np.ndim(value) == 0}
+            found[name] = {key: float(value) for key, value in numbers.items()}
+    json.dump({"metrics": found, "seconds": seconds}, REPLIES)
+    REPLIES.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
