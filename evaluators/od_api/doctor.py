@@ -146,8 +146,7 @@ def compute_on_the_cpu():
 
 def check_backends(request, findings):
     """Tells which program computes COCO metrics, or that the one asked for is missing."""
-    from evaluators import protocol
-    from evaluators.od_api import coco
+    from evaluators import coco, protocol
 
     try:
         findings.fact("coco_backend", coco.choose_backend(request.get("coco_backend")))
@@ -157,7 +156,7 @@ def check_backends(request, findings):
 
 def tell_faster_backend(request, findings):
     """Tells which program would compute COCO metrics faster, and how it is installed, if one is."""
-    from evaluators.od_api import coco
+    from evaluators import coco
 
     faster = coco.recommendation(
         request.get("coco_backend"),
