@@ -1,8 +1,9 @@
 """Runs the demo: an unmodified trainer, checkpoint-watcher beside it, and early stopping.
 
 `launcher.py --training-python INTERPRETER [--trainer model-garden]` writes everything under
-`build/demo/` and replaces what an earlier run left there. The work is one command, `checkpoint-watcher train --watch`; what this
-adds is a data set before it and a look at the outcome after it.
+`build/demo/` and replaces what an earlier run left there. The work is one command,
+`checkpoint-watcher train --watch`; what this adds is a data set before it and a look at the outcome
+after it.
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ def trainer_command(python: Path, trainer: str) -> Sequence[str | Path]:
 
 
 def log_tail() -> str:
+    if not TRAINER_LOG.exists():
+        return "what it said is above"
     lines = TRAINER_LOG.read_text(errors="replace").splitlines()
     return f"see {TRAINER_LOG}" + "".join(f"\n  {line}" for line in lines[-8:])
 
