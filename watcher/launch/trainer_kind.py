@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from watcher.config.run import RunSettings
+from watcher.config.settings import EvaluatorSettings
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -83,6 +86,18 @@ class TrainerKind(Protocol):
         """What it cannot start without, beside the module that it is."""
 
     @property
+    def evaluates_with(self) -> Sequence[str]:
+        """The packages that an interpreter needs to evaluate its checkpoints."""
+
+    @property
+    def configuration(self) -> str:
+        """What its file of settings is called."""
+
+    @property
+    def faster(self) -> str:
+        """The watcher's flags that make an evaluation faster, each with a comma behind it."""
+
+    @property
     def side_folders(self) -> Sequence[str]:
         """Folders in MODEL_DIR into which it saves by itself, and which nobody else looks at."""
 
@@ -116,6 +131,12 @@ class TrainerKind(Protocol):
             folder: Where relative paths in the arguments begin.
             known: What the training environment said of the configuration.
         """
+
+    def export(self, run: RunSettings, evaluator: EvaluatorSettings) -> list[str]:
+        """Return the module that exports the best, with its arguments; nothing if not known."""
+
+    def remarks(self, arguments: Sequence[str]) -> list[str]:
+        """Say what there is to know of a running one, as the ends of sentences about it."""
 
     def foretold(
         self, arguments: Sequence[str], configuration: Path | None, folder: Path

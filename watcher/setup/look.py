@@ -208,7 +208,7 @@ def _ask_environments(
         say(f"asking {path}")
         began = time.monotonic()
         settings = _settings(outlook, python=str(path))
-        answer = training.ask(settings.evaluator, settings.carrier, "cpu", seconds)
+        answer = training.ask(settings.run, settings.evaluator, settings.carrier, "cpu", seconds)
         if versions := answer.facts.get("versions"):
             if not known:
                 why = f"it imports TensorFlow {versions.get('tensorflow')} and the OD API"
