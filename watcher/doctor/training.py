@@ -27,6 +27,7 @@ from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.worker import device_environment
 from watcher.files.scratch import Scratch
 from watcher.files.scratch import environment as environment_of
+from watcher.launch.kinds import evaluated_by
 
 _EVALUATORS = Path(__file__).resolve().parents[2] / "evaluators"
 PROGRAM = _EVALUATORS / "od_api" / "doctor.py"
@@ -61,7 +62,6 @@ GARDEN_RUN = (
     ("3.11", "2.20.0", "2.20.0"),
     ("3.11", "2.21.0", "2.20.0"),
 )
-_OWN = ("the OD API", "Model Garden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def environment(facts: Mapping[str, Any], evaluator: str | None = None) -> list[
             "environment",
             "warning",
             f"{text}: this evaluator was not run with this TensorFlow",
-            f"compare one score with {_OWN[evaluator == MODEL_GARDEN]}'s own evaluation;"
+            f"compare one score with {evaluated_by(evaluator).suite}'s own evaluation;"
             " 'Environments that were run' in the documentation has those that were",
         )
     ]

@@ -32,6 +32,7 @@ class GardenTrainer:
     """Model Garden's official.vision.train."""
 
     program = "official.vision.train"
+    suite = "Model Garden"
     evaluator = "model-garden"
     packages = ("tensorflow",)
     evaluates_with = ("tensorflow", "official")

@@ -40,6 +40,7 @@ class OdTrainer:
     """The OD API's model_main_tf2."""
 
     program = "model_main_tf2"
+    suite = "the OD API"
     evaluator = "od-api"
     packages = ("tensorflow",)
     evaluates_with = ("tensorflow", "object_detection")

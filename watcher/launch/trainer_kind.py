@@ -78,6 +78,10 @@ class TrainerKind(Protocol):
         """What people call it."""
 
     @property
+    def suite(self) -> str:
+        """What it is a part of, by the name that people use."""
+
+    @property
     def evaluator(self) -> str:
         """The kind of evaluation that its checkpoints are for."""
 
