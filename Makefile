@@ -4,6 +4,7 @@
 # OD_SET     the training set to install, one of deploy/requirements/od-*.txt
 # OD_PYTHON  its interpreter, as a version or a path
 # OD_VENV    where it is installed
+# TRAINER    what make demo trains with: od-api or model-garden
 # TESTERS    how many tests make test runs at once
 # SETS, KEEP the sets of make test-tensorflows, all where none is named; whether to keep them in build/sets
 # MINUTES, SEED  how long make soak lasts, and what its faults are drawn with
@@ -17,6 +18,7 @@ PYTHON ?= python3.11
 OD_SET ?= py311-tf221
 OD_PYTHON ?= $(patsubst py3%,3.%,$(firstword $(subst -, ,$(OD_SET))))
 OD_VENV ?= .venv-od
+TRAINER ?= od-api
 # Many tests wait rather than work, so more of them at once than there are cores.
 TESTERS ?= 4
 MINUTES ?= 30
@@ -54,7 +56,7 @@ export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 .PHONY: help demo lint check test test-tensorflows test-systemd bench soak docs environments requirements man clean distclean
 
 help:
-	@echo "make demo    train, watch, keep the best and stop early, in a few minutes"
+	@echo "make demo    train, watch, keep the best and stop early, in a few minutes; TRAINER=model-garden"
 	@echo "make check   lint, types and the quick tests, in a minute; make lint: those alone"
 	@echo "make test    lint, types and all tests, but for:"
 	@echo "make test-tensorflows  the Object Detection API on each TensorFlow; SETS='py311-tf214 ...'"
@@ -66,7 +68,7 @@ help:
 	@echo "make clean   remove what these wrote; make distclean: the environments too"
 
 demo: environments
-	@$(VENV_PYTHON) deploy/demo/launcher.py --training-python $(OD_VENV)/bin/python
+	@$(VENV_PYTHON) deploy/demo/launcher.py --training-python $(OD_VENV)/bin/python --trainer $(TRAINER)
 
 # Code, the generated parts of docs/, and deploy/ by its own linters and schemas.
 lint: $(PROJECT_STAMP) $(CHECKS)/.installed

@@ -19,6 +19,10 @@ class Clock:
         """Returns a context that adds its duration to `part`."""
         return _Measure(self._seconds, part)
 
+    def seconds(self, part):
+        """Returns the seconds of a part so far."""
+        return self._seconds[part]
+
     def count(self, images):
         """Takes the images of one forward pass."""
         self._images += images

@@ -30,22 +30,21 @@ class Stopwatch:
     """Times passes of one model over the same batches again and again.
 
     Args:
-        forward: takes features and labels of one batch, and returns when it is through.
-        batches: the eval set.
-        pass_seconds: about how long a pass takes.
+        passes: pairs (function, images): each runs a batch of so many, and returns when it is
+            through.
         on_cpu: whether the model runs on the CPU.
         device_shared: whether others were seen to compute on that GPU, None where nobody looked.
     """
 
-    def __init__(self, forward, batches, pass_seconds, on_cpu, device_shared=False):
-        self._forward = forward
-        wanted = min(max(int(SECONDS / pass_seconds), FEWEST_BATCHES), MOST_BATCHES)
-        self._batches = _first(batches, wanted)
+    def __init__(self, passes, on_cpu, device_shared=False):
+        self._passes = passes
         self._on_cpu = on_cpu
         self._device_shared = device_shared
 
-    def measure(self):
+    def measure(self, seconds=SECONDS):
         """Times the model as it is now and returns the figures, milliseconds an image.
+
+        It takes about that long, and one pass of each batch at least.
 
         `latency_ms` is the median over `latency_passes` passes, `latency_ms_p90` their 90th
         percentile, `latency_ms_spread` from the 10th to the 90th. `latency_others_cores` is how
@@ -53,13 +52,13 @@ class Stopwatch:
         `latency_shared` says that the device was not ours alone, of a GPU as it was when the
         watcher began; None where that cannot be told.
         """
-        self._forward(*self._batches[0][:2])  # out of the caches it fell
+        self._passes[0][0]()  # out of the caches it fell
         began, others = time.perf_counter(), _Others()
         found = []
-        while not _is_enough(found) and time.perf_counter() - began < SECONDS:
-            for features, labels, images in self._batches:
+        while not _is_enough(found) and time.perf_counter() - began < seconds:
+            for run, images in self._passes:
                 start = time.perf_counter()
-                self._forward(features, labels)
+                run()
                 found.append(1000 * (time.perf_counter() - start) / images)
         return {**figures(found), **self._sharing(others.cores())}
 
@@ -97,7 +96,12 @@ def is_shared(others_cores, cores):
     return others_cores > max(OTHERS_CORES, OTHERS_SHARE * cores)
 
 
-def _first(batches, wanted):
+def wanted_batches(pass_seconds):
+    """Returns how many batches to time, where a pass of one takes so long."""
+    return min(max(int(SECONDS / pass_seconds), FEWEST_BATCHES), MOST_BATCHES)
+
+
+def first_batches(batches, wanted):
     """Returns (features, labels, images) of the first batches, as many as may be kept."""
     found, kept_bytes = [], 0
     for features, labels in itertools.islice(iter(batches), wanted):

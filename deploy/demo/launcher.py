@@ -1,8 +1,9 @@
 """Runs the demo: an unmodified trainer, checkpoint-watcher beside it, and early stopping.
 
-`launcher.py --training-python INTERPRETER` writes everything under `build/demo/` and replaces what
-an earlier run left there. The work is one command, `checkpoint-watcher train --watch`; what this
-adds is a data set before it and a look at the outcome after it.
+`launcher.py --training-python INTERPRETER [--trainer model-garden]` writes everything under
+`build/demo/` and replaces what an earlier run left there. The work is one command,
+`checkpoint-watcher train --watch`; what this adds is a data set before it and a look at the outcome
+after it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ BUILD = Path("build/demo")
 DATA = BUILD / "data"
 MODEL_DIR = BUILD / "model_dir"
 TRAINER_LOG = BUILD / "trainer.log"
-PIPELINE_CONFIG = DATA / "pipeline.config"
+# What each trainer is started with, but for where it saves.
+TRAINERS: dict[str, Sequence[str | Path]] = {
+    "od-api": [
+        *("-m", "object_detection.model_main_tf2", "--alsologtostderr"),
+        *("--pipeline_config_path", DATA / "pipeline.config", "--checkpoint_every_n", "100"),
+    ],
+    "model-garden": [
+        *("-m", "official.vision.train", "--mode=train"),
+        *("--experiment=retinanet_resnetfpn_coco", f"--config_file={DATA / 'retinanet.yaml'}"),
+    ],
+}
 DATABASE = MODEL_DIR / "watcher" / "watcher.db"
 SENTINEL = MODEL_DIR / "EARLY_STOP"
 
@@ -60,7 +71,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         prepare(args.training_python)
-        run(args.training_python)
+        run(args.training_python, args.trainer)
         show_outcome(time.monotonic() - started)
     except KeyboardInterrupt:
         return 130
@@ -77,8 +88,9 @@ def parse_args() -> argparse.Namespace:
         type=lambda text: Path(text).absolute(),
         default=ROOT / ".venv-od" / "bin" / "python",
         metavar="INTERPRETER",
-        help="an interpreter with TensorFlow and the Object Detection API",
+        help="an interpreter with TensorFlow, the Object Detection API and Model Garden",
     )
+    parser.add_argument("--trainer", choices=list(TRAINERS), default="od-api")
     return parser.parse_args()
 
 
@@ -98,10 +110,10 @@ def prepare(python: Path) -> None:
         raise DemoError(f"{script.name} ended with status {drawn.returncode}")
 
 
-def run(python: Path) -> None:
+def run(python: Path, trainer: str) -> None:
     """Trains and watches until early stopping ends it."""
     console.print(f"training; its log is {TRAINER_LOG}")
-    launcher = subprocess.Popen([*launcher_command(), "--", *trainer_command(python)])
+    launcher = subprocess.Popen([*launcher_command(), "--", *trainer_command(python, trainer)])
     try:
         code = launcher.wait()
     except BaseException:
@@ -121,15 +133,13 @@ def launcher_command() -> Sequence[str | Path]:
     ]
 
 
-def trainer_command(python: Path) -> Sequence[str | Path]:
-    return [
-        *(python, "-m", "object_detection.model_main_tf2"),
-        *("--pipeline_config_path", PIPELINE_CONFIG, "--model_dir", MODEL_DIR),
-        *("--checkpoint_every_n", "100", "--alsologtostderr"),
-    ]
+def trainer_command(python: Path, trainer: str) -> Sequence[str | Path]:
+    return [python, *TRAINERS[trainer], f"--model_dir={MODEL_DIR}"]
 
 
 def log_tail() -> str:
+    if not TRAINER_LOG.exists():
+        return "what it said is above"
     lines = TRAINER_LOG.read_text(errors="replace").splitlines()
     return f"see {TRAINER_LOG}" + "".join(f"\n  {line}" for line in lines[-8:])
 

@@ -1,4 +1,4 @@
-"""Draws a small detection data set and writes the pipeline.config that trains on it.
+"""Draws a small detection data set and writes what trains on it, for each of the two trainers.
 
 Runs in the training interpreter: `make_dataset.py OUT_DIR`. Rectangles and ellipses, one to four an
 image, lie on 320 px JPEGs in `train.tfrecord` and `val.tfrecord`; `label_map.pbtxt` names the two
@@ -31,7 +31,8 @@ def main() -> None:
     write_records(args.out_dir / "train.tfrecord", args.train, random.Random(f"{args.seed} train"))
     write_records(args.out_dir / "val.tfrecord", args.val, random.Random(f"{args.seed} val"))
     write_label_map(args.out_dir / "label_map.pbtxt")
-    write_pipeline_config(args.out_dir, args.num_steps, args.decay_steps)
+    for template in ("pipeline.config", "retinanet.yaml"):
+        fill_in(template, args.out_dir, args.num_steps, args.decay_steps)
     print(f"{args.out_dir}: {args.train} images to train on, {args.val} to evaluate")
 
 
@@ -58,7 +59,7 @@ def write_records(path: Path, count: int, rng: random.Random) -> None:
         for number in range(count):
             jpeg, labels, boxes = draw_image(rng)
             name = f"{path.stem}-{number:05d}.jpg"
-            writer.write(to_example(name, jpeg, labels, boxes).SerializeToString())
+            writer.write(to_example(number, name, jpeg, labels, boxes).SerializeToString())
 
 
 def draw_image(rng: random.Random) -> tuple[bytes, list[int], list[tuple[int, int, int, int]]]:
@@ -110,14 +111,15 @@ def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float
 
 
 def to_example(
-    name: str, jpeg: bytes, labels: list[int], boxes: list[tuple[int, int, int, int]]
+    number: int, name: str, jpeg: bytes, labels: list[int], boxes: list[tuple[int, int, int, int]]
 ) -> tf.train.Example:
     """Returns what the Object Detection API's TfExampleDecoder reads; boxes go from 0 to 1."""
     features = {
         "image/encoded": bytes_feature([jpeg]),
         "image/format": bytes_feature([b"jpeg"]),
         "image/filename": bytes_feature([name.encode()]),
-        "image/source_id": bytes_feature([name.encode()]),
+        # A number, as Model Garden wants it.
+        "image/source_id": bytes_feature([str(number).encode()]),
         "image/height": int_feature([IMAGE_PIXELS]),
         "image/width": int_feature([IMAGE_PIXELS]),
         "image/object/class/label": int_feature(labels),
@@ -147,13 +149,13 @@ def write_label_map(path: Path) -> None:
     path.write_text("".join(items))
 
 
-def write_pipeline_config(out_dir: Path, num_steps: int, decay_steps: int | None) -> None:
-    """Fills in the template beside this file, with the paths as OUT_DIR was given."""
-    template = string.Template(Path(__file__).with_name("pipeline.config").read_text())
+def fill_in(name: str, out_dir: Path, num_steps: int, decay_steps: int | None) -> None:
+    """Fills in a template beside this file, with the paths as OUT_DIR was given."""
+    template = string.Template(Path(__file__).with_name(name).read_text())
     filled = template.substitute(
         data=out_dir.as_posix(), num_steps=num_steps, decay_steps=decay_steps or num_steps
     )
-    (out_dir / "pipeline.config").write_text(filled)
+    (out_dir / name).write_text(filled)
 
 
 if __name__ == "__main__":

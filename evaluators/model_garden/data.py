@@ -1,6 +1,7 @@
 """The eval set: Model Garden's own input pipeline, decoded once where memory allows."""
 
 import collections
+import itertools
 import json
 
 import tensorflow as tf
@@ -31,6 +32,8 @@ class EvalSet:
     Attributes:
         dataset: a tf.data.Dataset of them, on one replica.
         images: how many they hold.
+        batch_sizes: images of each.
+        batch_bytes: what the largest takes in memory.
         kept: "memory", or "nowhere" where they are read and decoded anew each time.
         records: how many records its files hold, 0 where that is not known.
         source_ids: identities of the images, none where the task has no such thing.
@@ -52,24 +55,35 @@ class EvalSet:
 
     def _read(self, dataset):
         """Reads all batches once. As long as they fit they stay where tf.data keeps them."""
-        self.images, self.source_ids, self.category_ids, size, read = 0, [], set(), 0, 0
+        self.batch_sizes, self.batch_bytes, self._bytes = [], 0, 0
+        self.source_ids, self.category_ids = [], set()
         self.dataset, self.kept = dataset.cache(), "memory"
         batches = iter(self.dataset)
         while True:
             batch = next(batches, None)
             if batch is None:
                 break
-            read += 1
-            self.images += batch_size(batch)
-            truths = _truths(batch)
-            self.source_ids += _source_ids(truths)
-            self.category_ids |= _category_ids(truths)
-            size += sum(tensor_bytes(tensor) for tensor in tf.nest.flatten(batch))
-            if self.kept == "memory" and size > self._budget:
+            self._take(batch)
+            if self.kept == "memory" and self._bytes > self._budget:
                 # What was kept goes with its iterator; the rest is counted as it is read.
                 self.dataset, self.kept = dataset, "nowhere"
-                batches = iter(dataset.skip(read))
-        self._bytes = size
+                batches = iter(dataset.skip(len(self.batch_sizes)))
+        self.images = sum(self.batch_sizes)
+
+    def _take(self, batch):
+        size = sum(tensor_bytes(tensor) for tensor in tf.nest.flatten(batch))
+        self.batch_sizes.append(batch_size(batch))
+        self.batch_bytes = max(self.batch_bytes, size)
+        self._bytes += size
+        truths = _truths(batch)
+        self.source_ids += _source_ids(truths)
+        self.category_ids |= _category_ids(truths)
+
+    @property
+    def alike(self):
+        """How many batches there are, from the first on, of as many images as that."""
+        alike = itertools.takewhile(lambda size: size == self.batch_sizes[0], self.batch_sizes)
+        return len(list(alike))
 
     def _warn(self, experiment, records):
         if not self.images:

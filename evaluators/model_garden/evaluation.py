@@ -6,21 +6,23 @@ import tempfile
 import time
 
 import numpy as np
-import tensorflow as tf
 
-from evaluators import device, fingerprint
+from evaluators import coco, device, fingerprint
 from evaluators.clock import Clock, throttled
+from evaluators.latency import BATCH_BYTES, MOST_BATCHES, Stopwatch
 from evaluators.memory import peak_memory_bytes
 from evaluators.model_garden.data import EvalSet
 from evaluators.model_garden.declared import LATENCY, declare, primary
 from evaluators.model_garden.experiment import Experiment
 from evaluators.model_garden.identity import identity
 from evaluators.model_garden.metrics import DeferredCoco
-from evaluators.model_garden.trainer import Model, cannot_build
+from evaluators.model_garden.trainer import BUILD_ERRORS, Model, cannot_build
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, finite
 from evaluators.soundness import check_finite
 
 EVAL_NAME = "validation"
+# Of the time of an evaluation, for timing the model; and of its batches.
+LATENCY_SHARE = 0.1
 
 
 class Evaluation:
@@ -40,6 +42,9 @@ class Evaluation:
         begin("reading the parameters")
         self._experiment = Experiment(request, snapshot, self._device != "cpu")
         self._parts = identity(self._experiment, request, versions)
+        self._wanted_backend = request.get("coco_backend")
+        self._backend = coco.choose_backend(self._wanted_backend)
+        self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._files = fingerprint.FileStates(self._experiment.files)
         begin("reading the eval set")
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="model-garden-"))
@@ -49,9 +54,10 @@ class Evaluation:
         self._model.build(self._eval_set.dataset)
         if request.get("check"):
             self._model.require_fit(request["check"])
-        self._coco = DeferredCoco(self._model.task)
+        self._coco = DeferredCoco(self._model.task, self._backend)
         begin("trying the model on a batch")
         self._metric_names = self._dry_run()
+        self._stopwatch = self._make_stopwatch(request.get("device_shared"))
         self._build_seconds = time.perf_counter() - began
 
     def describe(self):
@@ -67,11 +73,13 @@ class Evaluation:
             categories=self._categories(),
             taken=self._snapshot.taken,
             warnings=[self._snapshot.named(text) for text in self._experiment.warnings],
+            notes=self._notes(),
             details={
                 "experiment": self._experiment.name,
                 "primary_metric": metric,
                 "primary_mode": mode,
                 "eval_name": EVAL_NAME,
+                "coco_backend": self._backend if self._coco.is_there else None,
                 "own_metrics": [LATENCY],
                 "build_seconds": self._build_seconds,
                 "eval_set_kept": self._eval_set.kept,
@@ -119,7 +127,10 @@ class Evaluation:
         compute = self._coco.taken()
 
         def time_it():
-            cost = {LATENCY: None, "images_per_second": clock.images_per_second}
+            with clock.measure("latency"):
+                latency = self._stopwatch.measure(LATENCY_SHARE * clock.seconds("forward"))
+            self._model.forget()
+            cost = {**latency, "images_per_second": clock.images_per_second}
             return lambda: self._result(step, values, by_category, compute, clock, cost)
 
         return time_it
@@ -153,9 +164,24 @@ class Evaluation:
         try:
             logs = self._model.evaluate(lambda images: None, steps=1)
             coco, _ = self._coco.taken()()
-        except (ValueError, TypeError, LookupError, tf.errors.OpError) as error:
+        except BUILD_ERRORS as error:
             raise cannot_build(self._experiment, error) from error
         return sorted({*_scalars(logs), *coco, LATENCY})
+
+    def _notes(self):
+        wanted, images = self._wanted_backend, self._eval_set.images
+        faster = coco.recommendation(wanted, self._backend, images)
+        return [": ".join(faster)] if faster and self._coco.is_there else []
+
+    def _make_stopwatch(self, device_shared):
+        """Returns a Stopwatch of the evaluation's own step, over the first batches."""
+        eval_set = self._eval_set
+        fit = max(1, BATCH_BYTES // max(1, eval_set.batch_bytes))
+        part = max(1, int(LATENCY_SHARE * len(eval_set.batch_sizes)))
+        count = min(MOST_BATCHES, eval_set.alike, fit, part)
+        run = self._model.single_step(eval_set.dataset.take(count).cache())
+        passes = [(run, eval_set.batch_sizes[0])] * count
+        return Stopwatch(passes, self._device == "cpu", device_shared)
 
     def _ious(self):
         """Returns (metric, category, value) of each class where the task measures pixels."""

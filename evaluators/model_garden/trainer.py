@@ -7,27 +7,30 @@ images, and takes the count out again before the task sees what a step gives.
 import pathlib
 import sys
 
-import numpy as np
 import tensorflow as tf
 from official.common import distribute_utils
 from official.core import base_trainer, task_factory, train_utils
-from official.modeling import performance
+from official.modeling import optimization, performance
 from orbit.utils import loop_fns
 
 from evaluators import misfit
 from evaluators.protocol import Failure, Refusal, one_line
 from evaluators.soundness import check_finite_variables
+from evaluators.variables import READ_ERRORS, SLOT, VALUE, by_key, is_models, restore, unreadable
 
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-SLOT = "/.OPTIMIZER_SLOT/"
+# Where an optimizer of moving averages keeps that of a variable.
+AVERAGE = SLOT + "optimizer/average" + VALUE
 STEP_KEY = "global_step" + VALUE
 COUNT_KEY = "checkpoint_watcher/images"
-READ_ERRORS = (tf.errors.OpError, IndexError, OSError, ValueError)
 HINT = (
     "give the experiment and the params.yaml that the trainer runs with; a run of another model"
     " needs a MODEL_DIR of its own"
 )
+# What Model Garden raises for a model or an eval set that it does not take.
+BUILD_ERRORS = (ValueError, TypeError, LookupError, RuntimeError, ImportError, tf.errors.OpError)
 MESSAGE_LENGTH = 400
+# Finite, as the eval set is: TensorFlow would trace the step anew otherwise.
+REPEATS = 1 << 20
 
 
 class CountingTrainer(base_trainer.Trainer):
@@ -82,6 +85,7 @@ class Model:
         task: Model Garden's.
         trainer: the CountingTrainer; there once `build` was called.
         strategy: of the one device.
+        global_step: step of the restored checkpoint.
     """
 
     def __init__(self, experiment, scratch):
@@ -115,50 +119,53 @@ class Model:
                         *given, dataset=dataset, **named
                     ),
                 )
-                self._expected = self._written_keys()
-        except (ValueError, TypeError, LookupError, NotImplementedError, ImportError) as error:
+                self._learn_keys()
+        except BUILD_ERRORS as error:
             raise cannot_build(self._experiment, error) from error
 
-    def _written_keys(self):
-        """Returns {key: (shape, type)} of a checkpoint of this trainer."""
-        prefix = self.trainer.checkpoint.write(str(pathlib.Path(self._scratch, "untrained")))
-        found = _shapes(tf.train.load_checkpoint(prefix))
+    def _learn_keys(self):
+        """Learns what a checkpoint must hold: all that the stock Trainer would restore."""
+        trainer = self.trainer
+        prefix = trainer.checkpoint.write(str(pathlib.Path(self._scratch, "untrained")))
+        self._expected = _shapes(tf.train.load_checkpoint(prefix))
         for path in pathlib.Path(self._scratch).glob("untrained.*"):
             path.unlink()
-        return found
+        self._variables = by_key(trainer.checkpoint, trainer.model.variables)
+        self._averaged = []
+        if isinstance(trainer.optimizer, optimization.ExponentialMovingAverage):
+            keys = (key for key in self._variables if _average_of(key) in self._expected)
+            self._averaged = list(keys)
+            # It is done once when a checkpoint is restored, and what it undoes is not used again.
+            trainer.optimizer.swap_weights = lambda: None
 
     @property
     def variable_count(self):
         """How many variables of the model a checkpoint must hold."""
-        return sum(map(_is_models, self._expected))
-
-    @property
-    def global_step(self):
-        """Step of the restored checkpoint."""
-        return int(self.trainer.global_step.numpy())
+        return len(self._variables)
 
     def restore(self, prefix):
-        """Restores one checkpoint.
+        """Restores one checkpoint, every variable of it that counts.
 
         Raises:
             Failure: it cannot be read, is of another model, or holds NaN or infinity.
         """
+        types = {key: v.dtype for key, v in self._variables.items()}
+        types.update({_average_of(key): types[key] for key in self._averaged})
         try:
             self._check(prefix)
-            with self.strategy.scope():
-                status = self.trainer.checkpoint.restore(prefix)
-                status.expect_partial().assert_existing_objects_matched()
-        except AssertionError as error:
-            text = "the checkpoint does not match the model of {}: {}"
-            text = text.format(self._experiment.own_name, one_line(error)[:MESSAGE_LENGTH])
-            raise Failure(misfit.UNMATCHED, text, permanent=True) from error
+            values = restore(prefix, {**types, STEP_KEY: tf.int64})
         except READ_ERRORS as error:
-            text = "checkpoint ({}) cannot be read: {}: {}"
-            text = text.format(prefix, type(error).__name__, error)
-            raise Failure("unreadable_checkpoint", text, permanent=False) from error
-        averages = getattr(self.trainer.optimizer, "_average_weights", None) or ()
-        variables = [*self.trainer.model.variables, *averages]
-        check_finite_variables({v.name: np.asarray(v) for v in variables})
+            raise unreadable(prefix, error) from error
+        check_finite_variables({key: value.numpy() for key, value in values.items()})
+        for key in self._averaged:
+            # Model Garden swaps the two in place by sums and differences, so what it evaluates is
+            # (average + value) - value, rounded twice.
+            values[key] = (values[_average_of(key)] + values[key]) - values[key]
+        with self.strategy.scope():
+            for key, variable in self._variables.items():
+                variable.assign(values[key])
+            self.trainer.global_step.assign(values[STEP_KEY])
+        self.global_step = int(values[STEP_KEY])
 
     def require_fit(self, prefix):
         """Raises Refusal when a checkpoint is of another model; one that cannot be read may be."""
@@ -175,7 +182,7 @@ class Model:
         """Compares names, shapes and types of what the evaluation reads, and of the whole model."""
         found = _shapes(tf.train.load_checkpoint(prefix))
         found = {
-            key: kind for key, kind in found.items() if _is_models(key) or key in self._expected
+            key: kind for key, kind in found.items() if is_models(key) or key in self._expected
         }
         config = self._experiment.own_name
         differing = misfit.differences(self._expected, found, config)
@@ -186,6 +193,35 @@ class Model:
             )
             said = misfit.explain(differing, self._expected, found, config=config)
             raise Failure(misfit.UNMATCHED, "the checkpoint " + said, permanent=True)
+
+    def single_step(self, batches):
+        """Returns a function that runs the step of an evaluation, of these batches in turn.
+
+        The metrics then hold what they should not: `forget` them afterwards.
+
+        Args:
+            batches: a tf.data.Dataset, like that of the eval set.
+        """
+        many = self.trainer.distributed(batches.repeat(REPEATS))
+        with self.strategy.scope():
+            left = [iter(many)]
+
+        def run():
+            with self.strategy.scope():
+                try:
+                    self.trainer.step(left[0])
+                except (StopIteration, tf.errors.OutOfRangeError):
+                    left[0] = iter(many)
+                    self.trainer.step(left[0])
+            tf.test.experimental.sync_devices()
+
+        return run
+
+    def forget(self):
+        """Empties the metrics that no evaluation empties before it begins."""
+        for one in vars(self.task).values():
+            if hasattr(one, "reset_state") and hasattr(one, "update_state"):
+                one.reset_state()
 
     def evaluate(self, on_step, steps=None):
         """Runs the eval set through the model as it is; returns what the Trainer gives.
@@ -225,6 +261,5 @@ def _shapes(reader):
     }
 
 
-def _is_models(key):
-    """Tells whether a key is of a variable of the model: the rest is the optimizer's and steps."""
-    return SLOT not in key and not key.startswith("optimizer/") and key != STEP_KEY
+def _average_of(key):
+    return key[: -len(VALUE)] + AVERAGE

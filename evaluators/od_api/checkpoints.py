@@ -1,53 +1,22 @@
 """Reads the model's variables out of a checkpoint by key, all in one operation.
 
 `tf.train.Checkpoint.restore` walks the whole object graph each time, which costs far more than the
-reading. The keys do not change between two checkpoints of one run, so they are learned once.
+reading. The keys do not change between two checkpoints of one run, so they are learned once
+(`evaluators.variables`).
 """
 
-import pathlib
 import sys
-import tempfile
 
-import numpy as np
 import tensorflow as tf
 
 from evaluators import misfit
 from evaluators.protocol import Failure
 from evaluators.soundness import check_finite_variables
+from evaluators.variables import READ_ERRORS, SLOT, VALUE, restore, unreadable
 
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-SLOT = "/.OPTIMIZER_SLOT/"
 # Where train_loop's Checkpoint(step, model, optimizer) keeps the moving averages.
 AVERAGE = SLOT + "optimizer/average"
 STEP_KEY = "step" + VALUE
-READ_ERRORS = (tf.errors.OpError, IndexError, OSError, ValueError)
-
-
-def variables_by_key(**root):
-    """Returns {key in a checkpoint: variable} of the named objects.
-
-    TensorFlow has no public way to ask for it, in all the versions supported. So each variable is
-    given a number of its own, a checkpoint is written, and the numbers are looked up in it; the
-    values are put back afterwards.
-    """
-    variables = {v.ref(): v for name in root for v in root[name].variables}
-    variables = list(variables.values())
-    values = [v.numpy() for v in variables]
-    with tempfile.TemporaryDirectory(prefix="checkpoint-watcher-") as folder:
-        for number, variable in enumerate(variables):
-            variable.assign(_marked(variable, number))
-        prefix = tf.train.Checkpoint(**root).write(str(pathlib.Path(folder, "numbered")))
-        reader = tf.train.load_checkpoint(prefix)
-        keys = [key for key in reader.get_variable_to_shape_map() if key.endswith(VALUE)]
-        keys = [key for key in keys if key.split("/")[0] in root]
-        found = {key: variables[_number(reader.get_tensor(key))] for key in sorted(keys)}
-    for variable, value in zip(variables, values):
-        variable.assign(value)
-    if len(found) != len(variables):
-        raise RuntimeError(
-            "the model has {} variables and saves {}".format(len(variables), len(found))
-        )
-    return found
 
 
 def read(prefix, variables, averaged, classes=None):
@@ -68,16 +37,10 @@ def read(prefix, variables, averaged, classes=None):
     expected = _expected(variables, averaged)
     try:
         _check(prefix, expected, averaged, classes)
-        keys = list(expected)
-        tensors = tf.raw_ops.RestoreV2(
-            prefix=prefix,
-            tensor_names=keys,
-            shape_and_slices=[""] * len(keys),
-            dtypes=[expected[key][1] for key in keys],
-        )
+        tensors = restore(prefix, {key: kind for key, (_, kind) in expected.items()})
     except READ_ERRORS as error:
-        raise _unreadable(prefix, error) from error
-    values = {key: tensor.numpy() for key, tensor in zip(keys, tensors)}
+        raise unreadable(prefix, error) from error
+    values = {key: tensor.numpy() for key, tensor in tensors.items()}
     check_finite_variables(values)
     for key in averaged:
         # The OD API swaps the two in place by sums and differences, so what it evaluates is
@@ -95,7 +58,7 @@ def check(prefix, variables, averaged, classes=None):
     try:
         _check(prefix, _expected(variables, averaged), averaged, classes)
     except READ_ERRORS as error:
-        raise _unreadable(prefix, error) from error
+        raise unreadable(prefix, error) from error
 
 
 def _expected(variables, averaged):
@@ -105,23 +68,6 @@ def _expected(variables, averaged):
     for key in averaged:
         expected[_average_key(key)] = expected[key]
     return expected
-
-
-def _unreadable(prefix, error):
-    text = "checkpoint ({}) cannot be read: {}: {}"
-    return Failure(
-        "unreadable_checkpoint",
-        text.format(prefix, type(error).__name__, error),
-        permanent=False,
-    )
-
-
-def _marked(variable, number):
-    return tf.cast(tf.fill(variable.shape, number), variable.dtype)
-
-
-def _number(value):
-    return int(np.asarray(value).ravel()[0])
 
 
 def _average_key(key):

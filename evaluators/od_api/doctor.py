@@ -88,8 +88,7 @@ def examine(request, findings):
 
 def check_backends(request, findings):
     """Tells which program computes COCO metrics, or that the one asked for is missing."""
-    from evaluators import protocol
-    from evaluators.od_api import coco
+    from evaluators import coco, protocol
 
     try:
         findings.fact("coco_backend", coco.choose_backend(request.get("coco_backend")))
@@ -99,7 +98,7 @@ def check_backends(request, findings):
 
 def tell_faster_backend(request, findings):
     """Tells which program would compute COCO metrics faster, and how it is installed, if one is."""
-    from evaluators.od_api import coco
+    from evaluators import coco
 
     faster = coco.recommendation(
         request.get("coco_backend"),

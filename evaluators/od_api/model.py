@@ -6,7 +6,7 @@ import tensorflow as tf
 from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
 
-from evaluators import misfit
+from evaluators import misfit, variables
 from evaluators.od_api import checkpoints, randomness
 from evaluators.od_api.pipeline import number_of_classes
 from evaluators.protocol import Failure, Refusal, one_line
@@ -67,7 +67,9 @@ class Model:
                 made = run(features, labels)
         except BUILD_ERRORS as error:
             raise _cannot_build(error) from error
-        self._variables = checkpoints.variables_by_key(model=self.network)
+        self._variables = variables.by_key(
+            tf.train.Checkpoint(model=self.network), self.network.variables
+        )
         return made
 
     @property

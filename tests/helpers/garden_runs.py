@@ -7,11 +7,14 @@ Garden's own continuous evaluation gives for each checkpoint is in `reference.js
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluator_client import PROGRAMS, draw_shapes, run_program
+import pytest
+from evaluator_client import PROGRAMS, Client, draw_shapes, run_program
+from shared import once
 
 IMAGES = 30
 SIZE = 64
@@ -58,7 +61,7 @@ class Job:
     experiment: str
     task: dict[str, Any]
     optimizer: dict[str, Any]
-    steps: int = 60
+    steps: int = 40
     every: int = 20
     batch: int = 8
 
@@ -98,6 +101,7 @@ class GardenRun:
     """A job, finished; nothing of it runs any more."""
 
     folder: Path
+    records: Path
     python: str
     job: Job
 
@@ -128,32 +132,41 @@ class GardenRun:
         return self.folder / "reference.json"
 
     def make(self) -> None:
-        """Draw, train and refer, in an empty folder."""
-        draw_shapes(self.python, self.folder, SHAPES)
+        """Train and refer, in an empty folder."""
         written = self.folder / "experiment.yaml"
         written.write_text(json.dumps(self._parameters()))
         options = ["--mode=train", f"--model_dir={self.model_dir}", f"--config_file={written}"]
         program = ["-m", "official.vision.train", f"--experiment={self.job.experiment}"]
         run_program(self.python, *program, *options, cwd=self.folder)
-        self._reference.write_text(json.dumps(self.evaluate()["metrics"]))
+        self._reference.write_text(json.dumps(self.evaluate()))
 
-    def evaluate(self, **override: Any) -> dict[str, Any]:
+    def evaluate(self, **override: Any) -> dict[str, dict[str, float]]:
         """What Model Garden's own evaluation says of all checkpoints, with further settings."""
-        return garden_reference(
-            self.python, self.job.experiment, self.config_file, self.prefixes, **override
+        program = ["-c", _WITH_OVERRIDE, json.dumps(override), PROGRAMS / "garden_reference.py"]
+        arguments = [*program, self.job.experiment, self.config_file, *self.prefixes]
+        found: dict[str, dict[str, float]]
+        found = json.loads(run_program(self.python, *arguments, cwd=self.folder))
+        return found
+
+    def start(self, client: Client, **options: Any) -> dict[str, Any]:
+        """Starts a worker on the job as the watcher does; returns `ready` or `error`."""
+        return start_garden(
+            client,
+            check=str(options.pop("check", self.prefixes[0])),
+            **{"experiment": self.job.experiment, "config_file": str(self.config_file), **options},
         )
 
     def _parameters(self) -> dict[str, Any]:
         """The job's parameters, as a YAML file would give them."""
         job = self.job
-        data = {"global_batch_size": job.batch, "dtype": "float32"}
+        data: dict[str, Any] = {"global_batch_size": job.batch, "dtype": "float32"}
         if job.experiment.startswith("seg_"):
-            data = {**data, "output_size": [SIZE, SIZE]}
-        train = {**data, "input_path": str(self.folder / "train.tfrecord")}
+            data["output_size"] = [SIZE, SIZE]
+        train = {**data, "input_path": str(self.records / "train.tfrecord")}
         train["shuffle_buffer_size"] = 32
-        if "seg_" in job.experiment:
+        if job.experiment.startswith("seg_"):
             train["crop_size"] = None
-        validation = {**data, "input_path": str(self.folder / "val.tfrecord")}
+        validation = {**data, "input_path": str(self.records / "val.tfrecord")}
         return {
             "runtime": {
                 "distribution_strategy": "mirrored",
@@ -178,14 +191,21 @@ class GardenRun:
         }
 
 
-def garden_reference(
-    python: str, experiment: str, config_file: Path, prefixes: list[Path], **override: Any
-) -> dict[str, Any]:
-    """What Model Garden's own evaluation gives: `metrics` and `seconds`, by checkpoint."""
-    program = ["-c", _WITH_OVERRIDE, json.dumps(override), PROGRAMS / "garden_reference.py"]
-    arguments = [*program, experiment, config_file, *prefixes]
-    found: dict[str, Any] = json.loads(run_program(python, *arguments, cwd=config_file.parent))
-    return found
+def garden_run(name: str, python: str, factory: pytest.TempPathFactory) -> GardenRun:
+    """The job of JOBS, trained by the first process of the test run that asks for it."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    records = once(folder / "garden-records", lambda made: draw_shapes(python, made, SHAPES))
+    run = GardenRun(folder / f"garden-{name}", records, python, JOBS[name])
+    once(run.folder, lambda _: run.make())
+    return run
+
+
+def start_garden(client: Client, check: str | None = None, **options: Any) -> dict[str, Any]:
+    """Starts a worker of the kind `model-garden`; returns `ready` or `error`."""
+    client.send(type="start", protocol=2, kind="model-garden", check=check, options=options)
+    return client.receive("ready", "error")
 
 
 _WITH_OVERRIDE = """

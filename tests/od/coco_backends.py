@@ -18,6 +18,7 @@ os.dup2(2, 1)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from evaluators_package import VERSIONS  # noqa: E402, F401, I001
+from evaluators.coco import BACKENDS, importable, recommendation  # noqa: E402
 from evaluators.od_api import coco, plugin_images, plugins  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -172,7 +173,7 @@ def case(options):
         "od_api": {"metrics": od_api(options.masks, categories, identities, truths, found)},
         "plugin": by_plugin(options.masks, categories, identities, truths, found),
     }
-    for backend in [b for b in coco.BACKENDS if coco._importable(b)]:
+    for backend in [b for b in BACKENDS if importable(b)]:
         run = coco.CocoMetrics(truth, backend, eval_pb2.EvalConfig())
         run.add(Batch(identities, found))
         metrics, by_category = run.compute()
@@ -183,10 +184,10 @@ def case(options):
 def recommended():
     """Returns what `recommendation` says of few and many images, with and without a choice."""
     return {
-        "few": coco.recommendation("auto", "pycocotools", 999),
-        "many": coco.recommendation("auto", "pycocotools", 1000),
-        "fast already": coco.recommendation("auto", "hotcoco", 5000),
-        "chosen": coco.recommendation("pycocotools", "pycocotools", 5000),
+        "few": recommendation("auto", "pycocotools", 999),
+        "many": recommendation("auto", "pycocotools", 1000),
+        "fast already": recommendation("auto", "hotcoco", 5000),
+        "chosen": recommendation("pycocotools", "pycocotools", 5000),
     }
 
 

@@ -2,7 +2,8 @@
 
 What `official.vision.train --mode=continuous_eval` does with a checkpoint, for one after the other:
 the same runner and its controller, which restores and evaluates. Prints JSON, from a checkpoint's
-name to its metrics; `seconds` has how long each took.
+name to its metrics. Without a prefix it reads one after another from its standard input, and prints
+the metrics of each in a line.
 
 Further settings of the experiment are JSON in the variable PARAMS_OVERRIDE.
 """
@@ -12,7 +13,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import time
 
 REPLIES = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # pycocotools prints
@@ -66,22 +66,25 @@ def let_numpy_count():
     coco_utils.convert_groundtruths_to_coco_dataset = converted
 
 
+def evaluate(params, runner, prefix):
+    """Returns the metrics of one checkpoint, as continuous evaluation makes them."""
+    with runner.strategy.scope():
+        runner.controller.restore_checkpoint(prefix)
+        metrics = runner.controller.evaluate(steps=params.trainer.validation_steps)
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+
+
 def main(experiment, config_file, *prefixes):
     """Evaluates the checkpoints and prints their metrics."""
     if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
         let_numpy_count()
     params, runner = build(experiment, config_file, tempfile.mkdtemp())
-    found, seconds = {}, {}
-    with runner.strategy.scope():
-        for prefix in prefixes:
-            began = time.perf_counter()
-            runner.controller.restore_checkpoint(prefix)
-            metrics = runner.controller.evaluate(steps=params.trainer.validation_steps)
-            name = pathlib.Path(prefix).name
-            seconds[name] = time.perf_counter() - began
-            numbers = {key: value for key, value in metrics.items() if np.ndim(value) == 0}
-            found[name] = {key: float(value) for key, value in numbers.items()}
-    json.dump({"metrics": found, "seconds": seconds}, REPLIES)
+    if prefixes:
+        found = {pathlib.Path(one).name: evaluate(params, runner, one) for one in prefixes}
+        json.dump(found, REPLIES)
+    else:
+        for line in sys.stdin:
+            print(json.dumps(evaluate(params, runner, line.strip())), file=REPLIES, flush=True)
     REPLIES.close()
 
 

@@ -1,0 +1,89 @@
+"""The variables of a checkpoint: by which keys it has them, and how they are read at once.
+
+`tf.train.Checkpoint.restore` walks the whole object graph each time, which costs far more than the
+reading. The keys do not change between two checkpoints of one run, so they are learned once.
+"""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from evaluators.protocol import Failure
+
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+SLOT = "/.OPTIMIZER_SLOT/"
+READ_ERRORS = (tf.errors.OpError, IndexError, OSError, ValueError)
+
+
+def by_key(checkpoint, variables):
+    """Returns {key: variable}: under which key a tf.train.Checkpoint has each variable.
+
+    TensorFlow has no public way to ask for it, in all the versions supported. So each variable is
+    given a number of its own, a checkpoint is written, and the numbers are looked up in it; the
+    values are put back afterwards.
+    """
+    variables = list({v.ref(): v for v in variables}.values())
+    values = [v.numpy() for v in variables]
+    with tempfile.TemporaryDirectory(prefix="checkpoint-watcher-") as folder:
+        for number, variable in enumerate(variables):
+            variable.assign(_marked(variable, number))
+        prefix = checkpoint.write(str(pathlib.Path(folder, "numbered")))
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        reader = tf.train.load_checkpoint(prefix)
+        keys = sorted(key for key in reader.get_variable_to_shape_map() if is_models(key))
+        found = {key: variables[_number(reader.get_tensor(key))] for key in keys}
+    if len(found) != len(variables):
+        raise RuntimeError(
+            "the model has {} variables and saves {}".format(len(variables), len(found))
+        )
+    return found
+
+
+def restore(prefix, types):
+    """Returns {key: tensor} of a checkpoint.
+
+    Args:
+        prefix: the checkpoint's prefix.
+        types: {key: TensorFlow's type} of what is wanted.
+
+    Raises:
+        READ_ERRORS: it cannot be read.
+    """
+    keys = list(types)
+    tensors = tf.raw_ops.RestoreV2(
+        prefix=prefix,
+        tensor_names=keys,
+        shape_and_slices=[""] * len(keys),
+        dtypes=[types[key] for key in keys],
+    )
+    return dict(zip(keys, tensors))
+
+
+def unreadable(prefix, error):
+    """Returns the Failure of a checkpoint that could not be read: it may be there again later."""
+    text = "checkpoint ({}) cannot be read: {}: {}"
+    return Failure(
+        "unreadable_checkpoint",
+        text.format(prefix, type(error).__name__, error),
+        permanent=False,
+    )
+
+
+def is_models(key):
+    """Tells whether a key is of a variable of a model: the rest is the optimizer's and counters.
+
+    It holds where the checkpoint's root has the model's parts and an `optimizer` beside them.
+    """
+    others = ("optimizer/", "save_counter/", "global_step/", "step/")
+    return key.endswith(VALUE) and SLOT not in key and not key.startswith(others)
+
+
+def _marked(variable, number):
+    return tf.cast(tf.fill(variable.shape, number), variable.dtype)
+
+
+def _number(value):
+    return int(np.asarray(value).ravel()[0])

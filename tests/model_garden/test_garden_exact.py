@@ -1,0 +1,159 @@
+"""Model Garden's checkpoints have the numbers of Model Garden's own evaluation, to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluator_client import Client
+from garden_runs import IMAGES, GardenRun, garden_run
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
+
+BATCHED = IMAGES - IMAGES % 8
+DEFAULT = ("retinanet", "retinanet_ema", "classification")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one worker said of a job: at its start, of each checkpoint, and again of the first."""
+
+    run: GardenRun
+    ready: dict[str, Any]
+    results: list[dict[str, Any]]
+    replies: list[dict[str, Any]]
+
+
+def evaluate(run: GardenRun, folder: Path, **options: Any) -> Evaluated:
+    """Has a worker evaluate all checkpoints of a job, and the first once more."""
+    with Client(run.python, folder) as client:
+        ready = run.start(client, **options)
+        assert ready["type"] == "ready", ready
+        results = [client.evaluate(prefix) for prefix in [*run.prefixes, run.prefixes[0]]]
+        return Evaluated(run, ready, results, client.replies)
+
+
+@pytest.fixture(scope="module", params=DEFAULT)
+def evaluated(
+    request: pytest.FixtureRequest, od_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Evaluated:
+    """Each job of the default set, evaluated."""
+    run = garden_run(request.param, od_python, tmp_path_factory)
+    return evaluate(run, tmp_path_factory.mktemp(request.param))
+
+
+def differing(result: dict[str, Any], reference: dict[str, float]) -> dict[str, Any]:
+    """What is not equal to Model Garden's, by metric; `steps_per_second` is none."""
+    metrics = result["metrics"]
+    theirs = {name: value for name, value in reference.items() if name != "steps_per_second"}
+    assert metrics.keys() - theirs.keys() == {"latency_ms"}
+    return {
+        name: (value, metrics.get(name))
+        for name, value in theirs.items()
+        if metrics.get(name) != value
+    }
+
+
+def test_every_metric_equals_model_gardens_own_to_the_last_bit(evaluated: Evaluated):
+    reference = evaluated.run.reference
+    assert len(reference) == len(evaluated.run.prefixes) >= 2
+    for prefix, result in zip(evaluated.run.prefixes, evaluated.results, strict=False):
+        assert differing(result, reference[prefix.name]) == {}
+        assert result["global_step"] == int(prefix.name.removeprefix("ckpt-"))
+    # Or equality would say little.
+    assert len({values["validation_loss"] for values in reference.values()}) == len(reference)
+    primary = evaluated.ready["details"]["primary_metric"]
+    assert max(values[primary] for values in reference.values()) > 0
+
+
+def test_a_checkpoint_evaluated_again_after_others_has_the_same_numbers(evaluated: Evaluated):
+    first, *_, last = ({**one["metrics"], "latency_ms": 0} for one in evaluated.results)
+    assert first == last
+    categories = [one["category_metrics"] for one in evaluated.results]
+    assert categories[0] == categories[-1]
+
+
+def test_images_are_counted_and_those_left_out_are_told(evaluated: Evaluated):
+    ready = evaluated.ready
+    assert ready["images"] == BATCHED and ready["details"]["records"] == IMAGES
+    assert {one["images"] for one in evaluated.results} == {BATCHED}
+    (said,) = ready["warnings"]
+    assert said.startswith(f"{IMAGES - BATCHED} of {IMAGES} images are left out") and (
+        "drop_remainder" in said
+    )
+    progress = [one for one in evaluated.replies if one["type"] == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"] == BATCHED
+
+
+def test_every_result_has_the_metrics_that_were_declared(evaluated: Evaluated):
+    declared = {one["name"]: one for one in evaluated.ready["metrics"]}
+    for result in evaluated.results:
+        assert result["metrics"].keys() == declared.keys()
+        assert result["metrics"]["latency_ms"] > 0 and result["cost"]["latency_passes"] > 0
+    assert all(one["direction"] in ("max", "min") for one in declared.values())
+    assert not declared["latency_ms"]["reproducible"]
+    short = {name: one["name"] for one in declared.values() for name in one["short"]}
+    if "AP" in declared:
+        assert (short["mAP"], short["AR100"], short["loss"]) == ("AP", "ARmax100", "total_loss")
+        details = evaluated.ready["details"]
+        assert (details["primary_metric"], details["primary_mode"]) == ("AP", "max")
+    else:
+        assert short["loss"] == "validation_loss"
+
+
+def test_categories_have_the_means_that_their_overall_metric_is_made_of(evaluated: Evaluated):
+    known = {one["id"] for one in evaluated.ready["categories"] or ()}
+    for result in evaluated.results:
+        found = result["category_metrics"]
+        assert {one["category"] for one in found} == known
+        values = [one["value"] for one in found if one["name"] == "AP"]
+        if values:
+            assert sum(values) / len(values) == pytest.approx(result["metrics"]["AP"], rel=1e-6)
+
+
+def test_nothing_is_written_into_model_dir(evaluated: Evaluated):
+    there = {path.name for path in evaluated.run.model_dir.iterdir()}
+    names = {f"{prefix.name}.index" for prefix in evaluated.run.prefixes}
+    names |= {f"{prefix.name}.data-00000-of-00001" for prefix in evaluated.run.prefixes}
+    names |= {"checkpoint", "params.yaml", "operative_config.train.gin", "train"}
+    assert there == names
+
+
+def test_the_whole_eval_set_is_measured_where_that_is_asked_for_under_another_fingerprint(
+    od_python: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    """And without memory for the eval set, which changes no number."""
+    run = garden_run("classification", od_python, tmp_path_factory)
+    whole = evaluate(run, tmp_path, whole_eval_set=True, cache_bytes=0)
+    assert whole.ready["images"] == IMAGES
+    assert "decoded anew" in whole.ready["warnings"][0] and len(whole.ready["warnings"]) == 1
+    override = {"task": {"validation_data": {"drop_remainder": False}}}
+    reference = run.evaluate(**override)
+    for prefix, result in zip(run.prefixes, whole.results, strict=False):
+        assert differing(result, reference[prefix.name]) == {}
+    with Client(od_python, tmp_path) as client:
+        assert run.start(client)["fingerprint"] != whole.ready["fingerprint"]
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_in_one_line(
+    od_python: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    """At the start where `check` names it, and else that checkpoint alone."""
+    run = garden_run("classification", od_python, tmp_path_factory)
+    other = garden_run("retinanet", od_python, tmp_path_factory).prefixes[0]
+    with Client(od_python, tmp_path) as client:
+        said = run.start(client, check=other)
+        assert (said["type"], said["code"]) == ("error", "unmatched_variables")
+        assert f"checkpoint {other.name} does not match" in said["message"]
+        assert str(run.config_file) in said["message"] and len(said["message"]) < 400
+    with Client(od_python, tmp_path) as client:
+        assert run.start(client)["type"] == "ready"
+        said = client.evaluate(other)
+        assert (said["code"], said["permanent"]) == ("unmatched_variables", True)
+        assert client.evaluate(run.prefixes[0])["type"] == "result"
+        client.send(type="cancel", id="given up")
+        client.send(type="evaluate", id="given up", prefix=str(run.prefixes[0]))
+        assert client.receive("result", "failed")["code"] == "cancelled"
+        assert client.evaluate(run.prefixes[0])["type"] == "result"
