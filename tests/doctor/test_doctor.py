@@ -309,7 +309,7 @@ def test_a_hanging_interpreter_is_ended_and_what_it_said_before_is_kept(watcher:
 @pytest.mark.slow
 def ask(model_dir: Path, python: Path, *tell: Callable[[str], None]) -> training.Answer:
     given = settings(model_dir, python=str(python))
-    return training.ask(given.evaluator, given.carrier, "cpu", 20, *tell)
+    return training.ask(given.run, given.evaluator, given.carrier, "cpu", 20, *tell)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def test_the_settings_are_those_of_its_command_line_in_the_order_in_which_they_c
         "model_dir": "m",
         "evaluator": "model-garden",
         "experiment": "retinanet_resnetfpn_coco",
-        "config_file": "a.yaml",
-        "params_override": ["b.yaml", "x.y=1"],
+        "config_file": ["a.yaml", "b.yaml"],
+        "params_override": ["x.y=1"],
     }
     there = trainer_among(["docker", "run", "image", *command])
     assert there and there[1] == arguments

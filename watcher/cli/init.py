@@ -16,7 +16,7 @@ from watcher.cli.sources import FILE_HERE
 from watcher.errors import ConfigError, ModelDirError
 from watcher.files.atomic_io import write_new_file
 
-_FLAGS = frozenset({"pipeline_config", "python"})
+_FLAGS = frozenset({"pipeline_config", "experiment", "python"})
 
 
 @click.command(
@@ -33,11 +33,16 @@ _FLAGS = frozenset({"pipeline_config", "python"})
     help="The pipeline.config of the run. Default: the trainer's, or one in or beside MODEL_DIR.",
 )
 @click.option(
+    "--experiment",
+    metavar="NAME",
+    help="Of a Model Garden job, what its trainer got as --experiment. Default: as it runs now.",
+)
+@click.option(
     "--python",
     metavar="INTERPRETER",
     shell_complete=completing.files,
     help="Interpreter of the training environment. Default: one that imports TensorFlow and the"
-    " OD API, if there is one.",
+    " OD API, or Model Garden, if there is one.",
 )
 @click.option(
     "-o",
@@ -52,6 +57,7 @@ _FLAGS = frozenset({"pipeline_config", "python"})
 def init(
     model_dir: str,
     pipeline_config: str | None,
+    experiment: str | None,
     python: str | None,
     output: Path,
     force: bool,
@@ -59,8 +65,9 @@ def init(
 ) -> None:
     """Write a settings file for MODEL_DIR: what was found, and every other setting as a comment.
 
-    Looks for pipeline.config, the training environment's interpreter (one that really imports
-    TensorFlow and the OD API), a free device, the eval input and its metric, and how often the
+    Looks for pipeline.config, or params.yaml and the experiment of a Model Garden job, the training
+    environment's interpreter (one that really imports TensorFlow and the OD API, or Model Garden),
+    a free device, the eval input and its metric, and how often the
     trainer saves, for the patience. What is not found is a comment that says what to fill in.
     Nothing else is written, and nothing in MODEL_DIR.
     """
@@ -73,7 +80,18 @@ def init(
             f"{output} is there already", hint="name another one with -o, or overwrite with --force"
         )
     _check(model_dir, pipeline_config)
-    options = {"model_dir": model_dir, "pipeline_config": pipeline_config, "python": python}
+    if pipeline_config and experiment:
+        raise ConfigError(
+            f"pipeline_config ({pipeline_config}) and experiment ({experiment}) are of different"
+            " trainers",
+            hint="give the one that this run is trained with",
+        )
+    options = {
+        "model_dir": model_dir,
+        "pipeline_config": pipeline_config,
+        "experiment": experiment,
+        "python": python,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     outlook = look(given, os.environ, time_limit, lambda text: click.echo(text, err=True))
     text = render(outlook, outlook.found["model_dir"].value)

@@ -61,10 +61,22 @@ class Sources:
         try:
             loaded = load(kind, self.flags, os.environ, self.file, self.defaults, last)
         except ConfigError as error:
+            if error.message == "experiment is not set" and (told := self._of_trainer()):
+                return replace(self, defaults={**self.defaults, **told}).load(kind)
             if unread and error.message.endswith("is not set"):
                 raise unread from error
             raise
         return replace(loaded, unread=isinstance(unread, StoreBusy))
+
+    def _of_trainer(self) -> dict[str, Any]:
+        """Return the experiment of the trainer that runs on MODEL_DIR, where one does."""
+        from watcher.launch.processes import trainer_on, trainers
+
+        held = read_toml(self.file) if self.file else {}
+        folder = _first("model_dir", self.flags, held, self.defaults)
+        trainer = trainer_on(Path(folder), trainers()) if folder else None
+        told = trainer.kind.settings(trainer.arguments) if trainer else {}
+        return {name: told[name] for name in ("experiment",) if name in told}
 
     def _state_dir(self) -> Path | None:
         held = read_toml(self.file) if self.file else {}

@@ -16,6 +16,7 @@ from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
 from watcher.config import LaunchSettings, Settings, launch_doubts, names
+from watcher.config.evaluator import MODEL_GARDEN
 from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, python_command, visible_devices
 from watcher.launch.kinds import evaluated_by, trainer_among, trainer_of
@@ -23,6 +24,8 @@ from watcher.launch.say import SayLater, say
 
 # The launcher ends the watcher itself, and makes model_dir.
 _NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
+# What COMMAND of a Model Garden job tells of its configuration.
+_TOLD = ("experiment", "config_file", "params_override")
 # What the launcher uses of the watcher's settings; the others need a watcher.
 _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
 
@@ -52,7 +55,8 @@ def train(
     SIGTERM, and SIGKILL after --stop-grace-seconds. A sentinel of another run means nothing. With
     --watch, the watcher runs beside it with the same settings as `run`, and finishes its queue
     after the trainer ended. Where they are not set, MODEL_DIR, --pipeline-config and --python are
-    read from COMMAND, and the watcher's other settings are as at its last start. Signals are passed
+    read from COMMAND, of a Model Garden job --experiment, --config-file and --params-override too,
+    and the watcher's other settings are as at its last start. Signals are passed
     on; output and input are the trainer's own.
 
     Exit codes: the trainer's, 128+N when signal N ended it, 0 after an early stop, also one of
@@ -111,8 +115,7 @@ def _defaults(command: Sequence[str]) -> dict[str, Any]:
     # Also behind programs that we do not know, or of a name that is none of a trainer's.
     kind, arguments = trainer_among(command) or (evaluated_by("od-api"), tuple(command))
     python = found_interpreter(command, os.environ)
-    found = {**kind.settings(arguments), **({"python": python} if python else {})}
-    return {name: value for name, value in found.items() if name in names(LaunchSettings)}
+    return {**kind.settings(arguments), **({"python": python} if python else {})}
 
 
 def _mention_other_folders(settings: LaunchSettings, command: Sequence[str]) -> None:
@@ -144,13 +147,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     from watcher.evaluation.workers import other_evaluators
     from watcher.launch.gpus import evaluation_device
 
-    path = settings.value("pipeline_config")
-    if settings.run.evaluator != "model-garden" and not Path(path).is_file():
-        wrong = f"({path}) does not exist or is not a file" if path else "is not set"
-        raise ConfigError(
-            f"pipeline_config {wrong}",
-            hint="give --pipeline-config, or --pipeline_config_path in the trainer's command",
-        )
+    told = _evaluation(settings)
     settings.carrier.interpreter()
     listing = Listing() if settings.carrier.device == "cpu" else list_gpus()
     device = evaluation_device(
@@ -163,7 +160,7 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     if device.device != settings.carrier.device:
         say(f"the watcher evaluates on {device.device}: {device.reason}")
     known: dict[str, Any] = {
-        "pipeline_config": path,
+        **told,
         "python": settings.carrier.python,
         "working_directory": settings.carrier.working_directory or str(Path.cwd()),
     }
@@ -180,6 +177,32 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
     ours = [name for name in given.flags if name in names(Settings)]
     flags = {name: given.flags[name] for name in ours}
     return words + _as_flags({**flags, **known, "model_dir": None})
+
+
+def _evaluation(settings: LaunchSettings) -> dict[str, Any]:
+    """Return the settings that say what is evaluated, most of which COMMAND tells.
+
+    Raises:
+        ConfigError: a file that is needed is not there.
+    """
+    path = settings.value("pipeline_config")
+    if settings.run.evaluator != MODEL_GARDEN:
+        if not Path(path).is_file():
+            wrong = f"({path}) does not exist or is not a file" if path else "is not set"
+            raise ConfigError(
+                f"pipeline_config {wrong}",
+                hint="give --pipeline-config, or --pipeline_config_path in the trainer's command",
+            )
+        return {"pipeline_config": path}
+    lacking = [one for one in settings.value("config_file") if not Path(one).is_file()]
+    if lacking:
+        raise ConfigError(
+            f"config_file ({lacking[0]}) does not exist or is not a file",
+            hint="give --config-file, or --config_file in the trainer's command",
+        )
+    # The trainer writes params.yaml some time after its start.
+    told = {"evaluator": MODEL_GARDEN, "wait_for_model_dir": True}
+    return {**told, **{name: settings.value(name) for name in _TOLD}}
 
 
 def _as_flags(values: Mapping[str, Any]) -> list[str]:

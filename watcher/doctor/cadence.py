@@ -171,6 +171,9 @@ def saving(pace: Pace) -> list[Finding]:
     if schedule.every is None:
         text = "how often the trainer saves is not known yet: params.yaml will say it"
         return [Finding("saving", "note", text)]
+    if schedule.saves_at_end and not schedule.every:
+        text = f"{schedule.every_name} is 0 ({schedule.source}): the trainer saves nothing at all"
+        return [Finding("saving", "error", text, f"{schedule.set_every}1000")]
     if interval != schedule.every:
         remedy = f"{schedule.set_every}{interval}, or another multiple of {schedule.loop}"
         found.append(Finding("saving", "warning", rounding(schedule), remedy))

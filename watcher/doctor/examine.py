@@ -12,6 +12,7 @@ from typing import Any
 
 from watcher.config import Settings
 from watcher.config.carrier import LocalSettings
+from watcher.config.garden_params import params_file
 from watcher.config.policies import boards
 from watcher.doctor import cadence, device, folders, service, space, state, training
 from watcher.doctor.event_files import event_files
@@ -59,6 +60,9 @@ def examine(
         ]
     )
     found += folders.working_directory(settings.run, settings.carrier, running)
+    if trainer := trainer_on(settings.run.model_path, running):
+        said = trainer.kind.remarks(trainer.arguments)
+        found += [Finding("trainer", "note", f"trainer {trainer.pid}: {one}") for one in said]
     settings = at_work(settings, running)
     source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
     answer = training.Answer()
@@ -67,8 +71,11 @@ def examine(
         nonlocal answer
         check = to_check(settings.run, settings.evaluator, source)
         where = _device(settings.carrier, running)
-        answer = training.ask(settings.evaluator, settings.carrier, where, time_limit, tell, check)
-        return [*training.environment(answer.facts), *answer.findings]
+        answer = training.ask(
+            settings.run, settings.evaluator, settings.carrier, where, time_limit, tell, check
+        )
+        known = training.environment(answer.facts, settings.run.evaluator)
+        return [*known, *answer.findings]
 
     # It keeps its own time, and needs a little more to end what it started.
     asking = Check("environment", ask, time_limit + _DEVICE_SECONDS + 10)
@@ -171,15 +178,17 @@ def pace(settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any
         queue_policy=settings.retention.queue_policy,
         # A trainer that is at work here has written the times itself.
         doubt=cadence.doubt(found, schedule.interval, None if trainer else recorded.found_seconds),
-        faster="--eval-batch-size, --sample-1-of-n, ",
+        faster=evaluated_by(settings.run.evaluator).faster,
     )
 
 
 def _schedule(settings: Settings, trainer: Trainer | None, facts: Mapping[str, Any]) -> Schedule:
     """Return when the run's trainer saves, as far as its command and configuration tell."""
-    kind = trainer.kind if trainer else evaluated_by("od-api")
-    given = settings.value("pipeline_config")
-    configuration = settings.carrier.working_path / given if given else None
+    kind = trainer.kind if trainer else evaluated_by(settings.run.evaluator)
+    if settings.run.evaluator == "model-garden":
+        configuration = params_file(settings.run.model_path)
+    else:
+        configuration = settings.carrier.working_path / settings.value("pipeline_config")
     arguments = trainer.arguments if trainer else ()
     folder = trainer.path(".") if trainer else settings.carrier.working_path
     return kind.schedule(arguments, configuration, folder, facts)

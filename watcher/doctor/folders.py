@@ -51,7 +51,7 @@ def working_directory(
     if given and carrier.working_path.resolve() != theirs.resolve():
         text = (
             f"working_directory is {given}, and trainer {trainer.pid} was started in {theirs}:"
-            " relative paths in pipeline.config mean other files to it"
+            f" relative paths in {trainer.kind.configuration} mean other files to it"
         )
         return [Finding(check, "warning", text, f"--working-directory {shlex.quote(str(theirs))}")]
     text = f"relative paths begin at {theirs}, where trainer {trainer.pid} was started"

@@ -18,13 +18,20 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from watcher.config.carrier import LocalSettings
+from watcher.config.evaluator import MODEL_GARDEN, ModelGardenSettings, is_file
+from watcher.config.run import RunSettings
 from watcher.config.settings import EvaluatorSettings
 from watcher.doctor.finding import Finding, Severity
+from watcher.evaluation.model_garden import ModelGarden
+from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.worker import device_environment
 from watcher.files.scratch import Scratch
 from watcher.files.scratch import environment as environment_of
+from watcher.launch.kinds import evaluated_by
 
-PROGRAM = Path(__file__).resolve().parents[2] / "evaluators" / "od_api" / "doctor.py"
+_EVALUATORS = Path(__file__).resolve().parents[2] / "evaluators"
+PROGRAM = _EVALUATORS / "od_api" / "doctor.py"
+GARDEN_PROGRAM = _EVALUATORS / "model_garden" / "doctor.py"
 _LIMIT_BYTES = 1 << 20
 _NOISE_BYTES = 8 << 20  # TensorFlow says a lot on standard error
 _Ended = Literal["closed", "late", "endless"]
@@ -49,6 +56,13 @@ RUN = (
     ("3.13", "2.21.0", "2.20.0"),
 )
 
+# The same of Model Garden's evaluations.
+GARDEN_RUN = (
+    ("3.11", "2.13.1", "2.15.0"),
+    ("3.11", "2.20.0", "2.20.0"),
+    ("3.11", "2.21.0", "2.20.0"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -64,6 +78,7 @@ class Answer:
 
 
 def ask(
+    run: RunSettings,
     evaluator: EvaluatorSettings,
     carrier: LocalSettings,
     device: str,
@@ -74,12 +89,13 @@ def ask(
     """Run the program in the training interpreter, and end it after so many seconds.
 
     Args:
+        run: Which one.
         evaluator: What is measured.
         carrier: Where a worker runs.
         device: Where an evaluation would run; the process sees this one alone.
         seconds: Time limit.
         tell: Called with how far it is, about once a second while it reads the records.
-        check: Prefix of a checkpoint that pipeline.config has to fit.
+        check: Prefix of a checkpoint that the configuration has to fit.
     """
     wanted = carrier.python or sys.executable
     interpreter = shutil.which(wanted)
@@ -90,10 +106,9 @@ def ask(
             f"python ({wanted}) does not exist or cannot be executed",
             "give --python the interpreter of the training environment, /path/to/env/bin/python",
         )
-    names = ("eval_input", "eval_batch_size", "sample_1_of_n", "coco_backend")
+    program, fields = _questions(run, evaluator)
     request = {
-        "pipeline_config": str(Path(getattr(evaluator, "pipeline_config", "")).absolute()),
-        **{name: getattr(evaluator, name, None) for name in names},
+        **fields,
         "device": device,
         "check": str(check.absolute()) if check else None,
         "seconds": seconds,
@@ -102,21 +117,50 @@ def ask(
     try:
         with Scratch() as scratch:
             variables = {**device_environment(device), **environment_of(scratch.take("doctor"))}
-            command = [str(Path(interpreter).absolute()), str(PROGRAM)]
+            command = [str(Path(interpreter).absolute()), str(program)]
             folder = carrier.working_path
             output, noise, ending = _talk(command, folder, request, variables, seconds, tell)
     except OSError as error:
         return _none(
             f"cannot start the interpreter {interpreter}: {error.strerror}", "check --python"
         )
+    if isinstance(evaluator, ModelGardenSettings):
+        modules = "tensorflow, official.vision.registry_imports"
+        return read(output, noise, ending, interpreter, modules)
     return read(output, noise, ending, interpreter)
+
+
+def _questions(run: RunSettings, evaluator: EvaluatorSettings) -> tuple[Path, dict[str, Any]]:
+    """Return the program that looks, and what it is told of the evaluation."""
+    if isinstance(evaluator, ModelGardenSettings):
+        kind = ModelGarden(evaluator, run.model_path, "", Snapshot())
+        return GARDEN_PROGRAM, {name: _absolute(value) for name, value in kind.options.items()}
+    names = ("eval_input", "eval_batch_size", "sample_1_of_n", "coco_backend")
+    fields = {name: getattr(evaluator, name) for name in names}
+    return PROGRAM, {
+        "pipeline_config": str(Path(evaluator.pipeline_config).absolute()),
+        **fields,
+    }
+
+
+def _absolute(value: Any) -> Any:
+    """Return an option whose files do not depend on where it is read."""
+    if isinstance(value, list):
+        return [_absolute(one) for one in value]
+    return str(Path(value).absolute()) if isinstance(value, str) and is_file(value) else value
 
 
 def _none(why: str, remedy: str) -> Answer:
     return Answer(findings=[Finding("environment", "error", why, remedy)])
 
 
-def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
+def read(
+    output: bytes,
+    noise: bytes,
+    ending: str,
+    interpreter: str,
+    modules: str = "tensorflow, object_detection.model_lib_v2",
+) -> Answer:
     """Turn what the program wrote into an answer. Pure.
 
     Args:
@@ -124,6 +168,7 @@ def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
         noise: The end of its standard error.
         ending: How it ended, in words.
         interpreter: For the messages.
+        modules: What an evaluation imports.
     """
     answer, done = Answer(), False
     for line in output.splitlines():
@@ -144,7 +189,7 @@ def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
         last = noise.decode(errors="replace").strip().splitlines()[-1:]
         late = ending.startswith(_LATE)  # what it printed last is not the cause
         said = f" ({last[0].strip()[:200]})" if last and not late else ""
-        remedy = f"{interpreter} -c 'import tensorflow, object_detection.model_lib_v2'"
+        remedy = f"{interpreter} -c 'import {modules}'"
         if late:
             remedy = f"on a busy machine give a larger --time-limit, such as 300; or see {remedy}"
         else:
@@ -155,7 +200,7 @@ def read(output: bytes, noise: bytes, ending: str, interpreter: str) -> Answer:
     return answer
 
 
-def environment(facts: Mapping[str, Any]) -> list[Finding]:
+def environment(facts: Mapping[str, Any], evaluator: str | None = None) -> list[Finding]:
     """Compare the versions with those that this evaluator was run with. Pure."""
     versions = facts.get("versions")
     if not isinstance(versions, dict):
@@ -166,9 +211,10 @@ def environment(facts: Mapping[str, Any]) -> list[Finding]:
         f"Python {versions.get('python')}, TensorFlow {tensorflow}, tf-models-official {models},"
         f" NumPy {versions.get('numpy')}"
     )
-    if (python, tensorflow, models) in RUN:
+    were_run = GARDEN_RUN if evaluator == MODEL_GARDEN else RUN
+    if (python, tensorflow, models) in were_run:
         return [Finding("environment", "ok", f"{text}: a combination that was run")]
-    if tensorflow in {known for _, known, _ in RUN}:
+    if tensorflow in {known for _, known, _ in were_run}:
         message = f"{text}: this TensorFlow was run, though not in this combination"
         return [Finding("environment", "note", message)]
     return [
@@ -176,7 +222,7 @@ def environment(facts: Mapping[str, Any]) -> list[Finding]:
             "environment",
             "warning",
             f"{text}: this evaluator was not run with this TensorFlow",
-            "compare one score with the OD API's own evaluation;"
+            f"compare one score with {evaluated_by(evaluator).suite}'s own evaluation;"
             " 'Environments that were run' in the documentation has those that were",
         )
     ]

@@ -14,6 +14,7 @@ from watcher.errors import StoreError
 from watcher.launch.command import interpreter
 from watcher.launch.decide import describe
 from watcher.launch.files import last_words
+from watcher.launch.kinds import evaluated_by
 from watcher.promotion.promote import read_board
 from watcher.store.reading import open_reader
 
@@ -192,12 +193,9 @@ def _what_to_do(
 ) -> list[str]:
     """Say how the best is exported, and how training goes on."""
     lines = []
-    if export and (pipeline := settings.value("pipeline_config")):
-        words = [interpreter(command) or settings.carrier.python or "python"]
-        words += ["-m", "object_detection.exporter_main_v2", "--input_type", "image_tensor"]
-        words += ["--pipeline_config_path", pipeline]
-        words += ["--trained_checkpoint_dir", str(settings.run.best_path)]
-        words += ["--output_directory", "exported"]
+    kind = evaluated_by(settings.run.evaluator)
+    if export and (exporter := kind.export(settings.run, settings.evaluator)):
+        words = [interpreter(command) or settings.carrier.python or "python", "-m", *exporter]
         lines.append(f"to export it: {shlex.join(words)}")
     if resume:
         again = shlex.join(["checkpoint-watcher", "resume", str(settings.run.model_path)])

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from watcher.config.garden_params import lookup, params_file, read_params
+from watcher.config.run import RunSettings
+from watcher.config.settings import EvaluatorSettings
 from watcher.launch.command import flag_value, flag_values
 from watcher.launch.trainer_kind import Mistyped, Schedule
 
@@ -29,8 +32,12 @@ class GardenTrainer:
     """Model Garden's official.vision.train."""
 
     program = "official.vision.train"
+    suite = "Model Garden"
     evaluator = "model-garden"
     packages = ("tensorflow",)
+    evaluates_with = ("tensorflow", "official")
+    configuration = "params.yaml"
+    faster = ""
     # What it saves there is made anew in place, of one name.
     side_folders = ("best_ckpt", "ema_checkpoints")
 
@@ -47,19 +54,14 @@ class GardenTrainer:
         return "train" in (flag_value(arguments, "mode") or "train")
 
     def settings(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return MODEL_DIR, the experiment and what is laid over it.
-
-        Of several --config_file each after the first is one more override, which is the same.
-        """
-        files = flag_values(arguments, "config_file")
+        """Return MODEL_DIR, the experiment and what is laid over it."""
         last = flag_value(arguments, "params_override")
-        overrides = [*files[1:], *([last] if last else [])]
         given = {
             "model_dir": flag_value(arguments, "model_dir"),
             "evaluator": self.evaluator,
             "experiment": flag_value(arguments, "experiment"),
-            "config_file": files[0] if files else None,
-            "params_override": overrides,
+            "config_file": flag_values(arguments, "config_file"),
+            "params_override": [last] if last else [],
         }
         return {name: value for name, value in given.items() if value}
 
@@ -98,6 +100,30 @@ class GardenTrainer:
             saves_at_end=True,
             keeps=keeps or None,
         )
+
+    def export(self, run: RunSettings, evaluator: EvaluatorSettings) -> list[str]:
+        """Return export_saved_model with what it needs, where the size of an image is known."""
+        params = params_file(run.model_path)
+        size = lookup(read_params([params]), "task.model.input_size")
+        if not isinstance(size, list) or len(size) < 2:
+            return []
+        return [
+            "official.vision.serving.export_saved_model",
+            f"--experiment={getattr(evaluator, 'experiment', '')}",
+            f"--config_file={params}",
+            f"--checkpoint_path={run.best_path}",
+            f"--input_image_size={size[0]},{size[1]}",
+            "--export_dir=exported",
+        ]
+
+    def remarks(self, arguments: Sequence[str]) -> list[str]:
+        """Say what a mode does that evaluates as well."""
+        if "eval" not in (flag_value(arguments, "mode") or ""):
+            return []
+        return [
+            "it runs train_and_eval: it stops training for evaluations of its own, of which it"
+            " writes validation/ and best_ckpt/; with --mode=train all of that is the watcher's"
+        ]
 
     def foretold(
         self, arguments: Sequence[str], configuration: Path | None, folder: Path

@@ -41,6 +41,6 @@ def trainer_among(
     return None
 
 
-def evaluated_by(evaluator: str) -> TrainerKind:
-    """Return the trainer whose checkpoints a kind of evaluation is for."""
-    return next(kind for kind in KINDS if kind.evaluator == evaluator)
+def evaluated_by(evaluator: str | None) -> TrainerKind:
+    """Return the trainer whose checkpoints a kind of evaluation is for; None is the default."""
+    return next((kind for kind in KINDS if kind.evaluator == evaluator), KINDS[0])

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from watcher.config.run import RunSettings
+from watcher.config.settings import EvaluatorSettings
 from watcher.launch.command import flag_value
 from watcher.launch.trainer_kind import Mistyped, Schedule, number
 
@@ -38,8 +40,12 @@ class OdTrainer:
     """The OD API's model_main_tf2."""
 
     program = "model_main_tf2"
+    suite = "the OD API"
     evaluator = "od-api"
     packages = ("tensorflow",)
+    evaluates_with = ("tensorflow", "object_detection")
+    configuration = "pipeline.config"
+    faster = "--eval-batch-size, --sample-1-of-n, "
     side_folders: tuple[str, ...] = ()
 
     def runs(self, program: str, arguments: Sequence[str]) -> bool:
@@ -89,6 +95,22 @@ class OdTrainer:
             loop=LOOP_STEPS,
             keeps=7,
         )
+
+    def export(self, run: RunSettings, evaluator: EvaluatorSettings) -> list[str]:
+        """Return exporter_main_v2 with what it needs."""
+        pipeline = getattr(evaluator, "pipeline_config", "")
+        if not pipeline:
+            return []
+        return [
+            *("object_detection.exporter_main_v2", "--input_type", "image_tensor"),
+            *("--pipeline_config_path", pipeline),
+            *("--trained_checkpoint_dir", str(run.best_path)),
+            *("--output_directory", "exported"),
+        ]
+
+    def remarks(self, arguments: Sequence[str]) -> list[str]:
+        """Return nothing."""
+        return []
 
     def foretold(
         self, arguments: Sequence[str], configuration: Path | None, folder: Path

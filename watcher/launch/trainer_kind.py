@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from watcher.config.run import RunSettings
+from watcher.config.settings import EvaluatorSettings
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -75,12 +78,28 @@ class TrainerKind(Protocol):
         """What people call it."""
 
     @property
+    def suite(self) -> str:
+        """What it is a part of, by the name that people use."""
+
+    @property
     def evaluator(self) -> str:
         """The kind of evaluation that its checkpoints are for."""
 
     @property
     def packages(self) -> Sequence[str]:
         """What it cannot start without, beside the module that it is."""
+
+    @property
+    def evaluates_with(self) -> Sequence[str]:
+        """The packages that an interpreter needs to evaluate its checkpoints."""
+
+    @property
+    def configuration(self) -> str:
+        """What its file of settings is called."""
+
+    @property
+    def faster(self) -> str:
+        """The watcher's flags that make an evaluation faster, each with a comma behind it."""
 
     @property
     def side_folders(self) -> Sequence[str]:
@@ -116,6 +135,12 @@ class TrainerKind(Protocol):
             folder: Where relative paths in the arguments begin.
             known: What the training environment said of the configuration.
         """
+
+    def export(self, run: RunSettings, evaluator: EvaluatorSettings) -> list[str]:
+        """Return the module that exports the best, with its arguments; nothing if not known."""
+
+    def remarks(self, arguments: Sequence[str]) -> list[str]:
+        """Say what there is to know of a running one, as the ends of sentences about it."""
 
     def foretold(
         self, arguments: Sequence[str], configuration: Path | None, folder: Path

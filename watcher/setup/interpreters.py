@@ -19,10 +19,9 @@ _IN_HOME = (
     *("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda"),
     ".virtualenvs",
 )
-# Looks for both without importing them, which takes a second instead of half a minute.
+# Looks for them without importing them, which takes a second instead of half a minute.
 _PROGRAM = (
-    "import importlib.util as u, sys;"
-    "sys.exit(not all(u.find_spec(name) for name in ('tensorflow', 'object_detection')))"
+    "import importlib.util as u, sys;sys.exit(not all(u.find_spec(name) for name in sys.argv[1:]))"
 )
 
 
@@ -60,18 +59,19 @@ def as_found(python: str, environment: Mapping[str, str]) -> str:
     return str(Path(shutil.which(python, path=environment.get("PATH")) or python).absolute())
 
 
-def with_both(paths: Iterable[Path]) -> list[Path]:
-    """Return, in their order, those that have TensorFlow and the OD API; imports neither."""
+def with_all(paths: Iterable[Path], packages: Sequence[str]) -> list[Path]:
+    """Return, in their order, those that have some packages; imports none of them."""
     paths = list(paths)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return [path for path, has in zip(paths, pool.map(_has_both, paths), strict=True) if has]
+        have = pool.map(lambda path: _has_all(path, packages), paths)
+        return [path for path, has in zip(paths, have, strict=True) if has]
 
 
-def _has_both(path: Path) -> bool:
+def _has_all(path: Path, packages: Sequence[str]) -> bool:
     try:
         # Not in the current folder, which a worker would not search either.
         ended = subprocess.run(
-            [path, "-c", _PROGRAM],
+            [path, "-c", _PROGRAM, *packages],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd="/",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from watcher.config import Settings, make_settings
-from watcher.config.evaluator import OD_API
+from watcher.config.evaluator import MODEL_GARDEN, OD_API
+from watcher.config.garden_params import params_file
 from watcher.config.policies import boards
 from watcher.doctor import device, training
 from watcher.doctor.examine import pace
@@ -17,14 +18,16 @@ from watcher.doctor.finding import Finding
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.device import choose
 from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.launch.kinds import evaluated_by
 from watcher.launch.od_trainer import read_pipeline
 from watcher.launch.processes import Trainer, trainer_on, trainers
-from watcher.setup.interpreters import as_found, candidates, with_both
+from watcher.setup.interpreters import as_found, candidates, with_all
 from watcher.setup.settings_file import Found, Outlook
 from watcher.store.reading import read_last_start
 
 _PLACES = "MODEL_DIR/pipeline.config", "MODEL_DIR/../pipeline.config", "in the current folder"
 _NAMED = 8
+_NO_PIPELINE = {"pipeline_config": ""}
 _FEWEST, _MOST, _SHARE = 5, 20, 5
 # The metrics that other sets than COCO's boxes record, by what their names begin with.
 _METRICS = (("coco_mask", "mAP"), ("lvis", "mAP"), ("pascal_voc", "mAP50"))
@@ -42,7 +45,7 @@ def look(
     found. An interpreter counts when it imports TensorFlow and the OD API.
 
     Args:
-        given: `model_dir`, and `pipeline_config` and `python` where they are.
+        given: `model_dir`, and `pipeline_config`, `experiment` and `python` where they are.
         environment: Usually `os.environ`.
         seconds: How long each interpreter that has TensorFlow may take to answer.
         say: Is told what takes a while, and what was seen that is wrong.
@@ -54,14 +57,17 @@ def look(
         found[name] = Found(value, "the last run on MODEL_DIR was started with it")
     if "pipeline_config" in given:
         found["pipeline_config"] = Found(str(Path(given["pipeline_config"]).absolute()), "")
-    if "python" in given:
-        found["python"] = Found(given["python"], "")
+    for name in ("python", "experiment"):
+        if name in given:
+            found[name] = Found(given[name], "")
     if python := found.get("python"):
         found["python"] = Found(as_found(python.value, environment), python.why)
     if not model_dir.is_dir():
         found["wait_for_model_dir"] = Found(True, "MODEL_DIR does not exist yet")
     running = trainers()
-    if "pipeline_config" not in found:
+    if _is_garden(outlook, model_dir, running):
+        _find_experiment(outlook, model_dir, running)
+    elif "pipeline_config" not in found:
         _find_pipeline(outlook, model_dir, running)
     _find_working_directory(outlook, model_dir, running)
     listing = list_gpus()
@@ -82,6 +88,48 @@ def _recorded(model_dir: Path) -> dict[str, Any]:
     except StoreError:
         return {}
     return {name: value for name, value in values.items() if name != "board"}
+
+
+def _is_garden(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> bool:
+    """Tell whether it is a run of Model Garden: by what is known, its trainer, or its params.yaml.
+
+    A run of before says so itself, and what is given counts before that.
+    """
+    found, trainer = outlook.found, trainer_on(model_dir, running)
+    if any(name in found and not found[name].why for name in ("experiment", "pipeline_config")):
+        garden = "experiment" in found and not found["experiment"].why
+    elif "evaluator" in found or "pipeline_config" in found:
+        garden = outlook.found_value("evaluator") == MODEL_GARDEN
+    elif trainer:
+        garden = trainer.kind.evaluator == MODEL_GARDEN
+    else:
+        garden = params_file(model_dir).is_file()
+    if not garden:
+        return False
+    found.pop("pipeline_config", None)
+    why = "params.yaml lies in MODEL_DIR" if params_file(model_dir).is_file() else "as given"
+    why = f"trainer {trainer.pid} is one of Model Garden" if trainer else why
+    found["evaluator"] = Found(MODEL_GARDEN, why)
+    return True
+
+
+def _find_experiment(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> None:
+    """Find what params.yaml does not hold: the experiment's name, in the trainer's command line."""
+    outlook.notes["config_file"] = f"There is {params_file(model_dir)}."
+    if not params_file(model_dir).is_file():
+        outlook.notes["config_file"] = "The trainer has not written params.yaml yet."
+        outlook.found["wait_for_model_dir"] = Found(True, "the trainer is yet to write params.yaml")
+    if "experiment" in outlook.found:
+        return
+    trainer = trainer_on(model_dir, running)
+    told = trainer.kind.settings(trainer.arguments).get("experiment") if trainer else None
+    if trainer and told:
+        outlook.found["experiment"] = Found(told, f"trainer {trainer.pid} was started with it")
+        return
+    outlook.gaps["experiment"] = (
+        "the name that official.vision.train got as --experiment, such as"
+        " retinanet_resnetfpn_coco: params.yaml does not hold it, and no trainer runs here."
+    )
 
 
 def _find_pipeline(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> None:
@@ -191,16 +239,17 @@ def _ask_environments(
     say: Callable[[str], None],
 ) -> training.Answer:
     """Find the interpreter that imports what an evaluation needs, and return what it said."""
+    kind = evaluated_by(outlook.found_value("evaluator"))
     known = outlook.found.get("python")
     if known:
         paths = [Path(known.value)]
     else:
         every = candidates(model_dir.resolve(), running, environment)
-        paths = with_both(every)
+        paths = with_all(every, kind.evaluates_with)
         if not paths:
             outlook.gaps["python"] = (
                 "the interpreter of the training environment, /path/to/env/bin/python; none of"
-                f" {len(every)} that were looked at has both TensorFlow and the OD API"
+                f" {len(every)} that were looked at has both TensorFlow and {kind.suite}"
                 f" ({_listed(every)})."
             )
     refused = []
@@ -208,10 +257,10 @@ def _ask_environments(
         say(f"asking {path}")
         began = time.monotonic()
         settings = _settings(outlook, python=str(path))
-        answer = training.ask(settings.evaluator, settings.carrier, "cpu", seconds)
+        answer = training.ask(settings.run, settings.evaluator, settings.carrier, "cpu", seconds)
         if versions := answer.facts.get("versions"):
             if not known:
-                why = f"it imports TensorFlow {versions.get('tensorflow')} and the OD API"
+                why = f"it imports TensorFlow {versions.get('tensorflow')} and {kind.suite}"
                 outlook.found["python"] = Found(str(path), why)
             say(f"it answered after {time.monotonic() - began:.0f} s")
             return answer
@@ -253,7 +302,7 @@ def _tell_evaluation(outlook: Outlook, answer: training.Answer, say: Callable[[s
             outlook.found["metric"] = Found(short[0], "what that metrics_set records")
         else:
             outlook.gaps["metric"] = "which of them ranks; `run` lists them if it is another one."
-    if "pipeline_config" in outlook.found:
+    if outlook.found.keys() & {"pipeline_config", "experiment"}:
         for finding in answer.findings:
             if finding.severity == "error":
                 say(f"warning: {finding.check}: {finding.message}")
@@ -280,8 +329,9 @@ def _find_patience(outlook: Outlook, running: Sequence[Trainer], facts: Mapping[
 
 
 def _settings(outlook: Outlook, **others: str) -> Settings:
-    values = {"pipeline_config": ""} | {name: one.value for name, one in outlook.found.items()}
-    values |= others
+    values = {name: one.value for name, one in outlook.found.items()} | others
+    unknown = {"experiment": "?"} if values.get("evaluator") == MODEL_GARDEN else _NO_PIPELINE
+    values = unknown | values
     origin = {name: one.why or "the command line" for name, one in outlook.found.items()}
     return make_settings(values, origin | others)
 
@@ -296,6 +346,8 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
     return {
         "evaluator": settings.run.evaluator or OD_API,
         "pipeline_config": "/path/to/pipeline.config",
+        "experiment": "retinanet_resnetfpn_coco",
+        "config_file": [str(params_file(settings.run.model_path))],
         "run_name": settings.run.model_path.name,
         "state_dir": str(settings.run.state_path),
         "best_dir": str(settings.run.best_path),
