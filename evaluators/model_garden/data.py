@@ -48,7 +48,7 @@ class EvalSet:
                 dataset = dataset.take(experiment.steps)
             self._read(dataset)
             self.records = _count_records(experiment)
-        except (*UNREADABLE, ValueError, LookupError) as error:
+        except (*UNREADABLE, ValueError, LookupError, TypeError) as error:
             raise _cannot_read(experiment, error) from error
         self._warn(experiment, self.records)
         self._check_source_ids(experiment)

@@ -29,8 +29,14 @@ _PRIMARY = ("AP", "accuracy", "mean_iou", "validation_loss")
 _BETTER = {"higher": "max", "lower": "min"}
 
 
-def declare(names, params):
-    """Returns a `DeclaredMetric` for each name."""
+def declare(names, params, random_metrics):
+    """Returns a `DeclaredMetric` for each name.
+
+    Args:
+        names: every overall metric that a result will have.
+        params: the experiment's parameters.
+        random_metrics: those of them that were seen to differ between two passes of one batch.
+    """
     said = _said_by(params)
     return [
         DeclaredMetric(
@@ -39,7 +45,7 @@ def declare(names, params):
             unit="ms" if name == LATENCY else None,
             short=_short(name, names),
             # A latency is measured, and is another one each time.
-            reproducible=name != LATENCY,
+            reproducible=name not in random_metrics and name != LATENCY,
         )
         for name in names
     ]

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 import time
 
+import gin
 import numpy as np
 
 from evaluators import coco, device, fingerprint
@@ -14,7 +15,7 @@ from evaluators.memory import peak_memory_bytes
 from evaluators.model_garden.data import EvalSet
 from evaluators.model_garden.declared import LATENCY, declare, primary
 from evaluators.model_garden.experiment import Experiment
-from evaluators.model_garden.identity import identity
+from evaluators.model_garden.identity import identity, text_sha256
 from evaluators.model_garden.metrics import DeferredCoco
 from evaluators.model_garden.trainer import BUILD_ERRORS, Model, cannot_build
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, finite
@@ -52,6 +53,8 @@ class Evaluation:
         self._eval_set = EvalSet(self._experiment, self._model.task, request.get("cache_bytes"))
         begin("building the model")
         self._model.build(self._eval_set.dataset)
+        # What was used, be it said in a file or by default: the trainer writes that file late.
+        self._parts["gin"] = text_sha256(gin.operative_config_str())
         if request.get("check"):
             self._model.require_fit(request["check"])
         self._coco = DeferredCoco(self._model.task, self._backend)
@@ -68,7 +71,7 @@ class Evaluation:
             fingerprint=fingerprint.digest(self._parts),
             fingerprint_parts=self._parts,
             images=self._eval_set.images,
-            metrics=declare(self._metric_names, params),
+            metrics=declare(self._metric_names, params, self._random),
             device=self._device,
             categories=self._categories(),
             taken=self._snapshot.taken,
@@ -81,6 +84,7 @@ class Evaluation:
                 "eval_name": EVAL_NAME,
                 "coco_backend": self._backend if self._coco.is_there else None,
                 "own_metrics": [LATENCY],
+                "deterministic": not self._random,
                 "build_seconds": self._build_seconds,
                 "eval_set_kept": self._eval_set.kept,
                 "records": self._eval_set.records,
@@ -110,6 +114,7 @@ class Evaluation:
         clock = Clock()
         with clock.measure("restore"):
             self._model.restore(prefix)
+        self._model.forget()  # what an evaluation that was given up has left
         step = self._model.global_step
         done = []
 
@@ -160,13 +165,25 @@ class Evaluation:
         }
 
     def _dry_run(self):
-        """Returns the names of the metrics, from one batch through the untrained model."""
+        """Returns the names of the metrics, from one batch through the untrained model.
+
+        It goes through twice, to see whether this device finds the same again.
+        """
         try:
-            logs = self._model.evaluate(lambda images: None, steps=1)
-            coco, _ = self._coco.taken()()
+            found, again = self._one_batch(), self._one_batch()
         except BUILD_ERRORS as error:
             raise cannot_build(self._experiment, error) from error
-        return sorted({*_scalars(logs), *coco, LATENCY})
+        self._random = {name for name in found if repr(found[name]) != repr(again[name])}
+        if self._random:
+            self._experiment.warnings.append(
+                "one batch run twice gave different {}: two evaluations of one checkpoint may"
+                " differ a little".format(", ".join(sorted(self._random)))
+            )
+        return sorted({*found, LATENCY})
+
+    def _one_batch(self):
+        logs = self._model.evaluate(lambda images: None, steps=1)
+        return {**_scalars(logs), **_scalars(self._coco.taken()()[0])}
 
     def _notes(self):
         wanted, images = self._wanted_backend, self._eval_set.images

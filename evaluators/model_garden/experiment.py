@@ -126,6 +126,13 @@ class Experiment:
         except (*_WRONG, tf.errors.OpError) as error:
             unknown = _unknown_field(self.params, given, is_file)
             raise _bad_override(setting, named, unknown, self.name, error) from error
+        wrong = _wrong_type(_registered(self.name).as_dict(), self.params.as_dict())
+        if wrong:
+            raise Refusal(
+                BAD_PARAMS,
+                "{} ({}): {} ({}) must be a number".format(setting, named, *wrong),
+                "Model Garden takes any text there, and fails later",
+            )
 
     def _fit_to_one_device(self, on_gpu):
         runtime = self.params.runtime
@@ -274,6 +281,19 @@ def _unknown_field(params, given, is_file):
     except (*_WRONG, tf.errors.OpError):
         return ""
     return _first_unknown(params, said) if isinstance(said, dict) else ""
+
+
+def _wrong_type(before, after, path=""):
+    """Returns the first field that was a number and is a text, and its value; None for none."""
+    for name, value in after.items():
+        old = before.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found = _wrong_type(old, value, "{}{}.".format(path, name))
+            if found:
+                return found
+        elif isinstance(value, str) and isinstance(old, (int, float)):
+            return path + str(name), value
+    return None
 
 
 def _first_unknown(params, said, path=""):

@@ -3,8 +3,6 @@
 import hashlib
 import json
 
-import gin
-
 from evaluators import EVALUATOR_VERSION, device
 from evaluators.fingerprint import file_sha256
 from evaluators.model_garden.libraries import COMPARED_VERSIONS
@@ -57,7 +55,6 @@ def identity(experiment, request, versions):
         "steps": experiment.steps,
         "averages": bool(params["trainer"]["optimizer_config"].get("ema")),
         "precision": params["runtime"]["mixed_precision_dtype"],
-        "gin": hashlib.sha256(gin.config_str().encode("utf-8")).hexdigest(),
         "files": [file_sha256(path) for path in experiment.files],
         "imports": [
             file_sha256(path)
@@ -74,5 +71,9 @@ def identity(experiment, request, versions):
 
 
 def _sha256(value):
-    text = json.dumps(value, sort_keys=True, default=str)
+    return text_sha256(json.dumps(value, sort_keys=True, default=str))
+
+
+def text_sha256(text):
+    """Returns the hex sha256 of a text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -20,7 +20,8 @@ def import_libraries():
         Refusal: something cannot be imported here.
     """
     tensorflow = _import("tensorflow", "no_tensorflow")
-    _import("official.core.train_utils", "no_model_garden")
+    # Whatever a trainer's operative_config.gin may name.
+    _import("official.core.train_lib", "no_model_garden")
     _import(REGISTRY, "no_model_garden")
     tensorflow.get_logger().setLevel("WARNING")
     import numpy

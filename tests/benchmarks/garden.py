@@ -71,6 +71,7 @@ def _measure(name: str, folder: Path) -> list[Row]:
 def _train(name: str, folder: Path) -> GardenRun:
     records = folder / "records"
     if not records.exists():
+        records.mkdir()
         sets = {"train": SHAPES["train"], "val": {**SHAPES["val"], "images": IMAGES}}
         draw_shapes(od_python(), records, sets)
     job = GardenRun(folder / name, records, od_python(), JOBS[name])

@@ -133,8 +133,13 @@ def test_the_whole_eval_set_is_measured_where_that_is_asked_for_under_another_fi
     reference = run.evaluate(**override)
     for prefix, result in zip(run.prefixes, whole.results, strict=False):
         assert differing(result, reference[prefix.name]) == {}
-    with Client(od_python, tmp_path) as client:
-        assert run.start(client)["fingerprint"] != whole.ready["fingerprint"]
+    prints = []
+    alone = tmp_path / "params.yaml"  # without the trainer's gin file beside it
+    alone.write_bytes(run.config_file.read_bytes())
+    for config_file in (run.config_file, alone):
+        with Client(od_python, tmp_path) as client:
+            prints.append(run.start(client, config_file=str(config_file))["fingerprint"])
+    assert prints[0] == prints[1] != whole.ready["fingerprint"]
 
 
 def test_a_checkpoint_of_another_experiment_is_refused_in_one_line(

@@ -112,16 +112,16 @@ REFUSED = {
     "another version": ("bad_params", "task.losses.focal_loss_beta", "version"),
     "another experiment": ("bad_params", "params.yaml", "another experiment"),
     "unknown override": ("bad_params", "task.modle", "version"),
-    "wrong type": ("bad_params", "many", "train with it"),
+    "wrong type": ("bad_params", "global_batch_size (many) must be a number", "fails later"),
     "no records": ("missing_file", "gone*.tfrecord", "the trainer"),
     "no data": ("bad_params", "task.validation_data", "input_path"),
     "no step": ("bad_params", "trainer.validation_steps (0)", "validation_steps=-1"),
-    "fewer than a batch": ("bad_records", "no image of 30 records", "(64)"),
+    "fewer than a batch": ("bad_records", "no image of 30 records", "64) that is not full"),
     "other detections": ("unsupported", "max_num_eval_detections (50)", "=100"),
     "names as source_id": ("bad_records", "source_id", "regenerate_source_id"),
     "no annotations": ("missing_file", "gone.json", "annotation_file=''"),
     "broken annotations": ("bad_annotations", "own.py", "JSON"),
-    "fewer annotated": ("bad_annotations", "lacks 10 images", "annotation_file=''"),
+    "fewer annotated": ("bad_annotations", "lacks 4 images", "annotation_file=''"),
     "no records but a text": ("bad_records", "cannot be read", "retinanet_resnetfpn_coco"),
 }
 LEFT_OUT = "{} of 30 images are left out of every evaluation by {}"
@@ -133,7 +133,7 @@ TOLD = {
     "steps": (16, LEFT_OUT.format(14, DROPPED + " and trainer.validation_steps (2)")),
     "whole": (30, ""),
     "own experiment": (24, LEFT_OUT.format(6, DROPPED)),
-    "shared ids": (32, "8 of 32 images share their source_id with another"),
+    "shared ids": (32, "4 of 32 images share their source_id with another"),
     "more annotated": (24, LEFT_OUT.format(6, DROPPED)),
     "replicas": (24, "the training runs on several replicas"),
 }

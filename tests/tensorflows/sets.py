@@ -29,6 +29,8 @@ WORK = Path("build") / "sets"
 MAIN_JOB = "tests/runtime/test_main_job.py::"
 FAMILIES = "tests/evaluators/test_evaluator_families.py::test_every_metric_equals_the_od_api"
 EVERY_SET = "tests/tensorflows/every_set.py"
+# Those experiments of Model Garden that take longer.
+GARDEN = "tests/model_garden/more_experiments.py"
 HOOKS = "tests/od_api_today/test_hooks.py"
 # What a column of the table stands for.
 COLUMNS = {
@@ -44,7 +46,8 @@ FEW = [test for column, test in COLUMNS.items() if column != "families"]
 # With both ways in which the OD API takes Keras' own models.
 FEW_FAMILIES = [f"{FAMILIES}[{name}]" for name in ("faster_rcnn", "center_net", "efficientdet:1")]
 # By the pattern: pytest passes over a file that is named beside its folder.
-ALL = ["-m", "tensorflow", "-o", f"python_files=test_*.py {Path(EVERY_SET).name}"]
+NAMES = f"test_*.py {Path(EVERY_SET).name} {Path(GARDEN).name}"
+ALL = ["-m", "tensorflow", "-o", f"python_files={NAMES}"]
 
 
 @dataclass(frozen=True)
