@@ -1,0 +1,98 @@
+"""The main job on a really trained RetinaNet of Model Garden: watched, ranked, kept and used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from evaluator_client import run_program
+from garden_runs import GardenRun, garden_run
+from watching import Watcher, cli
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
+
+SIZE = "64,64"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that the watcher went through, with nothing given but the experiment's name."""
+
+    run: GardenRun
+    watcher: Watcher
+
+    @property
+    def rows(self) -> list[tuple[object, ...]]:
+        """What the database says of each checkpoint."""
+        rows = self.watcher.query(
+            "SELECT checkpoint, state, global_step, score FROM history ORDER BY global_step"
+        )
+        return [tuple(row.values()) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def job(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    run = garden_run("retinanet", od_python, tmp_path_factory)
+    folder = tmp_path_factory.mktemp("watched")
+    watcher = Watcher(folder)
+    shutil.rmtree(watcher.model_dir)
+    shutil.copytree(run.model_dir, watcher.model_dir)
+    theirs = watcher.model_dir / "best_ckpt"
+    theirs.mkdir()
+    for path in run.model_dir.glob(f"{run.prefixes[0].name}.*"):
+        shutil.copy(path, theirs)
+    words = ["--experiment", run.job.experiment, "--python", od_python]
+    ended = cli("run", watcher.model_dir, *words, "--exit-when-idle", 1, seconds=300)
+    assert ended.returncode == 0, ended.stderr
+    yield Job(run, watcher)
+    watcher.end()
+
+
+def test_every_checkpoint_is_scored_as_model_garden_scores_it_and_none_is_missed(job: Job):
+    expected = [
+        (
+            prefix.name,
+            "scored",
+            int(prefix.name.split("-")[1]),
+            job.run.reference[prefix.name]["AP"],
+        )
+        for prefix in job.run.prefixes
+    ]
+    assert job.rows == expected
+
+
+def test_the_names_of_model_garden_and_the_short_ones_mean_the_same(job: Job):
+    said = cli("leaderboard", job.watcher.model_dir, "--json").stdout
+    best = max(job.rows, key=lambda row: (row[3], -int(str(row[2]))))
+    assert json.loads(said)[0]["checkpoint"] == best[0]
+    explained = cli("explain", job.watcher.model_dir, "--what-if", "metric=mAP50").stdout
+    assert "by mAP50 (max)" in explained
+
+
+def test_what_model_garden_keeps_itself_is_neither_evaluated_nor_touched(job: Job):
+    theirs = sorted(path.name for path in (job.watcher.model_dir / "best_ckpt").iterdir())
+    first = job.run.prefixes[0].name
+    assert theirs == [f"{first}.data-00000-of-00001", f"{first}.index"]
+    assert (job.watcher.model_dir / "params.yaml").read_bytes() == job.run.config_file.read_bytes()
+
+
+def test_tensorboard_has_the_curve_in_model_gardens_own_folder(job: Job):
+    files = list((job.watcher.model_dir / "validation").glob("events.*checkpoint-watcher*"))
+    assert len(files) == len(job.run.prefixes)
+
+
+def test_model_garden_exports_best_and_trains_on_from_it(job: Job, tmp_path: Path):
+    best, run = job.watcher.model_dir / "best", job.run
+    words = [f"--experiment={run.job.experiment}", f"--config_file={run.config_file}"]
+    exporter = ["-m", "official.vision.serving.export_saved_model", f"--checkpoint_path={best}"]
+    exporter += [f"--export_dir={tmp_path / 'exported'}", f"--input_image_size={SIZE}"]
+    run_program(run.python, *exporter, "--batch_size=1", *words, cwd=tmp_path)
+    assert (tmp_path / "exported" / "saved_model" / "saved_model.pb").is_file()
+    start = f"task.init_checkpoint={best},task.init_checkpoint_modules=all,trainer.train_steps=20"
+    trainer = ["-m", "official.vision.train", "--mode=train", f"--params_override={start}"]
+    run_program(run.python, *trainer, f"--model_dir={tmp_path / 'next'}", *words, cwd=tmp_path)
+    assert (tmp_path / "next" / "ckpt-20.index").is_file()
