@@ -9,7 +9,7 @@ from fake_trainer import Manager, model_tensors, write_checkpoint
 from folder_source import scan
 from watching import Watcher, wait_until
 
-from watcher.checkpoints.bundle_format import OD_API
+from watcher.checkpoints.bundle_format import MODEL_GARDEN, OD_API
 from watcher.config import Settings
 from watcher.doctor import folders
 from watcher.sources.passed_over import Entry, look, passed_over
@@ -54,6 +54,19 @@ def test_each_name_that_is_not_looked_at_has_its_reason(names: list[str], expect
 def test_a_link_is_told_of_and_a_save_under_way_is_not():
     assert kinds("ckpt-1.index", links=("ckpt-1.index",)) == {"link": "ckpt-1"}
     assert kinds("ckpt-1.data-00000-of-00001", written_at=NEW) == {}
+
+
+def test_what_model_garden_keeps_by_itself_is_told_as_that():
+    names = ["best_ckpt/best_ckpt-1", "ema_checkpoints/average_weights-20", "other/ckpt-20"]
+    entries = [Entry(name, written_at=OLD) for name in whole(*names, "my_ckpt-3", "ckpt-20")]
+    found = {one.kind: one for one in passed_over(entries, MODEL_GARDEN, NOW)}
+    assert {kind: list(one.names) for kind, one in found.items()} == {
+        "own best": names[:2],
+        "folder": names[2:],
+        "name": ["my_ckpt-3"],
+    }
+    assert "Model Garden keeps by itself" in str(found["own best"])
+    assert "with the step for N" in str(found["name"]) and "OD API" not in str(found["name"])
 
 
 def test_of_many_a_few_are_named_and_all_counted():

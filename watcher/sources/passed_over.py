@@ -26,6 +26,8 @@ _FOLDERS = 100
 # The trainer writes data before the index, and deletes the index before the data.
 _SAVING_SECONDS = 60.0
 _OURS = ("best", "kept", "watcher", "eval")
+# Into these Model Garden's trainer saves, where it evaluates itself.
+_GARDENS = ("best_ckpt", "ema_checkpoints")
 _OUR_FILES = ("best.json", "kept.json", "watcher.db")
 
 
@@ -76,8 +78,13 @@ _REASONS: dict[str, tuple[str, str]] = {
         "if TensorFlow 2 saved it, {as_ours}, and give that as MODEL_DIR",
     ),
     "name": (
-        "the OD API's trainer saves {first}, {second} and so on, and no other name is looked at",
+        "{saver}, and no other name is looked at",
         "if one is of such a trainer, {as_ours} (the next as {second}), and give that as MODEL_DIR",
+    ),
+    "own best": (
+        "what Model Garden keeps by itself, one checkpoint that it overwrites, and in best_ckpt/"
+        " without the optimizer's state",
+        "the watcher keeps the best of all in best/",
     ),
     "copy": (
         "more follows in the name after .index",
@@ -127,6 +134,9 @@ def passed_over(entries: Iterable[Entry], naming: CheckpointFormat, now: float) 
             found_by["no index"].append(prefix)
     first = naming.name(1)
     words = {"first": first, "second": naming.name(2), "any": f"{naming.stem}N"}
+    saves = f"the OD API's trainer saves {first}, {words['second']} and so on"
+    by_step = f"Model Garden's trainer saves {words['any']} with the step for N"
+    words["saver"] = saves if naming.counts_saves else by_step
     words["as_ours"] = _AS_OURS.format(first)
     return [
         PassedOver(
@@ -145,6 +155,8 @@ def _kind(prefix: str, entry: Entry, naming: CheckpointFormat, *, whole: bool) -
     is_whole_name = entry.name == f"{prefix}.index"
     if not is_whole_name:
         return "copy" if name.startswith(naming.stem) and not folder else None
+    if folder in _GARDENS and not naming.counts_saves:
+        return "own best"
     if naming.number(name):
         return "folder" if folder else "link" if entry.is_link else None
     if name == naming.name(0):
