@@ -96,3 +96,16 @@ def test_model_garden_exports_best_and_trains_on_from_it(job: Job, tmp_path: Pat
     trainer = ["-m", "official.vision.train", "--mode=train", f"--params_override={start}"]
     run_program(run.python, *trainer, f"--model_dir={tmp_path / 'next'}", *words, cwd=tmp_path)
     assert (tmp_path / "next" / "ckpt-20.index").is_file()
+
+
+def test_doctor_finds_no_fault_in_a_sound_run_and_names_an_experiment_that_is_none(job: Job):
+    python = ["--python", job.run.python]
+    sound = cli("doctor", job.watcher.model_dir, *python, seconds=200)
+    assert sound.returncode == 0 and "error " not in sound.stdout, sound.stdout
+    assert "pipeline" not in sound.stdout
+    wrong = cli(
+        "doctor", job.watcher.model_dir, *python, "--experiment", "retinanet_coco", seconds=200
+    )
+    assert wrong.returncode == 1, wrong.stdout
+    assert "experiment (retinanet_coco) is not registered" in wrong.stdout
+    assert "the nearest are retinanet_mobile_coco, retinanet" in wrong.stdout
