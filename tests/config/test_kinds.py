@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher.config import LastStart, Settings, load, load_settings
+from watcher.config import LastStart, Settings, load, load_settings, make_settings
 from watcher.config.evaluator import ModelGardenSettings, OdApiSettings
 from watcher.errors import ConfigError
 
@@ -128,3 +128,8 @@ def test_the_files_of_a_run_are_named_as_they_lie_whereever_it_is_read(
     assert shown["params_override"] == ["task.validation_data.global_batch_size=8"]
     copies = [(one.setting, one.copy) for one in settings.evaluator.inputs(model_dir)]
     assert copies == [("config_file", "params-0.yaml"), ("garden_import", "import-0.py")]
+
+
+def test_recorded_settings_without_a_required_one_are_refused_as_a_whole():
+    with pytest.raises(ConfigError, match="missing required field `pipeline_config`"):
+        make_settings({"model_dir": "m", "patience": 3}, {})

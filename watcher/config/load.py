@@ -338,7 +338,7 @@ def _explain(
 ) -> ConfigError:
     text = str(error)
     match = re.search(r"(.*) - at `\$\.(?:\w+\.)?(\w+)([^`]*)`", text)
-    if not match:
+    if not match or match[2] not in merged:  # a whole section, not one of its settings
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     if "enum" in rule:
