@@ -97,6 +97,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for program in programs.iterdir():
         program.chmod(0o755)
+    # The same for a reader who trains with Model Garden.
+    (folder / "garden" / "MODEL_DIR").mkdir(parents=True)
+    for file in ("MODEL_DIR/params.yaml", "retinanet.yaml"):
+        (folder / "garden" / file).write_text("trainer: {train_steps: 200}\n")
     return folder
 
 
@@ -119,12 +123,13 @@ def test_a_command_of_the_pages_runs(desk: Path, command: str) -> None:
     for pattern, replacement in INSTEAD:
         command = re.sub(pattern, replacement, command)
     name = command.split(NAME, 1)[1].split()[0]
+    cwd = desk / "garden" if "--experiment" in command else desk
     if name in ENDLESS and "--export" not in command:
         runs_until_it_is_stopped(desk, f"{command} {ENDLESS[name]}")
         return
     ran = subprocess.run(
         ["bash", "-c", command],
-        cwd=desk,
+        cwd=cwd,
         env=environment(desk),
         capture_output=True,
         text=True,
