@@ -5,6 +5,8 @@ import json
 
 import tensorflow as tf
 
+from evaluators.protocol import Failure
+
 CHUNK_BYTES = 4 << 20
 
 
@@ -34,6 +36,16 @@ class FileStates:
     def changed(self):
         """Returns the paths whose length or time of change differs, or which are gone."""
         return [path for path, state in self._seen.items() if self._state(path) != state]
+
+    def require_unchanged(self):
+        """Raises Failure where a file changed: a score would be of another eval set."""
+        changed = self.changed()
+        if changed:
+            raise Failure(
+                "dataset_changed",
+                "changed since the evaluator started: " + ", ".join(changed),
+                permanent=False,
+            )
 
     @staticmethod
     def _state(path):

@@ -18,12 +18,45 @@ A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint withou
 
 import importlib
 
+from evaluators import device
 from evaluators.protocol import Refusal
 
 KINDS = {
     "od-api": "evaluators.od_api.kind:ObjectDetection",
     "model-garden": "evaluators.model_garden.kind:ModelGarden",
 }
+
+
+class Kind:
+    """What kinds of TensorFlow's have in common. Nothing of it is imported before `prepare`.
+
+    Attributes:
+        LIBRARIES: name of the module whose `import_libraries` imports what the kind needs.
+        EVALUATION: name of the module with the class `Evaluation`.
+    """
+
+    LIBRARIES = ""
+    EVALUATION = ""
+
+    def prepare(self, start, begin):
+        """Sets up the process, imports the libraries and returns their versions by name."""
+        begin("importing TensorFlow")
+        device.prepare_process(start.set_up())
+        self._versions = importlib.import_module(self.LIBRARIES).import_libraries()
+        return self._versions
+
+    def build(self, start, snapshot, begin):
+        """Builds the model and reads the eval set."""
+        module = importlib.import_module(self.EVALUATION)
+        self._evaluation = module.Evaluation(start.set_up(), self._versions, snapshot, begin)
+
+    def describe(self):
+        """Returns the `Ready` message."""
+        return self._evaluation.describe()
+
+    def forward(self, prefix, on_progress):
+        """Runs one checkpoint through the model, see the `Evaluation` of the kind."""
+        return self._evaluation.forward(prefix, on_progress)
 
 
 def make(name):

@@ -9,15 +9,8 @@ from official.common import dataset_fn
 
 from evaluators.memory import default_cache_bytes, tensor_bytes
 from evaluators.protocol import Refusal, one_line
+from evaluators.reading import UNREADABLE
 
-UNREADABLE = (
-    tf.errors.DataLossError,
-    tf.errors.FailedPreconditionError,  # a folder
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    UnicodeDecodeError,  # of TensorFlow's own text, where that quotes a record
-)
 CODE = "bad_records"
 
 

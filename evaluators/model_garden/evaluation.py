@@ -107,7 +107,7 @@ class Evaluation:
         Raises:
             Failure: there is no true score to give; the functions returned raise it too.
         """
-        self._check_files()
+        self._files.require_unchanged()
         total = self._eval_set.images
         report = throttled(on_progress, total)
         report(0)
@@ -217,15 +217,6 @@ class Evaluation:
         count = getattr(self._experiment.params.task.model, "num_classes", 0)
         ids = sorted({*range(first, count), *names, *self._eval_set.category_ids})
         return [Category(number, names.get(number, str(number))) for number in ids]
-
-    def _check_files(self):
-        changed = self._files.changed()
-        if changed:
-            raise Failure(
-                "dataset_changed",
-                "changed since the evaluator started: " + ", ".join(changed),
-                permanent=False,
-            )
 
 
 def _scalars(logs):

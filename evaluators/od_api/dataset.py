@@ -13,6 +13,7 @@ from evaluators.od_api import compat, records
 from evaluators.od_api.model import inputs_of_the_model
 from evaluators.od_api.pipeline import is_sequence
 from evaluators.protocol import Refusal
+from evaluators.reading import UNREADABLE
 
 FIELDS = standard_fields.InputDataFields
 # Where the identities of images without a source_id begin: above every hash of one.
@@ -58,7 +59,7 @@ class EvalSet:
                 self.images += len(keys)
                 self.numbered += int((keys >= FIRST_NUMBERED).sum())
                 hashes.update(keys.tolist())
-        except records.UNREADABLE as error:
+        except UNREADABLE as error:
             raise _cannot_read(pipeline, error) from error
         self.shapes = list(seen.values())
         _check_complete(pipeline, self.images)
@@ -126,7 +127,7 @@ def first_batch(pipeline, model):
     try:
         for batch in _dataset(pipeline, model).map(_without_original_pixels).take(1):
             return batch
-    except records.UNREADABLE as error:
+    except UNREADABLE as error:
         raise _cannot_read(pipeline, error) from error
     raise Refusal(records.CODE, "the eval records hold no image", "check their paths")
 

@@ -131,7 +131,7 @@ class Evaluation:
         Raises:
             Failure: there is no true score to give; the functions returned raise it too.
         """
-        self._check_files()
+        self._files.require_unchanged()
         total = self._eval_set.images
         report = throttled(on_progress, total)
         report(0)
@@ -255,12 +255,3 @@ class Evaluation:
                 "metrics are named after their function or entry point: rename it",
             )
         return names
-
-    def _check_files(self):
-        changed = self._files.changed()
-        if changed:
-            raise Failure(
-                "dataset_changed",
-                "changed since the evaluator started: " + ", ".join(changed),
-                permanent=False,
-            )

@@ -15,20 +15,13 @@ from object_detection.builders import dataset_builder, decoder_builder
 
 from evaluators.od_api.pipeline import is_sequence
 from evaluators.protocol import Refusal, one_line
+from evaluators.reading import UNREADABLE
 
 BOX = "image/object/bbox/"
 SIDES = ("ymin", "xmin", "ymax", "xmax")
 TEXT = "image/object/class/text"
 LABEL = "image/object/class/label"
 IMAGE = "image/encoded"
-UNREADABLE = (
-    tf.errors.DataLossError,
-    tf.errors.FailedPreconditionError,  # a folder
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    UnicodeDecodeError,  # of TensorFlow's own text, where that quotes a record
-)
 CODE = "bad_records"
 # Small, since images are large: they are read, and dropped at once.
 _BATCH = 16
