@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("daemon", "evaluator", "garden", "scale")
+BENCHMARKS = ("daemon", "evaluator", "garden", "scale", "growth")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default all")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--small", action="store_true", help="only see whether it runs")
     arguments = parser.parse_args()
     names = [part for name in arguments.names or BENCHMARKS for part in parts(name)]
     if unknown := {name.partition(":")[0] for name in names} - set(BENCHMARKS):
@@ -59,8 +60,9 @@ def main() -> None:
         print(f"\n{name} ...", flush=True)
         before = os.getloadavg()[0]
         module, _, part = name.partition(":")
-        run = importlib.import_module(f"benchmarks.{module}").run
-        rows: list[Row] = run(part) if part else run()
+        benchmark = importlib.import_module(f"benchmarks.{module}")
+        vars(benchmark).update(benchmark.SMALL if arguments.small else {})
+        rows: list[Row] = benchmark.run(part) if part else benchmark.run()
         table = as_markdown(rows)
         print(table, flush=True)
         load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after"

@@ -24,7 +24,7 @@ from typing import Any
 from fake_bundle import FLOAT, SUFFIX, Tensor
 from fake_trainer import model_tensors, write_checkpoint
 from faults import Rounds
-from folder_source import scan
+from folder_source import scan, source_of
 from watching import FAKE_TRAINER, STUB
 
 from benchmarks.table import Row
@@ -48,6 +48,14 @@ EVALUATION_SECONDS = 0.1
 ARRIVING = 1_000
 OTHER_FILES = 10_000
 PLACES = 1_000
+LARGE_BYTES = 1_000_000_000
+SMALL = {
+    "EVALUATIONS": 10,
+    "ARRIVING": 5,
+    "OTHER_FILES": 3,
+    "PLACES": 3,
+    "LARGE_BYTES": 4_000,
+}
 TENSORS = 560  # of a detector of 566
 FINGERPRINT = "f" * 64
 
@@ -55,25 +63,16 @@ FINGERPRINT = "f" * 64
 def run() -> list[Row]:
     """Runs the parts, each in a folder of its own."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        model_dir = Path(folder) / "model_dir"
-        model_dir.mkdir()
-        settings = _settings(model_dir)
-        _make_state_folder(settings)
-        configure_logs("json", settings.run.state_path, live=True)
-        with _open(settings) as store:
-            store.ledger.set_policy(
-                parse_metric(settings.ranking.metric), settings.ranking.mode, time.time()
-            )
-            store.ledger.set_fingerprint(FINGERPRINT, time.time())
-        _fill(settings.run.state_path / "watcher.db")
+        settings = filled(Path(folder) / "model_dir", EVALUATIONS)
         for number in range(OTHER_FILES):
-            (model_dir / f"events.out.tfevents.{number}").touch()
+            (settings.run.model_path / f"events.out.tfevents.{number}").touch()
         rows = _arrivals(settings)
         rows += [_restart(settings), _best(settings)]
     return rows + _large() + [_unchanged()]
 
 
-def _open(settings: Settings) -> Store:
+def open_store(settings: Settings) -> Store:
+    """The run's database."""
     return Store(
         settings.run.state_path / "watcher.db",
         run="run",
@@ -82,10 +81,11 @@ def _open(settings: Settings) -> Store:
     )
 
 
-def _settings(model_dir: Path) -> Settings:
+def stub_settings(model_dir: Path, **flags: Any) -> Settings:
+    """The settings of a run with the stub evaluator, which ends when it is idle."""
     pipeline = model_dir.parent / "pipeline.config"
     pipeline.write_text("the stub evaluator does not read it\n")
-    flags = {
+    chosen = {
         "model_dir": str(model_dir),
         "pipeline_config": str(pipeline),
         "python": str(STUB),
@@ -93,14 +93,29 @@ def _settings(model_dir: Path) -> Settings:
         "exit_when_idle": 2,
         "log_format": "json",
     }
-    return load_settings(flags, {}, None)
+    return load_settings({**chosen, **flags}, {}, None)
 
 
-def _fill(database: Path) -> None:
+def filled(model_dir: Path, evaluations: int) -> Settings:
+    """Make a run whose database holds so many evaluations, and return its settings."""
+    model_dir.mkdir()
+    settings = stub_settings(model_dir)
+    _make_state_folder(settings.run.state_path)
+    configure_logs("json", settings.run.state_path, live=True)
+    with open_store(settings) as store:
+        store.ledger.set_policy(
+            parse_metric(settings.ranking.metric), settings.ranking.mode, time.time()
+        )
+        store.ledger.set_fingerprint(FINGERPRINT, time.time())
+    _fill(settings.run.state_path / "watcher.db", evaluations)
+    return settings
+
+
+def _fill(database: Path, evaluations: int) -> None:
     """Insert so many scored checkpoints with 20 metrics each."""
     names = ["DetectionBoxes_Precision/mAP", *(f"metric/{n}" for n in range(19))]
     with contextlib.closing(sqlite3.connect(database)) as db, db:
-        for n in range(1, EVALUATIONS + 1):
+        for n in range(1, evaluations + 1):
             sha = hashlib.sha256(b"%d" % n).hexdigest()
             db.execute(
                 "INSERT INTO checkpoints (id, run_id, name, save_counter, sha256, global_step,"
@@ -111,7 +126,7 @@ def _fill(database: Path) -> None:
             db.execute(
                 "INSERT INTO evaluations VALUES (?, ?, ?, ?, 8, 'cpu', '2026-01-01T00:00:00.000Z',"
                 " '2026-01-01T00:00:00.000Z', 1.0, '{}', '{}', '{}')",
-                [n, n, FINGERPRINT, n / EVALUATIONS / 2],
+                [n, n, FINGERPRINT, n / evaluations / 2],
             )
             db.executemany(
                 "INSERT INTO metrics VALUES (?, ?, '', ?)",
@@ -121,20 +136,8 @@ def _fill(database: Path) -> None:
 
 def _arrivals(settings: Settings) -> list[Row]:
     """1,000 checkpoints arrive, 20 a second, while the loop is timed."""
-    trainer = [
-        sys.executable,
-        str(FAKE_TRAINER),
-        settings.run.model_dir,
-    ]
-    flags = ["--saves", str(ARRIVING), "--interval", "0.05", "--max-to-keep", "0"]
-    # Goes on from the last one, as a trainer that was restarted does.
-    (settings.run.model_path / "checkpoint").write_text(
-        f'model_checkpoint_path: "ckpt-{EVALUATIONS}"\n'
-        f'all_model_checkpoint_paths: "ckpt-{EVALUATIONS}"\n'
-        "all_model_checkpoint_timestamps: 1.0\nlast_preserved_timestamp: 1.0\n"
-    )
     os.environ["STUB_SECONDS"] = str(EVALUATION_SECONDS)
-    process = subprocess.Popen([*trainer, *flags], stdout=subprocess.DEVNULL)
+    process = train_on(settings.run.model_path, EVALUATIONS, ARRIVING)
     ticks, memory = _time_the_loop(settings)
     process.wait()
     cuts = statistics.quantiles(ticks, n=100)
@@ -155,6 +158,19 @@ def _arrivals(settings: Settings) -> list[Row]:
     ]
 
 
+def train_on(model_dir: Path, last: int, saves: int) -> subprocess.Popen[bytes]:
+    """Have so many checkpoints arrive, 20 a second, after the one of that number."""
+    # Goes on from the last one, as a trainer that was restarted does.
+    (model_dir / "checkpoint").write_text(
+        f'model_checkpoint_path: "ckpt-{last}"\n'
+        f'all_model_checkpoint_paths: "ckpt-{last}"\n'
+        "all_model_checkpoint_timestamps: 1.0\nlast_preserved_timestamp: 1.0\n"
+    )
+    flags = ["--saves", str(saves), "--interval", "0.05", "--max-to-keep", "0"]
+    trainer = [sys.executable, str(FAKE_TRAINER), str(model_dir), *flags]
+    return subprocess.Popen(trainer, stdout=subprocess.DEVNULL)
+
+
 def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
     ticks: list[float] = []
     memory: list[float] = []
@@ -162,17 +178,17 @@ def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
     def note(daemon: Daemon, store: Store, seconds: float) -> None:
         ticks.append(seconds)
         if len(ticks) % 20 == 0 and _arrived(store) >= 200:
-            memory.append(_resident_mib())
+            memory.append(resident_mib())
 
-    _loop(settings, note)
-    return ticks, memory or [_resident_mib()]
+    loop(settings, note)
+    return ticks, memory or [resident_mib()]
 
 
-def _loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
+def loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
     """Run the daemon here, and tell `note` how long each of its steps took."""
-    with _open(settings) as store, Scratch() as scratch:
-        python = settings.carrier.python or ""
-        daemon = _build(settings, {}, store, python, scratch, WakeUp(), [], "as set")
+    with open_store(settings) as store, Scratch() as scratch:
+        source, python = source_of(settings.run.model_path), settings.carrier.python or ""
+        daemon = _build(settings, {}, store, source, python, scratch, WakeUp(), [], "as set")
         step = daemon.step
 
         def timed() -> float:
@@ -199,7 +215,7 @@ def _restart(settings: Settings) -> Row:
             first.append(time.perf_counter() - began)
             daemon.wakeup.stop()
 
-    _loop(settings, note)
+    loop(settings, note)
     return Row(
         f"start: database opened, {ARRIVING:,} known checkpoints compared, best/ checked",
         f"{first[0]:.2f} s",
@@ -227,9 +243,8 @@ def _large() -> list[Row]:
     """Pin and promotion of a checkpoint of 1 GB."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
-        size = 250_000_000
-        block = os.urandom(1 << 20) * (4 * size // (1 << 20) + 1)
-        big = {f"model/large/kernel{SUFFIX}": Tensor(FLOAT, (size,), block[: 4 * size])}
+        block = (os.urandom(1 << 20) * (LARGE_BYTES // (1 << 20) + 1))[:LARGE_BYTES]
+        big = {f"model/large/kernel{SUFFIX}": Tensor(FLOAT, (LARGE_BYTES // 4,), block)}
         prefix = write_checkpoint(folder / "model_dir", "ckpt-1", 100, big)
         del block, big
         pins = folder / "pins"
@@ -245,9 +260,9 @@ def _large() -> list[Row]:
 
         for number in range(5):
             verified: Verified = set()
-            timed("verify", partial(verify, prefix))
+            timed("verify", partial(verify, prefix, layout=OD_API.layout))
             found = scan(folder / "model_dir")[0]
-            taken = timed("pin", partial(pin, found, pins, verified))
+            taken = timed("pin", partial(pin, found, pins, OD_API, verified))
             assert taken.method == "link"
             best = folder / f"best-{number}"
             timed("promote", partial(_promote, best, taken, verified))
@@ -304,7 +319,8 @@ def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:
     write_board(best_dir, BOARD_FILE, board, leaders, {})
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
+    """What this process has in memory."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
