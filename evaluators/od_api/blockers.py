@@ -19,10 +19,30 @@ TENSORFLOWS = (
     "tensorflow-gpu",
     "tensorflow-rocm",
     "tensorflow-macos",
+    "tensorflow-intel",
+    "tensorflow-cpu-aws",
     "tf-nightly",
 )
-# The last TensorBoard; TensorFlow brought one of its own version until 2.20.
-_NEWEST_TENSORBOARD = (2, 20)
+# What a start of the OD API imports: the module, and the distribution that brings it.
+_NEEDS = (
+    ("official", "tf-models-official"),
+    ("tf_slim", "tf-slim"),
+    ("lvis", "lvis"),
+    ("pycocotools", "pycocotools"),
+    ("PIL", "pillow"),
+    ("cv2", "opencv-python-headless"),
+    ("matplotlib", "matplotlib"),
+    ("pandas", "pandas"),
+    ("scipy", "scipy"),
+    ("six", "six"),
+    ("yaml", "PyYAML"),
+    ("gin", "gin-config"),
+)
+# Whose own requirements, of years ago, would take TensorFlow away or fail to build.
+_ALONE = ("tf-models-official", "lvis")
+_GENERATED = re.compile(r"^# Protobuf Python Version: (\d[\d.]*)", re.MULTILINE)
+# The newest there is: TensorFlow brought one of its own version along until 2.20.
+_NEWEST_TENSORBOARD = (2, 21)
 # The installed one may know no TensorFlow as new as this one.
 _TODAY = "--upgrade od-api-today"
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
@@ -37,7 +57,8 @@ def remedies():
     if tensorflow is None or _folder("object_detection") is None:
         return []
     blocked = [] if hooked() else [told for told, stands in _BLOCKERS if stands(tensorflow)]
-    return _mended_by_hooks(blocked) + lacking(tensorflow)
+    # In the order in which a start meets them.
+    return [*_protobuf(), *_mended_by_hooks(blocked), *lacking(tensorflow), *_needs()]
 
 
 def after_import():
@@ -74,6 +95,44 @@ def lacking(tensorflow):
             )
         )
     return found
+
+
+def _protobuf():
+    """Yields that TensorFlow's messages were generated for a newer protobuf than there is.
+
+    It is in them since protobuf 5, which refuses to read those of a later one.
+    """
+    there, wanted = version_of("protobuf"), "3.20.3"
+    path = (_folder("tensorflow") or pathlib.Path()) / "core" / "framework" / "attr_value_pb2.py"
+    try:
+        found = _GENERATED.search(path.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    if there and (not found or _parts(there) >= _parts(found.group(1))):
+        return
+    wanted = found.group(1) if found else wanted
+    has = "it is {}".format(there) if there else "there is none"
+    what = "TensorFlow {} needs protobuf {} or newer, and {}"
+    yield (
+        what.format(version_of(*TENSORFLOWS), wanted, has),
+        install("'protobuf>={}'".format(wanted)),
+    )
+
+
+def _needs():
+    """Yields what else the OD API imports at its start and is not there."""
+    missing = [name for module, name in _NEEDS if importlib.util.find_spec(module) is None]
+    parts = [
+        (" ".join(name for name in missing if name not in _ALONE), ""),
+        (" ".join(name for name in missing if name in _ALONE), "--no-deps "),
+    ]
+    if missing:
+        what = "the OD API imports what is not installed ({})".format(", ".join(missing))
+        yield what, " && ".join(install(option + names) for names, option in parts if names)
+
+
+def _parts(version):
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def hooked():
