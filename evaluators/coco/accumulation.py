@@ -1,0 +1,109 @@
+"""Precision and recall of all images together, from what became of each detection.
+
+COCO walks down the detections of a category by their scores, and keeps of the precision at each
+the highest that follows. Between two objects that are found precision only falls. So it is
+computed where one is found alone, however many detections there are.
+"""
+
+import numpy as np
+
+from evaluators.coco.boxes import ordered, run_starts
+from evaluators.coco.matching import NOTHING, OBJECT
+
+
+class Ranking:
+    """The detections of every category by falling score; of equal ones by image and rank.
+
+    Args:
+        found: Boxes of the detections.
+
+    Attributes:
+        order: the detections, one category after another.
+        place: where in it each detection is.
+    """
+
+    def __init__(self, found):
+        self.order = ordered(-found.last, found.category)
+        self.place = np.empty(len(found), np.int64)
+        self.place[self.order] = np.arange(len(found))
+
+
+def accumulate(found, matching, objects, params):
+    """Returns COCOeval's arrays of precision and recall.
+
+    Args:
+        found: Boxes of the detections.
+        matching: their Matching.
+        objects: int [category, area range], those that are not ignored.
+        params: COCOeval's parameters.
+    """
+    shape = len(params.iouThrs), len(params.recThrs), *objects.shape, len(params.maxDets)
+    precision, recall = np.full(shape, -1.0), np.full(shape[:1] + shape[2:], -1.0)
+    ranking = Ranking(found)
+    order = np.argsort(ranking.place[matching.found])
+    boxes = matching.found[order]
+    outcomes = np.ascontiguousarray(np.moveaxis(matching.outcomes[order], 0, -1))
+    for area, (low, high) in enumerate(params.areaRng):
+        there = objects[:, area] > 0
+        inside = ~((found.area < low) | (found.area > high))
+        for number, most in enumerate(params.maxDets):
+            kept = np.flatnonzero(found.rank[boxes] < most)
+            counts = inside & (found.rank < most)
+            curves = Curves(found.category, ranking, counts, inside, boxes[kept], objects[:, area])
+            for threshold in range(shape[0]):
+                at = curves.of(outcomes[area, threshold][kept], params.recThrs)
+                precision[threshold, :, there, area, number] = at[0][there]
+                recall[threshold, there, area, number] = at[1][there]
+    return precision, recall
+
+
+class Curves:
+    """Precision against recall in one range of areas, with at most so many detections a pair.
+
+    Args:
+        category: the category of each detection.
+        ranking: the Ranking of all.
+        counts: bool [detection], which count while they are unmatched.
+        inside: bool [detection], which have an area of the range.
+        boxes: the detections that may be matched, of so many a pair, in the order of the ranking.
+        objects: how many objects each category has.
+    """
+
+    def __init__(self, category, ranking, counts, inside, boxes, objects):
+        self._objects = objects
+        self._category, self._inside = category[boxes], inside[boxes]
+        every = np.arange(len(objects))
+        self._begins = np.searchsorted(self._category, every)
+        so_far = np.cumsum(counts[ranking.order])
+        before = np.concatenate([[0], so_far])[np.searchsorted(category, every)]
+        # Those that count were they all unmatched, up to and with each.
+        self._unmatched = so_far[ranking.place[boxes]] - before[self._category]
+
+    def of(self, outcomes, recalls):
+        """Returns (precision [category, recall], recall [category]) at one IoU threshold.
+
+        Args:
+            outcomes: what became of the detections.
+            recalls: where precision is asked for, ascending.
+        """
+        hit = outcomes == OBJECT
+        # One that found an object counts whatever its area, one that found an ignored one never.
+        change = hit.astype(np.int8) - ((outcomes != NOTHING) & self._inside)
+        change = np.concatenate([[0], np.cumsum(change, dtype=np.int64)])
+        hits = np.flatnonzero(hit)
+        category = self._category[hits]
+        counted = self._unmatched[hits] + change[hits + 1] - change[self._begins[category]]
+        count = np.bincount(category, minlength=len(self._objects))
+        before = np.cumsum(count) - count
+        right = np.arange(1, len(hits) + 1) - before[category]
+        # COCOeval's order of operations, to the last bit.
+        precision = right / ((counted - right).astype(float) + right + np.spacing(1))
+        reached = np.searchsorted(recalls, right / self._objects[category], side="right")
+        # Ascending, as both of what it is made of.
+        place = category * len(recalls) + reached - 1
+        starts = run_starts(place)
+        curve = np.zeros((len(count), len(recalls)))
+        if len(starts):
+            curve.ravel()[place[starts]] = np.maximum.reduceat(precision, starts)
+        highest = np.maximum.accumulate(curve[:, ::-1], axis=1)[:, ::-1]
+        return highest, count / np.maximum(self._objects, 1)
