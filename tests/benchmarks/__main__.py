@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("daemon", "evaluator", "garden", "scale")
+BENCHMARKS = ("coco", "daemon", "evaluator", "garden", "scale")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

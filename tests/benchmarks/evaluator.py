@@ -1,7 +1,7 @@
 """What an evaluation costs against the OD API's own, against its bound, and the trainer beside it.
 
-Takes about ten minutes on two quiet cores. `python -m benchmarks evaluator:coco` runs one of PARTS
-alone; BENCH_IMAGES, BENCH_COCO_IMAGES, BENCH_ROUNDS and BENCH_CYCLES make them smaller.
+Takes about ten minutes on two quiet cores. `python -m benchmarks evaluator:speed` runs one of PARTS
+alone; BENCH_IMAGES, BENCH_ROUNDS and BENCH_CYCLES make them smaller.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from benchmarks.od_run import OdLoop, TrainingRun, ask, fast_backends, od_python
 from benchmarks.table import Row, goal
 
 IMAGES = int(os.environ.get("BENCH_IMAGES", "512"))
-COCO_IMAGES = int(os.environ.get("BENCH_COCO_IMAGES", "5000"))
-COCO_CLASSES = 80
 # Rounds of the warm comparison: the OD API's loop runs once in each, our workers several times.
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 OURS_A_ROUND = 3
@@ -166,41 +164,9 @@ def restore(run: TrainingRun) -> list[Row]:
     return rows
 
 
-def coco(run: TrainingRun) -> list[Row]:
-    """The COCO metric step alone, on made-up boxes."""
-    with python_path(fast_backends()):
-        found = ask("coco_step.py", COCO_IMAGES, COCO_CLASSES, cwd=run.folder)
-    theirs = found.pop("od_api")
-    detections = found.pop("detections")
-    what = f"{COCO_IMAGES} images x {COCO_CLASSES} classes, {detections} detections"
-    rows = []
-    fastest = min(found, key=lambda name: found[name]["whole"])
-    for name, ours in sorted(found.items(), key=lambda item: item[1]["whole"]):
-        for part, label, wanted in (
-            ("compute", "COCOeval alone", 50),
-            ("whole", "detections to metrics", 20),
-        ):
-            rows.append(
-                Row(
-                    f"COCO boxes, {what}: {label}, {name}",
-                    f"{ours[part]:.2f} s",
-                    f"pycocotools under the OD API {theirs[part]:.1f} s",
-                    goal(
-                        theirs[part] / ours[part],
-                        "times faster",
-                        at_least=wanted if name == fastest else None,
-                    ),
-                )
-            )
-        apart = max(abs(ours["metrics"][n] - v) for n, v in theirs["metrics"].items())
-        rows.append(Row(f"largest difference of a metric, {name}", f"{apart:.1e}"))
-    return rows
-
-
 PARTS: dict[str, Callable[[TrainingRun], list[Row]]] = {
     "speed": speed,
     "bound": bound,
     "restore": restore,
-    "coco": coco,
     "trainer": trainer.steps,
 }

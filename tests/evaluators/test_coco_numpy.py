@@ -129,6 +129,17 @@ CASES: dict[str, dict[str, Any]] = {
         "truth": [[7, 4 * n % 100, 4 * n // 100 * 9, 9, 9, n % 9 == 0, 1] for n in range(300)],
         "found": [[7, 4 * n % 100, 4 * n // 100 * 9, 9, 8, n / 300, 1] for n in range(300)],
     },
+    "areas on the borders of COCO's ranges": {
+        "truth": [[7, 0, 0, edge, edge, 0, 1] for edge in (10, 32, 40, 96, 99)],
+        "found": [
+            *([7, 0, 0, edge, edge, 0.1, 1] for edge in (10, 32, 40, 96, 99)),
+            *([3, 0, 0, edge, edge, 0.9, 1] for edge in (32, 96)),
+        ],
+    },
+    "as much of two objects, one of them free for the next": {
+        "truth": [[7, 0, 0, 20, 40, 0, 1], [7, 8, 0, 20, 40, 0, 1]],
+        "found": [[7, 4, 0, 20, 40, 0.9, 1], [7, 0, 0, 20, 40, 0.8, 1]],
+    },
     "boxes that are not finite": {
         "truth": [[7, *BOX, 0, 1], [3, *BOX, 1, 1], [0, 0, 0, 9, 9, 0, 1]],
         "found": [

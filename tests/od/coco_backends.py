@@ -3,8 +3,7 @@
 Runs in the training interpreter, without any model. CASES is a JSON list of options (see DEFAULTS).
 Prints a JSON list of an object for each: for every backend that can be imported its metrics and
 category metrics, under `od_api` what the OD API's own evaluators give for the same numbers, and
-under `plugin` what a metric plugin makes of them by brute force. One more object says which backend
-`recommendation` would rather have.
+under `plugin` what a metric plugin makes of them by brute force.
 """
 
 import argparse
@@ -18,7 +17,7 @@ os.dup2(2, 1)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from evaluators_package import VERSIONS  # noqa: E402, F401, I001
-from evaluators.coco import BACKENDS, importable, recommendation  # noqa: E402
+from evaluators.coco import BACKENDS, importable  # noqa: E402
 from evaluators.od_api import coco, plugin_images, plugins  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -181,19 +180,9 @@ def case(options):
     return answer
 
 
-def recommended():
-    """Returns what `recommendation` says of few and many images, with and without a choice."""
-    return {
-        "few": recommendation("auto", "pycocotools", 999),
-        "many": recommendation("auto", "pycocotools", 1000),
-        "fast already": recommendation("auto", "hotcoco", 5000),
-        "chosen": recommendation("pycocotools", "pycocotools", 5000),
-    }
-
-
 def main():
     """Prints the answers."""
-    json.dump([*map(case, json.load(sys.stdin)), recommended()], ANSWER)
+    json.dump([*map(case, json.load(sys.stdin))], ANSWER)
     ANSWER.close()
 
 

@@ -1,0 +1,105 @@
+"""What each COCO backend takes for made-up columns of boxes: `coco_arrays.py IMAGES CLASSES`.
+
+Runs in the training interpreter, without TensorFlow. About 7 objects and 100 detections an image,
+most of which fit one. Prints JSON: the number of detections, `idle_wait`, and for each backend the
+median `seconds`, how many `numbers` there are and are `differing` from pycocotools', and `wait`:
+the longest that another thread waited, which wants to run each millisecond.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import sys
+import threading
+import time
+import types
+
+ANSWER = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # pycocotools prints
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
+import numpy as np  # noqa: E402
+from evaluators import coco  # noqa: E402
+
+ROUNDS = 5
+SIZE = 640
+
+
+class Ticks:
+    """A thread that wants to run each millisecond; `wait` is the longest that it could not."""
+
+    def __enter__(self):
+        self.wait, self._ends = 0.0, False
+        self._thread = threading.Thread(target=self._tick)
+        self._thread.start()
+        return self
+
+    def _tick(self):
+        before = time.perf_counter()
+        while not self._ends:
+            time.sleep(0.001)
+            now = time.perf_counter()
+            self.wait, before = max(self.wait, now - before - 0.001), now
+
+    def __exit__(self, *exc):
+        self._ends = True
+        self._thread.join()
+
+
+def made_up(images, classes):
+    """Returns ground truth and detections, as `coco.precision_and_recall` takes them."""
+    rng = np.random.default_rng(1)
+    truth = types.SimpleNamespace(iou_type="bbox", with_masks=False, columns=coco.Columns())
+    truth.categories = [{"id": n, "name": str(n)} for n in range(1, classes + 1)]
+    truth.images = {int(image): (SIZE, SIZE) for image in rng.permutation(3 * images)[:images]}
+    found = coco.Columns()
+    for image in truth.images:
+        count = int(rng.integers(1, 15))
+        corners = rng.random((count, 2)) * SIZE * 0.6
+        boxes = np.concatenate([corners, corners + 4 + rng.random((count, 2)) * SIZE * 0.35], 1)
+        kinds = rng.integers(1, classes + 1, count)
+        truth.columns.add(image, boxes.astype(np.float32), kinds, rng.random(count) < 0.02)
+        near = rng.integers(0, count, 100)
+        moved = np.sort((boxes[near] + rng.normal(0, 20, (100, 4))).reshape(100, 2, 2), axis=1)
+        guessed = np.where(rng.random(100) < 0.3, rng.integers(1, classes + 1, 100), kinds[near])
+        scores = np.sort(np.round(rng.random(100), 2).astype(np.float32))[::-1]
+        found.add(image, moved.reshape(100, 4).astype(np.float32), guessed, scores)
+    return truth, found
+
+
+def measure(backend, rounds, truth, found):
+    """Returns (arrays, median seconds, median of the longest waits)."""
+    seconds, waits = [], []
+    for _ in range(rounds):
+        with Ticks() as ticks:
+            began = time.perf_counter()
+            arrays = coco.precision_and_recall(backend, truth, found)
+            seconds.append(time.perf_counter() - began)
+        waits.append(ticks.wait)
+    return arrays, statistics.median(seconds), statistics.median(waits)
+
+
+def main(images, classes):
+    """Prints the answer."""
+    truth, found = made_up(images, classes)
+    with Ticks() as idle:
+        time.sleep(1)
+    expected, seconds, wait = measure("pycocotools", 1, truth, found)
+    numbers = sum(array.size for array in expected)
+    reference = {"seconds": seconds, "wait": wait, "numbers": numbers, "differing": 0}
+    answers = {}
+    for backend in coco.BACKENDS[:-1]:
+        if coco.importable(backend):
+            arrays, seconds, wait = measure(backend, ROUNDS, truth, found)
+            differing = sum(int(np.sum(a != b)) for a, b in zip(arrays, expected))
+            answers[backend] = {**reference, "seconds": seconds, "wait": wait}
+            answers[backend]["differing"] = differing
+    answers["pycocotools"] = reference
+    answer = {"detections": len(found.table()), "idle_wait": idle.wait, "backends": answers}
+    json.dump(answer, ANSWER)
+    ANSWER.close()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
