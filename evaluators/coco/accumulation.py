@@ -37,24 +37,29 @@ def accumulate(found, matching, objects, params):
         objects: int [category, area range], those that are not ignored.
         params: COCOeval's parameters.
     """
-    shape = len(params.iouThrs), len(params.recThrs), *objects.shape, len(params.maxDets)
-    precision, recall = np.full(shape, -1.0), np.full(shape[:1] + shape[2:], -1.0)
+    shape = len(params.iouThrs), len(objects), len(params.recThrs)
+    ranges = len(params.areaRng), len(params.maxDets)
+    precision, recall = np.empty((*ranges, *shape)), np.empty((*ranges, *shape[:2]))
     ranking = Ranking(found)
     order = np.argsort(ranking.place[matching.found])
     boxes = matching.found[order]
     outcomes = np.ascontiguousarray(np.moveaxis(matching.outcomes[order], 0, -1))
     for area, (low, high) in enumerate(params.areaRng):
-        there = objects[:, area] > 0
         inside = ~((found.area < low) | (found.area > high))
         for number, most in enumerate(params.maxDets):
             kept = np.flatnonzero(found.rank[boxes] < most)
             counts = inside & (found.rank < most)
             curves = Curves(found.category, ranking, counts, inside, boxes[kept], objects[:, area])
             for threshold in range(shape[0]):
-                at = curves.of(outcomes[area, threshold][kept], params.recThrs)
-                precision[threshold, :, there, area, number] = at[0][there]
-                recall[threshold, there, area, number] = at[1][there]
-    return precision, recall
+                curve = precision[area, number, threshold]
+                of_all = recall[area, number, threshold]
+                of_all[:] = curves.draw(outcomes[area, threshold][kept], params.recThrs, curve)
+        # Of each the highest that follows; -1 where there is nothing to find.
+        backwards = precision[area, ..., ::-1]
+        np.maximum.accumulate(backwards, axis=-1, out=backwards)
+        precision[area, :, :, objects[:, area] == 0] = -1
+        recall[area, :, :, objects[:, area] == 0] = -1
+    return precision.transpose(2, 4, 3, 0, 1), recall.transpose(2, 3, 0, 1)
 
 
 class Curves:
@@ -79,12 +84,13 @@ class Curves:
         # Those that count were they all unmatched, up to and with each.
         self._unmatched = so_far[ranking.place[boxes]] - before[self._category]
 
-    def of(self, outcomes, recalls):
-        """Returns (precision [category, recall], recall [category]) at one IoU threshold.
+    def draw(self, outcomes, recalls, curve):
+        """Draws the curves of one IoU threshold, and returns the recall of each category in all.
 
         Args:
             outcomes: what became of the detections.
             recalls: where precision is asked for, ascending.
+            curve: [category, recall]; gets the highest precision up to the next of the recalls.
         """
         hit = outcomes == OBJECT
         # One that found an object counts whatever its area, one that found an ignored one never.
@@ -102,8 +108,7 @@ class Curves:
         # Ascending, as both of what it is made of.
         place = category * len(recalls) + reached - 1
         starts = run_starts(place)
-        curve = np.zeros((len(count), len(recalls)))
+        curve[:] = 0
         if len(starts):
             curve.ravel()[place[starts]] = np.maximum.reduceat(precision, starts)
-        highest = np.maximum.accumulate(curve[:, ::-1], axis=1)[:, ::-1]
-        return highest, count / np.maximum(self._objects, 1)
+        return count / np.maximum(self._objects, 1)

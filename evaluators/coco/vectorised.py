@@ -9,9 +9,6 @@ from evaluators.coco.boxes import Boxes, Pairs
 from evaluators.coco.columns import areas_of
 from evaluators.coco.matching import Matching
 
-# As COCOeval has it, so that no IoU of 1 is missed for a rounding.
-ALMOST_ONE = 1 - 1e-10
-
 
 def evaluate(truth, detections):
     """Returns arrays of precision and recall, see `coco.precision_and_recall`."""
@@ -26,8 +23,7 @@ def evaluate(truth, detections):
     lows, highs = np.array(params.areaRng, float).T
     areas = objects.area[:, None]
     ignored = (areas < lows) | (areas > highs) | crowd[:, None]
-    thresholds = np.minimum(params.iouThrs, ALMOST_ONE)
-    compared = found, objects, crowd, thresholds[0]
+    compared = found, objects, crowd, params.iouThrs[0]
     if truth.with_masks:
         overlapping = overlaps.of_masks(*compared, detections.rles, truth.columns.rles)
     else:
@@ -36,7 +32,7 @@ def evaluate(truth, detections):
         found.area = found.product
         if truth.with_masks:
             found.area = areas_of([detections.rles[row] for row in found.rows])
-    matching = Matching(overlapping, found.pair, thresholds, ignored, crowd)
+    matching = Matching(overlapping, found.pair, params.iouThrs, ignored, crowd)
     count = np.zeros((len(pairs.categories), len(lows)), np.int64)
     np.add.at(count, objects.category, ~ignored)
     return accumulate(found, matching, count, params)

@@ -64,6 +64,4 @@ def test_backends_equal_the_od_api(answers: dict[str, Any], backends: Path, case
     scores = list(expected.values())
     assert max(scores) == 0.0 if case == "nothing found" else max(scores) > 0.1
     if not there:
-        pytest.skip(
-            "no package but pycocotools was compared: `make environments` installs the others"
-        )
+        pytest.skip("our own alone was compared: `make environments` installs the others")
