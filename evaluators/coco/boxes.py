@@ -97,9 +97,10 @@ class Boxes:
         _, self.left, self.top, width, height, self.last, _, self.area = np.ascontiguousarray(
             np.take(table, self.rows, axis=0).T
         )
-        self.right, self.bottom = width + self.left, height + self.top
-        self.finite = bool(np.isfinite(self.right + self.bottom).all())
-        self.product = width * height
+        with np.errstate(invalid="ignore"):
+            self.right, self.bottom = width + self.left, height + self.top
+            self.finite = bool(np.isfinite(self.right + self.bottom).all())
+            self.product = width * height
 
     def __len__(self):
         return len(self.rows)

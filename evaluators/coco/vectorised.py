@@ -33,6 +33,6 @@ def evaluate(truth, detections):
         if truth.with_masks:
             found.area = areas_of([detections.rles[row] for row in found.rows])
     matching = Matching(overlapping, found.pair, params.iouThrs, ignored, crowd)
-    count = np.zeros((len(pairs.categories), len(lows)), np.int64)
-    np.add.at(count, objects.category, ~ignored)
-    return accumulate(found, matching, count, params)
+    kept = (objects.category[~column] for column in ignored.T)
+    counts = [np.bincount(categories, minlength=len(pairs.categories)) for categories in kept]
+    return accumulate(found, matching, np.stack(counts, axis=1), params)
