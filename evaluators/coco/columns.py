@@ -3,19 +3,27 @@
 import numpy as np
 from pycocotools import mask as mask_tools
 
-PARTS_AT_ONCE = 512
+# NumPy holds Python's lock for the whole of one concatenation of small arrays, pycocotools for all
+# masks that it encodes at once.
+PARTS_AT_ONCE, MASK_BYTES_AT_ONCE = 512, 1 << 22
 
 
 class Columns:
     """Boxes of many images: one array for each field, filled image by image.
 
+    While images are added nothing is computed but the codes of masks: the table is made when it is
+    asked for, in another thread than the one that adds.
+
     Args:
         areas_count: whether the areas of detections are those of the table. Else they are the
             products of width and height, or of masks their pixels.
+        known: the classes that are kept of boxes without masks; None for all.
     """
 
-    def __init__(self, areas_count=False):
+    def __init__(self, areas_count=False, known=None):
         self.areas_count = areas_count
+        self._known = known
+        self._added = []
         self._parts = []
         self._rles = []
 
@@ -29,30 +37,31 @@ class Columns:
             last: [n], the score of a detection or the crowd flag of ground truth.
             masks: uint8 [n, height, width] or None.
         """
-        size = boxes[:, 2:] - boxes[:, :2]
-        columns = np.empty((len(boxes), 8), np.float64)
-        columns[:, 0] = image_id
-        columns[:, 1:3] = boxes[:, 1::-1]
-        columns[:, 3:5] = size[:, ::-1]
-        columns[:, 5] = last
-        columns[:, 6] = classes
-        columns[:, 7] = size[:, 0] * size[:, 1]
-        self._parts.append(columns)
+        self._added.append((image_id, boxes, classes, last))
         if masks is not None:
             self._rles.extend(run_lengths(masks))
 
     def add_rows(self, rows, rles=()):
         """Adds rows as `table` returns them, and the codes of their masks."""
+        self._make_rows()
         self._parts.append(rows)
         self._rles.extend(rles)
 
     def table(self):
         """Returns float64 [n, 8]: image, x, y, width, height, score or crowd, class, area."""
-        # By and by: NumPy holds Python's lock for the whole of one concatenation of small parts.
+        self._make_rows()
         while len(self._parts) > 1:
-            firsts = range(0, len(self._parts), PARTS_AT_ONCE)
-            self._parts = [np.concatenate(self._parts[i : i + PARTS_AT_ONCE]) for i in firsts]
+            self._parts = [np.concatenate(some) for some in _portions(self._parts)]
         return self._parts[0] if self._parts else np.empty((0, 8))
+
+    def _make_rows(self):
+        """Makes rows of what was added."""
+        added, self._added = self._added, []
+        for some in _portions(added):
+            rows = _rows(*zip(*some))
+            if self._known is not None:
+                rows = rows[np.isin(rows[:, 6], self._known)]
+            self._parts.append(rows)
 
     @property
     def rles(self):
@@ -60,11 +69,33 @@ class Columns:
         return self._rles
 
 
+def _portions(parts):
+    """Returns the parts in lists of so many as are concatenated at once."""
+    return [parts[i : i + PARTS_AT_ONCE] for i in range(0, len(parts), PARTS_AT_ONCE)]
+
+
+def _rows(image_ids, boxes, classes, last):
+    """Returns rows of the table; a tuple for each field, with an entry for each image."""
+    counts = [len(some) for some in boxes]
+    boxes = np.concatenate(boxes)
+    size = boxes[:, 2:] - boxes[:, :2]
+    rows = np.empty((len(boxes), 8), np.float64)
+    rows[:, 0] = np.repeat(np.array(image_ids, np.int64), counts)
+    rows[:, 1:3] = boxes[:, 1::-1]
+    rows[:, 3:5] = size[:, ::-1]
+    rows[:, 5] = np.concatenate(last)
+    rows[:, 6] = np.concatenate(classes)
+    rows[:, 7] = size[:, 0] * size[:, 1]
+    return rows
+
+
 def run_lengths(masks):
     """Returns the run-length codes of uint8 [n, height, width] masks."""
-    if not len(masks):
-        return []
-    codes = mask_tools.encode(np.asfortranarray(np.moveaxis(masks, 0, -1)))
+    codes = []
+    step = max(MASK_BYTES_AT_ONCE // max(masks[:1].nbytes, 1), 1)
+    for first in range(0, len(masks), step):
+        some = np.moveaxis(masks[first : first + step], 0, -1)
+        codes += mask_tools.encode(np.asfortranarray(some))
     for code in codes:
         code["counts"] = code["counts"].decode("ascii")
     return codes

@@ -37,7 +37,7 @@ def arrays(folder: Path) -> list[Row]:
         theirs = found["backends"]["pycocotools"]["seconds"]
         what = f"COCOeval, {images} images x {classes} classes, {found['detections']} detections"
         for name, one in found["backends"].items():
-            numbers = f"{one['differing']} of {one['numbers']} numbers differ"
+            numbers = f"{one['differing']} of {found['numbers']} numbers differ"
             at_least = wanted if name == "numpy" else None
             ratio = goal(theirs / one["seconds"], "times faster", at_least=at_least)
             rows.append(

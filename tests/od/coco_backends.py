@@ -84,7 +84,8 @@ def made_up(options):
         )
         guessed = classes[extra] if count else np.zeros(0, np.int64)
         wrong = rng.random(len(guessed)) < 0.3
-        guessed = np.where(wrong, rng.integers(1, options.classes + 1, len(guessed)), guessed)
+        # One class more than there are: what is found of it does not count.
+        guessed = np.where(wrong, rng.integers(1, options.classes + 2, len(guessed)), guessed)
         # Coarse scores, so that ties between images and within one occur.
         scores = (np.round(rng.random(len(guessed)) * 50) / 50).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
