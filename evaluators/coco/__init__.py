@@ -9,7 +9,7 @@ from evaluators.coco.backends import (
     BACKENDS,
     EXACT_BACKENDS,
     choose_backend,
-    importable,
+    usable,
     precision_and_recall,
 )
 from evaluators.coco.columns import Columns, run_lengths
@@ -20,7 +20,7 @@ __all__ = [
     "EXACT_BACKENDS",
     "Columns",
     "choose_backend",
-    "importable",
+    "usable",
     "mean",
     "precision_and_recall",
     "run_lengths",

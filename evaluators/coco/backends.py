@@ -22,14 +22,14 @@ def choose_backend(wanted):
         Refusal: it is unknown or cannot be used here.
     """
     if wanted in (None, "auto"):
-        return "numpy" if importable("numpy") else "pycocotools"
+        return "numpy" if usable("numpy") else "pycocotools"
     if wanted not in BACKENDS:
         raise Refusal(
             "unsupported",
             "coco_backend ({}) is unknown".format(wanted),
             "choose auto, " + ", ".join(BACKENDS),
         )
-    if not importable(wanted):
+    if not usable(wanted):
         raise Refusal(
             "unsupported",
             "coco_backend ({}) cannot be used in the training environment".format(wanted),
@@ -38,7 +38,7 @@ def choose_backend(wanted):
     return wanted
 
 
-def importable(name):
+def usable(name):
     """Tells whether a backend can be used here.
 
     That of NumPy needs a pycocotools that computes an IoU in the same steps; one that was compiled

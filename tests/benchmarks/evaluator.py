@@ -19,7 +19,7 @@ from typing import Any
 from evaluator_client import ROOT, Client, start_request
 
 from benchmarks import trainer
-from benchmarks.od_run import OdLoop, TrainingRun, ask, fast_backends, od_python, python_path
+from benchmarks.od_run import OdLoop, TrainingRun, ask, od_python, python_path
 from benchmarks.table import Row, goal
 
 IMAGES = int(os.environ.get("BENCH_IMAGES", "512"))
@@ -64,10 +64,10 @@ def speed(run: TrainingRun) -> list[Row]:
                         seconds.setdefault(name, []).append(took)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     theirs = metrics["od_api"]
-    equal = all(metrics["hotcoco"][name] == value for name, value in theirs.items())
+    equal = all(metrics["default"][name] == value for name, value in theirs.items())
     rows = []
     for name, what, wanted in (
-        ("hotcoco", "the pipeline's batch size, 1", 4),
+        ("default", "the pipeline's batch size, 1", 4),
         ("pycocotools", "the same with pycocotools", None),
         ("batches of 8", "`--eval-batch-size 8`", 8),
     ):
@@ -81,7 +81,7 @@ def speed(run: TrainingRun) -> list[Row]:
         )
     rows.append(
         Row(
-            "metrics that differ from the OD API's, batch size 1, hotcoco",
+            "metrics that differ from the OD API's, batch size 1",
             "none" if equal else "**some**",
             f"{len(theirs)} metrics",
         )
@@ -108,12 +108,11 @@ def _contenders(
     """Start the OD API's loop and our workers; all wait while one evaluates."""
     clients = {}
     for name, options in (
-        ("hotcoco", {"coco_backend": "hotcoco"}),
+        ("default", {}),
         ("pycocotools", {"coco_backend": "pycocotools"}),
-        ("batches of 8", {"coco_backend": "hotcoco", "eval_batch_size": 8}),
+        ("batches of 8", {"eval_batch_size": 8}),
     ):
-        with python_path(fast_backends()):
-            clients[name] = stack.enter_context(Client(od_python(), run.folder))
+        clients[name] = stack.enter_context(Client(od_python(), run.folder))
         clients[name].send(**start_request(run.pipeline, **options))
     theirs = OdLoop(run)
     stack.callback(theirs.end)
@@ -127,8 +126,7 @@ def _contenders(
 
 def bound(run: TrainingRun) -> list[Row]:
     """Our evaluation against the forward pass and the metrics alone, in one process."""
-    with python_path(fast_backends()):
-        found = ask("bound.py", run.pipeline, run.checkpoints()[1], BOUND_ROUNDS, cwd=run.folder)
+    found = ask("bound.py", run.pipeline, run.checkpoints()[1], BOUND_ROUNDS, cwd=run.folder)
     ours, forward, metrics = (statistics.median(found[n]) for n in ("ours", "forward", "metrics"))
     return [
         Row(

@@ -17,7 +17,7 @@ os.dup2(2, 1)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from evaluators_package import VERSIONS  # noqa: E402, F401, I001
-from evaluators.coco import BACKENDS, importable  # noqa: E402
+from evaluators.coco import BACKENDS, usable  # noqa: E402
 from evaluators.od_api import coco, plugin_images, plugins  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -173,7 +173,7 @@ def case(options):
         "od_api": {"metrics": od_api(options.masks, categories, identities, truths, found)},
         "plugin": by_plugin(options.masks, categories, identities, truths, found),
     }
-    for backend in [b for b in BACKENDS if importable(b)]:
+    for backend in [b for b in BACKENDS if usable(b)]:
         run = coco.CocoMetrics(truth, backend, eval_pb2.EvalConfig())
         run.add(Batch(identities, found))
         metrics, by_category = run.compute()

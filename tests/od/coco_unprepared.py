@@ -18,7 +18,7 @@ from evaluators import coco  # noqa: E402
 from evaluators.coco import overlaps  # noqa: E402
 
 answer = {
-    "hotcoco": coco.importable("hotcoco"),
+    "hotcoco": coco.usable("hotcoco"),
     "chosen": coco.choose_backend("auto"),
     "exact": coco.choose_backend("auto") in coco.EXACT_BACKENDS,
 }

@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "od"))
 import coco_backends
-from evaluators.coco import EXACT_BACKENDS, importable
+from evaluators.coco import EXACT_BACKENDS, usable
 from evaluators.od_api import coco
 from object_detection.metrics import coco_evaluation
 from object_detection.protos import eval_pb2
@@ -71,7 +71,7 @@ def main(images, classes):
     truth = coco_backends.ground_truth("coco_detection_metrics", categories, identities, truths)
     answer = {"detections": sum(len(scores) for _, scores, _ in found)}
     for backend in EXACT_BACKENDS[:-1]:
-        if importable(backend):
+        if usable(backend):
             answer[backend] = ours(truth, backend, identities, found)
     answer["od_api"] = od_api(categories, identities, truths, found)
     json.dump(answer, coco_backends.ANSWER)
