@@ -9,8 +9,8 @@ from evaluators.coco.backends import (
     BACKENDS,
     EXACT_BACKENDS,
     choose_backend,
-    usable,
     precision_and_recall,
+    usable,
 )
 from evaluators.coco.columns import Columns, run_lengths
 from evaluators.coco.summary import mean, summarize
