@@ -27,6 +27,15 @@ class Ranking:
         self.place = np.empty(len(found), np.int64)
         self.place[self.order] = np.arange(len(found))
 
+    def sort(self, matching):
+        """Returns (detections, outcomes) of a Matching in the order of the ranking.
+
+        Outcomes are [area range, threshold, detection].
+        """
+        order = np.argsort(self.place[matching.found])
+        outcomes = np.moveaxis(matching.outcomes[order], 0, -1)
+        return matching.found[order], np.ascontiguousarray(outcomes)
+
 
 def accumulate(found, matching, objects, params):
     """Returns COCOeval's arrays of precision and recall.
@@ -41,24 +50,22 @@ def accumulate(found, matching, objects, params):
     ranges = len(params.areaRng), len(params.maxDets)
     precision, recall = np.empty((*ranges, *shape)), np.empty((*ranges, *shape[:2]))
     ranking = Ranking(found)
-    order = np.argsort(ranking.place[matching.found])
-    boxes = matching.found[order]
-    outcomes = np.ascontiguousarray(np.moveaxis(matching.outcomes[order], 0, -1))
+    boxes, outcomes = ranking.sort(matching)
     for area, (low, high) in enumerate(params.areaRng):
         inside = ~((found.area < low) | (found.area > high))
         for number, most in enumerate(params.maxDets):
             kept = np.flatnonzero(found.rank[boxes] < most)
             counts = inside & (found.rank < most)
             curves = Curves(found.category, ranking, counts, inside, boxes[kept], objects[:, area])
-            for threshold in range(shape[0]):
-                curve = precision[area, number, threshold]
-                of_all = recall[area, number, threshold]
-                of_all[:] = curves.draw(outcomes[area, threshold][kept], params.recThrs, curve)
-        # Of each the highest that follows; -1 where there is nothing to find.
+            for threshold, outcome in enumerate(outcomes[area]):
+                recall[area, number, threshold] = curves.draw(
+                    outcome[kept], params.recThrs, precision[area, number, threshold]
+                )
+        # Of each the highest that follows.
         backwards = precision[area, ..., ::-1]
         np.maximum.accumulate(backwards, axis=-1, out=backwards)
-        precision[area, :, :, objects[:, area] == 0] = -1
-        recall[area, :, :, objects[:, area] == 0] = -1
+        for values in (precision, recall):
+            values[area, :, :, objects[:, area] == 0] = -1  # where there is nothing to find
     return precision.transpose(2, 4, 3, 0, 1), recall.transpose(2, 3, 0, 1)
 
 
