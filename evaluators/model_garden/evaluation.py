@@ -43,8 +43,7 @@ class Evaluation:
         begin("reading the parameters")
         self._experiment = Experiment(request, snapshot, self._device != "cpu")
         self._parts = identity(self._experiment, request, versions)
-        self._wanted_backend = request.get("coco_backend")
-        self._backend = coco.choose_backend(self._wanted_backend)
+        self._backend = coco.choose_backend(request.get("coco_backend"))
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._files = fingerprint.FileStates(self._experiment.files)
         begin("reading the eval set")
@@ -76,7 +75,6 @@ class Evaluation:
             categories=self._categories(),
             taken=self._snapshot.taken,
             warnings=[self._snapshot.named(text) for text in self._experiment.warnings],
-            notes=self._notes(),
             details={
                 "experiment": self._experiment.name,
                 "primary_metric": metric,
@@ -184,11 +182,6 @@ class Evaluation:
     def _one_batch(self):
         logs = self._model.evaluate(lambda images: None, steps=1)
         return {**_scalars(logs), **_scalars(self._coco.taken()()[0])}
-
-    def _notes(self):
-        wanted, images = self._wanted_backend, self._eval_set.images
-        faster = coco.recommendation(wanted, self._backend, images)
-        return [": ".join(faster)] if faster and self._coco.is_there else []
 
     def _make_stopwatch(self, device_shared):
         """Returns a Stopwatch of the evaluation's own step, over the first batches."""

@@ -13,6 +13,7 @@ import numpy as np
 from official.vision.evaluation import coco_evaluator, coco_utils
 from official.vision.ops import box_ops
 from pycocotools import coco as pycoco
+from pycocotools import mask as mask_tools
 
 from evaluators import coco
 
@@ -136,7 +137,7 @@ def _detections(taken, known):
         # Masks are pasted into their images by Model Garden itself.
         for one in coco_utils.convert_predictions_to_coco_annotations(dict(predictions)):
             if one["category_id"] in known:
-                area = coco.mask_tools.area(one["segmentation"])
+                area = mask_tools.area(one["segmentation"])
                 row = (one["image_id"], *one["bbox"], one["score"], one["category_id"], area)
                 columns.add_rows(np.array([row], np.float64), [_text(one["segmentation"])])
         return columns

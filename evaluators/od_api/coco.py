@@ -95,7 +95,7 @@ class CocoMetrics:
         self._backend = backend
         self._eval_config = eval_config
         self._seen = set()
-        self._detections = Columns()
+        self._detections = Columns(known=truth.known)
 
     def add(self, detections):
         """Takes one batch of detections (`detections.AbsoluteDetections`)."""
@@ -104,10 +104,11 @@ class CocoMetrics:
                 continue
             self._seen.add(int(image_id))
             boxes, scores, classes, masks = detections.image(i, self._truth.with_masks)
-            keep = np.isin(classes, self._truth.known)
-            if not keep.all():
-                boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
-                masks = masks[keep] if masks is not None else None
+            if masks is not None:
+                keep = np.isin(classes, self._truth.known)
+                boxes, scores, classes, masks = (
+                    one[keep] for one in (boxes, scores, classes, masks)
+                )
             self._detections.add(int(image_id), boxes, classes, scores, masks)
 
     def compute(self):

@@ -80,7 +80,6 @@ def examine(request, findings):
     seconds = request.get("seconds")
     limit = BEGAN + RECORD_SHARE * seconds if seconds else time.monotonic() + RECORD_SECONDS
     check_records(pipeline, limit, findings)
-    tell_faster_backend(request, findings)
     if request.get("check") and pipeline.label_map is not None:
         limit = BEGAN + FIT_SHARE * seconds if seconds else None
         check_fit(request["check"], pipeline, limit, findings)
@@ -94,19 +93,6 @@ def check_backends(request, findings):
         findings.fact("coco_backend", coco.choose_backend(request.get("coco_backend")))
     except protocol.Refusal as refusal:
         findings.say("coco backend", "error", refusal.message, refusal.hint)
-
-
-def tell_faster_backend(request, findings):
-    """Tells which program would compute COCO metrics faster, and how it is installed, if one is."""
-    from evaluators import coco
-
-    faster = coco.recommendation(
-        request.get("coco_backend"),
-        findings.facts.get("coco_backend"),
-        findings.facts.get("images", 0),
-    )
-    if faster:
-        findings.fact("faster_coco", faster)
 
 
 def check_labels(pipeline, findings):

@@ -72,10 +72,6 @@ class Evaluation:
         self._sets = MetricSets(
             self._pipeline, self._model.class_agnostic, self._backend, self._plugins
         )
-        faster = coco.recommendation(
-            request.get("coco_backend"), self._backend, self._eval_set.images
-        )
-        self._notes = [": ".join(faster)] if faster and self._sets.truths else []
         self._sets.add_ground_truth(self._eval_set)
         begin("trying the model on a batch")
         self._metric_names = self._dry_run(request.get("device_shared"))
@@ -99,7 +95,6 @@ class Evaluation:
             categories=[Category(int(c["id"]), str(c["name"])) for c in self._sets.categories],
             taken=self._snapshot.taken,
             warnings=[self._snapshot.named(text) for text in self._pipeline.warnings],
-            notes=self._notes,
             details={
                 "eval_input": self._pipeline.eval_input_name,
                 # What the OD API names its folder after: empty where the input has no name.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("daemon", "evaluator", "garden", "scale", "growth")
+BENCHMARKS = ("coco", "daemon", "evaluator", "garden", "scale", "growth")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -61,7 +61,7 @@ def main() -> None:
         before = os.getloadavg()[0]
         module, _, part = name.partition(":")
         benchmark = importlib.import_module(f"benchmarks.{module}")
-        vars(benchmark).update(benchmark.SMALL if arguments.small else {})
+        vars(benchmark).update(getattr(benchmark, "SMALL", {}) if arguments.small else {})
         rows: list[Row] = benchmark.run(part) if part else benchmark.run()
         table = as_markdown(rows)
         print(table, flush=True)

@@ -1,7 +1,7 @@
 """What an evaluation costs against the OD API's own, against its bound, and the trainer beside it.
 
-Takes about ten minutes on two quiet cores. `python -m benchmarks evaluator:coco` runs one of PARTS
-alone; BENCH_IMAGES, BENCH_COCO_IMAGES, BENCH_ROUNDS and BENCH_CYCLES make them smaller.
+Takes about ten minutes on two quiet cores. `python -m benchmarks evaluator:speed` runs one of PARTS
+alone; BENCH_IMAGES, BENCH_ROUNDS and BENCH_CYCLES make them smaller.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from typing import Any
 from evaluator_client import ROOT, Client, start_request
 
 from benchmarks import trainer
-from benchmarks.od_run import OdLoop, TrainingRun, ask, fast_backends, od_python, python_path
+from benchmarks.od_run import OdLoop, TrainingRun, ask, od_python, python_path
 from benchmarks.table import Row, goal
 
 IMAGES = int(os.environ.get("BENCH_IMAGES", "512"))
-COCO_IMAGES = int(os.environ.get("BENCH_COCO_IMAGES", "5000"))
-COCO_CLASSES = 80
 # Rounds of the warm comparison: the OD API's loop runs once in each, our workers several times.
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 OURS_A_ROUND = 3
@@ -66,10 +64,10 @@ def speed(run: TrainingRun) -> list[Row]:
                         seconds.setdefault(name, []).append(took)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     theirs = metrics["od_api"]
-    equal = all(metrics["hotcoco"][name] == value for name, value in theirs.items())
+    equal = all(metrics["default"][name] == value for name, value in theirs.items())
     rows = []
     for name, what, wanted in (
-        ("hotcoco", "the pipeline's batch size, 1", 4),
+        ("default", "the pipeline's batch size, 1", 4),
         ("pycocotools", "the same with pycocotools", None),
         ("batches of 8", "`--eval-batch-size 8`", 8),
     ):
@@ -83,7 +81,7 @@ def speed(run: TrainingRun) -> list[Row]:
         )
     rows.append(
         Row(
-            "metrics that differ from the OD API's, batch size 1, hotcoco",
+            "metrics that differ from the OD API's, batch size 1",
             "none" if equal else "**some**",
             f"{len(theirs)} metrics",
         )
@@ -110,12 +108,11 @@ def _contenders(
     """Start the OD API's loop and our workers; all wait while one evaluates."""
     clients = {}
     for name, options in (
-        ("hotcoco", {"coco_backend": "hotcoco"}),
+        ("default", {}),
         ("pycocotools", {"coco_backend": "pycocotools"}),
-        ("batches of 8", {"coco_backend": "hotcoco", "eval_batch_size": 8}),
+        ("batches of 8", {"eval_batch_size": 8}),
     ):
-        with python_path(fast_backends()):
-            clients[name] = stack.enter_context(Client(od_python(), run.folder))
+        clients[name] = stack.enter_context(Client(od_python(), run.folder))
         clients[name].send(**start_request(run.pipeline, **options))
     theirs = OdLoop(run)
     stack.callback(theirs.end)
@@ -129,8 +126,7 @@ def _contenders(
 
 def bound(run: TrainingRun) -> list[Row]:
     """Our evaluation against the forward pass and the metrics alone, in one process."""
-    with python_path(fast_backends()):
-        found = ask("bound.py", run.pipeline, run.checkpoints()[1], BOUND_ROUNDS, cwd=run.folder)
+    found = ask("bound.py", run.pipeline, run.checkpoints()[1], BOUND_ROUNDS, cwd=run.folder)
     ours, forward, metrics = (statistics.median(found[n]) for n in ("ours", "forward", "metrics"))
     return [
         Row(
@@ -166,41 +162,9 @@ def restore(run: TrainingRun) -> list[Row]:
     return rows
 
 
-def coco(run: TrainingRun) -> list[Row]:
-    """The COCO metric step alone, on made-up boxes."""
-    with python_path(fast_backends()):
-        found = ask("coco_step.py", COCO_IMAGES, COCO_CLASSES, cwd=run.folder)
-    theirs = found.pop("od_api")
-    detections = found.pop("detections")
-    what = f"{COCO_IMAGES} images x {COCO_CLASSES} classes, {detections} detections"
-    rows = []
-    fastest = min(found, key=lambda name: found[name]["whole"])
-    for name, ours in sorted(found.items(), key=lambda item: item[1]["whole"]):
-        for part, label, wanted in (
-            ("compute", "COCOeval alone", 50),
-            ("whole", "detections to metrics", 20),
-        ):
-            rows.append(
-                Row(
-                    f"COCO boxes, {what}: {label}, {name}",
-                    f"{ours[part]:.2f} s",
-                    f"pycocotools under the OD API {theirs[part]:.1f} s",
-                    goal(
-                        theirs[part] / ours[part],
-                        "times faster",
-                        at_least=wanted if name == fastest else None,
-                    ),
-                )
-            )
-        apart = max(abs(ours["metrics"][n] - v) for n, v in theirs["metrics"].items())
-        rows.append(Row(f"largest difference of a metric, {name}", f"{apart:.1e}"))
-    return rows
-
-
 PARTS: dict[str, Callable[[TrainingRun], list[Row]]] = {
     "speed": speed,
     "bound": bound,
     "restore": restore,
-    "coco": coco,
     "trainer": trainer.steps,
 }

@@ -19,7 +19,7 @@ from typing import Any
 from evaluator_client import PROGRAMS, ROOT, Client, draw_shapes, environment
 from garden_runs import JOBS, SHAPES, GardenRun
 
-from benchmarks.od_run import fast_backends, od_python, python_path
+from benchmarks.od_run import od_python, python_path
 from benchmarks.table import Row, goal
 
 IMAGES = int(os.environ.get("BENCH_GARDEN_IMAGES", "200"))
@@ -112,8 +112,7 @@ def _theirs(job: GardenRun) -> Iterator[Callable[[Path], dict[str, Any]]]:
 
 @contextlib.contextmanager
 def _ours(job: GardenRun) -> Iterator[Callable[[Path], dict[str, Any]]]:
-    variables = {"PYTHONPATH": str(fast_backends())}
-    with Client(job.python, job.folder, **variables) as client:
+    with Client(job.python, job.folder) as client:
         said = job.start(client)
         assert said["type"] == "ready", said
 

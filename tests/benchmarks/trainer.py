@@ -25,9 +25,7 @@ from benchmarks.od_run import (
     HERE,
     OdLoop,
     TrainingRun,
-    fast_backends,
     od_python,
-    python_path,
 )
 from benchmarks.table import Row, goal
 
@@ -103,7 +101,7 @@ def _daemon(
 ) -> subprocess.Popen[bytes]:
     command = [*CLI, "run", str(model_dir), "--pipeline-config", str(run.pipeline)]
     command += ["--python", od_python(), "--log-format", "human", *flags]
-    with model_dir.with_suffix(".log").open("wb") as log, python_path(fast_backends()):
+    with model_dir.with_suffix(".log").open("wb") as log:
         daemon = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment(), cwd=run.folder
         )

@@ -122,10 +122,10 @@ def test_what_the_worker_notes_at_its_start_is_said_once_and_is_no_warning(watch
     once.mkdir()
     flags = ("--log-format", "json", "--max-attempts", 3)
     faults = {"STUB_CRASH": "ckpt-1", "STUB_ONCE": str(once)}
-    watcher.run(*flags, STUB_NOTES='["hotcoco is faster"]', **faults)
+    watcher.run(*flags, STUB_NOTES='["there is a faster way"]', **faults)
     lines = [json.loads(line) for line in watcher.log.read_text().splitlines() if line[:1] == "{"]
     assert sum(line["event"] == "worker ready" for line in lines) == 2
-    assert [line["level"] for line in lines if line["event"] == "hotcoco is faster"] == ["info"]
+    assert [line["level"] for line in lines if line["event"] == "there is a faster way"] == ["info"]
 
 
 def test_best_before_anything_is_promoted_says_so(run_here, watcher: Watcher):

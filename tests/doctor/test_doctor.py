@@ -43,7 +43,7 @@ FACTS = {
     "versions": VERSIONS,
     "num_steps": 2000,
     "images": 500,
-    "coco_backend": "hotcoco",
+    "coco_backend": "numpy",
     "metrics_sets": ["coco_detection_metrics"],
 }
 
@@ -357,12 +357,10 @@ def test_versions_are_held_to_those_that_were_run():
     assert severity(tensorflow="2.15.0") == "warning"
 
 
-def test_a_faster_coco_backend_is_a_note_with_its_command():
-    slow = {**FACTS, "coco_backend": "pycocotools", "images": 5000}
-    (found,) = training.coco_backend({**slow, "faster_coco": ["hotcoco is faster", "pip hotcoco"]})
-    assert found == Finding("coco backend", "note", "hotcoco is faster", "pip hotcoco")
-    (found,) = training.coco_backend({**slow, "images": 60})
-    assert found.severity == "ok" and found.message.endswith("of 60 images")
+def test_what_computes_coco_metrics_is_said_where_there_are_any():
+    (found,) = training.coco_backend(FACTS)
+    assert found == Finding("coco backend", "ok", "numpy computes the COCO metrics")
+    assert training.coco_backend({**FACTS, "metrics_sets": ["pascal_voc"]}) == []
 
 
 def test_the_versions_that_were_run_are_those_that_are_documented():

@@ -21,7 +21,7 @@ from evaluators_package import VERSIONS  # noqa: E402, I001
 import random_graphs  # noqa: E402
 import shapes  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from evaluators.coco import BACKENDS, importable  # noqa: E402
+from evaluators.coco import BACKENDS, usable  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
 from evaluators.od_api.fingerprint import text_sha256  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
@@ -135,8 +135,8 @@ def compare_pictures(model_dir, drawn):
 
 
 def backends():
-    """Returns the COCO backends importable here, the reference first and again at the end."""
-    others = [name for name in BACKENDS[:-1] if importable(name)]
+    """Returns the COCO backends usable here, the reference first and again at the end."""
+    others = [name for name in BACKENDS[:-1] if usable(name)]
     return ["pycocotools", *others, "pycocotools"]
 
 

@@ -34,7 +34,7 @@ FACTS = {
     "versions": {"python": "3.11.7", "tensorflow": "2.13.1"},
     "num_steps": 30000,
     "images": 500,
-    "coco_backend": "hotcoco",
+    "coco_backend": "numpy",
     "metrics_sets": ["pascal_voc_detection_metrics"],
     "eval_inputs": ["val", "test"],
 }
@@ -94,7 +94,7 @@ def test_what_is_found_is_set_and_run_takes_the_file_as_it_is(
     assert settings.stopping.patience == 6  # a fifth of 30 checkpoints
     assert settings.ranking.metric == "mAP50"  # what Pascal VOC's metrics are found by
     text = (tmp_path / "checkpoint-watcher.toml").read_text()
-    assert "There are: val, test." in text and "auto takes hotcoco there." in text
+    assert "There are: val, test." in text and "auto takes numpy there." in text
     doctor, run = ended.stderr.splitlines()[-2:]
     # Which take the file of the folder that they are started in.
     assert doctor.split() == ["checkpoint-watcher", "doctor"]

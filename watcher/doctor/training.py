@@ -229,22 +229,11 @@ def environment(facts: Mapping[str, Any], evaluator: str | None = None) -> list[
 
 
 def coco_backend(facts: Mapping[str, Any]) -> list[Finding]:
-    """Say what computes COCO metrics, and pass on which one would be faster. Pure."""
-    backend, images = facts.get("coco_backend"), facts.get("images")
-    sets = facts.get("metrics_sets")
+    """Say what computes COCO metrics. Pure."""
+    backend, sets = facts.get("coco_backend"), facts.get("metrics_sets")
     if backend is None or not any(str(name).startswith("coco_") for name in sets or ()):
         return []
-    if backend != "pycocotools":
-        return [Finding("coco backend", "ok", f"{backend} computes the COCO metrics")]
-    python = str((facts.get("versions") or {}).get("python", ""))
-    old = python.split(".")[:2] in (["3", "8"], ["3", "9"])
-    match facts.get("faster_coco"):
-        case [str(message), str(command)]:
-            return [Finding("coco backend", "note", message, command)]
-    message = "pycocotools computes the COCO metrics"
-    message += f" of {images} images" if isinstance(images, int) else ""
-    message += ": there is no faster one for this Python" if old else ""
-    return [Finding("coco backend", "ok", message)]
+    return [Finding("coco backend", "ok", f"{backend} computes the COCO metrics")]
 
 
 def _talk(
