@@ -56,7 +56,10 @@ _SMALL_HEADS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: an experiment, and what is set in it."""
+    """What is trained: an experiment, and what is set in it.
+
+    With `annotated`, the ground truth is COCO's annotation file beside the records.
+    """
 
     experiment: str
     task: dict[str, Any]
@@ -64,10 +67,11 @@ class Job:
     steps: int = 40
     every: int = 20
     batch: int = 8
+    annotated: bool = False
 
 
 JOBS = {
-    "retinanet": Job("retinanet_resnetfpn_coco", _RETINANET, _LEARNING),
+    "retinanet": Job("retinanet_resnetfpn_coco", _RETINANET, _LEARNING, annotated=True),
     "retinanet_ema": Job("retinanet_resnetfpn_coco", _RETINANET, {**_LEARNING, **_EMA}),
     "classification": Job(
         "resnet_imagenet",
@@ -167,6 +171,7 @@ class GardenRun:
         if job.experiment.startswith("seg_"):
             train["crop_size"] = None
         validation = {**data, "input_path": str(self.records / "val.tfrecord")}
+        task = {"annotation_file": str(self.records / "val.json")} if job.annotated else {}
         return {
             "runtime": {
                 "distribution_strategy": "mirrored",
@@ -176,6 +181,7 @@ class GardenRun:
             "task": {
                 "init_checkpoint": "",
                 **job.task,
+                **task,
                 "train_data": train,
                 "validation_data": validation,
             },

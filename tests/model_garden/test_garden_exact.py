@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluator_client import Client
+from fake_bundle import SUFFIX, Entry, Tensor, build_index, encode_tensor, floats
 from garden_runs import IMAGES, GardenRun, garden_run
+
+from watcher.checkpoints.bundle import read_index
+from watcher.checkpoints.bundle_index import parse_index
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
 BATCHED = IMAGES - IMAGES % 8
+# The classifier's bias: a number for each of three classes.
+SPOILED = {
+    "nan": (floats([0, math.nan, 0]), "not_finite"),
+    "wider": (floats([0, 0, 0, 0]), "unmatched_variables"),
+}
 DEFAULT = ("retinanet", "retinanet_ema", "classification")
 
 
@@ -79,10 +89,13 @@ def test_images_are_counted_and_those_left_out_are_told(evaluated: Evaluated):
     ready = evaluated.ready
     assert ready["images"] == BATCHED and ready["details"]["records"] == IMAGES
     assert {one["images"] for one in evaluated.results} == {BATCHED}
-    (said,) = ready["warnings"]
+    said, *others = ready["warnings"]
     assert said.startswith(f"{IMAGES - BATCHED} of {IMAGES} images are left out") and (
         "drop_remainder" in said
     )
+    if evaluated.run.job.annotated:
+        assert f"has {IMAGES - BATCHED} images that no evaluation sees" in others.pop()
+    assert others == []
     progress = [one for one in evaluated.replies if one["type"] == "progress"]
     assert progress[-1]["done"] == progress[-1]["total"] == BATCHED
 
@@ -142,10 +155,23 @@ def test_the_whole_eval_set_is_measured_where_that_is_asked_for_under_another_fi
     assert prints[0] == prints[1] != whole.ready["fingerprint"]
 
 
-def test_a_checkpoint_of_another_experiment_is_refused_in_one_line(
+def spoil(prefix: Path, to: Path, tensor: Tensor) -> str:
+    """Copies a checkpoint with something else as the classifier's bias, whose key it returns."""
+    (data,) = prefix.parent.glob(f"{prefix.name}.data-*")
+    saved = parse_index(read_index(prefix)).entries.values()
+    (key,) = (e.key for e in saved if e.shape == (3,) and ".OPTIMIZER_SLOT" not in e.key)
+    entries = {e.key: Entry(e.dtype, e.shape, 0, e.offset, e.size, e.crc32c) for e in saved}
+    piece, crc = encode_tensor(tensor)
+    entries[key] = Entry(tensor.dtype, tensor.shape, 0, data.stat().st_size, len(piece), crc)
+    to.with_name(f"{to.name}.data-00000-of-00001").write_bytes(data.read_bytes() + piece)
+    to.with_name(f"{to.name}.index").write_bytes(build_index(1, entries))
+    return key.removesuffix(SUFFIX)
+
+
+def test_a_checkpoint_that_has_no_true_score_is_refused_in_one_line(
     od_python: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ):
-    """At the start where `check` names it, and else that checkpoint alone."""
+    """One of another experiment: at the start where `check` names it. And else that one alone."""
     run = garden_run("classification", od_python, tmp_path_factory)
     other = garden_run("retinanet", od_python, tmp_path_factory).prefixes[0]
     with Client(od_python, tmp_path) as client:
@@ -157,6 +183,11 @@ def test_a_checkpoint_of_another_experiment_is_refused_in_one_line(
         assert run.start(client)["type"] == "ready"
         said = client.evaluate(other)
         assert (said["code"], said["permanent"]) == ("unmatched_variables", True)
+        for name, (tensor, code) in SPOILED.items():
+            key = spoil(run.prefixes[0], tmp_path / name, tensor)
+            said = client.evaluate(tmp_path / name)
+            assert (said["code"], said["permanent"]) == (code, True), said
+            assert key in said["message"] and len(said["message"]) < 400
         assert client.evaluate(run.prefixes[0])["type"] == "result"
         client.send(type="cancel", id="given up")
         client.send(type="evaluate", id="given up", prefix=str(run.prefixes[0]))

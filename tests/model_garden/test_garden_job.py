@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +87,18 @@ def test_tensorboard_has_the_curve_in_model_gardens_own_folder(job: Job):
     assert len(files) == len(job.run.prefixes)
 
 
-def test_model_garden_exports_best_and_trains_on_from_it(job: Job, tmp_path: Path):
+def test_model_garden_takes_best_as_it_is(job: Job, tmp_path: Path):
+    """It evaluates the best of it, with the numbers that are recorded, exports it and trains on."""
     best, run = job.watcher.model_dir / "best", job.run
     words = [f"--experiment={run.job.experiment}", f"--config_file={run.config_file}"]
+    evaluation = ["-m", "official.vision.train", "--mode=eval", f"--model_dir={best}"]
+    said = run_program(run.python, *evaluation, *words, cwd=tmp_path)
+    first = json.loads((best / "best.json").read_text())["checkpoints"][0]
+    assert re.search(rf"eval \| step: +{first['global_step']} \|", said)
+    found = dict(re.findall(r"'(\w+)': (?:np\.float32\()?([-\d.e+]+)", said))
+    assert found.keys() == run.reference[first["checkpoint"]].keys() - {"steps_per_second"}
+    for name, value in found.items():
+        assert struct.pack("f", float(value)) == struct.pack("f", first["metrics"][name]), name
     exporter = ["-m", "official.vision.serving.export_saved_model", f"--checkpoint_path={best}"]
     exporter += [f"--export_dir={tmp_path / 'exported'}", f"--input_image_size={SIZE}"]
     run_program(run.python, *exporter, "--batch_size=1", *words, cwd=tmp_path)
