@@ -42,7 +42,7 @@ class Evaluation:
         self._device = device.configure_devices(request)
         begin("reading the parameters")
         self._experiment = Experiment(request, snapshot, self._device != "cpu")
-        self._parts = identity(self._experiment, request, versions)
+        self._parts = identity(self._experiment, versions)
         self._wanted_backend = request.get("coco_backend")
         self._backend = coco.choose_backend(self._wanted_backend)
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
