@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _LEARNING = {
     "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.02}},
     "warmup": {"type": "linear", "linear": {"warmup_steps": 5, "warmup_learning_rate": 0.001}},
 }
+_SLOW = {"learning_rate": {"type": "constant", "constant": {"learning_rate": 0.001}}}
 _EMA = {"ema": {"average_decay": 0.9, "trainable_weights_only": True}}
 _DETECTOR = {
     "num_classes": 3,
@@ -58,7 +59,8 @@ _SMALL_HEADS = {
 class Job:
     """What is trained: an experiment, and what is set in it.
 
-    With `annotated`, the ground truth is COCO's annotation file beside the records.
+    With `annotated`, the ground truth is COCO's annotation file beside the records. `data` is for
+    both data sets; `registers` names the module that has the experiment, where that is a project's.
     """
 
     experiment: str
@@ -68,6 +70,9 @@ class Job:
     every: int = 20
     batch: int = 8
     annotated: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    registers: str = ""
+    program: str = "official.vision.train"
 
 
 JOBS = {
@@ -81,7 +86,24 @@ JOBS = {
     "mask_rcnn": Job(
         "maskrcnn_resnetfpn_coco",
         {"annotation_file": "", "model": {**_DETECTOR, **_SMALL_HEADS}},
-        {**_LEARNING, "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.001}}},
+        {**_LEARNING, **_SLOW},
+    ),
+    "faster_rcnn": Job(
+        "fasterrcnn_resnetfpn_coco",
+        {"annotation_file": "", "model": {**_DETECTOR, **_SMALL_HEADS}},
+        {**_LEARNING, **_SLOW},
+    ),
+    "yolo": Job(
+        "coco_yolov7_pico",
+        {"model": {"num_classes": 3, "input_size": [SIZE, SIZE, 3]}},
+        {
+            "optimizer": {"sgd_torch": {"warmup_steps": 5}},
+            "learning_rate": {"cosine": {"initial_learning_rate": 0.02}},
+            "warmup": {"linear": {"warmup_steps": 5}},
+        },
+        data={"decoder": {"simple_decoder": {"coco91_to_80": False}}},
+        registers="official.projects.yolo.common.registry_imports",
+        program="official.projects.yolo.train",
     ),
     "segmentation": Job(
         "seg_deeplabv3plus_pascal",
@@ -140,14 +162,17 @@ class GardenRun:
         written = self.folder / "experiment.yaml"
         written.write_text(json.dumps(self._parameters()))
         options = ["--mode=train", f"--model_dir={self.model_dir}", f"--config_file={written}"]
-        program = ["-m", "official.vision.train", f"--experiment={self.job.experiment}"]
+        program = ["-m", self.job.program, f"--experiment={self.job.experiment}"]
         run_program(self.python, *program, *options, cwd=self.folder)
         self._reference.write_text(json.dumps(self.evaluate()))
 
-    def evaluate(self, **override: Any) -> dict[str, dict[str, float]]:
+    def evaluate(
+        self, experiment: str = "", registers: str = "", **override: Any
+    ) -> dict[str, dict[str, float]]:
         """What Model Garden's own evaluation says of all checkpoints, with further settings."""
-        program = ["-c", _WITH_OVERRIDE, json.dumps(override), PROGRAMS / "garden_reference.py"]
-        arguments = [*program, self.job.experiment, self.config_file, *self.prefixes]
+        given = [json.dumps(override), registers or self.job.registers]
+        program = ["-c", _WITH_OVERRIDE, *given, PROGRAMS / "garden_reference.py"]
+        arguments = [*program, experiment or self.job.experiment, self.config_file, *self.prefixes]
         found: dict[str, dict[str, float]]
         found = json.loads(run_program(self.python, *arguments, cwd=self.folder))
         return found
@@ -157,13 +182,18 @@ class GardenRun:
         return start_garden(
             client,
             check=str(options.pop("check", self.prefixes[0])),
-            **{"experiment": self.job.experiment, "config_file": str(self.config_file), **options},
+            **{
+                "experiment": self.job.experiment,
+                "config_file": str(self.config_file),
+                "garden_imports": [self.job.registers] if self.job.registers else [],
+                **options,
+            },
         )
 
     def _parameters(self) -> dict[str, Any]:
         """The job's parameters, as a YAML file would give them."""
         job = self.job
-        data: dict[str, Any] = {"global_batch_size": job.batch, "dtype": "float32"}
+        data: dict[str, Any] = {"global_batch_size": job.batch, "dtype": "float32", **job.data}
         if job.experiment.startswith("seg_"):
             data["output_size"] = [SIZE, SIZE]
         train = {**data, "input_path": str(self.records / "train.tfrecord")}
@@ -218,5 +248,6 @@ _WITH_OVERRIDE = """
 import os, runpy, sys
 del sys.argv[0]
 os.environ["PARAMS_OVERRIDE"] = sys.argv.pop(0)
+os.environ["GARDEN_IMPORT"] = sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
