@@ -12,6 +12,7 @@ from evaluators.versions import version_of
 COMPARED_VERSIONS = ("tensorflow", "tf_keras", "tf_models_official", "pycocotools", "numpy")
 # What registers the experiments of official.vision, as its trainer imports it.
 REGISTRY = "official.vision.registry_imports"
+OLDEST = "2.13.2"
 
 
 def import_libraries():
@@ -23,6 +24,7 @@ def import_libraries():
     tensorflow = _import("tensorflow", "no_tensorflow")
     # Whatever a trainer's operative_config.gin may name.
     _import("official.core.train_lib", "no_model_garden")
+    _require_trainer()
     _import(REGISTRY, "no_model_garden")
     tensorflow.get_logger().setLevel("WARNING")
     import numpy
@@ -35,6 +37,23 @@ def import_libraries():
         "pycocotools": version_of("pycocotools"),
         "numpy": numpy.__version__,
     }
+
+
+def _require_trainer():
+    """Refuses a Model Garden of the time before official.vision had a trainer."""
+    try:
+        there = importlib.util.find_spec(REGISTRY)
+    except ImportError:
+        there = None
+    if there is None:
+        raise Refusal(
+            "no_model_garden",
+            "tf-models-official {} in {} has no official.vision.train".format(
+                version_of("tf-models-official", "tf-models-nightly"), sys.executable
+            ),
+            "give --python the interpreter of the environment that trains; the oldest version that"
+            " was run is {}".format(OLDEST),
+        )
 
 
 def import_users_own(names, original=lambda path: path):
