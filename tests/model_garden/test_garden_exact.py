@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +47,26 @@ def evaluate(run: GardenRun, folder: Path, **options: Any) -> Evaluated:
         return Evaluated(run, ready, results, client.replies)
 
 
+@pytest.fixture(scope="module")
+def evaluated_once(
+    od_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Evaluated]:
+    """Gives a job of the default set, evaluated by one worker for all tests."""
+
+    @functools.cache
+    def found(name: str) -> Evaluated:
+        run = garden_run(name, od_python, tmp_path_factory)
+        return evaluate(run, tmp_path_factory.mktemp(name))
+
+    return found
+
+
 @pytest.fixture(scope="module", params=DEFAULT)
 def evaluated(
-    request: pytest.FixtureRequest, od_python: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, evaluated_once: Callable[[str], Evaluated]
 ) -> Evaluated:
     """Each job of the default set, evaluated."""
-    run = garden_run(request.param, od_python, tmp_path_factory)
-    return evaluate(run, tmp_path_factory.mktemp(request.param))
+    return evaluated_once(request.param)
 
 
 def differing(result: dict[str, Any], reference: dict[str, float]) -> dict[str, Any]:
@@ -135,10 +150,11 @@ def test_nothing_is_written_into_model_dir(evaluated: Evaluated):
 
 
 def test_the_whole_eval_set_is_measured_where_that_is_asked_for_under_another_fingerprint(
-    od_python: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    evaluated_once: Callable[[str], Evaluated], tmp_path: Path
 ):
     """And without memory for the eval set, which changes no number."""
-    run = garden_run("classification", od_python, tmp_path_factory)
+    plain = evaluated_once("classification")
+    run = plain.run
     whole = evaluate(run, tmp_path, whole_eval_set=True, cache_bytes=0)
     assert whole.ready["images"] == IMAGES
     assert "decoded anew" in whole.ready["warnings"][0] and len(whole.ready["warnings"]) == 1
@@ -146,13 +162,7 @@ def test_the_whole_eval_set_is_measured_where_that_is_asked_for_under_another_fi
     reference = run.evaluate(**override)
     for prefix, result in zip(run.prefixes, whole.results, strict=False):
         assert differing(result, reference[prefix.name]) == {}
-    prints = []
-    alone = tmp_path / "params.yaml"  # without the trainer's gin file beside it
-    alone.write_bytes(run.config_file.read_bytes())
-    for config_file in (run.config_file, alone):
-        with Client(od_python, tmp_path) as client:
-            prints.append(run.start(client, config_file=str(config_file))["fingerprint"])
-    assert prints[0] == prints[1] != whole.ready["fingerprint"]
+    assert whole.ready["fingerprint"] != plain.ready["fingerprint"]
 
 
 def spoil(prefix: Path, to: Path, tensor: Tensor) -> str:
@@ -169,10 +179,19 @@ def spoil(prefix: Path, to: Path, tensor: Tensor) -> str:
 
 
 def test_a_checkpoint_that_has_no_true_score_is_refused_in_one_line(
-    od_python: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    evaluated_once: Callable[[str], Evaluated],
+    od_python: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ):
-    """One of another experiment: at the start where `check` names it. And else that one alone."""
-    run = garden_run("classification", od_python, tmp_path_factory)
+    """One of another experiment: at the start where `check` names it. And else that one alone.
+
+    The same worker tells that the trainer's gin file, which it writes late, changes no fingerprint.
+    """
+    plain = evaluated_once("classification")
+    run = plain.run
+    without_gin = tmp_path / "params.yaml"
+    without_gin.write_bytes(run.config_file.read_bytes())
     other = garden_run("retinanet", od_python, tmp_path_factory).prefixes[0]
     with Client(od_python, tmp_path) as client:
         said = run.start(client, check=other)
@@ -180,7 +199,8 @@ def test_a_checkpoint_that_has_no_true_score_is_refused_in_one_line(
         assert f"checkpoint {other.name} does not match" in said["message"]
         assert str(run.config_file) in said["message"] and len(said["message"]) < 400
     with Client(od_python, tmp_path) as client:
-        assert run.start(client)["type"] == "ready"
+        ready = run.start(client, config_file=str(without_gin))
+        assert ready["fingerprint"] == plain.ready["fingerprint"]
         said = client.evaluate(other)
         assert (said["code"], said["permanent"]) == ("unmatched_variables", True)
         for name, (tensor, code) in SPOILED.items():
