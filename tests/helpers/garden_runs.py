@@ -107,7 +107,13 @@ JOBS = {
             "learning_rate": {"cosine": {"initial_learning_rate": 0.02}},
             "warmup": {"linear": {"warmup_steps": 5}},
         },
-        data={"decoder": {"simple_decoder": {"coco91_to_80": False}}},
+        data={
+            "decoder": {"simple_decoder": {"coco91_to_80": False}},
+            # Of four and of nine images together: slow, and in gigabytes of memory.
+            "parser": {
+                "mosaic": {"mosaic_frequency": 0, "mosaic9_frequency": 0, "mixup_frequency": 0}
+            },
+        },
         program="official.projects.yolo.train",
     ),
     "segmentation": Job(
