@@ -79,6 +79,7 @@ def evaluate(params, runner, prefix):
 def main(experiment, config_file, *prefixes):
     """Evaluates the checkpoints and prints their metrics."""
     if os.environ.get("GARDEN_IMPORT"):
+        sys.path.append(str(pathlib.Path(__file__).parent))
         importlib.import_module(os.environ["GARDEN_IMPORT"])
     if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
         let_numpy_count()
