@@ -228,7 +228,15 @@ class Evaluation:
         return [Category(number, names.get(number, str(number))) for number in ids]
 
 
-def _scalars(logs):
-    """Returns {metric: float} of what the Trainer gives, without pictures and the like."""
-    found = {name: np.asarray(value) for name, value in logs.items()}
-    return {name: float(value) for name, value in found.items() if value.ndim == 0}
+def _scalars(logs, before=""):
+    """Returns {metric: float} of what the Trainer gives, without pictures and the like.
+
+    A metric of several numbers, as YOLO's losses of each level are, has names with a slash.
+    """
+    found = {}
+    for name, value in logs.items():
+        if isinstance(value, dict):
+            found.update(_scalars(value, "{}{}/".format(before, name)))
+        elif np.ndim(value) == 0:
+            found[before + name] = float(value)
+    return found

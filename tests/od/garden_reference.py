@@ -73,7 +73,18 @@ def evaluate(params, runner, prefix):
     with runner.strategy.scope():
         runner.controller.restore_checkpoint(prefix)
         metrics = runner.controller.evaluate(steps=params.trainer.validation_steps)
-    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+    return flat(metrics)
+
+
+def flat(metrics, before=""):
+    """Returns all numbers, those inside of a metric by both names."""
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            found.update(flat(value, "{}{}/".format(before, name)))
+        elif np.ndim(value) == 0:
+            found[before + name] = float(value)
+    return found
 
 
 def main(experiment, config_file, *prefixes):
