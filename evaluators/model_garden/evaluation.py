@@ -42,7 +42,7 @@ class Evaluation:
         self._device = device.configure_devices(request)
         begin("reading the parameters")
         self._experiment = Experiment(request, snapshot, self._device != "cpu")
-        self._parts = identity(self._experiment, request, versions)
+        self._parts = identity(self._experiment, versions)
         self._backend = coco.choose_backend(request.get("coco_backend"))
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._files = fingerprint.FileStates(self._experiment.files)
@@ -106,27 +106,15 @@ class Evaluation:
             Failure: there is no true score to give; the functions returned raise it too.
         """
         self._files.require_unchanged()
-        total = self._eval_set.images
-        report = throttled(on_progress, total)
+        report = throttled(on_progress, self._eval_set.images)
         report(0)
         clock = Clock()
         with clock.measure("restore"):
             self._model.restore(prefix)
-        self._model.forget()  # what an evaluation that was given up has left
         step = self._model.global_step
-        done = []
-
-        def on_step(images):
-            clock.count(images)
-            done.append(images)
-            report(sum(done))
-
         with clock.measure("forward"):
-            logs = self._model.evaluate(on_step)
-        if sum(done) != total:
-            message = "{} of {} images were evaluated".format(sum(done), total)
-            raise Failure("incomplete", message, permanent=False)
-        values, by_category = _scalars(logs), self._ious()
+            values = _scalars(self._whole_pass(clock, report))
+        by_category = self._ious()
         compute = self._coco.taken()
 
         def time_it():
@@ -137,6 +125,27 @@ class Evaluation:
             return lambda: self._result(step, values, by_category, compute, clock, cost)
 
         return time_it
+
+    def _whole_pass(self, clock, report):
+        """Runs the eval set through the model and returns what the Trainer gives.
+
+        Raises:
+            Failure: not all of its images came through.
+        """
+        self._model.forget()  # what an evaluation that was given up has left
+        done, total = 0, self._eval_set.images
+
+        def on_step(images):
+            nonlocal done
+            done += images
+            clock.count(images)
+            report(done)
+
+        logs = self._model.evaluate(on_step)
+        if done != total:
+            message = "{} of {} images were evaluated".format(done, total)
+            raise Failure("incomplete", message, permanent=False)
+        return logs
 
     def _result(self, step, values, by_category, compute, clock, cost):
         with clock.measure("metrics"):
@@ -212,7 +221,15 @@ class Evaluation:
         return [Category(number, names.get(number, str(number))) for number in ids]
 
 
-def _scalars(logs):
-    """Returns {metric: float} of what the Trainer gives, without pictures and the like."""
-    found = {name: np.asarray(value) for name, value in logs.items()}
-    return {name: float(value) for name, value in found.items() if value.ndim == 0}
+def _scalars(logs, before=""):
+    """Returns {metric: float} of what the Trainer gives, without pictures and the like.
+
+    A metric of several numbers, as YOLO's losses of each level are, has names with a slash.
+    """
+    found = {}
+    for name, value in logs.items():
+        if isinstance(value, dict):
+            found.update(_scalars(value, "{}{}/".format(before, name)))
+        elif np.ndim(value) == 0:
+            found[before + name] = float(value)
+    return found

@@ -7,7 +7,7 @@ import pathlib
 import gin
 import tensorflow as tf
 import yaml
-from official.core import exp_factory, input_reader
+from official.core import base_trainer, exp_factory, input_reader
 from official.modeling import hyperparams
 
 from evaluators.model_garden import libraries
@@ -35,7 +35,7 @@ class Experiment:
         params: Model Garden's ExperimentConfig.
         warnings: sentences the operator should read once.
         validation_files: the record files of the eval set, globs expanded; none where TFDS reads.
-        left_out_by: what makes an evaluation leave out images, () where nothing does.
+        own_code: the files of what registers an experiment of the user's own.
     """
 
     def __init__(self, request, snapshot, on_gpu):
@@ -44,9 +44,11 @@ class Experiment:
         self._snapshot = snapshot
         self._config_file = request["config_file"]
         self._whole = bool(request.get("whole_eval_set"))
-        libraries.import_users_own(request.get("garden_imports"))
+        imports = request.get("garden_imports") or ()
+        known = set(_names())
+        self.own_code = libraries.import_users_own(imports, snapshot.original)
         self._read_gin()
-        self.params = _registered(self.name)
+        self.params = _registered(self.name, imports, known)
         self._override("config_file", self._config_file)
         for given in request.get("params_overrides") or ():
             self._override("params_override", given)
@@ -113,6 +115,22 @@ class Experiment:
                 "{} cannot be read: {}".format(beside, one_line(error)),
                 "name the module that it configures (--garden-import)",
             ) from error
+        self._refuse_another_trainer(beside)
+
+    def _refuse_another_trainer(self, beside):
+        """Another Trainer may evaluate in another way, which nobody held to its own numbers."""
+        try:
+            bound = gin.query_parameter("create_trainer.trainer_cls")
+        except ValueError:  # it is not bound
+            return
+        chosen = getattr(getattr(bound, "configurable", None), "wrapped", bound)
+        if chosen is not base_trainer.Trainer:
+            raise Refusal(
+                "unsupported",
+                "{} has a trainer of its own (create_trainer.trainer_cls is {}): only what"
+                " Model Garden's own Trainer evaluates is evaluated".format(beside, bound),
+                "evaluate with the trainer's own --mode=continuous_eval",
+            )
 
     def _override(self, setting, given):
         """Overrides parameters by a file or a text, as `--config_file` and `--params_override`."""
@@ -229,19 +247,28 @@ class Experiment:
         return sorted(found)
 
 
-def _registered(name):
+def _registered(name, imports=(), known_before=()):
     try:
         return exp_factory.get_exp_config(name)
     except (LookupError, TypeError, AttributeError) as error:
-        known = sorted(_flat(exp_factory._REGISTERED_CONFIGS))
+        known = sorted(_names())
         near = difflib.get_close_matches(str(name), known, 3, 0.5)
+        hint = "what registers one of your own is given as --garden-import"
+        if imports:
+            own = ", ".join(set(known) - set(known_before)) or "none"
+            hint = "garden_import ({}) registers {}".format(", ".join(imports), own)
         raise Refusal(
             "unknown_experiment",
             "experiment ({}) is not registered".format(name),
-            "{}; what registers one of your own is given as --garden-import".format(
-                "the nearest are " + ", ".join(near) if near else "see --experiment of the trainer"
+            "{}; {}".format(
+                "the nearest are " + ", ".join(near) if near else "see --experiment of the trainer",
+                hint,
             ),
         ) from error
+
+
+def _names():
+    return _flat(exp_factory._REGISTERED_CONFIGS)
 
 
 def _flat(registered, before=""):

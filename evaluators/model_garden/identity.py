@@ -37,7 +37,7 @@ _OF_TRAINING = (
 )
 
 
-def identity(experiment, request, versions):
+def identity(experiment, versions):
     """Returns the parts of the fingerprint, by name. Reads every file of the eval set.
 
     Paths are left out and the content of what they name is put in, so that a moved data set keeps
@@ -56,11 +56,7 @@ def identity(experiment, request, versions):
         "averages": bool(params["trainer"]["optimizer_config"].get("ema")),
         "precision": params["runtime"]["mixed_precision_dtype"],
         "files": [file_sha256(path) for path in experiment.files],
-        "imports": [
-            file_sha256(path)
-            for path in request.get("garden_imports") or ()
-            if path.endswith(".py")
-        ],
+        "imports": sorted(map(file_sha256, experiment.own_code)),
         "evaluator": EVALUATOR_VERSION,
         "versions": {name: versions[name] for name in COMPARED_VERSIONS},
     }

@@ -58,7 +58,8 @@ class Truth:
 class DeferredCoco:
     """Keeps what a task's COCOEvaluator collected, so that its metrics are computed later.
 
-    A task without one is left alone. One that measures keypoints is computed by Model Garden.
+    A task without one is left alone, as is a user's own that makes something else of its metrics.
+    One that measures keypoints is computed by Model Garden.
 
     Args:
         task: Model Garden's task.
@@ -67,13 +68,16 @@ class DeferredCoco:
 
     def __init__(self, task, backend):
         metric = getattr(task, "coco_metric", None)
-        self._metric = metric if isinstance(metric, coco_evaluator.COCOEvaluator) else None
+        is_known = type(task).reduce_aggregated_logs.__module__.startswith("official.")
+        is_coco = isinstance(metric, coco_evaluator.COCOEvaluator)
+        self._metric = metric if is_coco and is_known else None
         self._backend = backend
         self._truths = None, []
         self._taken = None
+        if is_coco:
+            _let_numpy_count()
         if self._metric is not None:
             self._metric.result = self._take
-            _let_numpy_count()
 
     @property
     def is_there(self):

@@ -6,9 +6,11 @@ Garden's own continuous evaluation gives for each checkpoint is in `reference.js
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ _LEARNING = {
     "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.02}},
     "warmup": {"type": "linear", "linear": {"warmup_steps": 5, "warmup_learning_rate": 0.001}},
 }
+_SLOW = {"learning_rate": {"type": "constant", "constant": {"learning_rate": 0.001}}}
 _EMA = {"ema": {"average_decay": 0.9, "trainable_weights_only": True}}
 _DETECTOR = {
     "num_classes": 3,
@@ -61,7 +64,11 @@ _SMALL_HEADS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: an experiment, and what is set in it."""
+    """What is trained: an experiment, and what is set in it.
+
+    With `annotated`, the ground truth is COCO's annotation file beside the records. `data` is for
+    both data sets. The trainer of a project registers its experiments.
+    """
 
     experiment: str
     task: dict[str, Any]
@@ -69,10 +76,18 @@ class Job:
     steps: int = 40
     every: int = 20
     batch: int = 8
+    annotated: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    program: str = "official.vision.train"
+
+    @property
+    def registers(self) -> str:
+        """What is imported for the experiment, where that is a project's."""
+        return "" if self.program == "official.vision.train" else self.program
 
 
 JOBS = {
-    "retinanet": Job("retinanet_resnetfpn_coco", _RETINANET, _LEARNING),
+    "retinanet": Job("retinanet_resnetfpn_coco", _RETINANET, _LEARNING, annotated=True),
     "retinanet_ema": Job("retinanet_resnetfpn_coco", _RETINANET, {**_LEARNING, **_EMA}),
     "classification": Job(
         "resnet_imagenet",
@@ -82,7 +97,29 @@ JOBS = {
     "mask_rcnn": Job(
         "maskrcnn_resnetfpn_coco",
         {"annotation_file": "", "model": {**_DETECTOR, **_SMALL_HEADS}},
-        {**_LEARNING, "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.001}}},
+        {**_LEARNING, **_SLOW},
+    ),
+    "faster_rcnn": Job(
+        "fasterrcnn_resnetfpn_coco",
+        {"annotation_file": "", "model": {**_DETECTOR, **_SMALL_HEADS}},
+        {**_LEARNING, **_SLOW},
+    ),
+    "yolo": Job(
+        "coco_yolov7_pico",
+        {"model": {"num_classes": 3, "input_size": [SIZE, SIZE, 3]}},
+        {
+            "optimizer": {"sgd_torch": {"warmup_steps": 5}},
+            "learning_rate": {"cosine": {"initial_learning_rate": 0.02}},
+            "warmup": {"linear": {"warmup_steps": 5}},
+        },
+        data={
+            "decoder": {"simple_decoder": {"coco91_to_80": False}},
+            # Of four and of nine images together: slow, and in gigabytes of memory.
+            "parser": {
+                "mosaic": {"mosaic_frequency": 0, "mosaic9_frequency": 0, "mixup_frequency": 0}
+            },
+        },
+        program="official.projects.yolo.train",
     ),
     "segmentation": Job(
         "seg_deeplabv3plus_pascal",
@@ -141,14 +178,17 @@ class GardenRun:
         written = self.folder / "experiment.yaml"
         written.write_text(json.dumps(self._parameters()))
         options = ["--mode=train", f"--model_dir={self.model_dir}", f"--config_file={written}"]
-        program = ["-m", "official.vision.train", f"--experiment={self.job.experiment}"]
+        program = ["-m", self.job.program, f"--experiment={self.job.experiment}"]
         run_program(self.python, *program, *options, cwd=self.folder)
         self._reference.write_text(json.dumps(self.evaluate()))
 
-    def evaluate(self, **override: Any) -> dict[str, dict[str, float]]:
+    def evaluate(
+        self, experiment: str = "", registers: str = "", **override: Any
+    ) -> dict[str, dict[str, float]]:
         """What Model Garden's own evaluation says of all checkpoints, with further settings."""
-        program = ["-c", _WITH_OVERRIDE, json.dumps(override), PROGRAMS / "garden_reference.py"]
-        arguments = [*program, self.job.experiment, self.config_file, *self.prefixes]
+        given = [json.dumps(override), registers or self.job.registers]
+        program = ["-c", _WITH_OVERRIDE, *given, PROGRAMS / "garden_reference.py"]
+        arguments = [*program, experiment or self.job.experiment, self.config_file, *self.prefixes]
         found: dict[str, dict[str, float]]
         found = json.loads(run_program(self.python, *arguments, cwd=self.folder))
         return found
@@ -158,13 +198,18 @@ class GardenRun:
         return start_garden(
             client,
             check=str(options.pop("check", self.prefixes[0])),
-            **{"experiment": self.job.experiment, "config_file": str(self.config_file), **options},
+            **{
+                "experiment": self.job.experiment,
+                "config_file": str(self.config_file),
+                "garden_imports": [self.job.registers] if self.job.registers else [],
+                **options,
+            },
         )
 
     def _parameters(self) -> dict[str, Any]:
         """The job's parameters, as a YAML file would give them."""
         job = self.job
-        data: dict[str, Any] = {"global_batch_size": job.batch, "dtype": "float32"}
+        data: dict[str, Any] = {"global_batch_size": job.batch, "dtype": "float32", **job.data}
         if job.experiment.startswith("seg_"):
             data["output_size"] = [SIZE, SIZE]
         train = {**data, "input_path": str(self.records / "train.tfrecord")}
@@ -172,6 +217,7 @@ class GardenRun:
         if job.experiment.startswith("seg_"):
             train["crop_size"] = None
         validation = {**data, "input_path": str(self.records / "val.tfrecord")}
+        task = {"annotation_file": str(self.records / "val.json")} if job.annotated else {}
         return {
             "runtime": {
                 "distribution_strategy": "mirrored",
@@ -181,6 +227,7 @@ class GardenRun:
             "task": {
                 "init_checkpoint": "",
                 **job.task,
+                **task,
                 "train_data": train,
                 "validation_data": validation,
             },
@@ -196,8 +243,18 @@ class GardenRun:
         }
 
 
+@functools.cache
+def has_trainer(python: str) -> bool:
+    """Whether there is an official.vision.train: that of 2.8 is in a beta folder."""
+    program = "import official, pathlib; print(pathlib.Path(official.__path__[0], 'vision'))"
+    ran = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    return Path(ran.stdout.strip(), "train.py").is_file()
+
+
 def garden_run(name: str, python: str, factory: pytest.TempPathFactory) -> GardenRun:
     """The job of JOBS, trained by the first process of the test run that asks for it."""
+    if not has_trainer(python):
+        pytest.skip("tf-models-official of this set has no official.vision.train")
     folder = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -217,5 +274,6 @@ _WITH_OVERRIDE = """
 import os, runpy, sys
 del sys.argv[0]
 os.environ["PARAMS_OVERRIDE"] = sys.argv.pop(0)
+os.environ["GARDEN_IMPORT"] = sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

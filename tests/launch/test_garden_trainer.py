@@ -70,6 +70,16 @@ def test_what_only_evaluates_or_is_no_model_garden_is_no_trainer(words: list[str
     assert (training_of(["python", *words]) is not None) == trains
 
 
+def test_a_trainer_of_a_project_tells_what_registers_its_experiments():
+    module = "official.projects.yolo.train"
+    for command in (["python", "-m", module, *FLAGS], ["docker", "run", "image", module, *FLAGS]):
+        kind, arguments = trainer_among(command) or (None, ())
+        assert kind and kind.settings(arguments)["garden_import"] == [module]
+    for program in ("official.vision.train", "official/projects/yolo/train.py"):
+        kind, arguments = trainer_of(["python", "-m", program, *FLAGS])
+        assert kind and "garden_import" not in kind.settings(arguments)
+
+
 def test_the_settings_are_those_of_its_command_line_in_the_order_in_which_they_count():
     typed = ["--config_file", "a.yaml", "--config_file=b.yaml", "--params_override=x.y=1"]
     command = ["python", "-m", "official.vision.train", *FLAGS, *typed]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
 from launching import FAKE_TRAINER, Launch
-from watching import STUB, cli
+from watching import CLI, STUB, cli
 
 from watcher.config import Settings, load_settings
 from watcher.launch.garden_trainer import GardenTrainer
@@ -29,6 +31,14 @@ trainer:
   max_to_keep: 2
   steps_per_loop: 100
   train_steps: 9000
+"""
+# As official.vision.train starts: it writes its configuration some time after.
+STARTING = """
+import shutil
+print("up", flush=True)
+input()
+shutil.copyfile("new.yaml", "m/params.yaml")
+input()
 """
 FACTS = {"versions": {"python": "3.11.7", "tensorflow": "2.21.0", "tf_models_official": "2.20.0"}}
 
@@ -126,6 +136,41 @@ def test_init_finds_the_experiment_of_a_running_trainer_and_run_takes_the_file(t
     assert settings.stopping.patience == 6  # a fifth of 30
     said = " ".join(one["message"] for one in json.loads(looked.stdout)["findings"])
     assert "it runs train_and_eval" in said and f"trainer {process.pid}" in said
+
+
+def test_params_yaml_of_the_job_before_is_not_that_of_the_trainer_that_has_just_started(
+    tmp_path: Path,
+):
+    """`run` reads the settings file that `init` wrote, and waits for what the trainer writes."""
+    model_dir, ranked = tmp_path / "m", "\n  best_checkpoint_eval_metric: {}\n"
+    Manager(model_dir).save(100, model_tensors(1000, "1"))
+    (model_dir / "params.yaml").write_text(PARAMS.rstrip() + ranked.format("AP_of_before"))
+    os.utime(model_dir / "params.yaml", (0, time.time() - 1))  # /proc rounds the start of a process
+    program = tmp_path / "train.py"
+    program.write_text(STARTING)
+    (tmp_path / "new.yaml").write_text(
+        PARAMS.rstrip() + ranked.format("DetectionBoxes_Precision/mAP")
+    )
+    flags = [f"--experiment={EXPERIMENT}", "--mode=train", "--model_dir=m"]
+    command = [sys.executable, program, *flags]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        try:
+            assert process.stdout.readline() == "up\n"
+            assert cli("init", "m", "--force", cwd=tmp_path).returncode == 0
+            run = [*CLI, "run", "--python", str(STUB), "--exit-when-idle", "0.5"]
+            with subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as watcher:
+                time.sleep(2)
+                assert not (model_dir / "watcher").exists()
+                process.stdin.write("write it\n")
+                process.stdin.flush()
+                _, said = watcher.communicate(timeout=40)
+            assert watcher.returncode == 0, said
+        finally:
+            process.kill()
+    with open_reader(model_dir / "watcher") as reader:
+        assert reader.run()["settings"]["metric"] == "DetectionBoxes_Precision/mAP"
+        assert sum(reader.states().values()) == 1
 
 
 def test_doctor_speaks_of_params_yaml_and_of_what_its_trainer_keeps(tmp_path: Path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,17 +87,28 @@ def test_tensorboard_has_the_curve_in_model_gardens_own_folder(job: Job):
     assert len(files) == len(job.run.prefixes)
 
 
-def test_model_garden_exports_best_and_trains_on_from_it(job: Job, tmp_path: Path):
+def test_model_garden_takes_best_as_it_is(job: Job, tmp_path: Path):
+    """It evaluates the best of it, with the numbers that are recorded, exports it and trains on."""
     best, run = job.watcher.model_dir / "best", job.run
     words = [f"--experiment={run.job.experiment}", f"--config_file={run.config_file}"]
+    evaluation = ["-m", "official.vision.train", "--mode=eval", f"--model_dir={best}"]
+    said = run_program(run.python, *evaluation, *words, cwd=tmp_path)
+    first = json.loads((best / "best.json").read_text())["checkpoints"][0]
+    assert re.search(rf"eval \| step: +{first['global_step']} \|", said)
+    found = dict(re.findall(r"'(\w+)': (?:np\.float32\()?([-\d.e+]+)", said))
+    assert found.keys() == run.reference[first["checkpoint"]].keys() - {"steps_per_second"}
+    for name, value in found.items():
+        assert struct.pack("f", float(value)) == struct.pack("f", first["metrics"][name]), name
     exporter = ["-m", "official.vision.serving.export_saved_model", f"--checkpoint_path={best}"]
     exporter += [f"--export_dir={tmp_path / 'exported'}", f"--input_image_size={SIZE}"]
     run_program(run.python, *exporter, "--batch_size=1", *words, cwd=tmp_path)
     assert (tmp_path / "exported" / "saved_model" / "saved_model.pb").is_file()
-    start = f"task.init_checkpoint={best},task.init_checkpoint_modules=all,trainer.train_steps=20"
+    start = f"task.init_checkpoint={best},task.init_checkpoint_modules=all"
+    for name in ("train_steps", "steps_per_loop", "summary_interval"):
+        start += f",trainer.{name}=2"
     trainer = ["-m", "official.vision.train", "--mode=train", f"--params_override={start}"]
     run_program(run.python, *trainer, f"--model_dir={tmp_path / 'next'}", *words, cwd=tmp_path)
-    assert (tmp_path / "next" / "ckpt-20.index").is_file()
+    assert (tmp_path / "next" / "ckpt-2.index").is_file()
 
 
 def test_doctor_finds_no_fault_in_a_sound_run_and_names_an_experiment_that_is_none(job: Job):

@@ -13,13 +13,29 @@ from garden_runs import SHAPES, GardenRun, garden_run
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
 
 DATA = "task.validation_data."
+# An experiment of the user's own: of a file, of a module in the folder of the trainer, and the part
+# that both import from beside them.
 OWN = """
 from official.core import exp_factory
+from own_part import make
+
+@exp_factory.register_config_factory("{0}")
+def {0}():
+    return make()
+"""
+PART = """
 from official.vision.configs import retinanet
 
-@exp_factory.register_config_factory("mine")
-def mine():
+def make():
     return retinanet.retinanet_resnetfpn_coco()
+"""
+ANOTHER_TRAINER = """
+import gin
+from official.core import base_trainer
+
+@gin.configurable
+class MyTrainer(base_trainer.Trainer):
+    pass
 """
 
 
@@ -46,7 +62,20 @@ def make_cases(run: GardenRun, folder: Path) -> dict[str, dict[str, Any]]:
         "shared": {**SHAPES["val"], "images": 4, "seed": 3},
     }
     draw_shapes(run.python, folder, others)
-    (folder / "own.py").write_text(OWN)
+    files = {
+        "own.py": OWN.format("mine"),
+        "own_module.py": OWN.format("ours"),
+        "own_part.py": PART,
+        "another_trainer.py": ANOTHER_TRAINER,
+        "syntax.py": "def mine(:\n",
+        "ends.py": "import sys\nsys.exit('no flags')\n",
+        "silent.py": "",
+        "other/params.yaml": run.config_file.read_text(),
+        "other/operative_config.train.gin": "create_trainer.trainer_cls = @MyTrainer\n",
+    }
+    (folder / "other").mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
     (folder / "broken.py").write_text("import no_such_module\n")
     (folder / "broken.yaml").write_text("task: [unclosed\n")
     text = run.config_file.read_text()
@@ -72,12 +101,19 @@ def make_cases(run: GardenRun, folder: Path) -> dict[str, dict[str, Any]]:
         "steps": override("trainer.validation_steps=2"),
         "whole": {"whole_eval_set": True},
         "own experiment": {"experiment": "mine", "garden_imports": [str(folder / "own.py")]},
+        "own module": {"experiment": "ours", "garden_imports": ["own_module"]},
         "shared ids": data(input_path=shared),
         "more annotated": override(f"task.annotation_file={folder / 'more.json'}"),
         "replicas": override("runtime.num_gpus=8"),
         "unknown experiment": {"experiment": "retinanet_resnetfpn_cocoo"},
         "unknown import": {"garden_imports": ["no_such_package.at_all"]},
         "broken import": {"garden_imports": [str(folder / "broken.py")]},
+        "wrong syntax": {"garden_imports": [str(folder / "syntax.py")]},
+        "an import that ends": {"garden_imports": [str(folder / "ends.py")]},
+        "an import of nothing": {
+            "experiment": "theirs",
+            "garden_imports": [str(folder / "silent.py")],
+        },
         "no file": {"config_file": str(folder / "gone.yaml")},
         "broken file": {"config_file": str(folder / "broken.yaml")},
         "another version": {"config_file": str(folder / "newer.yaml")},
@@ -94,6 +130,11 @@ def make_cases(run: GardenRun, folder: Path) -> dict[str, dict[str, Any]]:
         "broken annotations": override(f"task.annotation_file={folder / 'own.py'}"),
         "fewer annotated": override(f"task.annotation_file={folder / 'fewer.json'}"),
         "no records but a text": data(input_path=str(folder / "own.py")),
+        # Last: gin keeps what it read.
+        "another trainer": {
+            "config_file": str(folder / "other" / "params.yaml"),
+            "garden_imports": [str(folder / "another_trainer.py")],
+        },
     }
 
 
@@ -107,6 +148,9 @@ REFUSED = {
     "unknown experiment": ("unknown_experiment", "cocoo", "retinanet_resnetfpn_coco"),
     "unknown import": ("bad_garden_import", "no_such_package.at_all", "PYTHONPATH"),
     "broken import": ("bad_garden_import", "broken.py", "file"),
+    "wrong syntax": ("bad_garden_import", "syntax.py) cannot be imported: SyntaxError", "file"),
+    "an import that ends": ("bad_garden_import", "ends.py", "file"),
+    "an import of nothing": ("unknown_experiment", "theirs", "silent.py) registers none"),
     "no file": ("missing_file", "gone.yaml", "params.yaml"),
     "broken file": ("bad_params", "broken.yaml", "YAML"),
     "another version": ("bad_params", "task.losses.focal_loss_beta", "version"),
@@ -123,6 +167,7 @@ REFUSED = {
     "broken annotations": ("bad_annotations", "own.py", "JSON"),
     "fewer annotated": ("bad_annotations", "lacks 4 images", "annotation_file=''"),
     "no records but a text": ("bad_records", "cannot be read", "retinanet_resnetfpn_coco"),
+    "another trainer": ("unsupported", "MyTrainer", "continuous_eval"),
 }
 LEFT_OUT = "{} of 30 images are left out of every evaluation by {}"
 DROPPED = DATA + "drop_remainder"
@@ -133,6 +178,7 @@ TOLD = {
     "steps": (16, LEFT_OUT.format(14, DROPPED + " and trainer.validation_steps (2)")),
     "whole": (30, ""),
     "own experiment": (24, LEFT_OUT.format(6, DROPPED)),
+    "own module": (24, LEFT_OUT.format(6, DROPPED)),
     "shared ids": (32, "4 of 32 images share their source_id with another"),
     "more annotated": (24, LEFT_OUT.format(6, DROPPED)),
     "replicas": (24, "the training runs on several replicas"),
@@ -165,6 +211,7 @@ def test_a_fingerprint_changes_with_what_may_change_a_number_and_with_nothing_el
 ):
     plain = found["sound"]["fingerprint"]
     assert found["moved"]["fingerprint"] == plain
-    others = ("another batch", "steps", "whole", "own experiment", "shared ids", "more annotated")
+    others = ["another batch", "steps", "whole", "shared ids", "more annotated"]
+    others += ["own experiment", "own module"]
     prints = {found[case]["fingerprint"] for case in others}
     assert len(prints) == len(others) and plain not in prints

@@ -44,7 +44,7 @@ def start(options, versions):
 
     try:
         experiment = Experiment(options, Snapshot(), False)
-        parts = identity(experiment, options, versions)
+        parts = identity(experiment, versions)
         model = Model(experiment, tempfile.mkdtemp())
         found = EvalSet(experiment, model.task)
     except Refusal as refusal:

@@ -5,9 +5,11 @@ the same runner and its controller, which restores and evaluates. Prints JSON, f
 name to its metrics. Without a prefix it reads one after another from its standard input, and prints
 the metrics of each in a line.
 
-Further settings of the experiment are JSON in the variable PARAMS_OVERRIDE.
+Further settings of the experiment are JSON in the variable PARAMS_OVERRIDE, and what registers it
+is a module named by GARDEN_IMPORT.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -71,11 +73,25 @@ def evaluate(params, runner, prefix):
     with runner.strategy.scope():
         runner.controller.restore_checkpoint(prefix)
         metrics = runner.controller.evaluate(steps=params.trainer.validation_steps)
-    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+    return flat(metrics)
+
+
+def flat(metrics, before=""):
+    """Returns all numbers, those inside of a metric by both names."""
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            found.update(flat(value, "{}{}/".format(before, name)))
+        elif np.ndim(value) == 0:
+            found[before + name] = float(value)
+    return found
 
 
 def main(experiment, config_file, *prefixes):
     """Evaluates the checkpoints and prints their metrics."""
+    if os.environ.get("GARDEN_IMPORT"):
+        sys.path.append(str(pathlib.Path(__file__).parent))
+        importlib.import_module(os.environ["GARDEN_IMPORT"])
     if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
         let_numpy_count()
     params, runner = build(experiment, config_file, tempfile.mkdtemp())

@@ -3,7 +3,8 @@
 SETS is JSON, from a name to its options: `images`, `seed`, `size` (height and width), `vary_size`
 (every second image is turned), `empty_every` (so many images have one without any box), `anonymous`
 (no source_id), `flags` (whether some boxes are marked) and `garden` (what Model Garden asks for
-beside: a number as source_id, the image's class, and the class of each pixel).
+beside: a number as source_id, the image's class, the class of each pixel, and NAME.json, COCO's
+annotations).
 
 Runs in the training interpreter. Each image carries rectangles and ellipses as JPEG, with boxes,
 classes, instance masks (PNG), keypoints, and the flags the metrics treat apart: crowd, difficult
@@ -104,8 +105,24 @@ def garden_features(index, shapes, height, width):
     }
 
 
+def annotations(drawn, size):
+    """Returns the shapes of each image of one size as COCO's annotation file has them."""
+    found = []
+    for image, shapes in enumerate(drawn, start=1):
+        for label, (top, left, bottom, right), _ in shapes:
+            box = [left, top, right - left, bottom - top]
+            said = {"id": len(found) + 1, "image_id": image, "category_id": label, "iscrowd": 0}
+            found.append({**said, "bbox": box, "area": box[2] * box[3]})
+    numbers = range(1, len(drawn) + 1)
+    return {
+        "images": [{"id": number, "height": size[0], "width": size[1]} for number in numbers],
+        "annotations": found,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(NAMES, start=1)],
+    }
+
+
 def example(index, name, source_id, rng, size, empty, flags, garden):
-    """Returns one drawn tf.train.Example."""
+    """Returns one drawn tf.train.Example, and its shapes."""
     height, width = size
     image = np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
     count = 0 if empty else rng.integers(1, 5)
@@ -128,7 +145,7 @@ def example(index, name, source_id, rng, size, empty, flags, garden):
         del features["image/source_id"]
     if garden:
         features.update(garden_features(index, shapes, height, width))
-    return tf.train.Example(features=tf.train.Features(feature=features))
+    return tf.train.Example(features=tf.train.Features(feature=features)), shapes
 
 
 def write_label_map(path):
@@ -158,18 +175,22 @@ def draw(
     flags=True,
     garden=False,
 ):
-    """Writes `NAME.tfrecord` and `label_map.pbtxt` into the folder."""
+    """Writes `NAME.tfrecord` and `label_map.pbtxt` into the folder; see above for `garden`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     ids = [b""] * images if anonymous else source_ids(name, images)
+    every = []
     with tf.io.TFRecordWriter(str(folder / (name + ".tfrecord"))) as writer:
         for index, source_id in enumerate(ids):
             turned = size[::-1] if vary_size and index % 2 else size
             empty = bool(empty_every) and index % empty_every == 0
-            drawn = example(index, name, source_id, rng, turned, empty, flags, garden)
+            drawn, shapes = example(index, name, source_id, rng, turned, empty, flags, garden)
             writer.write(drawn.SerializeToString())
+            every.append(shapes)
     write_label_map(folder / "label_map.pbtxt")
+    if garden:
+        (folder / (name + ".json")).write_text(json.dumps(annotations(every, size)))
 
 
 def draw_all(folder, sets):

@@ -163,6 +163,41 @@ def test_a_plain_trainer_is_stopped_by_a_unit_that_waits_for_the_sentinel(
     assert "systemctl enable od-train-stop@cats.path" in done.stdout
 
 
+@pytest.mark.parametrize("trainer", ["launcher", "plain"])
+def test_the_trainer_of_a_run_of_model_garden_is_model_gardens(
+    run_files: dict[str, Path], trainer: str
+):
+    config = run_files["config"].parent / "my retinanet.yaml"
+    config.write_text("")
+    done = cli(
+        *("install-units", run_files["model_dir"], "--run", "cats", "--trainer", trainer),
+        *(
+            "--root",
+            run_files["root"],
+            "--python",
+            STUB,
+            "--experiment",
+            "retinanet_resnetfpn_coco",
+        ),
+        *("--config-file", config, "--trainer-flags=--enable_async_checkpointing=false"),
+    )
+    assert done.returncode == 0, done.stderr
+    settings = tomllib.loads(installed(run_files, "etc/checkpoint-watcher/cats.toml"))
+    assert settings["config_file"] == [str(config)] and settings["wait_for_model_dir"] is True
+    environment = installed(run_files, "etc/checkpoint-watcher/cats.env")
+    assert 'EXPERIMENT="retinanet_resnetfpn_coco"' in environment
+    assert "PIPELINE_CONFIG" not in environment and "async_checkpointing=false" in environment
+    command = drop_in(run_files, "od-train@cats.service").partition("ExecStart=\nExecStart=")[2]
+    front = "/usr/bin/env " if trainer == "plain" else "cats.toml --only-given -- "
+    assert front.replace("cats", "%i") in command
+    assert "${PYTHON} -m official.vision.train --experiment=${EXPERIMENT} --mode=train" in command
+    assert f'--model_dir=${{MODEL_DIR}} "--config_file={config}" $TRAINER_FLAGS\n' in command
+    found = analyze("verify", f"--root={run_files['root']}", "od-train@cats.service")
+    expected = ("is not executable", "sysinit.target not found")  # in a folder that has no system
+    wrong = [line for line in found.stderr.splitlines() if not any(map(line.count, expected))]
+    assert wrong == []
+
+
 def test_units_without_a_trainer_hold_none(run_files: dict[str, Path]):
     assert install(run_files, "--trainer", "none").returncode == 0
     names = {path.name for path in (run_files["root"] / "etc").rglob("*")}

@@ -29,6 +29,10 @@ WORK = Path("build") / "sets"
 MAIN_JOB = "tests/runtime/test_main_job.py::"
 FAMILIES = "tests/evaluators/test_evaluator_families.py::test_every_metric_equals_the_od_api"
 EVERY_SET = "tests/tensorflows/every_set.py"
+GARDEN_EXACT = (
+    "tests/model_garden/test_garden_exact.py::"
+    "test_every_metric_equals_model_gardens_own_to_the_last_bit"
+)
 # Those experiments of Model Garden that take longer.
 GARDEN = "tests/model_garden/more_experiments.py"
 HOOKS = "tests/od_api_today/test_hooks.py"
@@ -40,9 +44,11 @@ COLUMNS = {
     + "test_best_is_what_the_database_says_and_tensorflow_and_the_exporter_take_it_as_it_is",
     "TFLite": EVERY_SET,
     "families": FAMILIES,
+    "Model Garden": GARDEN_EXACT,
     "hooks": HOOKS,
 }
-FEW = [test for column, test in COLUMNS.items() if column != "families"]
+FEW = [test for test in COLUMNS.values() if test not in (FAMILIES, GARDEN_EXACT)]
+FEW += [f"{GARDEN_EXACT}[{name}]" for name in ("retinanet", "classification")]
 # With both ways in which the OD API takes Keras' own models.
 FEW_FAMILIES = [f"{FAMILIES}[{name}]" for name in ("faster_rcnn", "center_net", "efficientdet:1")]
 # By the pattern: pytest passes over a file that is named beside its folder.

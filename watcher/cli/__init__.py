@@ -94,8 +94,9 @@ class _Commands(click.Group):
 def cli() -> None:
     """Keep the best checkpoints of a TensorFlow Object Detection API training run.
 
-    Beside an unmodified model_main_tf2, `run` pins each checkpoint as it appears, evaluates it on
-    another device, records its metrics in SQLite, keeps the best in best/ and says when to stop.
+    Beside an unmodified model_main_tf2, or Model Garden's official.vision.train, `run` pins each
+    checkpoint as it appears, evaluates it on another device, records its metrics in SQLite, keeps
+    the best in best/ and says when to stop.
     The other commands read that database while it is being written. MODEL_DIR may be left out
     beside the checkpoint-watcher.toml that `init` writes. `COMMAND --help` has examples.
 

@@ -17,6 +17,7 @@ from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
+from watcher.config.evaluator import MODEL_GARDEN
 from watcher.config.settings import absolute
 from watcher.errors import ConfigError
 from watcher.files.atomic_io import replace_file
@@ -47,7 +48,7 @@ _BESIDE_THE_FILE = {"working_directory"}
     "--trainer-flags",
     default="",
     metavar="FLAGS",
-    help="More flags of model_main_tf2, as one text: --trainer-flags='--checkpoint_every_n=500'.",
+    help="More flags of the trainer, as one text: --trainer-flags='--checkpoint_every_n=500'.",
 )
 @click.option(
     "--user",
@@ -74,6 +75,9 @@ def install_units(
     **flags: Any,
 ) -> None:
     """Write the systemd units of one run: checkpoint-watcher@NAME, od-train@NAME.
+
+    The trainer is model_main_tf2, or Model Garden's official.vision.train where there is an
+    --experiment, with each --config-file.
 
     MODEL_DIR and the settings, which are those of `run`, go into /etc/checkpoint-watcher/NAME.toml,
     which root and the run's group alone may read. Where that file is there already, give no
@@ -125,6 +129,9 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
             )
         return file.read_text(encoding="utf-8"), settings
     settings = load_settings({"run_name": name, **given}, {}, None)
+    if settings.run.evaluator == MODEL_GARDEN:  # which writes its configuration when it starts
+        given.setdefault("wait_for_model_dir", True)
+        settings = load_settings({"run_name": name, **given}, {}, None)
     # As they were understood: 3 and not "3".
     values = {key: settings.value(key) for key in ("model_dir", "run_name", *given)}
     values = absolute({**values, "python": settings.carrier.interpreter()})

@@ -69,14 +69,14 @@ class Sources:
         return replace(loaded, unread=isinstance(unread, StoreBusy))
 
     def _of_trainer(self) -> dict[str, Any]:
-        """Return the experiment of the trainer that runs on MODEL_DIR, where one does."""
+        """Return experiment and what registers it of a trainer on MODEL_DIR, where one runs."""
         from watcher.launch.processes import trainer_on, trainers
 
         held = read_toml(self.file) if self.file else {}
         folder = _first("model_dir", self.flags, held, self.defaults)
         trainer = trainer_on(Path(folder), trainers()) if folder else None
         told = trainer.kind.settings(trainer.arguments) if trainer else {}
-        return {name: told[name] for name in ("experiment",) if name in told}
+        return {name: told[name] for name in ("experiment", "garden_import") if name in told}
 
     def _state_dir(self) -> Path | None:
         held = read_toml(self.file) if self.file else {}

@@ -25,7 +25,7 @@ from watcher.launch.say import SayLater, say
 # The launcher ends the watcher itself, and makes model_dir.
 _NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
 # What COMMAND of a Model Garden job tells of its configuration.
-_TOLD = ("experiment", "config_file", "params_override")
+_TOLD = ("experiment", "config_file", "params_override", "garden_import")
 # What the launcher uses of the watcher's settings; the others need a watcher.
 _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
 

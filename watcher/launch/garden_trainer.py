@@ -24,12 +24,17 @@ _MODES = frozenset(
 _FIELDS = ("train_steps", "checkpoint_interval", "steps_per_loop", "max_to_keep")
 # As YAML, JSON and `trainer.train_steps=90` have it.
 _FIELD = re.compile(rf"\b({'|'.join(_FIELDS)})\b[\"']?\s*[:=]\s*([0-9]+)\b")
+_PROJECT = re.compile(r"official\.projects(\.\w+)+")
 _BYTES = 1 << 20
 _KEPT = 5
 
 
 class GardenTrainer:
     """Model Garden's official.vision.train."""
+
+    def __init__(self, registers: str = "") -> None:
+        """Take the module that registers its experiments, where that is one of its projects'."""
+        self._registers = registers
 
     program = "official.vision.train"
     suite = "Model Garden"
@@ -49,6 +54,10 @@ class GardenTrainer:
             return "official" in words or self._has_flags(arguments)
         return False
 
+    def started_as(self, program: str) -> GardenTrainer:
+        """Return it with the project that it is of: its trainer imports what registers those."""
+        return GardenTrainer(program) if _PROJECT.fullmatch(program) else self
+
     def trains(self, arguments: Sequence[str]) -> bool:
         """Tell whether it trains: its other modes only evaluate, and write no params.yaml."""
         return "train" in (flag_value(arguments, "mode") or "train")
@@ -62,6 +71,7 @@ class GardenTrainer:
             "experiment": flag_value(arguments, "experiment"),
             "config_file": flag_values(arguments, "config_file"),
             "params_override": [last] if last else [],
+            "garden_import": [self._registers] if self._registers else [],
         }
         return {name: value for name, value in given.items() if value}
 

@@ -14,7 +14,8 @@ KINDS: tuple[TrainerKind, ...] = (OdTrainer(), GardenTrainer())
 
 def kind_of(program: str, arguments: Sequence[str]) -> TrainerKind | None:
     """Return the trainer that a module or a script is, None for none that is known."""
-    return next((kind for kind in KINDS if kind.runs(program, arguments)), None)
+    kind = next((kind for kind in KINDS if kind.runs(program, arguments)), None)
+    return kind.started_as(program) if kind else None
 
 
 def trainer_of(command: Sequence[str]) -> tuple[TrainerKind | None, tuple[str, ...]]:

@@ -53,6 +53,10 @@ class OdTrainer:
         name = PurePath(program.removesuffix(".py")).name
         return name.rpartition(".")[2] == self.program
 
+    def started_as(self, program: str) -> OdTrainer:
+        """Return it: there is one."""
+        return self
+
     def trains(self, arguments: Sequence[str]) -> bool:
         """Tell whether it trains: with a --checkpoint_dir it only evaluates."""
         return not flag_value(arguments, "checkpoint_dir")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ class Trainer:
         arguments: Its own.
         visible: Its CUDA_VISIBLE_DEVICES, None when not set; `unknown` when we may not look.
         folder: Where it was started; None when we may not look, or it is none of ours.
+        started_at: When, as Unix time; 0 where that cannot be told.
     """
 
     pid: int
@@ -33,6 +36,7 @@ class Trainer:
     arguments: tuple[str, ...]
     visible: str | None
     folder: Path | None = None
+    started_at: float = 0.0
 
     def path(self, given: str) -> Path:
         """Return a path of its arguments, from where it was started."""
@@ -43,6 +47,14 @@ def trainer_on(model_dir: Path, running: Iterable[Trainer]) -> Trainer | None:
     """Return the first trainer that writes into a MODEL_DIR."""
     here = model_dir.resolve()
     return next((trainer for trainer in running if trainer.model_dir == here), None)
+
+
+def is_yet_to_write(file: Path, trainer: Trainer | None) -> bool:
+    """Tell whether a file that a trainer writes when it starts is still that of the one before."""
+    try:
+        return trainer is not None and file.stat().st_mtime < trainer.started_at
+    except OSError:
+        return False
 
 
 def at_work(settings: Settings, running: Iterable[Trainer], *, inherited: bool = False) -> Settings:
@@ -114,7 +126,17 @@ def _trainer(folder: Path, words: Sequence[str]) -> Trainer | None:
         visible=value_of(folder, "CUDA_VISIBLE_DEVICES", hidden="unknown"),
         # In a container it has folders of its own.
         folder=started_in if started_in and started_in.is_dir() else None,
+        started_at=_started_at(folder),
     )
+
+
+def _started_at(folder: Path) -> float:
+    try:
+        ticks = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float((folder.parent / "uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def value_of(folder: Path, variable: str, *, hidden: str) -> str | None:

@@ -108,6 +108,9 @@ class TrainerKind(Protocol):
     def runs(self, program: str, arguments: Sequence[str]) -> bool:
         """Tell whether a module or script that a Python was given is this trainer."""
 
+    def started_as(self, program: str) -> TrainerKind:
+        """Return it with what the module or script that it is tells of it."""
+
     def trains(self, arguments: Sequence[str]) -> bool:
         """Tell whether it trains, and does not only evaluate."""
 

@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
 from watcher.config import Loaded, Settings, shown
-from watcher.config.evaluator import ModelGardenSettings, OdApiSettings, is_file
+from watcher.config.evaluator import InputFile, ModelGardenSettings, OdApiSettings, is_file
 from watcher.config.settings import CarrierSettings, EvaluatorSettings
 from watcher.config.source import SourceSettings
 from watcher.control.channel import ControlChannel
@@ -43,7 +42,7 @@ from watcher.files.mounts import mount_now
 from watcher.files.scratch import Scratch
 from watcher.heartbeat import Heartbeat
 from watcher.ingest.intake import Intake
-from watcher.launch.processes import at_work, trainers
+from watcher.launch.processes import at_work, is_yet_to_write, trainer_on, trainers
 from watcher.promotion.projection import Projector
 from watcher.runtime.logs import LiveView, configure_logs
 from watcher.runtime.loop import Daemon
@@ -57,6 +56,12 @@ from watcher.store.lock import hold_lock
 from watcher.systemd.notify import Notifier, Service
 
 _log = structlog.get_logger(__name__)
+
+# TensorFlow and Model Garden are imported by then.
+_OWN_PARAMS_SECONDS = 180.0
+# What is being written is written by then.
+_SETTLED_SECONDS = 0.2
+_OVER = object()
 
 
 class _Signals:
@@ -103,12 +108,20 @@ def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
     service = Service(Notifier.from_environment(os.environ))
     signals = _Signals(service)
     with service:
-        while not _run(load(), service, signals):
-            pass
+        state: object = None
+        while state is not _OVER:
+            state = _run(load(), service, signals, state)
 
 
-def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
-    """Run to the end; False when all that counts can be loaded only now."""
+def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: object) -> object:
+    """Run to the end; returns something else when all that counts can be loaded only now.
+
+    Args:
+        loaded: The settings.
+        service: Is told what is waited for.
+        signals: What asks to end.
+        params: What it returned before: of which params.yaml the settings are.
+    """
     settings = _in_time_for(service, loaded.settings)
     interpreter, wakeup = _check_inputs(settings.evaluator, settings.carrier), signals.wakeup
     sharing = Sharing(settings.run.group, settings.run.state_path, settings.run.best_path)
@@ -117,11 +130,14 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         if not run.model_path.is_dir():  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, stack)
         if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
-            return True
+            return _OVER
         if isinstance(settings.evaluator, ModelGardenSettings):
-            there = _wait_for_params(settings, settings.evaluator, wakeup, service)
-            if there != "before":  # what it says counts: the settings are loaded again
-                return there == "none"
+            if not _wait_for_params(settings, settings.evaluator, wakeup, service):
+                return _OVER
+            present = _state(settings.evaluator.inputs(run.model_path))
+            if present != params:  # what it says counts: the settings are loaded again
+                time.sleep(_SETTLED_SECONDS)
+                return present
         source = open_source(settings.source, run.model_path, run.evaluator)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
@@ -139,10 +155,10 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         with contextlib.closing(Intake(source, pins_dir, None, grace_seconds=grace)) as intake:
             opened = open_store(run, intake, wakeup, grace_seconds=grace, waiting=service.waiting)
         if opened is None:
-            return True
+            return _OVER
         store = stack.enter_context(opened)
         if loaded.unread:
-            return False
+            return params
         stack.push(partial(_record_end, store))
         _warn_of_mount(run.state_path)
         _tell_last_start(loaded)
@@ -164,7 +180,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals) -> bool:
         )
         stack.callback(signals.ignore)
         daemon.run()
-    return True
+    return _OVER
 
 
 def _tell_last_start(loaded: Loaded[Settings]) -> None:
@@ -253,23 +269,42 @@ def _wait_for_model_dir(
 
 def _wait_for_params(
     settings: Settings, garden: ModelGardenSettings, wakeup: WakeUp, service: Service
-) -> Literal["before", "now", "none"]:
-    """Tell whether the experiment's configuration is there; wait for that of a trainer to come."""
+) -> bool:
+    """Return True once the experiment's configuration is there, False when a signal came first.
+
+    That of a trainer which has just started is waited for, be there one of the job before. Not for
+    ever: clocks may differ, and a trainer of one's own may write none.
+    """
     run = settings.run
-    lacking = [o for o in garden.inputs(run.model_path) if o.required and not is_file(o.path)]
-    if not lacking:
-        return "before"
-    setting, path, *_ = lacking[0]
-    if garden.config_file or not settings.source.wait_for_model_dir:
+    needed = [one for one in garden.inputs(run.model_path) if one.required]
+    lacking = next((one for one in needed if not is_file(one.path)), None)
+    if lacking and (garden.config_file or not settings.source.wait_for_model_dir):
         raise ConfigError(
-            f"{setting} ({path}) does not exist or is not a file",
+            f"{lacking.setting} ({lacking.path}) does not exist or is not a file",
             hint="the trainer writes params.yaml into MODEL_DIR when it starts: start it first,"
             " wait for it with --wait-for-model-dir, or give its --config-file",
         )
-    while not is_file(path) and not (wakeup.stop_asked or wakeup.finish_asked):
-        service.waiting(f"waiting for {path}")
+    path, deadline = Path(needed[0].path), time.monotonic() + _OWN_PARAMS_SECONDS
+    while not is_file(str(path)) or (
+        not garden.config_file
+        and time.monotonic() < deadline
+        and is_yet_to_write(path, trainer_on(run.model_path, trainers()))
+    ):
+        if wakeup.stop_asked or wakeup.finish_asked:
+            break
+        service.waiting(f"waiting for the trainer to write {path}")
         time.sleep(0.2)
-    return "now" if is_file(path) and not wakeup.stop_asked else "none"
+    return is_file(str(path)) and not wakeup.stop_asked
+
+
+def _state(files: Sequence[InputFile]) -> object:
+    """Return what differs once one of the files was written anew."""
+    found = []
+    for one in files:
+        with contextlib.suppress(OSError):
+            status = Path(one.path).stat()
+            found.append((one.path, status.st_mtime_ns, status.st_size, status.st_ino))
+    return found
 
 
 def _make_state_folder(state_dir: Path) -> None:

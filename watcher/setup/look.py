@@ -122,9 +122,12 @@ def _find_experiment(outlook: Outlook, model_dir: Path, running: Sequence[Traine
     if "experiment" in outlook.found:
         return
     trainer = trainer_on(model_dir, running)
-    told = trainer.kind.settings(trainer.arguments).get("experiment") if trainer else None
-    if trainer and told:
-        outlook.found["experiment"] = Found(told, f"trainer {trainer.pid} was started with it")
+    told = trainer.kind.settings(trainer.arguments) if trainer else {}
+    if trainer and "experiment" in told:
+        why = f"trainer {trainer.pid} was started with it"
+        for name in ("experiment", "garden_import"):
+            if name in told and name not in outlook.found:
+                outlook.found[name] = Found(told[name], why)
         return
     outlook.gaps["experiment"] = (
         "the name that official.vision.train got as --experiment, such as"

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from watcher.config import Settings
+from watcher.config.evaluator import ModelGardenSettings
+from watcher.config.garden_params import params_file
 from watcher.errors import ConfigError
 
 Trainer = Literal["launcher", "plain", "none"]
@@ -34,9 +36,14 @@ _WRITTEN = (
 _HEADER = f"{_WRITTEN}\n# your own into another file in this folder.\n"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
-_PLAIN_TRAINER = (
-    "/usr/bin/env ${PYTHON} -m object_detection.model_main_tf2 --model_dir=${MODEL_DIR}"
+# Names from the trainer's environment.
+_OD_TRAINER = (
+    "${PYTHON} -m object_detection.model_main_tf2 --model_dir=${MODEL_DIR}"
     " --pipeline_config_path=${PIPELINE_CONFIG} $TRAINER_FLAGS"
+)
+_GARDEN_TRAINER = (
+    "${PYTHON} -m official.vision.train --experiment=${EXPERIMENT} --mode=train"
+    " --model_dir=${MODEL_DIR}"
 )
 
 
@@ -54,7 +61,7 @@ class Installation:
         missing: Folders of the run that systemd-tmpfiles has to make.
         working_directory: Where the trainer is started, None for the root folder.
         trainer: Which trainer units to write.
-        trainer_flags: More flags of `model_main_tf2`.
+        trainer_flags: More flags of the trainer.
     """
 
     name: str
@@ -218,9 +225,24 @@ def _trainer_drop_in(installation: Installation) -> str:
             f"ConditionPathExists=!{_plain(settings.run.sentinel_path)}",
         ]
     lines += ["[Service]", *_identity(installation)]
-    if plain:
-        lines += ["ExecStart=", f"ExecStart={_PLAIN_TRAINER}"]
+    garden = isinstance(settings.evaluator, ModelGardenSettings)
+    if plain or garden:  # or else it is as the template has it
+        command = _garden_trainer(settings) if garden else _OD_TRAINER
+        front = "/usr/bin/env"
+        if not plain:
+            program = shlex.quote(str(installation.program))
+            front = f"{program} train --config {CONFIG_FOLDER}/%i.toml --only-given --"
+        lines += ["ExecStart=", f"ExecStart={front} {command}"]
     return _HEADER + "\n".join(lines) + "\n"
+
+
+def _garden_trainer(settings: Settings) -> str:
+    """Return Model Garden's command line; without a file of its own it goes on as it began."""
+    files = [Path(one) for one in settings.value("config_file") or ()]
+    if not files and (written := params_file(settings.run.model_path)).is_file():
+        files = [written]
+    words = [_word(Path(f"--config_file={file}")) for file in files]
+    return " ".join([_GARDEN_TRAINER, *words, "$TRAINER_FLAGS"])
 
 
 def _identity(installation: Installation) -> list[str]:
@@ -234,7 +256,7 @@ def _trainer_environment(installation: Installation) -> str:
     values = {
         "PYTHON": str(installation.interpreter),
         "MODEL_DIR": str(installation.settings.run.model_path),
-        "PIPELINE_CONFIG": installation.settings.value("pipeline_config") or "",
+        **_measured(installation.settings),
         "TRAINER_FLAGS": " ".join(installation.trainer_flags),
     }
     for value in values.values():
@@ -243,6 +265,12 @@ def _trainer_environment(installation: Installation) -> str:
         "# The trainer's environment. The watcher's GPU is `device` in the .toml beside this.\n"
         "# CUDA_VISIBLE_DEVICES=0\n"
     ) + "".join(f'{name}="{value}"\n' for name, value in values.items())
+
+
+def _measured(settings: Settings) -> dict[str, str]:
+    if isinstance(settings.evaluator, ModelGardenSettings):
+        return {"EXPERIMENT": settings.evaluator.experiment}
+    return {"PIPELINE_CONFIG": settings.value("pipeline_config") or ""}
 
 
 def _tmpfiles_lines(installation: Installation) -> str:
