@@ -8,6 +8,7 @@ drawn differs between two passes anyway, and a part that cannot be compared is n
 """
 
 import itertools
+import sys
 import time
 
 import tensorflow as tf
@@ -69,8 +70,12 @@ class Batching:
         if self._pass and len(group) == self.size:
             try:
                 return self._pass.forward(group)
-            except tf.errors.ResourceExhaustedError:
-                self._pass = None  # image by image, this group and all that follow
+            except tf.errors.ResourceExhaustedError as error:
+                self._pass = None
+                text = (
+                    "no memory for a batch: images go through the model one by one from now on"
+                )
+                print("{}: {}".format(text, error), file=sys.stderr, flush=True)
         return [self._model.forward(*batch) for batch in group]
 
     def settle(self, pipeline, found, pass_seconds):

