@@ -72,9 +72,7 @@ class Batching:
                 return self._pass.forward(group)
             except tf.errors.ResourceExhaustedError as error:
                 self._pass = None
-                text = (
-                    "no memory for a batch: images go through the model one by one from now on"
-                )
+                text = "no memory for a batch: images go through the model one by one from now on"
                 print("{}: {}".format(text, error), file=sys.stderr, flush=True)
         return [self._model.forward(*batch) for batch in group]
 
