@@ -50,24 +50,27 @@ class Reader:
 
     Args:
         types: {key: TensorFlow's type} of what is wanted.
+        variables: {key: variable} of those that are to have their values at once.
     """
 
-    def __init__(self, types):
+    def __init__(self, types, variables=()):
         self._types = dict(types)
+        self._variables = dict(variables)
+        self._returned = [key for key in types if key not in self._variables]
         self._floating = [key for key, kind in types.items() if kind.is_floating]
         wanted = [tf.TensorSpec([], tf.string)]
         self._traced = tf.function(self._restore, input_signature=wanted, autograph=False)
 
     def read(self, prefix):
-        """Returns {key: tensor} of a checkpoint.
+        """Returns {key: tensor} of a checkpoint, of what is not in a variable now.
 
         Raises:
             READ_ERRORS: it cannot be read.
-            Failure: a value is NaN or infinite.
+            Failure: a value is NaN or infinite. Then no variable has another value than before.
         """
         tensors, finite = self._traced(prefix)
         require_finite(key for key, sound in zip(self._floating, finite.numpy()) if not sound)
-        return dict(zip(self._types, tensors))
+        return dict(zip(self._returned, tensors))
 
     def _restore(self, prefix):
         with tf.device("/CPU:0"):
@@ -79,7 +82,15 @@ class Reader:
             )
             values = dict(zip(self._types, tensors))
             sound = [tf.reduce_all(tf.math.is_finite(values[key])) for key in self._floating]
-            return tensors, tf.stack(sound) if sound else tf.ones([0], tf.bool)
+            finite = tf.stack(sound) if sound else tf.ones([0], tf.bool)
+
+        def put():
+            for key, variable in self._variables.items():
+                variable.assign(values[key], read_value=False)
+            return True
+
+        tf.cond(tf.reduce_all(finite), put, lambda: False)
+        return [values[key] for key in self._returned], finite
 
 
 class Writer:

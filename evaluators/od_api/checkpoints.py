@@ -34,8 +34,9 @@ class Checkpoints:
         self._expected[STEP_KEY] = ([], tf.int64)
         for key in averaged:
             self._expected[_average_key(key)] = self._expected[key]
-        self._reader = Reader({key: kind for key, (_, kind) in self._expected.items()})
-        self._writer = Writer(variables)
+        types = {key: kind for key, (_, kind) in self._expected.items()}
+        self._reader = Reader(types, () if averaged else variables)
+        self._writer = Writer(variables) if averaged else None
 
     def restore(self, prefix):
         """Puts a checkpoint into the model and returns its global step.
@@ -54,7 +55,8 @@ class Checkpoints:
             # (average + value) - value, rounded twice. In a traced function it would be simplified.
             value = values[key].numpy()
             values[key] = (values[_average_key(key)].numpy() + value) - value
-        self._writer.write(values)
+        if self._writer:
+            self._writer.write(values)
         return int(values[STEP_KEY])
 
     def check(self, prefix):
