@@ -9,6 +9,7 @@ part of what it gave. That the bits are those of an image alone is proven (`proo
 
 import contextlib
 
+import numpy as np
 import tensorflow as tf
 from object_detection.core import standard_fields
 
@@ -50,10 +51,8 @@ class BatchPass:
         inputs = [inputs_of_the_model(one) for one in features]
         losses, detections = self._traced(_joined(inputs), _joined(labels))
         if self._has_total:
-            # Not in the graph: there AddN swaps two inputs when it may reuse the memory of one, so
-            # that the order, and the last bit with it, would depend on timing.
-            losses[TOTAL_LOSS] = tf.add_n(list(losses.values()))
-        found = [{name: value.numpy() for name, value in d.items()} for d in (losses, detections)]
+            losses[TOTAL_LOSS] = total_loss(losses)
+        found = [{k: np.asarray(v) for k, v in d.items()} for d in (losses, detections)]
         return [tuple({k: v[at] for k, v in d.items()} for d in found) for at in range(self.size)]
 
     def _predict_together(self, features, labels):
@@ -80,6 +79,16 @@ class BatchPass:
         return tf.map_fn(
             one, tf.range(size), fn_output_signature=self._signature, parallel_iterations=size
         )
+
+
+def total_loss(losses):
+    """Returns the sum of losses, each of one image or of several, as the OD API adds them up.
+
+    Not in the graph of a batch: there AddN swaps two inputs when it may reuse the memory of one, so
+    that the order, and the last bit with it, would depend on timing.
+    """
+    single = [value for name, value in losses.items() if name != TOTAL_LOSS]
+    return tf.add_n(single).numpy() if single else None
 
 
 @contextlib.contextmanager
