@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from evaluators.protocol import Failure
 
 NAMED_VARIABLES = 5
@@ -30,17 +28,16 @@ def check_finite(metrics, never_nan):
         raise Failure("not_finite", "NaN or infinity in " + ", ".join(bad), permanent=True)
 
 
-def check_finite_variables(values):
-    """Refuses a checkpoint that holds NaN or infinity: its values by key, as NumPy arrays.
+def require_finite(bad):
+    """Refuses a checkpoint in which these variables hold NaN or infinity.
+
+    Args:
+        bad: their keys.
 
     Raises:
-        Failure: it holds some.
+        Failure: there is one.
     """
-    bad = [
-        key
-        for key, value in values.items()
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all()
-    ]
+    bad = list(bad)
     if bad:
         message = "{} variables hold NaN or infinity: {}".format(len(bad), _few(bad))
         raise Failure("not_finite", message, permanent=True)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from evaluators.protocol import Failure
+from evaluators.soundness import require_finite
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 SLOT = "/.OPTIMIZER_SLOT/"
@@ -42,24 +43,75 @@ def by_key(checkpoint, variables):
     return found
 
 
-def restore(prefix, types):
-    """Returns {key: tensor} of a checkpoint.
+class Reader:
+    """Reads the same variables out of one checkpoint after another, in one call.
+
+    A few hundred operations, one a variable, would take longer than the reading.
 
     Args:
-        prefix: the checkpoint's prefix.
         types: {key: TensorFlow's type} of what is wanted.
-
-    Raises:
-        READ_ERRORS: it cannot be read.
+        variables: {key: variable} of those that are to have their values at once.
     """
-    keys = list(types)
-    tensors = tf.raw_ops.RestoreV2(
-        prefix=prefix,
-        tensor_names=keys,
-        shape_and_slices=[""] * len(keys),
-        dtypes=[types[key] for key in keys],
-    )
-    return dict(zip(keys, tensors))
+
+    def __init__(self, types, variables=()):
+        self._types = dict(types)
+        self._variables = dict(variables)
+        self._returned = [key for key in types if key not in self._variables]
+        self._floating = [key for key, kind in types.items() if kind.is_floating]
+        wanted = [tf.TensorSpec([], tf.string)]
+        self._traced = tf.function(self._restore, input_signature=wanted, autograph=False)
+
+    def read(self, prefix):
+        """Returns {key: tensor} of a checkpoint, of what is not in a variable now.
+
+        Raises:
+            READ_ERRORS: it cannot be read.
+            Failure: a value is NaN or infinite. Then no variable has another value than before.
+        """
+        tensors, finite = self._traced(prefix)
+        require_finite(key for key, sound in zip(self._floating, finite.numpy()) if not sound)
+        return dict(zip(self._returned, tensors))
+
+    def _restore(self, prefix):
+        with tf.device("/CPU:0"):
+            tensors = tf.raw_ops.RestoreV2(
+                prefix=prefix,
+                tensor_names=list(self._types),
+                shape_and_slices=[""] * len(self._types),
+                dtypes=list(self._types.values()),
+            )
+            values = dict(zip(self._types, tensors))
+            sound = [tf.reduce_all(tf.math.is_finite(values[key])) for key in self._floating]
+            finite = tf.stack(sound) if sound else tf.ones([0], tf.bool)
+
+        def put():
+            for key, variable in self._variables.items():
+                variable.assign(values[key], read_value=False)
+            return True
+
+        tf.cond(tf.reduce_all(finite), put, lambda: False)
+        return [values[key] for key in self._returned], finite
+
+
+class Writer:
+    """Gives the same variables new values again and again, all in one call.
+
+    Args:
+        variables: {key: variable}.
+    """
+
+    def __init__(self, variables):
+        self._variables = dict(variables)
+        specs = [tf.TensorSpec(v.shape, v.dtype) for v in self._variables.values()]
+        self._traced = tf.function(self._assign, input_signature=[specs], autograph=False)
+
+    def write(self, values):
+        """Takes {key: value} of every variable."""
+        self._traced([values[key] for key in self._variables])
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables.values(), values):
+            variable.assign(value, read_value=False)
 
 
 def unreadable(prefix, error):

@@ -15,8 +15,7 @@ from orbit.utils import loop_fns
 
 from evaluators import misfit
 from evaluators.protocol import Failure, Refusal, one_line
-from evaluators.soundness import check_finite_variables
-from evaluators.variables import READ_ERRORS, SLOT, VALUE, by_key, is_models, restore, unreadable
+from evaluators.variables import READ_ERRORS, SLOT, VALUE, Reader, by_key, is_models, unreadable
 
 # Where an optimizer of moving averages keeps that of a variable.
 AVERAGE = SLOT + "optimizer/average" + VALUE
@@ -137,6 +136,9 @@ class Model:
             self._averaged = list(keys)
             # It is done once when a checkpoint is restored, and what it undoes is not used again.
             trainer.optimizer.swap_weights = lambda: None
+        types = {key: v.dtype for key, v in self._variables.items()}
+        types.update({_average_of(key): types[key] for key in self._averaged})
+        self._reader = Reader({**types, STEP_KEY: tf.int64})
 
     @property
     def variable_count(self):
@@ -149,14 +151,11 @@ class Model:
         Raises:
             Failure: it cannot be read, is of another model, or holds NaN or infinity.
         """
-        types = {key: v.dtype for key, v in self._variables.items()}
-        types.update({_average_of(key): types[key] for key in self._averaged})
         try:
             self._check(prefix)
-            values = restore(prefix, {**types, STEP_KEY: tf.int64})
+            values = self._reader.read(prefix)
         except READ_ERRORS as error:
             raise unreadable(prefix, error) from error
-        check_finite_variables({key: value.numpy() for key, value in values.items()})
         for key in self._averaged:
             # Model Garden swaps the two in place by sums and differences, so what it evaluates is
             # (average + value) - value, rounded twice.

@@ -19,7 +19,7 @@ class AbsoluteDetections:
     bit; masks go through the OD API's own function.
 
     Args:
-        detections: what the model's postprocess returned, as tensors.
+        detections: what the model's postprocess returned, as tensors or NumPy arrays.
         image_ids: identities of the batch's images.
         sizes: int [batch, 2], height and width of each original image.
     """
@@ -27,14 +27,14 @@ class AbsoluteDetections:
     def __init__(self, detections, image_ids, sizes):
         self.image_ids = image_ids
         self._sizes = sizes
-        self._counts = detections[DETECTIONS.num_detections].numpy().astype(np.int32)
-        self._scores = detections[DETECTIONS.detection_scores].numpy()
+        self._counts = np.asarray(detections[DETECTIONS.num_detections]).astype(np.int32)
+        self._scores = np.asarray(detections[DETECTIONS.detection_scores])
         if DETECTIONS.detection_classes in detections:
-            classes = detections[DETECTIONS.detection_classes].numpy()
+            classes = np.asarray(detections[DETECTIONS.detection_classes])
             self._classes = classes.astype(np.int64) + 1
         else:
             self._classes = np.ones(self._scores.shape, np.int64)
-        boxes = detections[DETECTIONS.detection_boxes].numpy()
+        boxes = np.asarray(detections[DETECTIONS.detection_boxes])
         if boxes.size and not boxes.max() <= MAXIMUM_NORMALISED:
             raise Failure(
                 "not_finite",
@@ -45,12 +45,12 @@ class AbsoluteDetections:
             )
         self._boxes = boxes * np.tile(sizes.astype(np.float32), 2)[:, None, :]
         self._masks = None
-        self._tensors = detections
+        self._found = detections
 
     @property
     def has_masks(self):
         """Whether the model gives masks."""
-        return DETECTIONS.detection_masks in self._tensors
+        return DETECTIONS.detection_masks in self._found
 
     def image(self, index, with_masks):
         """Returns (boxes, scores, classes, masks or None) of one image's detections."""
@@ -69,8 +69,8 @@ class AbsoluteDetections:
     def _resized_masks(self):
         if self._masks is None:
             self._masks = eval_util.resize_detection_masks(
-                self._tensors[DETECTIONS.detection_boxes],
-                self._tensors[DETECTIONS.detection_masks],
+                tf.convert_to_tensor(self._found[DETECTIONS.detection_boxes]),
+                tf.convert_to_tensor(self._found[DETECTIONS.detection_masks]),
                 tf.constant(self._sizes),
             ).numpy()
             self._masks = (self._masks > 0).astype(np.uint8)

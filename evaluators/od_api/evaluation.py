@@ -15,6 +15,7 @@ from evaluators.od_api.metrics import Metrics, MetricSets
 from evaluators.od_api.model import Model
 from evaluators.od_api.passes import Passes, passes_at_once
 from evaluators.od_api.pipeline import Pipeline
+from evaluators.od_api.proof import Batching
 from evaluators.od_api.visualize import Visualizer
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, Refusal, finite
 from evaluators.snapshot import Snapshot
@@ -68,7 +69,8 @@ class Evaluation:
         if request.get("check"):
             self._model.require_fit(request["check"])
         at_once = passes_at_once(self._device, request.get("threads"))
-        self._passes = Passes(self._model.forward, at_once)
+        self._passes = Passes(at_once)
+        self._batching = Batching(self._model, self._eval_set, self._passes)
         self._sets = MetricSets(
             self._pipeline, self._model.class_agnostic, self._backend, self._plugins
         )
@@ -95,6 +97,7 @@ class Evaluation:
             categories=[Category(int(c["id"]), str(c["name"])) for c in self._sets.categories],
             taken=self._snapshot.taken,
             warnings=[self._snapshot.named(text) for text in self._pipeline.warnings],
+            notes=self._batching.notes,
             details={
                 "eval_input": self._pipeline.eval_input_name,
                 # What the OD API names its folder after: empty where the input has no name.
@@ -102,6 +105,7 @@ class Evaluation:
                 "own_metrics": sorted(self._own_metrics),
                 "metrics_sets": self._pipeline.metrics_sets,
                 "ground_truth": self._sets.truths[0].describe() if self._sets.truths else None,
+                "batches": self._batching.describe(),
                 "build_seconds": self._build_seconds,
                 "coco_backend": self._backend,
                 "eval_set_kept": self._eval_set.kept,
@@ -134,6 +138,8 @@ class Evaluation:
         with clock.measure("restore"):
             self._model.restore(prefix)
         step = self._model.global_step
+        with clock.measure("forward"):
+            doubt = self._batching.confirm()
         shown = []
         metrics = self._run(self._eval_set, clock, report, shown)
         if metrics.images != total:
@@ -144,7 +150,7 @@ class Evaluation:
             with clock.measure("latency"):
                 latency = self._stopwatch.measure()
             cost = {**latency, "images_per_second": clock.images_per_second}
-            return lambda: self._result(step, metrics, clock, cost, shown)
+            return lambda: self._result(step, metrics, clock, cost, shown, doubt)
 
         return time_it
 
@@ -152,7 +158,7 @@ class Evaluation:
         """Scores one checkpoint and returns the fields of the `result` reply."""
         return self.forward(prefix, on_progress)()()
 
-    def _result(self, step, metrics, clock, cost, shown):
+    def _result(self, step, metrics, clock, cost, shown, doubt):
         with clock.measure("metrics"):
             values, by_category = metrics.compute()
         check_finite(values, lambda name: name.startswith("Loss/"))
@@ -166,7 +172,7 @@ class Evaluation:
             "global_step": step,
             "images": metrics.images,
             "metrics": {**{name: finite(value) for name, value in values.items()}, **custom},
-            "warnings": plugin_warnings + ([complaint] if complaint else []),
+            "warnings": [*plugin_warnings, *filter(None, (complaint, doubt))],
             "artefacts": drawn,
             "category_metrics": [
                 CategoryMetric(m["name"], m["category"], finite(m["value"])) for m in by_category
@@ -191,7 +197,7 @@ class Evaluation:
             clock.count(metrics.images - before)
             report(metrics.images)
 
-        self._passes.run(batches, clock, take)
+        self._passes.run(self._batching.forward, self._batching.groups(batches), clock, take)
         return metrics
 
     def _dry_run(self, device_shared):
@@ -222,21 +228,17 @@ class Evaluation:
         found = self._model.forward(*batch)
         began = time.perf_counter()
         again = self._model.forward(*batch)
-        wanted = wanted_batches(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
         passes = [
             (functools.partial(self._model.forward, features, labels), images)
-            for features, labels, images in first_batches(self._eval_set, wanted)
+            for features, labels, images in first_batches(self._eval_set, wanted_batches(seconds))
         ]
         self._stopwatch = Stopwatch(passes, self._device == "cpu", device_shared)
         differing = randomness.differing(found, again) - self._model.random_outputs
         self._deterministic = not differing
         if differing:
-            self._pipeline.warnings.append(
-                "one batch run twice gave different {}: this device is not deterministic, so two "
-                "evaluations of one checkpoint may differ a little".format(
-                    ", ".join(sorted(differing))
-                )
-            )
+            self._pipeline.warnings.append(randomness.UNSTEADY.format(", ".join(sorted(differing))))
+        self._batching.settle(self._pipeline, found, seconds)
         return found
 
     def _plugin_names(self, taken):

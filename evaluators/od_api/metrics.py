@@ -84,7 +84,8 @@ class MetricSets:
 
     def eval_dict(self, detections, labels, features):
         """Returns the OD API's evaluation dict of one batch."""
-        return model_lib_v2.prepare_eval_dict(dict(detections), dict(labels), features)[0]
+        tensors = {name: tf.convert_to_tensor(value) for name, value in detections.items()}
+        return model_lib_v2.prepare_eval_dict(tensors, dict(labels), features)[0]
 
     def _is_fast(self, name):
         skips = self.eval_config.skip_predictions_for_unlabeled_class

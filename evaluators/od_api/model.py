@@ -7,7 +7,9 @@ from object_detection import model_lib, model_lib_v2
 from object_detection.core import standard_fields
 
 from evaluators import misfit, variables
-from evaluators.od_api import checkpoints, randomness
+from evaluators.memory import tensor_bytes
+from evaluators.od_api import randomness
+from evaluators.od_api.checkpoints import Checkpoints
 from evaluators.od_api.pipeline import number_of_classes
 from evaluators.protocol import Failure, Refusal, one_line
 
@@ -23,6 +25,7 @@ class Model:
 
     Attributes:
         network: the OD API's DetectionModel.
+        autograph: whether AutoGraph converts what is traced.
         global_step: step of the restored checkpoint.
         class_agnostic: whether it gives no classes; known once traced.
         random_outputs: names of the losses and detections that it draws at random, as the traced
@@ -33,20 +36,25 @@ class Model:
         self._batch_size = pipeline.batch_size
         self._averages = pipeline.configs["eval_config"].use_moving_averages
         self._add_regularization_loss = pipeline.configs["train_config"].add_regularization_loss
+        self._config = pipeline.configs["model"]
+        self.global_step = 0
+        self.class_agnostic = False
+        self.random_outputs = set()
+        self._variables = {}
+        self._begin(autograph=False)
+        self._classes = number_of_classes(pipeline.configs)
+
+    def _begin(self, autograph):
         # Built for training and switched over afterwards, exactly as the OD API does: some
         # architectures build different layers otherwise.
         try:
             self.network = model_lib_v2.MODEL_BUILD_UTIL_MAP["detection_model_fn_base"](
-                model_config=pipeline.configs["model"], is_training=True
+                model_config=self._config, is_training=True
             )
         except BUILD_ERRORS as error:
             raise _cannot_build(error) from error
-        self.global_step = 0
-        self.class_agnostic = False
-        self.random_outputs = set()
-        self._forward = tf.function(self._losses_and_detections)
-        self._variables = {}
-        self._classes = number_of_classes(pipeline.configs)
+        self.autograph = autograph
+        self._forward = tf.function(self._traced, autograph=autograph)
 
     def trace(self, batches):
         """Builds the variables and traces the forward pass for each batch's shapes."""
@@ -55,22 +63,39 @@ class Model:
 
     def build(self, batch):
         """Builds the variables alone, for `require_fit`: nothing goes through the model."""
-        trace = self._forward.get_concrete_function
-        self._build([batch], lambda features, labels: trace(inputs_of_the_model(features), labels))
+        self._build(
+            [batch],
+            lambda features, labels: self._forward.get_concrete_function(
+                inputs_of_the_model(features), labels
+            ),
+        )
 
     def _build(self, batches, run):
         """Builds the variables by what `run` makes of each batch; returns that of the last."""
-        self.network._is_training = False
-        tf.keras.backend.set_learning_phase(False)
         try:
-            for features, labels in batches:
-                made = run(features, labels)
+            try:
+                made = self._run_each(batches, run)
+            except BUILD_ERRORS:
+                # AutoGraph turns Python's `if` and `for` on tensors, which the OD API has in
+                # CenterNet alone, into operations, and makes the tracing of any model take ten
+                # times as long. Where it is not needed the graph is the same without it.
+                self._begin(autograph=True)
+                made = self._run_each(batches, run)
         except BUILD_ERRORS as error:
             raise _cannot_build(error) from error
-        self._variables = variables.by_key(
-            tf.train.Checkpoint(model=self.network), self.network.variables
-        )
+        self._learn_keys()
         return made
+
+    def _learn_keys(self):
+        checkpoint = tf.train.Checkpoint(model=self.network)
+        self._variables = variables.by_key(checkpoint, self.network.variables)
+        averaged = [key for key, v in self._variables.items() if self._averages and v.trainable]
+        self._checkpoints = Checkpoints(self._variables, averaged, self._classes)
+
+    def _run_each(self, batches, run):
+        self.network._is_training = False
+        tf.keras.backend.set_learning_phase(False)
+        return [run(*batch) for batch in batches][-1]
 
     @property
     def variable_count(self):
@@ -91,26 +116,31 @@ class Model:
             Failure: it cannot be read, its variables are not the model's, or one holds NaN or
                 infinity.
         """
-        values = checkpoints.read(prefix, self._variables, self._averaged, self._classes)
-        self.global_step = int(values.pop(checkpoints.STEP_KEY))
-        for key, value in values.items():
-            self._variables[key].assign(value)
+        self.global_step = self._checkpoints.restore(prefix)
 
     def require_fit(self, prefix):
         """Raises Refusal when a checkpoint is of another model; one that cannot be read may be."""
         try:
-            checkpoints.check(prefix, self._variables, self._averaged, self._classes)
+            self._checkpoints.check(prefix)
         except Failure as failure:
             if failure.code == misfit.UNMATCHED:
                 name = pathlib.Path(prefix).name
                 message = failure.message.replace("the checkpoint", "checkpoint " + name, 1)
                 raise Refusal(failure.code, message, misfit.HINT) from failure
 
-    @property
-    def _averaged(self):
-        return [key for key, v in self._variables.items() if self._averages and v.trainable]
+    def largest_tensor_bytes(self):
+        """Returns the bytes of the largest tensor in a pass, of those whose shape is known."""
+        outputs = (tensor for op in self._graph.get_operations() for tensor in op.outputs)
+        return max(tensor_bytes(one) for one in outputs if one.shape.is_fully_defined())
 
-    def _losses_and_detections(self, features, labels):
+    def _traced(self, features, labels):
+        self._graph = tf.compat.v1.get_default_graph()
+        losses, detections = self.losses_and_detections(features, labels)
+        self.random_outputs |= randomness.random_outputs({**losses, **detections})
+        return losses, detections
+
+    def losses_and_detections(self, features, labels):
+        """Returns the losses and the detections of a batch, in a function that is being traced."""
         # The same operations in the same order as compute_eval_dict in eager_eval_loop: equality
         # to the last bit, of all that is not drawn at random, rests on the graph being the same.
         boxes_shape = labels[FIELDS.groundtruth_boxes].get_shape().as_list()
@@ -126,7 +156,6 @@ class Model:
             add_regularization_loss=self._add_regularization_loss,
         )
         detections = self.network.postprocess(predictions, features[FIELDS.true_image_shape])
-        self.random_outputs |= randomness.random_outputs({**losses, **detections})
         return losses, detections
 
 

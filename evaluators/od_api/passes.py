@@ -27,37 +27,44 @@ class Passes:
     """Runs batches through the model and hands the results over in the order of the batches.
 
     Args:
-        forward: takes features and labels of one batch; called from several threads.
         at_once: how many calls may run at the same time.
+
+    Attributes:
+        at_once: the same.
     """
 
-    def __init__(self, forward, at_once):
-        self._forward = forward
-        self._at_once = at_once
+    def __init__(self, at_once):
+        self.at_once = at_once
         self._pool = futures.ThreadPoolExecutor(at_once) if at_once > 1 else None
 
-    def run(self, batches, clock, take):
-        """Runs each batch and gives it to `take`, all in the calling thread but the passes.
+    def map(self, function, items):
+        """Returns what a function gives of each item, several at a time."""
+        return list((self._pool.map if self._pool else map)(function, items))
+
+    def run(self, forward, groups, clock, take):
+        """Runs each group and gives its batches to `take`, all in this thread but the passes.
 
         No pass is running any more when this returns or raises: the next checkpoint's weights may
         then be put into the model.
 
         Args:
-            batches: pairs (features, labels).
+            forward: takes a list of batches and returns one of what was found in each; called from
+                several threads.
+            groups: lists of batches, pairs (features, labels), to be run by one call.
             clock: the `Clock`; waiting for a pass counts as "forward".
-            take: called with (batch, what `forward` returned).
+            take: called with (batch, what was found in it).
         """
         running = collections.deque()
         try:
-            for batch in clock.iterate(batches):
+            for group in clock.iterate(groups):
                 if self._pool is None:
                     with clock.measure("forward"):
-                        found = self._forward(*batch)
-                    take(batch, found)
+                        found = forward(group)
+                    _take_each(group, found, take)
                     continue
-                running.append((batch, self._pool.submit(self._forward, *batch)))
+                running.append((group, self._pool.submit(forward, group)))
                 # One more than run: it begins while this thread takes the result of another.
-                if len(running) > self._at_once:
+                if len(running) > self.at_once:
                     _take_first(running, clock, take)
             while running:
                 _take_first(running, clock, take)
@@ -68,8 +75,13 @@ class Passes:
 
 
 def _take_first(running, clock, take):
-    batch, future = running[0]
+    group, future = running[0]
     with clock.measure("forward"):
         found = future.result()
     running.popleft()
-    take(batch, found)
+    _take_each(group, found, take)
+
+
+def _take_each(group, found, take):
+    for batch, one in zip(group, found):
+        take(batch, one)

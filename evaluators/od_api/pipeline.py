@@ -12,6 +12,9 @@ from evaluators.od_api.label_map import LabelMap
 from evaluators.protocol import Refusal
 from evaluators.snapshot import Snapshot
 
+# Of the batch size: the pipeline's, and as many images at once as change no bit of it.
+AUTO = "auto"
+
 
 class Pipeline:
     """The parts of one pipeline.config that its evaluation depends on.
@@ -27,7 +30,8 @@ class Pipeline:
         eval_input_name: its name, or its index as text where it has none.
         record_files: the chosen input's record files, globs expanded, in reading order.
         label_map: the LabelMap, None until it is read.
-        batch_size: images in one forward pass.
+        batch_size: images in one batch of the evaluation, on which its losses depend.
+        fixed_batch_size: whether as many must go through the model at once, no more.
         warnings: sentences the operator should read once.
         written_model: the model's configuration as it is written, with the user's own paths.
 
@@ -58,7 +62,9 @@ class Pipeline:
         self.configs["eval_config"].retain_original_images = True
         self.pipeline_batch_size = self.configs["eval_config"].batch_size
         # Another batch size is another evaluation: faster, and not equal to the last bit.
-        self.batch_size = int(request.get("eval_batch_size") or self.pipeline_batch_size)
+        wanted = request.get("eval_batch_size") or AUTO
+        self.fixed_batch_size = wanted != AUTO
+        self.batch_size = int(wanted) if self.fixed_batch_size else self.pipeline_batch_size
 
     @property
     def metrics_sets(self):

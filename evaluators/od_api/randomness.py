@@ -13,6 +13,11 @@ import tensorflow as tf
 # input, and is as random as that.
 _DRAWING = ("StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal")
 _DRAWING += ("StatefulRandomBinomial", "NonDeterministicInts", "RngReadAndSkip", "RngSkip")
+# What is told of a device that gives two results for one batch.
+UNSTEADY = (
+    "one batch run twice gave different {}: this device is not deterministic, so two evaluations of"
+    " one checkpoint may differ a little"
+)
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
@@ -32,6 +37,12 @@ def random_outputs(outputs):
         for name, value in outputs.items()
         if hasattr(value, "graph") and walk.depends(value)[0]
     }
+
+
+@tf.autograph.experimental.do_not_convert
+def is_constant(tensor):
+    """Tells whether a tensor is the same at each call of the function that is being traced."""
+    return not hasattr(tensor, "graph") or _Walk().depends(tensor) == (False, frozenset())
 
 
 def differing(first, second):

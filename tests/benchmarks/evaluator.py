@@ -67,8 +67,9 @@ def speed(run: TrainingRun) -> list[Row]:
     equal = all(metrics["default"][name] == value for name, value in theirs.items())
     rows = []
     for name, what, wanted in (
-        ("default", "the pipeline's batch size, 1", 4),
+        ("default", "as many images at once as change no bit", 10),
         ("pycocotools", "the same with pycocotools", None),
+        ("one by one", "`--eval-batch-size 1`", 4),
         ("batches of 8", "`--eval-batch-size 8`", 8),
     ):
         rows.append(
@@ -81,7 +82,7 @@ def speed(run: TrainingRun) -> list[Row]:
         )
     rows.append(
         Row(
-            "metrics that differ from the OD API's, batch size 1",
+            "metrics that differ from the OD API's, as many at once as change no bit",
             "none" if equal else "**some**",
             f"{len(theirs)} metrics",
         )
@@ -110,6 +111,7 @@ def _contenders(
     for name, options in (
         ("default", {}),
         ("pycocotools", {"coco_backend": "pycocotools"}),
+        ("one by one", {"eval_batch_size": 1}),
         ("batches of 8", {"eval_batch_size": 8}),
     ):
         clients[name] = stack.enter_context(Client(od_python(), run.folder))
@@ -130,10 +132,10 @@ def bound(run: TrainingRun) -> list[Row]:
     ours, forward, metrics = (statistics.median(found[n]) for n in ("ours", "forward", "metrics"))
     return [
         Row(
-            f"an evaluation, {run.images} images, batch size 1, {found['backend']}",
+            f"an evaluation, {run.images} images, {found['size']} at once, {found['backend']}",
             f"{ours:.2f} s",
-            f"bound: passes one by one {forward:.2f} s + metrics {metrics:.2f} s",
-            goal(ours / (forward + metrics), "times the bound", at_most=1.4),
+            f"bound: the same passes alone {forward:.2f} s + metrics {metrics:.2f} s",
+            goal(ours / (forward + metrics), "times the bound", at_most=1.2),
         )
     ]
 

@@ -47,6 +47,11 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
         ("min_delta", "nan", "min_delta (nan) is invalid: expected a number >= 0"),
         ("mode", "best", "mode (best) is invalid: expected one of max, min"),
         ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),
+        *(
+            ("eval_batch_size", value, f"{rule} expected a whole number, 1 or more, or auto")
+            for value in ("many", "0", "2.5", "")
+            for rule in (f"eval_batch_size ({value}) is invalid:",)
+        ),
         ("rescan_seconds", "11", "rescan_seconds (11) is invalid: expected a number, 10 at most"),
     ],
 )
@@ -55,6 +60,12 @@ def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: o
         load_settings({**REQUIRED, flag: value}, {}, None)
     assert caught.value.message.startswith(rule)
     assert f"--{flag.replace('_', '-')}" in (caught.value.hint or "")
+
+
+def test_a_batch_size_is_a_number_or_auto_which_is_the_default():
+    given = [{}, {"eval_batch_size": "auto"}, {"eval_batch_size": "8"}, {"eval_batch_size": 1}]
+    loaded = [load_settings({**REQUIRED, **one}, {}, None).evaluator for one in given]
+    assert [getattr(one, "eval_batch_size", None) for one in loaded] == ["auto", "auto", 8, 1]
 
 
 def test_a_value_that_may_hold_a_password_is_named_and_not_shown(tmp_path: Path):

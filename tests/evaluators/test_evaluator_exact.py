@@ -89,6 +89,16 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     assert result["images"] == 24
 
 
+def test_several_images_go_through_the_network_at_once_under_the_fingerprint_of_one(
+    run: Run,
+) -> None:
+    """The metrics above are of them."""
+    batches = run.ready["details"]["batches"]
+    assert batches["size"] > 1, batches
+    assert f"have the same bits in batches of {batches['size']} as one by one" in batches["why"]
+    assert run.ready["fingerprint_parts"]["batch_size"] == 1
+
+
 @pytest.fixture(scope="module")
 def niced(od_python: str, run: Run) -> Iterator[tuple[Client, dict[str, Any]]]:
     """A niced worker on copies, ready: one pass at a time, nothing kept of a set without ids."""
@@ -278,6 +288,7 @@ def test_a_checkpoint_with_a_number_that_is_none_is_no_score(run: Run, spoiled: 
     failed = run.client.evaluate(spoiled / "nan")
     assert (failed["type"], failed["code"]) == ("failed", "not_finite")
     assert failed["permanent"]
+    assert failed["message"].startswith("1 variables hold NaN or infinity: model/")
     assert "_class_predictor_layers/0/kernel" in failed["message"]
 
 

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(900)]
 FILE = Path(__file__)
 FAMILIES = (
     "ssd_fpn_ema",
+    "ssd_fpn_ema_alone",
     "ssd_fpn_nothing_found",
     "faster_rcnn",
     "class_agnostic",
@@ -53,7 +54,7 @@ def asked_for(items: list[pytest.Item]) -> list[str]:
 def answers(
     od_python: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
-    """A line for each family, and one for the random graphs, all from one process."""
+    """A line for each family, then proofs, restores and random graphs, all from one process."""
     folder = tmp_path_factory.mktemp("families")
     (folder / "one_name.pbtxt").write_text(ONE_NAME)
     families = asked_for(request.session.items)
@@ -64,7 +65,7 @@ def answers(
 @pytest.fixture(scope="module")
 def compared(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """Both sides' numbers by family."""
-    found = {f"{line['family']}:{line.get('eval_index', 0)}": line for line in answers[:-1]}
+    found = {f"{line['family']}:{line.get('eval_index', 0)}": line for line in answers[:-3]}
     # The OD API has one figure for both of its categories: a test of its own looks at that.
     if "reference" in (line := found.get(ONE_NAME_FAMILY, {})):
         line["shape"] = line["reference"].pop(VOC_CATEGORY + "shape")
@@ -136,6 +137,74 @@ def test_what_a_model_draws_at_random_is_told_by_its_graph(
     assert not any("not deterministic" in warning for warning in ready["warnings"])
 
 
+@pytest.mark.parametrize("family", ["ssd_fpn_ema_alone", "ssd_fpn_nothing_found"])
+def test_images_go_through_in_batches_where_that_is_proven(
+    compared: dict[str, Any], family: str
+) -> None:
+    """`test_every_metric_equals_the_od_api` holds what they give to the last bit."""
+    ready = compared[f"{family}:0"]["ready"]
+    assert ready["details"]["batches"]["size"] == 4, ready["details"]["batches"]
+    assert ready["fingerprint_parts"]["batch_size"] == 1
+    assert not any("one by one" in note for note in ready["notes"])
+
+
+def test_a_model_that_draws_at_random_goes_through_image_by_image_and_says_so(
+    compared: dict[str, Any],
+) -> None:
+    for family in ("faster_rcnn", "mask_rcnn"):
+        ready = compared[f"{family}:0"]["ready"]
+        assert ready["details"]["batches"]["size"] == 1
+        assert [note for note in ready["notes"] if "draws Loss/RPNLoss" in note]
+    assert "pipeline's own" in compared["class_agnostic:0"]["ready"]["details"]["batches"]["why"]
+
+
+def test_a_batch_in_which_a_bit_differs_is_given_up(answers: list[dict[str, Any]]) -> None:
+    proofs = answers[-3]
+    assert proofs["convolution"]["size"] == 16 and not proofs["convolution"]["notes"]
+    product = proofs["product"]
+    assert product["size"] == 1
+    assert "give different Loss/scores, detection_scores" in product["why"]
+    assert product["notes"] == ["images go through the model one by one: " + product["why"]]
+
+
+def test_a_proof_that_fails_with_the_first_checkpoint_ends_the_batches_with_a_warning(
+    answers: list[dict[str, Any]],
+) -> None:
+    proofs = answers[-3]
+    assert proofs["before the checkpoint"]["size"] == 16
+    assert proofs["at the checkpoint"]["size"] == 1
+    assert "this checkpoint and those after it go through the model" in proofs["warning"]
+    assert proofs["again"] is None
+    assert proofs["kept"] == [None, 16, [16, 16, *8 * [1]]]
+
+
+def test_what_cannot_be_proven_or_needs_no_batch_stays_as_it_is(
+    answers: list[dict[str, Any]],
+) -> None:
+    proofs = answers[-3]
+    reasons = {
+        "random": "draws Loss/scores at random",
+        "few": "there are only 4",
+        "slow": "a pass takes 2.0 s",
+        "pipeline": "the pipeline's own",
+        "fixed": "as eval_batch_size says",
+    }
+    for case, reason in reasons.items():
+        assert proofs[case]["size"] == 1 and reason in proofs[case]["why"]
+        assert bool(proofs[case]["notes"]) == (case in ("random", "few", "slow"))
+
+
+def test_a_checkpoint_reaches_the_model_whole_or_not_at_all(answers: list[dict[str, Any]]) -> None:
+    message = "2 variables hold NaN or infinity: model/a{0}; model/c{0}"
+    assert answers[-2] == {
+        "step": 7,
+        "equal": True,
+        "failure": ["not_finite", message.format("/.ATTRIBUTES/VARIABLE_VALUE")],
+        "kept": True,
+        "averages": [True, True, True],
+    }
+
+
 def test_random_operations_are_found_in_calls_loops_and_branches(
     answers: list[dict[str, Any]],
 ) -> None:
@@ -154,7 +223,7 @@ def test_every_picture_is_the_od_apis_own(compared: dict[str, Any], family: str)
 def test_the_second_eval_input_and_every_second_image_of_it(compared: dict[str, Any]) -> None:
     first, second = compared["ssd_fpn_ema:0"]["ready"], compared["efficientdet:1"]["ready"]
     assert (first["details"]["eval_input"], first["images"]) == ("val", 6)
-    assert (second["details"]["eval_input"], second["images"]) == ("other", 3)
+    assert (second["details"]["eval_input"], second["images"]) == ("other", 5)
 
 
 def test_a_checkpoint_that_finds_nothing_scores_zero(compared: dict[str, Any]) -> None:

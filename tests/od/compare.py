@@ -2,8 +2,8 @@
 
 Runs in the training interpreter. It draws the families' shapes in FOLDER, and for each it makes a
 checkpoint (a few steps of the OD API's own `train_loop`, or the initialised model), scores it with
-`eager_eval_loop` and with the package `evaluators`, and prints one line of JSON. A last line has
-what `random_graphs` says.
+`eager_eval_loop` and with the package `evaluators`, and prints one line of JSON. Three last lines
+have what `batch_proofs`, `restores` and `random_graphs` say.
 """
 
 import json
@@ -18,7 +18,9 @@ os.dup2(2, 1)
 
 from evaluators_package import VERSIONS  # noqa: E402, I001
 
+import batch_proofs  # noqa: E402
 import random_graphs  # noqa: E402
+import restores  # noqa: E402
 import shapes  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from evaluators.coco import BACKENDS, usable  # noqa: E402
@@ -153,6 +155,8 @@ def main():
             line = {"family": name, "eval_index": index, "error": repr(error)}
             line["detail"] = traceback.format_exc()
         print(json.dumps(line, default=vars), file=ANSWER, flush=True)
+    print(json.dumps(batch_proofs.proofs()), file=ANSWER, flush=True)
+    print(json.dumps(restores.restores()), file=ANSWER, flush=True)
     print(json.dumps(random_graphs.found_random()), file=ANSWER, flush=True)
 
 

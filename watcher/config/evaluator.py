@@ -71,13 +71,13 @@ class OdApiSettings(EvaluatorBase, tag=OD_API, frozen=True, kw_only=True):
         about("Which eval_input_reader, by name or index. Default: the first.", "NAME|INDEX"),
     ] = None
     eval_batch_size: Annotated[
-        Positive | None,
+        Positive | Literal["auto"] | None,
         about(
-            "Batch size of the evaluation. Default: the pipeline's, which gives exactly the"
-            " OD API's numbers.",
-            "N",
+            "Batch size of the evaluation; auto is the pipeline's, with as many images at once in"
+            " the network as are proven to change no bit of the OD API's numbers.",
+            "N|auto",
         ),
-    ] = None
+    ] = "auto"
     sample_1_of_n: Annotated[
         Positive | None,
         about("Evaluate only every N-th image. Default: as pipeline.config says.", "N"),

@@ -25,7 +25,7 @@ from watcher.config.ranking import BoardSettings
 from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings, defining, fields, names, nested
-from watcher.config.wording import in_words
+from watcher.config.wording import either, in_words
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.queue_policy import parse_policy, parse_size
 from watcher.decision.smooth import parse_smoothing
@@ -316,6 +316,10 @@ def _choices(table: type, name: str) -> list[str]:
     ]
 
 
+def _is_number_or_choice(table: type, name: str) -> bool:
+    return int in get_args(get_type_hints(table)[name]) and bool(_choices(table, name))
+
+
 def _check_names(
     merged: Mapping[str, Any], origin: Mapping[str, str], known: tuple[str, ...]
 ) -> None:
@@ -341,8 +345,10 @@ def _explain(
     if not match or match[2] not in merged:  # a whole section, not one of its settings
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
-    if "enum" in rule:
-        table = (BoardSettings, field) if field else (defining(kind)[name], name)
+    table = (BoardSettings, field) if field else (defining(kind)[name], name)
+    if not match[3] and _is_number_or_choice(*table):
+        rule = f"expected a whole number, 1 or more, or {either(_choices(*table))}"
+    elif "enum" in rule:
         rule = f"expected one of {', '.join(_choices(*table))}"
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
         rule = f"it has a key {unknown[1]}"

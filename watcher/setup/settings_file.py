@@ -43,7 +43,6 @@ _EXAMPLES: dict[str, Any] = {
     "max_steps": 100000,
     "max_hours": 24,
     "eval_input": 0,
-    "eval_batch_size": 8,
     "sample_1_of_n": 2,
     "eval_cache_mib": 4096,
     "threads": 4,

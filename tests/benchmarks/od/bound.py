@@ -18,7 +18,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "od"))
 from evaluators_package import VERSIONS  # noqa: E402, I001
 from evaluators.clock import Clock  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
-from evaluators.od_api.model import inputs_of_the_model  # noqa: E402
 
 
 def silent(*numbers):
@@ -37,11 +36,10 @@ def main(pipeline, prefix, rounds):
     evaluation = Evaluation({"pipeline_config": pipeline}, VERSIONS)
     evaluation.evaluate(prefix, silent)
     collected = evaluation._run(evaluation._eval_set, Clock(), silent)
-    batches = [(inputs_of_the_model(f), labels) for f, labels in evaluation._eval_set]
+    groups = list(evaluation._batching.groups(evaluation._eval_set))
 
     def forward():
-        for features, labels in batches:
-            evaluation._model._forward(features, labels)
+        evaluation._passes.map(evaluation._batching.forward, groups)
 
     answer = {"ours": [], "forward": [], "metrics": []}
     for _ in range(int(rounds) + 1):
@@ -49,6 +47,7 @@ def main(pipeline, prefix, rounds):
         answer["forward"].append(seconds(forward))
         answer["metrics"].append(seconds(collected.compute))
     answer = {name: values[1:] for name, values in answer.items()}
+    answer["size"] = evaluation._batching.size
     answer["backend"] = evaluation.describe().details["coco_backend"]
     json.dump(answer, ANSWER)
     ANSWER.close()
