@@ -98,25 +98,27 @@ def lacking(tensorflow):
 
 
 def _protobuf():
-    """Yields that TensorFlow's messages were generated for a newer protobuf than there is.
+    """Yields that TensorFlow's messages were generated for a newer protobuf than there is."""
+    there, wanted = version_of("protobuf"), _generated_for()
+    if there is not None and (wanted is None or _parts(there) >= _parts(wanted)):
+        return
+    least = wanted or "3.20.3"
+    has = "there is none" if there is None else "it is {}".format(there)
+    what = "TensorFlow {} needs protobuf {} or newer, and {}"
+    yield what.format(version_of(*TENSORFLOWS), least, has), install("'protobuf>={}'".format(least))
+
+
+def _generated_for():
+    """Returns the version of protobuf whose compiler wrote TensorFlow's messages.
 
     It is in them since protobuf 5, which refuses to read those of a later one.
     """
-    there, wanted = version_of("protobuf"), "3.20.3"
     path = (_folder("tensorflow") or pathlib.Path()) / "core" / "framework" / "attr_value_pb2.py"
     try:
         found = _GENERATED.search(path.read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    if there and (not found or _parts(there) >= _parts(found.group(1))):
-        return
-    wanted = found.group(1) if found else wanted
-    has = "it is {}".format(there) if there else "there is none"
-    what = "TensorFlow {} needs protobuf {} or newer, and {}"
-    yield (
-        what.format(version_of(*TENSORFLOWS), wanted, has),
-        install("'protobuf>={}'".format(wanted)),
-    )
+        return None
+    return found.group(1) if found else None
 
 
 def _needs():

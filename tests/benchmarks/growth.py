@@ -6,12 +6,10 @@ measured in a process of its own, with the stub evaluator, so that only the daem
 
 from __future__ import annotations
 
-import contextlib
 import math
 import multiprocessing
 import os
 import resource
-import sqlite3
 import statistics
 import subprocess
 import tempfile
@@ -23,10 +21,8 @@ from fake_bundle import FLOAT, GRAPH_KEY, SUFFIX, Entry, Tensor, build_index, in
 from fake_bundle import object_graph as graph_of
 from watching import CLI
 
-from benchmarks.scale import filled, loop, resident_mib, stub_settings, train_on
+from benchmarks.scale import filled, loop, new_run, resident_mib, states, train_on
 from benchmarks.table import Row
-from watcher.runtime.app import _make_state_folder
-from watcher.runtime.logs import configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.store import Store
 
@@ -101,8 +97,7 @@ def _evaluations(folder: Path, size: int) -> Figures:
     used = time.process_time() - began[0]
     assert trainer.wait() == 0
     database = settings.run.state_path / "watcher.db"
-    with contextlib.closing(sqlite3.connect(database)) as db:
-        (scored,) = db.execute("SELECT count(*) FROM history WHERE state = 'scored'").fetchone()
+    scored = states(settings)["scored"]
     assert scored == size + ARRIVING
     model_dir = str(settings.run.model_path)
     return {
@@ -126,19 +121,14 @@ def _command(*arguments: str) -> float:
 
 def _backlog(folder: Path, size: int) -> Figures:
     """So many checkpoints lie there at the start, and no more than the budget may wait."""
-    model_dir = folder / "model_dir"
-    model_dir.mkdir()
-    _write_sparse(model_dir, size)
-    settings = stub_settings(model_dir, max_pinned_bytes=BUDGET)
-    _make_state_folder(settings.run.state_path)
-    configure_logs("json", settings.run.state_path, live=True)
+    settings = new_run(folder / "model_dir", max_pinned_bytes=BUDGET)
+    _write_sparse(settings.run.model_path, size)
     os.environ["STUB_SECONDS"] = "0.02"
     steps: list[float] = []
     began = time.process_time()
     loop(settings, lambda daemon, store, seconds: steps.append(seconds))
     used = time.process_time() - began
-    with contextlib.closing(sqlite3.connect(settings.run.state_path / "watcher.db")) as db:
-        counts = dict(db.execute("SELECT state, count(*) FROM history GROUP BY state").fetchall())
+    counts = states(settings)
     assert sum(counts.values()) == size and counts["scored"] >= 1, counts
     return {
         "CPU milliseconds of the daemon for each checkpoint": 1000 * used / size,

@@ -81,8 +81,9 @@ def open_store(settings: Settings) -> Store:
     )
 
 
-def stub_settings(model_dir: Path, **flags: Any) -> Settings:
-    """The settings of a run with the stub evaluator, which ends when it is idle."""
+def new_run(model_dir: Path, **flags: Any) -> Settings:
+    """Make a run with the stub evaluator, which ends when it is idle; return its settings."""
+    model_dir.mkdir()
     pipeline = model_dir.parent / "pipeline.config"
     pipeline.write_text("the stub evaluator does not read it\n")
     chosen = {
@@ -93,15 +94,15 @@ def stub_settings(model_dir: Path, **flags: Any) -> Settings:
         "exit_when_idle": 2,
         "log_format": "json",
     }
-    return load_settings({**chosen, **flags}, {}, None)
+    settings = load_settings({**chosen, **flags}, {}, None)
+    _make_state_folder(settings.run.state_path)
+    configure_logs("json", settings.run.state_path, live=True)
+    return settings
 
 
 def filled(model_dir: Path, evaluations: int) -> Settings:
     """Make a run whose database holds so many evaluations, and return its settings."""
-    model_dir.mkdir()
-    settings = stub_settings(model_dir)
-    _make_state_folder(settings.run.state_path)
-    configure_logs("json", settings.run.state_path, live=True)
+    settings = new_run(model_dir)
     with open_store(settings) as store:
         store.ledger.set_policy(
             parse_metric(settings.ranking.metric), settings.ranking.mode, time.time()
@@ -141,8 +142,7 @@ def _arrivals(settings: Settings) -> list[Row]:
     ticks, memory = _time_the_loop(settings)
     process.wait()
     cuts = statistics.quantiles(ticks, n=100)
-    with contextlib.closing(sqlite3.connect(settings.run.state_path / "watcher.db")) as db:
-        (scored,) = db.execute("SELECT count(*) FROM history WHERE state = 'scored'").fetchone()
+    scored = states(settings)["scored"]
     return [
         Row(
             f"a step of the loop while {ARRIVING:,} checkpoints arrive ({EVALUATIONS:,}"
@@ -156,6 +156,12 @@ def _arrivals(settings: Settings) -> list[Row]:
             f"{scored - EVALUATIONS:,}; {memory[0]:.0f} MiB and {memory[-1]:.0f} MiB",
         ),
     ]
+
+
+def states(settings: Settings) -> dict[str, int]:
+    """How many checkpoints are in each state."""
+    with contextlib.closing(sqlite3.connect(settings.run.state_path / "watcher.db")) as db:
+        return dict(db.execute("SELECT state, count(*) FROM history GROUP BY state").fetchall())
 
 
 def train_on(model_dir: Path, last: int, saves: int) -> subprocess.Popen[bytes]:

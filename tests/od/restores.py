@@ -9,6 +9,8 @@ from evaluators.od_api.checkpoints import AVERAGE, Checkpoints
 from evaluators.protocol import Failure
 from evaluators.variables import VALUE
 
+import spoiled
+
 SHAPES = {"a": [3, 3, 8, 16], "b": [16], "c": [], "count": [2]}
 
 
@@ -35,13 +37,7 @@ def written(model, folder, name, averages=None):
     for key, value in (averages or {}).items():
         tensors[key[: -len(VALUE)] + AVERAGE + VALUE] = value
     prefix = str(folder / name)
-    keys = sorted(tensors)
-    tf.raw_ops.SaveV2(
-        prefix=prefix,
-        tensor_names=keys,
-        shape_and_slices=[""] * len(keys),
-        tensors=[tensors[key] for key in keys],
-    )
+    spoiled.write(prefix, tensors)
     return prefix
 
 

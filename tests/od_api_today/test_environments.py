@@ -281,6 +281,21 @@ def test_what_the_od_api_imports_and_is_not_there_is_named_with_a_command(
     ]
 
 
+def test_doctor_and_the_hooks_know_the_same_packages(environment: Environment) -> None:
+    program = (
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
+        "from evaluators.od_api import blockers\n"
+        "from od_api_today import environment as hooks\n"
+        "api = 'tf-models-research-object-detection'\n"
+        "assert blockers.TENSORFLOWS == hooks.TENSORFLOWS\n"
+        "assert (('object_detection', api), *blockers._NEEDS) == hooks.NEEDS\n"
+        "assert (api, *blockers._ALONE) == hooks.ALONE\n"
+        "assert blockers._NEWEST_TENSORBOARD == hooks.NEWEST_TENSORBOARD"
+    )
+    ran = environment.python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [

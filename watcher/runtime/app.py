@@ -129,15 +129,11 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         run, endpoints = settings.run, None
         if not run.model_path.is_dir():  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, stack)
-        if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
-            return _OVER
-        if isinstance(settings.evaluator, ModelGardenSettings):
-            if not _wait_for_params(settings, settings.evaluator, wakeup, service):
-                return _OVER
-            present = _state(settings.evaluator.inputs(run.model_path))
-            if present != params:  # what it says counts: the settings are loaded again
-                time.sleep(_SETTLED_SECONDS)
-                return present
+        present = _wait_for_trainer(settings, params, wakeup, service)
+        if (
+            present != params
+        ):  # what it says counts, and the settings are loaded again; or it is over
+            return present
         source = open_source(settings.source, run.model_path, run.evaluator)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
@@ -246,6 +242,28 @@ def _in_time_for(service: Service, settings: Settings) -> Settings:
     faulthandler.enable()  # the watchdog's signal is SIGABRT
     rescan = min(settings.source.rescan_seconds, service.turn_seconds)
     return settings.replaced(rescan_seconds=rescan)
+
+
+def _wait_for_trainer(
+    settings: Settings, params: object, wakeup: WakeUp, service: Service
+) -> object:
+    """Wait for MODEL_DIR and, of Model Garden, for the configuration that the trainer writes.
+
+    Returns:
+        Of which params.yaml the settings are to be, None where there is none to be had; `_OVER`
+        when a signal came first. Another than `params` is returned once it is settled.
+    """
+    run, evaluator = settings.run, settings.evaluator
+    if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
+        return _OVER
+    if not isinstance(evaluator, ModelGardenSettings):
+        return None
+    if not _wait_for_params(settings, evaluator, wakeup, service):
+        return _OVER
+    present = _state(evaluator.inputs(run.model_path))
+    if present != params:
+        time.sleep(_SETTLED_SECONDS)
+    return present
 
 
 def _wait_for_model_dir(
