@@ -101,8 +101,13 @@ def _evaluate_faster(truth, detections):
     )
 
 
+def _evaluate_numpy(truth, detections):
+    matched = vectorised.match(truth, detections)
+    return matched.arrays() if matched else reference.evaluate(truth, detections)
+
+
 _EVALUATE = {
-    "numpy": vectorised.evaluate,
+    "numpy": _evaluate_numpy,
     "hotcoco": _evaluate_hotcoco,
     "faster-coco-eval": _evaluate_faster,
     "pycocotools": reference.evaluate,
