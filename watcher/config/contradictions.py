@@ -18,16 +18,18 @@ from watcher.config.wording import either
 from watcher.decision.board import Board
 from watcher.errors import ConfigError
 
-_SCORE_RULES = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+_SMOOTHED = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+_SCORE_RULES = (*_SMOOTHED, "trend_below")
 # What stops for a best that someone will want to have.
-_FOR_THE_BEST = ("patience", "patience_steps", "target", "plateau_std")
+_FOR_THE_BEST = ("patience", "patience_steps", "target", "plateau_std", "trend_below")
 # Settings that do something only beside one of these.
 _BESIDE: Mapping[str, tuple[str, ...]] = {
     "min_steps": _SCORE_RULES,
     "min_evaluations": _SCORE_RULES,
-    "smoothing": _SCORE_RULES,
+    "smoothing": _SMOOTHED,
     "min_delta": ("patience", "patience_steps"),
     "plateau_window": ("plateau_std",),
+    "trend_window": ("trend_below",),
     "tensorboard_categories": ("tensorboard",),
     "visualizations": ("tensorboard",),
     "eval_dir": ("tensorboard",),
@@ -147,7 +149,7 @@ def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
     share = (
         main.metric.natural_mode == "max"
     )  # precision, recall, accuracy, intersection over union
-    for field in ("target", "divergence"):
+    for field in ("target", "divergence", "trend_below"):
         value = settings.value(field)
         if value is not None and value > 1 and share and not main.metric.is_expression:
             yield Doubt(
