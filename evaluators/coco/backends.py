@@ -65,6 +65,19 @@ def precision_and_recall(backend, truth, detections):
     return _EVALUATE[backend](truth, detections)
 
 
+def evaluate(backend, truth, detections):
+    """Returns arrays of precision and recall, and a function that returns what is Matched.
+
+    That is called once, when there is time; what it returns is None where nothing can be matched.
+    """
+    if backend == "numpy":
+        matched = vectorised.match(truth, detections)
+        arrays = matched.arrays() if matched else reference.evaluate(truth, detections)
+        return (*arrays, lambda: matched)
+    arrays = precision_and_recall(backend, truth, detections)
+    return (*arrays, lambda: vectorised.match(truth, detections))
+
+
 def _evaluate_hotcoco(truth, detections):
     import hotcoco
 

@@ -27,6 +27,7 @@ from watcher.files.slices import Unfinished
 from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
+from watcher.promotion.standings import Standings
 from watcher.promotion.stopping import Stopping
 from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
@@ -78,6 +79,7 @@ class Projector:
             for name, path in places.items()
         }
         self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
+        self._standings = Standings(self._boards[0], store)
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
@@ -126,6 +128,7 @@ class Projector:
             while (best := self._update_folders(now)) is _ANEW:
                 pass
             self._stopping.update(now, best)
+            self._standings.update(best)
         except Unfinished:
             self.unfinished = True
         except (PinError, OSError) as error:
