@@ -53,12 +53,13 @@ KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo lint check test test-tensorflows test-systemd bench soak docs environments requirements man clean distclean
+.PHONY: help demo lint check test test-families test-tensorflows test-systemd bench soak docs environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes; TRAINER=model-garden"
 	@echo "make check   lint, types and the quick tests, in a minute; make lint: those alone"
 	@echo "make test    lint, types and all tests, but for:"
+	@echo "make test-families  rarer models, each against its framework's own evaluation"
 	@echo "make test-tensorflows  the Object Detection API on each TensorFlow; SETS='py311-tf214 ...'"
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
@@ -87,7 +88,12 @@ check: lint $(WEB_STAMP)
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m 'not tensorflow and not slow'
 
 test: environments lint
-	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not families'
+
+# What each takes a minute of a core and is met less often: Mask R-CNN, EfficientDet, Model Garden's YOLO.
+test-families: environments
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m families \
+	    -o python_files='test_*.py more_experiments.py'
 
 # On every set whose Python is found; each is removed again, for its 3 GB, unless KEEP=1.
 test-tensorflows: environments
