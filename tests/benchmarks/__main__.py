@@ -71,4 +71,5 @@ def main() -> None:
             write(sections)
 
 
-main()
+if __name__ == "__main__":
+    main()
