@@ -13,6 +13,7 @@ from watcher.decision.metric import Key
 from watcher.store.rows import COUNTING, Rows
 
 Found = list[dict[str, Any]]
+Ends = tuple[float, float]
 
 _LAST = "evaluation_id = (SELECT max(id) FROM evaluations)"
 
@@ -53,6 +54,29 @@ def values_named(
     for row in rows:
         values.setdefault(row["evaluation_id"], {})[row["name"], row["category"]] = row["value"]
     return values
+
+
+def intervals_named(
+    db: Rows, names: Sequence[str]
+) -> tuple[dict[int, Ends], dict[int, dict[str, Ends]]]:
+    """Return the intervals of the evaluations that have some.
+
+    Returns:
+        Evaluation id to the two ends of its score's, and to those of overall metrics by name.
+    """
+    if not db.value("SELECT 1 FROM sqlite_master WHERE name = 'replicates'"):
+        return {}, {}  # a database that nothing of today has written yet
+    rows = db.all("SELECT id, low, high FROM evaluations WHERE low NOT NULL")
+    own = {row["id"]: (row["low"], row["high"]) for row in rows}
+    rows = db.all(
+        "SELECT evaluation_id, name, low, high FROM replicates WHERE category = ''"
+        f" AND name IN ({', '.join('?' * len(names))})",
+        names,
+    )
+    found: dict[int, dict[str, Ends]] = {}
+    for row in rows:
+        found.setdefault(row["evaluation_id"], {})[row["name"]] = row["low"], row["high"]
+    return own, found
 
 
 def placed(db: Rows, run_id: int) -> Found:
