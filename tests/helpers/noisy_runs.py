@@ -69,7 +69,7 @@ def make_noisy(
             deviations = [one + own.gauss(0, apart) for one in common]
             made = evaluations[at - 1]
             values = {(name, ""): made.metrics[name] for name in (MAP, other) if name}
-            values |= {(MAP, of): row.score for of in objects or ()}
+            values |= {(MAP, of): made.categories[MAP, of] for of in objects or ()}
             drawn = tuple(
                 _drawn(name, of, value, deviations, (objects or {}).get(of, 100))
                 for (name, of), value in values.items()

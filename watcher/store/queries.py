@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from watcher.decision.metric import Key
+from watcher.store.page_queries import CAUTION
 from watcher.store.rows import COUNTING, Rows
 
 Found = list[dict[str, Any]]
@@ -64,8 +65,8 @@ def intervals_named(
     Returns:
         Evaluation id to the two ends of its score's, and to those of overall metrics by name.
     """
-    if not db.value("SELECT 1 FROM sqlite_master WHERE name = 'replicates'"):
-        return {}, {}  # a database that nothing of today has written yet
+    if not has_intervals(db):
+        return {}, {}
     rows = db.all("SELECT id, low, high FROM evaluations WHERE low NOT NULL")
     own = {row["id"]: (row["low"], row["high"]) for row in rows}
     rows = db.all(
@@ -77,6 +78,11 @@ def intervals_named(
     for row in rows:
         found.setdefault(row["evaluation_id"], {})[row["name"]] = row["low"], row["high"]
     return own, found
+
+
+def has_intervals(db: Rows) -> bool:
+    """Tell whether there can be any: not in a database that nothing of today has written yet."""
+    return bool(db.value("SELECT 1 FROM sqlite_master WHERE name = 'replicates'"))
 
 
 def placed(db: Rows, run_id: int) -> Found:
@@ -139,6 +145,12 @@ def events(db: Rows, most: int) -> tuple[Found, int]:
         "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?", [most]
     )
     return last, db.value("SELECT count(*) FROM events")
+
+
+def caution(db: Rows) -> str | None:
+    """Return a sentence about categories that have few objects, None where all have enough."""
+    said: str | None = db.value(CAUTION) if has_intervals(db) else None
+    return said
 
 
 def evaluation(db: Rows, evaluation_id: int) -> dict[str, Any] | None:
