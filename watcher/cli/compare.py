@@ -30,10 +30,12 @@ def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_out
     """Compare two checkpoints of MODEL_DIR, metric by metric and category by category.
 
     The largest changes come first; those of losses, times and memory, which have other units, come
-    after the others. Where both have replicates, the change has its 95 % interval on eval sets drawn
-    anew, the same for both; it "cannot be told" where that holds 0. Of categories those of what has
-    a place and of the last are kept. FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the
-    beginnings of sha256s. Only evaluations of the present evaluation are compared.
+    after the others. A change has its 95 % interval, on eval sets drawn from this one, where both
+    have replicates; it "cannot be told" where that holds 0. Those of categories are kept for what
+    has a place, and for the last.
+
+    FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the beginnings of
+    sha256s. Only evaluations of the present evaluation are compared.
     """
     with only_reader(model_dir, state_dir) as reader:
         before, after = find_evaluation(reader, old), find_evaluation(reader, new)

@@ -23,7 +23,7 @@ def interval_text(row: Row, places: int) -> str:
 def ranks_text(row: Row) -> str:
     """Return the ranks that a checkpoint may have, such as `1-4, tie`; empty where unknown."""
     low, high = row.get("rank_low"), row.get("rank_high")
-    if low is None:
+    if low is None or high is None:
         return ""
     ranks = str(low) if low == high else f"{low}-{high}"
     return f"{ranks}, tie" if row["tied"] and high > 1 else ranks

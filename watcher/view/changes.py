@@ -180,13 +180,20 @@ def changes(
         for name in {**old.overall, **new.overall}
     ]
     categories = [
-        Change(name, category, *(one.categories.get(name, {}).get(category) for one in (old, new)))
+        Change(name, category, *_of_category((old, new), name, category))
         for name in {**old.categories, **new.categories}
         for category in {**old.categories.get(name, {}), **new.categories.get(name, {})}
     ]
     paired = [[_pair(one, draws) for one in some] for some in (overall, categories)]
     overall, categories = (sorted(some, key=_order) for some in paired)
     return overall, categories
+
+
+def _of_category(
+    both: tuple[Measured, Measured], name: str, category: str
+) -> tuple[float | None, float | None]:
+    old, new = (one.categories.get(name, {}).get(category) for one in both)
+    return old, new
 
 
 def _pair(change: Change, draws: tuple[Draws, Draws] | None) -> Change:

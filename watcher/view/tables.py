@@ -190,7 +190,7 @@ def changes_table(
         table = plain_table(title, "from", "to", "change", *sure, "", texts=(title, ""))
         short = short_names([change.metric for change in changes if not change.category])
         for change in changes:
-            verdict, style = _verdict(change)
+            verdict, style = _verdict(change, measured_only=bool(sure) and not change.paired)
             table.add_row(
                 Either(change.label, short.get(change.label, change.label)),
                 *map(_measured, (change.old, change.new)),
@@ -293,11 +293,14 @@ def _ends(change: Change) -> str:
     return f"{change.paired.low:+.4f} to {change.paired.high:+.4f}" if change.paired else ""
 
 
-def _verdict(change: Change) -> tuple[str, str]:
+def _verdict(change: Change, *, measured_only: bool = False) -> tuple[str, str]:
     if change.change is None:
         return "not comparable", "dim"
     if change.is_same:
         return "same", "dim"
     if change.is_told is False:
         return "cannot be told", "dim"
-    return ("better", "green") if change.gain > 0 else ("worse", "red")
+    better = change.gain > 0
+    if measured_only:
+        return f"{'better' if better else 'worse'}, as measured", "dim"
+    return ("better", "green") if better else ("worse", "red")
