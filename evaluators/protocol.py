@@ -240,6 +240,7 @@ class Replicates(Message):
     level: float
     metrics: List[Replicated] = field(default_factory=list)
     influences: Optional[str] = None
+    image_names: Optional[List[str]] = None
 
 
 @dataclass

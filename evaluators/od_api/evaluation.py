@@ -11,6 +11,7 @@ from evaluators.od_api import plugins, randomness, record_checks
 from evaluators.od_api.dataset import EvalSet
 from evaluators.od_api.declared import LATENCY, declare
 from evaluators.od_api.fingerprint import fingerprint_parts
+from evaluators.od_api.image_names import ImageNames
 from evaluators.od_api.metrics import Metrics, MetricSets
 from evaluators.od_api.model import Model
 from evaluators.od_api.passes import Passes, passes_at_once
@@ -43,7 +44,8 @@ class Evaluation:
         self._replicates = request.get("replicates")
         begin("checking the eval records")
         # Which costs little beside building the model.
-        records = record_checks.require_sound(self._pipeline)
+        tally = record_checks.require_sound(self._pipeline)
+        self._naming = ImageNames(tally.source_ids).of
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
@@ -56,7 +58,7 @@ class Evaluation:
             self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
         begin("building the model")
         self._model = Model(self._pipeline)
-        begin("reading the images of {} eval records".format(records))
+        begin("reading the images of {} eval records".format(tally.records))
         self._eval_set = EvalSet(
             self._pipeline,
             self._model.network,
@@ -183,8 +185,13 @@ class Evaluation:
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
-            "replicates": coco.resampler(self._replicates, metrics.to_resample()),
+            "replicates": self._resampler(metrics.to_resample()),
         }
+
+    def _resampler(self, measured):
+        """Returns what computes the replicates; of the first evaluation it names the images too."""
+        naming, self._naming = self._naming, None
+        return coco.resampler(self._replicates, measured, naming)
 
     def _run(self, batches, clock, report, shown=None):
         """Returns the metrics; the detections to draw are added to `shown`, where it is given."""

@@ -286,6 +286,7 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
         count: Of replicates.
         level: Of the intervals.
         influences: How much the main metric rises with each image's weight; as values are.
+        image_names: What the images are called, in that order. Once is enough of a fingerprint.
     """
 
     id: Name
@@ -295,6 +296,7 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
     level: float
     metrics: Annotated[list[Replicated], Meta(max_length=_MOST_ROWS)] = []
     influences: bytes | None = None
+    image_names: list[str] | None = None
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -168,8 +168,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
             lambda _: sharing.keep(),
             lambda _: view.refresh(),
         ]
-        confirmed = settings.ranking.confirmed
-        audience[:0] = told_of(run, settings.service, stack, endpoints, confirmed=confirmed)
+        audience[:0] = told_of(run, settings.service, stack, endpoints)
         scratch = stack.enter_context(Scratch())
         chosen = loaded.source("device")
         daemon = _build(
