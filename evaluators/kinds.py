@@ -11,6 +11,8 @@ A kind is a class; `worker.py` makes one and asks it, in this order:
   function that is called when nothing else of the worker runs, and returns another one, which
   computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
   its id
+- `average(prefixes, prefix)`, where its `JOBS` have `average`, writes the average of checkpoints,
+  and returns how many variables were averaged
 
 A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint without a score
 `protocol.Failure`. The capabilities are the runtime's, and are said by it.
@@ -33,10 +35,12 @@ class Kind:
     Attributes:
         LIBRARIES: name of the module whose `import_libraries` imports what the kind needs.
         EVALUATION: name of the module with the class `Evaluation`.
+        JOBS: what it may be asked for.
     """
 
     LIBRARIES = ""
     EVALUATION = ""
+    JOBS = ("evaluate",)
 
     def prepare(self, start, begin):
         """Sets up the process, imports the libraries and returns their versions by name."""

@@ -110,9 +110,15 @@ class Server:
             kind = self._start(self._requests.get())
             while True:
                 request = self._requests.get()
-                if not isinstance(request, protocol.Evaluate):
-                    raise protocol.Refusal("protocol", "evaluate is expected: {}".format(request))
-                self._evaluate(request, kind)
+                if isinstance(request, protocol.Evaluate):
+                    self._evaluate(request, kind)
+                elif isinstance(request, protocol.Average) and "average" in kind.JOBS:
+                    self._average(request, kind)
+                else:
+                    expected = " or ".join(kind.JOBS)
+                    raise protocol.Refusal(
+                        "protocol", "{} is expected: {}".format(expected, request)
+                    )
         except protocol.Refusal as refusal:
             self._replies.refuse(refusal, protocol.last_traceback())
         except Exception as error:
@@ -149,7 +155,7 @@ class Server:
         self._replies.named = snapshot.named
         kind.build(request, snapshot, begin)
         ready = kind.describe()
-        ready.capabilities = protocol.Capabilities(overlap=True, cancel=True)
+        ready.capabilities = protocol.Capabilities(overlap=True, cancel=True, jobs=list(kind.JOBS))
         self._replies.send(ready)
         return kind
 
@@ -187,6 +193,15 @@ class Server:
         result = self._attempt(finish, request, wait=False)
         if result is not None:
             self._replies.send(protocol.Result(id=request.id, **result))
+
+    def _average(self, request, kind):
+        """Writes an average of checkpoints, when nothing else of ours runs."""
+        from evaluators import protocol
+
+        self._wait()
+        count = self._attempt(lambda: kind.average(request.prefixes, request.prefix), request)
+        if count is not None:
+            self._replies.send(protocol.Averaged(request.id, count))
 
     def _attempt(self, work, request, wait=True):
         """Returns what `work` returns, or sends why there is no score and returns None."""

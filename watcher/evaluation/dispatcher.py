@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -19,8 +20,10 @@ from watcher.decision.board import Board
 from watcher.decision.retry import delay
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
+from watcher.evaluation.averages import AverageWriting
 from watcher.evaluation.doubts import Doubts
 from watcher.evaluation.events import (
+    AverageWritten,
     Evaluated,
     GaveWay,
     HeldBack,
@@ -70,6 +73,7 @@ class Dispatcher:
         source: CheckpointSource,
         supervisors: Sequence[Supervisor],
         snapshot: Snapshot,
+        pins_dir: Path,
     ) -> None:
         self._boards, self._carrier = boards, carrier
         self._store = store
@@ -91,6 +95,7 @@ class Dispatcher:
         # Whose attempts were given back once: what fails again after the device worked counts.
         self._forgiven: set[int] = set()
         self.doubts = Doubts(self._boards, store.ledger)
+        self._averages = AverageWriting(store, source, pins_dir, carrier.max_attempts)
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -113,6 +118,7 @@ class Dispatcher:
                 raise
             self._unrecorded.popleft()
         self._give_back((), now)
+        self._changed = self._averages.go_on(now) or self._changed
         return self._changed
 
     def shift_times(self, seconds: float) -> None:
@@ -131,6 +137,7 @@ class Dispatcher:
             with contextlib.suppress(ConfigError):  # nothing is begun any more
                 self._record_one(*self._unrecorded.popleft())
         self._give_back(leases, now)
+        self._averages.close()
 
     def _newest(self) -> str | None:
         """Return the prefix of the newest checkpoint that waits, or that the trainer still has."""
@@ -157,8 +164,11 @@ class Dispatcher:
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
         self._returning += leases
         while self._returning:
-            with contextlib.suppress(LeaseLost):  # it expired, and is back already
-                self._store.queue.give_back(self._returning[0], now)
+            if self._averages.holds(self._returning[0]):
+                self._averages.give_back(self._returning[0])
+            else:
+                with contextlib.suppress(LeaseLost):  # it expired, and is back already
+                    self._store.queue.give_back(self._returning[0], now)
             self._returning.popleft()
 
     def give_out(self, now: float, steady: float) -> None:
@@ -172,8 +182,10 @@ class Dispatcher:
             if lease:
                 self._renewed[lease.token] = steady
                 supervisor.evaluate(lease, steady)
+            else:
+                self._averages.offer(supervisor, now, steady)
         due = self._store.queue.next_due()
-        self.pool.want(due is not None and due <= now)
+        self.pool.want((due is not None and due <= now) or self._averages.waits())
 
     def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
         queue, seconds = self._store.queue, self._lease_seconds()
@@ -196,6 +208,8 @@ class Dispatcher:
         waited for by the clock: the worker's next message wakes the loop.
         """
         pool = self.pool
+        if self._averages.busy or (pool.free and self._averages.waits()):
+            return -math.inf
         if not (pool.free or pool.resting or pool.has_room):
             return math.inf
         due = self._store.queue.next_due(untried=not (pool.free or pool.resting))
@@ -214,6 +228,10 @@ class Dispatcher:
                     lease.token in self._trials
                 ):
                     pass
+                case Rejected(lease) if self._averages.holds(lease):
+                    self._averages.rejected(event, now)
+                case AverageWritten(lease):
+                    self._averages.written(lease)
                 case Starting(phase):
                     supervisor.phase_at = iso(now)
                     _log.info(f"starting: {phase}", **self._on(supervisor))
@@ -261,6 +279,9 @@ class Dispatcher:
         restart_in = round(lost.restart_at - steady, 1)
         _log.warning("worker lost", reason=lost.reason, restart_in=restart_in)
         for held in lost.leases:
+            if self._averages.holds(held):
+                self._averages.broke(held, lost.reason, now)
+                continue
             with contextlib.suppress(LeaseLost):
                 alone = len(lost.leases) == 1
                 self._retry_or_fail(held, lost.reason, now, alone=alone, counts=lost.counts)

@@ -50,6 +50,13 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class AverageWritten:
+    """The average that was asked for lies at the prefix of its lease, unverified."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The worker could not evaluate the leased checkpoint, and says why.
 
@@ -126,6 +133,7 @@ WorkerEvent = (
     | Ready
     | Progressed
     | Evaluated
+    | AverageWritten
     | Rejected
     | Unusable
     | WorkerLost

@@ -78,6 +78,20 @@ class Evaluate(Struct, frozen=True, tag="evaluate"):
     prefix: str
 
 
+class Average(Struct, frozen=True, tag="average"):
+    """Write the average of checkpoints; only for a worker whose `jobs` have it.
+
+    Attributes:
+        id: Every message about it bears it.
+        prefixes: Of the checkpoints, two or more, the newest last.
+        prefix: Where to write; its folder is there.
+    """
+
+    id: Name
+    prefixes: Annotated[list[str], Meta(min_length=2)]
+    prefix: str
+
+
 class Cancel(Struct, frozen=True, tag="cancel"):
     """Give an evaluation up; only for a worker that can. It is answered all the same."""
 
@@ -253,6 +267,13 @@ class Result(Struct, frozen=True, tag="result", kw_only=True):
     artefacts: list[Artefact] = []
 
 
+class Averaged(Struct, frozen=True, tag="averaged"):
+    """The average is written, whole, at the prefix that was asked for."""
+
+    id: Name
+    variables: Count
+
+
 class Failed(Struct, frozen=True, tag="failed"):
     """This checkpoint gets no score; the worker lives on.
 
@@ -268,8 +289,8 @@ class Failed(Struct, frozen=True, tag="failed"):
     detail: str | None = None
 
 
-Request = Start | Evaluate | Cancel | Stop
-Answer = Progress | Free | Result | Failed
+Request = Start | Evaluate | Average | Cancel | Stop
+Answer = Progress | Free | Result | Averaged | Failed
 Reply = Hello | Phase | Ready | Error | Heartbeat | Answer
 
 

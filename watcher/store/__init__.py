@@ -15,6 +15,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+from watcher.store.averages import Averages
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
@@ -34,7 +35,7 @@ __all__ = [
 
 
 class Store(RunDatabase):
-    """The writing side of one run: `queue`, `ledger` of scores, and `promotions`."""
+    """The writing side of one run: `queue`, `ledger` of scores, `promotions`, and `averages`."""
 
     def __init__(
         self,
@@ -67,3 +68,4 @@ class Store(RunDatabase):
         self.queue = Queue(self)
         self.ledger = Ledger(self, self.queue)
         self.promotions = Promotions(self)
+        self.averages = Averages(self, self.queue)
