@@ -164,6 +164,10 @@ class Metrics:
             found[name] = tf.reduce_mean(np.array(values)).numpy()
         return {str(name): float(value) for name, value in found.items()}, by_category
 
+    def to_resample(self):
+        """Returns what `coco.resampler` takes of COCO's sets, once the metrics are computed."""
+        return [metrics.to_resample() for metrics in self._coco]
+
     def compute_plugins(self):
         """Returns ({metric: float or None}, [warning]) of the metric plugins."""
         return self._plugins.compute() if self._plugins else ({}, [])

@@ -15,6 +15,7 @@ from typing import Literal
 
 from watcher.decision.metric import Mode
 from watcher.decision.rank import rankable
+from watcher.decision.ties import Difference
 from watcher.types import ScoredCheckpoint
 
 Promote = Literal["confirmed", "better", "never"]
@@ -32,20 +33,8 @@ class Choice:
         return f"{self.by}-{self.count}"
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """By how much one evaluation is better than another on the same images, and its 95 % interval.
-
-    Positive means better, whether the larger or the smaller score is.
-    """
-
-    difference: float
-    low: float
-    high: float
-
-
-# None where nothing is known of how the two vary.
-Differ = Callable[[ScoredCheckpoint, ScoredCheckpoint], Interval | None]
+# How much more the first has than the second, on the same images; None where that is not known.
+Differ = Callable[[ScoredCheckpoint, ScoredCheckpoint], Difference | None]
 
 
 def parse_choice(text: str) -> Choice:
@@ -119,7 +108,7 @@ def deserving(
         averages: Those there are.
         rows: What the trainer saved, which may have places.
         promote: `never`; `better` than the best of `rows`; or `confirmed`, where the difference
-            to that one is above 0 with its whole interval.
+            to that one is a gain with its whole interval.
         mode: Whether the larger or the smaller score is better.
         differ: Tells how sure a difference is.
     """
@@ -135,4 +124,4 @@ def deserving(
     if promote == "better":
         return better
     sure = [(row, differ(row, best)) for row in better]
-    return [row for row, interval in sure if interval is not None and interval.low > 0]
+    return [row for row, told in sure if told is not None and told.is_told]

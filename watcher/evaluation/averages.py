@@ -14,10 +14,10 @@ from pathlib import Path
 
 import structlog
 
-from watcher.checkpoints.pin import NEW
 from watcher.errors import CorruptCheckpoint
-from watcher.evaluation.events import Rejected
+from watcher.evaluation.events import AverageWritten, Rejected, WorkerEvent
 from watcher.evaluation.supervise import Supervisor
+from watcher.files.atomic_io import NEW
 from watcher.files.slices import Job, Progress, Unfinished, Work, slice_end
 from watcher.protocols import CheckpointSource
 from watcher.store import Store
@@ -80,10 +80,17 @@ class AverageWriting:
         """True when a lease is that of an average."""
         return self._asked is not None and self._asked[0].token == lease.token
 
-    def give_back(self, lease: Lease) -> None:
-        """Note that the worker ended, to no fault of the average: it is asked for again."""
+    def give_back(self, lease: Lease) -> bool:
+        """Ask for an average again whose worker ended to no fault of it.
+
+        Returns:
+            False where the lease is not that of an average.
+        """
+        if not self.holds(lease):
+            return False
         shutil.rmtree(lease.prefix.parent, ignore_errors=True)
         self._asked = None
+        return True
 
     def broke(self, lease: Lease, reason: str, now: float) -> None:
         """Note that writing it broke a worker, or could not be done for a reason that may pass."""
@@ -96,7 +103,18 @@ class AverageWriting:
         else:
             _log.warning("averaging broke off", average=job.name, reason=reason)
 
-    def rejected(self, said: Rejected, now: float) -> None:
+    def take(self, event: WorkerEvent, now: float) -> bool:
+        """Take an answer about an average; False for any other event."""
+        match event:
+            case AverageWritten(lease) if self.holds(lease):
+                self._settle(lease)
+            case Rejected(lease) if self.holds(lease):
+                self._rejected(event, now)
+            case _:
+                return False
+        return True
+
+    def _rejected(self, said: Rejected, now: float) -> None:
         """Note why a worker did not write it."""
         assert self._asked is not None
         job, reason = self._asked[1], f"{said.code}: {said.message}"
@@ -106,7 +124,7 @@ class AverageWriting:
         else:
             self.broke(said.lease, reason, now)
 
-    def written(self, lease: Lease) -> None:
+    def _settle(self, lease: Lease) -> None:
         """Begin to verify what the worker wrote."""
         assert self._asked is not None
         job, self._asked = self._asked[1], None

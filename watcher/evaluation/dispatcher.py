@@ -23,13 +23,13 @@ from watcher.errors import ConfigError, StoreError, StoreRefused
 from watcher.evaluation.averages import AverageWriting
 from watcher.evaluation.doubts import Doubts
 from watcher.evaluation.events import (
-    AverageWritten,
     Evaluated,
     GaveWay,
     HeldBack,
     Progressed,
     Ready,
     Rejected,
+    Resampled,
     Starting,
     Unusable,
     WorkerEvent,
@@ -164,9 +164,7 @@ class Dispatcher:
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
         self._returning += leases
         while self._returning:
-            if self._averages.holds(self._returning[0]):
-                self._averages.give_back(self._returning[0])
-            else:
+            if not self._averages.give_back(self._returning[0]):
                 with contextlib.suppress(LeaseLost):  # it expired, and is back already
                     self._store.queue.give_back(self._returning[0], now)
             self._returning.popleft()
@@ -224,14 +222,18 @@ class Dispatcher:
     ) -> None:
         try:
             match event:
-                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if (
+                case Progressed(lease) | Evaluated(lease) | Resampled(lease) | Unusable(lease) if (
                     lease.token in self._trials
                 ):
                     pass
-                case Rejected(lease) if self._averages.holds(lease):
-                    self._averages.rejected(event, now)
-                case AverageWritten(lease):
-                    self._averages.written(lease)
+                case _ if self._averages.take(event, now):
+                    pass
+                case Resampled(lease, fingerprint, replicates):
+                    keys = {key for board in self._boards for key in board.metric.keys if key[1]}
+                    self._store.replicates.record(
+                        lease.checkpoint_id, fingerprint, replicates, keys
+                    )
+                    self._changed = True
                 case Starting(phase):
                     supervisor.phase_at = iso(now)
                     _log.info(f"starting: {phase}", **self._on(supervisor))
@@ -311,7 +313,7 @@ class Dispatcher:
             lost = self._store.queue.failed_unpinned(SET_UP)
             self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
-        took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
+        took = {"took": text} if (text := supervisor.seconds_each(steady)) else {}
         _log.info("worker ready", device=said.device, images=said.images, **took, **ready.versions)
         for warning in said.warnings:
             _log.warning(warning)
@@ -401,10 +403,3 @@ class Dispatcher:
         self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)
         self._changed = True
         _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
-
-
-def _seconds_each(phases: Sequence[tuple[str, float]], until: float) -> str:
-    """Say how long each phase of a worker's start took: `importing TensorFlow 12 s, ...`."""
-    ends = [*(began for _, began in phases[1:]), until]
-    told = (f"{name} {end - at:.0f} s" for (name, at), end in zip(phases, ends, strict=True))
-    return ", ".join(told) if phases else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from watcher.decision.metric import LATENCY
 from watcher.evaluation import messages
-from watcher.types import Evaluation, Lease
+from watcher.types import Evaluation, Lease, Replicates
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,15 @@ class AverageWritten:
     """The average that was asked for lies at the prefix of its lease, unverified."""
 
     lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """The replicates of a checkpoint that was measured, under the fingerprint of that."""
+
+    lease: Lease
+    fingerprint: str
+    replicates: Replicates
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,7 @@ WorkerEvent = (
     | Progressed
     | Evaluated
     | AverageWritten
+    | Resampled
     | Rejected
     | Unusable
     | WorkerLost

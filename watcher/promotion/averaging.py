@@ -15,7 +15,6 @@ import structlog
 
 from watcher.config.ranking import RankingSettings
 from watcher.decision.averages import (
-    Interval,
     by_score,
     choose,
     deserving,
@@ -23,8 +22,11 @@ from watcher.decision.averages import (
     parse_choice,
 )
 from watcher.decision.board import AVERAGES_BOARD, Board
+from watcher.decision.metric import Metric
+from watcher.decision.ties import Difference
 from watcher.store import Store
 from watcher.store.averages import AverageJob
+from watcher.store.replicates import paired
 from watcher.types import ScoredCheckpoint
 
 _log = structlog.get_logger(__name__)
@@ -39,7 +41,8 @@ def averages_board(main: Board, model_dir: Path) -> Board:
 class Averaging:
     """The averages of one run."""
 
-    def __init__(self, ranking: RankingSettings, store: Store) -> None:
+    def __init__(self, ranking: RankingSettings, metric: Metric, store: Store) -> None:
+        self._metric = metric
         self._mode = ranking.better
         self._promote = ranking.average_promote
         self._choice = parse_choice(ranking.average) if ranking.average else None
@@ -102,9 +105,9 @@ class Averaging:
         """Return which averages may have a place on the main board."""
         return deserving(averages, rows, self._promote, self._mode, self._differ)
 
-    def _differ(self, one: ScoredCheckpoint, other: ScoredCheckpoint) -> Interval | None:
-        """Return how sure the difference of two scores is, None where that is not known."""
-        return None
+    def _differ(self, one: ScoredCheckpoint, other: ScoredCheckpoint) -> Difference | None:
+        """Return how much more one has than the other, None where it cannot be told how sure."""
+        return paired(self._store.ledger, self._metric, one, other)
 
 
 def first_parents(

@@ -28,6 +28,7 @@ from watcher.promotion.averaging import Averaging, averages_board
 from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
+from watcher.promotion.standings import Standings
 from watcher.promotion.stopping import Stopping
 from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
@@ -64,7 +65,7 @@ class Projector:
         self.verified: Verified = set()
         self._boards = boards(run, settings.ranking)
         self._averages = averages_board(self._boards[0], run.model_path)
-        self._averaging = Averaging(settings.ranking, store)
+        self._averaging = Averaging(settings.ranking, self._boards[0].metric, store)
         places = {board.name: board.folder for board in (*self._boards, self._averages)}
         places[KEPT_BOARD] = run.kept_path
         self._folders = {
@@ -81,6 +82,7 @@ class Projector:
             for name, path in places.items()
         }
         self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
+        self._standings = Standings(self._boards[0], store)
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
@@ -129,6 +131,7 @@ class Projector:
             while (best := self._update_folders(now)) is _ANEW:
                 pass
             self._stopping.update(now, best)
+            self._standings.update(best)
         except Unfinished:
             self.unfinished = True
         except (PinError, OSError) as error:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from watcher.decision.metric import Key
+from watcher.decision.metric import Key, Mode
 from watcher.store.connection import Connection
 from watcher.types import ScoredCheckpoint
 
@@ -96,6 +96,14 @@ class Rows(Connection):
             fingerprint,
         )
 
+    def scored_averages(self) -> list[ScoredCheckpoint]:
+        """Return the evaluations of averages, likewise, of the run's current fingerprint."""
+        return self._scored(
+            "evaluations e CROSS JOIN all_checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?",
+            0,
+            kind="averaged",
+        )
+
     def scored_and_pinned(self, kind: str = "saved") -> list[ScoredCheckpoint]:
         """Return those of `scored` whose files are kept, however many others there are.
 
@@ -108,6 +116,18 @@ class Rows(Connection):
             self.run_id,
             kind=kind,
         )
+
+    def best_evaluations(self, mode: Mode, most: int) -> list[int]:
+        """Return the ids of the evaluations that count with the best scores, the best first."""
+        order = "DESC" if mode == "max" else ""
+        rows = self.all(
+            "SELECT id FROM evaluations"
+            " WHERE fingerprint = (SELECT fingerprint FROM runs WHERE id = ?)"
+            " AND (SELECT kind FROM all_checkpoints WHERE id = checkpoint_id) = 'saved'"
+            f" AND score NOT NULL AND score != -1 ORDER BY score {order}, id LIMIT ?",
+            [self.run_id, most],
+        )
+        return [row["id"] for row in rows]
 
     def last_scored(self, count: int) -> set[int]:
         """Return checkpoint ids of the last so many of `scored`, of the newest generation."""
