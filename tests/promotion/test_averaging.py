@@ -90,6 +90,9 @@ def test_an_average_has_a_place_in_best_as_it_is_set(watcher: Watcher, promote, 
     assert in_folder(watcher.best_dir) == set(best)
     (first,) = watcher.query("SELECT checkpoint, score FROM best")
     assert first["checkpoint"] == best[0]
+    told = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
+    assert [row["checkpoint"] for row in told["leaders"]][:2] == best
+    assert told["first_stop"] is None
 
 
 def test_what_is_asked_for_while_no_watcher_runs_is_done_by_the_next_one(watcher: Watcher):

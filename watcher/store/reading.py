@@ -17,6 +17,7 @@ from watcher.store.database_file import DATABASE_NAME
 from watcher.store.relocation import find_model_dir, inside, recorded_settings
 from watcher.store.rows import COUNTING, QUEUE_ORDER, Rows
 from watcher.store.views import history_of
+from watcher.types import ScoredCheckpoint
 
 
 class Reader(ReadOnly, Rows):
@@ -97,6 +98,15 @@ class Reader(ReadOnly, Rows):
             for row, path in zip(rows, paths, strict=True):
                 row |= {"path": str(path), "files": path not in gone}
         return rows
+
+    def averages_in_place(self) -> list[ScoredCheckpoint]:
+        """Return the averages that have a place on the main board."""
+        rows = self.all(
+            "SELECT p.checkpoint_id FROM promotions p JOIN runs r ON r.id = p.run_id"
+            " AND r.board = p.board WHERE p.evicted_at IS NULL"
+        )
+        placed = {row["checkpoint_id"] for row in rows}
+        return [row for row in self.scored_averages() if row.checkpoint_id in placed]
 
     def outdated(self) -> int:
         """Return how many are promoted by a score of another evaluation than the present one."""
