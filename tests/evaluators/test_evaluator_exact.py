@@ -144,11 +144,15 @@ def test_what_is_not_of_one_model_is_not_averaged_and_the_worker_lives_on(run: R
 def test_several_images_go_through_the_network_at_once_under_the_fingerprint_of_one(
     run: Run,
 ) -> None:
-    """The metrics above are of them."""
-    batches = run.ready["details"]["batches"]
-    assert batches["size"] > 1, batches
-    assert f"have the same bits in batches of {batches['size']} as one by one" in batches["why"]
-    assert run.ready["fingerprint_parts"]["batch_size"] == 1
+    """The metrics above are of them; but for those of a TensorFlow that has oneDNN off."""
+    batches, parts = run.ready["details"]["batches"], run.ready["fingerprint_parts"]
+    if [int(part) for part in parts["versions"]["tensorflow"].split(".")[:2]] < [2, 9]:
+        assert batches["size"] == 1 and "but give different" in batches["why"], batches
+        assert run.ready["notes"] == ["images go through the model one by one: " + batches["why"]]
+    else:
+        assert batches["size"] > 1, batches
+        assert f"have the same bits in batches of {batches['size']} as one by one" in batches["why"]
+    assert parts["batch_size"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -226,15 +230,22 @@ def test_records_that_break_half_way_give_no_score_and_the_worker_lives_on(
     assert {name: result["metrics"][name] for name in expected} == expected
 
 
-def test_ready_names_the_metrics_a_result_will_have(run: Run) -> None:
-    result = run.client.evaluate("model_dir/ckpt-2")
-    assert run.metrics == sorted(result["metrics"])
+@pytest.fixture(scope="module")
+def told(run: Run) -> list[dict[str, Any]]:
+    """All that is said of one evaluation, the result last."""
+    run.client.replies.clear()
+    run.client.evaluate("model_dir/ckpt-3")
+    return list(run.client.replies)
+
+
+def test_ready_names_the_metrics_a_result_will_have(run: Run, told: list[dict[str, Any]]) -> None:
+    assert run.metrics == sorted(told[-1]["metrics"])
     assert run.ready["categories"] == [{"id": 1, "name": "rect"}, {"id": 2, "name": "ellipse"}]
     assert run.ready["images"] == 24
 
 
-def test_each_category_has_its_precision_and_recall(run: Run) -> None:
-    result = run.client.evaluate("model_dir/ckpt-3")
+def test_each_category_has_its_precision_and_recall(told: list[dict[str, Any]]) -> None:
+    result = told[-1]
     name = "DetectionBoxes_Precision/mAP"
     rows = {(m["name"], m["category"]): m["value"] for m in result["category_metrics"]}
     mean = (rows[name, 1] + rows[name, 2]) / 2
@@ -242,8 +253,8 @@ def test_each_category_has_its_precision_and_recall(run: Run) -> None:
     assert ("DetectionBoxes_Recall/AR@100", 1) in rows
 
 
-def test_cost_figures_add_up(run: Run) -> None:
-    result = run.client.evaluate("model_dir/ckpt-3")
+def test_cost_figures_add_up(told: list[dict[str, Any]]) -> None:
+    result = told[-1]
     cost, timings = result["cost"], result["timings"]
     assert 0 < cost["latency_ms"] <= cost["latency_ms_p90"]
     assert cost["images_per_second"] == pytest.approx(24 / timings["forward_seconds"])
@@ -272,20 +283,16 @@ def test_a_cancelled_checkpoint_is_answered_and_the_one_before_it_is_scored(run:
     assert (second["code"], second["id"], second["permanent"]) == ("cancelled", "ckpt-3", False)
 
 
-def test_progress_starts_at_zero_and_never_passes_the_total(run: Run) -> None:
-    run.client.replies.clear()
-    run.client.evaluate("model_dir/ckpt-3")
-    progress = [r for r in run.client.replies if r["type"] == "progress"]
+def test_progress_starts_at_zero_and_never_passes_the_total(told: list[dict[str, Any]]) -> None:
+    progress = [r for r in told if r["type"] == "progress"]
     assert progress[0]["done"] == 0
     assert all(r["total"] == 24 and r["done"] <= 24 for r in progress)
 
 
-def test_the_model_is_free_once_all_images_are_done(run: Run) -> None:
-    run.client.replies.clear()
-    run.client.evaluate("model_dir/ckpt-3")
-    told = [reply for reply in run.client.replies if reply["type"] != "progress"]
-    assert [reply["type"] for reply in told] == ["free", "result"]
-    assert run.client.replies[-3]["done"] == 24
+def test_the_model_is_free_once_all_images_are_done(told: list[dict[str, Any]]) -> None:
+    said = [reply["type"] for reply in told if reply["type"] != "progress"]
+    assert said == ["free", "result"]
+    assert told[-3]["done"] == 24
 
 
 def test_what_the_worker_declares_is_what_the_watcher_takes_its_names_for(run: Run) -> None:
@@ -299,12 +306,11 @@ def test_what_the_worker_declares_is_what_the_watcher_takes_its_names_for(run: R
     assert declared == set(SHORT_NAMES) - {"mask_mAP", "latency_ms"}
 
 
-def test_every_message_is_one_of_the_schema(run: Run) -> None:
+def test_every_message_is_one_of_the_schema(run: Run, told: list[dict[str, Any]]) -> None:
     kinds = ("phase", "hello", "ready")
     assert {reply["type"] for reply in run.started} == set(kinds)
-    run.client.evaluate("model_dir/ckpt-2")
-    run.client.evaluate("model_dir/ckpt-99")
-    assert complaints([*run.started, *run.client.replies]) == []
+    failed = run.client.evaluate("model_dir/ckpt-99")
+    assert complaints([*run.started, *told, failed]) == []
 
 
 def test_a_checkpoint_without_the_model_is_no_score(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,13 @@ def test_a_worker_that_outlives_its_watcher_keeps_the_folder(temporary: Path):
         worker.join()
     with Scratch():
         assert not folder.exists()
+
+
+def test_what_the_tests_start_has_a_temporary_folder_that_goes_with_them(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    assert tmp_path_factory.getbasetemp() in Path(tempfile.gettempdir()).parents
+    assert os.environ["TMPDIR"] == tempfile.gettempdir()
 
 
 def test_where_no_folder_can_be_made_workers_go_without(

@@ -62,6 +62,11 @@ class Trained:
         return self.folder / "first"
 
     @property
+    def temporary(self) -> Path:
+        """The temporary folder of the watcher, and so of its workers."""
+        return self.folder / "temporary"
+
+    @property
     def _reference(self) -> Path:
         return self.folder / "reference.json"
 
@@ -74,13 +79,16 @@ class Trained:
         watcher = Watcher(self.folder)
         draw_shapes(self.python, self.folder, SHAPES)
         config = (PROGRAMS / "ssd_fixed.config").read_text()
+        config = config.replace("train_config { batch_size: 8", "train_config { batch_size: 4")
         config = config.replace("num_visualizations: 0", f"num_visualizations: {PICTURES}")
         for name in ("train.tfrecord", "val.tfrecord", "label_map.pbtxt"):
             config = config.replace(f'"{name}"', f'"{self.folder / name}"')
         self.pipeline.write_text(config)
         try:
             flags = ["--top-k", 2, "--patience", 1, "--min-delta", 1]
-            daemon = watcher.start(*self.flags(), *flags, CHECKPOINT_WATCHER_TENSORBOARD="true")
+            self.temporary.mkdir()
+            variables = {"TMPDIR": self.temporary, "CHECKPOINT_WATCHER_TENSORBOARD": "true"}
+            daemon = watcher.start(*self.flags(), *flags, **variables)
             # Or the trainer would rotate checkpoints away that are to be compared.
             wait_until(watcher.database.exists, "the watcher has begun")
             wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready", 200)

@@ -25,7 +25,11 @@ SPOILED = {
     "nan": (floats([0, math.nan, 0]), "not_finite"),
     "wider": (floats([0, 0, 0, 0]), "unmatched_variables"),
 }
-DEFAULT = ("retinanet", "retinanet_ema", "classification")
+DEFAULT = (
+    "retinanet",
+    pytest.param("retinanet_ema", marks=pytest.mark.families),
+    "classification",
+)
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def test_nothing_is_written_into_model_dir(evaluated: Evaluated):
     assert there == names
 
 
+@pytest.mark.families
 def test_the_whole_eval_set_is_measured_where_that_is_asked_for_under_another_fingerprint(
     evaluated_once: Callable[[str], Evaluated], tmp_path: Path
 ):

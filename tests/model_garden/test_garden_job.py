@@ -87,6 +87,7 @@ def test_tensorboard_has_the_curve_in_model_gardens_own_folder(job: Job):
     assert len(files) == len(job.run.prefixes)
 
 
+@pytest.mark.families
 def test_model_garden_takes_best_as_it_is(job: Job, tmp_path: Path):
     """It evaluates the best of it, with the numbers that are recorded, exports it and trains on."""
     best, run = job.watcher.model_dir / "best", job.run

@@ -20,8 +20,10 @@ class Network:
 
     batched_prediction_tensor_names = ("scores",)
 
-    def __init__(self, kernel):
+    def __init__(self, kernel, anchor):
         self.kernel = tf.Variable(kernel)
+        self.trainable_variables = [self.kernel]
+        self._anchor = anchor
 
     def predict(self, images, shapes):
         """Returns the predictions: by a convolution, or by a product with one row an image."""
@@ -29,7 +31,7 @@ class Network:
             scores = tf.nn.conv2d(images, self.kernel, 1, "SAME")
         else:
             scores = tf.reshape(images, [images.shape[0], -1]) @ self.kernel
-        return {"scores": scores, "anchors": tf.ones([4])}
+        return {"scores": scores + self._anchor, "anchors": tf.ones([4])}
 
     def regularization_losses(self):
         """Returns a loss for the weights."""
@@ -45,8 +47,8 @@ class Model:
 
     autograph = False
 
-    def __init__(self, kernel, random_outputs=()):
-        self.network = Network(kernel)
+    def __init__(self, kernel, random_outputs=(), anchor=0.0):
+        self.network = Network(kernel, anchor)
         self.random_outputs = set(random_outputs)
         self._traced = tf.function(self.losses_and_detections, autograph=False)
 
@@ -117,12 +119,15 @@ def proofs():
     found = {
         "convolution": told(settled(Model(filters), eval_set)),
         "product": told(settled(Model(product), eval_set)),
+        # Rounded away beside the anchor, until the weights have grown.
+        "small product": told(settled(small := Model(1e-30 * product, anchor=1.0), eval_set)),
         "random": told(settled(Model(filters, {"Loss/scores"}), eval_set)),
         "few": told(settled(Model(filters), EvalSet(generator, 4))),
         "slow": told(settled(Model(filters), eval_set, seconds=2.0)),
         "pipeline": told(settled(Model(filters), eval_set, Pipeline(batch_size=8))),
         "fixed": told(settled(Model(filters), eval_set, Pipeline(fixed_batch_size=True))),
     }
+    found["small product"]["put back"] = bool(np.all(small.network.kernel == 1e-30 * product))
     # All weights zero hide what those of a checkpoint show.
     late = settled(Model(np.zeros_like(product)), eval_set)
     found["before the checkpoint"] = told(late)

@@ -125,6 +125,11 @@ def test_best_is_what_the_database_says_and_tensorflow_and_the_exporter_take_it_
     assert (job.folder / "exported" / "saved_model" / "saved_model.pb").stat().st_size > 0
 
 
+def test_watcher_and_worker_leave_nothing_in_their_temporary_folder(job: Job):
+    """Not the code that TensorFlow generates either, though the worker is ended at once."""
+    assert list(job.run.temporary.iterdir()) == []
+
+
 def test_the_sentinel_tells_why_and_which_is_best(job: Job):
     notice = job.watcher.stop_notice()
     assert notice["reason"] == "patience"

@@ -35,6 +35,7 @@ _BESIDE: Mapping[str, tuple[str, ...]] = {
     "eval_dir": ("tensorboard",),
     "health_seconds": ("listen",),
     "notify_seconds": ("notify", "notify_command"),
+    "confirmed": ("notify", "notify_command"),
 }
 _BESIDE_OF_LAUNCHER: Mapping[str, tuple[str, ...]] = {"drain_timeout": ("watch",)}
 
@@ -97,6 +98,7 @@ def doubts(settings: Settings) -> list[Doubt]:
         *_places(settings, others),
         *_stopping(settings, main),
         *_memory(settings),
+        *_noise(settings, (main, *others)),
         *_idle(settings, _BESIDE),
     ]
 
@@ -166,6 +168,17 @@ def _memory(settings: Settings) -> Iterator[Doubt]:
             f" ({settings.carrier.worker_memory_limit}): a worker whose eval set fills it is"
             " replaced after each evaluation",
             "set worker_memory_limit some gigabytes higher than eval_cache_mib",
+        )
+
+
+def _noise(settings: Settings, every: Iterable[Board]) -> Iterator[Doubt]:
+    by_noise = any(board.policy.ties_by == "noise" for board in every)
+    named = [*["ties_by (noise)"] * by_noise, *["confirmed"] * settings.ranking.confirmed]
+    if named and not settings.evaluator.replicates:
+        yield Doubt(
+            f"{' and '.join(named)} cannot be told with replicates (0): nothing is known of the"
+            " noise of a score",
+            "leave replicates out, or set it to 1000",
         )
 
 

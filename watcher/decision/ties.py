@@ -98,6 +98,19 @@ def difference(one: Numbers, other: Numbers, measured: float) -> Difference | No
     return Difference(measured, *ends) if ends else None
 
 
+def tie_set(replicates: Mapping[int, Numbers], best: int, mode: Mode) -> set[int]:
+    """Return the evaluations that are not worse than the best, at one-sided LEVEL; with itself.
+
+    Args:
+        replicates, best, mode: As `standings` takes them.
+    """
+    if best not in replicates:
+        return {best}
+    better = operator.gt if mode == "max" else operator.lt
+    of_best = replicates[best]
+    return {id_ for id_, one in replicates.items() if not _surely(better, of_best, one)}
+
+
 def standings(
     replicates: Mapping[int, Numbers], best: int, mode: Mode, top_k: int
 ) -> dict[int, Standing]:
@@ -136,7 +149,7 @@ def standings(
 
 
 def _surely(better: Callable[[float, float], bool], one: Numbers, other: Numbers) -> bool:
-    return sum(map(better, one, other)) >= LEVEL * len(one)
+    return sum(map(better, one, other)) >= LEVEL * min(len(one), len(other))
 
 
 def _shares(

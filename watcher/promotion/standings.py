@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 from watcher.decision.board import Board
 from watcher.decision.ties import CANDIDATES, Draws, Numbers, interval, standings
@@ -14,13 +14,38 @@ from watcher.types import ScoredCheckpoint
 _AT_ONCE = 32
 
 
+class ScoreDraws:
+    """A board's score in each replicate, of those evaluations that are asked for; read once."""
+
+    def __init__(self, board: Board, store: Store) -> None:
+        self._metric, self._store = board.metric, store
+        self._known: dict[int, tuple[tuple[str, int], Numbers]] = {}
+        self._revision: object = None
+
+    def of(self, ids: Collection[int], best: int) -> dict[int, Numbers]:
+        """Return evaluation id to its score's replicates, where they are on the draws of `best`."""
+        if self._revision != self._store.ledger.revision:
+            self._known, self._revision = {}, self._store.ledger.revision
+        wanted = {*ids, best}
+        self._known = {id_: one for id_, one in self._known.items() if id_ in wanted}
+        missing = wanted - self._known.keys()
+        for id_, draws in draws_of(self._store.ledger, missing, self._metric.keys).items():
+            values = draws.of(self._metric)
+            if values is not None:
+                self._known[id_] = draws.identity, values
+        if best not in self._known:
+            return {}
+        identity = self._known[best][0]
+        return {id_: values for id_, (of, values) in self._known.items() if of == identity}
+
+
 class Standings:
     """Intervals of the main board's score, and how the best stand to each other."""
 
     def __init__(self, board: Board, store: Store) -> None:
         self._board, self._store = board, store
+        self._draws = ScoreDraws(board, store)
         self._seen: tuple[object, ...] | None = None
-        self._known: dict[int, tuple[tuple[str, int], Numbers]] = {}
 
     def update(self, best: ScoredCheckpoint | None) -> None:
         """Record what there is to say as of now; `best` has the first place.
@@ -33,26 +58,13 @@ class Standings:
         state = (best and best.evaluation_id, ledger.revision, self._store.replicates.recorded)
         if state == self._seen:
             return
-        found = self._of(best.evaluation_id) if best else {}
-        policy = self._board.policy
+        policy, found = self._board.policy, dict[int, Numbers]()
+        if best:
+            ids = ledger.best_evaluations(policy.mode, CANDIDATES)
+            found = self._draws.of(ids, best.evaluation_id)
         told = standings(found, best.evaluation_id, policy.mode, policy.top_k) if best else {}
         self._store.replicates.set_standings(told)
         self._seen = state
-
-    def _of(self, best: int) -> Mapping[int, Numbers]:
-        """Return the score's replicates of the best evaluations, as far as they can be paired."""
-        ids = self._store.ledger.best_evaluations(self._board.policy.mode, CANDIDATES)
-        wanted = {*ids, best}
-        self._known = {id_: one for id_, one in self._known.items() if id_ in wanted}
-        missing = wanted - self._known.keys()
-        for id_, draws in draws_of(self._store.ledger, missing, self._board.metric.keys).items():
-            values = draws.of(self._board.metric)
-            if values is not None:
-                self._known[id_] = draws.identity, values
-        if best not in self._known:
-            return {}
-        identity = self._known[best][0]
-        return {id_: values for id_, (of, values) in self._known.items() if of == identity}
 
     def _fill_intervals(self) -> None:
         replicates, metric = self._store.replicates, self._board.metric

@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
+from watcher.decision.metric import parse_metric
 from watcher.store.reading import Reader
+from watcher.store.replicates import paired
 
 OPEN_STATES = ("pending", "leased")
 _BUSY_SECONDS = 0.5
@@ -147,6 +149,18 @@ class FactReader(Reader):
         None as well where none ever was.
         """
         return self.stands("recovered", "held_back")
+
+    def surely_better(self, sha256: str, other: str) -> bool:
+        """Tell whether the score of one checkpoint is better than another's beyond the noise.
+
+        By the paired difference of their replicates; False where one has none, or no score.
+        """
+        run = self.run()
+        rows = {row.sha256: row for row in (*self.scored(), *self.scored_averages())}
+        if not {sha256, other} <= rows.keys():
+            return False
+        found = paired(self, parse_metric(run["metric"]), rows[sha256], rows[other])
+        return found is not None and (found.low > 0 if run["mode"] == "max" else found.high < 0)
 
     def follow(self, totals: Totals) -> None:
         """Add the evaluations recorded since to `totals`."""
