@@ -90,6 +90,11 @@ def test_an_average_has_a_place_in_best_as_it_is_set(watcher: Watcher, promote, 
     assert in_folder(watcher.best_dir) == set(best)
     (first,) = watcher.query("SELECT checkpoint, score FROM best")
     assert first["checkpoint"] == best[0]
+    shown = cli("metrics", watcher.model_dir, "best", "--json")
+    assert json.loads(shown.stdout)["checkpoint"] == best[0]
+    compared = cli("compare", watcher.model_dir, "ckpt-3-average1", "ckpt-1")
+    assert compared.returncode == 0, compared.stderr
+    assert cli("status", watcher.model_dir).returncode == 0
     told = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
     assert [row["checkpoint"] for row in told["leaders"]][:2] == best
     assert told["first_stop"] is None

@@ -15,7 +15,7 @@ from watcher.errors import StoreError
 from watcher.store.connection import ReadOnly
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.relocation import find_model_dir, inside, recorded_settings
-from watcher.store.rows import COUNTING, QUEUE_ORDER, Rows
+from watcher.store.rows import COUNTING, COUNTING_ALL, QUEUE_ORDER, Rows
 from watcher.store.views import history_of
 from watcher.types import ScoredCheckpoint
 
@@ -163,8 +163,8 @@ class Reader(ReadOnly, Rows):
 
     # -- the evaluations
 
-    def evaluated(self) -> list[dict[str, Any]]:
-        """Return every evaluation that counts, by generation and step.
+    def evaluated(self, *, averages: bool = False) -> list[dict[str, Any]]:
+        """Return every evaluation that counts, by generation and step, also of averages if asked.
 
         The columns: `run, checkpoint, global_step, sha256, score, evaluated_at, generation,
         evaluation_id, checkpoint_id`.
@@ -172,7 +172,8 @@ class Reader(ReadOnly, Rows):
         return self.all(
             "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.sha256, e.score,"
             " e.evaluated_at, c.generation, e.id AS evaluation_id, c.id AS checkpoint_id"
-            f" FROM {COUNTING} ORDER BY c.generation, c.global_step, c.id"
+            f" FROM {COUNTING_ALL if averages else COUNTING}"
+            " ORDER BY c.generation, c.global_step, c.id"
         )
 
     def curve(self) -> list[tuple[int, float]]:

@@ -30,6 +30,9 @@ COUNTING = (
     " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
 )
 
+# The same, averages among them.
+COUNTING_ALL = COUNTING.replace("checkpoints c", "all_checkpoints c")
+
 _NAMED = (
     "c.id, c.name, c.state, c.reason, c.sha256, c.global_step, c.generation, c.kept, c.pin_path,"
     " c.kind, e.id AS evaluation_id FROM all_checkpoints c JOIN runs r ON r.id = c.run_id"
