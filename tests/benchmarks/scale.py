@@ -125,7 +125,9 @@ def _fill(database: Path, evaluations: int) -> None:
                 [n, f"ckpt-{n}", n, sha, 100 * n],
             )
             db.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, 8, 'cpu', '2026-01-01T00:00:00.000Z',"
+                "INSERT INTO evaluations (id, checkpoint_id, fingerprint, score, images, device,"
+                " started_at, evaluated_at, eval_seconds, timings, versions, details)"
+                " VALUES (?, ?, ?, ?, 8, 'cpu', '2026-01-01T00:00:00.000Z',"
                 " '2026-01-01T00:00:00.000Z', 1.0, '{}', '{}', '{}')",
                 [n, n, FINGERPRINT, n / evaluations / 2],
             )

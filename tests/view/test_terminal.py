@@ -335,7 +335,9 @@ def test_each_command_answers_a_long_run_in_half_a_second_of_cpu(done: Watcher):
                 [number] * 5,
             )
             db.execute(
-                "INSERT INTO evaluations SELECT ?, ?, fingerprint, ? / 3000.0, images, device,"
+                "INSERT INTO evaluations (id, checkpoint_id, fingerprint, score, images, device,"
+                " started_at, evaluated_at, eval_seconds, timings, versions, details)"
+                " SELECT ?, ?, fingerprint, ? / 3000.0, images, device,"
                 " started_at, evaluated_at, eval_seconds, timings, versions, details"
                 " FROM evaluations WHERE id = 1",
                 [number] * 3,
