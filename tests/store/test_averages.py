@@ -59,6 +59,21 @@ def test_parents_are_needed_until_the_average_has_its_score(averaged: Store):
     assert averaged.queue.open_count() == 0
 
 
+def test_an_average_that_is_written_again_is_the_one_of_before_and_has_its_files_again(
+    averaged: Store,
+):
+    write(averaged)
+    score(averaged, 0.4)
+    (row,) = averaged.ledger.scored_averages()
+    averaged.queue.forget_pin(row.checkpoint_id)
+    averaged.averages.ask("again", [3, 2], [2, 3], NOW)
+    write(averaged)
+    (again,) = averaged.ledger.scored_averages()
+    assert (again.checkpoint_id, again.score) == (row.checkpoint_id, 0.4)
+    assert again.pin is not None
+    assert averaged.queue.open_count() == 0
+
+
 def test_an_average_is_evaluated_after_all_that_the_trainer_saved(averaged: Store):
     write(averaged)
     add(averaged, 4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,20 +42,23 @@ class AverageWriting:
         self._settling: tuple[AverageJob, Job[Pin]] | None = None
         self._settled: tuple[AverageJob, Pin] | None = None
 
-    @property
-    def busy(self) -> bool:
-        """True while what was written is verified, or is to be recorded."""
-        return bool(self._settling or self._settled)
-
     def waits(self) -> bool:
         """True when an average can be given to a worker."""
-        idle = self._asked is None and not self.busy
-        return idle and self._store.averages.waiting() is not None
+        if self._asked or self._settling or self._settled:
+            return False
+        return self._store.averages.waiting() is not None
+
+    def is_due(self, supervisors: Iterable[Supervisor]) -> bool:
+        """True when there is something to do now: to verify, or to give to one of these."""
+        if self._settling or self._settled:
+            return True
+        return any(_can_take(supervisor) for supervisor in supervisors) and self.waits()
 
     def offer(self, supervisor: Supervisor, now: float, steady: float) -> None:
-        """Have an idle worker write the next average, if there is one and the device works."""
-        if supervisor.leases or supervisor.ready is None or not supervisor.breaker.closed:
+        """Have a worker write the next average, if there is one and nothing else is with it."""
+        if not _can_take(supervisor):
             return
+        assert supervisor.ready
         while self.waits() and (job := self._store.averages.waiting()):
             parents = self._store.averages.parents(job)
             gone = [name for name, prefix in parents if prefix is None]
@@ -169,3 +173,9 @@ class AverageWriting:
     def _fail(self, job: AverageJob, reason: str, now: float) -> None:
         self._store.averages.fail(job, reason, now)
         _log.error("cannot average", average=job.name, reason=reason)
+
+
+def _can_take(supervisor: Supervisor) -> bool:
+    """True when a worker is idle, on a device that works."""
+    idle = supervisor.ready is not None and supervisor.idle and not supervisor.leases
+    return idle and supervisor.breaker.closed

@@ -206,7 +206,7 @@ class Dispatcher:
         waited for by the clock: the worker's next message wakes the loop.
         """
         pool = self.pool
-        if self._averages.busy or (pool.free and self._averages.waits()):
+        if self._averages.is_due(pool):
             return -math.inf
         if not (pool.free or pool.resting or pool.has_room):
             return math.inf

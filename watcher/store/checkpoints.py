@@ -204,6 +204,11 @@ class Checkpoints:
         }
         if self._db.insert("all_checkpoints", row, ignore=True):
             self._db.event(now, "averaged", "written and pinned", name)
+        self._db.run(  # written before, and let go of since
+            "UPDATE all_checkpoints SET pin_path = ?, pin_method = ? WHERE run_id = ?"
+            " AND sha256 = ? AND kind = ? AND pin_path IS NULL",
+            [row["pin_path"], pin.method, self._run_id, pin.sha256, AVERAGED],
+        )
         sql = "SELECT id FROM all_checkpoints WHERE run_id = ? AND sha256 = ?"
         return int(self._db.value(sql, [self._run_id, pin.sha256]))
 
