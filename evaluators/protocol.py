@@ -63,6 +63,16 @@ class Evaluate(Message):
 
 
 @dataclass
+class Average(Message):
+    """Asks for the average of checkpoints, the newest of which is last."""
+
+    TYPE = "average"
+    id: str
+    prefixes: List[str]
+    prefix: str
+
+
+@dataclass
 class Cancel(Message):
     """Gives an evaluation up; it is answered all the same."""
 
@@ -245,6 +255,15 @@ class Replicates(Message):
 
 
 @dataclass
+class Averaged(Message):
+    """The average is written."""
+
+    TYPE = "averaged"
+    id: str
+    variables: int
+
+
+@dataclass
 class Failed(Message):
     """This checkpoint gets no score."""
 
@@ -256,7 +275,7 @@ class Failed(Message):
     detail: Optional[str] = None
 
 
-_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Cancel, Stop)}
+_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Average, Cancel, Stop)}
 
 
 def read_request(line):

@@ -82,6 +82,20 @@ class Evaluate(Struct, frozen=True, tag="evaluate"):
     prefix: str
 
 
+class Average(Struct, frozen=True, tag="average"):
+    """Write the average of checkpoints; only for a worker whose `jobs` have it.
+
+    Attributes:
+        id: Every message about it bears it.
+        prefixes: Of the checkpoints, two or more, the newest last.
+        prefix: Where to write; its folder is there.
+    """
+
+    id: Name
+    prefixes: list[str]
+    prefix: str
+
+
 class Cancel(Struct, frozen=True, tag="cancel"):
     """Give an evaluation up; only for a worker that can. It is answered all the same."""
 
@@ -301,6 +315,13 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
     image_names: list[str] | None = None
 
 
+class Averaged(Struct, frozen=True, tag="averaged"):
+    """The average is written, whole, at the prefix that was asked for."""
+
+    id: Name
+    variables: Count
+
+
 class Failed(Struct, frozen=True, tag="failed"):
     """This checkpoint gets no score; the worker lives on.
 
@@ -316,8 +337,8 @@ class Failed(Struct, frozen=True, tag="failed"):
     detail: str | None = None
 
 
-Request = Start | Evaluate | Cancel | Stop
-Answer = Progress | Free | Result | Replicates | Failed
+Request = Start | Evaluate | Average | Cancel | Stop
+Answer = Progress | Free | Result | Replicates | Averaged | Failed
 Reply = Hello | Phase | Ready | Error | Heartbeat | Answer
 
 

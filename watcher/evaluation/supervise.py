@@ -10,8 +10,9 @@ records it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
@@ -20,6 +21,7 @@ from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillT
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.events import (
+    AverageWritten,
     Evaluated,
     GaveWay,
     HeldBack,
@@ -114,6 +116,12 @@ class Supervisor:
         """What the worker has begun to do before it is ready, and when."""
         return self.session.phases if self.session else []
 
+    def seconds_each(self, until: float) -> str:
+        """Say how long each phase of the start took: `importing TensorFlow 12 s, ...`."""
+        ends = [*(began for _, began in self.phases[1:]), until]
+        told = zip(self.phases, ends, strict=True) if self.phases else ()
+        return ", ".join(f"{name} {end - at:.0f} s" for (name, at), end in told)
+
     @property
     def leases(self) -> tuple[Lease, ...]:
         """What the worker evaluates now, in the order it was asked."""
@@ -191,6 +199,12 @@ class Supervisor:
             session.stepped_back = True
             self._asked_at = -math.inf
 
+    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
+        """Have the idle worker write an average; what comes of it is told by `tick`."""
+        assert self.session is not None and self.idle
+        self.breaker.given()
+        self.session.average(lease, prefixes, now)
+
     def tick(self, now: float) -> list[WorkerEvent]:
         """Start a worker if there is none, and take what the present one has to say.
 
@@ -255,7 +269,7 @@ class Supervisor:
                 limit = self.limits.memory_bytes
                 if limit is not None and session.worker.resident_bytes() > limit:
                     session.go(WorkerStep.GREW)
-            case Rejected(permanent=True):
+            case Rejected(permanent=True) | AverageWritten():
                 self.breaker.answered()
             case Rejected(lease, code, message) if code != DATASET_CHANGED:
                 counts = self.breaker.broke([lease.checkpoint_id], f"{code}: {message}")
