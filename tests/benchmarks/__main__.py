@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
@@ -71,4 +72,6 @@ def main() -> None:
             write(sections)
 
 
-main()
+# What workers that are killed leave goes with it.
+with tempfile.TemporaryDirectory(prefix="bench-") as os.environ["TMPDIR"]:
+    main()
