@@ -7,6 +7,7 @@
 # TRAINER    what make demo trains with: od-api or model-garden
 # TESTERS    how many tests make test runs at once
 # SETS, KEEP the sets of make test-tensorflows, all where none is named; whether to keep them in build/sets
+# TORCH_PYTHON   an interpreter with torch, for make test-gpu; else CUDA's driver keeps the GPU busy
 # MINUTES, SEED  how long make soak lasts, and what its faults are drawn with
 
 SHELL := /bin/bash
@@ -23,6 +24,7 @@ TRAINER ?= od-api
 TESTERS ?= 4
 MINUTES ?= 30
 SEED ?= 4
+TORCH_PYTHON ?= $(VENV_PYTHON)
 MAN_DIR ?= build/man/man1
 
 LISTS := deploy/requirements
@@ -53,7 +55,7 @@ KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo lint check test test-families test-tensorflows test-systemd bench soak docs environments requirements man clean distclean
+.PHONY: help demo lint check test test-families test-tensorflows test-systemd test-gpu bench soak docs environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes; TRAINER=model-garden"
@@ -62,6 +64,7 @@ help:
 	@echo "make test-families  rarer models, each against its framework's own evaluation"
 	@echo "make test-tensorflows  the Object Detection API on each TensorFlow; SETS='py311-tf214 ...'"
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
+	@echo "make test-gpu  devices, locks and turns on an NVIDIA GPU, in a minute or two"
 	@echo "make bench   latency, idle cost and seconds a checkpoint on this machine"
 	@echo "make soak    MINUTES=30 of faults at random beside a busy run, SEED=4"
 	@echo "make docs    the site of docs/, in build/site"
@@ -104,6 +107,10 @@ test-tensorflows: environments
 test-systemd: $(PROJECT_STAMP)
 	@PYTHONPATH=tests/helpers:tests $(VENV_PYTHON) tests/systemd/machine.py
 	.venv/bin/pytest tests/systemd/services.py
+
+# Needs an NVIDIA GPU and no TensorFlow; without one nothing is run, and make fails.
+test-gpu: $(PROJECT_STAMP)
+	PYTHONPATH=tests/helpers:tests:. $(VENV_PYTHON) tests/gpu/checks.py --torch-python $(TORCH_PYTHON) --write
 
 # Writes the generated parts of the pages anew; a link that leads nowhere is an error.
 docs: $(PROJECT_STAMP) $(DOCS_STAMP)

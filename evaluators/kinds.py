@@ -10,7 +10,8 @@ A kind is a class; `worker.py` makes one and asks it, in this order:
   (images done, images in all), again and again: an evaluation is cancelled there. It returns a
   function that is called when nothing else of the worker runs, and returns another one, which
   computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
-  its id
+  its id. Where it can, it adds `replicates`: what `coco.resampler` returns, whose `compute` is
+  called once the result is sent
 
 A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint without a score
 `protocol.Failure`. The capabilities are the runtime's, and are said by it.

@@ -45,6 +45,7 @@ class Start(Message):
     snapshot: Optional[Dict[str, Any]] = None
     artefacts_dir: Optional[str] = None
     heartbeat_seconds: Optional[float] = None
+    replicates: int = 0
 
     def set_up(self):
         """Returns the common fields and the kind's options in one dict."""
@@ -212,6 +213,33 @@ class Result(Message):
     model_variables: Optional[int] = None
     warnings: List[str] = field(default_factory=list)
     artefacts: List[Artefact] = field(default_factory=list)
+    replicates_follow: bool = False
+
+
+@dataclass
+class Replicated:
+    """A metric in every replicate; of a category where `category` is its id."""
+
+    name: str
+    category: Optional[int]
+    objects: int
+    low: float
+    high: float
+    values: Optional[str] = None
+
+
+@dataclass
+class Replicates(Message):
+    """What a result would be on other eval sets, drawn from this one."""
+
+    TYPE = "replicates"
+    id: str
+    scheme: str
+    images: int
+    count: int
+    level: float
+    metrics: List[Replicated] = field(default_factory=list)
+    influences: Optional[str] = None
 
 
 @dataclass

@@ -185,8 +185,24 @@ class Server:
         from evaluators import protocol
 
         result = self._attempt(finish, request, wait=False)
-        if result is not None:
-            self._replies.send(protocol.Result(id=request.id, **result))
+        if result is None:
+            return
+        resampler = result.pop("replicates", None)
+        follow = resampler is not None
+        self._replies.send(protocol.Result(id=request.id, replicates_follow=follow, **result))
+        if follow:
+            self._resample(resampler, request)
+
+    def _resample(self, resampler, request):
+        """Computes what no score waits for; where that fails the score stands without it."""
+        from evaluators import protocol
+
+        try:
+            said = resampler.compute()
+        except Exception:
+            print(protocol.last_traceback(), file=sys.stderr, flush=True)
+            said = {"scheme": "", "images": 0, "count": 0, "level": 0.0}
+        self._replies.send(protocol.Replicates(id=request.id, **said))
 
     def _attempt(self, work, request, wait=True):
         """Returns what `work` returns, or sends why there is no score and returns None."""

@@ -119,6 +119,43 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicated:
+    """One metric of an evaluation on eval sets drawn anew from its own.
+
+    Attributes:
+        category: '' for an overall metric.
+        objects: How many there are to find.
+        low: Lower end of the interval, and `high` the upper one.
+        values: Little-endian float32, one a replicate; None where they are not kept.
+    """
+
+    name: str
+    category: str
+    objects: int
+    low: float
+    high: float
+    values: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replicates:
+    """All of an evaluation.
+
+    Attributes:
+        scheme: How they are drawn: those of one scheme and as many images have the same draws.
+        level: Of the intervals.
+        influences: Little-endian float32, one an image; None where it is not told.
+    """
+
+    scheme: str
+    images: int
+    count: int
+    level: float
+    metrics: tuple[Replicated, ...] = ()
+    influences: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredCheckpoint:
     """One row of the ledger as ranking and stopping see it.
 

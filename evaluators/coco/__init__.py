@@ -9,10 +9,12 @@ from evaluators.coco.backends import (
     BACKENDS,
     EXACT_BACKENDS,
     choose_backend,
+    evaluate,
     precision_and_recall,
     usable,
 )
 from evaluators.coco.columns import Columns, run_lengths
+from evaluators.coco.intervals import resampler
 from evaluators.coco.summary import mean, summarize
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "EXACT_BACKENDS",
     "Columns",
     "choose_backend",
+    "evaluate",
+    "resampler",
     "usable",
     "mean",
     "precision_and_recall",

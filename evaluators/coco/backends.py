@@ -65,6 +65,19 @@ def precision_and_recall(backend, truth, detections):
     return _EVALUATE[backend](truth, detections)
 
 
+def evaluate(backend, truth, detections):
+    """Returns arrays of precision and recall, and a function that returns what is Matched.
+
+    That is called once, when there is time; what it returns is None where nothing can be matched.
+    """
+    if backend == "numpy":
+        matched = vectorised.match(truth, detections)
+        arrays = matched.arrays() if matched else reference.evaluate(truth, detections)
+        return (*arrays, lambda: matched)
+    arrays = precision_and_recall(backend, truth, detections)
+    return (*arrays, lambda: vectorised.match(truth, detections))
+
+
 def _evaluate_hotcoco(truth, detections):
     import hotcoco
 
@@ -101,8 +114,13 @@ def _evaluate_faster(truth, detections):
     )
 
 
+def _evaluate_numpy(truth, detections):
+    matched = vectorised.match(truth, detections)
+    return matched.arrays() if matched else reference.evaluate(truth, detections)
+
+
 _EVALUATE = {
-    "numpy": vectorised.evaluate,
+    "numpy": _evaluate_numpy,
     "hotcoco": _evaluate_hotcoco,
     "faster-coco-eval": _evaluate_faster,
     "pycocotools": reference.evaluate,

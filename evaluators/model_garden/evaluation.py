@@ -44,6 +44,7 @@ class Evaluation:
         self._experiment = Experiment(request, snapshot, self._device != "cpu")
         self._parts = identity(self._experiment, versions)
         self._backend = coco.choose_backend(request.get("coco_backend"))
+        self._replicates = request.get("replicates")
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._files = fingerprint.FileStates(self._experiment.files)
         begin("reading the eval set")
@@ -149,8 +150,8 @@ class Evaluation:
 
     def _result(self, step, values, by_category, compute, clock, cost):
         with clock.measure("metrics"):
-            coco, coco_by_category = compute()
-        values = {**values, **_scalars(coco)}
+            found, coco_by_category, measured = compute()
+        values = {**values, **_scalars(found)}
         metric, _ = primary(self._metric_names, self._experiment.params)
         check_finite(values, lambda name: "loss" in name or name == metric)
         values[LATENCY] = cost[LATENCY]
@@ -169,6 +170,7 @@ class Evaluation:
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
+            "replicates": coco.resampler(self._replicates, measured),
         }
 
     def _dry_run(self):

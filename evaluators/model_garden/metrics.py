@@ -95,27 +95,28 @@ class DeferredCoco:
     def taken(self):
         """Returns a function that computes the metrics of what was collected, to be called once.
 
-        It returns ({metric: value}, [(metric, category, value)]).
+        It returns ({metric: value}, [(metric, category, value)], [what `coco.resampler` takes]).
         """
         taken, self._taken = self._taken, None
         if taken is None:
-            return lambda: ({}, [])
+            return lambda: ({}, [], [])
         if taken._include_keypoint:
-            return lambda: (taken.result(), [])
+            return lambda: (taken.result(), [], [])
         return lambda: self._compute(taken)
 
     def _compute(self, taken):
-        values, by_category = {}, []
+        values, by_category, to_resample = {}, [], []
         truths = self._truths_of(taken)
         table = _detections(taken, truths[0].known)
         for truth in truths:
-            precision, recall = coco.precision_and_recall(self._backend, truth, table)
+            precision, recall, match = coco.evaluate(self._backend, truth, table)
             prefix = PREFIXES[truth.iou_type]
+            to_resample.append(([prefix + name for name, _ in CATEGORY_PRECISIONS], match))
             found = coco.summarize(precision, recall)
             for name, value in zip((*NAMES, *RECALLS), found):
                 values[prefix + name] = np.float32(value)
             by_category += _by_category(prefix, truth.known, precision, recall)
-        return values, by_category
+        return values, by_category, to_resample
 
     def _truths_of(self, taken):
         """Returns a Truth for each type, read once for the images that were evaluated."""

@@ -9,7 +9,7 @@ import numpy as np
 from object_detection.core import standard_fields
 from object_detection.metrics import coco_tools
 
-from evaluators.coco import Columns, mean, precision_and_recall, summarize
+from evaluators.coco import Columns, evaluate, mean, summarize
 
 FIELDS = standard_fields.InputDataFields
 SETS = {
@@ -96,6 +96,7 @@ class CocoMetrics:
         self._eval_config = eval_config
         self._seen = set()
         self._detections = Columns(known=truth.known)
+        self._match = None
 
     def add(self, detections):
         """Takes one batch of detections (`detections.AbsoluteDetections`)."""
@@ -113,7 +114,7 @@ class CocoMetrics:
 
     def compute(self):
         """Returns ({metric: value}, [category metric]) under the OD API's names."""
-        precision, recall = precision_and_recall(self._backend, self._truth, self._detections)
+        precision, recall, self._match = evaluate(self._backend, self._truth, self._detections)
         stats = summarize(precision, recall)
         prefix = self._truth.prefix
         metrics = {
@@ -123,6 +124,10 @@ class CocoMetrics:
         by_category = self._by_category(precision, recall)
         metrics.update(self._configured_categories(by_category))
         return metrics, by_category
+
+    def to_resample(self):
+        """Returns what `coco.resampler` takes of this set, once it is computed."""
+        return [self._truth.prefix + name for name, _ in CATEGORY_PRECISIONS], self._match
 
     def _by_category(self, precision, recall):
         """Averages COCOeval's arrays over one category at a time, by its id; -1 where it has none.

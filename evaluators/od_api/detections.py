@@ -1,22 +1,66 @@
-"""Detections of one batch as NumPy arrays, in pixels of the original image."""
+"""Detections and ground truth of one batch as NumPy arrays, in pixels of the original image.
+
+They are what `eval_util.result_dict_for_batched_example` gives, without its operations for each
+image. Float32 products and quotients and integer casts are the same in NumPy, so the numbers are
+equal to the last bit; masks go through the OD API's own functions.
+"""
 
 import numpy as np
 import tensorflow as tf
 from object_detection import eval_util
 from object_detection.core import standard_fields
 
-from evaluators.protocol import Failure
+from evaluators.protocol import Failure, Refusal
 
+FIELDS = standard_fields.InputDataFields
 DETECTIONS = standard_fields.DetectionResultFields
 # The OD API refuses normalised boxes beyond this: they would be pixels already.
 MAXIMUM_NORMALISED = 1.1
+_FLAGS = (
+    FIELDS.groundtruth_is_crowd,
+    FIELDS.groundtruth_difficult,
+    FIELDS.groundtruth_group_of,
+)
+
+
+def truth_arrays(features, labels, class_agnostic):
+    """Returns the ground truth of a batch but for masks, by the keys of an evaluation dict.
+
+    Args:
+        features, labels: the batch.
+        class_agnostic: whether the model gives no classes, so that all count as one.
+
+    Raises:
+        Refusal: a box reaches further than the OD API takes.
+    """
+    sizes = features[FIELDS.original_image_spatial_shape].numpy()
+    boxes = labels[FIELDS.groundtruth_boxes].numpy()
+    # Boxes are fractions of the padded image, and become ones of the image in it.
+    padded = np.array(features[FIELDS.original_image].shape[1:3], np.float32)
+    true = features[FIELDS.true_image_shape].numpy()[:, :2].astype(np.float32)
+    boxes = boxes * np.tile(np.float32(1) / (true / padded), 2)[:, None, :]
+    if boxes.size and not boxes.max() <= np.float32(MAXIMUM_NORMALISED):
+        raise Refusal(
+            "bad_records",
+            "a box of the eval records reaches to {:.8g}, and above {:g} of the image the OD API"
+            " breaks off".format(boxes.max(), MAXIMUM_NORMALISED),
+            "boxes are fractions of the image's width and height",
+        )
+    if class_agnostic:
+        classes = np.ones(boxes.shape[:2], np.int64)
+    else:
+        classes = np.argmax(labels[FIELDS.groundtruth_classes].numpy(), axis=2) + 1
+    return {
+        FIELDS.original_image_spatial_shape: sizes,
+        FIELDS.num_groundtruth_boxes: labels[FIELDS.num_groundtruth_boxes].numpy(),
+        FIELDS.groundtruth_boxes: boxes * np.tile(sizes.astype(np.float32), 2)[:, None, :],
+        FIELDS.groundtruth_classes: classes,
+        **{key: labels[key].numpy() for key in _FLAGS if key in labels},
+    }
 
 
 class AbsoluteDetections:
-    """What `eval_util.result_dict_for_batched_example` makes of detections, without its graph.
-
-    Float32 products and integer casts are the same in NumPy, so the numbers are equal to the last
-    bit; masks go through the OD API's own function.
+    """The detections of a batch.
 
     Args:
         detections: what the model's postprocess returned, as tensors or NumPy arrays.

@@ -40,6 +40,7 @@ class Evaluation:
         self._plugins = plugins.load(request.get("metric_plugins") or (), self._snapshot)
         self._pipeline = Pipeline(request, self._snapshot)
         self._backend = coco.choose_backend(request.get("coco_backend"))
+        self._replicates = request.get("replicates")
         begin("checking the eval records")
         # Which costs little beside building the model.
         records = record_checks.require_sound(self._pipeline)
@@ -182,6 +183,7 @@ class Evaluation:
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
+            "replicates": coco.resampler(self._replicates, metrics.to_resample()),
         }
 
     def _run(self, batches, clock, report, shown=None):

@@ -8,7 +8,7 @@ from object_detection.metrics import lvis_evaluation, lvis_tools
 from object_detection.utils import label_map_util
 
 from evaluators.od_api import coco
-from evaluators.od_api.detections import AbsoluteDetections
+from evaluators.od_api.detections import AbsoluteDetections, truth_arrays
 from evaluators.od_api.plugin_images import PluginMetrics, Truths
 from evaluators.protocol import Refusal
 
@@ -53,18 +53,19 @@ class MetricSets:
             self._add_batch(features, labels)
 
     def _add_batch(self, features, labels):
-        eval_dict = self.eval_dict(self._no_detections(features), labels, features)
-        arrays = {key: eval_dict[key].numpy() for key in _TRUTH_KEYS if key in eval_dict}
+        arrays = truth_arrays(features, labels, self.class_agnostic)
+        arrays[FIELDS.key] = features[inputs.HASH_KEY].numpy()
+        masks = FIELDS.groundtruth_instance_masks
         needed = any(truth.with_masks for truth in self.truths)
-        if needed and FIELDS.groundtruth_instance_masks not in eval_dict:
+        if needed and masks not in labels:
             raise Refusal(
                 "bad_pipeline_config",
                 "metrics_set coco_mask_metrics needs masks in the eval records",
                 "set load_instance_masks in the eval_input_reader",
             )
-        if needed or (self.plugin_truths and FIELDS.groundtruth_instance_masks in eval_dict):
-            masks = eval_dict[FIELDS.groundtruth_instance_masks]
-            arrays[FIELDS.groundtruth_instance_masks] = masks.numpy()
+        if needed or (self.plugin_truths and masks in labels):
+            found = self.eval_dict(self._no_detections(features), labels, features)
+            arrays[masks] = found[masks].numpy()
         for truth in self.truths:
             truth.add(arrays)
         if self.plugin_truths:
@@ -101,18 +102,6 @@ class MetricSets:
         if not self.class_agnostic:
             detections[DETECTIONS.detection_classes] = tf.zeros([batch, 0])
         return detections
-
-
-_TRUTH_KEYS = (
-    FIELDS.key,
-    FIELDS.original_image_spatial_shape,
-    FIELDS.num_groundtruth_boxes,
-    FIELDS.groundtruth_boxes,
-    FIELDS.groundtruth_classes,
-    FIELDS.groundtruth_is_crowd,
-    FIELDS.groundtruth_difficult,
-    FIELDS.groundtruth_group_of,
-)
 
 
 class Metrics:
@@ -163,6 +152,10 @@ class Metrics:
             # The same reduction as the OD API's, in the same precision.
             found[name] = tf.reduce_mean(np.array(values)).numpy()
         return {str(name): float(value) for name, value in found.items()}, by_category
+
+    def to_resample(self):
+        """Returns what `coco.resampler` takes of COCO's sets, once the metrics are computed."""
+        return [metrics.to_resample() for metrics in self._coco]
 
     def compute_plugins(self):
         """Returns ({metric: float or None}, [warning]) of the metric plugins."""

@@ -110,6 +110,7 @@ def scan(pipeline, take, deadline=None, tell=None):
     return count, True
 
 
+@tf.autograph.experimental.do_not_convert
 def _batches(pipeline):
     records = _numbered(pipeline)
     if is_sequence(pipeline.eval_input):

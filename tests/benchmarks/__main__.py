@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("coco", "daemon", "evaluator", "garden", "scale", "growth")
+BENCHMARKS = ("coco", "daemon", "evaluator", "families", "garden", "scale", "growth")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -72,6 +72,7 @@ def main() -> None:
             write(sections)
 
 
-# What workers that are killed leave goes with it.
-with tempfile.TemporaryDirectory(prefix="bench-") as os.environ["TMPDIR"]:
-    main()
+if __name__ == "__main__":
+    # What workers that are killed leave goes with it.
+    with tempfile.TemporaryDirectory(prefix="bench-") as os.environ["TMPDIR"]:
+        main()

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evaluator_client import PROGRAMS, ROOT, draw_shapes, environment, run_program
 
@@ -51,6 +51,18 @@ def ask(program: str, *arguments: object, cwd: Path) -> Any:
     return json.loads(run_program(od_python(), HERE / program, *arguments, cwd=cwd))
 
 
+class EvaluatedRun(Protocol):
+    """What the OD API's loop needs of a run."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it works."""
+
+    @property
+    def pipeline(self) -> Path:
+        """The pipeline.config."""
+
+
 class TrainingRun:
     """A small data set in a folder and an SSD MobileNet v2 0.25 at 128 px trained on it."""
 
@@ -87,9 +99,15 @@ class TrainingRun:
 
 
 class OdLoop:
-    """The OD API's own evaluation loop in a process, fed with one prefix after another."""
+    """The OD API's own evaluation loop in a process, fed with one prefix after another.
 
-    def __init__(self, run: TrainingRun, *prefix_command: str, ahead: list[Path] | None = None):
+    Attributes:
+        until_first_image: Of the last evaluation, the seconds until its first image was through.
+    """
+
+    until_first_image: float
+
+    def __init__(self, run: EvaluatedRun, *prefix_command: str, ahead: list[Path] | None = None):
         """Start it; with `ahead` it evaluates these without being asked, answers unread."""
         command = [*prefix_command, od_python(), str(HERE / "od_loop.py")]
         self._log = run.folder / "od_loop.log"
@@ -123,6 +141,7 @@ class OdLoop:
         """Evaluate one checkpoint."""
         self._send(prefix)
         found: dict[str, float] = self._line()
+        self.until_first_image = found.pop("until_first_image")
         return found
 
     def end(self) -> None:

@@ -45,6 +45,10 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
         ("model_dir", "", "model_dir () is invalid: expected a text that is not empty"),
         ("tie_break", 3, "tie_break (3) is invalid: expected a list, not a whole number"),
         ("min_delta", "nan", "min_delta (nan) is invalid: expected a number >= 0"),
+        ("target", "nan", "target (nan) is invalid: expected a finite number"),
+        ("divergence", "inf", "divergence (inf) is invalid: expected a finite number"),
+        ("trend_below", "nan", "trend_below (nan) is invalid: expected a finite number"),
+        ("trend_window", "2", "trend_window (2) is invalid: expected a whole number, 3 or more"),
         ("mode", "best", "mode (best) is invalid: expected one of max, min"),
         ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),
         *(

@@ -68,6 +68,8 @@ TAKEN: list[dict[str, Any]] = [
     {"top_k": 1, "patience": 3, "keep_last": 2, "keep_every_steps": 100},
     {"patience_steps": 999, "max_steps": 1000},
     {"plateau_std": 0.0, "plateau_window": 9},
+    {"trend_below": 0.0, "trend_window": 9, "min_steps": 100},
+    {"trend_below": 0.001},
     {"listen": 0, "health_seconds": 5},
     {"notify_command": ["true"], "notify_seconds": 5},
     {"tensorboard": False, "visualizations": 0},
@@ -86,6 +88,9 @@ TOLD = [
         "min_delta (1%) has no effect without patience or patience_steps",
     ),
     ({"plateau_window": 9, "patience": 3}, "plateau_window (9) has no effect without plateau_std"),
+    ({"trend_window": 9, "patience": 3}, "trend_window (9) has no effect without trend_below"),
+    ({"smoothing": "median:3", "trend_below": 0.1}, "smoothing (median:3) has no effect without"),
+    ({"trend_below": 5}, "trend_below (5) is more than DetectionBoxes_Precision/mAP can be"),
     ({"tensorboard": False, "visualizations": 3}, "visualizations (3) has no effect without"),
     (
         {"tensorboard": False, "tensorboard_categories": True},

@@ -42,6 +42,16 @@ def reason(rows: list, policy: StopPolicy, **given: float) -> str | None:
         ((0.4, 0.41, 0.4), StopPolicy(plateau_std=0.01, plateau_window=4), None),
         ((0.1, 0.4, 0.41, 0.4, 0.41), StopPolicy(plateau_std=0.01, plateau_window=4), "plateau"),
         ((0.1, 0.4, 0.41, 0.4), StopPolicy(plateau_std=0.01, plateau_window=4), None),
+        ((0.4, 0.41, 0.42), StopPolicy(trend_below=0.02, trend_window=3), "trend"),
+        ((0.4, 0.41, 0.42), StopPolicy(trend_below=0.01, trend_window=3), None),
+        ((0.4, 0.42, 0.41), StopPolicy(trend_below=0.02, trend_window=3), "trend"),
+        ((0.4, 0.43, 0.41), StopPolicy(trend_below=0.02, trend_window=3), None),
+        ((0.4, 0.41), StopPolicy(trend_below=1, trend_window=3), None),
+        ((0.9, 0.8, 0.7), StopPolicy(mode="min", trend_below=0.2, trend_window=3), "trend"),
+        ((0.9, 0.8, 0.7), StopPolicy(mode="min", trend_below=0.1, trend_window=3), None),
+        ((0.7, 0.8, 0.9), StopPolicy(mode="min", trend_below=0.0, trend_window=3), "trend"),
+        ((0.4, None, 0.4, -1.0, 0.4), StopPolicy(trend_below=0.1, trend_window=3), "trend"),
+        ((0.4, 0.4, 0.4), StopPolicy(trend_below=0.1, trend_window=3, min_steps=400), None),
         ((0.1, 0.2, 0.3), StopPolicy(max_steps=300), "max_steps"),
         ((0.1, 0.2), StopPolicy(max_steps=300), None),
         ((0.1, None, None), StopPolicy(max_steps=300), "max_steps"),
@@ -134,6 +144,8 @@ POLICIES = st.builds(
     divergence=st.none() | st.sampled_from([0.25, 0.5]),
     plateau_std=st.none() | st.sampled_from([0.0, 0.125]),
     plateau_window=st.integers(2, 4),
+    trend_below=st.none() | st.sampled_from([0.0, 0.125]),
+    trend_window=st.integers(3, 5),
     max_steps=st.none() | st.sampled_from([300, 700]),
     resumed_step=st.sampled_from([-1, 200, 500]),
 )
@@ -175,7 +187,28 @@ def fires_by_definition(rows: list, policy: StopPolicy) -> set[str]:
     full = len(window) == policy.plateau_window
     if policy.plateau_std is not None and full and statistics.pstdev(window) <= policy.plateau_std:
         fires.add("plateau")
+    if policy.trend_below is not None:
+        recent = [one for one in good if one.global_step > policy.resumed_step]
+        recent = recent[-policy.trend_window :]
+        if len(recent) == policy.trend_window and highest_gain(recent, policy) < policy.trend_below:
+            fires.add("trend")
     return fires
+
+
+# The quantile at 0.8 of Student's t by degrees of freedom, as tables have it.
+T_80 = {1: 1.376, 2: 1.061, 3: 0.978, 8: 0.889}
+
+
+def highest_gain(rows: list, policy: StopPolicy) -> float:
+    """The upper bound of the gain per evaluation, by the standard library's line."""
+    sign = 1 if policy.mode == "max" else -1
+    steps, scores = [one.global_step for one in rows], [sign * one.score for one in rows]
+    slope, intercept = statistics.linear_regression(steps, scores)
+    wrong = [y - intercept - slope * x for x, y in zip(steps, scores, strict=True)]
+    freedom = len(rows) - 2
+    spread = statistics.pvariance(steps) * len(rows)
+    error = (sum(one * one for one in wrong) / freedom / spread) ** 0.5
+    return (slope + T_80[freedom] * error) * (steps[-1] - steps[0]) / (len(rows) - 1)
 
 
 @given(SCORES, POLICIES, st.randoms(use_true_random=False))

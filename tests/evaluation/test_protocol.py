@@ -24,7 +24,7 @@ EXAMPLE = ROOT / "evaluators" / "example_worker.py"
 PAGE = ROOT / "docs" / "reference" / "protocol.md"
 TOKEN = "a-token"
 # What one side may restrict further than the other, and what is there for people.
-_LOOSE = {"title", "description", "default", "minLength", "maxLength", "minimum"}
+_LOOSE = {"contentEncoding", "title", "description", "default", "minLength", "maxLength", "minimum"}
 _LOOSE |= {"exclusiveMaximum", "maxItems", "pattern", "propertyNames"}
 
 
@@ -58,7 +58,14 @@ def shape(schema: Any, name: str) -> Any:
 
 def near_types() -> list[type]:
     messages = [*typing.get_args(near.Request | near.Reply)]
-    return [*messages, near.DeclaredMetric, near.Category, near.Capabilities, near.CategoryMetric]
+    return [
+        *messages,
+        near.DeclaredMetric,
+        near.Category,
+        near.Capabilities,
+        near.CategoryMetric,
+        near.Replicated,
+    ]
 
 
 @pytest.mark.parametrize("struct", [*near_types(), near.Artefact], ids=lambda one: one.__name__)
@@ -101,7 +108,8 @@ def talk(*command: object, requests: list[msgspec.Struct], **variables: str) -> 
         left = len(requests)
         while left and (not said or said[-1]["type"] != "error"):
             said.append(json.loads(worker.stdout.readline()))
-            left -= said[-1]["type"] in ("ready", "result", "failed")
+            left += said[-1].get("replicates_follow", False)
+            left -= said[-1]["type"] in ("ready", "result", "replicates", "failed")
         worker.stdin.close()
     return said
 
@@ -123,10 +131,17 @@ def test_the_messages_of_a_worker_are_those_of_the_schema_and_of_the_structs(
     pictures = tmp_path / "drawn"
     pictures.mkdir()
     (pictures / "a.png").write_bytes(b"a picture")
-    steer = {"STUB_NAN": "ckpt-2", "STUB_PICTURES": str(pictures), "STUB_PHASES": '[["one", 0]]'}
+    steer = {
+        "STUB_NAN": "ckpt-2",
+        "STUB_REPLICATES": '{"ckpt-1": [0.25, 0.5]}',
+        "STUB_PICTURES": str(pictures),
+        "STUB_PHASES": '[["one", 0]]',
+    }
     said = talk(sys.executable, worker, requests=requests, **steer)
     kinds = [message["type"] for message in said if message["type"] not in ("phase", "free")]
-    assert [kind for kind in kinds if kind != "progress"] == ["hello", "ready", "result", "failed"]
+    drawn = ["replicates"] * (worker == STUB)
+    kinds = [kind for kind in kinds if kind != "progress"]
+    assert kinds == ["hello", "ready", "result", *drawn, "failed"]
     assert complaints(said) == []
     for message in said:
         read = near.read_reply(json.dumps(message).encode())

@@ -110,6 +110,16 @@ def test_every_metric_equals_the_od_api(compared: dict[str, Any], family: str) -
         assert sorted({*result["metrics"], *apart}) == names_of(line["ready"])
 
 
+@each_of(*COMMON, *RARE)
+def test_ground_truth_has_the_bits_of_the_od_apis_own(
+    compared: dict[str, Any], family: str
+) -> None:
+    """Images of several sizes in a batch, padded ones, and a model without classes among them."""
+    truths = compared[family if ":" in family else f"{family}:0"]["truths"]
+    assert {"groundtruth_boxes", "groundtruth_classes", "groundtruth_is_crowd"} <= truths.keys()
+    assert set(truths.values()) == {True}, truths
+
+
 @pytest.mark.families(ONE_NAME_FAMILY)
 def test_categories_of_one_name_and_a_set_listed_twice_have_one_figure_each(
     compared: dict[str, Any],

@@ -2,7 +2,7 @@
 
 FAKE_NVML names the file: a list of GPUs, each with `uuid`, `name`, `free`, `total` (bytes),
 `computing` (process ids, null when the driver cannot tell) and `mig`; or a string, the error that
-NVML starts with.
+NVML starts with. FAKE_NVML_HELD names a folder of what programs hold of them (`holder.py`).
 """
 
 import json
@@ -27,6 +27,17 @@ class NVMLError_NoPermission(NVMLError):
 
 def _gpus():
     return json.loads(Path(os.environ["FAKE_NVML"]).read_text())
+
+
+def _held(handle):
+    """Process id to bytes of what living programs hold of a GPU."""
+    folder = os.environ.get("FAKE_NVML_HELD")
+    found = {}
+    for path in Path(folder).iterdir() if folder else ():
+        uuid, size = path.read_text().split()
+        if uuid == _gpus()[handle]["uuid"] and Path("/proc", path.name).exists():
+            found[int(path.name)] = int(size)
+    return found
 
 
 def nvmlInit():
@@ -57,7 +68,7 @@ def nvmlDeviceGetName(handle):
 def nvmlDeviceGetMemoryInfo(handle):
     gpu = _gpus()[handle]
     total = gpu.get("total", 16 << 30)
-    free = gpu.get("free", total)
+    free = gpu.get("free", total) - sum(_held(handle).values())
     return SimpleNamespace(total=total, free=free, used=total - free)
 
 
@@ -65,7 +76,8 @@ def nvmlDeviceGetComputeRunningProcesses(handle):
     computing = _gpus()[handle].get("computing", [])
     if computing is None:
         raise NVMLError_NotSupported("Not Supported")
-    return [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in computing]
+    pids = [*computing, *_held(handle)]
+    return [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in pids]
 
 
 def nvmlDeviceGetMigMode(handle):

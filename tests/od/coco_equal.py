@@ -6,9 +6,12 @@ Runs in the training interpreter, without TensorFlow. A case is a JSON object:
 - `truth`: rows of image, x, y, width, height, crowd, category
 - `found`: the same with a score in the place of crowd; all of them `times` times
 - `backends` to compare (optional); "nothing" stands for one that computes nothing
+- `drawn` (optional): how often each image counts, in the order of their identities
 
 The answer is `{"numbers": N}`, how many numbers of precision and recall there were and were equal
-to the last bit, or `{"differing": BACKEND}`.
+to the last bit, or `{"differing": BACKEND}`. With it comes `error`: how far the average precision
+of the replicate that has each image once is from pycocotools', overall and by category; where
+images are `drawn`, that of the replicate with those from pycocotools' on as many copies of each.
 """
 
 import json
@@ -23,6 +26,7 @@ os.dup2(2, 1)  # pycocotools prints
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 from evaluators import coco  # noqa: E402
+from evaluators.coco import replicates, vectorised  # noqa: E402
 
 SIZE = 160
 
@@ -73,7 +77,46 @@ def compare(case):
         arrays = evaluate(backend, truth, found)
         if not all(np.array_equal(one, other) for one, other in zip(arrays, expected)):
             return {"differing": backend}
-    return {"numbers": sum(array.size for array in expected)}
+    drawn = case.get("drawn") or [1] * len(truth.images)
+    if "drawn" in case:
+        copied = {**case, "found": case["found"] * case.get("times", 1), "times": 1}
+        copies = copied_images(copied, drawn)
+        known = Truth(copies)
+        several = columns(copies["found"], truth.with_masks, case.get("areas_count", False))
+        expected = coco.precision_and_recall("pycocotools", known, several)
+    numbers = sum(array.size for array in expected)
+    return {"numbers": numbers, "error": error_of(truth, found, drawn, expected[0])}
+
+
+def copied_images(case, drawn):
+    """Returns a case with so many copies of each image."""
+    copies = {
+        image: [1000 * place + copy for copy in range(count)]
+        for place, (image, count) in enumerate(zip(sorted(case["images"]), drawn))
+    }
+    copied = {"images": [one for some in copies.values() for one in some]}
+    for name in ("truth", "found"):
+        rows = [[copy, *row[1:]] for row in case[name] for copy in copies.get(row[0], ())]
+        copied[name] = rows
+    return {**case, **copied}
+
+
+def error_of(truth, found, drawn, precision):
+    """Returns how far the average precisions of one replicate are from those of COCOeval's array.
+
+    None where nothing is matched since boxes are not finite.
+    """
+    matched = vectorised.match(truth, found)
+    if matched is None or not truth.categories:
+        return None
+    values = replicates.precisions(matched, np.array([drawn], np.uint8).reshape(1, -1))
+    ours = [replicates.overall(values, iou)[0] for iou in (None, 0, 5)]
+    ours += values.mean(axis=0)[:, 0].tolist()
+    part = precision[:, :, :, 0, -1]
+    theirs = [coco.mean(one) for one in (part, part[0], part[5])]
+    theirs += [coco.mean(part[:, :, place]) for place in range(part.shape[2])]
+    ours = np.where(np.isnan(ours), -1, ours)
+    return float(np.max(np.abs(ours - np.array(theirs))))
 
 
 def evaluate(backend, truth, found):

@@ -19,11 +19,13 @@ os.dup2(2, 1)
 from evaluators_package import VERSIONS  # noqa: E402, I001
 
 import batch_proofs  # noqa: E402
+import numpy as np  # noqa: E402
 import random_graphs  # noqa: E402
 import restores  # noqa: E402
 import shapes  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from evaluators.coco import BACKENDS, usable  # noqa: E402
+from evaluators.od_api.detections import truth_arrays  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
 from evaluators.od_api.fingerprint import text_sha256  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
@@ -103,6 +105,7 @@ def compare(family, eval_index=0):
     for backend in backends():
         evaluation._sets.backend = backend
         results.append(evaluation.evaluate(prefix, lambda done, total: None))
+    truths = compare_truths(evaluation)
     mark()
     tf.keras.backend.clear_session()
     return {
@@ -116,9 +119,21 @@ def compare(family, eval_index=0):
         "copies": sorted(copy.name for copy in copies.iterdir()),
         "backends": backends(),
         "results": results,
+        "truths": truths,
         "pictures": compare_pictures(family, results[0]["artefacts"]),
         "seconds": [round(b - a, 1) for a, b in zip(marks, marks[1:])],
     }
+
+
+def compare_truths(evaluation):
+    """Returns {key: whether ours is, in all images, what the OD API makes of the ground truth}."""
+    sets, equal = evaluation._sets, {}
+    for features, labels in evaluation._eval_set:
+        theirs = sets.eval_dict(sets._no_detections(features), labels, features)
+        for key, value in truth_arrays(features, labels, sets.class_agnostic).items():
+            same = np.array_equal(theirs[key].numpy().view(np.int32), value.view(np.int32))
+            equal[key] = equal.get(key, True) and same
+    return equal
 
 
 def compare_pictures(model_dir, drawn):

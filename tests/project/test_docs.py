@@ -69,7 +69,7 @@ def test_the_views_have_the_columns_that_are_promised(watcher: Watcher):
     table = dict(re.findall(rows, page("reference/database"), re.MULTILINE))
     promised = {name: columns.split(", ") for name, columns in table.items()}
     promised["leaderboard"] = ["rank", *promised["best"]]
-    promised["boards"] += promised["best"]
+    promised["boards"] += promised["best"][: promised["best"].index("generation") + 1]
     views = watcher.query("SELECT name FROM sqlite_master WHERE type = 'view'")
     assert promised.keys() == {row["name"] for row in views}
     for view, columns in promised.items():

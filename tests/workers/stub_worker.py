@@ -25,8 +25,9 @@ with its seconds), STUB_METRIC_WARNINGS (JSON, sentences that come with each res
 (the same, of the start), STUB_METRICS (JSON, the names of all overall metrics), STUB_RANDOM (JSON,
 those of them that are drawn at random), STUB_DETAILS (JSON, the details of `ready`), STUB_PROTOCOL
 (the number that it says it speaks), STUB_LATENCIES (JSON, name to [latency_ms, its spread]),
-STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that there is
-of each), STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each
+STUB_REPLICATES (JSON, name to the replicates of its score), STUB_REPLICATES_SECONDS (they take so
+long), STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that
+there is of each), STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each
 evaluation, and given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each
 evaluation, and one with the process id for each worker). STUB_READ is a file that gets, for each
 worker, a JSON list of the texts that its pipeline.config and metric plugins hold; STUB_TAKE a label
@@ -35,6 +36,8 @@ JSON object of what differs on a device: its name in CUDA_VISIBLE_DEVICES to an 
 variables.
 """
 
+import array
+import base64
 import ctypes
 import hashlib
 import json
@@ -193,6 +196,7 @@ def answer(name, token, before):
     scores = json.loads(os.environ.get("STUB_SCORES", "{}"))
     score = scores.get(name, int(name.split("-")[1]) / 1000)
     metrics = {"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)}
+    drawn = json.loads(os.environ.get("STUB_REPLICATES", "{}")).get(name)
     cost = None
     if "STUB_LATENCIES" in os.environ:
         metrics["latency_ms"], spread = json.loads(os.environ["STUB_LATENCIES"])[name]
@@ -215,7 +219,26 @@ def answer(name, token, before):
         timings={"total_seconds": 0.1},
         artefacts=pictures(),
         warnings=json.loads(os.environ.get("STUB_METRIC_WARNINGS", "[]")),
+        replicates_follow=drawn is not None,
     )
+    if drawn is not None:
+        resample(token, drawn)
+
+
+def packed(numbers):
+    return base64.b64encode(array.array("f", numbers).tobytes()).decode()
+
+
+def resample(token, drawn):
+    """Gives replicates of the score, the same for each category."""
+    time.sleep(float(os.environ.get("STUB_REPLICATES_SECONDS", "0")))
+    values = packed(drawn)
+    said = {"objects": 9, "low": min(drawn), "high": max(drawn), "values": values}
+    of = [None, *(category["id"] for category in categories())]
+    rows = [{"name": "DetectionBoxes_Precision/mAP", "category": one, **said} for one in of]
+    influences = packed(range(IMAGES))
+    fields = {"scheme": "images-1", "images": IMAGES, "count": len(drawn), "level": 0.95}
+    reply("replicates", id=token, metrics=rows, influences=influences, **fields)
 
 
 def pictures():

@@ -46,7 +46,7 @@ def best(
             gone.append(row["path"])
             hints.add(remedy(is_there(run["status"].get("pid"))))
         if not (json_output or path_only or asked.many):
-            show(best_one(row, run["mode"], len(reader.leaderboard()) - 1))
+            show(best_one(row, run["mode"], len(reader.leaderboard()) - 1, reader.ties()))
             if said := reader.unmeasured():
                 click.echo(f"! {said}")
     if not found:

@@ -11,6 +11,7 @@ from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.cli.settings_help import examples
+from watcher.store.replicates import draws_of
 from watcher.view import show
 from watcher.view.changes import changes
 
@@ -29,12 +30,19 @@ def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_out
     """Compare two checkpoints of MODEL_DIR, metric by metric and category by category.
 
     The largest changes come first; those of losses, times and memory, which have other units, come
-    after the others. FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the
-    beginnings of sha256s. Only evaluations of the present evaluation are compared.
+    after the others. A change has its 95 % interval, on eval sets drawn from this one, where both
+    have replicates; it "cannot be told" where that holds 0. Those of categories are kept for what
+    has a place, and for the last.
+
+    FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the beginnings of
+    sha256s. Only evaluations of the present evaluation are compared.
     """
     with only_reader(model_dir, state_dir) as reader:
         before, after = find_evaluation(reader, old), find_evaluation(reader, new)
-    overall, categories = changes(before, after)
+        ids = [one.row["evaluation_id"] for one in (before, after)]
+        drawn = draws_of(reader, ids)
+    both = (drawn[ids[0]], drawn[ids[1]]) if len(drawn.keys() & set(ids)) == 2 else None
+    overall, categories = changes(before, after, both)
     if json_output:
         print_json(
             {

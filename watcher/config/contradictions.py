@@ -18,21 +18,24 @@ from watcher.config.wording import either
 from watcher.decision.board import Board
 from watcher.errors import ConfigError
 
-_SCORE_RULES = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+_SMOOTHED = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+_SCORE_RULES = (*_SMOOTHED, "trend_below")
 # What stops for a best that someone will want to have.
-_FOR_THE_BEST = ("patience", "patience_steps", "target", "plateau_std")
+_FOR_THE_BEST = ("patience", "patience_steps", "target", "plateau_std", "trend_below")
 # Settings that do something only beside one of these.
 _BESIDE: Mapping[str, tuple[str, ...]] = {
     "min_steps": _SCORE_RULES,
     "min_evaluations": _SCORE_RULES,
-    "smoothing": _SCORE_RULES,
+    "smoothing": _SMOOTHED,
     "min_delta": ("patience", "patience_steps"),
     "plateau_window": ("plateau_std",),
+    "trend_window": ("trend_below",),
     "tensorboard_categories": ("tensorboard",),
     "visualizations": ("tensorboard",),
     "eval_dir": ("tensorboard",),
     "health_seconds": ("listen",),
     "notify_seconds": ("notify", "notify_command"),
+    "confirmed": ("notify", "notify_command"),
 }
 _BESIDE_OF_LAUNCHER: Mapping[str, tuple[str, ...]] = {"drain_timeout": ("watch",)}
 
@@ -95,6 +98,7 @@ def doubts(settings: Settings) -> list[Doubt]:
         *_places(settings, others),
         *_stopping(settings, main),
         *_memory(settings),
+        *_noise(settings, (main, *others)),
         *_idle(settings, _BESIDE),
     ]
 
@@ -147,7 +151,7 @@ def _stopping(settings: Settings, main: Board) -> Iterator[Doubt]:
     share = (
         main.metric.natural_mode == "max"
     )  # precision, recall, accuracy, intersection over union
-    for field in ("target", "divergence"):
+    for field in ("target", "divergence", "trend_below"):
         value = settings.value(field)
         if value is not None and value > 1 and share and not main.metric.is_expression:
             yield Doubt(
@@ -164,6 +168,17 @@ def _memory(settings: Settings) -> Iterator[Doubt]:
             f" ({settings.carrier.worker_memory_limit}): a worker whose eval set fills it is"
             " replaced after each evaluation",
             "set worker_memory_limit some gigabytes higher than eval_cache_mib",
+        )
+
+
+def _noise(settings: Settings, every: Iterable[Board]) -> Iterator[Doubt]:
+    by_noise = any(board.policy.ties_by == "noise" for board in every)
+    named = [*["ties_by (noise)"] * by_noise, *["confirmed"] * settings.ranking.confirmed]
+    if named and not settings.evaluator.replicates:
+        yield Doubt(
+            f"{' and '.join(named)} cannot be told with replicates (0): nothing is known of the"
+            " noise of a score",
+            "leave replicates out, or set it to 1000",
         )
 
 

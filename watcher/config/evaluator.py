@@ -50,6 +50,16 @@ class EvaluatorBase(
         Positive | None,
         about("Threads that the evaluation may use. Default: TensorFlow's choice.", "N"),
     ] = None
+    replicates: Annotated[
+        int,
+        about(
+            "How often each score is computed anew, on eval sets drawn from this one, for the"
+            " intervals that tell which scores are as good as each other; 0 for never.",
+            "N",
+            ge=0,
+            le=10_000,
+        ),
+    ] = 1000
     coco_backend: Annotated[
         Literal["auto", "numpy", "pycocotools", "faster-coco-eval", "hotcoco"],
         about("What computes COCO metrics; auto takes the fastest that is exact, mostly numpy."),

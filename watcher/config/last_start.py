@@ -28,7 +28,7 @@ ONCE = frozenset(
     }
 )
 # Said in the metric's own terms, and of no meaning for another metric.
-_OF_METRIC = frozenset({"mode", "target", "divergence", "min_delta", "plateau_std"})
+_OF_METRIC = frozenset({"mode", "target", "divergence", "min_delta", "plateau_std", "trend_below"})
 # A watchdog may ask for another one.
 _UNTOLD = ONCE | {"rescan_seconds", *SECRET}
 _EARLIER = "an earlier version"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -281,6 +282,9 @@ def _check_texts(settings: Settings) -> None:
         # A file's name say, that could not be written down in the database.
         if isinstance(value, str) and value != value.encode(errors="ignore").decode():
             raise msgspec.ValidationError(f"Expected a text in UTF-8 - at `$.{name}`")
+    for name, value in msgspec.structs.asdict(settings.stopping).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError(f"Expected a finite number - at `$.{name}`")
     for name, read in _TEXTS.items():
         value = settings.value(name)
         values = value if name in list_settings() else [value] if value is not None else []

@@ -108,6 +108,7 @@ def _board(
         top_k=ranking.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
         ties=board.ties or ranking.ties,
+        ties_by=board.ties_by or ranking.ties_by,
         veto=vetoes,
     )
     return Board(board.name, folder, metric, policy)
@@ -118,7 +119,7 @@ def with_main_board(settings: SomeSettings) -> SomeSettings:
     if not settings.ranking.board:
         return settings
     first = settings.ranking.board[0]
-    names = ("metric", "mode", "top_k", "tie_break", "ties", "veto")
+    names = ("metric", "mode", "top_k", "tie_break", "ties", "ties_by", "veto")
     given = {name: getattr(first, name) for name in names if getattr(first, name) is not None}
     if first.folder:
         given["best_dir"] = str(settings.run.model_path / first.folder)

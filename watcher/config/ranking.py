@@ -42,6 +42,7 @@ class BoardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     top_k: _TopK | None = None
     tie_break: tuple[str, ...] | None = None
     ties: Literal["oldest", "newest"] | None = None
+    ties_by: Literal["score", "noise"] | None = None
     veto: tuple[str | VetoSettings, ...] | None = None
 
 
@@ -74,6 +75,20 @@ class RankingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ties: Annotated[
         Literal["oldest", "newest"], about("Which step comes first when all scores are equal.")
     ] = "oldest"
+    ties_by: Annotated[
+        Literal["score", "noise"],
+        about(
+            "What counts as equal beside the best: only an equal score, or, by noise, each score"
+            " that this eval set cannot tell from the best one."
+        ),
+    ] = "score"
+    confirmed: Annotated[
+        bool,
+        about(
+            "Notify of a new best only once it is better than the one told of before by more than"
+            " the noise of the eval set."
+        ),
+    ] = False
     veto: Annotated[
         tuple[str | VetoSettings, ...],
         about(

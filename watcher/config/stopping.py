@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from watcher.config.rules import NotNegative, Positive, about
+from watcher.decision.trend import FEWEST
 
 
 class StoppingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +58,17 @@ class StoppingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         about("Stop when the last scores' standard deviation is at most this.", "STD"),
     ] = None
     plateau_window: Annotated[int, about("How many scores --plateau-std looks at.", "N", ge=2)] = 5
+    trend_below: Annotated[
+        float | None,
+        about(
+            "Stop when the gain per evaluation, by a line through the last scores (not smoothed),"
+            " lies below this with 80 % confidence.",
+            "GAIN",
+        ),
+    ] = None
+    trend_window: Annotated[
+        int, about("How many scores --trend-below looks at.", "N", ge=FEWEST)
+    ] = 10
     max_steps: Annotated[
         Positive | None, about("Stop once a checkpoint of this global step is evaluated.", "STEPS")
     ] = None

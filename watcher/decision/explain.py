@@ -102,7 +102,7 @@ def explain(
 
 def _about_scores(policy: StopPolicy) -> tuple[tuple[str, float], ...]:
     """Return the settings that stop by scores and are set."""
-    names = ("patience", "patience_steps", "target", "divergence", "plateau_std")
+    names = ("patience", "patience_steps", "target", "divergence", "plateau_std", "trend_below")
     return tuple((name, value) for name in names if (value := getattr(policy, name)) is not None)
 
 

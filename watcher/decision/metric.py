@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -138,6 +138,27 @@ class Metric:
         if any(part is None or not math.isfinite(part) or part == -1.0 for part in parts.values()):
             return None
         return self._compute({alias: part for alias, part in parts.items() if part is not None})
+
+    def replicates(self, values: Mapping[Key, Sequence[float]]) -> Sequence[float] | None:
+        """Compute the metric replicate by replicate.
+
+        Args:
+            values: The replicates of what was recorded, by (name, category).
+
+        Returns:
+            One number a replicate, NaN where it has no value; None where a part has none at all.
+        """
+        parts = {}
+        for alias, keys in self._terms.items():
+            part = next((values[key] for key in keys if key in values), None)
+            if part is None:
+                return None
+            parts[alias] = part
+        if not self.is_expression:
+            return parts["m0_"]
+        rows = (dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=False))
+        found = (self._compute(row) for row in rows)
+        return [math.nan if value is None else value for value in found]
 
     def parts(self, values: Values) -> list[tuple[str, Key, float | None]]:
         """Return each recorded value that the metric reads: its name for people, key and value."""

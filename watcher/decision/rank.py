@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from watcher.decision.metric import Metric, Mode
 from watcher.types import Leader, ScoredCheckpoint
 
 Ties = Literal["oldest", "newest"]
+TiesBy = Literal["score", "noise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class RankPolicy:
         top_k: Number of places, -1 for all, 0 for none.
         tie_break: Metrics that decide between equal scores, in turn, each with its mode.
         ties: Which step comes first when all of them are equal.
+        ties_by: What is equal beside the best: an equal score, or one within the noise.
         veto: What a candidate may not be worse in than the best.
     """
 
@@ -60,6 +62,7 @@ class RankPolicy:
     top_k: int = 3
     tie_break: tuple[tuple[Metric, Mode], ...] = ()
     ties: Ties = "oldest"
+    ties_by: TiesBy = "score"
     veto: tuple[Veto, ...] = ()
 
 
@@ -70,10 +73,12 @@ class Ranking:
     Attributes:
         leaders: The rows with a place, best first.
         vetoed: Rows that a veto keeps from the place their score deserves, each with the reason.
+        highest: The one with the best score, where ties go by noise and it need not be the first.
     """
 
     leaders: tuple[ScoredCheckpoint, ...]
     vetoed: tuple[tuple[ScoredCheckpoint, str], ...] = ()
+    highest: ScoredCheckpoint | None = None
 
 
 def rankable(score: float | None) -> bool:
@@ -86,7 +91,10 @@ def rankable(score: float | None) -> bool:
 
 
 def judge(
-    rows: Iterable[ScoredCheckpoint], policy: RankPolicy, incumbent: int | None = None
+    rows: Iterable[ScoredCheckpoint],
+    policy: RankPolicy,
+    incumbent: int | None = None,
+    tied: Collection[int] = (),
 ) -> Ranking:
     """Order rows from best to worst, keep the first `top_k`, and say what a veto kept out.
 
@@ -100,8 +108,10 @@ def judge(
         policy: What decides.
         incumbent: Checkpoint id of the best so far, where the climb begins; without one, or when
             it is not among the rows, that is the row of the smallest step.
+        tied: Evaluation ids of those whose scores count as equal to the best of them.
     """
-    ordered = sorted((row for row in rows if rankable(row.score)), key=_order(policy))
+    rows = [row for row in rows if rankable(row.score)]
+    ordered = sorted(rows, key=_order(policy, _equal(rows, policy, tied)))
     if not ordered or not policy.veto:
         return Ranking(tuple(_first(ordered, policy.top_k)))
     places = {row.checkpoint_id: place for place, row in enumerate(ordered)}
@@ -129,13 +139,28 @@ def settled(
     return key(one)[:-steps] < key(other)[:-steps], _objection(other, one, policy) is not None
 
 
-def _order(policy: RankPolicy) -> Callable[[ScoredCheckpoint], tuple[float, ...]]:
-    older = 1 if policy.ties == "oldest" else -1
+def _equal(
+    rows: Sequence[ScoredCheckpoint], policy: RankPolicy, tied: Collection[int]
+) -> dict[int, float]:
+    """Return evaluation id to the badness that it counts with, of those that are tied."""
+    badness = {
+        row.evaluation_id: _badness(row.score, policy.mode)
+        for row in rows
+        if row.evaluation_id in tied
+    }
+    return dict.fromkeys(badness, min(badness.values(), default=0.0))
+
+
+def _order(
+    policy: RankPolicy, equal: Mapping[int, float] | None = None
+) -> Callable[[ScoredCheckpoint], tuple[float, ...]]:
+    older, equal = 1 if policy.ties == "oldest" else -1, equal or {}
 
     def key(row: ScoredCheckpoint) -> tuple[float, ...]:
         ties = (_badness(metric.value(row.values), mode) for metric, mode in policy.tie_break)
         step = (older * row.global_step, older * row.checkpoint_id)
-        return (_badness(row.score, policy.mode), *ties, *step)
+        badness = equal.get(row.evaluation_id)
+        return (_badness(row.score, policy.mode) if badness is None else badness, *ties, *step)
 
     return key
 

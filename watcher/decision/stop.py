@@ -17,6 +17,7 @@ from typing import Any
 from watcher.decision.metric import Mode
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother
+from watcher.decision.trend import fit
 from watcher.types import ScoredCheckpoint
 
 
@@ -38,6 +39,8 @@ class StopPolicy:
         plateau_window: Evaluations that `plateau_std` looks at.
         plateau_std: Standard deviation (of the population) of the last scores at or below which
             the run stands still.
+        trend_window: Evaluations that `trend_below` looks at.
+        trend_below: Gain per evaluation; a run whose scores surely rise more slowly stands still.
         max_steps: Global step of an evaluated checkpoint.
         max_hours: Hours since the run began, or the trainer started over in it.
         smoothing: What the rules about scores see instead of the scores.
@@ -57,6 +60,8 @@ class StopPolicy:
     max_not_finite: int | None = None
     plateau_window: int = 5
     plateau_std: float | None = None
+    trend_window: int = 10
+    trend_below: float | None = None
     max_steps: int | None = None
     max_hours: float | None = None
     smoothing: Smoothing | None = None
@@ -115,6 +120,7 @@ class Walk:
         since: Rows after it, and after `resumed_step`.
         smoothed: The smoothed score of the last row.
         recent: The last smoothed scores, at most `plateau_window`.
+        trend: The last steps and scores as they are, the larger the better, at most `trend_window`.
         not_finite: Checkpoints at the end of the walk whose numbers are not finite.
         reached: The step up to which rows came, those that cannot rank among them.
     """
@@ -131,6 +137,7 @@ class Walk:
         self.smoothed = 0.0
         self.since = 0
         self.recent: deque[float] = deque(maxlen=policy.plateau_window)
+        self.trend: deque[tuple[int, float]] = deque(maxlen=policy.trend_window)
         self.not_finite = 0
         self.reached = -1
 
@@ -164,6 +171,7 @@ class Walk:
             self.since += counts
         if counts:
             self.recent.append(self.smoothed)
+            self.trend.append((row.global_step, self.sign * row.score))
 
     def _improves(self, score: float) -> bool:
         return self.sign * (score - self.reference) > self.needed_gain
@@ -304,6 +312,23 @@ def _plateau(walked: Walk, policy: StopPolicy, limit: float, _: float) -> _Found
     return deviation <= limit, f"{message}, {limit:g} means it stands still", ""
 
 
+def _trend(walked: Walk, policy: StopPolicy, limit: float, _: float) -> _Found:
+    # Of the scores themselves: smoothed ones depend on each other, and their line looks too sure.
+    count, window = len(walked.trend), policy.trend_window
+    if count < window:
+        return False, f"{count} evaluations of the {window} it looks at", ""
+    found = fit(walked.trend)
+    if found is None:
+        return False, f"the last {window} scores are all of one step", ""
+    message = f"{_gained(found.slope)} per evaluation over the last {window} scores"
+    message += f", at most {_gained(found.bound)} (80 %); below {limit:g} means it stands still"
+    return found.bound < limit, message, ""
+
+
+def _gained(slope: float) -> str:
+    return f"{slope:+.3g}" if slope else "0"
+
+
 # Reason to the setting that is the limit, the rule, and whether it is about scores, and waits for
 # `min_steps` and `min_evaluations`. In the order in which they are looked at: what is certain comes
 # before what is patience.
@@ -316,6 +341,7 @@ _RULES: dict[str, tuple[str, Callable[[Walk, StopPolicy, Any, float], _Found], b
     "patience": ("patience", _patience, True),
     "patience_steps": ("patience_steps", _patience_steps, True),
     "plateau": ("plateau_std", _plateau, True),
+    "trend": ("trend_below", _trend, True),
 }
 REASONS = tuple(_RULES)
 

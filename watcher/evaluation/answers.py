@@ -14,7 +14,7 @@ import msgspec
 from watcher.errors import WorkerError
 from watcher.evaluation import messages
 from watcher.evaluation.events import Ready
-from watcher.types import Evaluation
+from watcher.types import Evaluation, Replicated, Replicates
 
 # A reason is read in a line of a log and a cell of a table; worker.log has all of it.
 _LONGEST_REASON = 400
@@ -67,6 +67,31 @@ def read_evaluation(message: messages.Result, ready: Ready) -> Evaluation:
             "metric_warnings": message.warnings,
             **_artefacts(message),
         },
+    )
+
+
+def read_replicates(message: messages.Replicates, ready: Ready) -> Replicates:
+    """Read a worker's `replicates`; what is not as it has to be is left out.
+
+    The score stands without them.
+    """
+    categories = {one.id: one.name for one in ready.said.categories or ()}
+    length, metrics = 4 * message.count, dict[tuple[str, str], Replicated]()
+    for one in message.metrics:
+        category = "" if one.category is None else categories.get(one.category)
+        if category is None or not one.low <= one.high:
+            continue
+        values = one.values if one.values and len(one.values) == length else None
+        row = Replicated(one.name, category, one.objects, one.low, one.high, values)
+        metrics[one.name, category] = row
+    whole = message.influences is not None and len(message.influences) == 4 * message.images
+    return Replicates(
+        message.scheme,
+        message.images,
+        message.count,
+        message.level,
+        tuple(metrics.values()),
+        message.influences if whole else None,
     )
 
 

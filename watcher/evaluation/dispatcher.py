@@ -27,6 +27,7 @@ from watcher.evaluation.events import (
     Progressed,
     Ready,
     Rejected,
+    Resampled,
     Starting,
     Unusable,
     WorkerEvent,
@@ -210,10 +211,16 @@ class Dispatcher:
     ) -> None:
         try:
             match event:
-                case Progressed(lease) | Evaluated(lease) | Unusable(lease) if (
+                case Progressed(lease) | Evaluated(lease) | Resampled(lease) | Unusable(lease) if (
                     lease.token in self._trials
                 ):
                     pass
+                case Resampled(lease, fingerprint, replicates):
+                    keys = {key for board in self._boards for key in board.metric.keys if key[1]}
+                    self._store.replicates.record(
+                        lease.checkpoint_id, fingerprint, replicates, keys
+                    )
+                    self._changed = True
                 case Starting(phase):
                     supervisor.phase_at = iso(now)
                     _log.info(f"starting: {phase}", **self._on(supervisor))

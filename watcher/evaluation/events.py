@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from watcher.decision.metric import LATENCY
 from watcher.evaluation import messages
-from watcher.types import Evaluation, Lease
+from watcher.types import Evaluation, Lease, Replicates
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,15 @@ class Evaluated:
     lease: Lease
     evaluation: Evaluation
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """The replicates of a checkpoint that was measured, under the fingerprint of that."""
+
+    lease: Lease
+    fingerprint: str
+    replicates: Replicates
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,7 @@ WorkerEvent = (
     | Ready
     | Progressed
     | Evaluated
+    | Resampled
     | Rejected
     | Unusable
     | WorkerLost

@@ -51,6 +51,7 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
         snapshot: Of the run's files.
         artefacts_dir: Where to put files that outlive the worker; the watcher removes it.
         heartbeat_seconds: How often to say that the worker lives, None for not at all.
+        replicates: How many of each metric to give, where the worker can.
     """
 
     protocol: int
@@ -64,6 +65,7 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
     snapshot: SnapshotFiles | None = None
     artefacts_dir: str | None = None
     heartbeat_seconds: float | None = None
+    replicates: int = 0
 
 
 class Evaluate(Struct, frozen=True, tag="evaluate"):
@@ -237,6 +239,7 @@ class Result(Struct, frozen=True, tag="result", kw_only=True):
         timings: Seconds by part.
         cost: What the model costs, its latency say.
         warnings: Sentences for the log.
+        replicates_follow: A `replicates` comes, which this does not wait for.
     """
 
     id: Name
@@ -251,6 +254,47 @@ class Result(Struct, frozen=True, tag="result", kw_only=True):
     model_variables: int | None = None
     warnings: list[str] = []
     artefacts: list[Artefact] = []
+    replicates_follow: bool = False
+
+
+class Replicated(Struct, frozen=True):
+    """A metric in every replicate.
+
+    Attributes:
+        category: Its id, None for an overall metric.
+        objects: How many there are to find.
+        low: Lower end of its interval, and `high` the upper one.
+        values: Little-endian float32, one a replicate, NaN where it had nothing to find; in base64.
+            None where they are too many to be told.
+    """
+
+    name: Name
+    category: int | None
+    objects: Count
+    low: float
+    high: float
+    values: bytes | None = None
+
+
+class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
+    """What a result would be on other eval sets, as large and drawn from this one.
+
+    Attributes:
+        scheme: How they are drawn: of one scheme and number of images, replicate by replicate, all
+            evaluations have the same draws.
+        images: From how many.
+        count: Of replicates.
+        level: Of the intervals.
+        influences: How much the main metric rises with each image's weight; as values are.
+    """
+
+    id: Name
+    scheme: str
+    images: Count
+    count: Count
+    level: float
+    metrics: Annotated[list[Replicated], Meta(max_length=_MOST_ROWS)] = []
+    influences: bytes | None = None
 
 
 class Failed(Struct, frozen=True, tag="failed"):
@@ -269,7 +313,7 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 Request = Start | Evaluate | Cancel | Stop
-Answer = Progress | Free | Result | Failed
+Answer = Progress | Free | Result | Replicates | Failed
 Reply = Hello | Phase | Ready | Error | Heartbeat | Answer
 
 

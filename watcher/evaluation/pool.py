@@ -51,6 +51,11 @@ class WorkerPool:
         return tuple(lease for supervisor in self for lease in supervisor.leases)
 
     @property
+    def busy(self) -> bool:
+        """True while anything is awaited of a worker that is ready."""
+        return any(supervisor.busy for supervisor in self)
+
+    @property
     def free(self) -> bool:
         """True when any checkpoint can be given to a worker now."""
         return any(supervisor.idle and not supervisor.leases for supervisor in self)

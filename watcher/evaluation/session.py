@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from watcher.errors import WorkerError, WorkerRefused
 from watcher.evaluation import messages
-from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation
+from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_replicates
 from watcher.evaluation.events import (
     Evaluated,
     Progressed,
     Ready,
     Rejected,
+    Resampled,
     Starting,
     Unusable,
     WorkerEvent,
@@ -94,6 +95,8 @@ class Session:
     Attributes:
         ready: What it said of itself, None before it did.
         running: What it evaluates, in the order it was asked.
+        owed: What it measured and has not given the replicates of, by token, with when that counts
+            as hung.
         phases: What it has begun to do before it is ready, and when.
     """
 
@@ -102,6 +105,7 @@ class Session:
     phase: WorkerPhase = WorkerPhase.ABSENT
     ready: Ready | None = None
     running: list[Running] = field(default_factory=list)
+    owed: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     phases: list[tuple[str, float]] = field(default_factory=list)
     _deadline: float = math.inf
     _versions: dict[str, str] = field(default_factory=dict)
@@ -140,7 +144,8 @@ class Session:
     @property
     def due(self) -> float:
         """When something of the worker is overdue, infinite while nothing is awaited of it."""
-        return min([self._deadline, *(running.deadline for running in self.running)])
+        owed = (deadline for _, deadline in self.owed.values())
+        return min([self._deadline, *(running.deadline for running in self.running), *owed])
 
     def overdue(self) -> str:
         """Say what is."""
@@ -186,6 +191,10 @@ class Session:
                     yield self._take_ready(message)
                 case messages.Error(code, text, hint):
                     raise WorkerRefused(code, one_line(text, math.inf), hint=hint)
+                case messages.Replicates() if self.ready and message.id in self.owed:
+                    lease, _ = self.owed.pop(message.id)
+                    drawn = read_replicates(message, self.ready)
+                    yield Resampled(lease, self.ready.said.fingerprint, drawn)
                 case _:
                     happened = self._take_answer(message, now)
                     if happened:
@@ -241,6 +250,8 @@ class Session:
         try:
             evaluation = read_evaluation(message, ready)
             happened = Evaluated(running.lease, evaluation, now - running.started)
+            if message.replicates_follow:
+                self.owed[message.id] = running.lease, now + self.limits.stall_seconds
         except UnusableAnswer as error:
             happened = Unusable(running.lease, str(error))
         self.running.remove(running)

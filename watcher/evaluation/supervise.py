@@ -115,6 +115,11 @@ class Supervisor:
         return tuple(one.lease for one in self.session.running) if self.session else ()
 
     @property
+    def busy(self) -> bool:
+        """True while anything is awaited of the worker, be it the replicates alone."""
+        return bool(self.session and (self.session.running or self.session.owed))
+
+    @property
     def lease(self) -> Lease | None:
         """The checkpoint whose images run now, or whose metrics are awaited."""
         return self.leases[-1] if self.leases else None
@@ -201,7 +206,7 @@ class Supervisor:
                 events.append(self._weigh(event, self.session, now))
             if self.phase is WorkerPhase.SPENT:
                 events.append(self._end(self.breaker.reason, now))
-            elif self.phase is WorkerPhase.OUTGROWN and not self.leases:
+            elif self.phase is WorkerPhase.OUTGROWN and not self.busy:
                 events.append(self._recycle(self.session, now))
             elif now >= self.session.due:
                 raise WorkerError(self.session.overdue())
@@ -275,7 +280,7 @@ class Supervisor:
             done = not self.wanted or now >= self._turn_ends
             others_wait = done and self.lock.is_wanted()
             session.go(WorkerStep.DEVICE_WANTED if others_wait else WorkerStep.DEVICE_KEPT)
-        return session.phase is WorkerPhase.GIVING_WAY and not session.running
+        return session.phase is WorkerPhase.GIVING_WAY and not self.busy
 
     def _give_way(self, now: float) -> GaveWay:
         self.abandon()

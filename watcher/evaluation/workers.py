@@ -65,6 +65,7 @@ def make_supervisors(
         options=evaluator.options,
         threads=settings.evaluator.threads,
         nice=carrier.nice,
+        replicates=settings.evaluator.replicates,
         snapshot=snapshot.files(),
         artefacts_dir=scratch.artefacts(),
     )

@@ -22,11 +22,13 @@ from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge
 from watcher.decision.retain import as_pinned, retain
 from watcher.decision.stop import StopDecision
+from watcher.decision.ties import tie_set
 from watcher.errors import LeaderLost, PinError
 from watcher.files.slices import Unfinished
 from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
+from watcher.promotion.standings import ScoreDraws, Standings
 from watcher.promotion.stopping import Stopping
 from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
@@ -78,6 +80,8 @@ class Projector:
             for name, path in places.items()
         }
         self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
+        self._standings = Standings(self._boards[0], store)
+        self._draws = {board.name: ScoreDraws(board, store) for board in self._boards}
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
@@ -126,6 +130,7 @@ class Projector:
             while (best := self._update_folders(now)) is _ANEW:
                 pass
             self._stopping.update(now, best)
+            self._standings.update(best)
         except Unfinished:
             self.unfinished = True
         except (PinError, OSError) as error:
@@ -270,7 +275,14 @@ class Projector:
 
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
         incumbent = self._store.ledger.incumbent(board.name)
-        return judge(self._as_seen_by(board, rows), board.policy, incumbent)
+        seen = list(self._as_seen_by(board, rows))
+        ranking = judge(seen, board.policy, incumbent)
+        if board.policy.ties_by == "score" or not ranking.leaders:
+            return ranking
+        best = ranking.leaders[0].evaluation_id
+        drawn = self._draws[board.name].of([row.evaluation_id for row in seen], best)
+        tied = tie_set(drawn, best, board.policy.mode)
+        return replace(judge(seen, board.policy, incumbent, tied), highest=ranking.leaders[0])
 
     def _as_seen_by(
         self, board: Board, rows: Sequence[ScoredCheckpoint]
@@ -343,7 +355,7 @@ class Projector:
         for id_, note in changed.items():
             if note:
                 self._notes[id_] = note
-                _log.info("not promoted", reason=note)
+                _log.info("noted", reason=note)
             else:
                 self._notes.pop(id_, None)
 
@@ -372,7 +384,22 @@ def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:
 
 def _notes(board: Board, ranking: Ranking) -> dict[int, str | None]:
     notes: dict[int, str | None] = {row.checkpoint_id: None for row in ranking.leaders}
+    first, highest = ranking.leaders[:1], ranking.highest
+    if first and highest and first[0] is not highest:
+        notes[first[0].checkpoint_id] = _as_good(board, first[0], highest)
     return notes | {
         row.checkpoint_id: f"not promoted to {board.folder.name}/: {why}"
         for row, why in ranking.vetoed
     }
+
+
+def _as_good(board: Board, first: ScoredCheckpoint, highest: ScoredCheckpoint) -> str:
+    """Say why what has not the best score is the first."""
+    assert first.score is not None and highest.score is not None
+    by = [metric.text for metric, _ in board.policy.tie_break]
+    order = " and ".join([*by, f"the {board.policy.ties} step"])
+    return (
+        f"first in {board.folder.name}/ though {highest.name} scored"
+        f" {abs(highest.score - first.score):.2g} better: this eval set cannot tell them apart, so"
+        f" {order} decides"
+    )

@@ -168,7 +168,8 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
             lambda _: sharing.keep(),
             lambda _: view.refresh(),
         ]
-        audience[:0] = told_of(run, settings.service, stack, endpoints)
+        confirmed = settings.ranking.confirmed
+        audience[:0] = told_of(run, settings.service, stack, endpoints, confirmed=confirmed)
         scratch = stack.enter_context(Scratch())
         chosen = loaded.source("device")
         daemon = _build(

@@ -92,7 +92,7 @@ class Ending:
             if steady - self.last_activity >= limit:
                 self._end_if_hopeless(waiting)
             return math.inf
-        if self._event_files.busy or self._projector.unfinished:
+        if self._pool.busy or self._event_files.busy or self._projector.unfinished:
             return math.inf
         if not draining and not self._pool.was_ready:
             return math.inf  # a set-up that cannot evaluate must be told, not slept through

@@ -31,7 +31,12 @@ def listen(settings: Settings, stack: ExitStack) -> Endpoints | None:
 
 
 def told_of(
-    run: RunSettings, service: ServiceSettings, stack: ExitStack, endpoints: Endpoints | None
+    run: RunSettings,
+    service: ServiceSettings,
+    stack: ExitStack,
+    endpoints: Endpoints | None,
+    *,
+    confirmed: bool = False,
 ) -> list[Callable[[Heartbeat], None]]:
     """Begin to tell of the loop, until `stack` is closed.
 
@@ -40,6 +45,7 @@ def told_of(
         service: What is asked for.
         stack: Ends what is started.
         endpoints: What `listen` returned.
+        confirmed: Whether a new best has to be better beyond noise to be told of.
 
     Returns:
         What to show each turn of the loop to.
@@ -51,7 +57,7 @@ def told_of(
     if service.notify or service.notify_command:
         from watcher.service.notify import Notifications
 
-        notifications = stack.enter_context(Notifications(run, service))
+        notifications = stack.enter_context(Notifications(run, service, confirmed=confirmed))
         audience.append(notifications.show)
         if endpoints:
             endpoints.sent = notifications.counts

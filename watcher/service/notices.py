@@ -48,6 +48,8 @@ class Situation:
         decided: False while it is not known whether training should stop.
         degraded: What does not work, and why.
         recovered: That a device which was held back works again, None while that is not so.
+        confirmed: False where the best is not told of yet, since it may be no better than the one
+            that was.
     """
 
     best: dict[str, Any] | None = None
@@ -58,6 +60,7 @@ class Situation:
     decided: bool = True
     degraded: dict[str, str] = field(default_factory=dict)
     recovered: str | None = None
+    confirmed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def news(told: Told, now: Situation) -> Iterator[tuple[Notice | None, Told]]:
             known = (*known, "device")
     told = msgspec.structs.replace(told, degraded=known)
     yield (_degraded(news_of) if news_of else None), told
-    if now.readable and (key := best_key(now.best)) != told.best:
+    if now.readable and now.confirmed and (key := best_key(now.best)) != told.best:
         told = msgspec.structs.replace(told, best=key)
         yield (_best(now.best) if now.best else None), told
     if now.decided and (now.stop is not None) != told.stopped:

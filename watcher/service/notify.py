@@ -63,15 +63,19 @@ class Notifications:
         run: RunSettings,
         service: ServiceSettings,
         *,
+        confirmed: bool = False,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the channels from the settings and what they were told from the state folder.
+
+        With `confirmed` a new best is told once it surely is better than the one told of before.
 
         Raises:
             ConfigError: a program does not exist, an address is none, or apprise is missing.
             StoreError: the database cannot be read.
         """
         self._steady = steady
+        self._confirmed = confirmed
         self._run = run.name
         self._model_dir = str(run.model_path)
         self._database = run.state_path / DATABASE_NAME
@@ -170,9 +174,17 @@ class Notifications:
                 event = reader.last_event()
                 failures, best = reader.failures(told.event, event), reader.best()
                 recovered = reader.recovered() if "device" in told.degraded else None
+                sure = not self._confirmed or self._is_better(reader, best, told)
         except StoreError:
             return Situation(readable=False, stop=stop, decided=decided, degraded=degraded)
-        return Situation(best, failures, event, True, stop, decided, degraded, recovered)
+        return Situation(best, failures, event, True, stop, decided, degraded, recovered, sure)
+
+    def _is_better(self, reader: FactReader, best: dict[str, Any] | None, told: Told) -> bool:
+        """Tell whether a best is better than that which was told, beyond the eval set's noise."""
+        before, _, metric = (told.best or "").partition(" ")
+        if best is None or before in ("", best["sha256"]) or metric != best["metric"]:
+            return True
+        return reader.surely_better(best["sha256"], before)
 
     def _keep(self, key: str, told: Told) -> None:
         with self._lock:

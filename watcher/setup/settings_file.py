@@ -40,6 +40,7 @@ _EXAMPLES: dict[str, Any] = {
     "divergence": 0.01,
     "max_not_finite": 3,
     "plateau_std": 0.001,
+    "trend_below": 0.0005,
     "max_steps": 100000,
     "max_hours": 24,
     "eval_input": 0,

@@ -20,6 +20,7 @@ from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
 from watcher.store.promotions import Promotions
 from watcher.store.queue import LeaseLost, Queue
+from watcher.store.replicates import Replicates
 
 __all__ = [
     "DATABASE_NAME",
@@ -28,13 +29,14 @@ __all__ = [
     "Ledger",
     "Promotions",
     "Queue",
+    "Replicates",
     "Store",
     "iso",
 ]
 
 
 class Store(RunDatabase):
-    """The writing side of one run: `queue`, `ledger` of scores, and `promotions`."""
+    """The writing side of one run: `queue`, `ledger` of scores, `promotions` and `replicates`."""
 
     def __init__(
         self,
@@ -67,3 +69,4 @@ class Store(RunDatabase):
         self.queue = Queue(self)
         self.ledger = Ledger(self, self.queue)
         self.promotions = Promotions(self)
+        self.replicates = Replicates(self)

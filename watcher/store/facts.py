@@ -10,7 +10,10 @@ from typing import Any
 
 import msgspec
 
+from watcher.decision.metric import parse_metric
+from watcher.decision.ties import difference
 from watcher.store.reading import Reader
+from watcher.store.replicates import draws_of
 
 OPEN_STATES = ("pending", "leased")
 _BUSY_SECONDS = 0.5
@@ -147,6 +150,28 @@ class FactReader(Reader):
         None as well where none ever was.
         """
         return self.stands("recovered", "held_back")
+
+    def surely_better(self, sha256: str, other: str) -> bool:
+        """Tell whether the score of one checkpoint is better than another's beyond the noise.
+
+        By the paired difference of their replicates; False where one has none, or no score.
+        """
+        run, scores = self.run(), dict[str, Any]()
+        for row in self.evaluated():
+            scores[row["sha256"]] = row
+        if not {sha256, other} <= scores.keys():
+            return False
+        one, two = scores[sha256], scores[other]
+        ids = [row["evaluation_id"] for row in (one, two)]
+        metric = parse_metric(run["metric"])
+        drawn = draws_of(self, ids, metric.keys)
+        if len(drawn) < len(ids) or drawn[ids[0]].identity != drawn[ids[1]].identity:
+            return False
+        values = [drawn[id_].of(metric) for id_ in ids]
+        if values[0] is None or values[1] is None:
+            return False
+        found = difference(values[0], values[1], one["score"] - two["score"])
+        return found is not None and (found.low > 0 if run["mode"] == "max" else found.high < 0)
 
     def follow(self, totals: Totals) -> None:
         """Add the evaluations recorded since to `totals`."""

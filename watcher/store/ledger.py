@@ -75,7 +75,7 @@ class Ledger(Rows):
         values = self.values(ids, metric.keys)
         for evaluation_id in ids:
             score = metric.value(values[evaluation_id])
-            self._db.update("evaluations", evaluation_id, score=score)
+            self._db.update("evaluations", evaluation_id, score=score, low=None, high=None)
             self._say_why(evaluation_id, metric, values[evaluation_id])
 
     def _say_why(self, evaluation_id: int, metric: Metric, values: Values) -> None:
@@ -179,7 +179,9 @@ class Ledger(Rows):
             )
             # The same evaluation recorded again replaces the first: recording is idempotent.
             if not new:
-                self._db.update("evaluations", stored, **row)
+                self._db.update("evaluations", stored, **row, low=None, high=None)
+                for table in ("replicates", "influences", "standings"):
+                    self._db.run(f"DELETE FROM {table} WHERE evaluation_id = ?", [stored])
                 self.revision += 1
             self._db.run("DELETE FROM metrics WHERE evaluation_id = ?", [stored])
             values = [(name, "", value) for name, value in evaluation.metrics.items()]

@@ -267,6 +267,55 @@ def m010_relative_paths(db: Database) -> None:
             db.execute("UPDATE promotions SET path = ? WHERE id = ?", changed)
 
 
+_REPLICATES = (
+    "ALTER TABLE evaluations ADD COLUMN low REAL",
+    "ALTER TABLE evaluations ADD COLUMN high REAL",
+    # With rowids, for what is drawn is larger than a page should hold.
+    """
+    CREATE TABLE replicates (
+        evaluation_id INTEGER NOT NULL REFERENCES evaluations(id),
+        scheme TEXT NOT NULL,
+        images INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        level REAL NOT NULL,
+        name TEXT NOT NULL,
+        category TEXT NOT NULL DEFAULT '',
+        objects INTEGER NOT NULL,
+        low REAL NOT NULL,
+        high REAL NOT NULL,
+        drawn BLOB,
+        PRIMARY KEY (evaluation_id, name, category)
+    )
+    """,
+    "CREATE INDEX replicates_of_categories ON replicates (evaluation_id)"
+    " WHERE category != '' AND drawn NOT NULL",
+    """
+    CREATE TABLE influences (
+        evaluation_id INTEGER PRIMARY KEY REFERENCES evaluations(id),
+        influence BLOB NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE standings (
+        evaluation_id INTEGER PRIMARY KEY REFERENCES evaluations(id),
+        tied INTEGER NOT NULL,
+        p_best REAL NOT NULL,
+        p_top_k REAL NOT NULL,
+        rank_low INTEGER NOT NULL,
+        rank_high INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX evaluations_by_score ON evaluations (fingerprint, score)",
+)
+
+
+@migrations()
+def m011_replicates(db: Database) -> None:
+    """Scores on eval sets drawn anew, their intervals, and how the best stand to each other."""
+    for statement in _REPLICATES:
+        db.execute(statement)
+
+
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError for a database of a later version, or of another program."""
     db = Database(connection)

@@ -76,6 +76,10 @@ class Reader(ReadOnly, Rows):
         """Return the view `leaderboard`, with each `path` of today and `files` as in `best`."""
         return self._found("SELECT * FROM leaderboard")
 
+    def ties(self) -> list[dict[str, Any]]:
+        """Return the view `ties`: how the best evaluations stand to each other."""
+        return [_told(row) for row in self.all("SELECT * FROM ties")]
+
     def other_boards(self) -> list[dict[str, Any]]:
         """Return the view `boards` without the board that `leaderboard` shows, likewise."""
         return self._found(
@@ -96,7 +100,7 @@ class Reader(ReadOnly, Rows):
             gone = missing(paths)
             for row, path in zip(rows, paths, strict=True):
                 row |= {"path": str(path), "files": path not in gone}
-        return rows
+        return [_told(row) for row in rows]
 
     def outdated(self) -> int:
         """Return how many are promoted by a score of another evaluation than the present one."""
@@ -215,6 +219,12 @@ class Reader(ReadOnly, Rows):
     @property
     def _state_dir(self) -> Path:
         return self.path.absolute().parent
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """Make a truth value of `tied`, where it is known."""
+    tied = row.get("tied")
+    return row if tied is None else {**row, "tied": bool(tied)}
 
 
 def open_reader(state_dir: Path, *, timeout_seconds: float = 5.0) -> Reader:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from watcher.decision.metric import Key
+from watcher.decision.metric import Key, Mode
 from watcher.store.connection import Connection
 from watcher.types import ScoredCheckpoint
 
@@ -101,6 +101,17 @@ class Rows(Connection):
             " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
             self.run_id,
         )
+
+    def best_evaluations(self, mode: Mode, most: int) -> list[int]:
+        """Return the ids of the evaluations that count with the best scores, the best first."""
+        order = "DESC" if mode == "max" else ""
+        rows = self.all(
+            "SELECT id FROM evaluations"
+            " WHERE fingerprint = (SELECT fingerprint FROM runs WHERE id = ?)"
+            f" AND score NOT NULL AND score != -1 ORDER BY score {order}, id LIMIT ?",
+            [self.run_id, most],
+        )
+        return [row["id"] for row in rows]
 
     def scored_of(self, checkpoint_ids: Iterable[int]) -> list[ScoredCheckpoint]:
         """Return those of `scored` that are evaluations of these checkpoints."""

@@ -24,8 +24,8 @@ _PATH = """CASE WHEN p.path GLOB '/*' THEN p.path
             ELSE rtrim(r.model_dir, '/') || '/' || p.path END AS path"""
 _PROMOTED = f"""r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.metric,
         {_PATH},
-        c.sha256, e.evaluated_at, c.generation
-    FROM promotions p
+        c.sha256, e.evaluated_at, c.generation"""
+_PROMOTIONS = """FROM promotions p
     JOIN checkpoints c ON c.id = p.checkpoint_id"""
 
 
@@ -33,7 +33,8 @@ def history_of(checkpoints: str) -> str:
     """Return what the view `history` asks, of those checkpoints that a table or query has."""
     return f"""
     SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
-        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation, p.rank
+        c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation, p.rank,
+        e.low, e.high
     FROM {checkpoints} c
     JOIN runs r ON r.id = c.run_id
     LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
@@ -48,6 +49,7 @@ VIEWS = (
     f"""
     CREATE VIEW boards AS
     SELECT p.board, p.rank, {_PROMOTED}
+    {_PROMOTIONS}
     JOIN runs r ON r.id = p.run_id
     LEFT JOIN evaluations e ON e.id = p.evaluation_id
     WHERE p.evicted_at IS NULL
@@ -55,15 +57,19 @@ VIEWS = (
     """,
     f"""
     CREATE VIEW leaderboard AS
-    SELECT p.rank, {_PROMOTED}
+    SELECT p.rank, {_PROMOTED},
+        e.low, e.high, s.tied, s.p_best, s.p_top_k, s.rank_low, s.rank_high
+    {_PROMOTIONS}
     JOIN runs r ON r.id = p.run_id AND r.board = p.board
     JOIN evaluations e ON e.id = p.evaluation_id
+    LEFT JOIN standings s ON s.evaluation_id = e.id
     WHERE p.evicted_at IS NULL
     ORDER BY p.rank
     """,
     """
     CREATE VIEW best AS
-    SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at, generation
+    SELECT run, checkpoint, global_step, score, metric, path, sha256, evaluated_at, generation,
+        low, high, tied, p_best, p_top_k, rank_low, rank_high
     FROM leaderboard WHERE rank = 1
     """,
     f"CREATE VIEW history AS {history_of('checkpoints')}",
@@ -87,6 +93,28 @@ VIEWS = (
         m.category, m.value, c.generation
     {_COUNTED}
     WHERE m.category != ''
+    """,
+    """
+    CREATE VIEW intervals AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, x.name AS metric,
+        NULLIF(x.category, '') AS category, m.value, x.low, x.high, x.level, x.images AS n,
+        x.count AS b, x.objects, c.generation
+    FROM replicates x
+    JOIN evaluations e ON e.id = x.evaluation_id
+    JOIN checkpoints c ON c.id = e.checkpoint_id
+    JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint
+    LEFT JOIN metrics m
+        ON m.evaluation_id = e.id AND m.name = x.name AND m.category = x.category
+    """,
+    """
+    CREATE VIEW ties AS
+    SELECT r.name AS run, c.name AS checkpoint, c.global_step, e.score, s.tied, s.p_best, s.p_top_k,
+        s.rank_low, s.rank_high, c.generation
+    FROM standings s
+    JOIN evaluations e ON e.id = s.evaluation_id
+    JOIN checkpoints c ON c.id = e.checkpoint_id
+    JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint
+    ORDER BY s.p_best DESC, e.id
     """,
     """
     CREATE VIEW run_state AS

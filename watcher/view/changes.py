@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from watcher.decision.metric import CATEGORY_NAMES, LATENCY, SHORT_NAMES, lower_is_better
+from watcher.decision.ties import Difference, Draws, difference
 
 # So little is the rounding of a sum in another order, and no change.
 _ROUNDING = 1e-12
@@ -84,12 +85,14 @@ class Change:
         category: The category, None for an overall metric.
         old: Its value before; None when there is none.
         new: Its value after.
+        paired: How sure the change is, None where that is not known.
     """
 
     metric: str
     category: str | None
     old: float | None
     new: float | None
+    paired: Difference | None = None
 
     @property
     def label(self) -> str:
@@ -114,8 +117,17 @@ class Change:
         """True for a difference that is the rounding of the figures alone."""
         return abs(self.gain) <= _ROUNDING * max(1.0, abs(self.old or 0.0), abs(self.new or 0.0))
 
+    @property
+    def is_told(self) -> bool | None:
+        """Whether the eval set tells the two apart, None where that is not known."""
+        return self.paired.is_told if self.paired else None
+
     def as_data(self) -> dict[str, Any]:
-        """Return it as plain data with stable names; `better` is None where nothing changed."""
+        """Return it as plain data with stable names.
+
+        `better` is None where nothing changed; `low` and `high` are the ends of the change's
+        interval, `told` is whether it leaves 0 out, each None where that is not known.
+        """
         return {
             "metric": self.metric,
             "category": self.category,
@@ -123,6 +135,9 @@ class Change:
             "to": self.new,
             "change": self.change,
             "better": None if self.is_same else self.gain > 0,
+            "low": self.paired.low if self.paired else None,
+            "high": self.paired.high if self.paired else None,
+            "told": self.is_told,
         }
 
 
@@ -148,21 +163,48 @@ def measured(
     )
 
 
-def changes(old: Measured, new: Measured) -> tuple[list[Change], list[Change]]:
+def changes(
+    old: Measured, new: Measured, draws: tuple[Draws, Draws] | None = None
+) -> tuple[list[Change], list[Change]]:
     """Return the overall changes and those of categories, largest gains and losses first.
 
     Precision and recall come before losses and costs, whose figures are of another size.
+
+    Args:
+        old: The evaluation that is compared with.
+        new: That which is compared.
+        draws: Their replicates, where both have some.
     """
     overall = [
         Change(name, None, old.overall.get(name), new.overall.get(name))
         for name in {**old.overall, **new.overall}
     ]
     categories = [
-        Change(name, category, *(one.categories.get(name, {}).get(category) for one in (old, new)))
+        Change(name, category, *_of_category((old, new), name, category))
         for name in {**old.categories, **new.categories}
         for category in {**old.categories.get(name, {}), **new.categories.get(name, {})}
     ]
-    return sorted(overall, key=_order), sorted(categories, key=_order)
+    paired = [[_pair(one, draws) for one in some] for some in (overall, categories)]
+    overall, categories = (sorted(some, key=_order) for some in paired)
+    return overall, categories
+
+
+def _of_category(
+    both: tuple[Measured, Measured], name: str, category: str
+) -> tuple[float | None, float | None]:
+    old, new = (one.categories.get(name, {}).get(category) for one in both)
+    return old, new
+
+
+def _pair(change: Change, draws: tuple[Draws, Draws] | None) -> Change:
+    """Return a change with its interval, where both evaluations have replicates on equal draws."""
+    if draws is None or change.change is None or draws[0].identity != draws[1].identity:
+        return change
+    key = (change.metric, change.category or "")
+    old, new = (one.values.get(key) for one in draws)
+    if old is None or new is None:
+        return change
+    return replace(change, paired=difference(new, old, change.change))
 
 
 def short_name(metric: str) -> str:

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from watcher.view.certainty import has_interval, interval_text, ranks_text, share_text, tie_text
 from watcher.view.changes import Change, Measured, short_name, short_names
 from watcher.view.fitting import Either, Fitting
 
@@ -24,6 +25,9 @@ STATE_STYLE = {
     "untrained": "dim",
     "skipped": "dim",
 }
+
+
+_INTERVAL = "95 % interval"
 
 
 def history_table(
@@ -89,7 +93,9 @@ def leaderboard_table(
     renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
     life, file = _life(board), ("file",) if renamed else ()
     gone = ("files",) if any(is_missing(row) for row in board) else ()
-    names = ("rank", "checkpoint", *life, "step", "score", "behind", *file, *gone)
+    sure = any(map(has_interval, board))
+    said = (_INTERVAL, "ranks", "P(best)") if sure else ()
+    names = ("rank", "checkpoint", *life, "step", "score", "behind", *said, *file, *gone)
     table = plain_table(*names, texts=("checkpoint", "file", "files"))
     for row in board:
         table.add_row(
@@ -99,29 +105,36 @@ def leaderboard_table(
             figure(row["global_step"], "d"),
             figure(row["score"], ".6f"),
             "" if row is board[0] else difference(row["score"], board[0]["score"], 6),
+            *((interval_text(row, 4), ranks_text(row), share_text(row.get("p_best"))) * sure),
             *((Path(row["path"]).name,) if renamed else ()),
             *((Text("missing" if is_missing(row) else "", style="red"),) if gone else ()),
             style="bold" if row["rank"] == 1 else "",
         )
-    shown = Fitting(table, optional=("behind", "rank", "file", "step", *life))
+    optional = ("P(best)", "behind", _INTERVAL, "rank", "file", "ranks", "step", *life)
+    shown = Fitting(table, optional=tuple(name for name in optional if name in names))
     return _under(f"{title}: {folder}" if folder else title, shown)
 
 
-def best_one(row: dict[str, Any], mode: str, others: int) -> RenderableType:
+def best_one(
+    row: dict[str, Any], mode: str, others: int, ties: Sequence[dict[str, Any]] = ()
+) -> RenderableType:
     """Draw the best checkpoint of a run, and where it lies.
 
     Args:
         row: Of the view `best`.
         mode: Which score is better.
         others: How many more there are in its folder.
+        ties: Rows of the view `ties`.
     """
     life, texts = _life([row]), ("checkpoint", "evaluated at")
-    table = plain_table("checkpoint", *life, "step", "score", "evaluated at", texts=texts)
+    said = (_INTERVAL,) if has_interval(row) else ()
+    table = plain_table("checkpoint", *life, "step", "score", *said, "evaluated at", texts=texts)
     table.add_row(
         row["checkpoint"],
         *(str(row[name]) for name in life),
         figure(row["global_step"], "d"),
         figure(row["score"], ".6f"),
+        *(interval_text(row, 4) for _ in said),
         row["evaluated_at"],
         style="bold",
     )
@@ -131,7 +144,9 @@ def best_one(row: dict[str, Any], mode: str, others: int) -> RenderableType:
     more = f"and {others} more in {Path(row['path']).parent.name}/, see `leaderboard`"
     title = f"Best of {row['run']} by {row['metric']} ({mode})"
     shown = Fitting(table, optional=("evaluated at", "step", *life))
-    return Group(_under(title, shown), place, *([Text(more, style="dim")] if others else []))
+    told = tie_text(row, ties)
+    remarks = [*([told] if told else []), *([more] if others else [])]
+    return Group(_under(title, shown), place, *(Text(text, style="dim") for text in remarks))
 
 
 def best_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
@@ -171,17 +186,19 @@ def changes_table(
     for title, changes in (("metric", overall), ("category", categories)):
         if not changes:
             continue
-        table = plain_table(title, "from", "to", "change", "", texts=(title, ""))
+        sure = (_INTERVAL,) if any(change.paired for change in changes) else ()
+        table = plain_table(title, "from", "to", "change", *sure, "", texts=(title, ""))
         short = short_names([change.metric for change in changes if not change.category])
         for change in changes:
-            verdict, style = _verdict(change)
+            verdict, style = _verdict(change, measured_only=bool(sure) and not change.paired)
             table.add_row(
                 Either(change.label, short.get(change.label, change.label)),
                 *map(_measured, (change.old, change.new)),
                 Text(_difference(change), style=style),
+                *(_ends(change) for _ in sure),
                 Text(verdict, style=style),
             )
-        parts += [Text(), Fitting(table, optional=("from",))]
+        parts += [Text(), Fitting(table, optional=("from", *sure))]
     return Group(*parts)
 
 
@@ -272,9 +289,18 @@ def _difference(one: Change) -> str:
     return difference(one.new, one.old, 4, "+")
 
 
-def _verdict(change: Change) -> tuple[str, str]:
+def _ends(change: Change) -> str:
+    return f"{change.paired.low:+.4f} to {change.paired.high:+.4f}" if change.paired else ""
+
+
+def _verdict(change: Change, *, measured_only: bool = False) -> tuple[str, str]:
     if change.change is None:
         return "not comparable", "dim"
     if change.is_same:
         return "same", "dim"
-    return ("better", "green") if change.gain > 0 else ("worse", "red")
+    if change.is_told is False:
+        return "cannot be told", "dim"
+    better = change.gain > 0
+    if measured_only:
+        return f"{'better' if better else 'worse'}, as measured", "dim"
+    return ("better", "green") if better else ("worse", "red")

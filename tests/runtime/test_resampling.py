@@ -1,0 +1,179 @@
+"""Replicates on their way: from a worker into the database, to rank, ties and notices."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import Watcher, cli, wait_until
+
+# Four checkpoints: 2 and 3 cannot be told from each other, 1 and 4 surely are worse. A noise that
+# all share hides that from their own intervals.
+SHARED = [0.05 * (n % 9 - 4) for n in range(200)]
+SCORES = {"ckpt-1": 0.30, "ckpt-2": 0.499, "ckpt-3": 0.5, "ckpt-4": 0.45}
+DRAWN = {
+    name: [score + noise + 0.004 * ((7 * n + place) % 5 - 2) for n, noise in enumerate(SHARED)]
+    for place, (name, score) in enumerate(SCORES.items())
+}
+STUB = {"STUB_SCORES": json.dumps(SCORES), "STUB_REPLICATES": json.dumps(DRAWN)}
+
+
+def save(watcher: Watcher, count: int = 4) -> None:
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, count + 1):
+        manager.save(100 * number, model_tensors(1000, f"{number}"))
+
+
+def ask(watcher: Watcher, sql: str) -> list[Any]:
+    with sqlite3.connect(watcher.database) as db:
+        return db.execute(sql).fetchall()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Watcher:
+    """A finished run."""
+    watcher = Watcher(tmp_path_factory.mktemp("resampling"))
+    save(watcher)
+    watcher.run(**STUB)
+    return watcher
+
+
+def test_each_score_has_its_interval_and_the_run_does_not_end_before_the_last(done: Watcher):
+    rows = ask(done, "SELECT checkpoint, low, high FROM history ORDER BY global_step")
+    assert [name for name, *_ in rows] == list(SCORES)
+    assert all(low < SCORES[name] < high for name, low, high in rows)
+
+
+def test_those_that_cannot_be_told_from_the_best_are_tied(done: Watcher):
+    rows = ask(done, "SELECT checkpoint, tied, rank_low, rank_high, p_best FROM ties")
+    found = {name: tuple(rest) for name, *rest in rows}
+    assert {name: row[:3] for name, row in found.items()} == {
+        "ckpt-2": (1, 1, 2),
+        "ckpt-3": (1, 1, 2),
+        "ckpt-4": (0, 3, 3),
+        "ckpt-1": (0, 4, 4),
+    }
+    assert found["ckpt-3"][3] + found["ckpt-2"][3] == pytest.approx(1)
+
+
+def test_the_views_have_an_interval_of_each_metric_and_category(done: Watcher):
+    rows = ask(
+        done,
+        "SELECT category, low, high, level, n, b, objects FROM intervals"
+        " WHERE checkpoint = 'ckpt-4' ORDER BY category",
+    )
+    drawn = pytest.approx((min(DRAWN["ckpt-4"]), max(DRAWN["ckpt-4"])))
+    assert [row[0] for row in rows] == [None, "rectangle"]
+    assert all((row[1:3], row[3:]) == (drawn, (0.95, 8, 200, 9)) for row in rows)
+
+
+def test_categories_and_influences_are_kept_of_what_has_a_place_and_of_the_last(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    save(watcher)
+    watcher.run("--top-k", "1", **STUB)
+    of_categories = (
+        "SELECT c.name FROM replicates x JOIN evaluations e ON e.id = x.evaluation_id"
+        " JOIN checkpoints c ON c.id = e.checkpoint_id WHERE x.category {} '' AND drawn NOT NULL"
+        " ORDER BY 1"
+    )
+    assert [name for (name,) in ask(watcher, of_categories.format("="))] == list(SCORES)
+    assert [name for (name,) in ask(watcher, of_categories.format("!="))] == ["ckpt-3", "ckpt-4"]
+    (kept,) = ask(watcher, "SELECT count(*), min(length(influence)) FROM influences")
+    assert kept == (2, 4 * 8)
+
+
+def test_commands_say_what_can_be_told(done: Watcher):
+    told = json.loads(cli("best", done.model_dir, "--json").stdout)
+    assert told["checkpoint"] == "ckpt-3" and told["tied"] is True
+    assert told["low"] < 0.5 < told["high"] and (told["rank_low"], told["rank_high"]) == (1, 2)
+    shown = cli("best", done.model_dir, COLUMNS="120").stdout
+    assert "this eval set cannot tell it from ckpt-2" in shown
+    board = cli("leaderboard", done.model_dir, COLUMNS="120").stdout
+    assert "1-2, tie" in board and "95 % interval" in board
+    changes = json.loads(cli("compare", done.model_dir, "ckpt-2", "ckpt-3", "--json").stdout)
+    same, sure = changes["metrics"][0], None
+    assert same["told"] is False and same["low"] < 0 < same["high"]
+    changes = json.loads(cli("compare", done.model_dir, "ckpt-1", "ckpt-3", "--json").stdout)
+    sure = next(one for one in changes["metrics"] if one["metric"].endswith("mAP"))
+    assert sure["told"] is True and 0 < sure["low"] < sure["change"] < sure["high"]
+    shown = cli("compare", done.model_dir, "ckpt-2", "ckpt-3", COLUMNS="120").stdout
+    assert "cannot be told" in shown
+
+
+def test_without_replicates_all_is_as_ever(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    save(watcher)
+    watcher.run("--replicates", "0", STUB_SCORES=STUB["STUB_SCORES"])
+    assert ask(watcher, "SELECT count(*) FROM replicates") == [(0,)]
+    told = json.loads(cli("best", watcher.model_dir, "--json").stdout)
+    assert told["checkpoint"] == "ckpt-3" and told["low"] is told["tied"] is None
+    assert "interval" not in cli("leaderboard", watcher.model_dir, COLUMNS="120").stdout
+
+
+def test_ties_by_noise_give_the_first_place_to_the_older_one_and_say_so(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    save(watcher)
+    watcher.run("--ties-by", "noise", **STUB)
+    assert [name for (name,) in ask(watcher, "SELECT checkpoint FROM leaderboard")] == [
+        *("ckpt-2", "ckpt-3", "ckpt-4")
+    ]
+    (note,) = ask(watcher, "SELECT note FROM history WHERE checkpoint = 'ckpt-2'")
+    assert note == (
+        "first in best/ though ckpt-3 scored 0.001 better: this eval set cannot tell them apart,"
+        " so the oldest step decides",
+    )
+
+
+def test_another_metric_has_its_own_intervals_and_ties(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    save(watcher)
+    watcher.run(**STUB)
+    watcher.run("--metric", "1 - mAP", "--mode", "min")
+    rows = ask(watcher, "SELECT checkpoint, score, low, high FROM history ORDER BY global_step")
+    assert all(low < score < high for _, score, low, high in rows)
+    assert rows[2][1] == 0.5 and rows[2][2] == pytest.approx(0.5 - 0.2 - 0.008, abs=0.01)
+    tied = ask(watcher, "SELECT checkpoint FROM ties WHERE tied ORDER BY checkpoint")
+    assert tied == [("ckpt-2",), ("ckpt-3",)]
+    watcher.run("--metric", "loss")
+    assert ask(watcher, "SELECT count(*) FROM history WHERE low NOT NULL") == [(0,)]
+    assert ask(watcher, "SELECT count(*) FROM ties") == [(0,)]
+
+
+def test_the_score_does_not_wait_for_its_replicates(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    save(watcher, 1)
+    watcher.start(STUB_REPLICATES_SECONDS=600, **STUB)
+    wait_until(lambda: (watcher.best_dir / "best.json").exists(), "the score is promoted")
+    assert ask(watcher, "SELECT score, low FROM history") == [(0.3, None)]
+    watcher.stop()
+
+
+def test_a_worker_that_dies_over_the_replicates_costs_no_score(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    save(watcher, 1)
+    odd = json.dumps({"ckpt-1": "no numbers"})
+    process = watcher.start(STUB_SCORES=STUB["STUB_SCORES"], STUB_REPLICATES=odd)
+    wait_until(lambda: (watcher.best_dir / "best.json").exists(), "the score is promoted")
+    time.sleep(0.5)
+    assert process.poll() is None or process.returncode == 0
+    assert ask(watcher, "SELECT state, attempts FROM checkpoints") == [("scored", 1)]
+    watcher.stop()
+
+
+def test_a_notice_of_a_new_best_waits_until_it_is_confirmed(tmp_path: Path):
+    watcher = Watcher(tmp_path)
+    told = tmp_path / "told"
+    hook = ("--notify-command", "sh", "--notify-command", "-c", "--notify-command")
+    save(watcher, 2)
+    flags = (*hook, f"cat >> {told}", "--confirmed")
+    watcher.run(*flags, **STUB)
+    save(watcher)
+    watcher.run(*flags, **STUB)
+    names = [json.loads(line)["checkpoint"] for line in told.read_text().splitlines()]
+    # ckpt-3 is the best, but cannot be told from ckpt-2.
+    assert names[-1] == "ckpt-2" and "ckpt-3" not in names
