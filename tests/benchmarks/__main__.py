@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
@@ -75,4 +76,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # What workers that are killed leave goes with it.
+    with tempfile.TemporaryDirectory(prefix="bench-") as os.environ["TMPDIR"]:
+        main()
