@@ -46,6 +46,7 @@ class Start(Message):
     artefacts_dir: Optional[str] = None
     heartbeat_seconds: Optional[float] = None
     replicates: int = 0
+    rest: float = 0.0
 
     def set_up(self):
         """Returns the common fields and the kind's options in one dict."""
@@ -250,6 +251,7 @@ class Replicates(Message):
     level: float
     metrics: List[Replicated] = field(default_factory=list)
     influences: Optional[str] = None
+    image_names: Optional[List[str]] = None
 
 
 @dataclass

@@ -145,6 +145,7 @@ class Replicates:
         scheme: How they are drawn: those of one scheme and as many images have the same draws.
         level: Of the intervals.
         influences: Little-endian float32, one an image; None where it is not told.
+        image_names: What the images are called; None where it is not told.
     """
 
     scheme: str
@@ -153,6 +154,7 @@ class Replicates:
     level: float
     metrics: tuple[Replicated, ...] = ()
     influences: bytes | None = None
+    image_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

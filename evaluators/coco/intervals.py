@@ -15,7 +15,7 @@ LEVEL = 0.95
 MOST_CATEGORIES = 200
 
 
-def resampler(count, measured):
+def resampler(count, measured, naming=None):
     """Returns what computes replicates, None where there are none.
 
     Args:
@@ -23,19 +23,20 @@ def resampler(count, measured):
         measured: for each set of metrics (names, match): the names of the overall metrics in the
             order of IOUS, of which the first is that of each category too, and what returns the
             Matched, or None.
+        naming: returns what images are called by their identities; None where that was told before.
     """
-    return Resampler(count, measured) if count and measured else None
+    return Resampler(count, measured, naming) if count and measured else None
 
 
 class Resampler:
     """Computes the replicates of one evaluation, see `resampler`."""
 
-    def __init__(self, count, measured):
-        self._count, self._measured = count, measured
+    def __init__(self, count, measured, naming=None):
+        self._count, self._measured, self._naming = count, measured, naming
 
     def compute(self):
         """Returns the fields of `protocol.Replicates` but its id."""
-        metrics, images, influences = [], 0, None
+        metrics, images, influences, names = [], 0, None, None
         for names, match in self._measured:
             matched = match()
             # Drawn from one image all replicates are the same, which says nothing.
@@ -45,6 +46,7 @@ class Resampler:
             metrics += _metrics(matched, names, replicates.draw_images(images, self._count))
             if influences is None:
                 influences = _packed(replicates.influences(matched))
+                names = self._naming and self._naming(matched.pairs.images.tolist())
         return {
             "scheme": replicates.SCHEME,
             "images": images,
@@ -52,6 +54,7 @@ class Resampler:
             "level": LEVEL,
             "metrics": metrics,
             "influences": influences,
+            "image_names": names,
         }
 
 

@@ -18,6 +18,7 @@ from evaluators.model_garden.experiment import Experiment
 from evaluators.model_garden.identity import identity, text_sha256
 from evaluators.model_garden.metrics import DeferredCoco
 from evaluators.model_garden.trainer import BUILD_ERRORS, Model, cannot_build
+from evaluators.pace import Pace
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, finite
 from evaluators.soundness import check_finite
 
@@ -45,6 +46,8 @@ class Evaluation:
         self._parts = identity(self._experiment, versions)
         self._backend = coco.choose_backend(request.get("coco_backend"))
         self._replicates = request.get("replicates")
+        self._pace = Pace(request.get("rest"))
+        self._naming = lambda identities: [str(identity) for identity in identities]
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._files = fingerprint.FileStates(self._experiment.files)
         begin("reading the eval set")
@@ -141,7 +144,9 @@ class Evaluation:
             done += images
             clock.count(images)
             report(done)
+            self._pace.rest()
 
+        self._pace.begin()
         logs = self._model.evaluate(on_step)
         if done != total:
             message = "{} of {} images were evaluated".format(done, total)
@@ -170,8 +175,13 @@ class Evaluation:
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
-            "replicates": coco.resampler(self._replicates, measured),
+            "replicates": self._resampler(measured),
         }
+
+    def _resampler(self, measured):
+        """Returns what computes the replicates; of the first evaluation it names the images too."""
+        naming, self._naming = self._naming, None
+        return coco.resampler(self._replicates, measured, naming)
 
     def _dry_run(self):
         """Returns the names of the metrics, from one batch through the untrained model.

@@ -11,12 +11,14 @@ from evaluators.od_api import plugins, randomness, record_checks
 from evaluators.od_api.dataset import EvalSet
 from evaluators.od_api.declared import LATENCY, declare
 from evaluators.od_api.fingerprint import fingerprint_parts
+from evaluators.od_api.image_names import ImageNames
 from evaluators.od_api.metrics import Metrics, MetricSets
 from evaluators.od_api.model import Model
 from evaluators.od_api.passes import Passes, passes_at_once
 from evaluators.od_api.pipeline import Pipeline
 from evaluators.od_api.proof import Batching
 from evaluators.od_api.visualize import Visualizer
+from evaluators.pace import Pace
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, Refusal, finite
 from evaluators.snapshot import Snapshot
 from evaluators.soundness import check_finite
@@ -43,7 +45,8 @@ class Evaluation:
         self._replicates = request.get("replicates")
         begin("checking the eval records")
         # Which costs little beside building the model.
-        records = record_checks.require_sound(self._pipeline)
+        tally = record_checks.require_sound(self._pipeline)
+        self._naming = ImageNames(tally.source_ids).of
         self._files = fingerprint.FileStates(
             [*self._pipeline.record_files, self._pipeline.eval_input.label_map_path]
         )
@@ -56,7 +59,7 @@ class Evaluation:
             self._parts["metric_plugins"] = {p.name: p.identity for p in self._plugins}
         begin("building the model")
         self._model = Model(self._pipeline)
-        begin("reading the images of {} eval records".format(records))
+        begin("reading the images of {} eval records".format(tally.records))
         self._eval_set = EvalSet(
             self._pipeline,
             self._model.network,
@@ -69,8 +72,10 @@ class Evaluation:
         self._model.trace(self._eval_set.shapes)
         if request.get("check"):
             self._model.require_fit(request["check"])
-        at_once = passes_at_once(self._device, request.get("threads"))
-        self._passes = Passes(at_once)
+        self._pace = Pace(request.get("rest"))
+        # Two that rest in turn would never leave the CPU alone.
+        threads = 1 if self._pace.rests else request.get("threads")
+        self._passes = Passes(passes_at_once(self._device, threads))
         self._batching = Batching(self._model, self._eval_set, self._passes)
         self._sets = MetricSets(
             self._pipeline, self._model.class_agnostic, self._backend, self._plugins
@@ -183,8 +188,13 @@ class Evaluation:
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": device.peak_gpu_memory_bytes(),
             "model_variables": self._model.variable_count,
-            "replicates": coco.resampler(self._replicates, metrics.to_resample()),
+            "replicates": self._resampler(metrics.to_resample()),
         }
+
+    def _resampler(self, measured):
+        """Returns what computes the replicates; of the first evaluation it names the images too."""
+        naming, self._naming = self._naming, None
+        return coco.resampler(self._replicates, measured, naming)
 
     def _run(self, batches, clock, report, shown=None):
         """Returns the metrics; the detections to draw are added to `shown`, where it is given."""
@@ -199,7 +209,8 @@ class Evaluation:
             clock.count(metrics.images - before)
             report(metrics.images)
 
-        self._passes.run(self._batching.forward, self._batching.groups(batches), clock, take)
+        forward = self._pace.paced(self._batching.forward)
+        self._passes.run(forward, self._batching.groups(batches), clock, take)
         return metrics
 
     def _dry_run(self, device_shared):

@@ -35,17 +35,17 @@ def require_sound(pipeline):
     """Reads all eval records before the model is built; adds what is odd to the warnings.
 
     Returns:
-        How many there are.
+        Their Tally.
 
     Raises:
         Refusal: they cannot be read, or no evaluation can be made of them.
     """
-    found, _, count, _ = examine(pipeline)
+    found, tally, _, _ = examine(pipeline)
     for finding in found:
         if finding.is_fatal:
             raise Refusal(records.CODE, finding.message, finding.remedy)
     pipeline.warnings += ["{}: {}".format(f.message, f.remedy) for f in found]
-    return count
+    return tally
 
 
 def examine(pipeline, deadline=None, tell=None):

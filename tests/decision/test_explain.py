@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
+from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from made_runs import scores
+from noisy_runs import make_noisy
 from rich.console import Console
 from watching import Watcher, cli
 
@@ -105,6 +109,46 @@ def test_a_setting_that_is_none_is_one_clear_error(ended: Watcher, what_if: str,
     assert said.returncode == 1
     assert words in said.stderr and said.stderr.count("error: ") == 1
     assert "Traceback" not in said.stderr
+
+
+def test_it_tells_how_each_stands_to_the_best_and_whether_a_gain_may_be_chance(tmp_path: Path):
+    # A difference has a standard deviation of 0.0057: half of its interval is about 0.011.
+    made = scores(0.3, 0.4, 0.45, 0.452)
+    make_noisy(tmp_path / "noisy", made, apart=0.004)
+    given = {"model_dir": str(tmp_path / "noisy"), "pipeline_config": "p", "top_k": 3}
+    with sqlite3.connect(tmp_path / "noisy" / "watcher" / "watcher.db") as db:
+        db.execute("UPDATE runs SET settings = ?", [json.dumps({**given, "patience": 5})])
+    db.close()
+
+    def explained(*arguments: str) -> dict:
+        said = cli("explain", tmp_path / "noisy", "--json", *arguments)
+        assert said.returncode == 0, said.stderr
+        return json.loads(said.stdout)
+
+    now = explained("--what-if", "min_delta=0.001")
+    assert [row["tied"] for row in now["leaders"]] == [True, True, False]
+    second, third = (row["difference"] for row in now["leaders"][1:])
+    assert now["leaders"][0]["difference"] is None
+    assert second["low"] < 0 < second["high"] and second["value"] == pytest.approx(-0.002)
+    assert third["high"] < 0 and third["value"] == pytest.approx(-0.052)
+    gain = now["min_delta"]
+    assert (
+        gain["gain"] == 0.001 and gain["inside_noise"] and gain["between"] == ["ckpt-3", "ckpt-4"]
+    )
+    assert gain["half_width"] == pytest.approx(0.011, rel=0.25)
+    assert not explained("--what-if", "min_delta=0.02")["min_delta"]["inside_noise"]
+    for other in ("smoothing=ema:0.5", "patience=none"):
+        assert explained("--what-if", other)["min_delta"] is None
+    shown = cli("explain", tmp_path / "noisy", "--what-if", "min_delta=0.001", COLUMNS="120").stdout
+    assert "to the best, 95 %" in shown and "min_delta (0.001) lies inside the noise" in shown
+    assert [line.split()[-2] == "tie" for line in shown.splitlines()[3:6]] == [True, True, False]
+
+
+def test_without_replicates_nothing_is_said_of_certainty(ended: Watcher):
+    now = told(ended)
+    assert now["min_delta"] is None
+    assert {row["tied"] for row in now["leaders"]} == {None}
+    assert "95 %" not in cli("explain", ended.model_dir, COLUMNS="120").stdout
 
 
 def test_another_board_is_named_and_an_unknown_one_refused(ended: Watcher):

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from privileges import OPEN_TO_ALL
 
 from watcher.errors import DeviceTaken, WorkerError
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
@@ -66,7 +67,7 @@ def other_user(*bases: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user reaches; tmp_path is closed to others."""
-    with tempfile.TemporaryDirectory(prefix="device-lock-") as name:
+    with tempfile.TemporaryDirectory(prefix="device-lock-", dir=OPEN_TO_ALL) as name:
         Path(name).chmod(0o1777)
         yield Path(name)
 

@@ -106,7 +106,10 @@ def test_a_refusal_ends_the_worker_with_what_to_do(client: Client):
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"type": "later"}, "expected one of start, evaluate, average, cancel, stop, got {'type': 'later'}"),
+        (
+            {"type": "later"},
+            "expected one of start, evaluate, average, cancel, stop, got {'type': 'later'}",
+        ),
         ({"type": "evaluate", "id": "a"}, "a wrong evaluate: "),
         (
             {"type": "average", "id": "a", "prefixes": ["a", "b"], "prefix": "c"},

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+# Where others reach a folder of ours: what pytest makes is closed to them, TMPDIR among it.
+OPEN_TO_ALL = "/tmp"
 _OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 _VERSION_3 = 0x20080522  # linux/capability.h: a header of version and pid, two times three words
 

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 
 import pytest
 from made_runs import LOSS, MAP, NOW, Made, learning, make_run, scores
+from noisy_runs import make_noisy
 from rich.console import Console
 from watching import CLI, cli
 
@@ -29,13 +30,13 @@ from watcher.plot import figure
 from watcher.plot.close_up import with_close_ups
 from watcher.plot.gather import read_run
 from watcher.plot.placing import box_around, place_labels
+from watcher.plot.recorded import Point, Run
 from watcher.plot.series import (
+    MOST_BANDS,
     MOST_CATEGORIES,
     MOST_RUNS,
     Curve,
     Picture,
-    Point,
-    Run,
     make_picture,
     short_label,
 )
@@ -339,6 +340,73 @@ def test_a_close_up_of_several_runs_shows_the_end_of_each(tmp_path: Path):
 
 
 @pytest.mark.slow
+# -- intervals
+
+
+def test_the_band_has_the_ends_of_each_interval_and_ends_where_there_is_none(tmp_path: Path):
+    folder = make_noisy(tmp_path, scores(0.1, 0.2, None, 0.3, 0.32, 0.35), without={4})
+    drawn = picture_of(folder)
+    (curve,) = drawn.panels[0].curves
+    ends = query(folder, "SELECT global_step, low, high FROM history WHERE low NOT NULL ORDER BY 1")
+    assert [step for step, *_ in ends] == [100, 200, 500, 600]
+    assert [point for piece in curve.bands for point in piece] == ends
+    assert [len(piece) for piece in curve.bands] == [2, 2]
+    svg = svg_of(drawn)
+    assert "95 % interval" in texts(svg)
+    band = part(svg, "panel-0-band-0")
+    (shape,), (use,) = (band.findall(f".//{SVG}{name}") for name in ("path", "use"))
+    down = float(use.get("y", ""))
+    signs = part(svg, "panel-0-curve-0").findall(f".//{SVG}use")
+    (x0, y0), (x1, y1) = [(float(use.get("x", "")), float(use.get("y", ""))) for use in signs[:2]]
+    d = re.findall(r"[ML] (\S+) (\S+)", shape.get("d", ""))
+    corners = [(float(x), float(y) + down) for x, y in d]
+    for step, low, high in ends[:2]:
+        for value in (low, high):
+            at = (x0 + (step - 100) / 100 * (x1 - x0), y0 + (value - 0.1) / 0.1 * (y1 - y0))
+            assert any(corner == pytest.approx(at, abs=0.01) for corner in corners)
+
+
+def test_a_point_between_two_without_an_interval_has_a_band_of_its_own(tmp_path: Path):
+    drawn = picture_of(make_noisy(tmp_path, scores(0.1, 0.2, 0.3), without={1, 3}))
+    svg = svg_of(drawn)
+    assert part(svg, "panel-0-band-0").findall(f".//{SVG}path")
+
+
+def test_a_metric_that_does_not_rank_has_the_band_of_its_own_intervals(tmp_path: Path):
+    folder = make_noisy(tmp_path, scores(0.1, 0.2, 0.3), other=f"{MAP}@.50IOU")
+    (panel,) = picture_of(folder, metrics=["mAP50"]).panels
+    found = [point for piece in panel.curves[0].bands for point in piece]
+    sql = "SELECT global_step, low, high FROM intervals WHERE metric LIKE '%50IOU' ORDER BY 1"
+    assert panel.banded and found == query(folder, sql)
+    (panel,) = picture_of(folder, metrics=["mAP + mAP50"]).panels
+    assert not panel.banded, "of an expression that does not rank none is recorded"
+
+
+def test_there_is_no_band_where_it_would_hide_or_tell_nothing(tmp_path: Path, gaps: Path):
+    assert not picture_of(gaps).panels[0].banded
+    assert "95 % interval" not in texts(svg_of(picture_of(gaps)))
+    folders = [
+        make_noisy(tmp_path / f"{at}" / "run", scores(0.1, 0.2), name=f"run {at}")
+        for at in range(MOST_BANDS + 1)
+    ]
+    assert picture_of(*folders[:-1]).panels[0].banded
+    assert not picture_of(*folders).panels[0].banded
+    risen = with_close_ups(picture_of(make_noisy(tmp_path / "risen", scores(*RISEN))))
+    assert [panel.banded for panel in risen.panels] == [True, False]
+    assert "interval" not in shown(risen, 80), "in the terminal it would hide the curve"
+
+
+def test_a_database_from_before_intervals_is_drawn_without_them(tmp_path: Path):
+    folder = make_run(tmp_path, scores(0.1, 0.2))
+    with closing(sqlite3.connect(folder / "watcher" / "watcher.db")) as db:
+        for name in ("history", "leaderboard", "best", "intervals", "ties", "run_state"):
+            db.execute(f"DROP VIEW {name}")
+        db.execute("DROP TABLE replicates")
+        db.execute("ALTER TABLE evaluations DROP COLUMN low")
+        db.commit()
+    assert not picture_of(folder).panels[0].banded
+
+
 def test_several_svgs_stand_in_one_page_and_reach_for_nothing_outside(long: Path, gaps: Path):
     first, second = (figure.to_svg(picture_of(folder)) for folder in (long, gaps))
     third = figure.to_svg(picture_of(gaps), prefix="again-")

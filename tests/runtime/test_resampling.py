@@ -72,21 +72,6 @@ def test_the_views_have_an_interval_of_each_metric_and_category(done: Watcher):
     assert all((row[1:3], row[3:]) == (drawn, (0.95, 8, 200, 9)) for row in rows)
 
 
-def test_categories_and_influences_are_kept_of_what_has_a_place_and_of_the_last(tmp_path: Path):
-    watcher = Watcher(tmp_path)
-    save(watcher)
-    watcher.run("--top-k", "1", **STUB)
-    of_categories = (
-        "SELECT c.name FROM replicates x JOIN evaluations e ON e.id = x.evaluation_id"
-        " JOIN checkpoints c ON c.id = e.checkpoint_id WHERE x.category {} '' AND drawn NOT NULL"
-        " ORDER BY 1"
-    )
-    assert [name for (name,) in ask(watcher, of_categories.format("="))] == list(SCORES)
-    assert [name for (name,) in ask(watcher, of_categories.format("!="))] == ["ckpt-3", "ckpt-4"]
-    (kept,) = ask(watcher, "SELECT count(*), min(length(influence)) FROM influences")
-    assert kept == (2, 4 * 8)
-
-
 def test_commands_say_what_can_be_told(done: Watcher):
     told = json.loads(cli("best", done.model_dir, "--json").stdout)
     assert told["checkpoint"] == "ckpt-3" and told["tied"] is True
@@ -105,6 +90,15 @@ def test_commands_say_what_can_be_told(done: Watcher):
     assert "cannot be told" in shown
 
 
+def test_compare_lists_the_images_that_gained_and_lost_the_most(done: Watcher):
+    compared = ("compare", done.model_dir, "ckpt-2", "ckpt-3", "--images")
+    images = json.loads(cli(*compared, "--json").stdout)["images"]
+    assert {one["name"] for one in images} == {f"image {n}" for n in range(8)}
+    # The stub's influences are the same for each checkpoint: all share the change.
+    assert [one["gain"] for one in images] == pytest.approx([0.001 / 8] * 8)
+    assert "of 8" in cli(*compared, COLUMNS="100").stdout
+
+
 def test_without_replicates_all_is_as_ever(tmp_path: Path):
     watcher = Watcher(tmp_path)
     save(watcher)
@@ -113,6 +107,9 @@ def test_without_replicates_all_is_as_ever(tmp_path: Path):
     told = json.loads(cli("best", watcher.model_dir, "--json").stdout)
     assert told["checkpoint"] == "ckpt-3" and told["low"] is told["tied"] is None
     assert "interval" not in cli("leaderboard", watcher.model_dir, COLUMNS="120").stdout
+    refused = cli("compare", watcher.model_dir, "ckpt-2", "ckpt-3", "--images")
+    assert refused.returncode == 1
+    assert "nothing is kept of the images of ckpt-2" in refused.stderr
 
 
 def test_ties_by_noise_give_the_first_place_to_the_older_one_and_say_so(tmp_path: Path):
@@ -170,7 +167,7 @@ def test_a_notice_of_a_new_best_waits_until_it_is_confirmed(tmp_path: Path):
     told = tmp_path / "told"
     hook = ("--notify-command", "sh", "--notify-command", "-c", "--notify-command")
     save(watcher, 2)
-    flags = (*hook, f"cat >> {told}", "--confirmed")
+    flags = (*hook, f"cat >> {told}", "--notify-confirmed")
     watcher.run(*flags, **STUB)
     save(watcher)
     watcher.run(*flags, **STUB)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from privileges import OPEN_TO_ALL
 from watching import Watcher, wait_until
 
 pytestmark = pytest.mark.slow
@@ -73,7 +74,7 @@ def shared() -> Iterator[Watcher]:
     """A run in a folder that every user can reach; tmp_path is closed to others."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to read as another user")
-    folder = Path(tempfile.mkdtemp(prefix="sharing-"))
+    folder = Path(tempfile.mkdtemp(prefix="sharing-", dir=OPEN_TO_ALL))
     folder.chmod(0o755)
     run = Watcher(folder)
     run.prefix = ["sh", "-c", 'umask 0077; exec "$@"', "sh"]
@@ -86,7 +87,7 @@ def shared() -> Iterator[Watcher]:
 
 
 def as_other_user(watcher: Watcher, *groups: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as own:
+    with tempfile.TemporaryDirectory(dir=OPEN_TO_ALL) as own:
         os.chown(own, NOBODY, NOBODY)
         command = [sys.executable, "-c", OTHER_USER, watcher.model_dir, json.dumps(groups), own]
         done = subprocess.run([str(part) for part in command], capture_output=True, timeout=60)

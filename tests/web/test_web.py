@@ -24,10 +24,13 @@ from urllib.request import urlopen
 import pytest
 from browser import Browser
 from fake_trainer import Manager, model_tensors
-from made_runs import make_run, scores
+from made_runs import MAP, Made, learning, make_run, scores
+from noisy_runs import make_noisy
 from recorded_runs import CATEGORIES, record
 from watching import ROOT, Watcher, alive, cli, wait_until
 from web_page import DATASETTE, WebPage
+
+from watcher.view.certainty import share_text
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +104,8 @@ VIEWS = (
     *("best", "leaderboard", "boards", "history", "run_state"),
     *("metric_values", "overall_values", "category_values"),
 )
+# Runs without replicates have no rows of these.
+CERTAIN = ("intervals", "ties")
 
 
 def dashboards(page: WebPage) -> dict[str, dict[str, dict]]:
@@ -193,6 +198,90 @@ def test_the_page_closes_up_on_the_same_points_as_the_plot(tmp_path: Path):
     assert shown == {"risen": 4, "noisy": 30, "rising": 0, "same": 0, "before": 0, "none": 0}
 
 
+FEW = {"category 00": 3, "category 01": 19, "category 02": 20, "category 03": 200}
+CAUTION = "2 categories have fewer than 20 objects: category 00 (3), category 01 (19); "
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that has intervals, but for two evaluations, and a run that has none."""
+    folder = tmp_path_factory.mktemp("sure")
+    made = learning(12, categories=len(FEW))
+    make_noisy(folder / "noisy", made, name="noisy", objects=FEW, without={4, 5})
+    make_run(folder / "plain", made, name="plain")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def noisy_page(noisy: Path) -> Iterator[WebPage]:
+    """The page of those."""
+    page = WebPage(noisy)
+    yield page
+    page.end()
+
+
+def test_the_views_about_certainty_are_answered_and_described(noisy_page: WebPage, noisy: Path):
+    database = noisy / "noisy" / "watcher" / "watcher.db"
+    for view in CERTAIN:
+        told = noisy_page.rows(f"/noisy/{view}", _size="max")
+        assert told == query(database, f"SELECT * FROM {view}") and told, view
+    assert "Images of the eval set" in noisy_page.answer("/noisy/intervals")[1]
+    assert "at one-sided 95 %" in noisy_page.answer("/noisy/ties")[1]
+
+
+def test_intervals_ranks_and_shares_are_those_of_the_views(noisy: Path):
+    from watcher.store.page_queries import SHOWN
+    from watcher.store.reading import open_reader
+    from watcher.view.certainty import ranks_text
+
+    database = noisy / "noisy" / "watcher" / "watcher.db"
+    shown = query(database, SHOWN["promoted"].sql)
+    with open_reader(database.parent) as reader:
+        board = reader.leaderboard()
+    for row, its in zip(shown, board, strict=True):
+        assert row["ranks"] == ranks_text(its) and ", tie" in str(shown[0]["ranks"])
+        assert {name: row[name] for name in ("low", "high", "p_best")} == {
+            name: its[name] for name in ("low", "high", "p_best")
+        }
+    curve = query(database, SHOWN["score_by_step"].sql)
+    ends = query(database, "SELECT low, high FROM history ORDER BY global_step")
+    assert [{"low": row["low"], "high": row["high"]} for row in curve] == ends
+    assert [place for place, row in enumerate(curve, 1) if row["low"] is None] == [4, 5]
+    best = query(database, "SELECT checkpoint FROM best")[0]["checkpoint"]
+    of_best = query(
+        database,
+        "SELECT category, low, high, objects FROM intervals"
+        " WHERE checkpoint = ? AND category NOT NULL ORDER BY value DESC",
+        best,
+    )
+    asked = query(database, SHOWN["categories_of_best"].sql)
+    assert [{name: row[name] for name in of_best[0]} for row in asked] == of_best
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        ({"a": 20, "b": 3000}, None),
+        ({"a": 19, "b": 20}, "a category has fewer than 20 objects: a (19); scores come out"),
+        (
+            {of: place for place, of in enumerate("gfedcba", 1)},
+            "7 categories have fewer than 20 objects: g (1), f (2), e (3), d (4), c (5) and 2 more",
+        ),
+    ],
+    ids=["enough", "one", "seven"],
+)
+def test_categories_with_few_objects_are_named(
+    tmp_path: Path, objects: dict[str, int], said: str | None
+):
+    from watcher.store.queries import caution
+    from watcher.store.reading import open_reader
+
+    made = [Made(100, {MAP: 0.3}, {(MAP, of): 0.3 for of in objects})]
+    with open_reader(make_noisy(tmp_path, made, objects=objects) / "watcher") as reader:
+        told = caution(reader)
+    assert told is None if said is None else str(told).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("stop", "value", "note"),
     [
@@ -268,7 +357,8 @@ def test_runs_that_rank_by_other_metrics_have_a_chart_each_and_names_of_their_ow
 def test_tables_are_described_and_what_is_internal_is_hidden(page: WebPage):
     told = json.loads(page.answer("/cats.json")[1])
     hidden = {table["name"] for table in told["tables"] if table["hidden"]}
-    assert hidden == {"placements", "_sqlite_migrations"}
+    internal = {"placements", "replicates", "influences", "standings"}
+    assert hidden == {*internal, "_sqlite_migrations"}
     assert [one["name"] for one in json.loads(page.answer("/-/databases.json")[1])] == [
         *NAMES.values()
     ]
@@ -554,6 +644,45 @@ def test_the_page_of_a_run_shows_it_on_a_screen_and_on_a_phone(
     whole(browser, tmp_path / "page.png", width)
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_of_a_run_shows_how_sure_its_scores_are(
+    noisy_page: WebPage,
+    noisy: Path,
+    browser: Browser,
+    tmp_path: Path,
+    width: int,
+    scheme: str,
+):
+    (best,) = query(noisy / "noisy" / "watcher" / "watcher.db", "SELECT * FROM best")
+    browser.open(f"{noisy_page.origin}/-/dashboards/noisy", width=width, scheme=scheme)
+    drawn(browser)
+    bands = "document.querySelectorAll('#chart-{} svg .mark-area path').length"
+    assert browser.ask(bands.format("score_by_step")) == 2, "on both sides of those without one"
+    legend = browser.ask("document.querySelector('#chart-score_by_step').textContent")
+    assert legend.count("95 % interval") == legend.count("evaluated") == 1
+    board = card(browser, "promoted")
+    assert f"{best['low']:.4f}\u2013{best['high']:.4f}" in board
+    # The head of a table is not shown on a phone, where each figure has its name.
+    assert "P(best)" in browser.ask("document.querySelector('#chart-promoted').innerHTML")
+    assert "-3, tie" in board and share_text(best["p_best"]) in board
+    assert CAUTION in card(browser, "categories_of_best")
+    whole(browser, tmp_path / "noisy.png", width)
+    browser.open(f"{noisy_page.origin}/", width=width, scheme=scheme)
+    drawn(browser)
+    assert CAUTION in card(browser, "noisy") and "fewer than" not in card(browser, "plain")
+
+
+def test_the_page_of_a_run_without_intervals_says_nothing_of_them(
+    noisy_page: WebPage, browser: Browser
+):
+    browser.open(f"{noisy_page.origin}/-/dashboards/plain")
+    drawn(browser)
+    text = browser.ask("document.querySelector('main, .content').innerText")
+    assert "interval" not in text and "P(best)" not in text and "ranks" not in text
+    assert browser.ask("document.querySelectorAll('#chart-promoted th').length") == 6
+    assert browser.complaints == []
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_overview_lays_the_runs_over_each_other(
     page: WebPage, browser: Browser, tmp_path: Path, width: int
@@ -623,7 +752,7 @@ def test_a_long_run_has_a_small_curve_of_few_points_with_the_best_and_the_last(t
     assert 200 < len(curve) <= 301 and curve[-1][1] == 70_000
     assert [step for _, step, _, is_best in curve if is_best] == [12_400]
     assert [step for _, step, *_ in curve] == sorted(step for _, step, *_ in curve)
-    assert json.loads(str(row["warnings"])) == ["early stop: no improvement in 9", None]
+    assert json.loads(str(row["warnings"])) == ["early stop: no improvement in 9", None, None]
 
 
 def test_what_a_database_holds_is_text_and_never_markup(page: WebPage, browser: Browser):
@@ -711,6 +840,24 @@ def test_a_report_fits_the_screen_and_the_phone_and_holds_no_markup_of_others(
     assert browser.ask("document.querySelectorAll('img, script, b').length") == 0
     text = browser.ask("document.body.innerText")
     assert REASON in text and HOSTILE.format(5) in text
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_a_report_shows_how_sure_its_scores_are(
+    noisy: Path, browser: Browser, tmp_path: Path, width: int, scheme: str
+):
+    file = tmp_path / "noisy.html"
+    assert cli("web", noisy / "noisy", "--export", file).returncode == 0
+    (best,) = query(noisy / "noisy" / "watcher" / "watcher.db", "SELECT * FROM best")
+    browser.open(file.as_uri(), width=width, scheme=scheme)
+    text = browser.ask("document.body.innerText")
+    ends = f"{best['low']:.4f}\u2013{best['high']:.4f}"
+    assert text.count(ends) == 3, "in the leaderboard, the metrics and the checkpoints"
+    assert CAUTION in text and "-3, tie" in text and "95 % interval" in text
+    whole(browser, tmp_path / "noisy.png", width)
+    assert cli("web", noisy / "plain", "--export", file).returncode == 0
+    plain = file.read_text()
+    assert "interval" not in plain and "P(best)" not in plain
 
 
 def test_a_report_of_a_run_without_scores_and_one_without_matplotlib(tmp_path: Path):

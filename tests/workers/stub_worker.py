@@ -261,7 +261,9 @@ def resample(token, drawn):
     rows = [{"name": "DetectionBoxes_Precision/mAP", "category": one, **said} for one in of]
     influences = packed(range(IMAGES))
     fields = {"scheme": "images-1", "images": IMAGES, "count": len(drawn), "level": 0.95}
-    reply("replicates", id=token, metrics=rows, influences=influences, **fields)
+    names = [f"image {number}" for number in range(IMAGES)]
+    more = {"influences": influences, "image_names": names}
+    reply("replicates", id=token, metrics=rows, **more, **fields)
 
 
 def pictures():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +13,15 @@ from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.cli.settings_help import examples
-from watcher.store.replicates import draws_of
+from watcher.decision.metric import SHORT_NAMES
+from watcher.errors import WatcherError
+from watcher.store.reading import Reader
+from watcher.store.replicates import draws_of, image_names, influences_of
 from watcher.view import show
-from watcher.view.changes import changes
+from watcher.view.changes import Measured, changes
+
+if TYPE_CHECKING:
+    from watcher.view.images import ImageChange
 
 
 @click.command(
@@ -25,14 +33,17 @@ from watcher.view.changes import changes
 @run_folder
 @click.argument("old", metavar="FROM", shell_complete=evaluated)
 @click.argument("new", metavar="TO", shell_complete=evaluated)
+@click.option("--images", is_flag=True, help="Also which images gained and lost the most.")
 @as_json
-def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_output: bool) -> None:
+def compare(
+    model_dir: Path, old: str, new: str, state_dir: str | None, images: bool, json_output: bool
+) -> None:
     """Compare two checkpoints of MODEL_DIR, metric by metric and category by category.
 
     The largest changes come first; those of losses, times and memory, which have other units, come
     after the others. A change has its 95 % interval, on eval sets drawn from this one, where both
     have replicates; it "cannot be told" where that holds 0. Those of categories are kept for what
-    has a place, and for the last.
+    has a place, and for the last 20.
 
     FROM and TO are names such as ckpt-12, `best`, `last`, global steps, or the beginnings of
     sha256s. Only evaluations of the present evaluation are compared.
@@ -41,6 +52,7 @@ def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_out
         before, after = find_evaluation(reader, old), find_evaluation(reader, new)
         ids = [one.row["evaluation_id"] for one in (before, after)]
         drawn = draws_of(reader, ids)
+        changed = _image_changes(reader, before, after) if images else []
     both = (drawn[ids[0]], drawn[ids[1]]) if len(drawn.keys() & set(ids)) == 2 else None
     overall, categories = changes(before, after, both)
     if json_output:
@@ -50,13 +62,48 @@ def compare(model_dir: Path, old: str, new: str, state_dir: str | None, json_out
                 "to": _identity(after.as_data()),
                 "metrics": [change.as_data() for change in overall],
                 "categories": [change.as_data() for change in categories],
+                **({"images": [asdict(one) for one in changed]} if images else {}),
             }
         )
     else:
         from watcher.view.tables import changes_table
 
         show(changes_table(overall, categories, before, after))
+        if images:
+            from watcher.view.images import images_table
+
+            click.echo()
+            show(images_table(changed, _main_metric(before)))
 
 
 def _identity(data: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in data.items() if name not in ("metrics", "categories")}
+
+
+def _main_metric(measured: Measured) -> str:
+    """Return the metric that influences are of: mAP of boxes, else of masks."""
+    for name in (name for short in ("mAP", "mask_mAP") for name in SHORT_NAMES[short]):
+        if name in measured.overall:
+            return name
+    return ""
+
+
+def _image_changes(reader: Reader, before: Measured, after: Measured) -> list[ImageChange]:
+    from watcher.view.images import image_changes
+
+    found = []
+    for one in (before, after):
+        influences = influences_of(reader, one.row["evaluation_id"])
+        if influences is None:
+            raise WatcherError(
+                f"nothing is kept of the images of {one.row['checkpoint']}",
+                hint="it is kept for checkpoints that have a place, and for those evaluated last:"
+                " `checkpoint-watcher requeue` has one evaluated again",
+            )
+        found.append(influences)
+    named = image_names(reader, reader.fingerprint() or "")
+    names = named or [str(place) for place in range(len(found[0]))]
+    metric = _main_metric(before)
+    values = [one.overall.get(metric) for one in (before, after)]
+    change = (values[1] or 0.0) - (values[0] or 0.0)
+    return image_changes(found[0], found[1], names, change)

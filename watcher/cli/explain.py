@@ -88,6 +88,9 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
 
     from watcher.config.policies import boards, require_metrics, stop_policy
     from watcher.decision.explain import explain as explained
+    from watcher.decision.explain import with_certainty
+    from watcher.store.queries import has_intervals
+    from watcher.store.replicates import draws_of
 
     settings = _settings(reader, what_if)
     made = {board.name: board for board in boards(settings.run, settings.ranking)}
@@ -101,7 +104,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     if values:
         require_metrics([board], *reader.measured())
     begun = datetime.fromisoformat(reader.begun_at()).timestamp()
-    return explained(
+    told = explained(
         scored,
         values,
         board,
@@ -113,6 +116,10 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         not_finite=reader.not_finite(),
         averages=averages,
     )
+    if not has_intervals(reader):
+        return told
+    ids = [row.evaluation_id for row in told.compared]
+    return with_certainty(told, draws_of(reader, ids, board.metric.keys))
 
 
 def _in_model_dir(told: Any, model_dir: Path) -> set[int]:

@@ -18,7 +18,8 @@ from watcher.cli.settings_help import examples
 from watcher.errors import ConfigError, WatcherError
 
 if TYPE_CHECKING:
-    from watcher.plot.series import Picture, Run
+    from watcher.plot.recorded import Run
+    from watcher.plot.series import Picture
 
 _STANDARD_OUTPUT = Path("-")
 

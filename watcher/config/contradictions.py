@@ -36,7 +36,7 @@ _BESIDE: Mapping[str, tuple[str, ...]] = {
     "eval_dir": ("tensorboard",),
     "health_seconds": ("listen",),
     "notify_seconds": ("notify", "notify_command"),
-    "confirmed": ("notify", "notify_command"),
+    "notify_confirmed": ("notify", "notify_command"),
 }
 _BESIDE_OF_LAUNCHER: Mapping[str, tuple[str, ...]] = {"drain_timeout": ("watch",)}
 
@@ -181,7 +181,10 @@ def _memory(settings: Settings) -> Iterator[Doubt]:
 
 def _noise(settings: Settings, every: Iterable[Board]) -> Iterator[Doubt]:
     by_noise = any(board.policy.ties_by == "noise" for board in every)
-    named = [*["ties_by (noise)"] * by_noise, *["confirmed"] * settings.ranking.confirmed]
+    named = [
+        *["ties_by (noise)"] * by_noise,
+        *["notify_confirmed"] * settings.service.notify_confirmed,
+    ]
     if named and not settings.evaluator.replicates:
         yield Doubt(
             f"{' and '.join(named)} cannot be told with replicates (0): nothing is known of the"

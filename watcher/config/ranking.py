@@ -82,13 +82,6 @@ class RankingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             " that this eval set cannot tell from the best one."
         ),
     ] = "score"
-    confirmed: Annotated[
-        bool,
-        about(
-            "Notify of a new best only once it is better than the one told of before by more than"
-            " the noise of the eval set."
-        ),
-    ] = False
     veto: Annotated[
         tuple[str | VetoSettings, ...],
         about(

@@ -44,6 +44,13 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     notify_seconds: Annotated[
         float, about("Time that one notice may take to be delivered.", "SECONDS", gt=0)
     ] = 30.0
+    notify_confirmed: Annotated[
+        bool,
+        about(
+            "Notify of a new best only once it is better than the one told of before by more than"
+            " the noise of the eval set."
+        ),
+    ] = False
     exit_when_idle: Annotated[
         NotNegative | None,
         about(

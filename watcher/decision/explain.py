@@ -7,11 +7,12 @@ or under others, so that what it says is what would happen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from watcher.decision.board import Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge, rankable
+from watcher.decision.resolution import about_min_delta, half_width, least_gain, paired
 from watcher.decision.stop import (
     Rule,
     StopDecision,
@@ -23,7 +24,46 @@ from watcher.decision.stop import (
     too_early,
     walk,
 )
+from watcher.decision.ties import Difference, Draws, Standing, standings
 from watcher.types import ScoredCheckpoint
+
+MOST_LEADERS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What patience takes for a gain, and how exactly a difference is known.
+
+    Attributes:
+        least: The gain that is none yet, by `min_delta`.
+        half: The half width of the difference's interval.
+        between: Of which two evaluations that is.
+    """
+
+    least: float
+    half: float
+    between: tuple[ScoredCheckpoint, ScoredCheckpoint]
+
+    @property
+    def message(self) -> str:
+        """It in a sentence."""
+        first, second = self.between
+        return about_min_delta(self.least, self.half, f"of {first.name} and {second.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Certainty:
+    """How exactly the scores of a board are known.
+
+    Attributes:
+        differences: Evaluation id to how much more it has than the first of the board.
+        standings: Evaluation id to how it stands to the others that have replicates.
+        gain: None where patience is not set, the scores are smoothed, or nothing is known.
+    """
+
+    differences: Mapping[int, Difference] = field(default_factory=dict)
+    standings: Mapping[int, Standing] = field(default_factory=dict)
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +82,8 @@ class Explanation:
         early: Why the rules about scores wait, None when they do not.
         decision: Why to stop as of now, None to go on.
         first_stop: The decision at the first row at which one would have been made, in step order.
+        stopping: When to stop.
+        certainty: How exactly the scores are known, as far as there are replicates.
     """
 
     board: Board
@@ -55,6 +97,15 @@ class Explanation:
     waiting: tuple[tuple[str, float], ...]
     decision: StopDecision | None
     first_stop: StopDecision | None
+    stopping: StopPolicy
+    certainty: Certainty = Certainty()
+
+    @property
+    def compared(self) -> tuple[ScoredCheckpoint, ...]:
+        """The evaluations whose replicates `with_certainty` asks for."""
+        walked = (row for row in (self.walked.last, self.walked.improved) if row)
+        rows = (*self.ranking.leaders[:MOST_LEADERS], *walked)
+        return tuple({row.evaluation_id: row for row in rows}.values())
 
 
 def explain(
@@ -100,7 +151,47 @@ def explain(
         waiting=() if walked.last else _about_scores(policy),
         decision=decide(walked, policy, hours=hours),
         first_stop=_first_stop([*seen, *not_finite], policy),
+        stopping=policy,
     )
+
+
+def with_certainty(told: Explanation, draws: Mapping[int, Draws]) -> Explanation:
+    """Return an explanation that says how exactly the scores are known.
+
+    Args:
+        told: Without that.
+        draws: The replicates that there are of `told.compared`, by evaluation id.
+    """
+    leaders, metric, policy = told.ranking.leaders, told.board.metric, told.board.policy
+    if not leaders:
+        return told
+    best = leaders[0]
+    differences = {
+        row.evaluation_id: found
+        for row in leaders[1:MOST_LEADERS]
+        if (found := paired(row, best, draws, metric))
+    }
+    known = {best.evaluation_id, *differences}
+    values = {id_: draws[id_].of(metric) for id_ in known if id_ in draws}
+    told_values = {id_: one for id_, one in values.items() if one is not None}
+    placed = standings(told_values, best.evaluation_id, policy.mode, policy.top_k)
+    return replace(told, certainty=Certainty(differences, placed, _gain(told, draws)))
+
+
+def _gain(told: Explanation, draws: Mapping[int, Draws]) -> Gain | None:
+    policy, walked = told.stopping, told.walked
+    improved, last = walked.improved, walked.last
+    if policy.smoothing or (policy.patience is None and policy.patience_steps is None):
+        return None
+    if improved is None or last is None:
+        return None
+    others = [last, *told.ranking.leaders]
+    for other in others:
+        found = paired(other, improved, draws, told.board.metric)
+        if found and other is not improved and other.evaluation_id != improved.evaluation_id:
+            least = least_gain(policy, walked.reference)
+            return Gain(least, half_width(found), (other, improved))
+    return None
 
 
 def _about_scores(policy: StopPolicy) -> tuple[tuple[str, float], ...]:

@@ -18,6 +18,8 @@ from watcher.decision.metric import Key, Metric, Mode
 LEVEL = 0.95
 # Of so many of the best it is looked how they stand to each other.
 CANDIDATES = 32
+# Of fewer objects a category's score comes out too high, and no interval holds as often as it says.
+FEW_OBJECTS = 20
 
 Numbers = Sequence[float]
 

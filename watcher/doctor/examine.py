@@ -14,7 +14,7 @@ from watcher.config import Settings
 from watcher.config.carrier import LocalSettings
 from watcher.config.garden_params import params_file
 from watcher.config.policies import boards
-from watcher.doctor import cadence, device, folders, service, space, state, training
+from watcher.doctor import cadence, device, folders, noise, service, space, state, training
 from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.fitting import to_check
@@ -113,6 +113,7 @@ def _outlook(
     """Return the checks that need what the training environment answered."""
     return [
         Check("coco backend", partial(training.coco_backend, facts)),
+        Check("noise", partial(noise.noise, settings, facts)),
         Check("pace", partial(_pace, settings, running, facts)),
         Check("disk space", partial(_room, settings, running, source, facts)),
     ]

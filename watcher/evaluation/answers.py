@@ -84,6 +84,7 @@ def read_replicates(message: messages.Replicates, ready: Ready) -> Replicates:
         values = one.values if one.values and len(one.values) == length else None
         row = Replicated(one.name, category, one.objects, one.low, one.high, values)
         metrics[one.name, category] = row
+    names = message.image_names or ()
     whole = message.influences is not None and len(message.influences) == 4 * message.images
     return Replicates(
         message.scheme,
@@ -92,6 +93,7 @@ def read_replicates(message: messages.Replicates, ready: Ready) -> Replicates:
         message.level,
         tuple(metrics.values()),
         message.influences if whole else None,
+        tuple(names) if len(names) == message.images else None,
     )
 
 

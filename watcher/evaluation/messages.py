@@ -52,6 +52,7 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
         artefacts_dir: Where to put files that outlive the worker; the watcher removes it.
         heartbeat_seconds: How often to say that the worker lives, None for not at all.
         replicates: How many of each metric to give, where the worker can.
+        rest: Seconds to rest for each second of passes, for a trainer beside it.
     """
 
     protocol: int
@@ -66,6 +67,7 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
     artefacts_dir: str | None = None
     heartbeat_seconds: float | None = None
     replicates: int = 0
+    rest: float = 0.0
 
 
 class Evaluate(Struct, frozen=True, tag="evaluate"):
@@ -300,6 +302,7 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
         count: Of replicates.
         level: Of the intervals.
         influences: How much the main metric rises with each image's weight; as values are.
+        image_names: What the images are called, in that order. Once is enough of a fingerprint.
     """
 
     id: Name
@@ -309,6 +312,7 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
     level: float
     metrics: Annotated[list[Replicated], Meta(max_length=_MOST_ROWS)] = []
     influences: bytes | None = None
+    image_names: list[str] | None = None
 
 
 class Averaged(Struct, frozen=True, tag="averaged"):

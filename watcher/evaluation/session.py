@@ -102,6 +102,7 @@ class Session:
         owed: What it measured and has not given the replicates of, by token, with when that counts
             as hung.
         phases: What it has begun to do before it is ready, and when.
+        stepped_back: It leaves the CPU to others.
     """
 
     worker: Carrier
@@ -111,6 +112,7 @@ class Session:
     running: list[Running] = field(default_factory=list)
     owed: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     phases: list[tuple[str, float]] = field(default_factory=list)
+    stepped_back: bool = False
     _deadline: float = math.inf
     _versions: dict[str, str] = field(default_factory=dict)
     _broken: str | None = None

@@ -47,6 +47,8 @@ _STILL_THERE_SECONDS = 0.25
 # How often to ask for a device that another watcher has, and whether others wait for ours.
 _TAKEN_SECONDS = 1.0
 _WANTED_SECONDS = 2.0
+# How often to look for a trainer while there is none.
+_TRAINER_SECONDS = 30.0
 # So long those who wait for a device may take to notice that it is free.
 _GIVE_WAY_SECONDS = 3.0
 
@@ -69,6 +71,7 @@ class Supervisor:
         breaker: What broke off in a row on the device.
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
+        steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
 
@@ -78,6 +81,7 @@ class Supervisor:
     device: str = "cpu"
     lock: DeviceLock | None = None
     to_check: Callable[[], str | None] = lambda: None
+    steps_back: Callable[[], bool] = lambda: False
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -95,6 +99,7 @@ class Supervisor:
     _blocked_at: float = math.inf
     _blocked_long: bool = False
     _said_held_back: bool = False
+    _asked_at: float = -math.inf
 
     @property
     def phase(self) -> WorkerPhase:
@@ -180,6 +185,7 @@ class Supervisor:
     def evaluate(self, lease: Lease, now: float) -> None:
         """Give the idle worker a checkpoint; what comes of it is told by `tick`."""
         assert self.session is not None and self.idle
+        self._step_back(self.session, now)
         self.breaker.given()
         self.session.evaluate(lease, now)
 
@@ -188,6 +194,16 @@ class Supervisor:
         assert self.session is not None and self.idle
         self.breaker.given()
         self.session.average(lease, prefixes, now)
+
+    def _step_back(self, session: Session, now: float) -> None:
+        """Let the worker leave the CPU to a trainer, once one is seen."""
+        if session.stepped_back or now < self._asked_at + _TRAINER_SECONDS:
+            return
+        self._asked_at = now
+        if self.steps_back():
+            session.worker.step_back()
+            session.stepped_back = True
+            self._asked_at = -math.inf
 
     def tick(self, now: float) -> list[WorkerEvent]:
         """Start a worker if there is none, and take what the present one has to say.

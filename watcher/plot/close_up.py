@@ -50,6 +50,8 @@ def close_up(panel: Panel) -> Panel | None:
         note="",
         curves=tuple(curve for curve in near if curve.drawable),
         closer=True,
+        # They say nothing of how these stand to each other: paired differences are far narrower.
+        banded=False,
     )
 
 

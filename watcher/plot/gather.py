@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from watcher.decision.metric import parse_metric, unknown_metric
 from watcher.errors import WatcherError
-from watcher.plot.series import Evaluated, Promotion, Run, Stop, names_to_read
+from watcher.plot.recorded import Evaluated, Promotion, Run, Stop
+from watcher.plot.series import names_to_read
 from watcher.store import queries
 from watcher.store.reading import Reader
 
@@ -94,6 +95,7 @@ def _evaluations(
     reader: Reader, names: Sequence[str], beginnings: Sequence[str]
 ) -> tuple[Evaluated, ...]:
     rows, values = reader.evaluated(), queries.values_named(reader, names, beginnings)
+    own, others = queries.intervals_named(reader, names)
     return tuple(
         Evaluated(
             row["checkpoint_id"],
@@ -102,6 +104,8 @@ def _evaluations(
             row["score"],
             values.get(row["evaluation_id"], {}),
             row["generation"],
+            own.get(row["evaluation_id"]),
+            others.get(row["evaluation_id"], {}),
         )
         for row in rows
     )

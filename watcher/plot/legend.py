@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from watcher.plot.series import Curve, Mark, Panel, Stop, short_label
+from watcher.decision.ties import LEVEL
+from watcher.plot.recorded import Stop
+from watcher.plot.series import Curve, Mark, Panel, short_label
 from watcher.view.curve import number
 
-Sign = Literal["curve", "best", "place", "former", "stop", "stops"]
+Sign = Literal["curve", "band", "best", "place", "former", "stop", "stops"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ def legend_of(panel: Panel) -> list[Entry]:
     """Return the legend of a panel: its curves where there are several, then what is marked."""
     if panel.closer:
         return []
-    return [*_curves(panel), *_marks(panel), *_stops(panel)]
+    return [*_curves(panel), *_bands(panel), *_marks(panel), *_stops(panel)]
 
 
 def common_stop(panel: Panel) -> Stop | None:
@@ -64,6 +66,11 @@ def _curves(panel: Panel) -> Iterator[Entry]:
         best = _best(curve)
         said = f"\nbest {_at(best, panel)}" if best and marked else ""
         yield Entry("curve", short_label(curve.label) + said, curve.number)
+
+
+def _bands(panel: Panel) -> Iterator[Entry]:
+    if panel.banded:
+        yield Entry("band", f"{LEVEL:.0%} interval".replace("%", " %"), panel.curves[0].number)
 
 
 def _marks(panel: Panel) -> Iterator[Entry]:

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -21,6 +23,7 @@ from watcher.plot.style import look_of
 _INK, _GOLD = "#222222", "#F0E442"
 _FEW_POINTS, _MARKERS_A_CURVE = 40, 12
 _GAP_POINTS, _SMALL = 2.0, 0.6
+_PALE, _LONELY_POINTS = 0.16, 6.0
 _STEP_LABELS, _VALUE_LABELS, _ROUND = 8, 7, [1, 2, 2.5, 5, 10]
 _STOP_LOOK: dict[str, Any] = {"color": _INK, "linestyle": (0, (4, 3)), "linewidth": 1.1}
 # Sign to marker and its size in points.
@@ -77,6 +80,8 @@ class DrawnPanel:
         axes.set_title("\n".join(line for line in lines if line))
         axes.set_ylabel(panel.axis)
         for curve in panel.curves:
+            if panel.banded:
+                self._draw_band(curve)
             self._draw_curve(curve)
             self._draw_marks(curve)
         stop = common_stop(panel)
@@ -128,6 +133,16 @@ class DrawnPanel:
             gid=self._gid(f"curve-{curve.number}"),
             **_curve_look(curve.number),
         )
+
+    def _draw_band(self, curve: Curve) -> None:
+        look = _band_look(curve.number)
+        for piece in curve.bands:
+            steps, low, high = map(list, zip(*piece, strict=True))
+            gid = self._gid(f"band-{curve.number}")
+            if len(piece) > 1:
+                self.axes.fill_between(steps, low, high, gid=gid, **look)
+            else:
+                self.axes.vlines(steps, low, high, gid=gid, **look | {"linewidth": _LONELY_POINTS})
 
     def _draw_marks(self, curve: Curve) -> None:
         edge = look_of(curve.number).colour if self._several else _INK
@@ -195,7 +210,9 @@ class DrawnPanel:
         where = {"bbox_to_anchor": (0.0, 0.0), "bbox_transform": self.axes.transAxes + down}
         self.axes.legend(handles=handles, loc="upper left", borderaxespad=0.0, **where)
 
-    def _handle(self, entry: Entry) -> Line2D:
+    def _handle(self, entry: Entry) -> Artist:
+        if entry.sign == "band":
+            return Patch(label=entry.text, **_band_look(entry.curve))
         if entry.sign == "curve":
             return Line2D([], [], label=entry.text, **_curve_look(entry.curve))
         if entry.sign == "stop":
@@ -212,6 +229,10 @@ def _curve_look(number: int) -> dict[str, Any]:
         "marker": look.marker,
         "markersize": 4,
     }
+
+
+def _band_look(number: int) -> dict[str, Any]:
+    return {"color": look_of(number).colour, "alpha": _PALE, "linewidth": 0.0, "zorder": 1.2}
 
 
 def _sign_look(sign: str, edge: str, scale: float = 1.0) -> dict[str, Any]:

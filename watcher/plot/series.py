@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from watcher.decision.metric import (
     CATEGORY_NAMES,
     SHORT_NAMES,
-    Values,
     lower_is_better,
     parse_metric,
 )
 from watcher.decision.rank import rankable
+from watcher.plot.recorded import Point, Run, Stop, drawable
 from watcher.view.changes import short_name
 
 LOSSES = "Loss/"
@@ -21,95 +22,9 @@ TOTAL_LOSS = "Loss/total_loss"
 MOST_CATEGORIES = 10
 _SHORT = {names[0]: short for short, names in reversed(SHORT_NAMES.items())}
 MOST_RUNS = 12
+MOST_BANDS = 3  # more lie on one another
 
 Place = Literal["best", "place", "former"]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One evaluation; `value` None is a gap: not recorded, not finite, or -1, nothing measured."""
-
-    step: int
-    value: float | None
-    checkpoint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """A checkpoint that is on the run's main board, or was; then its rank is None."""
-
-    checkpoint_id: int
-    rank: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """An early stop: at which global step it was decided, why, and in which generation."""
-
-    step: int
-    message: str
-    generation: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """One evaluation of a run and what of it was read."""
-
-    checkpoint_id: int
-    checkpoint: str
-    step: int
-    score: float | None
-    values: Values = field(default_factory=dict)
-    generation: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What was read of one run.
-
-    Attributes:
-        evaluations: Those that count, by generation and step.
-        promotions: One a checkpoint that ever was on the main board.
-        stop: None when the run was not stopped, or that was withdrawn.
-    """
-
-    name: str
-    metric: str
-    mode: str
-    evaluations: tuple[Evaluated, ...]
-    promotions: tuple[Promotion, ...] = ()
-    stop: Stop | None = None
-
-    def lives(self, *, named: bool) -> list[Run]:
-        """Return a run for each generation of which there are evaluations, which a line each shows.
-
-        Args:
-            named: Name them after the run as well, since there are others.
-        """
-        found = sorted({row.generation for row in self.evaluations})
-        if len(found) < 2:
-            return [self]
-        return [
-            replace(
-                self,
-                name=f"{f'{self.name}, ' if named else ''}generation {life}",
-                evaluations=tuple(row for row in self.evaluations if row.generation == life),
-                stop=self.stop if self.stop and self.stop.generation == life else None,
-            )
-            for life in found
-        ]
-
-    def points(self, metric: str) -> tuple[Point, ...]:
-        """Return a metric over the global steps; the run's own one as it was recorded."""
-        asked = parse_metric(metric)
-        return tuple(
-            Point(
-                row.step,
-                _drawable(row.score if metric == self.metric else asked.value(row.values)),
-                row.checkpoint,
-            )
-            for row in self.evaluations
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +72,13 @@ class Curve:
         if piece:
             yield tuple(piece)
 
+    @property
+    def bands(self) -> Iterator[tuple[tuple[int, float, float], ...]]:
+        """The stretches whose points have an interval: (global step, lower end, upper end)."""
+        for there, points in groupby(self.points, lambda one: None not in (one.value, one.ends)):
+            if there:
+                yield tuple((one.step, *one.ends) for one in points if one.ends)
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
@@ -169,6 +91,7 @@ class Panel:
         ranked: The runs are ranked by this metric.
         bounded: The values are shares of 1, so the axis need not reach beyond 0 and 1.
         closer: It shows a part of another panel, on axes of its own; the legend is there.
+        banded: The intervals of the curves are drawn.
     """
 
     title: str
@@ -178,6 +101,7 @@ class Panel:
     ranked: bool = False
     bounded: bool = False
     closer: bool = False
+    banded: bool = False
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -283,7 +207,12 @@ def _metric_panel(runs: Sequence[Run], metric: str) -> Panel:
     better = "" if modes == {"max"} or not modes else ", less is better" if modes == {"min"} else ""
     ranked = any(run.metric == metric for run in runs)
     return Panel(
-        f"{metric}{better}", _axis(metric), curves, ranked=ranked, bounded=_bounded(metric)
+        f"{metric}{better}",
+        _axis(metric),
+        curves,
+        ranked=ranked,
+        bounded=_bounded(metric),
+        banded=len(curves) <= MOST_BANDS and any(any(curve.bands) for curve in curves),
     )
 
 
@@ -373,13 +302,9 @@ def _place(rank: int | None) -> Place:
 
 def _recorded(run: Run, name: str, category: str) -> tuple[Point, ...]:
     return tuple(
-        Point(row.step, _drawable(row.values.get((name, category))), row.checkpoint)
+        Point(row.step, drawable(row.values.get((name, category))), row.checkpoint)
         for row in run.evaluations
     )
-
-
-def _drawable(value: float | None) -> float | None:
-    return value if rankable(value) else None
 
 
 def _is_loss(name: str, category: str) -> bool:

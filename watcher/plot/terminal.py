@@ -149,6 +149,8 @@ def _legend_lines(panel: Panel, width: int) -> list[str]:
     """Return the legend's entries, as many in a line as fit."""
     lines: list[str] = []
     for entry in legend_of(panel):
+        if entry.sign == "band":
+            continue  # which would hide the curve
         said = _said(entry, panel)
         if lines and cell_len(lines[-1]) + cell_len(said) + 3 <= width:
             lines[-1] += f"   {said}"

@@ -168,8 +168,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
             lambda _: sharing.keep(),
             lambda _: view.refresh(),
         ]
-        confirmed = settings.ranking.confirmed
-        audience[:0] = told_of(run, settings.service, stack, endpoints, confirmed=confirmed)
+        audience[:0] = told_of(run, settings.service, stack, endpoints)
         scratch = stack.enter_context(Scratch())
         chosen = loaded.source("device")
         daemon = _build(
@@ -372,7 +371,12 @@ def _build(
         settings.evaluator, run.model_path, run.state_path, carrier.working_path
     )
     supervisors = make_supervisors(
-        settings, interpreter, snapshot, scratch, device_source=device_source
+        settings,
+        interpreter,
+        snapshot,
+        scratch,
+        device_source=device_source,
+        trainer_is_near=lambda: bool(trainers()),
     )
     projector = Projector(settings, store, source, run.name)
     intake = Intake(

@@ -35,8 +35,6 @@ def told_of(
     service: ServiceSettings,
     stack: ExitStack,
     endpoints: Endpoints | None,
-    *,
-    confirmed: bool = False,
 ) -> list[Callable[[Heartbeat], None]]:
     """Begin to tell of the loop, until `stack` is closed.
 
@@ -45,7 +43,6 @@ def told_of(
         service: What is asked for.
         stack: Ends what is started.
         endpoints: What `listen` returned.
-        confirmed: Whether a new best has to be better beyond noise to be told of.
 
     Returns:
         What to show each turn of the loop to.
@@ -57,7 +54,7 @@ def told_of(
     if service.notify or service.notify_command:
         from watcher.service.notify import Notifications
 
-        notifications = stack.enter_context(Notifications(run, service, confirmed=confirmed))
+        notifications = stack.enter_context(Notifications(run, service))
         audience.append(notifications.show)
         if endpoints:
             endpoints.sent = notifications.counts

@@ -63,19 +63,16 @@ class Notifications:
         run: RunSettings,
         service: ServiceSettings,
         *,
-        confirmed: bool = False,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the channels from the settings and what they were told from the state folder.
-
-        With `confirmed` a new best is told once it surely is better than the one told of before.
 
         Raises:
             ConfigError: a program does not exist, an address is none, or apprise is missing.
             StoreError: the database cannot be read.
         """
         self._steady = steady
-        self._confirmed = confirmed
+        self._confirmed = service.notify_confirmed
         self._run = run.name
         self._model_dir = str(run.model_path)
         self._database = run.state_path / DATABASE_NAME

@@ -296,6 +296,12 @@ _REPLICATES = (
     )
     """,
     """
+    CREATE TABLE image_names (
+        fingerprint TEXT PRIMARY KEY,
+        names TEXT NOT NULL
+    )
+    """,
+    """
     CREATE TABLE standings (
         evaluation_id INTEGER PRIMARY KEY REFERENCES evaluations(id),
         tied INTEGER NOT NULL,

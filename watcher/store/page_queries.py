@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from watcher.decision.ties import FEW_OBJECTS
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -30,6 +32,20 @@ _POINT = """global_step, score, checkpoint,
     CASE WHEN rank = 1 THEN 'best' WHEN rank > 1 THEN 'promoted' ELSE 'evaluated' END AS place,
     rank, evaluated_at, generation"""
 
+# A sentence, or NULL where every category has enough objects.
+CAUTION = f"""
+SELECT CASE WHEN count(*) > 0 THEN
+    CASE count(*) WHEN 1 THEN 'a category has' ELSE count(*) || ' categories have' END
+    || ' fewer than {FEW_OBJECTS} objects: ' || group_concat(said, ', ') FILTER (WHERE place <= 5)
+    || CASE WHEN count(*) > 5 THEN ' and ' || (count(*) - 5) || ' more' ELSE '' END
+    || '; scores come out too high there, and intervals hold less often than they say' END AS said
+FROM (
+    SELECT category || ' (' || min(objects) || ')' AS said,
+        row_number() OVER (ORDER BY min(objects), category) AS place
+    FROM replicates WHERE evaluation_id = (SELECT max(evaluation_id) FROM replicates)
+        AND category != '' AND objects BETWEEN 1 AND {FEW_OBJECTS - 1}
+    GROUP BY category ORDER BY place)"""
+
 # The metric that the bars show: the one that ranks, or COCO's mAP where that has no categories.
 _CATEGORY_METRIC = """
 shown AS (
@@ -44,10 +60,11 @@ SHOWN: dict[str, Query] = {
     "score_by_step": Query(
         "Score by step",
         f"""
-SELECT {_POINT}
+SELECT {_POINT}, low, high
 FROM history WHERE score IS NOT NULL AND score != -1
 ORDER BY generation, global_step, discovered_at""",
-        "Every evaluation that can rank, by generation and step, and its place in best/.",
+        "Every evaluation that can rank, by generation and step, its place in best/, and the"
+        " interval of its score.",
     ),
     "score_close_up": Query(
         "Score by step: close-up",
@@ -81,20 +98,30 @@ WITH places AS (
         ORDER BY c.generation DESC, c.global_step DESC, c.id DESC LIMIT 1)
 ), {_CATEGORY_METRIC.strip()}
 SELECT m.category, max(CASE WHEN p.place = 'best' THEN m.value END) AS best,
-    max(CASE WHEN p.place = 'last' THEN m.value END) AS last, m.name AS metric
+    max(CASE WHEN p.place = 'last' THEN m.value END) AS last, m.name AS metric,
+    max(CASE WHEN p.place = 'best' THEN x.low END) AS low,
+    max(CASE WHEN p.place = 'best' THEN x.high END) AS high, max(x.objects) AS objects,
+    ({CAUTION.strip()}) AS caution
 FROM places p JOIN metrics m ON m.evaluation_id = p.evaluation_id
+LEFT JOIN replicates x
+    ON x.evaluation_id = m.evaluation_id AND x.name = m.name AND x.category = m.category
 WHERE m.category != '' AND m.name = (SELECT name FROM shown) AND m.value != -1
 GROUP BY m.category ORDER BY best DESC, m.category""",
-        "The categories of the best checkpoint, and of the last one in step order.",
+        "The categories of the best checkpoint with their intervals, and of the last one in step"
+        " order.",
     ),
     "promoted": Query(
         "Leaderboard",
         """
-SELECT l.rank, l.checkpoint, l.global_step, l.score,
+SELECT l.rank, l.checkpoint, l.global_step, l.score, l.low, l.high,
     CASE WHEN l.score != b.score THEN abs(b.score - l.score) END AS behind,
+    CASE WHEN l.rank_low != l.rank_high THEN l.rank_low || '-' || l.rank_high ELSE l.rank_low END
+        || CASE WHEN l.tied AND l.rank_high > 1 THEN ', tie' ELSE '' END AS ranks, l.p_best,
     l.metric, l.evaluated_at, l.path
 FROM leaderboard l LEFT JOIN best b ON b.run = l.run""",
-        "The checkpoints in best/, best first, and how far each is behind the best.",
+        "The checkpoints in best/, best first, how far each is behind the best, the interval of"
+        " its score, the ranks that it may have, and how often it is the first of eval sets drawn"
+        " from this one.",
     ),
     "recent_events": Query(
         "Recent events",
@@ -257,7 +284,8 @@ SELECT (SELECT metric FROM runs LIMIT 1) AS metric, watcher.value AS state,
         (SELECT CASE WHEN watcher.value = 'problem' THEN 'problem: ' || watcher.note
             WHEN state = 'failed' THEN 'the watcher ended with an error: ' || message
             WHEN state = 'stopped' THEN 'early stop: ' || message END FROM run_state),
-        (SELECT 'without a score: ' || group_concat(said, ', ') FROM unscored)) AS warnings
+        (SELECT 'without a score: ' || group_concat(said, ', ') FROM unscored),
+        ({CAUTION.strip()})) AS warnings
 FROM watcher, first, latest, queue, patience""",
 )
 

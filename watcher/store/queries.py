@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from watcher.decision.metric import Key
+from watcher.store.page_queries import CAUTION
 from watcher.store.rows import COUNTING, Rows
 
 Found = list[dict[str, Any]]
+Ends = tuple[float, float]
 
 _LAST = "evaluation_id = (SELECT max(id) FROM evaluations)"
 
@@ -53,6 +55,34 @@ def values_named(
     for row in rows:
         values.setdefault(row["evaluation_id"], {})[row["name"], row["category"]] = row["value"]
     return values
+
+
+def intervals_named(
+    db: Rows, names: Sequence[str]
+) -> tuple[dict[int, Ends], dict[int, dict[str, Ends]]]:
+    """Return the intervals of the evaluations that have some.
+
+    Returns:
+        Evaluation id to the two ends of its score's, and to those of overall metrics by name.
+    """
+    if not has_intervals(db):
+        return {}, {}
+    rows = db.all("SELECT id, low, high FROM evaluations WHERE low NOT NULL")
+    own = {row["id"]: (row["low"], row["high"]) for row in rows}
+    rows = db.all(
+        "SELECT evaluation_id, name, low, high FROM replicates WHERE category = ''"
+        f" AND name IN ({', '.join('?' * len(names))})",
+        names,
+    )
+    found: dict[int, dict[str, Ends]] = {}
+    for row in rows:
+        found.setdefault(row["evaluation_id"], {})[row["name"]] = row["low"], row["high"]
+    return own, found
+
+
+def has_intervals(db: Rows) -> bool:
+    """Tell whether there can be any: not in a database that nothing of today has written yet."""
+    return bool(db.value("SELECT 1 FROM sqlite_master WHERE name = 'replicates'"))
 
 
 def placed(db: Rows, run_id: int) -> Found:
@@ -115,6 +145,12 @@ def events(db: Rows, most: int) -> tuple[Found, int]:
         "SELECT at, kind, checkpoint, message FROM events ORDER BY id DESC LIMIT ?", [most]
     )
     return last, db.value("SELECT count(*) FROM events")
+
+
+def caution(db: Rows) -> str | None:
+    """Return a sentence about categories that have few objects, None where all have enough."""
+    said: str | None = db.value(CAUTION) if has_intervals(db) else None
+    return said
 
 
 def evaluation(db: Rows, evaluation_id: int) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ class Reader(ReadOnly, Rows):
 
     def require_views(self) -> None:
         """Raise StoreError for a database of an earlier version, which lacks views of today."""
-        self.value("SELECT state FROM run_state")
+        self.value("SELECT state, (SELECT p_best FROM best LIMIT 1) FROM run_state")
 
     def last_event(self) -> int:
         """Return the id of the last row of `events`, 0 for none."""

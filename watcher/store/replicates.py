@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from watcher.decision.metric import Key, Metric
 from watcher.decision.ties import Difference, Draws, Standing, difference
 from watcher.store.database import RunDatabase
@@ -20,6 +22,8 @@ from watcher.types import ScoredCheckpoint
 # So many of the last evaluations have the replicates of their overall metrics; earlier ones have
 # them as long as they are on a board.
 KEPT = 1000
+# So few have also those of their categories, of which there may be hundreds, and of their images.
+KEPT_WHOLE = 20
 _PLACED = "SELECT evaluation_id FROM promotions WHERE evicted_at IS NULL AND evaluation_id NOT NULL"
 
 
@@ -63,21 +67,23 @@ class Replicates:
                 self._db.run("INSERT INTO replicates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             if drawn.influences:
                 self._db.run("INSERT INTO influences VALUES (?, ?)", [id_, drawn.influences])
-            self._drop(id_, needed)
+            if drawn.image_names:
+                names = msgspec.json.encode(drawn.image_names).decode()
+                named = {"fingerprint": fingerprint, "names": names}
+                self._db.insert("image_names", named, ignore=True)
+            self._drop(needed)
         self.recorded += 1
         return id_
 
-    def _drop(self, newest: int, needed: Collection[Key]) -> None:
-        self._db.run(
-            f"DELETE FROM influences WHERE evaluation_id != ? AND evaluation_id NOT IN ({_PLACED})",
-            [newest],
-        )
+    def _drop(self, needed: Collection[Key]) -> None:
+        last = "(SELECT id FROM evaluations ORDER BY id DESC LIMIT ?)"
+        unused = f"evaluation_id NOT IN {last} AND evaluation_id NOT IN ({_PLACED})"
+        self._db.run(f"DELETE FROM influences WHERE {unused}", [KEPT_WHOLE])
         kept = " AND NOT (name = ? AND category = ?)" * len(needed)
         self._db.run(
             "UPDATE replicates INDEXED BY replicates_of_categories SET drawn = NULL"
-            " WHERE category != '' AND drawn NOT NULL AND evaluation_id != ?"
-            f" AND evaluation_id NOT IN ({_PLACED}){kept}",
-            [newest, *(part for key in needed for part in key)],
+            f" WHERE category != '' AND drawn NOT NULL AND {unused}{kept}",
+            [KEPT_WHOLE, *(part for key in needed for part in key)],
         )
         self._db.run(
             "UPDATE replicates SET drawn = NULL WHERE drawn NOT NULL AND evaluation_id ="
@@ -175,6 +181,12 @@ def influences_of(db: Rows, evaluation_id: int) -> array[float] | None:
     """Return how much the main metric rises with each image's weight; None where not kept."""
     data = db.value("SELECT influence FROM influences WHERE evaluation_id = ?", [evaluation_id])
     return None if data is None else _numbers(data)
+
+
+def image_names(db: Rows, fingerprint: str) -> list[str] | None:
+    """Return what the images of an evaluation are called, as `influences_of` has them."""
+    names = db.value("SELECT names FROM image_names WHERE fingerprint = ?", [fingerprint])
+    return None if names is None else msgspec.json.decode(names, type=list[str])
 
 
 def _numbers(data: bytes) -> array[float]:

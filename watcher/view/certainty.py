@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-# Below so many objects a category's figure is biased upward and its interval is not to be trusted.
-FEW_OBJECTS = 20
 
 
 def has_interval(row: Row) -> bool:

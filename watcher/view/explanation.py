@@ -9,13 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from watcher.decision.explain import Explanation
+from watcher.decision.explain import MOST_LEADERS, Certainty, Explanation, Gain
 from watcher.decision.stop import Rule, StopDecision
 from watcher.types import ScoredCheckpoint
 from watcher.view.fitting import Fitting
 from watcher.view.tables import difference, plain_table
 
-_SHOWN = 10
+_SHOWN = MOST_LEADERS
+_TO_BEST = "to the best, 95 %"
 _OF_DECISION = ("reason", "message", "global_step")
 
 
@@ -50,7 +51,11 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
         "metric": board.metric.text,
         "mode": board.policy.mode,
         "leaders": [
-            {**_row(row), "in_model_dir": row.checkpoint_id in in_model_dir}
+            {
+                **_row(row),
+                "in_model_dir": row.checkpoint_id in in_model_dir,
+                **_standing(told.certainty, row),
+            }
             for row in told.ranking.leaders
         ],
         "vetoed": [{**_row(row), "reason": why} for row, why in told.ranking.vetoed],
@@ -61,6 +66,7 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
         "last_improvement": walked.improved and _row(walked.improved),
         "evaluations_since": walked.since,
         "waits_for": told.early,
+        "min_delta": _min_delta(told.certainty.gain),
         "rules": [_named_fields(rule, "reason", "fires", "left", "message") for rule in told.rules],
         "stop": told.decision and _named_fields(told.decision, *_OF_DECISION),
         "first_stop": told.first_stop and _named_fields(told.first_stop, *_OF_DECISION),
@@ -81,8 +87,10 @@ def _heading(told: Explanation) -> Text:
 def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
     lives = any(row.generation > 1 for row in told.ranking.leaders)
     life = ("generation",) if lives else ()
-    names = ("rank", "checkpoint", *life, "step", "score", "behind", "files")
-    table = plain_table(*names, texts=("checkpoint", "files"))
+    known = told.certainty.standings
+    sure = (_TO_BEST, "tie") if len(known) > 1 else ()
+    names = ("rank", "checkpoint", *life, "step", "score", "behind", *sure, "files")
+    table = plain_table(*names, texts=("checkpoint", "files", *sure))
     best = told.ranking.leaders[0].score if told.ranking.leaders else None
     for place, row in enumerate(told.ranking.leaders[:_SHOWN], start=1):
         assert row.score is not None and best is not None
@@ -90,11 +98,13 @@ def _board(told: Explanation, in_model_dir: Collection[int]) -> RenderableType:
         files = Text("kept") if row.pin else Text("gone", style="red")
         if row.checkpoint_id in in_model_dir:
             files = Text("in MODEL_DIR")  # pinned again when the watcher is started
-        figures = (str(row.global_step), f"{row.score:.6f}", behind)
+        figures = [str(row.global_step), f"{row.score:.6f}", behind]
+        if sure:
+            figures += _told_apart(told.certainty, row)
         table.add_row(
             str(place), row.name, *([str(row.generation)] if lives else []), *figures, files
         )
-    return Fitting(table, optional=("behind", "rank", "step", *life))
+    return Fitting(table, optional=("behind", "rank", *sure[:1], "step", *life))
 
 
 def _stop(told: Explanation) -> list[RenderableType]:
@@ -124,6 +134,8 @@ def _stop(told: Explanation) -> list[RenderableType]:
         parts.append(Text(f"rules about scores wait: {told.early}"))
     if told.rules:
         parts.append(_rules(told.rules))
+    if told.certainty.gain:
+        parts.append(Text(told.certainty.gain.message, style="dim"))
     if told.first_stop and told.decision != told.first_stop:
         first = told.first_stop
         said = f"walked from the start, the first stop was at step {first.global_step}"
@@ -146,6 +158,35 @@ def _rules(rules: tuple[Rule, ...]) -> Table:
         fires = Text("yes", style="magenta") if rule.fires else Text("no")
         table.add_row(rule.reason, fires, rule.left, rule.message)
     return table
+
+
+def _told_apart(known: Certainty, row: ScoredCheckpoint) -> tuple[str, str]:
+    """Return the interval of what a checkpoint has more than the best, and whether it is tied."""
+    id_ = row.evaluation_id
+    found, standing = known.differences.get(id_), known.standings.get(id_)
+    ends = f"{found.low:+.4f} to {found.high:+.4f}" if found else ""
+    return ends, "tie" if standing and standing.tied and standing.rank_high > 1 else ""
+
+
+def _standing(known: Certainty, row: ScoredCheckpoint) -> dict[str, Any]:
+    id_ = row.evaluation_id
+    found, standing = known.differences.get(id_), known.standings.get(id_)
+    return {
+        "tied": standing and standing.tied,
+        "difference": found and {"value": found.value, "low": found.low, "high": found.high},
+    }
+
+
+def _min_delta(gain: Gain | None) -> dict[str, Any] | None:
+    """Return what is said of `min_delta`, None where nothing is known."""
+    if gain is None:
+        return None
+    return {
+        "gain": gain.least,
+        "half_width": gain.half,
+        "inside_noise": gain.least < gain.half,
+        "between": [row.name for row in gain.between],
+    }
 
 
 def _named(row: ScoredCheckpoint) -> str:

@@ -2,9 +2,11 @@
 
 Colours are those of Okabe and Ito, told apart by the colour-blind as well; what a colour says a
 shape or a dash says too. Some keys of a chart are ours, for our template: `canned` names the query
-behind it, `empty` stands where it has no rows, `wide` takes both columns and `tall` two rows,
-`hide` and `links` concern columns of a table, `caption` is a column that is the same in every row
-and stands below, and `sources` are the databases of a chart over several runs.
+behind it, `empty` stands where it has no rows, `wide` takes both columns,
+`hide`, `links`, `ranges`, `shares` and `titles` concern columns of a table, `caption` is a column
+that is the same in every row and stands below, so does `caution`, which says what not to rely on,
+`sources` are the databases of a chart over several runs, and a layer of a chart is left out where
+no row has the column that it `needs`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from watcher.decision.ties import LEVEL
 from watcher.store.page_queries import CARDS, HOME, OVER_RUNS, SHOWN, Query
 
 OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
 _RUN_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_PALE, _INTERVAL = 0.18, f"{LEVEL:.0%} interval".replace("%", " %")
 _NO_SCORE = "no checkpoint has a score yet"
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 3], [10, 4], [4, 2, 1, 2, 1, 2]]
+
+
+# How the leaderboard's columns about certainty are shown: two as one, shares in percent.
+_SURE = {
+    "ranges": {"low": "high"},
+    "shares": ["p_best"],
+    "titles": {"low": _INTERVAL, "ranks": "ranks", "p_best": "P(best)"},
+    "wide": True,
+}
 
 
 def _name(field: str, **more: Any) -> dict[str, Any]:
@@ -58,15 +71,15 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
     """
     charts = {name: _card(database, query) for name, query in CARDS.items()}
     drawn: dict[str, tuple[str, dict[str, Any]]] = {
-        "score_by_step": (_NO_SCORE, {"display": _curve(metric), "wide": True}),
+        "score_by_step": (_NO_SCORE, {"display": _curve(metric, banded=True), "wide": True}),
         "score_close_up": (
             "the chart above shows the last evaluations well enough",
             {"display": _curve(metric), "wide": True},
         ),
-        "promoted": ("nothing is promoted yet", {"hide": ["metric", "path"]}),
+        "promoted": ("nothing is promoted yet", {"hide": ["metric", "path"], **_SURE}),
         "categories_of_best": (
             "the metrics of this run have no categories",
-            {"display": _BARS, "caption": "metric", "tall": True},
+            {"display": _BARS, "caption": "metric", "caution": "caution"},
         ),
         "failures": ("none: no checkpoint failed or was missed", {"hide": []}),
         "recent_events": ("nothing has happened yet", {"hide": [], "wide": True}),
@@ -128,7 +141,29 @@ def _score_axis(metric: str) -> dict[str, Any]:
     return _number("score", title=metric, scale={"zero": False}, axis=axis)
 
 
-def _curve(metric: str) -> dict[str, Any]:
+def _band(metric: str) -> dict[str, Any]:
+    """Return the layer of the intervals, which ends where an evaluation has none."""
+    legend = {"title": None, "orient": "top", "symbolType": "square", "symbolOpacity": _PALE}
+    return {
+        "needs": "low",
+        "transform": [
+            {"calculate": "datum.low === null ? 1 : 0", "as": "gap"},
+            {"window": [{"op": "sum", "field": "gap", "as": "piece"}]},
+            {"filter": "datum.gap === 0"},
+            {"calculate": f"'{_INTERVAL}'", "as": "which"},
+        ],
+        "mark": {"type": "area", "opacity": _PALE},
+        "encoding": {
+            "y": _number("low", title=metric, scale={"zero": False}),
+            "y2": {"field": "high", "title": None},
+            # Not its colour, which the points have: the two would share a legend.
+            "fill": _name("which", legend=legend, scale={"range": [_BLUE]}),
+            "detail": [_LIFE, _name("piece")],
+        },
+    }
+
+
+def _curve(metric: str, *, banded: bool = False) -> dict[str, Any]:
     places = ["evaluated", "promoted", "best"]
 
     def scale(*values: object) -> dict[str, Any]:
@@ -157,7 +192,7 @@ def _curve(metric: str) -> dict[str, Any]:
         "height": 300,
         # A line for each of the trainer's lives.
         "encoding": {"x": _STEP_AXIS, "y": _score_axis(metric), "detail": _LIFE},
-        "layer": [line, *drawn],
+        "layer": [*([_band(metric)] if banded else []), line, *drawn],
     }
 
 
@@ -208,7 +243,10 @@ _BARS = {
         "tooltip": [
             _name("category"),
             _number("best", format=".4g"),
+            _number("low", title=f"{_INTERVAL} from", format=".4g"),
+            _number("high", title="to", format=".4g"),
             _number("last", format=".4g"),
+            _number("objects"),
         ],
     },
     "layer": [
@@ -219,6 +257,23 @@ _BARS = {
             _BLUE,
             axis={"title": None, "axis": {"format": "~g", "tickCount": 5}},
         ),
+        {
+            "needs": "low",
+            "transform": [
+                {"filter": "datum.low !== null"},
+                {"calculate": f"'{_INTERVAL} of the best'", "as": "which"},
+            ],
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": {
+                "x": _number("low", title=None),
+                "x2": {"field": "high", "title": None},
+                "color": _name(
+                    "which",
+                    scale={"range": [_ORANGE]},
+                    legend={"title": None, "orient": "top", "symbolType": "stroke"},
+                ),
+            },
+        },
         _of_two(
             "last",
             "last one",

@@ -18,16 +18,36 @@ _CHECKPOINT = {
     "generation": "Which of the trainer's lives in this folder, 2 after it started over once",
 }
 
+_ENDS = {
+    "low": "Lower end of the score's 95 % interval, empty where there is none",
+    "high": "Upper end of it",
+}
+_STANDING = {
+    "tied": "1 where it is not worse than the best, at one-sided 95 %",
+    "p_best": "Share of the eval sets drawn from this one on which it is the first",
+    "p_top_k": "Share on which it has a place in best/",
+    "rank_low": "The best rank that it may have",
+    "rank_high": "The worst rank that it may have",
+}
+
 _VALUE = {
     **{name: _CHECKPOINT[name] for name in ("run", "checkpoint", "global_step", "generation")},
     "value": "Empty where it was not finite; COCO's -1 says that there was nothing",
 }
 
 _VIEWS: dict[str, dict[str, Any]] = {
-    "best": {"description": "The best checkpoint: one row, or none.", "columns": _CHECKPOINT},
+    "best": {
+        "description": "The best checkpoint: one row, or none.",
+        "columns": {**_CHECKPOINT, **_ENDS, **_STANDING},
+    },
     "leaderboard": {
         "description": "The checkpoints in best/, in order.",
-        "columns": {"rank": "Place in best/, 1 is the best", **_CHECKPOINT},
+        "columns": {
+            "rank": "Place in best/, 1 is the best",
+            **_CHECKPOINT,
+            **_ENDS,
+            **_STANDING,
+        },
     },
     "boards": {
         "description": "Every board and `kept`, in order.",
@@ -47,6 +67,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
             "note": "Why a scored one was not promoted",
             "generation": _CHECKPOINT["generation"],
             "rank": "Place in best/, empty for what is not there",
+            **_ENDS,
         },
         "facets": ["state"],
         "sortable_columns": ["global_step", "score", "discovered_at", "eval_seconds"],
@@ -77,6 +98,32 @@ _VIEWS: dict[str, dict[str, Any]] = {
         },
         "facets": ["metric", "category"],
         "sortable_columns": ["global_step", "value"],
+    },
+    "intervals": {
+        "description": "The interval of each metric that has one: what it is on eval sets drawn"
+        " from this one.",
+        "columns": {
+            **_VALUE,
+            "metric": "As it was reported",
+            "category": "Category's name, empty for overall metrics",
+            "low": "Lower end",
+            "high": "Upper end",
+            "level": "Of so many eval sets out of 1 the true value lies between the ends",
+            "n": "Images of the eval set",
+            "b": "Replicates, the eval sets that were drawn",
+            "objects": "Objects to find; with fewer than 20 the interval is not to be trusted",
+        },
+        "facets": ["metric", "category"],
+        "sortable_columns": ["global_step", "value", "objects"],
+    },
+    "ties": {
+        "description": "How the best evaluations stand to each other; not all of them have files.",
+        "columns": {
+            **{name: _CHECKPOINT[name] for name in ("run", "checkpoint", "global_step", "score")},
+            **_STANDING,
+            "generation": _CHECKPOINT["generation"],
+        },
+        "sortable_columns": ["global_step", "score", "p_best"],
     },
     "run_state": {
         "description": "Where the run stands: one row.",
@@ -150,7 +197,7 @@ _TABLES: dict[str, dict[str, Any]] = {
         "sort_desc": "id",
         "columns": {"at": "UTC", "kind": "What happened", "message": "A sentence on it"},
     },
-    "placements": {"hidden": True},
+    **{name: {"hidden": True} for name in ("placements", "replicates", "influences", "standings")},
     "_sqlite_migrations": {"hidden": True},
 }
 

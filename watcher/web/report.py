@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from watcher import __version__
 from watcher.decision.metric import CATEGORY_NAMES
+from watcher.decision.ties import LEVEL
+from watcher.view.certainty import has_interval, ranks_text, share_text
 from watcher.view.changes import Measured, short_name
 from watcher.view.overview import seconds_text
 from watcher.web.markup import Markup, joined, tag
@@ -18,7 +20,8 @@ STYLE_FILE = Path(__file__).with_name("static") / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?Z")
 _NONE = "–"  # noqa: RUF001
-_WORDS = ("at", "kind", "state", "evaluated_at")
+_INTERVAL = f"{LEVEL:.0%} interval".replace("%", " %")
+_WORDS = (_INTERVAL, "ranks", "P(best)", "at", "kind", "state", "evaluated_at")
 _MAP = "DetectionBoxes_Precision/mAP"
 
 
@@ -31,7 +34,8 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         at: When it was read, ISO 8601.
         note: Why there is no picture, where there is none.
     """
-    told, title = data.look.troubles, f"{data.look.run['name']}: checkpoint-watcher"
+    told = [*data.look.troubles, *([data.caution] if data.caution else [])]
+    title = f"{data.look.run['name']}: checkpoint-watcher"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -132,12 +136,15 @@ def _leaderboard(data: ReportData) -> Markup | None:
     rows = [
         {
             **{name: row[name] for name in ("rank", "checkpoint", "global_step", "score")},
+            _INTERVAL: _ends(row),
             "behind": abs(best - row["score"]) if row["score"] != best else None,
+            "ranks": ranks_text(row),
+            "P(best)": share_text(row.get("p_best")),
             **{name: row[name] for name in ("evaluated_at", "path")},
         }
         for row in board
     ]
-    return _table(rows)
+    return _table(rows, optional=(_INTERVAL, "ranks", "P(best)"))
 
 
 def _pictures(pictures: Sequence[str]) -> Markup | None:
@@ -174,8 +181,18 @@ def _categories(data: ReportData) -> Markup | None:
         value = values[name] or 0.0
         bar = tag("span", class_="bar", style=f"width: {100 * max(value, 0.0) / size:.1f}%")
         track = tag("span", bar, class_="track")
-        rows.append({"category": name, "best": values[name], "": track, "last": latest.get(name)})
-    table = _table(rows)
+        known = data.intervals.get((metric, name), {})
+        rows.append(
+            {
+                "category": name,
+                "best": values[name],
+                _INTERVAL: _ends(known),
+                "": track,
+                "last": latest.get(name),
+                "objects": known.get("objects"),
+            }
+        )
+    table = _table(rows, optional=(_INTERVAL, "objects"))
     title = tag("p", f"{metric} of {_which(best.row)}", class_="quiet")
     return joined([title, table])
 
@@ -185,11 +202,16 @@ def _metrics(data: ReportData) -> Markup | None:
     if best is None or last is None:
         return None
     rows = [
-        {"metric": name, "best": best.overall.get(name), "last": last.overall.get(name)}
+        {
+            "metric": name,
+            "best": best.overall.get(name),
+            _INTERVAL: _ends(data.intervals.get((name, ""), {})),
+            "last": last.overall.get(name),
+        }
         for name in {**best.overall, **last.overall}
     ]
     title = f"best: {_which(best.row)}; last: {_which(last.row)}"
-    return joined([tag("p", title, class_="quiet"), _table(rows)])
+    return joined([tag("p", title, class_="quiet"), _table(rows, optional=(_INTERVAL,))])
 
 
 def _checkpoints_title(data: ReportData) -> str:
@@ -199,16 +221,15 @@ def _checkpoints_title(data: ReportData) -> str:
 
 
 def _checkpoints(data: ReportData) -> Markup | None:
-    names = (
-        "checkpoint",
-        "global_step",
-        "state",
-        "score",
-        "eval_seconds",
-        "evaluated_at",
-        "reason",
-    )
-    return _table([{name: row[name] for name in names} for row in reversed(data.history)])
+    rows = [
+        {
+            **{name: row[name] for name in ("checkpoint", "global_step", "state", "score")},
+            _INTERVAL: _ends(row),
+            **{name: row[name] for name in ("eval_seconds", "evaluated_at", "reason")},
+        }
+        for row in reversed(data.history)
+    ]
+    return _table(rows, optional=(_INTERVAL,))
 
 
 def _events_title(data: ReportData) -> str:
@@ -249,10 +270,16 @@ def _listed(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else _shown(value)
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Markup | None:
+def _ends(row: Mapping[str, Any]) -> str | None:
+    """Return an interval, None where there is none."""
+    return f"{_shown(row['low'])}\u2013{_shown(row['high'])}" if has_interval(row) else None
+
+
+def _table(rows: Sequence[dict[str, Any]], optional: Sequence[str] = ()) -> Markup | None:
+    """Draw rows; columns of `optional` are left out where no row has anything in them."""
     if not rows:
         return None
-    names = list(rows[0])
+    names = [name for name in rows[0] if name not in optional or any(row[name] for row in rows)]
     numeric = {
         name
         for name in names
@@ -264,7 +291,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> Markup | None:
         shown = value if isinstance(value, Markup) else _shown(value)
         kind = "number" if name in numeric else "word" if name in _WORDS else None
         kind = "track" if isinstance(value, Markup) else kind
-        label = f"{_title(name)} " if name in numeric and shown else None
+        labelled = name in numeric or name in optional
+        label = f"{_title(name)} " if labelled and shown else None
         return tag("td", shown, class_=kind, data_name=label)
 
     head = [

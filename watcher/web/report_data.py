@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from watcher.decision.metric import Key
 from watcher.store import queries
 from watcher.store.reading import Reader
+from watcher.store.replicates import intervals_of
 from watcher.view.changes import Measured, measured
 from watcher.view.look import Look, Looker
 
@@ -32,6 +34,8 @@ class ReportData:
         evaluation: How the best, or else the last, was evaluated: `device`, `images`,
             `eval_seconds`, `evaluated_at`, `versions`, `details`; None before the first.
         settings: Those of the last start.
+        intervals: The ends of those of the best's metrics, and `objects`, by (metric, category).
+        caution: What of the scores is not to be relied on, None for nothing.
     """
 
     look: Look
@@ -43,6 +47,8 @@ class ReportData:
     last: Measured | None
     evaluation: dict[str, Any] | None
     settings: dict[str, Any]
+    intervals: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    caution: str | None = None
 
 
 def read_report(reader: Reader) -> ReportData:
@@ -71,11 +77,19 @@ def read_report(reader: Reader) -> ReportData:
         last=_measured(reader, last),
         evaluation=_evaluation(reader, best or last),
         settings=settings,
+        intervals=_intervals(reader, best or last),
+        caution=queries.caution(reader),
     )
 
 
 def _measured(reader: Reader, row: dict[str, Any] | None) -> Measured | None:
     return measured(row, reader.values_of(row["evaluation_id"])) if row else None
+
+
+def _intervals(reader: Reader, row: dict[str, Any] | None) -> dict[Key, dict[str, Any]]:
+    if row is None or not queries.has_intervals(reader):
+        return {}
+    return intervals_of(reader, row["evaluation_id"])
 
 
 def _evaluation(reader: Reader, row: dict[str, Any] | None) -> dict[str, Any] | None:

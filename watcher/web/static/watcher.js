@@ -63,16 +63,21 @@
       element("p", row[chart.display.note] ?? "", "watcher-note"));
   }
 
-  const WORDS = ["at", "checkpoint", "evaluated_at", "kind", "recorded_at", "best", "state"];
+  const WORDS = ["at", "checkpoint", "ranks", "evaluated_at", "kind", "recorded_at", "best", "state"];
 
   function drawTable(body, chart, rows) {
-    const names = Object.keys(rows[0]).filter((name) => !(chart.hide || []).includes(name));
+    const ranges = chart.ranges || {};
+    // Two ends stand in one column; what no row has, in none.
+    const hidden = [...(chart.hide || []), ...Object.values(ranges)];
+    const unknown = (name) => ["ranks", "p_best", ...Object.keys(ranges)].includes(name)
+      && rows.every((row) => row[name] === null);
+    const names = Object.keys(rows[0]).filter((name) => !hidden.includes(name) && !unknown(name));
     const numeric = names.filter((name) =>
       rows.every((row) => row[name] === null || typeof row[name] === "number"));
     const kind = (name) => numeric.includes(name) ? "watcher-number"
       : WORDS.includes(name) ? "watcher-word" : "";
     const table = element("table"), head = element("tr"), lines = element("tbody");
-    for (const name of names) head.append(element("th", name.replaceAll("_", " "), kind(name)));
+    for (const name of names) head.append(element("th", titleOf(chart, name), kind(name)));
     for (const row of rows) {
       const line = element("tr");
       for (const name of names) line.append(cell(chart, row, name, kind(name)));
@@ -84,10 +89,22 @@
     body.replaceChildren(table);
   }
 
+  const titleOf = (chart, name) => chart.titles?.[name] ?? name.replaceAll("_", " ");
+
+  function valueOf(chart, row, name) {
+    const value = row[name], other = chart.ranges?.[name];
+    if (value === null) return "";
+    if (other) return `${shown(value)}–${shown(row[other])}`;
+    if (!chart.shares?.includes(name)) return shown(value);
+    // One that is neither 0 nor 1 is not shown as that.
+    return value > 0 && value < 0.01 ? "<1 %" : value > 0.99 && value < 1 ? ">99 %"
+      : `${Math.round(100 * value)} %`;
+  }
+
   function cell(chart, row, name, className) {
-    const made = element("td", shown(row[name]), className);
-    if (className === "watcher-number" && made.textContent) {
-      made.dataset.name = name.replaceAll("_", " ");
+    const made = element("td", valueOf(chart, row, name), className);
+    if ((className === "watcher-number" || chart.titles?.[name]) && made.textContent) {
+      made.dataset.name = titleOf(chart, name);
     }
     if (chart.links === name) {
       const source = chart.sources.find((one) => one.run === row[name]);
@@ -96,6 +113,12 @@
       made.replaceChildren(link);
     }
     return made;
+  }
+
+  // Vega draws no legend of nothing.
+  function layersOf(display, rows) {
+    const there = (layer) => !layer.needs || rows.some((row) => row[layer.needs] !== null);
+    return display.layer.filter(there).map(({ needs, ...layer }) => layer);
   }
 
   async function drawVega(body, chart, rows) {
@@ -110,6 +133,7 @@
         legend: { labelFontSize: 12, labelLimit: narrow ? 220 : 300,
           ...(chart.sources && { columns: narrow ? 1 : 3 }) } },
       ...chart.display,
+      layer: layersOf(chart.display, rows),
       data: { values: rows },
     };
     const inside = element("div");
@@ -121,6 +145,8 @@
       renderer: rows.length > 2000 ? "canvas" : "svg",
       actions: false, logLevel: vega.Error, tooltip: { theme: "custom" } });
     if (chart.caption) body.append(element("p", rows[0][chart.caption], "watcher-note"));
+    const caution = rows[0][chart.caution];
+    if (caution) body.append(element("p", caution, "watcher-note watcher-caution"));
     return made.view;
   }
 
