@@ -547,4 +547,6 @@ def _forget_generations(path: Path) -> None:
             db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         for _, sql in views:
             db.execute(sql)
-        db.execute("DELETE FROM _sqlite_migrations WHERE name IN ('m004_generation', 'm012_averages')")
+        db.execute(
+            "DELETE FROM _sqlite_migrations WHERE name IN ('m004_generation', 'm012_averages')"
+        )
