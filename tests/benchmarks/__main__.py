@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("coco", "daemon", "evaluator", "families", "garden", "scale", "growth")
+BENCHMARKS = ("coco", "coverage", "daemon", "evaluator", "families", "garden", "scale", "growth")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
