@@ -117,6 +117,8 @@ class Dispatcher:
                 self._unrecorded.popleft()  # it is told once, and not again at the end
                 raise
             self._unrecorded.popleft()
+        if self.pool.owed != self._store.replicates.awaited:
+            self._store.replicates.awaited, self._changed = self.pool.owed, True
         self._give_back((), now)
         self._changed = self._averages.go_on(now) or self._changed
         return self._changed

@@ -51,6 +51,13 @@ class WorkerPool:
         return tuple(lease for supervisor in self for lease in supervisor.leases)
 
     @property
+    def owed(self) -> frozenset[int]:
+        """Checkpoint ids of what was measured and has no replicates yet."""
+        sessions = [supervisor.session for supervisor in self if supervisor.session]
+        owed = (lease for session in sessions for lease, _ in session.owed.values())
+        return frozenset(lease.checkpoint_id for lease in owed)
+
+    @property
     def busy(self) -> bool:
         """True while anything is awaited of a worker that is ready."""
         return any(supervisor.busy for supervisor in self)

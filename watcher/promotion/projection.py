@@ -190,11 +190,13 @@ class Projector:
                 listed = averages if board is self._averages else rows
                 if place == 0:
                     listed = [*rows, *self._averaging.deserving(averages, rows)]
-                ranking = self._judge(board, listed)
+                ranking = self._judge(board, self._decidable(board, listed))
                 settled = [row for row in listed if row.checkpoint_id not in waiting]
                 # Whatever those that wait turn out to be worth: who comes behind them stays too.
                 for one in (ranking, self._judge(board, settled)):
                     held |= {row.checkpoint_id for row in _worth_keeping(one, board)}
+                if board.policy.ties_by == "noise":
+                    held |= self._store.replicates.awaited
                 if self._stays(board, ranking):
                     self._folders[board.name].leave_alone()
                     held |= self._present(board.name)
@@ -281,6 +283,18 @@ class Projector:
             self._nothing_ranks.add(board.name)
             _log.warning("no checkpoint can rank, what is promoted stays", board=board.name)
         return True
+
+    def _decidable(
+        self, board: Board, rows: Sequence[ScoredCheckpoint]
+    ) -> Sequence[ScoredCheckpoint]:
+        """Leave out what comes anew and has no replicates yet, where ties go by them.
+
+        Else what it may be tied with would lose its place, and its files, for those seconds.
+        """
+        if board.policy.ties_by == "score":
+            return rows
+        awaited = self._store.replicates.awaited - self._present(board.name)
+        return [row for row in rows if row.checkpoint_id not in awaited] or rows
 
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
         incumbent = self._store.ledger.incumbent(board.name)
@@ -385,10 +399,14 @@ _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
 
 
 def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:
-    """The leaders, and as many of those a veto keeps out: the next best may lift the veto."""
+    """The leaders, and as many of those a veto keeps out: the next best may lift the veto.
+
+    And the one with the best score: what is tied is tied with that, whether it has a place or not.
+    """
     vetoed = [row for row, _ in ranking.vetoed]
-    limit = board.policy.top_k
-    return [*ranking.leaders, *(vetoed if limit < 0 else vetoed[:limit])]
+    limit, highest = board.policy.top_k, ranking.highest
+    best = [highest] if highest else []
+    return [*ranking.leaders, *best, *(vetoed if limit < 0 else vetoed[:limit])]
 
 
 def _notes(board: Board, ranking: Ranking) -> dict[int, str | None]:

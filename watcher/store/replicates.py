@@ -32,11 +32,13 @@ class Replicates:
 
     Attributes:
         recorded: Counts those of how many evaluations were recorded.
+        awaited: Checkpoint ids of what has a score whose replicates are still being computed.
     """
 
     def __init__(self, database: RunDatabase) -> None:
         self._db = database
         self.recorded = 0
+        self.awaited: frozenset[int] = frozenset()
 
     def record(
         self, checkpoint_id: int, fingerprint: str, drawn: Drawn, needed: Collection[Key] = ()
