@@ -236,6 +236,11 @@ class Dispatcher:
                         lease.checkpoint_id, fingerprint, replicates, keys
                     )
                     self._changed = True
+                    if not replicates.scheme:
+                        _log.warning(
+                            "its score has no interval, the worker gave no usable replicates",
+                            checkpoint=lease.name,
+                        )
                 case Starting(phase):
                     supervisor.phase_at = iso(now)
                     _log.info(f"starting: {phase}", **self._on(supervisor))

@@ -378,6 +378,9 @@ def read_reply(line: bytes) -> Reply | WrongResult:
             reason = str(error)
         if kind == "result" and isinstance(said.get("id"), str):
             return WrongResult(said["id"], reason)
+        if kind == "replicates" and isinstance(said.get("id"), str):
+            # As a worker says it that could not compute them: the score stands without.
+            return Replicates(id=said["id"], scheme="", images=0, count=0, level=0.0)
         raise WorkerError(f"the worker sent a wrong {kind[:80]}: {reason}") from error
 
 

@@ -168,6 +168,19 @@ class Session:
             return f"the worker was not ready within {self.limits.start_seconds:g} s"
         return f"the evaluation made no progress for {self.limits.stall_seconds:g} s"
 
+    def late_replicates(self, now: float) -> str | None:
+        """Say that replicates are overdue, which is no fault of what waits behind them."""
+        late = [lease.name for lease, deadline in self.owed.values() if now >= deadline]
+        if not late or self._broken:
+            return None
+        limit = self.limits.stall_seconds
+        return f"the replicates of {late[0]} did not come within {limit:g} s"
+
+    def _wait_on(self, now: float) -> None:
+        """Give what waited for the worker's answer about another all its time again."""
+        for running in self.running:
+            running.deadline = max(running.deadline, now + self.limits.stall_seconds)
+
     def has_room(self, *, beside_others: bool) -> bool:
         """True when the worker can be asked for an evaluation now.
 
@@ -204,10 +217,13 @@ class Session:
                     yield self._take_ready(message)
                 case messages.Error(code, text, hint):
                     raise WorkerRefused(code, one_line(text, math.inf), hint=hint)
-                case messages.Replicates() if self.ready and message.id in self.owed:
-                    lease, _ = self.owed.pop(message.id)
-                    drawn = read_replicates(message, self.ready)
-                    yield Resampled(lease, self.ready.said.fingerprint, drawn)
+                case messages.Replicates() if self.ready:
+                    # Of a result that was refused nobody waits for them.
+                    lease, _ = self.owed.pop(message.id, (None, 0.0))
+                    if lease:
+                        self._wait_on(now)
+                        drawn = read_replicates(message, self.ready)
+                        yield Resampled(lease, self.ready.said.fingerprint, drawn)
                 case _:
                     happened = self._take_answer(message, now)
                     if happened:
@@ -271,6 +287,7 @@ class Session:
         except UnusableAnswer as error:
             happened = Unusable(running.lease, str(error))
         self.running.remove(running)
+        self._wait_on(now)
         return happened
 
 

@@ -238,6 +238,8 @@ class Supervisor:
                 events.append(self._end(self.breaker.reason, now))
             elif self.phase is WorkerPhase.OUTGROWN and not self.busy:
                 events.append(self._recycle(self.session, now))
+            elif late := self.session.late_replicates(now):
+                events.append(self._end(late, now))
             elif now >= self.session.due:
                 raise WorkerError(self.session.overdue())
             elif self._gives_way(self.session, now):
