@@ -170,6 +170,8 @@ def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
         ('[[board]]\nveto = ["mAP"]', "veto of board best is invalid: expected METRIC:DROP"),
         ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "of x is that of best too"),
         ('[[board]]\n[[board]]\nname = "x"\nfolder = "."', "is the trainer's MODEL_DIR"),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best-averages"', "is that of averages too"),
+        ('best_dir = "{model_dir}/best-averages"', "of best is that of averages too"),
         ('best_dir = "{model_dir}"', "is the trainer's MODEL_DIR"),
         ('kept_dir = "{model_dir}/watcher"', "is the watcher's state folder"),
         ('metric = "mAP -"', "is not an expression"),

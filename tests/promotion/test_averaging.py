@@ -241,3 +241,13 @@ def test_the_database_is_rebuilt_without_the_averages_and_their_files_stay(watch
     assert watcher.leaderboard()[0] == "ckpt-2"
     assert "ckpt-3-average1" in in_folder(watcher.best_dir)
     assert "ckpt-3-average1" in in_folder(watcher.model_dir / "best-averages")
+
+
+def test_a_folder_called_best_averages_is_left_alone_while_nothing_was_averaged(watcher: Watcher):
+    own = watcher.model_dir / "best-averages"
+    own.mkdir()
+    (own / "checkpoint").write_text("a user's own")
+    save(watcher)
+    assert watcher.run(STUB_SCORES=scores()) == 0
+    assert [path.name for path in own.iterdir()] == ["checkpoint"]
+    assert (own / "checkpoint").read_text() == "a user's own"

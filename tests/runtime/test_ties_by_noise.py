@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from fake_trainer import Manager, model_tensors
 from watching import Watcher, wait_until

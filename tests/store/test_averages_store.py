@@ -118,3 +118,16 @@ def test_an_average_is_confirmed_by_its_paired_difference_to_the_best(
     averaging = Averaging(settings, parse_metric(MAP), averaged)
     found = averaging.deserving(ledger.scored_averages(), ledger.scored())
     assert [row.name for row in found] == ["ckpt-3-average1"] * deserves
+
+
+def test_what_was_missed_at_the_start_of_a_new_life_is_of_it_though_an_average_came_between(
+    averaged: Store,
+):
+    missed, _ = found_and_pinned(1)
+    averaged.queue.record_missed(replace(missed, signature=((1, 10, 20 * 10**9),)), "gone", NOW)
+    write(averaged)
+    found, pin = found_and_pinned(2, step=200)
+    found = replace(found, signature=((2, 10, 21 * 10**9),))
+    averaged.queue.record_pin(found, replace(pin, sha256="b" * 64), NOW)
+    rows = averaged.ledger.all("SELECT name, generation FROM checkpoints WHERE id > 3")
+    assert rows == [{"name": "ckpt-1", "generation": 2}, {"name": "ckpt-2", "generation": 2}]

@@ -323,3 +323,15 @@ def test_the_run_keeps_its_identity_when_its_folder_is_renamed(path: Path, tmp_p
         assert rows(path, "SELECT name FROM runs") == [("old",)], "until these settings decide"
         second.ledger.set_settings({}, {}, "new")
     assert rows(path, "SELECT name FROM runs") == [("new",)]
+
+
+def test_a_view_that_a_user_made_of_ours_stands_in_the_way_of_no_migration(tmp_path: Path):
+    path = tmp_path / "watcher.db"
+    old = Path(__file__).with_name("database_0_1_0.sql").read_text()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(old)
+        db.execute('CREATE VIEW "my scores" AS SELECT checkpoint, score FROM history')
+        before = db.execute('SELECT * FROM "my scores"').fetchall()
+    with Store(path, run="run", model_dir=tmp_path, now=NOW):
+        pass
+    assert rows(path, 'SELECT * FROM "my scores"') == before != []

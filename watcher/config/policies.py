@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -53,6 +54,11 @@ def boards(run: RunSettings, ranking: RankingSettings) -> tuple[Board, ...]:
     return made
 
 
+def averages_path(run: RunSettings) -> Path:
+    """Return the folder of the averages."""
+    return run.model_path / f"best-{AVERAGES_BOARD}"
+
+
 def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
     """Refuse a folder that something else lies in: promoting would write over it."""
     taken = {
@@ -61,6 +67,7 @@ def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
     }
     folders = [
         (KEPT_BOARD, run.kept_path),
+        (AVERAGES_BOARD, averages_path(run)),
         *((board.name, board.folder) for board in made),
     ]
     for name, folder in folders:

@@ -32,9 +32,8 @@ from watcher.types import ScoredCheckpoint
 _log = structlog.get_logger(__name__)
 
 
-def averages_board(main: Board, model_dir: Path) -> Board:
-    """Return the board of the averages: `best-averages/`, ranked as the main one."""
-    folder = model_dir / f"best-{AVERAGES_BOARD}"
+def averages_board(main: Board, folder: Path) -> Board:
+    """Return the board of the averages in `best-averages/`, ranked as the main one."""
     return replace(main, name=AVERAGES_BOARD, folder=folder, policy=replace(main.policy, veto=()))
 
 

@@ -16,7 +16,7 @@ import structlog
 
 from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
-from watcher.config.policies import boards
+from watcher.config.policies import averages_path, boards
 from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge
@@ -65,7 +65,7 @@ class Projector:
         self._run_name = run_name
         self.verified: Verified = set()
         self._boards = boards(run, settings.ranking)
-        self._averages = averages_board(self._boards[0], run.model_path)
+        self._averages = averages_board(self._boards[0], averages_path(run))
         self._averaging = Averaging(settings.ranking, self._boards[0].metric, store)
         places = {board.name: board.folder for board in (*self._boards, self._averages)}
         places[KEPT_BOARD] = run.kept_path
@@ -186,7 +186,9 @@ class Projector:
         notes: dict[int, str | None] = {}
         first: list[ScoredCheckpoint] = []
         try:
-            for place, board in enumerate((*self._boards, self._averages)):
+            # Of a run without averages a folder of that name is somebody else's.
+            there = averages or self._store.promotions.placements(AVERAGES_BOARD)
+            for place, board in enumerate((*self._boards, *([self._averages] if there else []))):
                 listed = averages if board is self._averages else rows
                 if place == 0:
                     listed = [*rows, *self._averaging.deserving(averages, rows)]

@@ -46,6 +46,9 @@ class Standings:
         self._board, self._store = board, store
         self._draws = ScoreDraws(board, store)
         self._seen: tuple[object, ...] | None = None
+        # Evaluations whose score has no interval, whatever replicates its parts have.
+        self._without: set[int] = set()
+        self._revision: object = None
 
     def update(self, best: ScoredCheckpoint | None) -> None:
         """Record what there is to say as of now; `best` has the first place.
@@ -68,9 +71,15 @@ class Standings:
 
     def _fill_intervals(self) -> None:
         replicates, metric = self._store.replicates, self._board.metric
-        ids = replicates.without_interval(metric.keys, _AT_ONCE)
-        for id_, draws in draws_of(self._store.ledger, ids, metric.keys).items():
-            replicates.set_interval(id_, _interval(draws, self._board))
+        if self._revision != self._store.ledger.revision:
+            self._without, self._revision = set(), self._store.ledger.revision
+        ids = replicates.without_interval(metric.keys, _AT_ONCE, self._without)
+        draws = draws_of(self._store.ledger, ids, metric.keys)
+        for id_ in ids:
+            if ends := id_ in draws and _interval(draws[id_], self._board):
+                replicates.set_interval(id_, ends)
+            else:
+                self._without.add(id_)
 
 
 def _interval(draws: Draws, board: Board) -> tuple[float, float] | None:

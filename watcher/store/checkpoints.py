@@ -122,8 +122,7 @@ class Checkpoints:
         self._db.run(
             "UPDATE all_checkpoints SET generation = ?1 WHERE run_id = ?2 AND sha256 IS NULL"
             " AND save_counter < ?3 AND (saved_at_seconds IS NULL OR saved_at_seconds >= ?4)"
-            " AND id > (SELECT max(id) FROM all_checkpoints WHERE run_id = ?2"
-            " AND sha256 NOT NULL)",
+            " AND id > (SELECT max(id) FROM checkpoints WHERE run_id = ?2 AND sha256 NOT NULL)",
             [generation, self._run_id, save.counter, before.saved_at or 0.0],
         )
         message = (

@@ -12,7 +12,7 @@ import msgspec
 
 from watcher.decision.metric import parse_metric
 from watcher.store.reading import Reader
-from watcher.store.replicates import paired
+from watcher.store.replicates import draws_of, paired
 
 OPEN_STATES = ("pending", "leased")
 _BUSY_SECONDS = 0.5
@@ -153,13 +153,16 @@ class FactReader(Reader):
     def surely_better(self, sha256: str, other: str) -> bool:
         """Tell whether the score of one checkpoint is better than another's beyond the noise.
 
-        By the paired difference of their replicates; False where one has none, or no score.
+        By the paired difference of their replicates; False where it has none yet, or no score. True
+        where nothing is known of the other any more: else it would be compared with for good.
         """
         run = self.run()
-        rows = {row.sha256: row for row in (*self.scored(), *self.scored_averages())}
-        if not {sha256, other} <= rows.keys():
+        rows, metric = self.scored_as([sha256, other]), parse_metric(run["metric"])
+        if other not in rows or not draws_of(self, [rows[other].evaluation_id], metric.keys):
+            return True
+        if sha256 not in rows:
             return False
-        found = paired(self, parse_metric(run["metric"]), rows[sha256], rows[other])
+        found = paired(self, metric, rows[sha256], rows[other])
         return found is not None and (found.low > 0 if run["mode"] == "max" else found.high < 0)
 
     def follow(self, totals: Totals) -> None:

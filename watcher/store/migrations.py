@@ -381,9 +381,16 @@ def migrate(connection: sqlite3.Connection) -> None:
     if not migrations.pending(db) and wanted.items() <= {tuple(one.values()) for one in present}:
         return
     with db.atomic():
-        # First: a table that a view asks cannot be renamed.
-        for name in {one["name"] for one in present} & wanted.keys():
-            db.execute(f"DROP VIEW {name}")
+        # First: a table that a view asks cannot be renamed, nor any beside a view that lacks one.
+        for one in present:
+            db.execute(f"DROP VIEW {_quoted(one['name'])}")
         migrations.apply(db)
         for view in VIEWS:
             db.execute(view)
+        for one in present:  # those that a user made
+            if one["name"] not in wanted:
+                db.execute(one["sql"])
+
+
+def _quoted(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))

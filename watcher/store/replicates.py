@@ -5,6 +5,7 @@ They are kept as long as they may be of use, for 4 bytes each add up. Intervals 
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
@@ -94,25 +95,29 @@ class Replicates:
             [KEPT],
         )
 
-    def without_interval(self, keys: Iterable[Key], most: int) -> list[int]:
+    def without_interval(
+        self, keys: Iterable[Key], most: int, but: Collection[int] = ()
+    ) -> list[int]:
         """Return which of the last evaluations have no interval of their score and may have one.
 
         Args:
             keys: What the score is computed from.
             most: So many at most.
+            but: Evaluation ids to leave out.
         """
         names = [name for name, _ in keys]
         rows = self._db.all(
             "SELECT id FROM (SELECT id, low FROM evaluations ORDER BY id DESC LIMIT ?) e"
             " WHERE low IS NULL AND EXISTS (SELECT 1 FROM replicates r WHERE r.evaluation_id = e.id"
-            f" AND r.name IN ({', '.join('?' * len(names))}) AND drawn NOT NULL) LIMIT ?",
-            [KEPT, *names, most],
+            f" AND r.name IN ({', '.join('?' * len(names))}) AND drawn NOT NULL)"
+            " AND id NOT IN (SELECT value FROM json_each(?)) LIMIT ?",
+            [KEPT, *names, json.dumps(list(but)), most],
         )
         return [row["id"] for row in rows]
 
-    def set_interval(self, evaluation_id: int, ends: tuple[float, float] | None) -> None:
+    def set_interval(self, evaluation_id: int, ends: tuple[float, float]) -> None:
         """Record the interval of an evaluation's score."""
-        low, high = ends or (None, None)
+        low, high = ends
         with self._db.write():
             self._db.update("evaluations", evaluation_id, low=low, high=high)
 

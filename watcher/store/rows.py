@@ -155,6 +155,18 @@ class Rows(Connection):
             json.dumps(list(checkpoint_ids)),
         )
 
+    def scored_as(self, sha256s: Iterable[str]) -> dict[str, ScoredCheckpoint]:
+        """Return the evaluations of these contents, averages too, by sha256."""
+        source = (
+            "json_each(?) j CROSS JOIN all_checkpoints c ON c.sha256 = j.value"
+            " CROSS JOIN evaluations e ON e.checkpoint_id = c.id WHERE true"
+        )
+        wanted = json.dumps(list(sha256s))
+        rows = [
+            row for kind in ("saved", "averaged") for row in self._scored(source, wanted, kind=kind)
+        ]
+        return {row.sha256: row for row in rows}
+
     def waits_anew(self) -> int:
         """Return how many checkpoints wait for a score of this evaluation that have one of another.
 
