@@ -119,6 +119,8 @@ def test_ties_by_noise_give_the_first_place_to_the_older_one_and_say_so(tmp_path
     assert [name for (name,) in ask(watcher, "SELECT checkpoint FROM leaderboard")] == [
         *("ckpt-2", "ckpt-3", "ckpt-4")
     ]
+    explained = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
+    assert [one["checkpoint"] for one in explained["leaders"]] == ["ckpt-2", "ckpt-3", "ckpt-4"]
     (note,) = ask(watcher, "SELECT note FROM history WHERE checkpoint = 'ckpt-2'")
     assert note == (
         "first in best/ though ckpt-3 scored 0.001 better: this eval set cannot tell them apart,"

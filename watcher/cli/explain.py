@@ -89,6 +89,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     from watcher.config.policies import boards, require_metrics, stop_policy
     from watcher.decision.explain import explain as explained
     from watcher.decision.explain import with_certainty
+    from watcher.decision.ties import tie_set
     from watcher.store.queries import has_intervals
     from watcher.store.replicates import draws_of
 
@@ -104,6 +105,21 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     if values:
         require_metrics([board], *reader.measured())
     begun = datetime.fromisoformat(reader.begun_at()).timestamp()
+
+    def tied_with(best: int) -> set[int]:
+        if not has_intervals(reader):
+            return set()
+        # As the daemon looks at them: those whose files are there.
+        ids = {best, *(row.evaluation_id for row in (*scored, *averages) if row.pin)}
+        draws = draws_of(reader, ids, board.metric.keys)
+        drawn = {
+            id_: values
+            for id_, one in draws.items()
+            if best in draws and one.identity == draws[best].identity
+            if (values := one.of(board.metric)) is not None
+        }
+        return tie_set(drawn, best, board.policy.mode)
+
     told = explained(
         scored,
         values,
@@ -115,6 +131,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         hours=(time.time() - begun) / 3600,
         not_finite=reader.not_finite(),
         averages=averages,
+        tied_with=tied_with,
     )
     if not has_intervals(reader):
         return told

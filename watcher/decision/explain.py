@@ -6,12 +6,12 @@ or under others, so that what it says is what would happen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from watcher.decision.board import Board
 from watcher.decision.metric import Key
-from watcher.decision.rank import Ranking, judge, rankable
+from watcher.decision.rank import Ranking, judge_by_noise, rankable
 from watcher.decision.resolution import about_min_delta, half_width, least_gain, paired
 from watcher.decision.stop import (
     Rule,
@@ -118,6 +118,7 @@ def explain(
     hours: float = 0.0,
     not_finite: Sequence[ScoredCheckpoint] = (),
     averages: Sequence[ScoredCheckpoint] = (),
+    tied_with: Callable[[int], Collection[int]] = lambda _: (),
 ) -> Explanation:
     """Decide anew, and keep what was decided by.
 
@@ -130,6 +131,7 @@ def explain(
         hours: How long the newest generation has lasted.
         not_finite: Checkpoints that failed because their numbers are not finite.
         averages: Those that may have a place; they stop nothing.
+        tied_with: As `judge_by_noise` takes it.
     """
 
     def by_board(rows: Sequence[ScoredCheckpoint]) -> list[ScoredCheckpoint]:
@@ -141,7 +143,7 @@ def explain(
     unranked = tuple(row for row in seen if not rankable(row.score))
     return Explanation(
         board=board,
-        ranking=judge([*seen, *by_board(averages)], board.policy, incumbent),
+        ranking=judge_by_noise([*seen, *by_board(averages)], board.policy, incumbent, tied_with),
         ranked=len(seen) + len(averages) - len(unranked),
         unranked=unranked,
         generation=policy.generation,

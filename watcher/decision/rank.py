@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from watcher.decision.metric import Metric, Mode
@@ -128,6 +128,26 @@ def judge(
         (row, why) for row in ordered[:last] if (why := _objection(row, best, policy)) is not None
     )
     return Ranking(tuple(leaders), vetoed if policy.top_k else ())
+
+
+def judge_by_noise(
+    rows: Sequence[ScoredCheckpoint],
+    policy: RankPolicy,
+    incumbent: int | None,
+    tied_with: Callable[[int], Collection[int]],
+) -> Ranking:
+    """Judge as `judge` does; where ties go by noise, with what is tied as equal.
+
+    Args:
+        rows, policy, incumbent: As `judge` takes them.
+        tied_with: Returns the evaluation ids of those that cannot be told from this one.
+    """
+    ranking = judge(rows, policy, incumbent)
+    if policy.ties_by == "score" or not ranking.leaders:
+        return ranking
+    highest = ranking.leaders[0]
+    tied = tied_with(highest.evaluation_id)
+    return replace(judge(rows, policy, incumbent, tied), highest=highest)
 
 
 def settled(

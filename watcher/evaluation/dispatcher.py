@@ -289,7 +289,10 @@ class Dispatcher:
         _log.warning("worker lost", reason=lost.reason, restart_in=restart_in)
         for held in lost.leases:
             if self._averages.holds(held):
-                self._averages.broke(held, lost.reason, now)
+                if lost.counts:
+                    self._averages.broke(held, lost.reason, now)
+                else:
+                    self._averages.give_back(held)
                 continue
             with contextlib.suppress(LeaseLost):
                 alone = len(lost.leases) == 1

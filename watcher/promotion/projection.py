@@ -19,7 +19,7 @@ from watcher.config import Settings
 from watcher.config.policies import averages_path, boards
 from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, Board
 from watcher.decision.metric import Key
-from watcher.decision.rank import Ranking, judge
+from watcher.decision.rank import Ranking, judge_by_noise
 from watcher.decision.retain import as_pinned, retain
 from watcher.decision.stop import StopDecision
 from watcher.decision.ties import tie_set
@@ -301,13 +301,12 @@ class Projector:
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
         incumbent = self._store.ledger.incumbent(board.name)
         seen = list(self._as_seen_by(board, rows))
-        ranking = judge(seen, board.policy, incumbent)
-        if board.policy.ties_by == "score" or not ranking.leaders:
-            return ranking
-        best = ranking.leaders[0].evaluation_id
-        drawn = self._draws[board.name].of([row.evaluation_id for row in seen], best)
-        tied = tie_set(drawn, best, board.policy.mode)
-        return replace(judge(seen, board.policy, incumbent, tied), highest=ranking.leaders[0])
+
+        def tied_with(best: int) -> set[int]:
+            drawn = self._draws[board.name].of([row.evaluation_id for row in seen], best)
+            return tie_set(drawn, best, board.policy.mode)
+
+        return judge_by_noise(seen, board.policy, incumbent, tied_with)
 
     def _as_seen_by(
         self, board: Board, rows: Sequence[ScoredCheckpoint]
