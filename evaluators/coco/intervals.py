@@ -13,6 +13,8 @@ IOUS = (None, 0, 5)
 LEVEL = 0.95
 # A message has the values of so many categories at most, a megabyte; of others the interval.
 MOST_CATEGORIES = 200
+# And no more values than these of a set: beyond 16 MiB the watcher takes a line for endless.
+MOST_VALUES = 1_000_000
 
 
 def resampler(count, measured, naming=None):
@@ -69,7 +71,7 @@ def _metrics(matched, names, weights):
         for name, iou in zip(names, IOUS)
     ]
     means = values.mean(axis=0)
-    few = len(categories) <= MOST_CATEGORIES
+    few = len(categories) <= MOST_CATEGORIES and len(categories) * len(weights) <= MOST_VALUES
     found += [
         _replicated(names[0], category, count, one, few)
         for category, count, one in zip(categories, objects, means)

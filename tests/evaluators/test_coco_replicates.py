@@ -48,3 +48,10 @@ def test_each_metric_and_category_has_its_replicates_and_their_interval(said: di
         outside = sum(not one["low"] <= value <= one["high"] for value in there)
         assert outside == 10  # 5 %
     assert len(base64.b64decode(fields["influences"])) == 4 * fields["images"] == 4 * 48
+
+
+def test_where_the_values_of_categories_are_too_many_for_a_message_they_have_intervals_alone(
+    said: dict[str, Any],
+):
+    overall = dict.fromkeys(("mAP None", "mAP50 None", "mAP75 None"), True)
+    assert said["few"] == overall | dict.fromkeys(("mAP 1", "mAP 2", "mAP 3"), False)

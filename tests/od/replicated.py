@@ -2,7 +2,8 @@
 
 Prints a JSON object: `draws` (sha256 of what is drawn), `prefix` (whether fewer replicates are the
 first of more), `sum` of the influences, `agreement` (correlation of them with what leaving each
-image out takes away), `fields` (of the message).
+image out takes away), `fields` (of the message), `few` (whether each metric has its values where
+those of categories are too many).
 """
 
 import hashlib
@@ -18,7 +19,7 @@ os.dup2(2, 1)  # pycocotools prints
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 from evaluators import coco  # noqa: E402
-from evaluators.coco import replicates, vectorised  # noqa: E402
+from evaluators.coco import intervals, replicates, vectorised  # noqa: E402
 
 IMAGES, CLASSES = 48, 3
 
@@ -51,7 +52,10 @@ def main():
     ones[np.arange(IMAGES), np.arange(IMAGES)] = 0
     values = replicates.overall(replicates.precisions(matched, ones))
     said = coco.resampler(200, [(["mAP", "mAP50", "mAP75"], lambda: matched)]).compute()
+    intervals.MOST_VALUES = CLASSES * 200 - 1
+    few = coco.resampler(200, [(["mAP", "mAP50", "mAP75"], lambda: matched)]).compute()
     answer = {
+        "few": {"{0.name} {0.category}".format(one): bool(one.values) for one in few["metrics"]},
         "draws": hashlib.sha256(drawn.tobytes()).hexdigest(),
         "prefix": bool(np.array_equal(replicates.draw_images(IMAGES, 7), drawn[:7])),
         "sum": float(influence.sum()),

@@ -251,3 +251,21 @@ def test_a_folder_called_best_averages_is_left_alone_while_nothing_was_averaged(
     assert watcher.run(STUB_SCORES=scores()) == 0
     assert [path.name for path in own.iterdir()] == ["checkpoint"]
     assert (own / "checkpoint").read_text() == "a user's own"
+
+
+def test_an_average_keeps_its_place_while_the_replicates_of_a_new_score_are_computed(
+    watcher: Watcher,
+):
+    told = {**SCORES, "ckpt-3-average1": 0.7, "ckpt-5": 0.6}
+    drawn = {name: [score + n / 1000 for n in range(-20, 20)] for name, score in told.items()}
+    manager = save(watcher)
+    steer = {"STUB_SCORES": json.dumps(told), "STUB_REPLICATES": json.dumps(drawn)}
+    watcher.start("--average", "top-2", STUB_REPLICATES_SECONDS=0.3, **steer)
+    wait_until(lambda: watcher.states() and "ckpt-3-average1" in watcher.leaderboard(), "promoted")
+    manager.save(500, model_tensors(1000, "5"))
+    sql = "SELECT 1 FROM history WHERE checkpoint = 'ckpt-5' AND low NOT NULL"
+    wait_until(lambda: watcher.query(sql), "the new one has its replicates")
+    assert watcher.stop() == 0
+    assert watcher.leaderboard()[:2] == ["ckpt-3-average1", "ckpt-5"]
+    shown = [line for line in watcher.log.read_text().splitlines() if "] best " in line]
+    assert not [line for line in shown if "checkpoint=ckpt-5" in line]

@@ -7,7 +7,7 @@ evaluation and at every rescan, so a crash, an edit by hand and a new score are 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -191,7 +191,8 @@ class Projector:
             for place, board in enumerate((*self._boards, *([self._averages] if there else []))):
                 listed = averages if board is self._averages else rows
                 if place == 0:
-                    listed = [*rows, *self._averaging.deserving(averages, rows)]
+                    # A gain over what has no replicates yet cannot be told, but is not lost either.
+                    listed = [*rows, *self._averaging.deserving(averages, self._told(rows))]
                 ranking = self._judge(board, self._decidable(board, listed))
                 settled = [row for row in listed if row.checkpoint_id not in waiting]
                 # Whatever those that wait turn out to be worth: who comes behind them stays too.
@@ -295,7 +296,13 @@ class Projector:
         """
         if board.policy.ties_by == "score":
             return rows
-        awaited = self._store.replicates.awaited - self._present(board.name)
+        return self._told(rows, self._present(board.name))
+
+    def _told(
+        self, rows: Sequence[ScoredCheckpoint], but: Collection[int] = ()
+    ) -> Sequence[ScoredCheckpoint]:
+        """Leave out what has no replicates yet and is to get some; all stay where that is all."""
+        awaited = self._store.replicates.awaited.difference(but)
         return [row for row in rows if row.checkpoint_id not in awaited] or rows
 
     def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
