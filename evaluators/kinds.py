@@ -12,6 +12,8 @@ A kind is a class; `worker.py` makes one and asks it, in this order:
   computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
   its id. Where it can, it adds `replicates`: what `coco.resampler` returns, whose `compute` is
   called once the result is sent
+- `average(prefixes, prefix)`, where its `JOBS` have `average`, writes the average of checkpoints,
+  and returns how many variables were averaged
 
 A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint without a score
 `protocol.Failure`. The capabilities are the runtime's, and are said by it.
@@ -34,10 +36,12 @@ class Kind:
     Attributes:
         LIBRARIES: name of the module whose `import_libraries` imports what the kind needs.
         EVALUATION: name of the module with the class `Evaluation`.
+        JOBS: what it may be asked for.
     """
 
     LIBRARIES = ""
     EVALUATION = ""
+    JOBS = ("evaluate",)
 
     def prepare(self, start, begin):
         """Sets up the process, imports the libraries and returns their versions by name."""

@@ -46,6 +46,7 @@ class Start(Message):
     artefacts_dir: Optional[str] = None
     heartbeat_seconds: Optional[float] = None
     replicates: int = 0
+    rest: float = 0.0
 
     def set_up(self):
         """Returns the common fields and the kind's options in one dict."""
@@ -58,6 +59,16 @@ class Evaluate(Message):
 
     TYPE = "evaluate"
     id: str
+    prefix: str
+
+
+@dataclass
+class Average(Message):
+    """Asks for the average of checkpoints, the newest of which is last."""
+
+    TYPE = "average"
+    id: str
+    prefixes: List[str]
     prefix: str
 
 
@@ -244,6 +255,15 @@ class Replicates(Message):
 
 
 @dataclass
+class Averaged(Message):
+    """The average is written."""
+
+    TYPE = "averaged"
+    id: str
+    variables: int
+
+
+@dataclass
 class Failed(Message):
     """This checkpoint gets no score."""
 
@@ -255,7 +275,7 @@ class Failed(Message):
     detail: Optional[str] = None
 
 
-_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Cancel, Stop)}
+_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Average, Cancel, Stop)}
 
 
 def read_request(line):

@@ -15,6 +15,9 @@ from evaluators.soundness import require_finite
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 SLOT = "/.OPTIMIZER_SLOT/"
+# One operation reads one variable after another: checksums and copies, on one core. More than two
+# at once gained nothing.
+AT_ONCE = 2
 READ_ERRORS = (tf.errors.OpError, IndexError, OSError, ValueError)
 
 
@@ -74,13 +77,9 @@ class Reader:
 
     def _restore(self, prefix):
         with tf.device("/CPU:0"):
-            tensors = tf.raw_ops.RestoreV2(
-                prefix=prefix,
-                tensor_names=list(self._types),
-                shape_and_slices=[""] * len(self._types),
-                dtypes=list(self._types.values()),
-            )
-            values = dict(zip(self._types, tensors))
+            values = {}
+            for first in range(AT_ONCE):
+                values.update(self._values(prefix, list(self._types)[first::AT_ONCE]))
             sound = [tf.reduce_all(tf.math.is_finite(values[key])) for key in self._floating]
             finite = tf.stack(sound) if sound else tf.ones([0], tf.bool)
 
@@ -91,6 +90,15 @@ class Reader:
 
         tf.cond(tf.reduce_all(finite), put, lambda: False)
         return [values[key] for key in self._returned], finite
+
+    def _values(self, prefix, keys):
+        tensors = tf.raw_ops.RestoreV2(
+            prefix=prefix,
+            tensor_names=keys,
+            shape_and_slices=[""] * len(keys),
+            dtypes=[self._types[key] for key in keys],
+        )
+        return dict(zip(keys, tensors))
 
 
 class Writer:

@@ -73,6 +73,11 @@ def load_package():
     spec.loader.exec_module(package)
 
 
+def _jobs(kind):
+    """Returns what a kind may be asked for; one that says nothing of it evaluates."""
+    return list(getattr(kind, "JOBS", ("evaluate",)))
+
+
 class Server:
     """Answers requests: metrics of one checkpoint are computed while the next is in the model."""
 
@@ -110,9 +115,15 @@ class Server:
             kind = self._start(self._requests.get())
             while True:
                 request = self._requests.get()
-                if not isinstance(request, protocol.Evaluate):
-                    raise protocol.Refusal("protocol", "evaluate is expected: {}".format(request))
-                self._evaluate(request, kind)
+                if isinstance(request, protocol.Evaluate):
+                    self._evaluate(request, kind)
+                elif isinstance(request, protocol.Average) and "average" in _jobs(kind):
+                    self._average(request, kind)
+                else:
+                    expected = " or ".join(_jobs(kind))
+                    raise protocol.Refusal(
+                        "protocol", "{} is expected: {}".format(expected, request)
+                    )
         except protocol.Refusal as refusal:
             self._replies.refuse(refusal, protocol.last_traceback())
         except Exception as error:
@@ -149,7 +160,7 @@ class Server:
         self._replies.named = snapshot.named
         kind.build(request, snapshot, begin)
         ready = kind.describe()
-        ready.capabilities = protocol.Capabilities(overlap=True, cancel=True)
+        ready.capabilities = protocol.Capabilities(overlap=True, cancel=True, jobs=_jobs(kind))
         self._replies.send(ready)
         return kind
 
@@ -203,6 +214,15 @@ class Server:
             print(protocol.last_traceback(), file=sys.stderr, flush=True)
             said = {"scheme": "", "images": 0, "count": 0, "level": 0.0}
         self._replies.send(protocol.Replicates(id=request.id, **said))
+
+    def _average(self, request, kind):
+        """Writes an average of checkpoints, when nothing else of ours runs."""
+        from evaluators import protocol
+
+        self._wait()
+        count = self._attempt(lambda: kind.average(request.prefixes, request.prefix), request)
+        if count is not None:
+            self._replies.send(protocol.Averaged(request.id, count))
 
     def _attempt(self, work, request, wait=True):
         """Returns what `work` returns, or sends why there is no score and returns None."""

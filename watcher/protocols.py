@@ -224,6 +224,9 @@ class Carrier(Protocol):
     def resident_bytes(self) -> int:
         """Return the memory the worker holds now, 0 where that cannot be told."""
 
+    def step_back(self) -> None:
+        """Let the worker have what others leave of the CPU, from now on."""
+
     def kill(self) -> None:
         """End the worker and whatever it started, at once."""
 

@@ -203,7 +203,7 @@ def _enlarged(variables):
         for variable, values in before:
             is_depthwise = "depthwise_kernel" in variable.name  # its channels are not added up
             added_up = np.prod(values.shape[: -2 if is_depthwise else -1])
-            size = np.sqrt(np.mean(np.square(values)))
+            size = np.sqrt(np.mean(np.square(values.astype(np.float64))))
             if size > 0:
                 variable.assign(values * (np.sqrt(2 / added_up) / size).astype(values.dtype))
         yield

@@ -74,7 +74,7 @@ FAMILIES = {
     ),
     "center_net": Family(
         "CenterNet hourglass 10, 96 px",
-        families.FAMILIES["center_net"],
+        _alone(families.center_net(), reader=families.KEYPOINTS),
         "center_net",
     ),
     "efficientdet": Family(

@@ -49,7 +49,11 @@ def run(part: str) -> list[Row]:
         "evaluations": (_evaluations, EVALUATIONS, "evaluations in the database"),
         "backlog": (_backlog, WAITING, waiting),
     }[part]
-    found = [_apart(measure, size) for size in sizes]
+    return rows_of([_apart(measure, size) for size in sizes], sizes, what)
+
+
+def rows_of(found: Sequence[Figures], sizes: Sequence[int], what: str) -> list[Row]:
+    """A row for each figure, with what it was at each size and how it grows."""
     return [
         Row(
             name,

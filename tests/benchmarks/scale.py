@@ -119,13 +119,15 @@ def _fill(database: Path, evaluations: int) -> None:
         for n in range(1, evaluations + 1):
             sha = hashlib.sha256(b"%d" % n).hexdigest()
             db.execute(
-                "INSERT INTO checkpoints (id, run_id, name, save_counter, sha256, global_step,"
+                "INSERT INTO all_checkpoints (id, run_id, name, save_counter, sha256, global_step,"
                 " state, size_bytes, model_variables, discovered_at)"
                 " VALUES (?, 1, ?, ?, ?, ?, 'scored', 1, 1, '2026-01-01T00:00:00.000Z')",
                 [n, f"ckpt-{n}", n, sha, 100 * n],
             )
             db.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, 8, 'cpu', '2026-01-01T00:00:00.000Z',"
+                "INSERT INTO evaluations (id, checkpoint_id, fingerprint, score, images, device,"
+                " started_at, evaluated_at, eval_seconds, timings, versions, details)"
+                " VALUES (?, ?, ?, ?, 8, 'cpu', '2026-01-01T00:00:00.000Z',"
                 " '2026-01-01T00:00:00.000Z', 1.0, '{}', '{}', '{}')",
                 [n, n, FINGERPRINT, n / evaluations / 2],
             )

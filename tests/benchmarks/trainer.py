@@ -1,21 +1,27 @@
 """The trainer's speed with nothing, with the watcher, and with the OD API's own loop beside it.
 
 Everything is started first and then stopped (SIGSTOP). One trainer runs through; at each of its
-log lines, 100 steps apart, another neighbour may go on (SIGCONT). The order turns round after
-each cycle, so that a drift of the machine hits all alike. All of it shares two cores.
+log lines, 100 steps apart, another neighbour may go on (SIGCONT), between two stretches alone. The
+order turns round after each cycle, so that a drift of the machine hits all alike. All of it shares
+two cores.
+
+BENCH_PEACE=all tries ways that were not taken beside those that were.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluator_client import environment, run_program
@@ -30,13 +36,43 @@ from benchmarks.od_run import (
 from benchmarks.table import Row, goal
 
 CORES = 2
-# Each cycle gives each neighbour one stretch of 100 steps.
-CYCLES = int(os.environ.get("BENCH_CYCLES", "4"))
+# Each cycle gives each neighbour one stretch of 100 steps, beside one alone: until the standard
+# error of all is small enough, or so often.
+CYCLES = int(os.environ.get("BENCH_CYCLES", "30"))
+ENOUGH = 0.01
+FEWEST_CYCLES = 6
 WARM_UP = 2
-BACKLOG = 100
+BACKLOG = 150
 START_SECONDS = 300
+ALONE_SECONDS = 20
+# The watcher looks for a trainer that often.
+SEEN_SECONDS = 32
 STEP = re.compile(r"Step (\d+) per-step time")
-NOTHING, WAITING, EVALUATING, OD_API = "nothing", "waiting", "evaluating", "od_api"
+NOTHING, WAITING, OD_API = "nothing", "waiting", "od_api"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to evaluate beside the trainer: flags, environment, and what is put before."""
+
+    name: str
+    flags: tuple[str, ...]
+    at_least: float | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+
+
+WAYS = [
+    Way("by default (`--peace auto`)", (), 0.95),
+    Way("`--peace max`", ("--peace", "max"), 0.98),
+]
+OTHER_WAYS = [
+    Way("`--peace off`", ("--peace", "off")),
+    Way("by default, `--threads 1`", ("--threads", "1")),
+    Way("by default, on one of the two cores", (), before=("taskset", "-c", "{last}")),
+    Way("by default, oneDNN off", (), environment={"TF_ENABLE_ONEDNN_OPTS": "0"}),
+    Way("by default, `--eval-batch-size 1`", ("--eval-batch-size", "1")),
+]
 
 
 class Neighbour:
@@ -65,30 +101,37 @@ def descendants(pid: int) -> list[int]:
 
 def steps(run: TrainingRun) -> list[Row]:
     """Steps a second of the unmodified trainer beside each neighbour."""
+    ways = WAYS + (OTHER_WAYS if os.environ.get("BENCH_PEACE") == "all" else [])
     prefix = run.checkpoints()[1]
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(cores)[:CORES]))
     try:
         with ExitStack() as stack:
-            trainer_dir, backlog_dir = run.folder / "model_dir", run.folder / "backlog"
+            trainer_dir, backlog = run.folder / "model_dir", run.folder / "backlog"
             trainer_dir.mkdir()
-            backlog_dir.mkdir()
-            _fill(run, prefix, backlog_dir)
-            waiting = _daemon(run, trainer_dir, stack, [])
-            quiet = ["--nice", "19", "--threads", "1"]
-            evaluating = _daemon(run, backlog_dir, stack, quiet)
+            backlog.mkdir()
+            _fill(run, prefix, backlog)
+            waiting = _daemon(run, trainer_dir, stack, Way(WAITING, ()))
+            folders = {way.name: _copy(backlog, number) for number, way in enumerate(ways)}
+            daemons = {way.name: _daemon(run, folders[way.name], stack, way) for way in ways}
             loop = OdLoop(run, "nice", "-n", "19", ahead=50 * [prefix])
             stack.callback(loop.end)
             neighbours = {
                 OD_API: Neighbour(loop.process),
                 WAITING: _ready(waiting, trainer_dir),
-                EVALUATING: _ready(evaluating, backlog_dir),
+                **{name: _ready(daemon, folders[name]) for name, daemon in daemons.items()},
             }
-            seconds = _measure(_trainer(run, trainer_dir, stack), neighbours)
-            scored = _scored(backlog_dir)
+            trainer, lines = _trainer(run, trainer_dir, stack)
+            measured = _measure(lines, neighbours, folders)
+            measured.alone = _alone(trainer, neighbours, folders)
     finally:
         os.sched_setaffinity(0, cores)
-    return _rows(seconds, scored)
+    return _rows(measured, ways)
+
+
+def _copy(backlog: Path, number: int) -> Path:
+    """Return a folder of its own with the same checkpoints; their bytes lie there once."""
+    return Path(shutil.copytree(backlog, f"{backlog}_{number}", copy_function=os.link))
 
 
 def _fill(run: TrainingRun, prefix: Path, folder: Path) -> None:
@@ -97,13 +140,19 @@ def _fill(run: TrainingRun, prefix: Path, folder: Path) -> None:
 
 
 def _daemon(
-    run: TrainingRun, model_dir: Path, stack: ExitStack, flags: list[str]
+    run: TrainingRun, model_dir: Path, stack: ExitStack, way: Way
 ) -> subprocess.Popen[bytes]:
-    command = [*CLI, "run", str(model_dir), "--pipeline-config", str(run.pipeline)]
-    command += ["--python", od_python(), "--log-format", "human", *flags]
+    last = str(max(os.sched_getaffinity(0)))
+    command = [word.format(last=last) for word in way.before]
+    command += [*CLI, "run", str(model_dir), "--pipeline-config", str(run.pipeline)]
+    command += ["--python", od_python(), "--log-format", "human", *way.flags]
     with model_dir.with_suffix(".log").open("wb") as log:
         daemon = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment(), cwd=run.folder
+            command,
+            stdout=log,
+            stderr=log,
+            env={**environment(), **way.environment},
+            cwd=run.folder,
         )
     stack.callback(_end, daemon)
     return daemon
@@ -116,7 +165,9 @@ def _ready(daemon: subprocess.Popen[bytes], model_dir: Path) -> Neighbour:
     return Neighbour(daemon)
 
 
-def _trainer(run: TrainingRun, model_dir: Path, stack: ExitStack) -> Iterator[str]:
+def _trainer(
+    run: TrainingRun, model_dir: Path, stack: ExitStack
+) -> tuple[subprocess.Popen[str], Iterator[str]]:
     options = ["--model_dir", str(model_dir), "--num_train_steps", "1000000"]
     options += ["--checkpoint_every_n", "1000000"]
     trainer = subprocess.Popen(
@@ -129,27 +180,81 @@ def _trainer(run: TrainingRun, model_dir: Path, stack: ExitStack) -> Iterator[st
     )
     stack.callback(_end, trainer)
     assert trainer.stderr
-    return iter(trainer.stderr)
+    return trainer, iter(trainer.stderr)
 
 
-def _measure(lines: Iterator[str], neighbours: dict[str, Neighbour]) -> dict[str, list[float]]:
-    """Return seconds for 100 steps beside each neighbour, stretch by stretch."""
+@dataclass
+class Measured:
+    """What came out.
+
+    Attributes:
+        seconds: Of 100 steps beside each neighbour, stretch by stretch.
+        before: Of the 100 steps alone that came before or after each of those.
+        scored: Checkpoints that each way scored, and the seconds it had for that.
+        alone: The same with the trainer stopped.
+    """
+
+    seconds: dict[str, list[float]]
+    before: dict[str, list[float]]
+    scored: dict[str, tuple[float, float]] = field(default_factory=dict)
+    alone: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def ratios(self, name: str) -> list[float]:
+        """The trainer's speed as a share of that alone, stretch by stretch."""
+        pairs = zip(self.before[name], self.seconds[name], strict=True)
+        return [alone / beside for alone, beside in pairs]
+
+    def error(self, name: str) -> float:
+        """The standard error of the mean of `ratios`."""
+        found = self.ratios(name)
+        return statistics.stdev(found) / math.sqrt(len(found))
+
+
+def _measure(
+    lines: Iterator[str], neighbours: dict[str, Neighbour], folders: dict[str, Path]
+) -> Measured:
     marks = _marks(lines)
+    for name in folders:  # which see the trainer, and step back, at their next checkpoint
+        neighbours[name].signal(signal.SIGCONT)
     for _ in range(WARM_UP):
         last = next(marks)
-    order = [NOTHING, EVALUATING, WAITING, OD_API]
-    seconds: dict[str, list[float]] = {name: [] for name in order}
+    time.sleep(SEEN_SECONDS)
+    for name in folders:
+        neighbours[name].signal(signal.SIGSTOP)
+    last = next(marks)
+    last = next(marks)
+    found = Measured({name: [] for name in neighbours}, {name: [] for name in neighbours})
+    done = {name: _images(folder) for name, folder in folders.items()}
     for cycle in range(CYCLES):
-        for name in order if cycle % 2 == 0 else reversed(order):
-            beside = neighbours.get(name)
-            if beside:
-                beside.signal(signal.SIGCONT)
+        for name in list(neighbours) if cycle % 2 == 0 else reversed(neighbours):
             mark = next(marks)
-            if beside:
-                beside.signal(signal.SIGSTOP)
-            seconds[name].append(mark - last)
+            found.before[name].append(mark - last)
+            neighbours[name].signal(signal.SIGCONT)
+            last, mark = mark, next(marks)
+            neighbours[name].signal(signal.SIGSTOP)
+            found.seconds[name].append(mark - last)
             last = mark
-    return seconds
+        if cycle + 1 >= FEWEST_CYCLES and all(found.error(one) < ENOUGH for one in folders):
+            break
+    for name, folder in folders.items():
+        found.scored[name] = _images(folder) - done[name], sum(found.seconds[name])
+    return found
+
+
+def _alone(
+    trainer: subprocess.Popen[str], neighbours: dict[str, Neighbour], folders: dict[str, Path]
+) -> dict[str, tuple[float, float]]:
+    """Return what each way does while the trainer is stopped."""
+    os.kill(trainer.pid, signal.SIGSTOP)
+    found = {}
+    for name, folder in folders.items():
+        before = _images(folder)
+        neighbours[name].signal(signal.SIGCONT)
+        time.sleep(ALONE_SECONDS)
+        neighbours[name].signal(signal.SIGSTOP)
+        found[name] = _images(folder) - before, float(ALONE_SECONDS)
+    os.kill(trainer.pid, signal.SIGCONT)
+    return found
 
 
 def _marks(lines: Iterator[str]) -> Iterator[float]:
@@ -162,38 +267,49 @@ def _marks(lines: Iterator[str]) -> Iterator[float]:
             yield time.perf_counter()
 
 
-def _scored(model_dir: Path) -> int:
-    """Return how many checkpoints were scored; there must be more to score."""
+def _images(model_dir: Path) -> float:
+    """Return how many checkpoints were evaluated, with the part of the one that runs."""
     command = [*CLI, "status", str(model_dir), "--json"]
-    output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    states: dict[str, int] = json.loads(output)["states"]
+    said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    states: dict[str, int] = said["states"]
     assert states.get("pending"), f"the watcher ran out of checkpoints: {states}"
-    return states.get("scored", 0)
+    status = said["status"]
+    part = status["done"] / status["total"] if status.get("total") else 0.0
+    return states.get("scored", 0) + part
 
 
-def _rows(seconds: dict[str, list[float]], scored: int) -> list[Row]:
-    rate = {name: 100 * len(values) / sum(values) for name, values in seconds.items()}
-    alone = rate[NOTHING]
-    spread = statistics.pstdev(seconds[NOTHING]) / statistics.mean(seconds[NOTHING])
+def _rows(measured: Measured, ways: Sequence[Way]) -> list[Row]:
+    wanted: dict[str, tuple[str, float | None]] = {
+        WAITING: ("the daemon waiting beside it", 0.99),
+        **{way.name: (f"the watcher evaluating, {way.name}", way.at_least) for way in ways},
+        OD_API: ("the OD API's own loop evaluating, `nice -n 19`", None),
+    }
     rows = []
-    for name, what, wanted in (
-        (WAITING, "the daemon waiting beside it", 0.99),
-        (
-            EVALUATING,
-            f"the watcher evaluating {scored} checkpoints, `--nice 19 --threads 1`",
-            0.92,
-        ),
-        (OD_API, "the OD API's own loop evaluating, `nice -n 19`", None),
-    ):
+    for name, (what, at_least) in wanted.items():
+        ratio, error = statistics.mean(measured.ratios(name)), measured.error(name)
+        rate = 100 / statistics.mean(measured.seconds[name])
+        alone = 100 / statistics.mean(measured.before[name])
         rows.append(
             Row(
                 f"trainer on {CORES} cores, {what}",
-                f"{rate[name]:.1f} steps/s",
-                f"alone {alone:.1f} steps/s (+-{100 * spread:.0f} % between stretches)",
-                goal(rate[name] / alone, "of alone", at_least=wanted),
+                f"{rate:.1f} steps/s{_pace(measured, name)}",
+                f"alone {alone:.1f} steps/s",
+                goal(ratio, f"of alone, +-{error:.3f}", at_least=at_least),
             )
         )
     return rows
+
+
+def _pace(measured: Measured, name: str) -> str:
+    """Say how much slower the evaluation is than without a trainer."""
+    if name not in measured.scored:
+        return ""
+    (beside, seconds), (done, without) = measured.scored[name], measured.alone[name]
+    if not done or not beside:
+        return "; its own pace was not told"
+    return (
+        f", a checkpoint in {seconds / beside:.1f} s (without the trainer {without / done:.1f} s)"
+    )
 
 
 def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

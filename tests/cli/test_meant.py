@@ -161,6 +161,7 @@ _WITHOUT = {
     "keep": ["best", "last 100", "ckpt-1 --undo"],
     "requeue": ["ckpt-3", "300 ckpt-3", "--failed"],
     "resume": [""],
+    "average": ["", "ckpt-1 300", "--top 2 --greedy"],
 }
 # Tried elsewhere, or about no run: those that take settings, those that write such a file, and
 # `rebuild`, which refuses a whole database.

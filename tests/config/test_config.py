@@ -48,6 +48,7 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
         ("target", "nan", "target (nan) is invalid: expected a finite number"),
         ("divergence", "inf", "divergence (inf) is invalid: expected a finite number"),
         ("trend_below", "nan", "trend_below (nan) is invalid: expected a finite number"),
+        ("average", "best-3", "average (best-3) is invalid: expected top-K or last-K with K >= 2"),
         ("trend_window", "2", "trend_window (2) is invalid: expected a whole number, 3 or more"),
         ("mode", "best", "mode (best) is invalid: expected one of max, min"),
         ("device", "gpu", "device (gpu) is invalid: expected cpu, auto, gpu:N or a GPU's UUID"),

@@ -70,6 +70,7 @@ TAKEN: list[dict[str, Any]] = [
     {"plateau_std": 0.0, "plateau_window": 9},
     {"trend_below": 0.0, "trend_window": 9, "min_steps": 100},
     {"trend_below": 0.001},
+    {"average": "last-5", "average_promote": "better"},
     {"listen": 0, "health_seconds": 5},
     {"notify_command": ["true"], "notify_seconds": 5},
     {"tensorboard": False, "visualizations": 0},
@@ -153,6 +154,13 @@ def test_what_may_be_meant_is_taken_and_told(values: dict[str, Any], message: st
     (doubt,) = doubts(given(values))
     assert message in doubt.message
     assert doubt.hint
+
+
+def test_averages_of_model_garden_are_refused() -> None:
+    values = {"model_dir": "m", "evaluator": "model-garden", "experiment": "retinanet_mobile_coco"}
+    assert load_as(Settings, {}, {}, None, values)
+    with pytest.raises(ConfigError, match=r"average \(top-3\): checkpoints of Model Garden"):
+        load_as(Settings, {}, {}, None, {**values, "average": "top-3"})
 
 
 def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> None:

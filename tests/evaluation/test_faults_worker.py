@@ -146,11 +146,11 @@ def test_an_answer_that_comes_after_the_lease_is_lost_is_refused(watcher: Watche
     watcher.start(STUB_SECONDS=1.5, STUB_SCORES='{"ckpt-1": 0.5}')
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
     with closing(sqlite3.connect(watcher.database)) as other:
-        other.execute("UPDATE checkpoints SET lease_token = 'of another worker'")
+        other.execute("UPDATE all_checkpoints SET lease_token = 'of another worker'")
         other.commit()
         wait_until(lambda: "answer refused" in watcher.log.read_text(), "the answer came")
         assert watcher.query("SELECT * FROM evaluations") == []
-        other.execute("UPDATE checkpoints SET lease_expires_at_seconds = 1")
+        other.execute("UPDATE all_checkpoints SET lease_expires_at_seconds = 1")
         other.commit()
     Manager(watcher.model_dir).save(500, model_tensors(4000, 5))  # wakes the loop
     wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it is evaluated again")
@@ -166,7 +166,7 @@ def test_an_expired_lease_ends_its_worker_before_another_one_gets_the_checkpoint
     watcher.start("--rescan-seconds", 0.2, STUB_HANG="*", STUB_ONCE=once, STUB_STARTS=starts)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
     with closing(sqlite3.connect(watcher.database)) as other:
-        other.execute("UPDATE checkpoints SET lease_expires_at_seconds = 1")
+        other.execute("UPDATE all_checkpoints SET lease_expires_at_seconds = 1")
         other.commit()
     wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "by the second worker")
     first, _second = started(starts)

@@ -94,7 +94,7 @@ def test_what_failed_and_lost_its_pin_is_pinned_again_when_the_evaluation_change
     save(watcher, 2)
     assert watcher.run(**WRONG) == 1
     with contextlib.closing(sqlite3.connect(watcher.database)) as db, db:  # as of a small budget
-        db.execute("UPDATE checkpoints SET pin_path = NULL, may_pass = 0")
+        db.execute("UPDATE all_checkpoints SET pin_path = NULL, may_pass = 0")
     assert watcher.run(**SCORES) == 0
     assert [state for state, *_ in history(watcher)] == ["scored", "scored"]
 

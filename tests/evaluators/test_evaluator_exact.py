@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -87,6 +88,57 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     assert set(result["metrics"]) - set(expected) == {"latency_ms"}
     assert result["global_step"] == {"ckpt-2": 100, "ckpt-3": 200}[name]
     assert result["images"] == 24
+
+
+@pytest.fixture(scope="module")
+def averaged(od_python: str, run: Run) -> dict[str, Any]:
+    """What the worker and the OD API say of an average of two checkpoints."""
+    (run.folder / "averages").mkdir()
+    prefix, parents = "averages/ckpt-3-average1", ["model_dir/ckpt-2", "model_dir/ckpt-3"]
+    run.client.send(type="average", id="a", prefixes=parents, prefix=prefix)
+    said = run.client.receive("averaged", "failed")
+    result = run.client.evaluate(prefix)
+    program = PROGRAMS / "averaged.py"
+    out = run_program(
+        od_python, program, "pipeline.config", prefix, "exported", *parents, cwd=run.folder
+    )
+    return {**json.loads(out), "said": said, "result": result}
+
+
+def test_an_average_has_the_mean_of_every_float_of_the_model_and_else_what_the_newest_has(
+    averaged: dict[str, Any],
+) -> None:
+    assert averaged["said"]["type"] == "averaged", averaged["said"]
+    assert averaged["wrong"] == []
+    assert averaged["graph"]
+    assert averaged["means"] == averaged["said"]["variables"] > 100
+    assert averaged["moved"] > averaged["means"] / 2
+
+
+def test_the_od_api_evaluates_an_average_to_the_number_that_the_worker_gives(
+    averaged: dict[str, Any],
+) -> None:
+    assert averaged["result"]["type"] == "result", averaged["result"]
+    metrics = averaged["result"]["metrics"]
+    assert {name: metrics[name] for name in averaged["metrics"]} == averaged["metrics"]
+    assert averaged["result"]["global_step"] == 200
+
+
+def test_the_od_api_exports_an_average(averaged: dict[str, Any], run: Run) -> None:
+    assert (run.folder / "exported" / "saved_model" / "saved_model.pb").is_file()
+    assert averaged["result"]["model_variables"] > 100
+
+
+def test_what_is_not_of_one_model_is_not_averaged_and_the_worker_lives_on(run: Run) -> None:
+    parents = ["model_dir/ckpt-1", "model_dir/ckpt-3"]
+    run.client.send(type="average", id="b", prefixes=parents, prefix="averages/none")
+    said = run.client.receive("averaged", "failed")
+    assert (said["type"], said["code"], said["permanent"]) == ("failed", "not_one_model", True)
+    assert "ckpt-3 and ckpt-1 are not of one model" in said["message"]
+    run.client.send(type="average", id="c", prefixes=["gone", parents[1]], prefix="averages/none")
+    said = run.client.receive("averaged", "failed")
+    assert (said["code"], said["permanent"]) == ("unreadable_checkpoint", False)
+    assert run.client.evaluate("model_dir/ckpt-3")["type"] == "result"
 
 
 def test_several_images_go_through_the_network_at_once_under_the_fingerprint_of_one(

@@ -106,8 +106,15 @@ def test_a_refusal_ends_the_worker_with_what_to_do(client: Client):
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"type": "later"}, "expected one of start, evaluate, cancel, stop, got {'type': 'later'}"),
+        (
+            {"type": "later"},
+            "expected one of start, evaluate, average, cancel, stop, got {'type': 'later'}",
+        ),
         ({"type": "evaluate", "id": "a"}, "a wrong evaluate: "),
+        (
+            {"type": "average", "id": "a", "prefixes": ["a", "b"], "prefix": "c"},
+            "evaluate is expected: Average(",
+        ),
     ],
 )
 def test_a_request_that_is_none_is_refused_by_what_it_says(

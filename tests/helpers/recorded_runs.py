@@ -84,8 +84,8 @@ def _checkpoint(db: sqlite3.Connection, n: int, name: str, state: str, reason: s
     at = iso(_BEGIN + 60 * n)
     sha256 = f"{n:064x}" if reason is None else None
     db.execute(
-        "INSERT INTO checkpoints (run_id, name, save_counter, sha256, global_step, state, reason,"
-        " discovered_at) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO all_checkpoints (run_id, name, save_counter, sha256, global_step, state,"
+        " reason, discovered_at) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
         [name, n, sha256, 100 * n, state, reason, at],
     )
     db.execute(

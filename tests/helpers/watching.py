@@ -92,7 +92,13 @@ class Watcher:
                 self.command(*flags),
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **_QUICK, "STUB_LOG": str(self.evaluated), **steer},
+                env={
+                    **os.environ,
+                    **_QUICK,
+                    "STUB_LOG": str(self.evaluated),
+                    "STUB_PYTHON": sys.executable,
+                    **steer,
+                },
             )
         self._processes.append(process)
         return process

@@ -224,6 +224,5 @@ REQUESTS = {
     "mask_rcnn": {"metric_plugins": [PLUGINS + ":mask_places"]},
     "efficientdet": {"sample_1_of_n": 2},
     "ssd_fpn_ema": {"cache_bytes": 1},
-    "ssd_fpn_nothing_found": {"cache_bytes": 1},
     "faster_rcnn": {"cache_bytes": 1, "cache_on_disk": False},
 }

@@ -71,7 +71,8 @@ def test_the_views_have_the_columns_that_are_promised(watcher: Watcher):
     promised["leaderboard"] = ["rank", *promised["best"]]
     promised["boards"] += promised["best"][: promised["best"].index("generation") + 1]
     views = watcher.query("SELECT name FROM sqlite_master WHERE type = 'view'")
-    assert promised.keys() == {row["name"] for row in views}
+    # `checkpoints` was a table: what it is now is as internal as that.
+    assert promised.keys() | {"checkpoints"} == {row["name"] for row in views}
     for view, columns in promised.items():
         present = [row["name"] for row in watcher.query(f"PRAGMA table_info({view})")]
         assert set(columns) <= set(present), view

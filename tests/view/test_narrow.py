@@ -150,7 +150,7 @@ def noted(two: Path, tmp_path: Path) -> Path:
     database.parent.mkdir(parents=True)
     shutil.copy(two / "watcher" / "watcher.db", database)
     with contextlib.closing(sqlite3.connect(database)) as db, db:
-        db.execute("UPDATE checkpoints SET reason = ? WHERE name = 'ckpt-1'", [REASON * 5])
+        db.execute("UPDATE all_checkpoints SET reason = ? WHERE name = 'ckpt-1'", [REASON * 5])
     return tmp_path / "model_dir"
 
 

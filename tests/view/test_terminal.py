@@ -305,7 +305,7 @@ def test_a_checkpoint_that_was_not_evaluated_is_told_with_its_outcome(watcher: W
 
 def test_the_note_on_a_checkpoint_is_shown_by_status_and_history(done: Watcher):
     with contextlib.closing(sqlite3.connect(done.database)) as db, db:
-        db.execute("UPDATE checkpoints SET note = 'vetoed' WHERE name = 'ckpt-1'")
+        db.execute("UPDATE all_checkpoints SET note = 'vetoed' WHERE name = 'ckpt-1'")
     for command in ("status", "history"):
         shown = cli(command, done.model_dir).stdout
         (row,) = [line for line in shown.splitlines() if "vetoed" in line]
@@ -328,14 +328,16 @@ def test_each_command_answers_a_long_run_in_half_a_second_of_cpu(done: Watcher):
     with contextlib.closing(sqlite3.connect(done.database)) as db:
         for number in range(10, 1010):
             db.execute(
-                "INSERT INTO checkpoints (id, run_id, name, save_counter, sha256, global_step,"
+                "INSERT INTO all_checkpoints (id, run_id, name, save_counter, sha256, global_step,"
                 " state, size_bytes, model_variables, discovered_at) SELECT ?, run_id,"
                 " 'ckpt-' || ?, ?, 'x' || ?, 100 * ?, state, size_bytes, model_variables,"
                 " discovered_at FROM checkpoints WHERE id = 1",
                 [number] * 5,
             )
             db.execute(
-                "INSERT INTO evaluations SELECT ?, ?, fingerprint, ? / 3000.0, images, device,"
+                "INSERT INTO evaluations (id, checkpoint_id, fingerprint, score, images, device,"
+                " started_at, evaluated_at, eval_seconds, timings, versions, details)"
+                " SELECT ?, ?, fingerprint, ? / 3000.0, images, device,"
                 " started_at, evaluated_at, eval_seconds, timings, versions, details"
                 " FROM evaluations WHERE id = 1",
                 [number] * 3,

@@ -9,12 +9,13 @@ STUB_CRASH (a segmentation fault), STUB_KILL (SIGKILL), STUB_EXIT (code 0, no an
 (out of memory under RLIMIT_AS), STUB_HANG (SIGSTOP), STUB_GARBAGE, STUB_NOISE (an endless line),
 STUB_CHATTER (the same progress for ever), STUB_WAIT (goes on once the file STUB_WAIT_FOR is there),
 STUB_MISFIT (of another model than pipeline.config says, so that a start which is told to check it
-is refused), STUB_ODD (an answer of odd values), STUB_WRONG (a text for a number), STUB_SHORT (one
-image less), STUB_REJECT (for what another set-up may mend), STUB_NAN (for ever), STUB_EXHAUSTED
-(fails for a reason that may pass), STUB_CHANGED (the eval data changed), STUB_REASON (why it fails,
-in place of the stub's own words), STUB_ORPHAN (dies, and a child holds its pipe open), STUB_LOUD
-(endless lines to stderr while it evaluates). STUB_ONCE is a folder: each fault happens once a
-checkpoint. STUB_BREAKS_IF: it dies at each evaluation while this file exists.
+is refused), STUB_TORN (an average that is not whole), STUB_ODD (an answer of odd values),
+STUB_WRONG (a text for a number), STUB_SHORT (one image less), STUB_REJECT (for what another set-up
+may mend), STUB_NAN (for ever), STUB_EXHAUSTED (fails for a reason that may pass), STUB_CHANGED (the
+eval data changed), STUB_REASON (why it fails, in place of the stub's own words), STUB_ORPHAN (dies,
+and a child holds its pipe open), STUB_LOUD (endless lines to stderr while it evaluates). STUB_ONCE
+is a folder: each fault happens once a checkpoint. STUB_BREAKS_IF: it dies at each evaluation while
+this file exists.
 
 Else: STUB_SCORES (JSON, name to score; else number/1000), STUB_SECONDS (each evaluation lasts so
 long), STUB_REFUSE (message of a refusal at the start), STUB_DIE (exit code at the start),
@@ -29,11 +30,12 @@ STUB_REPLICATES (JSON, name to the replicates of its score), STUB_REPLICATES_SEC
 long), STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that
 there is of each), STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each
 evaluation, and given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each
-evaluation, and one with the process id for each worker). STUB_READ is a file that gets, for each
-worker, a JSON list of the texts that its pipeline.config and metric plugins hold; STUB_TAKE a label
-map, which it copies where the daemon wants it, and whose text comes last in that list. STUB_ON is a
-JSON object of what differs on a device: its name in CUDA_VISIBLE_DEVICES to an object of these
-variables.
+evaluation, and one with the process id for each worker), STUB_JOBS (JSON, what it may be asked for;
+an average has weights that come of the names of its parents, and is written by STUB_PYTHON).
+STUB_READ is a file that gets, for each worker, a JSON list of the texts that its pipeline.config
+and metric plugins hold; STUB_TAKE a label map, which it copies where the daemon wants it, and whose
+text comes last in that list. STUB_ON is a JSON object of what differs on a device: its name in
+CUDA_VISIBLE_DEVICES to an object of these variables.
 """
 
 import array
@@ -45,6 +47,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -177,6 +180,26 @@ def evaluate(request):
     metrics.start()
     if "STUB_METRICS_SECONDS" not in os.environ:
         metrics.join()
+
+
+def average(request):
+    name, token = Path(request["prefix"]).name, request["id"]
+    if misbehave(name, token):
+        return
+    parents = [Path(prefix).name for prefix in request["prefixes"]]
+    for prefix in request["prefixes"]:
+        Path(prefix + ".index").read_bytes()
+    step = 100 * int(parents[-1].split("-")[1])
+    folder = Path(request["prefix"]).parent
+    program = "import sys, pathlib, fake_trainer as t; folder, name, step, of = sys.argv[1:]; "
+    program += "t.write_checkpoint(pathlib.Path(folder), name, int(step), t.model_tensors(999, of))"
+    words = [os.environ["STUB_PYTHON"], "-c", program, str(folder), name, str(step), str(parents)]
+    tests = Path(__file__).resolve().parents[1]
+    path = f"{tests.parent}:{tests / 'helpers'}"
+    subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": path})
+    if asked("STUB_TORN", name):
+        (folder / (name + ".data-00000-of-00001")).write_bytes(b"torn")
+    reply("averaged", id=token, variables=len(parents))
 
 
 def categories():
@@ -313,6 +336,7 @@ def main():
         sys.exit(3)
     names = ["DetectionBoxes_Precision/mAP", "Loss/total_loss"]
     drawn = json.loads(os.environ.get("STUB_RANDOM", "[]"))
+    jobs = json.loads(os.environ.get("STUB_JOBS", '["evaluate", "average"]'))
     details = {"eval_input": "val", "eval_name": os.environ.get("STUB_EVAL_NAME", "val")}
     reply(
         "ready",
@@ -324,7 +348,7 @@ def main():
         ],
         device="cpu",
         categories=categories(),
-        capabilities={"overlap": True},
+        capabilities={"overlap": True, "jobs": jobs},
         notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
         taken=taken,
         details={**details, **json.loads(os.environ.get("STUB_DETAILS", "{}"))},
@@ -333,7 +357,7 @@ def main():
         request = json.loads(line)
         if request["type"] == "stop":
             break
-        evaluate(request)
+        (average if request["type"] == "average" else evaluate)(request)
 
 
 main()

@@ -15,7 +15,8 @@ from pathlib import Path
 # later stage.
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _FILE = re.compile(r"([1-9][0-9]{0,17})(\.index|\.data-[0-9]{5}-of-[0-9]{5})")
-_PLACED = re.compile(r"[1-9][0-9]{0,17}(-[0-9a-f]{8})?")
+# In a board's folder there may be a later one of the same name, and averages: `ckpt-9-average2`.
+_PLACED = re.compile(r"[1-9][0-9]{0,17}(?:-average[1-9][0-9]{0,17})?(?:-[0-9a-f]{8})?")
 _PLACED_FILE = re.compile(rf"({_PLACED.pattern})(\.index|\.data-[0-9]{{5}}-of-[0-9]{{5}})")
 _TEMPORARY = re.compile(r"[1-9][0-9]{0,17}_temp")
 

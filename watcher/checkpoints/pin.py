@@ -26,6 +26,7 @@ from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import BundleFormat
 from watcher.checkpoints.bundle_index import Bundle, parse_index
 from watcher.errors import CorruptCheckpoint, PinError
+from watcher.files.atomic_io import NEW as NEW
 from watcher.files.atomic_io import set_mode, set_times, write_new_file
 from watcher.files.slices import Progress, Work, finish
 from watcher.types import Files, FoundCheckpoint, Pin
@@ -38,7 +39,6 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another
 NO_COPY_EITHER = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT)
 
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NEW = ".new-"
 COPY_BYTES = 4 << 20
 
 

@@ -44,7 +44,7 @@ class _Commands(click.Group):
             *("status", "best", "leaderboard", "history", "metrics", "compare"),
             *("plot", "web", "explain"),
         ),
-        "Change what is kept, and go on": ("keep", "requeue", "resume", "rebuild"),
+        "Change what is kept, and go on": ("keep", "average", "requeue", "resume", "rebuild"),
         "The shell": ("completion",),
     }
     names = tuple(name for group in groups.values() for name in group)

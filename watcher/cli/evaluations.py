@@ -22,7 +22,8 @@ def find_evaluation(reader: Reader, wanted: str | None) -> Measured:
     found = reader.find(name, evaluated=True)
     if found is None:
         raise _no_evaluation(reader, name)
-    row = next(row for row in reader.evaluated() if row["evaluation_id"] == found["evaluation_id"])
+    rows = reader.evaluated(averages=True)
+    row = next(row for row in rows if row["evaluation_id"] == found["evaluation_id"])
     evaluation_id = row["evaluation_id"]
     return measured(row, reader.values_of(evaluation_id), reader.details_of(evaluation_id))
 

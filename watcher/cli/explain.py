@@ -98,8 +98,9 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     if board is None:
         raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
     scored = reader.scored()
+    averages = [] if board_name else reader.averages_in_place()
     keys = {key for metric in board.metrics for key in metric.keys}
-    values = reader.values([row.evaluation_id for row in scored], keys)
+    values = reader.values([row.evaluation_id for row in (*scored, *averages)], keys)
     if values:
         require_metrics([board], *reader.measured())
     begun = datetime.fromisoformat(reader.begun_at()).timestamp()
@@ -113,6 +114,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         incumbent=reader.incumbent(board.name),
         hours=(time.time() - begun) / 3600,
         not_finite=reader.not_finite(),
+        averages=averages,
     )
     if not has_intervals(reader):
         return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -67,6 +67,14 @@ class LocalSettings(
     nice: Annotated[
         Niceness | None, about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
     ] = None
+    peace: Annotated[
+        Literal["auto", "off", "max"],
+        about(
+            "How the evaluation gives way to a trainer: auto has it take what others leave of the"
+            " CPU while one is seen beside it, unless --nice is given; max always, and lets it rest"
+            " two thirds of the time."
+        ),
+    ] = "auto"
     worker_memory_limit: Annotated[
         int | str | None,
         about(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from watcher.config.evaluator import ModelGardenSettings
 from watcher.config.launching import LaunchSettings
 from watcher.config.policies import boards, parse_delta
 from watcher.config.settings import Settings, fields
@@ -71,6 +72,13 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
         raise ConfigError(
             f"sentinel ({sentinel}) is pipeline_config",
             hint="the watcher writes and removes that file: give it a name of its own",
+        )
+    if settings.ranking.average and isinstance(settings.evaluator, ModelGardenSettings):
+        raise ConfigError(
+            f"average ({settings.ranking.average}): checkpoints of Model Garden cannot be averaged"
+            " yet",
+            hint="leave it out; Model Garden averages weights while it trains, by"
+            " optimizer_config.ema",
         )
     sign = 1 if settings.ranking.better == "max" else -1
     target, divergence = settings.stopping.target, settings.stopping.divergence

@@ -27,6 +27,7 @@ from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings, defining, fields, names, nested
 from watcher.config.wording import either, in_words
+from watcher.decision.averages import parse_choice
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.queue_policy import parse_policy, parse_size
 from watcher.decision.smooth import parse_smoothing
@@ -270,6 +271,7 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
     "worker_memory_limit": lambda value: parse_size(str(value)),
     "min_delta": parse_delta,
     "smoothing": parse_smoothing,
+    "average": parse_choice,
     "metric": parse_metric,
     "tie_break": parse_directed,
     "veto": parse_veto,

@@ -15,7 +15,7 @@ from watcher.config.ranking import (
 from watcher.config.run import RunSettings
 from watcher.config.settings import Settings
 from watcher.config.stopping import StoppingSettings
-from watcher.decision.board import KEPT_BOARD, MAIN_BOARD, Board
+from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, MAIN_BOARD, Board
 from watcher.decision.metric import parse_directed, parse_metric, unknown_metric
 from watcher.decision.rank import RankPolicy, Veto
 from watcher.decision.smooth import parse_smoothing
@@ -85,10 +85,11 @@ def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
 def _board(
     run: RunSettings, ranking: RankingSettings, board: BoardSettings, *, main: bool
 ) -> Board:
-    if board.name == KEPT_BOARD or (not main and board.name == MAIN_BOARD):
+    if board.name in (KEPT_BOARD, AVERAGES_BOARD) or (not main and board.name == MAIN_BOARD):
         raise ConfigError(
             f"board name ({board.name}) is taken",
-            hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD}",
+            hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD} and"
+            f" {AVERAGES_BOARD}",
         )
     folder = run.best_path
     if board.folder or not main:

@@ -89,6 +89,21 @@ class RankingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             "METRIC:DROP",
         ),
     ] = ()
+    average: Annotated[
+        str | None,
+        about(
+            "Average the weights of the best, or last, so many checkpoints whenever nothing else"
+            " waits, and evaluate the average as well.",
+            "top-K|last-K",
+        ),
+    ] = None
+    average_promote: Annotated[
+        Literal["confirmed", "better", "never"],
+        about(
+            "Which averages may have a place in best/: those whose gain over the best checkpoint is"
+            " above 0 with its whole 95 % interval, those whose score is better, or none."
+        ),
+    ] = "confirmed"
     board: Annotated[
         tuple[BoardSettings, ...],
         Meta(description="Leaderboards, as [[board]] in the file; the first drives stopping."),

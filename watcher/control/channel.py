@@ -30,14 +30,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a person asks for.
 
     Attributes:
-        verb: `keep` and `let_go` checkpoints; `requeue` them; `resume` after an early stop.
+        verb: `keep` and `let_go` checkpoints; `requeue` them; `resume` after an early stop;
+            `average` weights.
         checkpoints: Names, `ckpt-12`, `best`, `last`, steps, or beginnings of a sha256.
         every: Instead of names: `pinned`, all whose files are kept, or `failed`.
+        choice: Instead of names, of what to average: `top-3`, `last-5`.
+        greedy: Average only what makes the score no worse.
     """
 
-    verb: Literal["keep", "let_go", "requeue", "resume"]
+    verb: Literal["keep", "let_go", "requeue", "resume", "average"]
     checkpoints: tuple[str, ...] = ()
     every: Literal["pinned", "failed"] | None = None
+    choice: str | None = None
+    greedy: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,10 @@ from typing import Any
 import structlog
 
 from watcher.control.channel import Answer, Request
+from watcher.decision.averages import FEWEST, choose, parse_choice
+from watcher.decision.rank import rankable
 from watcher.files.slices import Job, Progress, Unfinished, Work
+from watcher.promotion.averaging import first_parents
 from watcher.promotion.recall import Recall
 from watcher.protocols import CheckpointSource
 from watcher.store import Store
@@ -75,6 +78,8 @@ class Commands:
                 return self._let_go(request.checkpoints, now)
             case "requeue":
                 return (yield from self._requeue(request, now))
+            case "average":
+                return (yield from self._average(request, now))
             case "resume":
                 ledger = self._store.ledger
                 # Of a rebuilt database it is not known what was decided before.
@@ -137,6 +142,44 @@ class Commands:
                 self._store.queue.requeue(checkpoint, now)
                 done.append(f"{_shown(checkpoint)} waits to be evaluated anew")
         return Answer(done=tuple(done), refused=tuple(refused))
+
+    def _average(self, request: Request, now: float) -> Work[Answer]:
+        """Ask for an average; what is chosen keeps its pin until that is evaluated."""
+        ledger, mode = self._store.ledger, self._store.ledger.mode()
+        named = {name: ledger.find(name) for name in request.checkpoints}
+        scored = {row.checkpoint_id: row for row in ledger.scored()}
+        refused = [self._unknown(name) for name, found in named.items() if found is None]
+        for one in filter(None, named.values()):
+            if one["id"] not in scored or not rankable(scored[one["id"]].score):
+                what = (
+                    "is an average itself" if one["kind"] != "saved" else "has no score that counts"
+                )
+                refused.append(f"{_shown(one)} {what}")
+        if refused:
+            return Answer(refused=tuple(refused))
+        rows = [scored[one["id"]] for one in named.values() if one]
+        if request.choice:
+            choice = parse_choice(request.choice)
+            rows = choose(scored.values(), choice, "min" if mode == "min" else "max")
+            if len(rows) < choice.count:
+                said = f"{len(rows)} checkpoints of this generation have a score"
+                return Answer(refused=(f"{said}, {choice} needs {choice.count}",))
+        if len({row.checkpoint_id for row in rows}) < FEWEST:
+            return Answer(refused=("one checkpoint has no average: name two or more",))
+        found = [checkpoint for row in rows if (checkpoint := ledger.find(row.sha256))]
+        for checkpoint in found:
+            self._take_hold(checkpoint)
+        for checkpoint in found:
+            if not (yield from self._has_files(checkpoint)):
+                refused.append(f"{_shown(checkpoint)}: its files are gone")
+        if refused:
+            return Answer(refused=tuple(refused))
+        candidates, parents = first_parents(rows, mode, greedy=request.greedy)
+        asked = request.choice or ",".join(row.name for row in rows)
+        asked += " greedy" * request.greedy
+        name = self._store.averages.ask(asked, candidates, parents, now, greedy=request.greedy)
+        of = ", ".join(row.name for row in rows)
+        return Answer(done=(f"{name}, of {of}, waits to be written and evaluated",))
 
     def _unknown(self, name: str) -> str:
         if name in ("best", "last"):

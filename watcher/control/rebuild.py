@@ -13,6 +13,8 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from watcher.checkpoints.pin import signature_at, taking_checkpoint
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
@@ -23,6 +25,7 @@ from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BoardFile, Entry, foreign_names, read_board
 from watcher.protocols import CheckpointFormat, CheckpointSource
 from watcher.store import Store
+from watcher.store.averages import AVERAGE
 from watcher.store.database_file import (
     DATABASE_NAME,
     PINS_NAME,
@@ -59,6 +62,9 @@ class Rebuilt:
 def whole_board(best_dir: Path, format: CheckpointFormat) -> BoardFile | None:
     """Read `best.json`; None when there is none, or none that a database can be made from."""
     board = read_board(best_dir)
+    if board:  # of averages the new database knows nothing: their files stay where they are
+        saved = tuple(one for one in board.checkpoints if AVERAGE not in one.saved_as)
+        board = msgspec.structs.replace(board, checkpoints=saved)
     for entry in board.checkpoints if board else ():
         ours = format.is_placed(entry.checkpoint) and format.number(entry.saved_as)
         if not ours or entry.score is None or not _SHA256.fullmatch(entry.sha256):

@@ -10,6 +10,7 @@ from watcher.decision.rank import RankPolicy
 
 MAIN_BOARD = "best"
 KEPT_BOARD = "kept"
+AVERAGES_BOARD = "averages"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ def explain(
     incumbent: int | None = None,
     hours: float = 0.0,
     not_finite: Sequence[ScoredCheckpoint] = (),
+    averages: Sequence[ScoredCheckpoint] = (),
 ) -> Explanation:
     """Decide anew, and keep what was decided by.
 
@@ -128,18 +129,20 @@ def explain(
         incumbent: Checkpoint id of the board's present first place, where a veto begins.
         hours: How long the newest generation has lasted.
         not_finite: Checkpoints that failed because their numbers are not finite.
+        averages: Those that may have a place; they stop nothing.
     """
-    seen = [
-        replace(row, score=board.metric.value(found), values=found)
-        for row in rows
-        for found in [values.get(row.evaluation_id, {})]
-    ]
+
+    def by_board(rows: Sequence[ScoredCheckpoint]) -> list[ScoredCheckpoint]:
+        found = [(row, values.get(row.evaluation_id, {})) for row in rows]
+        return [replace(row, score=board.metric.value(of), values=of) for row, of in found]
+
+    seen = by_board(rows)
     walked = walk([*seen, *not_finite], policy)
     unranked = tuple(row for row in seen if not rankable(row.score))
     return Explanation(
         board=board,
-        ranking=judge(seen, board.policy, incumbent),
-        ranked=len(seen) - len(unranked),
+        ranking=judge([*seen, *by_board(averages)], board.policy, incumbent),
+        ranked=len(seen) + len(averages) - len(unranked),
         unranked=unranked,
         generation=policy.generation,
         walked=walked,

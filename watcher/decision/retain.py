@@ -12,19 +12,28 @@ _COUNTED = ("pending", "leased", "scored", "skipped")
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A checkpoint whose files are there; `kept` if a person asked for it."""
+    """A checkpoint whose files are there; `kept` if a person asked for it.
+
+    `saved` is False for an average, which is none of the trainer's last or each so many.
+    """
 
     checkpoint_id: int
     global_step: int
     state: str
     kept: bool = False
     generation: int = 1
+    saved: bool = True
 
 
 def as_pinned(row: Mapping[str, Any]) -> Pinned:
     """Take a row of `Queue.pinned` as what is decided on."""
     return Pinned(
-        row["id"], row["global_step"] or 0, row["state"], bool(row["kept"]), row["generation"]
+        row["id"],
+        row["global_step"] or 0,
+        row["state"],
+        bool(row["kept"]),
+        row["generation"],
+        row["kind"] == "saved",
     )
 
 
@@ -52,7 +61,7 @@ def retain(pinned: Iterable[Pinned], policy: RetainPolicy) -> dict[int, str]:
         Checkpoint id to the reason, newest step first.
     """
     ordered = sorted(pinned, key=lambda one: (one.generation, one.global_step, one.checkpoint_id))
-    counted = [one for one in ordered if one.state in _COUNTED]
+    counted = [one for one in ordered if one.saved and one.state in _COUNTED]
     reasons: dict[int, list[str]] = {}
     for one in counted[-policy.last :] if policy.last else ():
         reasons.setdefault(one.checkpoint_id, []).append(f"one of the last {policy.last}")

@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -19,6 +20,7 @@ from watcher.decision.board import Board
 from watcher.decision.retry import delay
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.errors import ConfigError, StoreError, StoreRefused
+from watcher.evaluation.averages import AverageWriting
 from watcher.evaluation.doubts import Doubts
 from watcher.evaluation.events import (
     Evaluated,
@@ -71,6 +73,7 @@ class Dispatcher:
         source: CheckpointSource,
         supervisors: Sequence[Supervisor],
         snapshot: Snapshot,
+        pins_dir: Path,
     ) -> None:
         self._boards, self._carrier = boards, carrier
         self._store = store
@@ -92,6 +95,7 @@ class Dispatcher:
         # Whose attempts were given back once: what fails again after the device worked counts.
         self._forgiven: set[int] = set()
         self.doubts = Doubts(self._boards, store.ledger)
+        self._averages = AverageWriting(store, source, pins_dir, carrier.max_attempts)
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -114,6 +118,7 @@ class Dispatcher:
                 raise
             self._unrecorded.popleft()
         self._give_back((), now)
+        self._changed = self._averages.go_on(now) or self._changed
         return self._changed
 
     def shift_times(self, seconds: float) -> None:
@@ -132,6 +137,7 @@ class Dispatcher:
             with contextlib.suppress(ConfigError):  # nothing is begun any more
                 self._record_one(*self._unrecorded.popleft())
         self._give_back(leases, now)
+        self._averages.close()
 
     def _newest(self) -> str | None:
         """Return the prefix of the newest checkpoint that waits, or that the trainer still has."""
@@ -158,8 +164,9 @@ class Dispatcher:
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
         self._returning += leases
         while self._returning:
-            with contextlib.suppress(LeaseLost):  # it expired, and is back already
-                self._store.queue.give_back(self._returning[0], now)
+            if not self._averages.give_back(self._returning[0]):
+                with contextlib.suppress(LeaseLost):  # it expired, and is back already
+                    self._store.queue.give_back(self._returning[0], now)
             self._returning.popleft()
 
     def give_out(self, now: float, steady: float) -> None:
@@ -173,8 +180,10 @@ class Dispatcher:
             if lease:
                 self._renewed[lease.token] = steady
                 supervisor.evaluate(lease, steady)
+            else:
+                self._averages.offer(supervisor, now, steady)
         due = self._store.queue.next_due()
-        self.pool.want(due is not None and due <= now)
+        self.pool.want((due is not None and due <= now) or self._averages.waits())
 
     def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
         queue, seconds = self._store.queue, self._lease_seconds()
@@ -197,6 +206,8 @@ class Dispatcher:
         waited for by the clock: the worker's next message wakes the loop.
         """
         pool = self.pool
+        if self._averages.is_due(pool):
+            return -math.inf
         if not (pool.free or pool.resting or pool.has_room):
             return math.inf
         due = self._store.queue.next_due(untried=not (pool.free or pool.resting))
@@ -214,6 +225,8 @@ class Dispatcher:
                 case Progressed(lease) | Evaluated(lease) | Resampled(lease) | Unusable(lease) if (
                     lease.token in self._trials
                 ):
+                    pass
+                case _ if self._averages.take(event, now):
                     pass
                 case Resampled(lease, fingerprint, replicates):
                     keys = {key for board in self._boards for key in board.metric.keys if key[1]}
@@ -268,6 +281,9 @@ class Dispatcher:
         restart_in = round(lost.restart_at - steady, 1)
         _log.warning("worker lost", reason=lost.reason, restart_in=restart_in)
         for held in lost.leases:
+            if self._averages.holds(held):
+                self._averages.broke(held, lost.reason, now)
+                continue
             with contextlib.suppress(LeaseLost):
                 alone = len(lost.leases) == 1
                 self._retry_or_fail(held, lost.reason, now, alone=alone, counts=lost.counts)
@@ -297,7 +313,7 @@ class Dispatcher:
             lost = self._store.queue.failed_unpinned(SET_UP)
             self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
-        took = {"took": text} if (text := _seconds_each(supervisor.phases, steady)) else {}
+        took = {"took": text} if (text := supervisor.seconds_each(steady)) else {}
         _log.info("worker ready", device=said.device, images=said.images, **took, **ready.versions)
         for warning in said.warnings:
             _log.warning(warning)
@@ -387,10 +403,3 @@ class Dispatcher:
         self._store.queue.record_failure(lease, reason, now, may_pass=may_pass)
         self._changed = True
         _log.error("checkpoint failed", checkpoint=lease.name, reason=reason)
-
-
-def _seconds_each(phases: Sequence[tuple[str, float]], until: float) -> str:
-    """Say how long each phase of a worker's start took: `importing TensorFlow 12 s, ...`."""
-    ends = [*(began for _, began in phases[1:]), until]
-    told = (f"{name} {end - at:.0f} s" for (name, at), end in zip(phases, ends, strict=True))
-    return ", ".join(told) if phases else ""

@@ -50,6 +50,13 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class AverageWritten:
+    """The average that was asked for lies at the prefix of its lease, unverified."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class Resampled:
     """The replicates of a checkpoint that was measured, under the fingerprint of that."""
 
@@ -135,6 +142,7 @@ WorkerEvent = (
     | Ready
     | Progressed
     | Evaluated
+    | AverageWritten
     | Resampled
     | Rejected
     | Unusable

@@ -52,6 +52,7 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
         artefacts_dir: Where to put files that outlive the worker; the watcher removes it.
         heartbeat_seconds: How often to say that the worker lives, None for not at all.
         replicates: How many of each metric to give, where the worker can.
+        rest: Seconds to rest for each second of passes, for a trainer beside it.
     """
 
     protocol: int
@@ -66,6 +67,7 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
     artefacts_dir: str | None = None
     heartbeat_seconds: float | None = None
     replicates: int = 0
+    rest: float = 0.0
 
 
 class Evaluate(Struct, frozen=True, tag="evaluate"):
@@ -77,6 +79,20 @@ class Evaluate(Struct, frozen=True, tag="evaluate"):
     """
 
     id: Name
+    prefix: str
+
+
+class Average(Struct, frozen=True, tag="average"):
+    """Write the average of checkpoints; only for a worker whose `jobs` have it.
+
+    Attributes:
+        id: Every message about it bears it.
+        prefixes: Of the checkpoints, two or more, the newest last.
+        prefix: Where to write; its folder is there.
+    """
+
+    id: Name
+    prefixes: list[str]
     prefix: str
 
 
@@ -299,6 +315,13 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
     image_names: list[str] | None = None
 
 
+class Averaged(Struct, frozen=True, tag="averaged"):
+    """The average is written, whole, at the prefix that was asked for."""
+
+    id: Name
+    variables: Count
+
+
 class Failed(Struct, frozen=True, tag="failed"):
     """This checkpoint gets no score; the worker lives on.
 
@@ -314,8 +337,8 @@ class Failed(Struct, frozen=True, tag="failed"):
     detail: str | None = None
 
 
-Request = Start | Evaluate | Cancel | Stop
-Answer = Progress | Free | Result | Replicates | Failed
+Request = Start | Evaluate | Average | Cancel | Stop
+Answer = Progress | Free | Result | Replicates | Averaged | Failed
 Reply = Hello | Phase | Ready | Error | Heartbeat | Answer
 
 

@@ -7,13 +7,15 @@ for the device is the supervisor's affair.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from watcher.errors import WorkerError, WorkerRefused
 from watcher.evaluation import messages
 from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_replicates
 from watcher.evaluation.events import (
+    AverageWritten,
     Evaluated,
     Progressed,
     Ready,
@@ -51,12 +53,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Running:
-    """An evaluation that the worker was asked for. Times are steady seconds.
+    """An evaluation, or an average, that the worker was asked for. Times are steady seconds.
 
     Attributes:
         deadline: When it counts as hung.
         done: Images done, -1 before the first is told.
         free: The worker may be asked for the next.
+        averages: It is an average.
     """
 
     lease: Lease
@@ -68,6 +71,7 @@ class Running:
     first_done: int = 0
     first_told: float = 0.0
     images_per_second: float | None = None
+    averages: bool = False
 
     def came(self, done: int, now: float) -> None:
         """Note that more images are done, and how fast they go since the first progress."""
@@ -98,6 +102,7 @@ class Session:
         owed: What it measured and has not given the replicates of, by token, with when that counts
             as hung.
         phases: What it has begun to do before it is ready, and when.
+        stepped_back: It leaves the CPU to others.
     """
 
     worker: Carrier
@@ -107,6 +112,7 @@ class Session:
     running: list[Running] = field(default_factory=list)
     owed: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     phases: list[tuple[str, float]] = field(default_factory=list)
+    stepped_back: bool = False
     _deadline: float = math.inf
     _versions: dict[str, str] = field(default_factory=dict)
     _broken: str | None = None
@@ -133,6 +139,13 @@ class Session:
         """Ask for an evaluation; its token is the message's id."""
         self.running.append(Running(lease, now, now + self.limits.stall_seconds))
         self._send(messages.Evaluate(id=lease.token, prefix=str(lease.prefix)), now)
+
+    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
+        """Ask for the average of checkpoints, to be written at the lease's prefix."""
+        deadline = now + self.limits.stall_seconds
+        self.running.append(Running(lease, now, deadline, averages=True))
+        paths = [str(prefix) for prefix in prefixes]
+        self._send(messages.Average(id=lease.token, prefixes=paths, prefix=str(lease.prefix)), now)
 
     def _send(self, request: messages.Request, now: float) -> None:
         try:
@@ -239,7 +252,10 @@ class Session:
             case messages.WrongResult(_, reason):
                 self.running.remove(running)
                 return Unusable(lease, reason)
-            case messages.Result():
+            case messages.Averaged() if running.averages:
+                self.running.remove(running)
+                return AverageWritten(lease)
+            case messages.Result() if not running.averages:
                 return self._take_result(message, running, self.ready, now)
         raise WorkerError(f"the worker sent an unknown message: {_name(message)}")
 

@@ -10,8 +10,9 @@ records it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
@@ -20,6 +21,7 @@ from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillT
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.events import (
+    AverageWritten,
     Evaluated,
     GaveWay,
     HeldBack,
@@ -45,6 +47,8 @@ _STILL_THERE_SECONDS = 0.25
 # How often to ask for a device that another watcher has, and whether others wait for ours.
 _TAKEN_SECONDS = 1.0
 _WANTED_SECONDS = 2.0
+# How often to look for a trainer while there is none.
+_TRAINER_SECONDS = 30.0
 # So long those who wait for a device may take to notice that it is free.
 _GIVE_WAY_SECONDS = 3.0
 
@@ -67,6 +71,7 @@ class Supervisor:
         breaker: What broke off in a row on the device.
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
+        steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
 
@@ -76,6 +81,7 @@ class Supervisor:
     device: str = "cpu"
     lock: DeviceLock | None = None
     to_check: Callable[[], str | None] = lambda: None
+    steps_back: Callable[[], bool] = lambda: False
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -93,6 +99,7 @@ class Supervisor:
     _blocked_at: float = math.inf
     _blocked_long: bool = False
     _said_held_back: bool = False
+    _asked_at: float = -math.inf
 
     @property
     def phase(self) -> WorkerPhase:
@@ -108,6 +115,12 @@ class Supervisor:
     def phases(self) -> list[tuple[str, float]]:
         """What the worker has begun to do before it is ready, and when."""
         return self.session.phases if self.session else []
+
+    def seconds_each(self, until: float) -> str:
+        """Say how long each phase of the start took: `importing TensorFlow 12 s, ...`."""
+        ends = [*(began for _, began in self.phases[1:]), until]
+        told = zip(self.phases, ends, strict=True) if self.phases else ()
+        return ", ".join(f"{name} {end - at:.0f} s" for (name, at), end in told)
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -172,8 +185,25 @@ class Supervisor:
     def evaluate(self, lease: Lease, now: float) -> None:
         """Give the idle worker a checkpoint; what comes of it is told by `tick`."""
         assert self.session is not None and self.idle
+        self._step_back(self.session, now)
         self.breaker.given()
         self.session.evaluate(lease, now)
+
+    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
+        """Have the idle worker write an average; what comes of it is told by `tick`."""
+        assert self.session is not None and self.idle
+        self.breaker.given()
+        self.session.average(lease, prefixes, now)
+
+    def _step_back(self, session: Session, now: float) -> None:
+        """Let the worker leave the CPU to a trainer, once one is seen."""
+        if session.stepped_back or now < self._asked_at + _TRAINER_SECONDS:
+            return
+        self._asked_at = now
+        if self.steps_back():
+            session.worker.step_back()
+            session.stepped_back = True
+            self._asked_at = -math.inf
 
     def tick(self, now: float) -> list[WorkerEvent]:
         """Start a worker if there is none, and take what the present one has to say.
@@ -239,7 +269,7 @@ class Supervisor:
                 limit = self.limits.memory_bytes
                 if limit is not None and session.worker.resident_bytes() > limit:
                     session.go(WorkerStep.GREW)
-            case Rejected(permanent=True):
+            case Rejected(permanent=True) | AverageWritten():
                 self.breaker.answered()
             case Rejected(lease, code, message) if code != DATASET_CHANGED:
                 counts = self.breaker.broke([lease.checkpoint_id], f"{code}: {message}")

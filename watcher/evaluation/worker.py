@@ -26,7 +26,7 @@ from typing import IO
 import msgspec
 
 from watcher.errors import WorkerError, WorkerStillThere
-from watcher.evaluation import messages
+from watcher.evaluation import messages, peace
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.files.scratch import Scratch
 from watcher.files.scratch import environment as temporary_environment
@@ -138,6 +138,10 @@ class Worker:
         except (OSError, IndexError):
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def step_back(self) -> None:
+        """Let it have what others leave of the CPU and the disk, from now on."""
+        peace.step_back(self.pid)
 
     def send(self, message: msgspec.Struct) -> None:
         """Send one message.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
@@ -18,6 +18,7 @@ from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.model_garden import ModelGarden
 from watcher.evaluation.od_api import ObjectDetection
+from watcher.evaluation.peace import REST
 from watcher.evaluation.session import Limits
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
@@ -35,6 +36,7 @@ def make_supervisors(
     scratch: Scratch,
     environment: Mapping[str, str] = os.environ,
     device_source: str = "as set",
+    trainer_is_near: Callable[[], bool] = lambda: False,
 ) -> list[Supervisor]:
     """Choose the devices and return a supervisor for each; no worker is started yet.
 
@@ -45,6 +47,7 @@ def make_supervisors(
         scratch: Where the workers' temporary folders lie.
         environment: The watcher's own.
         device_source: How the setting `device` came about.
+        trainer_is_near: Says whether a trainer runs on this machine.
 
     Raises:
         ConfigError: a GPU that is named is not there.
@@ -66,14 +69,28 @@ def make_supervisors(
         threads=settings.evaluator.threads,
         nice=carrier.nice,
         replicates=settings.evaluator.replicates,
+        rest=REST if carrier.peace == "max" else 0.0,
         snapshot=snapshot.files(),
         artefacts_dir=scratch.artefacts(),
     )
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
-        supervisors.append(_supervisor(carrier, evaluator, run, choice, number, request, scratch))
+        made = _supervisor(carrier, evaluator, run, choice, number, request, scratch)
+        made.steps_back = _peace(carrier, choice, trainer_is_near)
+        supervisors.append(made)
     return supervisors
+
+
+def _peace(
+    carrier: LocalSettings, choice: Choice, trainer_is_near: Callable[[], bool]
+) -> Callable[[], bool]:
+    """Return what says whether a worker is to leave the CPU to others."""
+    if carrier.peace == "max":
+        return lambda: True
+    # Who sets a niceness means it; and a GPU that waits for its share of the CPU helps nobody.
+    gives_way = carrier.peace == "auto" and carrier.nice is None and not choice.is_gpu
+    return trainer_is_near if gives_way else lambda: False
 
 
 def _of_kind(settings: Settings, interpreter: str, snapshot: Snapshot) -> Evaluator:

@@ -24,6 +24,9 @@ _NOT_HERE = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUP
 # Besides: vfat and CIFS have one owner and one mode for all.
 _NOT_OURS = frozenset({errno.EPERM, errno.EACCES})
 
+# How a folder is called in which something is made that has its final name only when it is whole.
+NEW = ".new-"
+
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable. File systems that cannot are left as they are."""

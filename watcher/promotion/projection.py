@@ -17,7 +17,7 @@ import structlog
 from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
 from watcher.config.policies import boards
-from watcher.decision.board import KEPT_BOARD, Board
+from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge
 from watcher.decision.retain import as_pinned, retain
@@ -25,6 +25,7 @@ from watcher.decision.stop import StopDecision
 from watcher.decision.ties import tie_set
 from watcher.errors import LeaderLost, PinError
 from watcher.files.slices import Unfinished
+from watcher.promotion.averaging import Averaging, averages_board
 from watcher.promotion.folder import BoardFolder
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
@@ -64,7 +65,9 @@ class Projector:
         self._run_name = run_name
         self.verified: Verified = set()
         self._boards = boards(run, settings.ranking)
-        places = {board.name: board.folder for board in self._boards}
+        self._averages = averages_board(self._boards[0], run.model_path)
+        self._averaging = Averaging(settings.ranking, self._boards[0].metric, store)
+        places = {board.name: board.folder for board in (*self._boards, self._averages)}
         places[KEPT_BOARD] = run.kept_path
         self._folders = {
             name: BoardFolder(
@@ -81,7 +84,9 @@ class Projector:
         }
         self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
         self._standings = Standings(self._boards[0], store)
-        self._draws = {board.name: ScoreDraws(board, store) for board in self._boards}
+        self._draws = {
+            board.name: ScoreDraws(board, store) for board in (*self._boards, self._averages)
+        }
         self._values: dict[int, dict[Key, float | None]] = {}
         self._values_of: str | None = None
         self._notes: dict[int, str] | None = None
@@ -145,7 +150,7 @@ class Projector:
     def _begin(self, now: float) -> None:
         """Say once what the settings of this start mean for what was done before."""
         names = [board.name for board in self._boards]
-        self._store.promotions.retire([*names, KEPT_BOARD], now)
+        self._store.promotions.retire([*names, KEPT_BOARD, AVERAGES_BOARD], now)
         self._bring_back()
         waits = self._recalled_at is None  # for new scores, before anything is called gone
         rows = [] if waits else self._store.ledger.scored()
@@ -175,14 +180,18 @@ class Projector:
             if not later:
                 raise
         rows = self._store.ledger.scored_and_pinned()
+        averages = self._store.ledger.scored_and_pinned("averaged")
         waiting = self._store.queue.waiting_ids()
-        settled = [row for row in rows if row.checkpoint_id not in waiting]
-        held: set[int] = set()
+        held = self._averaging.follow(rows, now)
         notes: dict[int, str | None] = {}
         first: list[ScoredCheckpoint] = []
         try:
-            for place, board in enumerate(self._boards):
-                ranking = self._judge(board, rows)
+            for place, board in enumerate((*self._boards, self._averages)):
+                listed = averages if board is self._averages else rows
+                if place == 0:
+                    listed = [*rows, *self._averaging.deserving(averages, rows)]
+                ranking = self._judge(board, listed)
+                settled = [row for row in listed if row.checkpoint_id not in waiting]
                 # Whatever those that wait turn out to be worth: who comes behind them stays too.
                 for one in (ranking, self._judge(board, settled)):
                     held |= {row.checkpoint_id for row in _worth_keeping(one, board)}
@@ -190,7 +199,7 @@ class Projector:
                     self._folders[board.name].leave_alone()
                     held |= self._present(board.name)
                     # Whatever the missing scores turn out to be, a veto may let any of these in.
-                    held |= {row.checkpoint_id for row in rows if board.policy.veto}
+                    held |= {row.checkpoint_id for row in listed if board.policy.veto}
                     continue
                 self._show(board.name, ranking.leaders, self._text(board), now)
                 notes |= _notes(board, ranking)

@@ -371,7 +371,12 @@ def _build(
         settings.evaluator, run.model_path, run.state_path, carrier.working_path
     )
     supervisors = make_supervisors(
-        settings, interpreter, snapshot, scratch, device_source=device_source
+        settings,
+        interpreter,
+        snapshot,
+        scratch,
+        device_source=device_source,
+        trainer_is_near=lambda: bool(trainers()),
     )
     projector = Projector(settings, store, source, run.name)
     intake = Intake(

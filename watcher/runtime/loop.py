@@ -89,6 +89,7 @@ class Daemon:
             intake.source,
             supervisors,
             self._snapshot,
+            settings.run.state_path / PINS_NAME,
         )
         self._pool = self._dispatcher.pool
         self._event_files = EventFiles(

@@ -32,6 +32,7 @@ _BOARDS = """\
 # Of settings that are not set by default: something to begin with, which a run would take.
 _EXAMPLES: dict[str, Any] = {
     "mode": "max",
+    "average": "top-3",
     "keep_every_steps": 10000,
     "keep_last": 2,
     "patience": 10,

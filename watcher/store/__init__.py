@@ -15,6 +15,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+from watcher.store.averages import Averages
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
@@ -36,7 +37,7 @@ __all__ = [
 
 
 class Store(RunDatabase):
-    """The writing side of one run: `queue`, `ledger` of scores, `promotions` and `replicates`."""
+    """The writing side of one run: `queue`, `ledger`, `promotions`, `replicates`, `averages`."""
 
     def __init__(
         self,
@@ -70,3 +71,4 @@ class Store(RunDatabase):
         self.ledger = Ledger(self, self.queue)
         self.promotions = Promotions(self)
         self.replicates = Replicates(self)
+        self.averages = Averages(self, self.queue)

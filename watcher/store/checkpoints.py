@@ -12,6 +12,8 @@ from watcher.store.database_file import iso
 from watcher.types import FoundCheckpoint, Pin
 
 _ANEW = "to be evaluated anew"
+# The kind of a row that is an average of others; what the trainer saved is `saved`.
+SAVED, AVERAGED = "saved", "averaged"
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
 
 
@@ -40,28 +42,28 @@ class Checkpoints:
         return self._is_there("sha256 = ? AND pin_path IS NOT NULL", sha256)
 
     def _is_there(self, where: str, *arguments: str) -> bool:
-        sql = f"SELECT 1 FROM checkpoints WHERE run_id = ? AND {where}"
+        sql = f"SELECT 1 FROM all_checkpoints WHERE run_id = ? AND {where}"
         return self._db.value(sql, [self._run_id, *arguments]) is not None
 
     def last_save(self) -> Save | None:
         """Return the furthest save of the newest generation, None for an empty run."""
         row = self._db.one(
-            "SELECT save_counter, global_step, saved_at_seconds FROM checkpoints WHERE run_id = ?"
-            " ORDER BY generation DESC, save_counter DESC, id DESC LIMIT 1",
+            "SELECT save_counter, global_step, saved_at_seconds FROM all_checkpoints"
+            " WHERE run_id = ? ORDER BY generation DESC, save_counter DESC, id DESC LIMIT 1",
             [self._run_id],
         )
         return Save(*row.values()) if row else None
 
     def generation(self) -> int:
         """Return the newest generation, 1 for an empty run."""
-        sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+        sql = "SELECT max(generation) FROM all_checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
         return self._db.value(sql, [self._run_id]) or 1
 
     def _lives(self) -> list[Life]:
         rows = self._db.all(
             "SELECT generation, max(save_counter) AS counter, max(global_step) AS step,"
             " min(saved_at_seconds) AS began_at, max(saved_at_seconds) AS saved_at"
-            " FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+            " FROM all_checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
             " GROUP BY generation ORDER BY generation",
             [self._run_id],
         )
@@ -118,9 +120,10 @@ class Checkpoints:
         before = lives[-1].furthest
         # What was missed or damaged on the way to this one is of the new life as well.
         self._db.run(
-            "UPDATE checkpoints SET generation = ?1 WHERE run_id = ?2 AND sha256 IS NULL"
+            "UPDATE all_checkpoints SET generation = ?1 WHERE run_id = ?2 AND sha256 IS NULL"
             " AND save_counter < ?3 AND (saved_at_seconds IS NULL OR saved_at_seconds >= ?4)"
-            " AND id > (SELECT max(id) FROM checkpoints WHERE run_id = ?2 AND sha256 NOT NULL)",
+            " AND id > (SELECT max(id) FROM all_checkpoints WHERE run_id = ?2"
+            " AND sha256 NOT NULL)",
             [generation, self._run_id, save.counter, before.saved_at or 0.0],
         )
         message = (
@@ -168,6 +171,47 @@ class Checkpoints:
         with self._db.write():
             self._add(checkpoint.name, save, "missed", reason, now, columns)
 
+    def record_average(self, parent: int, name: str, pin: Pin, now: float) -> int:
+        """Record an average that was written and pinned as `pending`, inside `write()`.
+
+        It has the number, the step and the generation of its newest parent, so that it is no save
+        of its own for whoever counts those.
+
+        Args:
+            parent: Checkpoint id of the newest.
+            name: Of the average.
+            pin: Its pin.
+            now: Seconds since the epoch.
+
+        Returns:
+            Its checkpoint id, that of the first where the same content was recorded before.
+        """
+        same = ("save_counter", "saved_at_seconds", "generation")
+        row = self._db.one(f"SELECT {', '.join(same)} FROM checkpoints WHERE id = ?", [parent])
+        assert row is not None
+        row |= {
+            "run_id": self._run_id,
+            "kind": AVERAGED,
+            "name": name,
+            "sha256": pin.sha256,
+            "global_step": pin.global_step,
+            "state": "pending",
+            "size_bytes": pin.size_bytes,
+            "model_variables": pin.model_variables,
+            "pin_path": "/".join(pin.prefix.parts[-2:]),
+            "pin_method": pin.method,
+            "discovered_at": iso(now),
+        }
+        if self._db.insert("all_checkpoints", row, ignore=True):
+            self._db.event(now, "averaged", "written and pinned", name)
+        self._db.run(  # written before, and let go of since
+            "UPDATE all_checkpoints SET pin_path = ?, pin_method = ? WHERE run_id = ?"
+            " AND sha256 = ? AND kind = ? AND pin_path IS NULL",
+            [row["pin_path"], pin.method, self._run_id, pin.sha256, AVERAGED],
+        )
+        sql = "SELECT id FROM all_checkpoints WHERE run_id = ? AND sha256 = ?"
+        return int(self._db.value(sql, [self._run_id, pin.sha256]))
+
     def _add(
         self,
         name: str,
@@ -188,7 +232,7 @@ class Checkpoints:
             "discovered_at": iso(now),
             **columns,
         }
-        if self._db.insert("checkpoints", row, ignore=True):
+        if self._db.insert("all_checkpoints", row, ignore=True):
             self._db.event(now, state, reason or "found and pinned", name)
 
     def _heal(self, checkpoint: FoundCheckpoint, columns: dict[str, Any], now: float) -> None:
@@ -199,7 +243,7 @@ class Checkpoints:
         these = [self._run_id, checkpoint.name, str(checkpoint.signature), "missed"]
         changes = ", ".join(f"{column} = ?" for column in columns)
         self._db.run(
-            f"UPDATE OR IGNORE checkpoints SET {changes} WHERE run_id = ? AND {_THESE_FILES}",
+            f"UPDATE OR IGNORE all_checkpoints SET {changes} WHERE run_id = ? AND {_THESE_FILES}",
             [*columns.values(), *these],
         )
         text = "it can be read now, and is pinned"
@@ -214,7 +258,7 @@ class Checkpoints:
         """
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints AS c SET reason = ?, pin_path = NULL,"
+                "UPDATE all_checkpoints AS c SET reason = ?, pin_path = NULL,"
                 f" state = CASE WHEN {MEASURED} THEN 'scored' ELSE 'failed' END WHERE id = ?",
                 [reason, checkpoint_id],
             )
@@ -236,18 +280,18 @@ class Checkpoints:
     def forget_pin(self, checkpoint_id: int) -> None:
         """Note that a checkpoint has no pin any more. The pin's files are deleted after this."""
         with self._db.write():
-            self._db.update("checkpoints", checkpoint_id, pin_path=None, pin_method=None)
+            self._db.update("all_checkpoints", checkpoint_id, pin_path=None, pin_method=None)
 
     def pinned(self) -> list[dict[str, Any]]:
         """Return each checkpoint that has a pin.
 
         Returns:
-            `id, name, state, sha256, global_step, generation, kept, prefix` of each, in the order
+            `id, name, state, sha256, global_step, generation, kept, kind, prefix`, in the order
             found.
         """
         rows = self._db.all(
             "SELECT id, name, state, sha256, coalesce(global_step, 0) AS global_step, generation,"
-            " kept, pin_path FROM checkpoints"
+            " kept, kind, pin_path FROM all_checkpoints"
             " WHERE run_id = ? AND pin_path IS NOT NULL ORDER BY id",
             [self._run_id],
         )
@@ -259,7 +303,7 @@ class Checkpoints:
         """Return the evaluated checkpoints whose files are kept.
 
         Returns:
-            `id, name, state, sha256, global_step, generation, kept, pin_path` of each.
+            `id, name, state, sha256, global_step, generation, kept, kind, pin_path` of each.
         """
         return self._chosen("pin_path IS NOT NULL AND state NOT IN ('pending', 'leased')")
 
@@ -270,7 +314,7 @@ class Checkpoints:
     def keep(self, checkpoint: dict[str, Any], kept: bool, now: float) -> None:
         """Keep a checkpoint's files whatever its score, or no longer."""
         with self._db.write():
-            self._db.update("checkpoints", checkpoint["id"], kept=kept)
+            self._db.update("all_checkpoints", checkpoint["id"], kept=kept)
             said = "kept by hand" if kept else "no longer kept by hand"
             self._db.event(now, "kept" if kept else "let_go", said, checkpoint["name"])
 
@@ -290,12 +334,12 @@ class Checkpoints:
 
     def _chosen(self, where: str, *arguments: str) -> list[dict[str, Any]]:
         return self._db.all(
-            "SELECT id, name, state, sha256, global_step, generation, kept, pin_path"
-            f" FROM checkpoints WHERE run_id = ? AND {where} ORDER BY global_step, id",
+            "SELECT id, name, state, sha256, global_step, generation, kept, kind, pin_path"
+            f" FROM all_checkpoints WHERE run_id = ? AND {where} ORDER BY global_step, id",
             [self._run_id, *arguments],
         )
 
     def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
         """Note that a checkpoint which had no pin any more has one again."""
         with self._db.write():
-            self._db.update("checkpoints", checkpoint_id, pin_path=pin_path, pin_method=method)
+            self._db.update("all_checkpoints", checkpoint_id, pin_path=pin_path, pin_method=method)

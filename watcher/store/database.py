@@ -166,7 +166,7 @@ class RunDatabase(Connection):
     def wait_anew(self, checkpoint_id: int, reason: str) -> None:
         """Put a checkpoint into the queue with all its attempts before it, inside `write()`."""
         again: dict[str, Any] = {"state": "pending", "attempts": 0, "not_before_seconds": 0}
-        self.update("checkpoints", checkpoint_id, **again, reason=reason)
+        self.update("all_checkpoints", checkpoint_id, **again, reason=reason)
 
     def insert(self, table: str, row: dict[str, Any], *, ignore: bool = False) -> int:
         """Insert a row inside `write()`; returns 0 when `ignore` met an existing one, else 1."""

@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from watcher.decision.metric import parse_metric
-from watcher.decision.ties import difference
 from watcher.store.reading import Reader
-from watcher.store.replicates import draws_of
+from watcher.store.replicates import paired
 
 OPEN_STATES = ("pending", "leased")
 _BUSY_SECONDS = 0.5
@@ -156,21 +155,11 @@ class FactReader(Reader):
 
         By the paired difference of their replicates; False where one has none, or no score.
         """
-        run, scores = self.run(), dict[str, Any]()
-        for row in self.evaluated():
-            scores[row["sha256"]] = row
-        if not {sha256, other} <= scores.keys():
+        run = self.run()
+        rows = {row.sha256: row for row in (*self.scored(), *self.scored_averages())}
+        if not {sha256, other} <= rows.keys():
             return False
-        one, two = scores[sha256], scores[other]
-        ids = [row["evaluation_id"] for row in (one, two)]
-        metric = parse_metric(run["metric"])
-        drawn = draws_of(self, ids, metric.keys)
-        if len(drawn) < len(ids) or drawn[ids[0]].identity != drawn[ids[1]].identity:
-            return False
-        values = [drawn[id_].of(metric) for id_ in ids]
-        if values[0] is None or values[1] is None:
-            return False
-        found = difference(values[0], values[1], one["score"] - two["score"])
+        found = paired(self, parse_metric(run["metric"]), rows[sha256], rows[other])
         return found is not None and (found.low > 0 if run["mode"] == "max" else found.high < 0)
 
     def follow(self, totals: Totals) -> None:

@@ -83,7 +83,7 @@ class Ledger(Rows):
         encoded = self.value("SELECT details FROM evaluations WHERE id = ?", [evaluation_id])
         details = msgspec.json.decode(encoded or "{}")
         self._db.run(
-            "UPDATE checkpoints SET reason = ?2 WHERE state = 'scored'"
+            "UPDATE all_checkpoints SET reason = ?2 WHERE state = 'scored'"
             " AND (reason IS NULL OR reason LIKE ?3 || '%')"
             " AND id = (SELECT e.checkpoint_id FROM evaluations e"
             " JOIN runs r ON r.fingerprint = e.fingerprint WHERE e.id = ?1)",
@@ -104,7 +104,7 @@ class Ledger(Rows):
         if before == fingerprint:
             return Change(standing=standing)
         stale = self._db.all(
-            "SELECT c.id, c.name FROM checkpoints c WHERE c.run_id = ?"
+            "SELECT c.id, c.name FROM all_checkpoints c WHERE c.run_id = ?"
             " AND (c.state = 'scored' OR (c.state = 'failed' AND c.may_pass))"
             " AND c.pin_path IS NOT NULL AND NOT EXISTS (SELECT 1 FROM evaluations e"
             " WHERE e.checkpoint_id = c.id AND e.fingerprint = ?)",
@@ -132,13 +132,13 @@ class Ledger(Rows):
     def _stand_again(self, fingerprint: str, now: float) -> list[str]:
         """Make `scored` again what has a score in this evaluation; inside `write()`."""
         rows = self._db.all(
-            "SELECT c.id, c.name FROM checkpoints c JOIN evaluations e ON e.checkpoint_id = c.id"
-            " WHERE c.run_id = ? AND e.fingerprint = ?"
+            "SELECT c.id, c.name FROM all_checkpoints c"
+            " JOIN evaluations e ON e.checkpoint_id = c.id WHERE c.run_id = ? AND e.fingerprint = ?"
             " AND (c.state = 'failed' OR (c.state = 'pending' AND c.reason = ?))",
             [self.run_id, fingerprint, _CHANGED],
         )
         for row in rows:
-            self._db.update("checkpoints", row["id"], state="scored", reason=None)
+            self._db.update("all_checkpoints", row["id"], state="scored", reason=None)
             self._db.event(now, "stands", "measured in this evaluation before", row["name"])
         return [row["name"] for row in rows]
 
@@ -210,18 +210,18 @@ class Ledger(Rows):
                 "INSERT INTO evaluations (checkpoint_id, fingerprint, score, images, device,"
                 " started_at, evaluated_at, eval_seconds, timings, versions, details)"
                 " SELECT id, ?, ?, 0, '', ?, ?, 0, '{}', '{}', '{\"rebuilt\": true}'"
-                " FROM checkpoints WHERE run_id = ? AND sha256 = ? ON CONFLICT DO NOTHING",
+                " FROM all_checkpoints WHERE run_id = ? AND sha256 = ? ON CONFLICT DO NOTHING",
                 [fingerprint, score, evaluated_at, evaluated_at, self.run_id, sha256],
             )
             for name, value in metrics.items():
                 self._db.run(
                     "INSERT INTO metrics SELECT e.id, ?, '', ? FROM evaluations e"
-                    " JOIN checkpoints c ON c.id = e.checkpoint_id"
+                    " JOIN all_checkpoints c ON c.id = e.checkpoint_id"
                     " WHERE c.run_id = ? AND c.sha256 = ? ON CONFLICT DO NOTHING",
                     [name, value, self.run_id, sha256],
                 )
             self._db.run(
-                "UPDATE checkpoints SET state = 'scored' WHERE run_id = ? AND sha256 = ?",
+                "UPDATE all_checkpoints SET state = 'scored' WHERE run_id = ? AND sha256 = ?",
                 [self.run_id, sha256],
             )
             self._db.event(now, "restored", f"score {score:.6g} from best.json")
@@ -230,7 +230,7 @@ class Ledger(Rows):
         """Write notes on checkpoints, None to take one away."""
         with self._db.write():
             for checkpoint_id, note in notes.items():
-                self._db.update("checkpoints", checkpoint_id, note=note)
+                self._db.update("all_checkpoints", checkpoint_id, note=note)
 
     # -- the run itself
 

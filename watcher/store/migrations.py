@@ -322,6 +322,38 @@ def m011_replicates(db: Database) -> None:
         db.execute(statement)
 
 
+_AVERAGES = (
+    # Averages of checkpoints lie in the same table, so that they are evaluated and promoted as any
+    # other; `checkpoints` is a view from now on, of what the trainer saved alone.
+    "ALTER TABLE checkpoints RENAME TO all_checkpoints",
+    "ALTER TABLE all_checkpoints ADD COLUMN kind TEXT NOT NULL DEFAULT 'saved'",
+    """
+    CREATE TABLE average_jobs (
+        id INTEGER PRIMARY KEY,
+        run_id INTEGER NOT NULL REFERENCES runs(id),
+        asked TEXT NOT NULL,
+        greedy INTEGER NOT NULL,
+        first INTEGER,
+        candidates TEXT NOT NULL,
+        parents TEXT NOT NULL,
+        name TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'written', 'failed')),
+        reason TEXT,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        checkpoint_id INTEGER REFERENCES all_checkpoints(id),
+        created_at TEXT NOT NULL
+    )
+    """,
+)
+
+
+@migrations()
+def m012_averages(db: Database) -> None:
+    """What is averaged, of which checkpoints, and what came of it."""
+    for statement in _AVERAGES:
+        db.execute(statement)
+
+
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError for a database of a later version, or of another program."""
     db = Database(connection)
@@ -345,12 +377,13 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Bring tables and views up to date, all of it or nothing; writes only where there is need."""
     db = Database(connection)
     wanted = {view.split()[2]: view.strip() for view in VIEWS}  # CREATE VIEW name
-    present = db.query("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
+    present = list(db.query("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
     if not migrations.pending(db) and wanted.items() <= {tuple(one.values()) for one in present}:
         return
     with db.atomic():
-        for name in wanted:  # first: a table that a view asks cannot be renamed
-            db.execute(f"DROP VIEW IF EXISTS {name}")
+        # First: a table that a view asks cannot be renamed.
+        for name in {one["name"] for one in present} & wanted.keys():
+            db.execute(f"DROP VIEW {name}")
         migrations.apply(db)
         for view in VIEWS:
             db.execute(view)

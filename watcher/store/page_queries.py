@@ -88,7 +88,7 @@ ORDER BY global_step""",
         f"""
 WITH places AS (
     SELECT 'best' AS place, e.id AS evaluation_id FROM leaderboard l
-    JOIN checkpoints c ON c.sha256 = l.sha256
+    JOIN all_checkpoints c ON c.sha256 = l.sha256
     JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = {_NOW}
     WHERE l.rank = 1
     UNION ALL

@@ -52,7 +52,7 @@ class Promotions:
 
     def _count(self, board: str, where: str) -> int:
         count: int = self._db.value(
-            "SELECT count(*) FROM promotions p JOIN checkpoints c ON c.id = p.checkpoint_id"
+            "SELECT count(*) FROM promotions p JOIN all_checkpoints c ON c.id = p.checkpoint_id"
             f" WHERE p.run_id = ? AND p.board = ? AND p.evicted_at IS NULL AND {where}",
             [self._run_id, board],
         )

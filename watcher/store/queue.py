@@ -48,9 +48,9 @@ class Queue(Checkpoints):
             without: Ids to leave out.
             after: Ids that come after all others, in this order.
         """
-        place = "(SELECT key FROM json_each(?) WHERE value = checkpoints.id)"
+        place = "(SELECT key FROM json_each(?) WHERE value = all_checkpoints.id)"
         row = self._db.one(
-            "SELECT id, name, global_step, pin_path, attempts FROM checkpoints"
+            "SELECT id, name, global_step, pin_path, attempts FROM all_checkpoints"
             " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
             " AND attempts <= ? AND id NOT IN (SELECT value FROM json_each(?))"
             f" ORDER BY {f'coalesce({place}, -1),' if after else ''} {QUEUE_ORDER} LIMIT 1",
@@ -64,7 +64,7 @@ class Queue(Checkpoints):
         lease = self._lease(row, row["attempts"] + 1)
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints SET state = 'leased', lease_token = ?,"
+                "UPDATE all_checkpoints SET state = 'leased', lease_token = ?,"
                 " lease_expires_at_seconds = ?, attempts = attempts + 1 WHERE id = ?",
                 [lease.token, now + lease_seconds, row["id"]],
             )
@@ -80,7 +80,7 @@ class Queue(Checkpoints):
         It is not leased: whatever is answered for it is refused.
         """
         row = self._db.one(
-            "SELECT c.id, c.name, c.global_step, c.pin_path FROM checkpoints c"
+            "SELECT c.id, c.name, c.global_step, c.pin_path FROM all_checkpoints c"
             " JOIN runs r ON r.id = c.run_id"
             " JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
             " WHERE c.run_id = ? AND c.state = 'scored' AND c.pin_path IS NOT NULL"
@@ -94,7 +94,7 @@ class Queue(Checkpoints):
         with self._db.write():
             self.require_held(lease, now)
             until = now + lease_seconds
-            self._db.update("checkpoints", lease.checkpoint_id, lease_expires_at_seconds=until)
+            self._db.update("all_checkpoints", lease.checkpoint_id, lease_expires_at_seconds=until)
 
     def return_expired(self, now: float) -> dict[int, str]:
         """Put checkpoints whose lease ran out back into the queue; returns id to name."""
@@ -107,7 +107,7 @@ class Queue(Checkpoints):
         """
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints SET not_before_seconds = 0 WHERE run_id = ?", [self._run_id]
+                "UPDATE all_checkpoints SET not_before_seconds = 0 WHERE run_id = ?", [self._run_id]
             )
         return self._return("1", [], "the daemon that evaluated it is gone", now)
 
@@ -115,7 +115,7 @@ class Queue(Checkpoints):
         """Move leases and delays along with a clock that was set, so that they last as long."""
         with self._db.write():
             self._db.run(
-                "UPDATE checkpoints SET not_before_seconds = not_before_seconds + ?,"
+                "UPDATE all_checkpoints SET not_before_seconds = not_before_seconds + ?,"
                 " lease_expires_at_seconds = lease_expires_at_seconds + ?"
                 " WHERE run_id = ? AND state IN ('pending', 'leased')",
                 [seconds, seconds, self._run_id],
@@ -123,7 +123,8 @@ class Queue(Checkpoints):
 
     def _return(self, where: str, arguments: list[Any], reason: str, now: float) -> dict[int, str]:
         rows = self._db.all(
-            f"SELECT id, name FROM checkpoints WHERE run_id = ? AND state = 'leased' AND {where}",
+            "SELECT id, name FROM all_checkpoints"
+            f" WHERE run_id = ? AND state = 'leased' AND {where}",
             [self._run_id, *arguments],
         )
         for row in rows:
@@ -177,7 +178,8 @@ class Queue(Checkpoints):
             self._db.event(now, "held_back", reason)
             for checkpoint_id, times in counted.items():
                 name = self._db.value(
-                    "SELECT name FROM checkpoints WHERE id = ? AND (state IN ('pending', 'leased')"
+                    "SELECT name FROM all_checkpoints WHERE id = ?"
+                    " AND (state IN ('pending', 'leased')"
                     " OR (state = 'failed' AND may_pass AND pin_path IS NOT NULL))",
                     [checkpoint_id],
                 )
@@ -185,7 +187,7 @@ class Queue(Checkpoints):
                     continue
                 self._uncount(checkpoint_id, times)
                 self._db.run(
-                    "UPDATE checkpoints SET state = 'pending', not_before_seconds = 0"
+                    "UPDATE all_checkpoints SET state = 'pending', not_before_seconds = 0"
                     " WHERE id = ? AND state != 'leased'",
                     [checkpoint_id],
                 )
@@ -194,13 +196,13 @@ class Queue(Checkpoints):
 
     def _uncount(self, checkpoint_id: int, attempts: int) -> None:
         self._db.run(
-            "UPDATE checkpoints SET attempts = max(attempts - ?, 0) WHERE id = ?",
+            "UPDATE all_checkpoints SET attempts = max(attempts - ?, 0) WHERE id = ?",
             [attempts, checkpoint_id],
         )
 
     def _end_lease(self, checkpoint_id: int, **columns: Any) -> None:
         free = {"lease_token": None, "lease_expires_at_seconds": None}
-        self._db.update("checkpoints", checkpoint_id, **columns, **free)
+        self._db.update("all_checkpoints", checkpoint_id, **columns, **free)
 
     def _to_pending(
         self, checkpoint_id: int, reason: str | None = None, not_before: float = 0.0
@@ -211,7 +213,7 @@ class Queue(Checkpoints):
     def require_held(self, lease: Lease, now: float) -> None:
         """Raise LeaseLost unless this lease is the one that counts; call it inside `write()`."""
         held = self._db.value(
-            "SELECT 1 FROM checkpoints WHERE id = ? AND state = 'leased' AND lease_token = ?"
+            "SELECT 1 FROM all_checkpoints WHERE id = ? AND state = 'leased' AND lease_token = ?"
             " AND lease_expires_at_seconds > ?",
             [lease.checkpoint_id, lease.token, now],
         )
@@ -234,14 +236,14 @@ class Queue(Checkpoints):
         may end otherwise, once something was mended: its pin stays.
         """
         measured = self._db.value(
-            f"SELECT 1 FROM checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
+            f"SELECT 1 FROM all_checkpoints c WHERE c.id = ? AND {MEASURED}", [lease.checkpoint_id]
         )
         with self._db.write():
             self.require_held(lease, now)
             if measured:
                 reason = f"its earlier score stands, since measuring it anew failed: {reason}"
             self.finish(lease, "scored" if measured else "failed", reason)
-            self._db.update("checkpoints", lease.checkpoint_id, may_pass=may_pass)
+            self._db.update("all_checkpoints", lease.checkpoint_id, may_pass=may_pass)
             self._db.event(now, "failed", reason, lease.name)
 
     def waiting(self, *, counts_saves: bool) -> tuple[list[Queued], int, int]:
@@ -288,7 +290,7 @@ class Queue(Checkpoints):
         another reason.
         """
         row = self._db.one(
-            f"SELECT c.name, {MEASURED} AS measured FROM checkpoints c"
+            f"SELECT c.name, {MEASURED} AS measured FROM all_checkpoints c"
             " WHERE c.id = ? AND c.state = 'pending'",
             [checkpoint_id],
         )
@@ -296,7 +298,7 @@ class Queue(Checkpoints):
             return
         with self._db.write():
             state = "scored" if row["measured"] else "skipped"
-            self._db.update("checkpoints", checkpoint_id, state=state, reason=reason)
+            self._db.update("all_checkpoints", checkpoint_id, state=state, reason=reason)
             self._db.event(now, "skipped", reason, row["name"])
 
     # -- looked at
@@ -304,7 +306,7 @@ class Queue(Checkpoints):
     def waiting_ids(self) -> set[int]:
         """Return the ids of the checkpoints whose evaluation is to come: pending or leased."""
         rows = self._db.all(
-            "SELECT id FROM checkpoints WHERE run_id = ? AND state IN ('pending', 'leased')",
+            "SELECT id FROM all_checkpoints WHERE run_id = ? AND state IN ('pending', 'leased')",
             [self._run_id],
         )
         return {row["id"] for row in rows}
@@ -317,7 +319,7 @@ class Queue(Checkpoints):
                 the newest.
         """
         rows = self._db.all(
-            "SELECT id, state, coalesce(size_bytes, 0) AS size FROM checkpoints"
+            "SELECT id, state, coalesce(size_bytes, 0) AS size FROM all_checkpoints"
             " WHERE run_id = ? AND pin_path IS NOT NULL"
             " AND (state IN ('pending', 'leased') OR (state = 'failed' AND may_pass))"
             " ORDER BY state = 'failed', global_step DESC, id DESC",
@@ -331,8 +333,9 @@ class Queue(Checkpoints):
         }
 
     def open_count(self) -> int:
-        """Return how many checkpoints still have work to do: pending or leased."""
-        return len(self.waiting_ids())
+        """Return how many checkpoints still have work to do, averages to be written among them."""
+        sql = "SELECT count(*) FROM average_jobs WHERE run_id = ? AND state = 'waiting'"
+        return len(self.waiting_ids()) + int(self._db.value(sql, [self._run_id]))
 
     def next_due(self, *, untried: bool = False) -> float | None:
         """Return when the earliest pending checkpoint may be leased, in seconds since the epoch.
@@ -340,7 +343,7 @@ class Queue(Checkpoints):
         `untried` as for `lease_next`.
         """
         due: float | None = self._db.value(
-            "SELECT min(not_before_seconds) FROM checkpoints WHERE run_id = ?"
+            "SELECT min(not_before_seconds) FROM all_checkpoints WHERE run_id = ?"
             " AND state = 'pending' AND attempts <= ?",
             [self._run_id, 0 if untried else sys.maxsize],
         )

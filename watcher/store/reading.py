@@ -15,8 +15,9 @@ from watcher.errors import StoreError
 from watcher.store.connection import ReadOnly
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.relocation import find_model_dir, inside, recorded_settings
-from watcher.store.rows import COUNTING, QUEUE_ORDER, Rows
+from watcher.store.rows import COUNTING, COUNTING_ALL, QUEUE_ORDER, Rows
 from watcher.store.views import history_of
+from watcher.types import ScoredCheckpoint
 
 
 class Reader(ReadOnly, Rows):
@@ -102,6 +103,15 @@ class Reader(ReadOnly, Rows):
                 row |= {"path": str(path), "files": path not in gone}
         return [_told(row) for row in rows]
 
+    def averages_in_place(self) -> list[ScoredCheckpoint]:
+        """Return the averages that have a place on the main board."""
+        rows = self.all(
+            "SELECT p.checkpoint_id FROM promotions p JOIN runs r ON r.id = p.run_id"
+            " AND r.board = p.board WHERE p.evicted_at IS NULL"
+        )
+        placed = {row["checkpoint_id"] for row in rows}
+        return [row for row in self.scored_averages() if row.checkpoint_id in placed]
+
     def outdated(self) -> int:
         """Return how many are promoted by a score of another evaluation than the present one."""
         count: int = self.value(
@@ -153,8 +163,8 @@ class Reader(ReadOnly, Rows):
 
     # -- the evaluations
 
-    def evaluated(self) -> list[dict[str, Any]]:
-        """Return every evaluation that counts, by generation and step.
+    def evaluated(self, *, averages: bool = False) -> list[dict[str, Any]]:
+        """Return every evaluation that counts, by generation and step, also of averages if asked.
 
         The columns: `run, checkpoint, global_step, sha256, score, evaluated_at, generation,
         evaluation_id, checkpoint_id`.
@@ -162,7 +172,8 @@ class Reader(ReadOnly, Rows):
         return self.all(
             "SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.sha256, e.score,"
             " e.evaluated_at, c.generation, e.id AS evaluation_id, c.id AS checkpoint_id"
-            f" FROM {COUNTING} ORDER BY c.generation, c.global_step, c.id"
+            f" FROM {COUNTING_ALL if averages else COUNTING}"
+            " ORDER BY c.generation, c.global_step, c.id"
         )
 
     def curve(self) -> list[tuple[int, float]]:

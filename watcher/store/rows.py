@@ -19,9 +19,9 @@ from watcher.types import ScoredCheckpoint
 # the trainer waits for the newest, by which it is decided when to stop; but what has a place on a
 # board is measured anew at once, since the board stays as it is until then.
 QUEUE_ORDER = (
-    "generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
+    "generation = (SELECT max(generation) FROM all_checkpoints WHERE sha256 IS NOT NULL)"
     " OR id IN (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL) DESC,"
-    " global_step, id"
+    " kind = 'averaged', global_step, id"
 )
 
 # The evaluations that count, those of the run's present fingerprint, each with its checkpoint.
@@ -30,9 +30,12 @@ COUNTING = (
     " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
 )
 
+# The same, averages among them.
+COUNTING_ALL = COUNTING.replace("checkpoints c", "all_checkpoints c")
+
 _NAMED = (
     "c.id, c.name, c.state, c.reason, c.sha256, c.global_step, c.generation, c.kept, c.pin_path,"
-    " e.id AS evaluation_id FROM checkpoints c JOIN runs r ON r.id = c.run_id"
+    " c.kind, e.id AS evaluation_id FROM all_checkpoints c JOIN runs r ON r.id = c.run_id"
     " LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint"
 )
 # What comes before the numbers in the name of several.
@@ -40,7 +43,8 @@ _STEM = "rtrim(substr(c.name, 1, instr(c.name, '..') - 1), '0123456789')"
 # In the order in which they are tried.
 _BY_NAME = (
     "c.name = ?2",
-    "c.global_step = CAST(?2 AS INTEGER) AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
+    "c.kind = 'saved' AND c.global_step = CAST(?2 AS INTEGER)"
+    " AND ?2 NOT GLOB '*[^0-9]*' AND ?2 != ''",
     # One of several in a row that nobody saw: `ckpt-5` of `ckpt-3..ckpt-7`.
     f"c.saves > 1 AND rtrim(?2, '0123456789') = {_STEM}"
     f" AND CAST(substr(?2, length({_STEM}) + 1) AS INTEGER)"
@@ -52,7 +56,7 @@ _NAMING = {
         "?2 = 'best' AND c.id = (SELECT p.checkpoint_id FROM promotions p WHERE p.run_id = r.id"
         " AND p.board = r.board AND p.evicted_at IS NULL ORDER BY p.rank LIMIT 1)",
     ),
-    "last": ("?2 = 'last' AND e.id IS NOT NULL",),
+    "last": ("?2 = 'last' AND e.id IS NOT NULL AND c.kind = 'saved'",),
 }
 
 
@@ -83,23 +87,37 @@ class Rows(Connection):
     def scored(self, after: int = 0, fingerprint: str | None = None) -> list[ScoredCheckpoint]:
         """Return the evaluations of one fingerprint, by generation and global step.
 
+        Those of what the trainer saved: averages are neither in curves nor do they stop a run.
+
         Args:
             after: Only evaluations with a larger id, those recorded since.
             fingerprint: Default: the run's current one.
         """
         return self._scored(
-            "evaluations e CROSS JOIN checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?",
+            "evaluations e CROSS JOIN all_checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?",
             after,
             fingerprint,
         )
 
-    def scored_and_pinned(self) -> list[ScoredCheckpoint]:
-        """Return those of `scored` whose files are kept, however many others there are."""
+    def scored_averages(self) -> list[ScoredCheckpoint]:
+        """Return the evaluations of averages, likewise, of the run's current fingerprint."""
         return self._scored(
-            "checkpoints c INDEXED BY checkpoints_pinned"
+            "evaluations e CROSS JOIN all_checkpoints c ON c.id = e.checkpoint_id WHERE e.id > ?",
+            0,
+            kind="averaged",
+        )
+
+    def scored_and_pinned(self, kind: str = "saved") -> list[ScoredCheckpoint]:
+        """Return those of `scored` whose files are kept, however many others there are.
+
+        With kind `averaged` they are averages.
+        """
+        return self._scored(
+            "all_checkpoints c INDEXED BY checkpoints_pinned"
             " CROSS JOIN evaluations e ON e.checkpoint_id = c.id"
             " WHERE c.pin_path IS NOT NULL AND c.run_id = ?",
             self.run_id,
+            kind=kind,
         )
 
     def best_evaluations(self, mode: Mode, most: int) -> list[int]:
@@ -108,15 +126,31 @@ class Rows(Connection):
         rows = self.all(
             "SELECT id FROM evaluations"
             " WHERE fingerprint = (SELECT fingerprint FROM runs WHERE id = ?)"
+            " AND (SELECT kind FROM all_checkpoints WHERE id = checkpoint_id) = 'saved'"
             f" AND score NOT NULL AND score != -1 ORDER BY score {order}, id LIMIT ?",
             [self.run_id, most],
         )
         return [row["id"] for row in rows]
 
+    def last_scored(self, count: int) -> set[int]:
+        """Return checkpoint ids of the last so many of `scored`, of the newest generation."""
+        rows = self.all(
+            "SELECT c.id FROM all_checkpoints c JOIN evaluations e ON e.checkpoint_id = c.id"
+            " JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint"
+            " WHERE c.run_id = ? AND c.kind = 'saved' AND c.generation = ? AND e.score IS NOT NULL"
+            " ORDER BY c.global_step DESC, c.id DESC LIMIT ?",
+            [self.run_id, self.generation(), count],
+        )
+        return {row["id"] for row in rows}
+
+    def mode(self) -> str:
+        """Return whether the larger or the smaller score of the main board is better."""
+        return str(self._run_row("mode") or "max")
+
     def scored_of(self, checkpoint_ids: Iterable[int]) -> list[ScoredCheckpoint]:
         """Return those of `scored` that are evaluations of these checkpoints."""
         return self._scored(
-            "json_each(?) j CROSS JOIN checkpoints c ON c.id = j.value"
+            "json_each(?) j CROSS JOIN all_checkpoints c ON c.id = j.value"
             " CROSS JOIN evaluations e ON e.checkpoint_id = c.id WHERE true",
             json.dumps(list(checkpoint_ids)),
         )
@@ -138,16 +172,20 @@ class Rows(Connection):
         return waiting
 
     def _scored(
-        self, source: str, argument: int | str, fingerprint: str | None = None
+        self,
+        source: str,
+        argument: int | str,
+        fingerprint: str | None = None,
+        kind: str = "saved",
     ) -> list[ScoredCheckpoint]:
         # CROSS JOIN and INDEXED BY: SQLite reads only what is asked for, in this order.
         rows = self.all(
             "SELECT c.id AS checkpoint_id, e.id AS evaluation_id, c.name, c.sha256, e.score,"
             " coalesce(c.global_step, 0) AS global_step, e.evaluated_at, c.generation, c.pin_path"
-            f" FROM {source} AND c.run_id = ?"
+            f" FROM {source} AND c.run_id = ? AND c.kind = ?"
             " AND e.fingerprint = coalesce(?, (SELECT fingerprint FROM runs WHERE id = c.run_id))"
             " ORDER BY c.generation, c.global_step, c.id",
-            [argument, self.run_id, fingerprint],
+            [argument, self.run_id, kind, fingerprint],
         )
         return [
             ScoredCheckpoint(**{**row, "pin": pin and self.pin_prefix(pin)})
@@ -250,7 +288,7 @@ class Rows(Connection):
 
     def generation(self) -> int:
         """Return the newest generation, the one that stopping looks at."""
-        sql = "SELECT max(generation) FROM checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
+        sql = "SELECT max(generation) FROM all_checkpoints WHERE run_id = ? AND sha256 IS NOT NULL"
         return self.value(sql, [self.run_id]) or 1
 
     def begun_at(self) -> str:
@@ -282,7 +320,7 @@ class Rows(Connection):
             evaluated: Look among those alone that have an evaluation which counts.
 
         Returns:
-            `id, name, state, reason, sha256, global_step, generation, kept, pin_path,
+            `id, name, state, reason, sha256, global_step, generation, kept, pin_path, kind,
             evaluation_id`, None when there is none.
         """
         latest = "c.id DESC"

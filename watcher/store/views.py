@@ -26,7 +26,7 @@ _PROMOTED = f"""r.name AS run, c.name AS checkpoint, c.global_step, p.score, p.m
         {_PATH},
         c.sha256, e.evaluated_at, c.generation"""
 _PROMOTIONS = """FROM promotions p
-    JOIN checkpoints c ON c.id = p.checkpoint_id"""
+    JOIN all_checkpoints c ON c.id = p.checkpoint_id"""
 
 
 def history_of(checkpoints: str) -> str:
@@ -46,6 +46,7 @@ def history_of(checkpoints: str) -> str:
 
 # In the order in which they are made: a later one may ask an earlier one.
 VIEWS = (
+    "CREATE VIEW checkpoints AS SELECT * FROM all_checkpoints WHERE kind = 'saved'",
     f"""
     CREATE VIEW boards AS
     SELECT p.board, p.rank, {_PROMOTED}
@@ -112,7 +113,7 @@ VIEWS = (
         s.rank_low, s.rank_high, c.generation
     FROM standings s
     JOIN evaluations e ON e.id = s.evaluation_id
-    JOIN checkpoints c ON c.id = e.checkpoint_id
+    JOIN all_checkpoints c ON c.id = e.checkpoint_id
     JOIN runs r ON r.id = c.run_id AND r.fingerprint = e.fingerprint
     ORDER BY s.p_best DESC, e.id
     """,
@@ -144,5 +145,21 @@ VIEWS = (
         FROM runs r
     ) s
     LEFT JOIN best b ON b.run = s.run
+    """,
+    f"""
+    CREATE VIEW averages AS
+    SELECT r.name AS run, a.name AS checkpoint, a.asked,
+        (SELECT group_concat(k.name, ',')
+            FROM json_each(a.parents) j CROSS JOIN all_checkpoints k ON k.id = j.value) AS parents,
+        CASE a.state WHEN 'written' THEN c.state ELSE a.state END AS state,
+        coalesce(a.reason, c.reason) AS reason, c.global_step, e.score, r.metric,
+        (SELECT {_PATH.removesuffix(" AS path")} FROM promotions p WHERE p.evicted_at IS NULL
+            AND p.checkpoint_id = c.id ORDER BY p.board = 'averages' LIMIT 1) AS path,
+        c.sha256, e.evaluated_at, c.generation, a.created_at, e.low, e.high
+    FROM average_jobs a
+    JOIN runs r ON r.id = a.run_id
+    LEFT JOIN all_checkpoints c ON c.id = a.checkpoint_id
+    LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
+    ORDER BY a.id
     """,
 )

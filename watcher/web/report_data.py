@@ -60,7 +60,8 @@ def read_report(reader: Reader) -> ReportData:
     look = Looker(reader).look(recent=MOST_CHECKPOINTS, queue=0)
     rows = reader.evaluated()
     board = look.best
-    best = next((row for row in rows if board and row["sha256"] == board["sha256"]), None)
+    every = reader.evaluated(averages=True)
+    best = next((row for row in every if board and row["sha256"] == board["sha256"]), None)
     last = rows[-1] if rows else None
     events, event_count = queries.events(reader, MOST_EVENTS)
     settings = dict(look.run.get("settings") or {})

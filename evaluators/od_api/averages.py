@@ -1,0 +1,101 @@
+"""Writes the average of several checkpoints of one run as a checkpoint that the OD API restores.
+
+Each number under `model/` is the mean of what the checkpoints have there: weights, moving mean and
+variance of batch normalisation, and the optimizer's slots, among which are the moving averages of
+the weights where those are kept (`use_moving_averages`), which are what is evaluated then. The
+rest, the step, counters and the object graph by which TensorFlow finds its way, is that of the
+newest: so the file has every key of a checkpoint of the trainer's, and whatever reads those reads
+it.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from evaluators import misfit
+from evaluators.protocol import Failure
+from evaluators.variables import READ_ERRORS, VALUE, unreadable
+
+
+def write(prefixes, prefix):
+    """Writes the average of the checkpoints at `prefixes`, the newest last, to `prefix`.
+
+    Sums are taken in float64, and rounded once, to each variable's own type.
+
+    Returns:
+        how many variables were averaged.
+
+    Raises:
+        Failure: one cannot be read, they have not the same variables, or the average cannot be
+            written.
+    """
+    try:
+        readers = [tf.train.load_checkpoint(one) for one in prefixes]
+        _require_equal(prefixes, readers)
+        types = readers[-1].get_variable_to_dtype_map()
+        averaged = [key for key in sorted(types) if _is_averaged(key, types[key])]
+        values = {key: _mean(readers, key, types[key]) for key in averaged}
+        others = sorted(types.keys() - values.keys())
+        values.update((key, _as_tensor(readers[-1].get_tensor(key), types[key])) for key in others)
+    except READ_ERRORS as error:
+        raise unreadable(", ".join(prefixes), error) from error
+    if not averaged:
+        text = "the checkpoints ({}) hold no variable of a model"
+        raise Failure("nothing_to_average", text.format(", ".join(prefixes)), permanent=True)
+    try:
+        with tf.device("/CPU:0"):
+            tf.raw_ops.SaveV2(
+                prefix=prefix,
+                tensor_names=list(values),
+                shape_and_slices=[""] * len(values),
+                tensors=list(values.values()),
+            )
+    except (tf.errors.OpError, OSError) as error:
+        text = "the average ({}) cannot be written: {}".format(prefix, error)
+        raise Failure("cannot_write", text, permanent=False) from error
+    return len(averaged)
+
+
+def _is_averaged(key, kind):
+    return key.startswith("model/") and key.endswith(VALUE) and kind.is_floating
+
+
+def _mean(readers, key, kind):
+    total = np.zeros((), np.float64)
+    for reader in readers:
+        total = total + reader.get_tensor(key).astype(np.float64)
+    return _as_tensor(total / len(readers), kind)
+
+
+def _as_tensor(value, kind):
+    with tf.device("/CPU:0"):
+        return tf.cast(value, kind) if kind.is_floating else tf.constant(value, kind)
+
+
+def _require_equal(prefixes, readers):
+    """Refuses checkpoints of which one has other variables than the newest."""
+    ours = _variables(readers[-1])
+    for prefix, reader in zip(prefixes, readers[:-1]):
+        theirs = _variables(reader)
+        differing = misfit.differences(ours, theirs, "the newest of them")
+        if differing:
+            text = "{} and {} are not of one model: {}{}"
+            said = list(differing.values())
+            more = " and {} more".format(len(said) - 3) if len(said) > 3 else ""
+            raise Failure(
+                "not_one_model",
+                text.format(_name(prefixes[-1]), _name(prefix), "; ".join(said[:3]), more),
+                permanent=True,
+            )
+
+
+def _variables(reader):
+    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    return {
+        key: (list(shapes[key]), types[key].name)
+        for key in shapes
+        if types[key] != tf.string  # the object graph, whose text may differ
+    }
+
+
+def _name(prefix):
+    return str(prefix).replace("\\", "/").rsplit("/", 1)[-1]

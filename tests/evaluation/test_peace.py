@@ -1,0 +1,101 @@
+"""An evaluation beside a trainer takes what that leaves of the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import Watcher, wait_until
+
+from evaluators.pace import Pace
+
+IDLE_CLASS, BY_PROCESS = 3, 1
+IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
+
+
+@pytest.fixture
+def watcher(tmp_path: Path) -> Iterator[Watcher]:
+    found = Watcher(tmp_path)
+    Manager(found.model_dir, max_to_keep=None).save(100, model_tensors(1000, "1"))
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Iterator[None]:
+    """A trainer at work on another MODEL_DIR."""
+    script = tmp_path / "model_main_tf2.py"
+    script.write_text("import time\ntime.sleep(600)\n")
+    command = [sys.executable, str(script), "--model_dir", str(tmp_path / "other")]
+    command += ["--pipeline_config_path", "x"]
+    process = subprocess.Popen(command)
+    yield
+    process.kill()
+    process.wait()
+
+
+def worker_of(watcher: Watcher, *flags: object) -> int:
+    """Evaluates a checkpoint, and returns the worker's process id while that still runs."""
+    starts = watcher.model_dir.parent / "starts"
+    watcher.start(*flags, STUB_STARTS=starts)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it is scored")
+    return int(starts.read_text())
+
+
+def niceness(pid: int) -> set[int]:
+    """That of all threads of a process."""
+    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {int(stat.read_text().rpartition(")")[2].split()[16]) for stat in stats}
+
+
+def io_class(pid: int) -> int:
+    number = IOPRIO_GET[platform.machine()]
+    return int(ctypes.CDLL(None).syscall(number, BY_PROCESS, pid)) >> 13
+
+
+def test_beside_a_trainer_the_worker_leaves_it_the_cpu_and_the_disk(
+    watcher: Watcher, trainer: None
+):
+    pid = worker_of(watcher)
+    assert niceness(pid) == {19}
+    assert io_class(pid) == IDLE_CLASS
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists() and (said := group.read_text()):
+        assert said.split()[-1] == "19"
+
+
+@pytest.mark.parametrize("flags", [("--peace", "off"), ("--nice", 0)], ids=["off", "a niceness"])
+def test_it_does_not_give_way_where_somebody_says_otherwise(
+    watcher: Watcher, trainer: None, flags: tuple[object, ...]
+):
+    assert niceness(worker_of(watcher, *flags)) == {0}
+
+
+def test_at_most_peace_it_gives_way_whether_a_trainer_is_seen_or_not(watcher: Watcher):
+    assert niceness(worker_of(watcher, "--peace", "max")) == {19}
+
+
+def test_at_most_peace_it_rests_two_thirds_of_the_time():
+    began = time.perf_counter()
+    found = Pace(2.0).paced(lambda seconds: time.sleep(seconds) or "done")(0.1)
+    assert found == "done"
+    assert 0.3 <= time.perf_counter() - began < 0.6
+    pace = Pace(2.0)
+    pace.begin()
+    time.sleep(0.05)
+    began = time.perf_counter()
+    pace.rest()
+    assert time.perf_counter() - began >= 0.1
+
+
+def test_otherwise_it_never_rests():
+    def work() -> None: ...
+
+    assert Pace(0.0).paced(work) is work and not Pace(None).rests

@@ -1,0 +1,243 @@
+"""Averages, with a daemon and a stub worker that writes them: asked for, evaluated, promoted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import Watcher, cli, wait_until
+
+from watcher.checkpoints.bundle import verify
+
+SCORES = {"ckpt-1": 0.2, "ckpt-2": 0.5, "ckpt-3": 0.4, "ckpt-4": 0.1}
+
+
+def save(watcher: Watcher, count: int = 4, **options: int) -> Manager:
+    manager = Manager(watcher.model_dir, **options)
+    for number in range(1, count + 1):
+        manager.save(100 * number, model_tensors(1000, f"{number}"))
+    return manager
+
+
+def scores(**averages: float) -> str:
+    named = {name.replace("_", "-"): score for name, score in averages.items()}
+    return json.dumps({**SCORES, **named})
+
+
+def averages(watcher: Watcher) -> list[dict]:
+    return watcher.query("SELECT * FROM averages")
+
+
+def in_folder(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.index")}
+
+
+def test_an_average_is_written_evaluated_and_kept_on_a_board_of_its_own(watcher: Watcher):
+    save(watcher)
+    told = scores(ckpt_3_average1=0.6)
+    assert watcher.run("--average", "top-2", "--top-k", 2, STUB_SCORES=told) == 0
+    (row,) = averages(watcher)
+    assert (row["checkpoint"], row["parents"], row["state"]) == (
+        *("ckpt-3-average1", "ckpt-2,ckpt-3", "scored"),
+    )
+    assert (row["asked"], row["global_step"], row["score"]) == ("top-2", 300, 0.6)
+    assert watcher.evaluations() == [*SCORES, "ckpt-3-average1"]
+    placed = watcher.model_dir / "best-averages"
+    assert verify(placed / "ckpt-3-average1").sha256 == row["sha256"]
+    assert (
+        (placed / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-3-average1"')
+    )
+    assert row["path"] == str(placed / "ckpt-3-average1")
+    assert watcher.leaderboard() == ["ckpt-2", "ckpt-3"]
+
+
+def test_an_average_is_in_no_history_no_curve_and_no_rule_and_counts_as_no_save(watcher: Watcher):
+    manager = save(watcher)
+    told = scores(ckpt_3_average1=0.9)
+    flags = ("--average", "top-2", "--patience", 3, "--target", 0.8, "--keep-last", 1)
+    assert watcher.run(*flags, STUB_SCORES=told) == 0
+    views = ("history", "metric_values", "overall_values", "category_values")
+    for view in views:
+        assert not watcher.query(f"SELECT * FROM {view} WHERE checkpoint LIKE '%average%'"), view
+    assert watcher.query("SELECT scored, stop_reason FROM run_state") == [
+        {"scored": 4, "stop_reason": None}
+    ]
+    assert in_folder(watcher.model_dir / "kept") == {"ckpt-4"}
+    manager.save(500, model_tensors(1000, "5"))
+    assert watcher.run(*flags, STUB_SCORES=told) == 0
+    generations = watcher.query("SELECT DISTINCT generation FROM history")
+    assert generations == [{"generation": 1}]
+    assert watcher.states()["ckpt-5"] == "scored"
+    assert "missed" not in watcher.states().values()
+
+
+@pytest.mark.parametrize(
+    ("promote", "score", "best"),
+    [
+        ("better", 0.6, ["ckpt-3-average1", "ckpt-2"]),
+        ("better", 0.45, ["ckpt-2", "ckpt-3"]),
+        ("never", 0.6, ["ckpt-2", "ckpt-3"]),
+        ("confirmed", 0.6, ["ckpt-2", "ckpt-3"]),  # without replicates nothing is
+    ],
+)
+def test_an_average_has_a_place_in_best_as_it_is_set(watcher: Watcher, promote, score, best):
+    save(watcher)
+    flags = ("--average", "top-2", "--top-k", 2, "--average-promote", promote)
+    assert watcher.run(*flags, STUB_SCORES=scores(ckpt_3_average1=score)) == 0
+    assert watcher.leaderboard() == best
+    assert in_folder(watcher.best_dir) == set(best)
+    (first,) = watcher.query("SELECT checkpoint, score FROM best")
+    assert first["checkpoint"] == best[0]
+    shown = cli("metrics", watcher.model_dir, "best", "--json")
+    assert json.loads(shown.stdout)["checkpoint"] == best[0]
+    compared = cli("compare", watcher.model_dir, "ckpt-3-average1", "ckpt-1")
+    assert compared.returncode == 0, compared.stderr
+    assert cli("status", watcher.model_dir).returncode == 0
+    told = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
+    assert [row["checkpoint"] for row in told["leaders"]][:2] == best
+    assert told["first_stop"] is None
+
+
+def test_what_is_asked_for_while_no_watcher_runs_is_done_by_the_next_one(watcher: Watcher):
+    save(watcher)
+    assert watcher.run(STUB_SCORES=scores()) == 0
+    asked = cli("average", watcher.model_dir, "ckpt-1,ckpt-4")
+    assert asked.returncode == 0, asked.stderr
+    assert "ckpt-4-average1, of ckpt-1, ckpt-4, waits" in asked.stdout
+    assert "--exit-when-idle 0" in asked.stderr
+    assert watcher.run(STUB_SCORES=scores(ckpt_4_average1=0.3)) == 0
+    (row,) = averages(watcher)
+    assert (row["state"], row["score"], row["parents"]) == ("scored", 0.3, "ckpt-1,ckpt-4")
+    shown = cli("average", watcher.model_dir, "--json")
+    (told,) = json.loads(shown.stdout)
+    assert (told["best"], round(told["gain"], 6), told["gain_low"]) == ("ckpt-2", -0.2, None)
+    assert "-0.2000 on ckpt-2" in cli("average", watcher.model_dir).stdout
+
+
+def test_a_running_watcher_averages_what_it_is_asked_for(watcher: Watcher):
+    save(watcher)
+    watcher.start(STUB_SCORES=scores(ckpt_4_average1=0.3))
+    wait_until(lambda: list(watcher.states().values()) == ["scored"] * 4, "all scored")
+    assert cli("average", watcher.model_dir, "--last", 3).returncode == 0
+    row = wait_until(lambda: [x for x in averages(watcher) if x["score"]], "scored")[0]
+    assert row["parents"] == "ckpt-2,ckpt-3,ckpt-4"
+    assert watcher.stop() == 0
+
+
+def test_greedy_adds_a_checkpoint_only_where_the_score_is_no_worse(watcher: Watcher):
+    save(watcher)
+    assert watcher.run("--top-k", 1, STUB_SCORES=scores()) == 0
+    assert cli("average", watcher.model_dir, "--top", 4, "--greedy").returncode == 0
+    # 2 and 3 are better together, 1 makes it worse, 4 makes it no worse.
+    told = scores(ckpt_3_average1=0.55, ckpt_3_average2=0.5, ckpt_4_average3=0.55)
+    assert watcher.run(STUB_SCORES=told) == 0
+    assert [(row["parents"], row["score"]) for row in averages(watcher)] == [
+        ("ckpt-2,ckpt-3", 0.55),
+        ("ckpt-1,ckpt-2,ckpt-3", 0.5),
+        ("ckpt-2,ckpt-3,ckpt-4", 0.55),
+    ]
+    assert "owes to luck" in cli("average", watcher.model_dir).stdout
+
+
+def test_what_cannot_be_averaged_is_refused_by_name(watcher: Watcher):
+    save(watcher, max_to_keep=2)
+    assert watcher.run("--top-k", 1, STUB_SCORES=scores(), STUB_NAN="ckpt-3") == 0
+    for asked, said in [
+        (("ckpt-9", "ckpt-2"), "ckpt-9 is no checkpoint of this run"),
+        (("ckpt-4", "ckpt-4"), "one checkpoint has no average"),
+        (("ckpt-4", "ckpt-3"), "ckpt-3 (step 300) has no score that counts"),
+        (("--last", 9), "this generation have a score, last-9 needs 9"),
+    ]:
+        refused = cli("average", watcher.model_dir, *asked)
+        assert refused.returncode == 1
+        assert said in refused.stderr
+    assert cli("average", watcher.model_dir, "--top", 2, "ckpt-2").returncode == 2
+    assert averages(watcher) == []
+
+
+def test_one_whose_files_are_gone_is_refused_and_one_that_the_trainer_has_is_pinned_again(
+    watcher: Watcher,
+):
+    save(watcher)
+    assert watcher.run("--top-k", 1, STUB_SCORES=scores()) == 0
+    for file in watcher.model_dir.glob("ckpt-1.*"):
+        file.unlink()
+    refused = cli("average", watcher.model_dir, "ckpt-1", "ckpt-2")
+    assert refused.returncode == 1
+    assert "ckpt-1 (step 100): its files are gone" in refused.stderr
+    assert cli("average", watcher.model_dir, "ckpt-3", "ckpt-2").returncode == 0
+    pins = watcher.model_dir / "watcher" / "pins"
+    assert len(list(pins.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("STUB_CRASH", "(attempt 2, the last)"),
+        ("STUB_TORN", "what the worker wrote is not whole"),
+        ("STUB_REJECT", "unmatched_variables"),
+    ],
+)
+def test_an_average_that_cannot_be_written_fails_with_the_reason_and_leaves_nothing(
+    watcher: Watcher, fault: str, said: str
+):
+    save(watcher)
+    flags = ("--average", "top-2", "--max-attempts", 2, "--retry-seconds", 0.05)
+    assert watcher.run(*flags, STUB_SCORES=scores(), **{fault: "ckpt-3-average1"}) == 0
+    (row,) = averages(watcher)
+    assert row["state"] == "failed"
+    assert said in row["reason"]
+    assert list(watcher.states().values()) == ["scored"] * 4
+    pins = watcher.model_dir / "watcher" / "pins"
+    assert len(list(pins.iterdir())) == 3
+    assert not list(pins.glob(".new-*"))
+
+
+def test_a_worker_that_dies_once_while_it_averages_is_replaced_and_the_average_is_written(
+    watcher: Watcher, tmp_path: Path
+):
+    save(watcher)
+    once = tmp_path / "once"
+    once.mkdir()
+    flags = ("--average", "top-2", "--retry-seconds", 0.05)
+    crash = {"STUB_CRASH": "ckpt-3-average1", "STUB_ONCE": once}
+    assert watcher.run(*flags, STUB_SCORES=scores(ckpt_3_average1=0.6), **crash) == 0
+    (row,) = averages(watcher)
+    assert (row["state"], row["score"]) == ("scored", 0.6)
+
+
+def test_a_watcher_that_is_killed_while_it_averages_does_it_again(watcher: Watcher, tmp_path: Path):
+    save(watcher)
+    wait = {"STUB_WAIT": "ckpt-3-average1", "STUB_WAIT_FOR": tmp_path / "never"}
+    process = watcher.start("--average", "top-2", "--top-k", 1, STUB_SCORES=scores(), **wait)
+    pins = watcher.model_dir / "watcher" / "pins"
+    wait_until(lambda: pins.is_dir() and list(pins.glob(".new-*")), "the worker was asked")
+    # The parents are held, although one of them has no place.
+    wait_until(lambda: in_folder(watcher.best_dir) == {"ckpt-2"}, "promoted")
+    process.kill()
+    process.wait()
+    assert watcher.run(STUB_SCORES=scores(ckpt_3_average1=0.6)) == 0
+    (row,) = averages(watcher)
+    assert (row["parents"], row["state"], row["score"]) == ("ckpt-2,ckpt-3", "scored", 0.6)
+    assert not list(pins.glob(".new-*"))
+
+
+def test_a_worker_that_cannot_average_is_told_by_its_kind(watcher: Watcher):
+    save(watcher)
+    assert watcher.run("--average", "top-2", STUB_JOBS='["evaluate"]') == 0
+    (row,) = averages(watcher)
+    assert (row["state"], row["reason"]) == ("failed", "a worker of the kind od-api cannot average")
+
+
+def test_the_database_is_rebuilt_without_the_averages_and_their_files_stay(watcher: Watcher):
+    save(watcher)
+    flags = ("--average", "top-2", "--top-k", 2, "--average-promote", "better")
+    assert watcher.run(*flags, STUB_SCORES=scores(ckpt_3_average1=0.6)) == 0
+    watcher.database.write_bytes(b"damaged")
+    rebuilt = cli("rebuild", watcher.model_dir)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert watcher.leaderboard()[0] == "ckpt-2"
+    assert "ckpt-3-average1" in in_folder(watcher.best_dir)
+    assert "ckpt-3-average1" in in_folder(watcher.model_dir / "best-averages")

@@ -1,0 +1,32 @@
+"""Peace: how an evaluation gives way to a trainer on the same CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+NICEST = 19
+# Of each second, so much a worker computes under `--peace max`: it rests twice as long.
+REST = 2.0
+# linux/ioprio.h: a process group, and the class of those who get the disk when nobody else asks.
+_IOPRIO_WHO_PGRP, _IDLE = 2, 3 << 13
+# ioprio_set has no function in the C library.
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+
+
+def step_back(group: int) -> None:
+    """Let a process group have what others leave of the CPU and of the disk, all its threads.
+
+    Linux weighs sessions first where it groups by them (autogroup), and there niceness counts among
+    the processes of one only: so the session becomes as nice, which the group leads.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, group, NICEST)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{group}/autogroup").write_text(str(NICEST))
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PGRP, group, _IDLE)
