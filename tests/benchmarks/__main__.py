@@ -16,7 +16,7 @@ from benchmarks.table import Row, as_markdown
 
 BENCHMARKS = ("coco", "daemon", "evaluator", "families", "eval_sets", "garden", "scale", "growth")
 # Of the method and not of the program: it changes with none of its versions, so it is run by name.
-STUDIES = ("averages",)
+STUDIES = ("averages", "coverage")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

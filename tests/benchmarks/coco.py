@@ -21,6 +21,8 @@ CLASSES = 80
 SIZES = ((512, 2, 40), (IMAGES, CLASSES, 100))
 # No pass of the next checkpoint waits longer for Python's lock.
 LONGEST_WAIT = 0.05
+# Images, classes, and the most seconds of CPU and MB of memory that replicates may take.
+REPLICATES, REPLICATED = 1000, ((512, 3, 2, None), (IMAGES, CLASSES, 10, 300))
 
 
 def run(*parts: str) -> list[Row]:
@@ -85,4 +87,29 @@ def od_api(folder: Path) -> list[Row]:
     return rows
 
 
-PARTS: dict[str, Callable[[Path], list[Row]]] = {"arrays": arrays, "od_api": od_api}
+def replicates(folder: Path) -> list[Row]:
+    """From matched detections to replicates, intervals and influences, on one thread."""
+    rows = []
+    for images, classes, seconds, megabytes in REPLICATED:
+        found = ask("replicates.py", images, classes, REPLICATES, cwd=folder)
+        what = f"{REPLICATES} replicates, {images} images x {classes} classes"
+        rows.append(
+            Row(
+                f"{what}, {found['detections']} detections",
+                f"{found['seconds']:.2f} s of CPU, {found['wall']:.2f} s in all",
+                f"at most {seconds} s; matching {found['matching']:.2f} s of CPU",
+                goal(found["seconds"] / seconds, "times", at_most=1),
+            )
+        )
+        grew = found["grew"] / 1e6
+        most = megabytes and goal(grew / megabytes, "times", at_most=1)
+        at_most = f"at most {megabytes} MB" if megabytes else ""
+        rows.append(Row(f"{what}: memory", f"{grew:.0f} MB more", at_most, most or ""))
+    return rows
+
+
+PARTS: dict[str, Callable[[Path], list[Row]]] = {
+    "arrays": arrays,
+    "od_api": od_api,
+    "replicates": replicates,
+}

@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 OURS_A_ROUND = 3
 BOUND_ROUNDS = 7
 RESTORE_ROUNDS = 40
+# So many checkpoints one after another, and so often with and without replicates in turn.
+QUEUED, QUEUE_ROUNDS, REPLICATES = 8, 4, 1000
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
@@ -140,6 +142,50 @@ def bound(run: TrainingRun) -> list[Row]:
     ]
 
 
+def replicates(run: TrainingRun) -> list[Row]:
+    """Seconds a checkpoint, one after another as a queue gives them, with replicates and without.
+
+    Those of one are computed while the next is in the model.
+    """
+    prefixes = run.checkpoints()
+    seconds: dict[int, list[float]] = {REPLICATES: [], 0: []}
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        for count in seconds:
+            clients[count] = stack.enter_context(Client(od_python(), run.folder))
+            assert clients[count].start(run.pipeline, replicates=count)["type"] == "ready"
+            _in_a_row(clients[count], prefixes[:1])
+        for _ in range(QUEUE_ROUNDS):
+            for count, client in clients.items():
+                seconds[count] += [_in_a_row(client, QUEUED * prefixes[1:]) / QUEUED]
+    with_them, without = (statistics.median(seconds[count]) for count in (REPLICATES, 0))
+    return [
+        Row(
+            f"warm seconds a checkpoint, {QUEUED} of {run.images} images in a row,"
+            f" {REPLICATES} replicates of each",
+            f"{with_them:.3f} s",
+            f"`--replicates 0` {without:.3f} s",
+            goal(with_them / without, "times", at_most=1.05),
+        )
+    ]
+
+
+def _in_a_row(client: Client, prefixes: Sequence[Path]) -> float:
+    """Return the seconds until all have their results; each is asked for once the model is free."""
+    began = time.perf_counter()
+    results = 0
+    for number, prefix in enumerate(prefixes):
+        client.send(type="evaluate", id=str(number), prefix=str(prefix))
+        while client.receive("free", "result", "replicates", "failed")["type"] != "free":
+            results += client.replies[-1]["type"] == "result"
+    while results < len(prefixes):
+        results += client.receive("result", "failed")["type"] == "result"
+    took = time.perf_counter() - began
+    if client.replies[-1].get("replicates_follow"):
+        client.receive("replicates")
+    return took
+
+
 def restore(run: TrainingRun) -> list[Row]:
     """Restoring a checkpoint against reading its bytes, of a small and a larger model."""
     rows = []
@@ -167,6 +213,7 @@ def restore(run: TrainingRun) -> list[Row]:
 PARTS: dict[str, Callable[[TrainingRun], list[Row]]] = {
     "speed": speed,
     "bound": bound,
+    "replicates": replicates,
     "restore": restore,
     "trainer": trainer.steps,
 }

@@ -534,6 +534,10 @@ def _forget_generations(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall():
             db.execute(f"DROP VIEW {name}")
+        # What came later is migrated anew.
+        db.execute("DROP TABLE average_jobs")
+        db.execute("ALTER TABLE all_checkpoints DROP COLUMN kind")
+        db.execute("ALTER TABLE all_checkpoints RENAME TO checkpoints")
         db.execute("DROP INDEX checkpoints_by_generation")
         for table, column in (
             ("checkpoints", "generation"),
@@ -543,4 +547,6 @@ def _forget_generations(path: Path) -> None:
             db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         for _, sql in views:
             db.execute(sql)
-        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm004_generation'")
+        db.execute(
+            "DELETE FROM _sqlite_migrations WHERE name IN ('m004_generation', 'm012_averages')"
+        )

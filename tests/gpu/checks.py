@@ -59,12 +59,14 @@ class Machine:
 
     Attributes:
         gpu: The GPU that `auto` chose while nothing of ours ran.
+        go: A file without which no evaluation ends.
     """
 
     def __init__(self, folder: Path, holder: Path, torch_python: str) -> None:
         self.folder = folder
         self.locks = folder / "locks"
         self.locks.mkdir()
+        self.go = folder / "go"
         self.gpu = list_gpus().gpus[0]
         self._holder = holder
         self._torch_python = torch_python
@@ -111,6 +113,9 @@ class Machine:
             GPU_BYTES=WORKER_BYTES,
             GPU_LOG=self.folder / "workers",
             STUB_SECONDS=0.5,
+            # So that the first still has the GPU when the second comes, however slow its start.
+            STUB_WAIT="*",
+            STUB_WAIT_FOR=self.go,
         )
 
 
@@ -212,6 +217,7 @@ def turns_are_taken(machine: Machine) -> str:
         sampler.start()
         machine.start(second)
         waited = wait_until(lambda: second.status().get("waiting_for"), "the second waits", 60)
+        machine.go.touch()
         for watcher in (first, second):
             wait_until(lambda w=watcher: _scored(w) == CHECKPOINTS, f"{watcher.model_dir}", 120)
             require(watcher._processes[-1].wait(60) == 0, watcher.log.read_text()[-2000:])

@@ -357,7 +357,7 @@ def test_runs_that_rank_by_other_metrics_have_a_chart_each_and_names_of_their_ow
 def test_tables_are_described_and_what_is_internal_is_hidden(page: WebPage):
     told = json.loads(page.answer("/cats.json")[1])
     hidden = {table["name"] for table in told["tables"] if table["hidden"]}
-    internal = {"placements", "replicates", "influences", "standings"}
+    internal = {"placements", "replicates", "influences", "image_names", "standings"}
     assert hidden == {*internal, "_sqlite_migrations"}
     assert [one["name"] for one in json.loads(page.answer("/-/databases.json")[1])] == [
         *NAMES.values()

@@ -189,6 +189,12 @@ class Supervisor:
         self.breaker.given()
         self.session.evaluate(lease, now)
 
+    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
+        """Have the idle worker write an average; what comes of it is told by `tick`."""
+        assert self.session is not None and self.idle
+        self.breaker.given()
+        self.session.average(lease, prefixes, now)
+
     def _step_back(self, session: Session, now: float) -> None:
         """Let the worker leave the CPU to a trainer, once one is seen."""
         if session.stepped_back or now < self._asked_at + _TRAINER_SECONDS:
@@ -198,12 +204,6 @@ class Supervisor:
             session.worker.step_back()
             session.stepped_back = True
             self._asked_at = -math.inf
-
-    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
-        """Have the idle worker write an average; what comes of it is told by `tick`."""
-        assert self.session is not None and self.idle
-        self.breaker.given()
-        self.session.average(lease, prefixes, now)
 
     def tick(self, now: float) -> list[WorkerEvent]:
         """Start a worker if there is none, and take what the present one has to say.

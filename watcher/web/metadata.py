@@ -148,6 +148,8 @@ _VIEWS: dict[str, dict[str, Any]] = {
     },
 }
 
+_INTERNAL = ("placements", "replicates", "influences", "image_names", "standings")
+
 _TABLES: dict[str, dict[str, Any]] = {
     "runs": {
         "description": "The run of this database.",
@@ -197,7 +199,7 @@ _TABLES: dict[str, dict[str, Any]] = {
         "sort_desc": "id",
         "columns": {"at": "UTC", "kind": "What happened", "message": "A sentence on it"},
     },
-    **{name: {"hidden": True} for name in ("placements", "replicates", "influences", "standings")},
+    **{name: {"hidden": True} for name in _INTERNAL},
     "_sqlite_migrations": {"hidden": True},
 }
 
