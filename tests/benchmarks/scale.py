@@ -31,7 +31,7 @@ from benchmarks.table import Row
 from watcher.checkpoints.bundle import parse_index, verify
 from watcher.checkpoints.bundle_format import OD_API
 from watcher.checkpoints.pin import Verified, pin
-from watcher.config import Settings, load_settings
+from watcher.config import Loaded, Settings, load_settings
 from watcher.decision.metric import parse_metric
 from watcher.files.scratch import Scratch
 from watcher.promotion.placing import Placing, look_into
@@ -195,8 +195,8 @@ def _time_the_loop(settings: Settings) -> tuple[list[float], list[float]]:
 def loop(settings: Settings, note: Callable[[Daemon, Store, float], None]) -> None:
     """Run the daemon here, and tell `note` how long each of its steps took."""
     with open_store(settings) as store, Scratch() as scratch:
-        source, python = source_of(settings.run.model_path), settings.carrier.python or ""
-        daemon = _build(settings, {}, store, source, python, scratch, WakeUp(), [], "as set")
+        source = source_of(settings.run.model_path)
+        daemon = _build(settings, Loaded(settings), store, source, scratch, WakeUp(), [])
         step = daemon.step
 
         def timed() -> float:

@@ -10,7 +10,8 @@ import pytest
 from watcher.errors import WorkerError
 from watcher.evaluation import events
 from watcher.evaluation.answers import UnusableAnswer, read_evaluation
-from watcher.evaluation.messages import Ready, Result, WrongResult, read_reply
+from watcher.evaluation.messages import Ready, Result
+from watcher.evaluation.wire import WrongResult, read_reply
 from watcher.types import Evaluation
 
 NAMES = ["car", "bus", "car", ""]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from watcher.evaluation import messages
+from watcher.evaluation import messages, wire
 from watcher.evaluation.events import Evaluated, Resampled, Unusable, WorkerLost
 from watcher.evaluation.session import Limits
 from watcher.evaluation.supervise import Supervisor
@@ -43,7 +43,7 @@ class Saying:
 
     def receive(self) -> list[Any]:
         said, self.lines = self.lines, []
-        return [messages.read_reply(msgspec.json.encode(line)) for line in said]
+        return [wire.read_reply(msgspec.json.encode(line)) for line in said]
 
     def resident_bytes(self) -> int:
         return 0

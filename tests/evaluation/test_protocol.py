@@ -18,6 +18,7 @@ from watching import STUB, Watcher
 
 from evaluators import protocol as far
 from watcher.evaluation import messages as near
+from watcher.evaluation import wire
 from watcher.evaluation.messages import PROTOCOL, Evaluate, SnapshotFiles, Start, Stop
 
 EXAMPLE = ROOT / "evaluators" / "example_worker.py"
@@ -83,7 +84,7 @@ def test_what_the_watcher_sends_is_what_the_worker_reads_whatever_is_in_a_path()
     start = Start(protocol=PROTOCOL, kind="od-api", options={"pipeline_config": "a\udce9.config"})
     start = msgspec.structs.replace(start, snapshot=SnapshotFiles("/f", {"/f/a": "a"}))
     requests = [start, Evaluate(id=TOKEN, prefix="/p/ckpt-1"), near.Cancel(TOKEN), Stop()]
-    lines = [near.write_request(request) for request in requests]
+    lines = [wire.write_request(request) for request in requests]
     for request, line in zip(requests, lines, strict=True):
         read = far.read_request(line)
         assert vars(read) == {k: v for k, v in msgspec.to_builtins(request).items() if k != "type"}
@@ -102,7 +103,7 @@ def talk(*command: object, requests: list[msgspec.Struct], **variables: str) -> 
     with worker:
         assert worker.stdin and worker.stdout
         for request in requests:
-            worker.stdin.write(near.write_request(request))
+            worker.stdin.write(wire.write_request(request))
         worker.stdin.flush()
         said: list[Any] = []
         left = len(requests)
@@ -144,8 +145,8 @@ def test_the_messages_of_a_worker_are_those_of_the_schema_and_of_the_structs(
     assert kinds == ["hello", "ready", "result", *drawn, "failed"]
     assert complaints(said) == []
     for message in said:
-        read = near.read_reply(json.dumps(message).encode())
-        assert not isinstance(read, near.WrongResult), read
+        read = wire.read_reply(json.dumps(message).encode())
+        assert not isinstance(read, wire.WrongResult), read
 
 
 def test_the_runtime_of_all_kinds_speaks_as_the_schema_says(tmp_path: Path):

@@ -61,7 +61,7 @@ def run(
     reference = {f"model_dir/{name}": found for name, found in trained.reference.items()}
     with Client(od_python, folder) as client:
         fits = str(folder / "model_dir" / "ckpt-3")
-        ready = client.start("pipeline.config", check=fits)
+        ready = client.start("pipeline.config", check=fits, replicates=20)
         assert ready["type"] == "ready", ready
         yield Run(folder, ready, reference, client, list(client.replies))
 
@@ -88,6 +88,29 @@ def test_every_metric_equals_the_od_api_to_the_last_bit(run: Run, name: str) -> 
     assert set(result["metrics"]) - set(expected) == {"latency_ms"}
     assert result["global_step"] == {"ckpt-2": 100, "ckpt-3": 200}[name]
     assert result["images"] == 24
+
+
+def test_replicates_follow_each_result_and_are_the_same_each_time(run: Run) -> None:
+    """Of boxes, overall and of each category; the images are named once."""
+    given = []
+    for _ in range(2):
+        result = run.client.evaluate("model_dir/ckpt-3")
+        assert result["replicates_follow"]
+        given.append(run.client.receive("replicates"))
+    assert given[0]["metrics"] == given[1]["metrics"]
+    assert given[0]["influences"] == given[1]["influences"]
+    overall = {row["name"]: row for row in given[0]["metrics"] if row["category"] is None}
+    assert list(overall) == [
+        f"DetectionBoxes_Precision/{name}" for name in ("mAP", "mAP@.50IOU", "mAP@.75IOU")
+    ]
+    for name, row in overall.items():
+        assert row["low"] <= row["high"]
+        assert row["low"] <= result["metrics"][name] <= row["high"], name
+    assert {row["category"] for row in given[0]["metrics"]} == {None, 1, 2}
+    every = [reply for reply in run.client.replies if reply["type"] == "replicates"]
+    named = [reply["image_names"] for reply in every if reply["image_names"]]
+    assert named[0] == every[0]["image_names"] and len(named) == 1
+    assert len(set(named[0])) == 24
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +313,8 @@ def test_progress_starts_at_zero_and_never_passes_the_total(told: list[dict[str,
 
 
 def test_the_model_is_free_once_all_images_are_done(told: list[dict[str, Any]]) -> None:
-    said = [reply["type"] for reply in told if reply["type"] != "progress"]
+    beside = ("progress", "replicates")  # the latter of the evaluation before
+    said = [reply["type"] for reply in told if reply["type"] not in beside]
     assert said == ["free", "result"]
     assert told[-3]["done"] == 24
 

@@ -1,4 +1,4 @@
-"""How often intervals hold the truth: `coverage.py IMAGES SETS REPLICATES TRUTH_IMAGES`.
+"""How often intervals hold the truth: `coverage.py IMAGES SETS REPLICATES TRUTH_IMAGES [RARE]`.
 
 Runs in the training interpreter, without TensorFlow. Detectors are simulated, two checkpoints of
 one training, so the truth is known: what they score on TRUTH_IMAGES. Of each of SETS eval sets the
@@ -6,7 +6,9 @@ intervals of one's mAP and of their difference are computed as a worker and the 
 
 Prints JSON: of `score` and `difference` the `truth`, the `covered` share of the intervals, the
 median `half` of their widths and the `mean` over all sets; and the `tied` share of the sets which
-do not tell the two apart. Everything is drawn by `RandomState`, so it is the same each time.
+do not tell the two apart. With RARE there are so many categories, the n-th of them 1/n as frequent
+as the first (Zipf's law), else three of one frequency; of as many objects in all. Everything is
+drawn by `RandomState`, so it is the same each time.
 """
 
 import json
@@ -23,8 +25,7 @@ import numpy as np  # noqa: E402
 from evaluators import coco  # noqa: E402
 from evaluators.coco import replicates, vectorised  # noqa: E402
 
-CATEGORIES = 3
-OBJECTS = 0.8  # of each category in an image, on average
+CATEGORIES, OBJECTS = 3, 2.4  # in an image, on average
 FALSE = 1.5
 # The better checkpoint finds more, and finds it more exactly; that is about 0.008 of mAP.
 ABILITIES = (0.5, 0.46)
@@ -33,18 +34,24 @@ COMMON = 0.9
 LEVEL = 95
 
 
-def eval_set(rng, images):
+def rates(rare):
+    """Returns how many objects of each category an image has on average."""
+    shares = 1 / np.arange(1, rare + 1) if rare else np.ones(CATEGORIES)
+    return OBJECTS * shares / shares.sum()
+
+
+def eval_set(rng, images, means):
     """Returns ground truth and what each checkpoint detects, as `vectorised.match` takes them."""
-    count = rng.poisson(OBJECTS, (images, CATEGORIES))
+    count = rng.poisson(means, (images, len(means)))
     image, category = (np.repeat(axis.ravel(), count.ravel()) for axis in np.indices(count.shape))
     boxes = _boxes(rng, len(image))
     truth = types.SimpleNamespace(iou_type="bbox", with_masks=False, columns=coco.Columns())
-    truth.categories = [{"id": n + 1, "name": str(n)} for n in range(CATEGORIES)]
+    truth.categories = [{"id": n + 1, "name": str(n)} for n in range(len(means))]
     truth.images = dict.fromkeys(range(images), (640, 640))
     truth.columns.add_rows(_rows(image, boxes, np.zeros(len(image)), category))
     quality, chance = rng.normal(0, 0.7, images)[image], rng.normal(0, 1, (len(image), 6))
     false = np.repeat(np.arange(images), rng.poisson(FALSE, images))
-    others = _boxes(rng, len(false)), rng.randint(0, CATEGORIES, len(false))
+    others = _boxes(rng, len(false)), rng.randint(0, len(means), len(false))
     guess = rng.normal(-0.8, 1, len(false))
     found = []
     for ability in ABILITIES:
@@ -86,19 +93,20 @@ def scores(truth, found, weights):
     return np.array([replicates.overall(replicates.precisions(one, weights)) for one in every])
 
 
-def values(rng, images, weights):
+def values(rng, images, weights, means):
     """Returns what an eval set gives of each quantity, and that in each replicate."""
-    drawn = scores(*eval_set(rng, images), np.vstack([np.ones((1, images), np.uint8), weights]))
+    once = np.ones((1, images), np.uint8)
+    drawn = scores(*eval_set(rng, images, means), np.vstack([once, weights]))
     kinds = {"score": drawn[0], "difference": drawn[0] - drawn[1]}
     return {name: (one[0], one[1:]) for name, one in kinds.items()}
 
 
-def main(images, sets, count, truth_images):
+def main(images, sets, count, truth_images, rare=0):
     """Prints the answer."""
-    rng = np.random.RandomState(7)
-    truth = values(rng, truth_images, np.empty((0, truth_images), np.uint8))
+    rng, means = np.random.RandomState(7), rates(rare)
+    truth = values(rng, truth_images, np.empty((0, truth_images), np.uint8), means)
     weights = replicates.draw_images(images, count)
-    seen = [values(rng, images, weights) for _ in range(sets)]
+    seen = [values(rng, images, weights, means) for _ in range(sets)]
     tail = (100 - LEVEL) / 2
     answer = {"images": images, "sets": sets, "replicates": count}
     for name, (true, _) in truth.items():

@@ -80,6 +80,9 @@ def test_commands_say_what_can_be_told(done: Watcher):
     assert "this eval set cannot tell it from ckpt-2" in shown
     board = cli("leaderboard", done.model_dir, COLUMNS="120").stdout
     assert "1-2, tie" in board and "95 % interval" in board
+    few = "! a category has fewer than 20 objects: rectangle (9); scores come out too high there"
+    for said in (shown, board, cli("status", done.model_dir, COLUMNS="200").stdout):
+        assert few in said
     changes = json.loads(cli("compare", done.model_dir, "ckpt-2", "ckpt-3", "--json").stdout)
     same, sure = changes["metrics"][0], None
     assert same["told"] is False and same["low"] < 0 < same["high"]

@@ -11,6 +11,7 @@ from watcher.cli.options import as_json, print_json
 from watcher.cli.runs import each_reader, find_runs, run_folders, with_folder
 from watcher.cli.settings_help import examples
 from watcher.errors import WatcherError
+from watcher.store import queries
 from watcher.view import show
 from watcher.view.look import is_there, missing_text, remedy
 from watcher.view.tables import best_one, best_table, is_missing
@@ -47,7 +48,7 @@ def best(
             hints.add(remedy(is_there(run["status"].get("pid"))))
         if not (json_output or path_only or asked.many):
             show(best_one(row, run["mode"], len(reader.leaderboard()) - 1, reader.ties()))
-            if said := reader.unmeasured():
+            for said in filter(None, (reader.unmeasured(), queries.caution(reader))):
                 click.echo(f"! {said}")
     if not found:
         raise WatcherError(

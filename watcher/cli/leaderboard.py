@@ -8,6 +8,7 @@ import click
 
 from watcher.cli.options import as_json
 from watcher.cli.runs import each_shown, find_runs, run_folders
+from watcher.store import queries
 from watcher.store.reading import Reader
 from watcher.view import show
 from watcher.view.look import is_there, missing_text, remedy, unranked_text
@@ -36,5 +37,5 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
             click.echo(f"no checkpoint of {place.model_dir} is promoted yet")
             if why := unranked_text(*reader.unranked()):
                 click.echo(f"! {why}")
-        if why := reader.unmeasured():
+        for why in filter(None, (reader.unmeasured(), queries.caution(reader))):
             click.echo(f"! {why}")

@@ -187,10 +187,9 @@ def _gain(told: Explanation, draws: Mapping[int, Draws]) -> Gain | None:
         return None
     if improved is None or last is None:
         return None
-    others = [last, *told.ranking.leaders]
-    for other in others:
+    for other in (last, *told.ranking.leaders):
         found = paired(other, improved, draws, told.board.metric)
-        if found and other is not improved and other.evaluation_id != improved.evaluation_id:
+        if found and other.evaluation_id != improved.evaluation_id:
             least = least_gain(policy, walked.reference)
             return Gain(least, half_width(found), (other, improved))
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from watcher.errors import WorkerError, WorkerRefused
-from watcher.evaluation import messages
+from watcher.evaluation import messages, wire
 from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_replicates
 from watcher.evaluation.events import (
     AverageWritten,
@@ -265,7 +265,7 @@ class Session:
             case messages.Failed(_, code, text, permanent):
                 self.running.remove(running)
                 return Rejected(lease, code, one_line(text), permanent)
-            case messages.WrongResult(_, reason):
+            case wire.WrongResult(_, reason):
                 self.running.remove(running)
                 return Unusable(lease, reason)
             case messages.Averaged() if running.averages:
@@ -292,4 +292,4 @@ class Session:
 
 
 def _name(message: object) -> str:
-    return "result" if isinstance(message, messages.WrongResult) else type(message).__name__.lower()
+    return "result" if isinstance(message, wire.WrongResult) else type(message).__name__.lower()

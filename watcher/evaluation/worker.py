@@ -26,7 +26,7 @@ from typing import IO
 import msgspec
 
 from watcher.errors import WorkerError, WorkerStillThere
-from watcher.evaluation import messages, peace
+from watcher.evaluation import messages, peace, wire
 from watcher.evaluation.device_lock import DeviceLock
 from watcher.files.scratch import Scratch
 from watcher.files.scratch import environment as temporary_environment
@@ -149,7 +149,7 @@ class Worker:
         Raises:
             WorkerError: the worker is gone or does not read.
         """
-        line = messages.write_request(message)
+        line = wire.write_request(message)
         try:
             # Messages are far smaller than a pipe, so a short write means that nobody reads.
             if os.write(self._stdin.fileno(), line) != len(line):
@@ -157,7 +157,7 @@ class Worker:
         except OSError as error:
             raise WorkerError(f"the worker is gone: {self.ending()}") from error
 
-    def receive(self) -> Iterator[messages.Reply | messages.WrongResult]:
+    def receive(self) -> Iterator[messages.Reply | wire.WrongResult]:
         """Yield the messages that have arrived, possibly none.
 
         What came before an error is yielded first: it was true when it was said.
@@ -173,7 +173,7 @@ class Worker:
             chunk = os.read(self._stdout.fileno(), _READ_BYTES)
         lines = self._lines(chunk or b"")
         for line in lines:
-            yield messages.read_reply(line)
+            yield wire.read_reply(line)
         if not lines and (chunk == b"" or (dead and chunk is None)):
             raise WorkerError(f"the worker is gone: {self.ending()}")
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,16 +20,11 @@ from pathlib import Path
 import structlog
 
 from watcher.config import Loaded, Settings, shown
-from watcher.config.evaluator import InputFile, ModelGardenSettings, OdApiSettings, is_file
-from watcher.config.settings import CarrierSettings, EvaluatorSettings
-from watcher.config.source import SourceSettings
 from watcher.control.channel import ControlChannel
 from watcher.control.copied import refuse_copy
 from watcher.control.rebuild import refuse_lost
-from watcher.decision.metric import is_taken
 from watcher.errors import (
     ConfigError,
-    ModelDirError,
     StoreError,
     StoreLost,
     WatcherError,
@@ -42,12 +37,14 @@ from watcher.files.mounts import mount_now
 from watcher.files.scratch import Scratch
 from watcher.heartbeat import Heartbeat
 from watcher.ingest.intake import Intake
-from watcher.launch.processes import at_work, is_yet_to_write, trainer_on, trainers
+from watcher.launch.processes import at_work, trainers
 from watcher.promotion.projection import Projector
+from watcher.runtime.inputs import check_inputs
 from watcher.runtime.logs import LiveView, configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.runtime.opening import open_store
 from watcher.runtime.sharing import Sharing
+from watcher.runtime.waiting import OVER, wait_for_trainer
 from watcher.runtime.wakeup import WakeUp
 from watcher.service import listen, told_of
 from watcher.sources.choice import CheckpointSource, open_source
@@ -56,12 +53,6 @@ from watcher.store.lock import hold_lock
 from watcher.systemd.notify import Notifier, Service
 
 _log = structlog.get_logger(__name__)
-
-# TensorFlow and Model Garden are imported by then.
-_OWN_PARAMS_SECONDS = 180.0
-# What is being written is written by then.
-_SETTLED_SECONDS = 0.2
-_OVER = object()
 
 
 class _Signals:
@@ -109,7 +100,7 @@ def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
     signals = _Signals(service)
     with service:
         state: object = None
-        while state is not _OVER:
+        while state is not OVER:
             state = _run(load(), service, signals, state)
 
 
@@ -122,61 +113,64 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         signals: What asks to end.
         params: What it returned before: of which params.yaml the settings are.
     """
-    settings = _in_time_for(service, loaded.settings)
-    interpreter, wakeup = _check_inputs(settings.evaluator, settings.carrier), signals.wakeup
-    sharing = Sharing(settings.run.group, settings.run.state_path, settings.run.best_path)
+    settings, wakeup = _in_time_for(service, loaded.settings), signals.wakeup
+    check_inputs(settings.evaluator, settings.carrier)
     with ExitStack() as stack:
         run, endpoints = settings.run, None
         if not run.model_path.is_dir():  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, stack)
-        present = _wait_for_trainer(settings, params, wakeup, service)
-        if (
-            present != params
-        ):  # what it says counts, and the settings are loaded again; or it is over
+        present = wait_for_trainer(settings, params, wakeup, service)
+        # What it says counts, and the settings are loaded again; or it is over.
+        if present != params:
             return present
         source = open_source(settings.source, run.model_path, run.evaluator)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
-        given = {"working_directory": "where it was started", **loaded.given}
         _make_state_folder(run.state_path)
         stack.enter_context(hold_lock(run.state_path / "lock"))
         refuse_lost(run.state_path, run.best_path, source.format)
         refuse_copy(settings)
         # After the lock: another watcher of this MODEL_DIR has the port as well.
         endpoints = endpoints or listen(settings, stack)
-        stack.enter_context(sharing).begin()
+        sharing = stack.enter_context(Sharing(run.group, run.state_path, run.best_path))
+        sharing.begin()
         live = _wants_live(settings.service.log_format)
         configure_logs(settings.service.log_format, run.state_path, live=live)
-        grace, pins_dir = settings.source.grace_seconds, run.state_path / PINS_NAME
-        with contextlib.closing(Intake(source, pins_dir, None, grace_seconds=grace)) as intake:
-            opened = open_store(run, intake, wakeup, grace_seconds=grace, waiting=service.waiting)
-        if opened is None:
-            return _OVER
-        store = stack.enter_context(opened)
-        if loaded.unread:
-            return params
+        store = _open(settings, source, stack, signals, service)
+        if store is None or loaded.unread:
+            return OVER if store is None else params
         stack.push(partial(_record_end, store))
         _warn_of_mount(run.state_path)
         _tell_last_start(loaded)
         refuse_unmeasured(settings, store.ledger, store.ledger.settings())
         view = stack.enter_context(LiveView(run.state_path, live))
         service.watch(run.state_path)
+        told = told_of(run, settings.service, stack, endpoints)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
-        audience: list[Callable[[Heartbeat], None]] = [
-            service.turned,
-            lambda _: sharing.keep(),
-            lambda _: view.refresh(),
-        ]
-        audience[:0] = told_of(run, settings.service, stack, endpoints)
+        audience = [*told, service.turned, lambda _: sharing.keep(), lambda _: view.refresh()]
         scratch = stack.enter_context(Scratch())
-        chosen = loaded.source("device")
-        daemon = _build(
-            settings, given, store, source, interpreter, scratch, wakeup, audience, chosen
-        )
+        daemon = _build(settings, loaded, store, source, scratch, wakeup, audience)
         stack.callback(signals.ignore)
         daemon.run()
-    return _OVER
+    return OVER
+
+
+def _open(
+    settings: Settings,
+    source: CheckpointSource,
+    stack: ExitStack,
+    signals: _Signals,
+    service: Service,
+) -> Store | None:
+    """Open the database until `stack` is closed, and pin meanwhile; None for a signal first."""
+    run, grace = settings.run, settings.source.grace_seconds
+    pins_dir = run.state_path / PINS_NAME
+    with contextlib.closing(Intake(source, pins_dir, None, grace_seconds=grace)) as intake:
+        opened = open_store(
+            run, intake, signals.wakeup, grace_seconds=grace, waiting=service.waiting
+        )
+    return opened and stack.enter_context(opened)
 
 
 def _tell_last_start(loaded: Loaded[Settings]) -> None:
@@ -205,36 +199,6 @@ def _record_end(store: Store, _: object, error: BaseException | None, __: object
         store.ledger.record_end(reason, time.time(), refused=os.getpid() if lasting else None)
 
 
-def _check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str:
-    """Refuse what can be refused without the worker; returns the interpreter's full path."""
-    if isinstance(evaluator, OdApiSettings):
-        _check_od_api(evaluator)
-    interpreter, folder = carrier.interpreter(), carrier.working_path
-    if not folder.is_dir() or not os.access(folder, os.X_OK):
-        raise ConfigError(
-            f"working_directory ({carrier.working_directory}) is not a folder, or not for us",
-            hint="give the folder that the trainer is started in",
-        )
-    return interpreter
-
-
-def _check_od_api(evaluator: OdApiSettings) -> None:
-    if not Path(evaluator.pipeline_config).is_file():
-        given = evaluator.pipeline_config
-        wrong = f"({given}) does not exist or is not a file" if given else "is not set"
-        raise ConfigError(
-            f"pipeline_config {wrong}",
-            hint="give the file that model_main_tf2 got as --pipeline_config_path",
-        )
-    for plugin in evaluator.metric_plugin:
-        if is_taken(name := plugin.rpartition(":")[2]):
-            raise ConfigError(
-                f"metric_plugin ({plugin}) names its metric {name}, which --metric understands"
-                " otherwise",
-                hint="a metric is named after its function or entry point: rename that",
-            )
-
-
 def _in_time_for(service: Service, settings: Settings) -> Settings:
     """Make the loop turn as often as its watchdog asks for, and show where it hung if it does."""
     if service.turn_seconds == math.inf:
@@ -242,87 +206,6 @@ def _in_time_for(service: Service, settings: Settings) -> Settings:
     faulthandler.enable()  # the watchdog's signal is SIGABRT
     rescan = min(settings.source.rescan_seconds, service.turn_seconds)
     return settings.replaced(rescan_seconds=rescan)
-
-
-def _wait_for_trainer(
-    settings: Settings, params: object, wakeup: WakeUp, service: Service
-) -> object:
-    """Wait for MODEL_DIR and, of Model Garden, for the configuration that the trainer writes.
-
-    Returns:
-        Of which params.yaml the settings are to be, None where there is none to be had; `_OVER`
-        when a signal came first. Another than `params` is returned once it is settled.
-    """
-    run, evaluator = settings.run, settings.evaluator
-    if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
-        return _OVER
-    if not isinstance(evaluator, ModelGardenSettings):
-        return None
-    if not _wait_for_params(settings, evaluator, wakeup, service):
-        return _OVER
-    present = _state(evaluator.inputs(run.model_path))
-    if present != params:
-        time.sleep(_SETTLED_SECONDS)
-    return present
-
-
-def _wait_for_model_dir(
-    folder: Path, source: SourceSettings, wakeup: WakeUp, service: Service
-) -> bool:
-    """Return True once model_dir is there, False when a signal came first."""
-    if folder.exists() and not folder.is_dir():
-        raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
-    if not folder.exists() and not (source.wait_for_model_dir and folder.parent.is_dir()):
-        raise ModelDirError(
-            f"model_dir {folder} does not exist",
-            hint="start the trainer first, or wait for it with --wait-for-model-dir"
-            if folder.parent.is_dir()
-            else f"{folder.parent} does not exist either; is the path right?",
-        )
-    while not folder.is_dir() and not (wakeup.stop_asked or wakeup.finish_asked):
-        service.waiting(f"waiting for {folder}")
-        time.sleep(0.2)
-    return folder.is_dir() and not wakeup.stop_asked
-
-
-def _wait_for_params(
-    settings: Settings, garden: ModelGardenSettings, wakeup: WakeUp, service: Service
-) -> bool:
-    """Return True once the experiment's configuration is there, False when a signal came first.
-
-    That of a trainer which has just started is waited for, be there one of the job before. Not for
-    ever: clocks may differ, and a trainer of one's own may write none.
-    """
-    run = settings.run
-    needed = [one for one in garden.inputs(run.model_path) if one.required]
-    lacking = next((one for one in needed if not is_file(one.path)), None)
-    if lacking and (garden.config_file or not settings.source.wait_for_model_dir):
-        raise ConfigError(
-            f"{lacking.setting} ({lacking.path}) does not exist or is not a file",
-            hint="the trainer writes params.yaml into MODEL_DIR when it starts: start it first,"
-            " wait for it with --wait-for-model-dir, or give its --config-file",
-        )
-    path, deadline = Path(needed[0].path), time.monotonic() + _OWN_PARAMS_SECONDS
-    while not is_file(str(path)) or (
-        not garden.config_file
-        and time.monotonic() < deadline
-        and is_yet_to_write(path, trainer_on(run.model_path, trainers()))
-    ):
-        if wakeup.stop_asked or wakeup.finish_asked:
-            break
-        service.waiting(f"waiting for the trainer to write {path}")
-        time.sleep(0.2)
-    return is_file(str(path)) and not wakeup.stop_asked
-
-
-def _state(files: Sequence[InputFile]) -> object:
-    """Return what differs once one of the files was written anew."""
-    found = []
-    for one in files:
-        with contextlib.suppress(OSError):
-            status = Path(one.path).stat()
-            found.append((one.path, status.st_mtime_ns, status.st_size, status.st_ino))
-    return found
 
 
 def _make_state_folder(state_dir: Path) -> None:
@@ -357,14 +240,12 @@ def _wants_live(log_format: str) -> bool:
 
 def _build(
     settings: Settings,
-    given: Mapping[str, str],
+    loaded: Loaded[Settings],
     store: Store,
     source: CheckpointSource,
-    interpreter: str,
     scratch: Scratch,
     wakeup: WakeUp,
     audience: Sequence[Callable[[Heartbeat], None]],
-    device_source: str,
 ) -> Daemon:
     run, carrier = settings.run, settings.carrier
     snapshot = take_snapshot(
@@ -372,10 +253,10 @@ def _build(
     )
     supervisors = make_supervisors(
         settings,
-        interpreter,
+        carrier.interpreter(),
         snapshot,
         scratch,
-        device_source=device_source,
+        device_source=loaded.source("device"),
         trainer_is_near=lambda: bool(trainers()),
     )
     projector = Projector(settings, store, source, run.name)
@@ -401,7 +282,7 @@ def _build(
         supervisors,
         snapshot=snapshot,
         channel=ControlChannel(run.state_path),
-        given=given,
+        given={"working_directory": "where it was started", **loaded.given},
         on_step=show,
         wakeup=wakeup,
     )

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from watcher.store import queries
 from watcher.store.reading import Reader
 
 _PACE_OF = 5
@@ -53,6 +54,7 @@ class Look:
         outdated: How many are promoted by a score of an earlier evaluation.
         unranked: Of how many the score cannot rank, and why not, None for none.
         unmeasured: Which classes are never detected, None for none.
+        caution: Which categories have too few objects for their scores, None for none.
         starting: What the worker does that is not ready yet and for how long, None where that is
             not known.
     """
@@ -75,6 +77,7 @@ class Look:
     outdated: int = 0
     unranked: str | None = None
     unmeasured: str | None = None
+    caution: str | None = None
     starting: str | None = None
 
     @property
@@ -137,6 +140,7 @@ class Look:
             and f"{outdated} promoted by an earlier evaluation, which stay until there are new"
             " scores: theirs do not compare",
             self.unmeasured,
+            self.caution,
             self.unranked,
             *_outcomes(self.failures),
             earlier > 0 and f"and {earlier} earlier ones, see `history`",
@@ -196,6 +200,7 @@ class Looker:
         self._curve_of: object = None
         self._unranked: str | None = None
         self._unmeasured: str | None = None
+        self._caution: str | None = None
 
     def look(self, *, recent: int = 12, queue: int | None = 5) -> Look:
         """Look once.
@@ -234,6 +239,7 @@ class Looker:
             outdated=reader.outdated(),
             unranked=self._unranked,
             unmeasured=self._unmeasured,
+            caution=self._caution,
             starting=_starting(run["status"]) if running else None,
         )
 
@@ -244,6 +250,7 @@ class Looker:
             self._curve, self._curve_of = tuple(self._reader.curve()), basis
             self._unranked = unranked_text(*self._reader.unranked())
             self._unmeasured = self._reader.unmeasured()
+            self._caution = queries.caution(self._reader)
         return self._curve
 
 
