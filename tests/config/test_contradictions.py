@@ -80,6 +80,8 @@ TAKEN: list[dict[str, Any]] = [
     {"eval_dir": "m"},
 ]
 TOLD = [
+    ({"replicates": 0, "ties_by": "noise"}, "ties_by (noise) cannot be told with replicates (0)"),
+    ({"replicates": 39}, "replicates (39) are few"),
     ({"min_steps": 100}, "min_steps (100) has no effect without patience, patience_steps, target,"),
     ({"min_steps": 10, "max_steps": 5}, "min_steps (10) has no effect without"),
     ({"min_evaluations": 3, "max_hours": 2}, "min_evaluations (3) has no effect without"),

@@ -15,6 +15,8 @@ from fake_trainer import Manager, model_tensors
 from watching import Watcher, wait_until
 
 from evaluators.pace import Pace
+from watcher.evaluation.session import Limits, Session
+from watcher.types import Lease
 
 IDLE_CLASS, BY_PROCESS = 3, 1
 IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
@@ -80,6 +82,20 @@ def test_it_does_not_give_way_where_somebody_says_otherwise(
 
 def test_at_most_peace_it_gives_way_whether_a_trainer_is_seen_or_not(watcher: Watcher):
     assert niceness(worker_of(watcher, "--peace", "max")) == {19}
+
+
+def test_what_gives_way_may_be_without_progress_for_longer():
+    class Silent:
+        def send(self, message: object) -> None: ...
+
+    session = Session(Silent(), Limits(stall_seconds=600.0))  # type: ignore[arg-type]
+    lease = Lease(1, "token", "ckpt-1", 100, Path("/p/ckpt-1"), 1)
+    session.evaluate(lease, 0.0)
+    assert session.due == 600.0
+    session.running.clear()
+    session.stepped_back = True
+    session.evaluate(lease, 0.0)
+    assert session.due == 3000.0
 
 
 def test_at_most_peace_it_rests_two_thirds_of_the_time():

@@ -37,6 +37,7 @@ from watcher.evaluation.events import (
     WorkerRecycled,
     WorksAgain,
 )
+from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.pool import WorkerPool
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
@@ -217,7 +218,9 @@ class Dispatcher:
 
     def _lease_seconds(self) -> float:
         # The supervisor gives a silent worker up before its lease runs out.
-        return self._carrier.stall_timeout + _LEASE_MARGIN_SECONDS
+        carrier = self._carrier
+        slower = 1 if carrier.peace == "off" else SLOWER
+        return slower * carrier.stall_timeout + _LEASE_MARGIN_SECONDS
 
     def _record_one(
         self, supervisor: Supervisor, event: WorkerEvent, now: float, steady: float

@@ -11,6 +11,8 @@ from pathlib import Path
 NICEST = 19
 # Of each second, so much a worker computes under `--peace max`: it rests twice as long.
 REST = 2.0
+# So many times as long may an evaluation that gives way be without progress.
+SLOWER = 5
 # linux/ioprio.h: a process group, and the class of those who get the disk when nobody else asks.
 _IOPRIO_WHO_PGRP, _IDLE = 2, 3 << 13
 # ioprio_set has no function in the C library.

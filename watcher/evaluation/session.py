@@ -25,6 +25,7 @@ from watcher.evaluation.events import (
     Unusable,
     WorkerEvent,
 )
+from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.phase import WorkerPhase, WorkerStep, after
 from watcher.protocols import Carrier
 from watcher.types import Lease
@@ -117,6 +118,11 @@ class Session:
     _versions: dict[str, str] = field(default_factory=dict)
     _broken: str | None = None
 
+    @property
+    def stall_seconds(self) -> float:
+        """How long an evaluation may make no progress: longer where it gets what others leave."""
+        return self.limits.stall_seconds * (SLOWER if self.stepped_back else 1)
+
     def go(self, step: WorkerStep) -> None:
         """Take note of what happened to the worker."""
         self.phase = after(self.phase, step)
@@ -137,12 +143,12 @@ class Session:
 
     def evaluate(self, lease: Lease, now: float) -> None:
         """Ask for an evaluation; its token is the message's id."""
-        self.running.append(Running(lease, now, now + self.limits.stall_seconds))
+        self.running.append(Running(lease, now, now + self.stall_seconds))
         self._send(messages.Evaluate(id=lease.token, prefix=str(lease.prefix)), now)
 
     def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
         """Ask for the average of checkpoints, to be written at the lease's prefix."""
-        deadline = now + self.limits.stall_seconds
+        deadline = now + self.stall_seconds
         self.running.append(Running(lease, now, deadline, averages=True))
         paths = [str(prefix) for prefix in prefixes]
         self._send(messages.Average(id=lease.token, prefixes=paths, prefix=str(lease.prefix)), now)
@@ -166,20 +172,20 @@ class Session:
             return self._broken
         if self.ready is None:
             return f"the worker was not ready within {self.limits.start_seconds:g} s"
-        return f"the evaluation made no progress for {self.limits.stall_seconds:g} s"
+        return f"the evaluation made no progress for {self.stall_seconds:g} s"
 
     def late_replicates(self, now: float) -> str | None:
         """Say that replicates are overdue, which is no fault of what waits behind them."""
         late = [lease.name for lease, deadline in self.owed.values() if now >= deadline]
         if not late or self._broken:
             return None
-        limit = self.limits.stall_seconds
+        limit = self.stall_seconds
         return f"the replicates of {late[0]} did not come within {limit:g} s"
 
     def _wait_on(self, now: float) -> None:
         """Give what waited for the worker's answer about another all its time again."""
         for running in self.running:
-            running.deadline = max(running.deadline, now + self.limits.stall_seconds)
+            running.deadline = max(running.deadline, now + self.stall_seconds)
 
     def has_room(self, *, beside_others: bool) -> bool:
         """True when the worker can be asked for an evaluation now.
@@ -256,7 +262,7 @@ class Session:
             case messages.Progress(_, done, total):
                 if done > running.done:  # saying the same again is no progress
                     running.came(done, now)
-                    running.deadline = now + self.limits.stall_seconds
+                    running.deadline = now + self.stall_seconds
                 running.total = total
                 return Progressed(lease, done, total)
             case messages.Free():
@@ -283,7 +289,7 @@ class Session:
             evaluation = read_evaluation(message, ready)
             happened = Evaluated(running.lease, evaluation, now - running.started)
             if message.replicates_follow:
-                self.owed[message.id] = running.lease, now + self.limits.stall_seconds
+                self.owed[message.id] = running.lease, now + self.stall_seconds
         except UnusableAnswer as error:
             happened = Unusable(running.lease, str(error))
         self.running.remove(running)
