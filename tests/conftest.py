@@ -97,7 +97,7 @@ def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
-        patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(tempfile, "tempdir", str(folder))
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

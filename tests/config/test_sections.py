@@ -25,6 +25,7 @@ OF_MANY = {
     "launch/ending.py",
     "launch/launcher.py",
     "promotion/projection.py",
+    "runtime/waiting.py",
     "service/__init__.py",
     "service/endpoints.py",
     "systemd/units.py",

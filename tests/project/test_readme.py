@@ -111,6 +111,7 @@ def environment(desk: Path) -> dict[str, str]:
         "PATH": f"{desk / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "BROWSER": "true",
+        "STUB_PYTHON": sys.executable,
         "COLUMNS": "100",
         "CHECKPOINT_WATCHER_DATASETTE": str(datasette),
         "CHECKPOINT_WATCHER_EVICT_SECONDS": "0",

@@ -115,6 +115,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
     """
     settings, wakeup = _in_time_for(service, loaded.settings), signals.wakeup
     check_inputs(settings.evaluator, settings.carrier)
+    sharing = Sharing(settings.run.group, settings.run.state_path, settings.run.best_path)
     with ExitStack() as stack:
         run, endpoints = settings.run, None
         if not run.model_path.is_dir():  # a run that waits for it is asked how it is, too
@@ -132,8 +133,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         refuse_copy(settings)
         # After the lock: another watcher of this MODEL_DIR has the port as well.
         endpoints = endpoints or listen(settings, stack)
-        sharing = stack.enter_context(Sharing(run.group, run.state_path, run.best_path))
-        sharing.begin()
+        stack.enter_context(sharing).begin()
         live = _wants_live(settings.service.log_format)
         configure_logs(settings.service.log_format, run.state_path, live=live)
         store = _open(settings, source, stack, signals, service)
