@@ -7,8 +7,7 @@ evaluation and at every rescan, so a crash, an edit by hand and a new score are 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,18 +17,17 @@ from watcher.checkpoints.pin import Verified, release
 from watcher.config import Settings
 from watcher.config.policies import averages_path, boards
 from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, Board
-from watcher.decision.metric import Key
-from watcher.decision.rank import Ranking, judge_by_noise
+from watcher.decision.rank import Ranking
 from watcher.decision.retain import as_pinned, retain
 from watcher.decision.stop import StopDecision
-from watcher.decision.ties import tie_set
 from watcher.errors import LeaderLost, PinError
 from watcher.files.slices import Unfinished
 from watcher.promotion.averaging import Averaging, averages_board
 from watcher.promotion.folder import BoardFolder
+from watcher.promotion.judging import Judging, notes_on, worth_keeping
 from watcher.promotion.promote import BOARD_FILE, KEPT_FILE, BoardFile
 from watcher.promotion.recall import Recall
-from watcher.promotion.standings import ScoreDraws, Standings
+from watcher.promotion.standings import Standings
 from watcher.promotion.stopping import Stopping
 from watcher.protocols import CheckpointSource
 from watcher.store import PINS_NAME, Store
@@ -84,11 +82,7 @@ class Projector:
         }
         self._stopping = Stopping(settings.ranking, settings.stopping, run.sentinel_path, store)
         self._standings = Standings(self._boards[0], store)
-        self._draws = {
-            board.name: ScoreDraws(board, store) for board in (*self._boards, self._averages)
-        }
-        self._values: dict[int, dict[Key, float | None]] = {}
-        self._values_of: str | None = None
+        self._judging = Judging(self._boards, self._averages, store)
         self._notes: dict[int, str] | None = None
         self._nothing_ranks: set[str] = set()
         self._awaiting: set[str] = set()
@@ -155,7 +149,7 @@ class Projector:
         waits = self._recalled_at is None  # for new scores, before anything is called gone
         rows = [] if waits else self._store.ledger.scored()
         for board in self._boards:
-            ranking = self._judge(board, rows)
+            ranking = self._judging.judge(board, rows)
             for row in [row for row in ranking.leaders if row.pin is None]:
                 _log.warning(
                     "its score deserves a place, but its files are gone",
@@ -163,7 +157,7 @@ class Projector:
                     board=board.name,
                     score=row.score,
                 )
-        self._values.clear()
+        self._judging.forget()
         self._begun = True
 
     def _update_folders(self, now: float) -> ScoredCheckpoint | None:
@@ -192,12 +186,12 @@ class Projector:
                 listed = averages if board is self._averages else rows
                 if place == 0:
                     # A gain over what has no replicates yet cannot be told, but is not lost either.
-                    listed = [*rows, *self._averaging.deserving(averages, self._told(rows))]
-                ranking = self._judge(board, self._decidable(board, listed))
+                    listed = [*rows, *self._averaging.deserving(averages, self._judging.told(rows))]
+                ranking = self._judging.judge(board, self._judging.decidable(board, listed))
                 settled = [row for row in listed if row.checkpoint_id not in waiting]
                 # Whatever those that wait turn out to be worth: who comes behind them stays too.
-                for one in (ranking, self._judge(board, settled)):
-                    held |= {row.checkpoint_id for row in _worth_keeping(one, board)}
+                for one in (ranking, self._judging.judge(board, settled)):
+                    held |= {row.checkpoint_id for row in worth_keeping(one, board)}
                 if board.policy.ties_by == "noise":
                     held |= self._store.replicates.awaited
                 if self._stays(board, ranking):
@@ -207,7 +201,7 @@ class Projector:
                     held |= {row.checkpoint_id for row in listed if board.policy.veto}
                     continue
                 self._show(board.name, ranking.leaders, self._text(board), now)
-                notes |= _notes(board, ranking)
+                notes |= notes_on(board, ranking)
                 first += ranking.leaders[:1] if place == 0 else ()
             held |= self._update_kept(rows, now)
         except LeaderLost as error:
@@ -233,7 +227,7 @@ class Projector:
         ledger, promotions = self._store.ledger, self._store.promotions
         if ledger.revision == self._recalled_at:
             return
-        self._values.clear()
+        self._judging.forget()
         if any(promotions.awaiting_new_score(board.name) for board in self._boards):
             return
         here = self._recall.here()
@@ -251,7 +245,9 @@ class Projector:
         self, board: Board, rows: Iterable[ScoredCheckpoint], gone: set[int]
     ) -> list[ScoredCheckpoint]:
         """Return the leaders that have no pin, as if those that are gone had never been."""
-        leaders = self._judge(board, [row for row in rows if row.checkpoint_id not in gone]).leaders
+        leaders = self._judging.judge(
+            board, [row for row in rows if row.checkpoint_id not in gone]
+        ).leaders
         return [row for row in leaders if row.pin is None]
 
     def _unkept(self, released: Iterable[dict[str, Any]], gone: set[int]) -> list[ScoredCheckpoint]:
@@ -286,53 +282,6 @@ class Projector:
             self._nothing_ranks.add(board.name)
             _log.warning("no checkpoint can rank, what is promoted stays", board=board.name)
         return True
-
-    def _decidable(
-        self, board: Board, rows: Sequence[ScoredCheckpoint]
-    ) -> Sequence[ScoredCheckpoint]:
-        """Leave out what comes anew and has no replicates yet, where ties go by them.
-
-        Else what it may be tied with would lose its place, and its files, for those seconds.
-        """
-        if board.policy.ties_by == "score":
-            return rows
-        return self._told(rows, self._present(board.name))
-
-    def _told(
-        self, rows: Sequence[ScoredCheckpoint], but: Collection[int] = ()
-    ) -> Sequence[ScoredCheckpoint]:
-        """Leave out what has no replicates yet and is to get some; all stay where that is all."""
-        awaited = self._store.replicates.awaited.difference(but)
-        return [row for row in rows if row.checkpoint_id not in awaited] or rows
-
-    def _judge(self, board: Board, rows: Sequence[ScoredCheckpoint]) -> Ranking:
-        incumbent = self._store.ledger.incumbent(board.name)
-        seen = list(self._as_seen_by(board, rows))
-
-        def tied_with(best: int) -> set[int]:
-            drawn = self._draws[board.name].of([row.evaluation_id for row in seen], best)
-            return tie_set(drawn, best, board.policy.mode)
-
-        return judge_by_noise(seen, board.policy, incumbent, tied_with)
-
-    def _as_seen_by(
-        self, board: Board, rows: Sequence[ScoredCheckpoint]
-    ) -> Iterable[ScoredCheckpoint]:
-        """Give rows the board's own score, and the values that decide beside it."""
-        main = board is self._boards[0]
-        keys = {key for metric in board.metrics[main:] for key in metric.keys}
-        if not keys:
-            return rows
-        fingerprint = self._store.ledger.fingerprint()
-        if fingerprint != self._values_of:
-            self._values, self._values_of = {}, fingerprint
-        every = {key for one in self._boards for metric in one.metrics for key in metric.keys}
-        missing = [row.evaluation_id for row in rows if row.evaluation_id not in self._values]
-        self._values |= self._store.ledger.values(missing, every)
-        seen = (replace(row, values=self._values[row.evaluation_id]) for row in rows)
-        if main:
-            return seen
-        return [replace(row, score=board.metric.value(row.values)) for row in seen]
 
     def _text(self, board: Board, name: str | None = None) -> BoardFile:
         return BoardFile(
@@ -404,37 +353,3 @@ class Projector:
 
 
 _ANEW = ScoredCheckpoint(0, 0, "", 0, "", None, "")
-
-
-def _worth_keeping(ranking: Ranking, board: Board) -> list[ScoredCheckpoint]:
-    """The leaders, and as many of those a veto keeps out: the next best may lift the veto.
-
-    And the one with the best score: what is tied is tied with that, whether it has a place or not.
-    """
-    vetoed = [row for row, _ in ranking.vetoed]
-    limit, highest = board.policy.top_k, ranking.highest
-    best = [highest] if highest else []
-    return [*ranking.leaders, *best, *(vetoed if limit < 0 else vetoed[:limit])]
-
-
-def _notes(board: Board, ranking: Ranking) -> dict[int, str | None]:
-    notes: dict[int, str | None] = {row.checkpoint_id: None for row in ranking.leaders}
-    first, highest = ranking.leaders[:1], ranking.highest
-    if first and highest and first[0] is not highest:
-        notes[first[0].checkpoint_id] = _as_good(board, first[0], highest)
-    return notes | {
-        row.checkpoint_id: f"not promoted to {board.folder.name}/: {why}"
-        for row, why in ranking.vetoed
-    }
-
-
-def _as_good(board: Board, first: ScoredCheckpoint, highest: ScoredCheckpoint) -> str:
-    """Say why what has not the best score is the first."""
-    assert first.score is not None and highest.score is not None
-    by = [metric.text for metric, _ in board.policy.tie_break]
-    order = " and ".join([*by, f"the {board.policy.ties} step"])
-    return (
-        f"first in {board.folder.name}/ though {highest.name} scored"
-        f" {abs(highest.score - first.score):.2g} better: this eval set cannot tell them apart, so"
-        f" {order} decides"
-    )
