@@ -161,9 +161,15 @@ def test_images_go_through_in_batches_where_that_is_proven(
 ) -> None:
     """`test_every_metric_equals_the_od_api` holds what they give to the last bit."""
     ready = compared[f"{family}:0"]["ready"]
-    assert ready["details"]["batches"]["size"] == 4, ready["details"]["batches"]
     assert ready["fingerprint_parts"]["batch_size"] == 1
-    assert not any("one by one" in note for note in ready["notes"])
+    batches = ready["details"]["batches"]
+    # On maps as small as these a box may differ by its last bit, with the weights of some starts.
+    refused = [note for note in ready["notes"] if "one by one" in note]
+    if batches["size"] == 1:
+        assert "but give different" in batches["why"] and batches["why"] in refused[0], batches
+    else:
+        assert batches["size"] == 4 and "have the same bits" in batches["why"], batches
+        assert not refused
 
 
 @each_of("faster_rcnn", "mask_rcnn")
