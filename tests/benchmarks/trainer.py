@@ -199,15 +199,19 @@ class Measured:
     scored: dict[str, tuple[float, float]] = field(default_factory=dict)
     alone: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def ratios(self, name: str) -> list[float]:
-        """The trainer's speed as a share of that alone, stretch by stretch."""
-        pairs = zip(self.before[name], self.seconds[name], strict=True)
-        return [alone / beside for alone, beside in pairs]
+    def ratio(self, name: str) -> float:
+        """The trainer's speed as a share of that alone: of all stretches together."""
+        return sum(self.before[name]) / sum(self.seconds[name])
 
     def error(self, name: str) -> float:
-        """The standard error of the mean of `ratios`."""
-        found = self.ratios(name)
-        return statistics.stdev(found) / math.sqrt(len(found))
+        """The standard error of `ratio`, by the jackknife: each stretch left out in turn."""
+        alone, beside = self.before[name], self.seconds[name]
+        whole = [
+            (sum(alone) - one) / (sum(beside) - other)
+            for one, other in zip(alone, beside, strict=True)
+        ]
+        count, mean = len(whole), statistics.mean(whole)
+        return math.sqrt((count - 1) / count * sum((one - mean) ** 2 for one in whole))
 
 
 def _measure(
@@ -286,7 +290,7 @@ def _rows(measured: Measured, ways: Sequence[Way]) -> list[Row]:
     }
     rows = []
     for name, (what, at_least) in wanted.items():
-        ratio, error = statistics.mean(measured.ratios(name)), measured.error(name)
+        ratio, error = measured.ratio(name), measured.error(name)
         rate = 100 / statistics.mean(measured.seconds[name])
         alone = 100 / statistics.mean(measured.before[name])
         rows.append(
