@@ -1,5 +1,6 @@
 """Rests between passes, for a trainer that computes on the same CPU."""
 
+import threading
 import time
 
 
@@ -9,37 +10,39 @@ class Pace:
     Niceness gives a trainer the cores, but not the caches and the memory that it shares with an
     evaluation beside it. Those are free only while that rests.
 
-    Args:
-        rest: seconds of rest for each second of work; 0 or None for none.
-
     Attributes:
-        rests: whether there is any.
+        rest: seconds of rest for each second of work; 0 for none.
     """
 
-    def __init__(self, rest):
-        self._rest = rest or 0.0
-        self.rests = self._rest > 0
+    def __init__(self, rest=0.0):
+        self.rest = rest
         self._since = time.perf_counter()
+        self._lock = threading.Lock()
 
     def begin(self):
         """Work begins."""
         self._since = time.perf_counter()
 
-    def rest(self):
+    def take(self):
         """Rests for the work since the last rest, or since it began."""
-        if self._rest:
-            time.sleep(self._rest * (time.perf_counter() - self._since))
+        if self.rest:
+            time.sleep(self.rest * (time.perf_counter() - self._since))
             self._since = time.perf_counter()
 
     def paced(self, work):
-        """Returns a function that does the same and rests after it."""
-        if not self._rest:
-            return work
+        """Returns a function that does the same and rests after it, one call at a time."""
 
         def work_and_rest(*arguments):
-            began = time.perf_counter()
-            found = work(*arguments)
-            time.sleep(self._rest * (time.perf_counter() - began))
-            return found
+            if not self.rest:
+                return work(*arguments)
+            with self._lock:  # two that rest in turn would never leave the CPU alone
+                began = time.perf_counter()
+                found = work(*arguments)
+                time.sleep(self.rest * (time.perf_counter() - began))
+                return found
 
         return work_and_rest
+
+
+# The process's own: its runtime sets what each evaluation is asked to rest.
+PACE = Pace()

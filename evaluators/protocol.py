@@ -46,7 +46,6 @@ class Start(Message):
     artefacts_dir: Optional[str] = None
     heartbeat_seconds: Optional[float] = None
     replicates: int = 0
-    rest: float = 0.0
 
     def set_up(self):
         """Returns the common fields and the kind's options in one dict."""
@@ -60,6 +59,7 @@ class Evaluate(Message):
     TYPE = "evaluate"
     id: str
     prefix: str
+    rest: float = 0.0
 
 
 @dataclass

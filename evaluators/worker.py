@@ -174,6 +174,7 @@ class Server:
     def _evaluate(self, request, kind):
         """Runs one checkpoint and leaves its metrics to a thread, which sends the reply."""
         from evaluators import protocol
+        from evaluators.pace import PACE
 
         def on_progress(done, total):
             if request.id in self._cancelled:
@@ -181,6 +182,7 @@ class Server:
             self._replies.send(protocol.Progress(request.id, done, total))
 
         def forward():
+            PACE.rest = request.rest
             time_it = kind.forward(request.prefix, on_progress)
             self._replies.send(protocol.Free(request.id))
             return time_it

@@ -18,7 +18,7 @@ from evaluators.model_garden.experiment import Experiment
 from evaluators.model_garden.identity import identity, text_sha256
 from evaluators.model_garden.metrics import DeferredCoco
 from evaluators.model_garden.trainer import BUILD_ERRORS, Model, cannot_build
-from evaluators.pace import Pace
+from evaluators.pace import PACE
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, finite
 from evaluators.soundness import check_finite
 
@@ -46,7 +46,6 @@ class Evaluation:
         self._parts = identity(self._experiment, versions)
         self._backend = coco.choose_backend(request.get("coco_backend"))
         self._replicates = request.get("replicates")
-        self._pace = Pace(request.get("rest"))
         self._naming = lambda identities: [str(identity) for identity in identities]
         self._parts["exact_coco_backend"] = self._backend in coco.EXACT_BACKENDS
         self._files = fingerprint.FileStates(self._experiment.files)
@@ -144,9 +143,9 @@ class Evaluation:
             done += images
             clock.count(images)
             report(done)
-            self._pace.rest()
+            PACE.take()
 
-        self._pace.begin()
+        PACE.begin()
         logs = self._model.evaluate(on_step)
         if done != total:
             message = "{} of {} images were evaluated".format(done, total)

@@ -18,7 +18,7 @@ from evaluators.od_api.passes import Passes, passes_at_once
 from evaluators.od_api.pipeline import Pipeline
 from evaluators.od_api.proof import Batching
 from evaluators.od_api.visualize import Visualizer
-from evaluators.pace import Pace
+from evaluators.pace import PACE
 from evaluators.protocol import Category, CategoryMetric, Failure, Ready, Refusal, finite
 from evaluators.snapshot import Snapshot
 from evaluators.soundness import check_finite
@@ -72,10 +72,8 @@ class Evaluation:
         self._model.trace(self._eval_set.shapes)
         if request.get("check"):
             self._model.require_fit(request["check"])
-        self._pace = Pace(request.get("rest"))
-        # Two that rest in turn would never leave the CPU alone.
-        threads = 1 if self._pace.rests else request.get("threads")
-        self._passes = Passes(passes_at_once(self._device, threads))
+        at_once = passes_at_once(self._device, request.get("threads"))
+        self._passes = Passes(at_once)
         self._batching = Batching(self._model, self._eval_set, self._passes)
         self._sets = MetricSets(
             self._pipeline, self._model.class_agnostic, self._backend, self._plugins
@@ -209,7 +207,7 @@ class Evaluation:
             clock.count(metrics.images - before)
             report(metrics.images)
 
-        forward = self._pace.paced(self._batching.forward)
+        forward = PACE.paced(self._batching.forward)
         self._passes.run(forward, self._batching.groups(batches), clock, take)
         return metrics
 

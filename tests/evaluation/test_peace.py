@@ -6,6 +6,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_what_gives_way_may_be_without_progress_for_longer():
     assert session.due == 3000.0
 
 
-def test_at_most_peace_it_rests_two_thirds_of_the_time():
+def test_what_rests_twice_as_long_as_it_works_works_a_third_of_the_time():
     began = time.perf_counter()
     found = Pace(2.0).paced(lambda seconds: time.sleep(seconds) or "done")(0.1)
     assert found == "done"
@@ -107,11 +108,28 @@ def test_at_most_peace_it_rests_two_thirds_of_the_time():
     pace.begin()
     time.sleep(0.05)
     began = time.perf_counter()
-    pace.rest()
+    pace.take()
     assert time.perf_counter() - began >= 0.1
 
 
-def test_otherwise_it_never_rests():
-    def work() -> None: ...
+def test_two_passes_do_not_run_while_the_other_rests():
+    pace, running = Pace(1.0), threading.Lock()
 
-    assert Pace(0.0).paced(work) is work and not Pace(None).rests
+    def work() -> bool:
+        with running:
+            time.sleep(0.05)
+        return True
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=pace.paced(work)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.perf_counter() - began >= 0.2
+
+
+def test_without_a_rest_it_works_on():
+    began = time.perf_counter()
+    assert Pace().paced(lambda: time.sleep(0.01) or "done")() == "done"
+    assert time.perf_counter() - began < 0.2

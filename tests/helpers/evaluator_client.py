@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "evaluators" / "worker.py"
 PROGRAMS = ROOT / "tests" / "od"
 COMMON = ("protocol", "kind", "threads", "nice", "check", "snapshot", "heartbeat_seconds")
-COMMON += ("replicates", "rest")
+COMMON += ("replicates",)
 
 
 def start_request(pipeline: Path | str, **overrides: Any) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class LocalSettings(
         Literal["auto", "off", "max"],
         about(
             "How the evaluation gives way to a trainer: auto has it take what others leave of the"
-            " CPU while one is seen beside it, unless --nice is given; max always, and lets it rest"
-            " two thirds of the time."
+            " CPU, and rest half of the time, while one is seen beside it, unless --nice is given;"
+            " max always, and lets it rest two thirds of the time."
         ),
     ] = "auto"
     worker_memory_limit: Annotated[

@@ -47,7 +47,6 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
         artefacts_dir: Where to put files that outlive the worker; the watcher removes it.
         heartbeat_seconds: How often to say that the worker lives, None for not at all.
         replicates: How many of each metric to give, where the worker can.
-        rest: Seconds to rest for each second of passes, for a trainer beside it.
     """
 
     protocol: int
@@ -62,7 +61,6 @@ class Start(Struct, frozen=True, tag="start", kw_only=True):
     artefacts_dir: str | None = None
     heartbeat_seconds: float | None = None
     replicates: int = 0
-    rest: float = 0.0
 
 
 class Evaluate(Struct, frozen=True, tag="evaluate"):
@@ -71,10 +69,12 @@ class Evaluate(Struct, frozen=True, tag="evaluate"):
     Attributes:
         id: The lease's token; every message about this evaluation bears it.
         prefix: The checkpoint's path without the suffixes of its files.
+        rest: Seconds to rest for each second of passes, for a trainer beside it.
     """
 
     id: Name
     prefix: str
+    rest: float = 0.0
 
 
 class Average(Struct, frozen=True, tag="average"):

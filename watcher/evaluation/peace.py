@@ -9,8 +9,8 @@ import platform
 from pathlib import Path
 
 NICEST = 19
-# Of each second, so much a worker computes under `--peace max`: it rests twice as long.
-REST = 2.0
+# Seconds to rest for each second of passes beside a trainer, and under `--peace max`.
+REST, MOST_REST = 1.0, 2.0
 # So many times as long may an evaluation that gives way be without progress.
 SLOWER = 5
 # linux/ioprio.h: a process group, and the class of those who get the disk when nobody else asks.

@@ -141,10 +141,10 @@ class Session:
             self.worker.stop(peace_seconds)
         self.go(WorkerStep.ENDED)
 
-    def evaluate(self, lease: Lease, now: float) -> None:
-        """Ask for an evaluation; its token is the message's id."""
+    def evaluate(self, lease: Lease, now: float, rest: float = 0.0) -> None:
+        """Ask for an evaluation, with so much rest; its token is the message's id."""
         self.running.append(Running(lease, now, now + self.stall_seconds))
-        self._send(messages.Evaluate(id=lease.token, prefix=str(lease.prefix)), now)
+        self._send(messages.Evaluate(lease.token, str(lease.prefix), rest), now)
 
     def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
         """Ask for the average of checkpoints, to be written at the lease's prefix."""

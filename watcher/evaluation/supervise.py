@@ -72,6 +72,7 @@ class Supervisor:
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
+        rest: How many seconds it rests then for each second of passes.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
 
@@ -82,6 +83,7 @@ class Supervisor:
     lock: DeviceLock | None = None
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
+    rest: float = 0.0
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -187,7 +189,7 @@ class Supervisor:
         assert self.session is not None and self.idle
         self._step_back(self.session, now)
         self.breaker.given()
-        self.session.evaluate(lease, now)
+        self.session.evaluate(lease, now, self.rest if self.session.stepped_back else 0.0)
 
     def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
         """Have the idle worker write an average; what comes of it is told by `tick`."""

@@ -18,7 +18,7 @@ from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.model_garden import ModelGarden
 from watcher.evaluation.od_api import ObjectDetection
-from watcher.evaluation.peace import REST
+from watcher.evaluation.peace import MOST_REST, REST
 from watcher.evaluation.session import Limits
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
@@ -69,7 +69,6 @@ def make_supervisors(
         threads=settings.evaluator.threads,
         nice=carrier.nice,
         replicates=settings.evaluator.replicates,
-        rest=REST if carrier.peace == "max" else 0.0,
         snapshot=snapshot.files(),
         artefacts_dir=scratch.artefacts(),
     )
@@ -78,6 +77,7 @@ def make_supervisors(
         _log.info("device", device=choice.device, reason=choice.reason)
         made = _supervisor(carrier, evaluator, run, choice, number, request, scratch)
         made.steps_back = _peace(carrier, choice, trainer_is_near)
+        made.rest = MOST_REST if carrier.peace == "max" else REST
         supervisors.append(made)
     return supervisors
 
