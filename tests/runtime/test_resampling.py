@@ -131,6 +131,7 @@ def test_ties_by_noise_give_the_first_place_to_the_older_one_and_say_so(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_another_metric_has_its_own_intervals_and_ties(tmp_path: Path):
     watcher = Watcher(tmp_path)
     save(watcher)
@@ -146,6 +147,7 @@ def test_another_metric_has_its_own_intervals_and_ties(tmp_path: Path):
     assert ask(watcher, "SELECT count(*) FROM ties") == [(0,)]
 
 
+@pytest.mark.slow
 def test_the_score_does_not_wait_for_its_replicates(tmp_path: Path):
     watcher = Watcher(tmp_path)
     save(watcher, 1)
@@ -167,6 +169,7 @@ def test_a_worker_that_dies_over_the_replicates_costs_no_score(tmp_path: Path):
     watcher.stop()
 
 
+@pytest.mark.slow
 def test_a_notice_of_a_new_best_waits_until_it_is_confirmed(tmp_path: Path):
     watcher = Watcher(tmp_path)
     told = tmp_path / "told"
