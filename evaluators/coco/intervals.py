@@ -38,7 +38,7 @@ class Resampler:
 
     def compute(self):
         """Returns the fields of `protocol.Replicates` but its id."""
-        metrics, images, influences, names = [], 0, None, None
+        metrics, images, influences, image_names = [], 0, None, None
         for names, match in self._measured:
             matched = match()
             # Drawn from one image all replicates are the same, which says nothing.
@@ -48,7 +48,7 @@ class Resampler:
             metrics += _metrics(matched, names, replicates.draw_images(images, self._count))
             if influences is None:
                 influences = _packed(replicates.influences(matched))
-                names = self._naming and self._naming(matched.pairs.images.tolist())
+                image_names = self._naming and self._naming(matched.pairs.images.tolist())
         return {
             "scheme": replicates.SCHEME,
             "images": images,
@@ -56,7 +56,7 @@ class Resampler:
             "level": LEVEL,
             "metrics": metrics,
             "influences": influences,
-            "image_names": names,
+            "image_names": image_names,
         }
 
 
