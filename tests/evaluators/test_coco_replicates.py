@@ -30,6 +30,10 @@ def test_every_numpy_draws_the_same_images(said: dict[str, Any]) -> None:
     assert said["prefix"]  # fewer replicates are the first of more
 
 
+def test_images_are_named_where_boxes_and_masks_are_measured(said: dict[str, Any]) -> None:
+    assert said["image_names"] == [f"image {place}" for place in range(48)]
+
+
 def test_the_influences_of_images_are_what_leaving_each_out_takes_away(said: dict[str, Any]):
     assert abs(said["sum"]) < 1e-12
     assert said["agreement"] > 0.99

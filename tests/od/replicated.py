@@ -1,5 +1,7 @@
 """Says what replicates of a made-up evaluation are like; without TensorFlow.
 
+`image_names` are those of two sets of metrics, as of boxes and of masks.
+
 Prints a JSON object: `draws` (sha256 of what is drawn), `prefix` (whether fewer replicates are the
 first of more), `sum` of the influences, `agreement` (correlation of them with what leaving each
 image out takes away), `fields` (of the message), `few` (whether each metric has its values where
@@ -54,12 +56,15 @@ def main():
     said = coco.resampler(200, [(["mAP", "mAP50", "mAP75"], lambda: matched)]).compute()
     intervals.MOST_VALUES = CLASSES * 200 - 1
     few = coco.resampler(200, [(["mAP", "mAP50", "mAP75"], lambda: matched)]).compute()
+    both = [(["mAP", "mAP50", "mAP75"], lambda: matched), (["a", "b", "c"], lambda: matched)]
+    named = coco.resampler(2, both, lambda ids: ["image {}".format(one) for one in ids]).compute()
     answer = {
         "few": {"{0.name} {0.category}".format(one): bool(one.values) for one in few["metrics"]},
         "draws": hashlib.sha256(drawn.tobytes()).hexdigest(),
         "prefix": bool(np.array_equal(replicates.draw_images(IMAGES, 7), drawn[:7])),
         "sum": float(influence.sum()),
         "agreement": float(np.corrcoef(influence, values[-1] - values[:-1])[0, 1]),
+        "image_names": named["image_names"],
         "fields": {**said, "metrics": [vars(one) for one in said["metrics"]]},
     }
     json.dump(answer, ANSWER)
