@@ -62,7 +62,7 @@ def precision_and_recall(backend, truth, detections):
             `columns`, `iou_type` ("bbox" or "segm") and `with_masks`.
         detections: Columns.
     """
-    return _EVALUATE[backend](truth, detections)
+    return evaluate(backend, truth, detections)[:2]
 
 
 def evaluate(backend, truth, detections):
@@ -74,7 +74,7 @@ def evaluate(backend, truth, detections):
         matched = vectorised.match(truth, detections)
         arrays = matched.arrays() if matched else reference.evaluate(truth, detections)
         return (*arrays, lambda: matched)
-    arrays = precision_and_recall(backend, truth, detections)
+    arrays = _EVALUATE[backend](truth, detections)
     return (*arrays, lambda: vectorised.match(truth, detections))
 
 
@@ -114,13 +114,8 @@ def _evaluate_faster(truth, detections):
     )
 
 
-def _evaluate_numpy(truth, detections):
-    matched = vectorised.match(truth, detections)
-    return matched.arrays() if matched else reference.evaluate(truth, detections)
-
-
+# All but numpy, whose arrays are made of what it matched.
 _EVALUATE = {
-    "numpy": _evaluate_numpy,
     "hotcoco": _evaluate_hotcoco,
     "faster-coco-eval": _evaluate_faster,
     "pycocotools": reference.evaluate,

@@ -61,7 +61,8 @@ def curves_of(matched):
 
 
 def objects_of(matched):
-    """Returns (category, image) of each object that is looked for, places, by category."""
+    """Returns the image of each object that is looked for, an array for each category."""
     kept = ~matched.ignored[:, AREA]
-    pair = matched.objects.pair[kept]
-    return np.divmod(pair, max(len(matched.pairs.images), 1))
+    category, image = np.divmod(matched.objects.pair[kept], max(len(matched.pairs.images), 1))
+    bounds = np.searchsorted(category, np.arange(1, len(matched.pairs.categories)))
+    return np.split(image, bounds)[: len(matched.pairs.categories)]

@@ -63,9 +63,8 @@ class Resampler:
 def _metrics(matched, names, weights):
     """Returns a `Replicated` for each metric that has a value in any replicate."""
     values = replicates.precisions(matched, weights)
-    place, _ = objects_of(matched)
     categories = matched.pairs.categories.tolist()
-    objects = np.bincount(place, minlength=len(categories)).tolist()
+    objects = [len(own) for own in objects_of(matched)]
     found = [
         _replicated(name, None, sum(objects), replicates.overall(values, iou))
         for name, iou in zip(names, IOUS)

@@ -43,13 +43,9 @@ def precisions(matched, weights):
         matched: a Matched.
         weights: uint8 [replicate, image], how often each image counts, images by their identities.
     """
-    category, image = objects_of(matched)
-    recalls = np.asarray(matched.params.recThrs)
-    categories = len(matched.pairs.categories)
-    found = np.full((len(matched.params.iouThrs), categories, len(weights)), np.nan)
-    bounds = np.searchsorted(category, np.arange(categories + 1))
-    for place, curves in enumerate(curves_of(matched)):
-        own = image[slice(*bounds[place : place + 2])]
+    recalls, objects = np.asarray(matched.params.recThrs), objects_of(matched)
+    found = np.full((len(matched.params.iouThrs), len(objects), len(weights)), np.nan)
+    for place, (curves, own) in enumerate(zip(curves_of(matched), objects)):
         if len(own):
             found[:, place] = _of_category(curves, own, weights, recalls)
     return found
@@ -142,16 +138,13 @@ def influences(matched):
     the mean at COCO's recalls has none. They sum to 0; an image that is left out takes about as
     much away as it has here.
     """
-    category, image = objects_of(matched)
-    images, categories = len(matched.pairs.images), len(matched.pairs.categories)
-    bounds = np.searchsorted(category, np.arange(categories + 1))
+    images, objects = len(matched.pairs.images), objects_of(matched)
     found = np.zeros(images)
-    for place, curves in enumerate(curves_of(matched)):
-        own = np.bincount(image[slice(*bounds[place : place + 2])], minlength=images)
-        if own.any():
+    for curves, own in zip(curves_of(matched), objects):
+        if len(own):
             for curve in curves.thresholds:
-                found += _influence(curve, curves, own)
-    there = len(np.unique(category)) * len(matched.params.iouThrs)
+                found += _influence(curve, curves, np.bincount(own, minlength=images))
+    there = sum(len(own) > 0 for own in objects) * len(matched.params.iouThrs)
     return found / max(there, 1)
 
 
