@@ -94,14 +94,19 @@ def replicates(worker: Saying, number: int, **more: Any) -> None:
     worker.say("replicates", id=f"t{number}", **{**fields, **more})
 
 
-def test_replicates_that_never_come_cost_what_is_evaluated_beside_them_no_attempt(
-    supervisor: Supervisor, worker: Saying
-):
+def let_the_second_wait(supervisor: Supervisor, worker: Saying) -> None:
+    """Of two, the first has its result and owes its replicates, which the second waits for."""
     supervisor.evaluate(lease(2), 11)
     worker.say("progress", id="t2", done=8, total=8)
     supervisor.tick(20)
     result(worker, 1)
     supervisor.tick(50)
+
+
+def test_replicates_that_never_come_cost_what_is_evaluated_beside_them_no_attempt(
+    supervisor: Supervisor, worker: Saying
+):
+    let_the_second_wait(supervisor, worker)
     # The second has been silent for as long, since it waits for them.
     assert supervisor.tick(149) == []
     (lost,) = supervisor.tick(150)
@@ -113,11 +118,7 @@ def test_replicates_that_never_come_cost_what_is_evaluated_beside_them_no_attemp
 def test_who_waited_for_the_replicates_of_another_has_all_its_time_after_them(
     supervisor: Supervisor, worker: Saying
 ):
-    supervisor.evaluate(lease(2), 11)
-    worker.say("progress", id="t2", done=8, total=8)
-    supervisor.tick(20)
-    result(worker, 1)
-    supervisor.tick(50)
+    let_the_second_wait(supervisor, worker)
     replicates(worker, 1)
     assert [type(one) for one in supervisor.tick(140)] == [Resampled]
     assert supervisor.tick(239) == []

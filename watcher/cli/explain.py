@@ -89,7 +89,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     from watcher.config.policies import boards, require_metrics, stop_policy
     from watcher.decision.explain import explain as explained
     from watcher.decision.explain import with_certainty
-    from watcher.decision.ties import tie_set
+    from watcher.decision.ties import on_draws_of, tie_set
     from watcher.store.queries import has_intervals
     from watcher.store.replicates import draws_of
 
@@ -112,12 +112,7 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         # As the daemon looks at them: those whose files are there.
         ids = {best, *(row.evaluation_id for row in (*scored, *averages) if row.pin)}
         draws = draws_of(reader, ids, board.metric.keys)
-        drawn = {
-            id_: values
-            for id_, one in draws.items()
-            if best in draws and one.identity == draws[best].identity
-            if (values := one.of(board.metric)) is not None
-        }
+        drawn = on_draws_of(best, draws, board.metric)
         return tie_set(drawn, best, board.policy.mode)
 
     told = explained(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from watcher.decision.board import Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge_by_noise, rankable
-from watcher.decision.resolution import about_min_delta, half_width, least_gain, paired
+from watcher.decision.resolution import about_min_delta, half_width, least_gain
 from watcher.decision.stop import (
     Rule,
     StopDecision,
@@ -24,7 +24,7 @@ from watcher.decision.stop import (
     too_early,
     walk,
 )
-from watcher.decision.ties import Difference, Draws, Standing, standings
+from watcher.decision.ties import Difference, Draws, Standing, on_draws_of, paired, standings
 from watcher.types import ScoredCheckpoint
 
 MOST_LEADERS = 10
@@ -174,9 +174,9 @@ def with_certainty(told: Explanation, draws: Mapping[int, Draws]) -> Explanation
         if (found := paired(row, best, draws, metric))
     }
     known = {best.evaluation_id, *differences}
-    values = {id_: draws[id_].of(metric) for id_ in known if id_ in draws}
-    told_values = {id_: one for id_, one in values.items() if one is not None}
-    placed = standings(told_values, best.evaluation_id, policy.mode, policy.top_k)
+    drawn = {id_: one for id_, one in draws.items() if id_ in known}
+    values = on_draws_of(best.evaluation_id, drawn, metric)
+    placed = standings(values, best.evaluation_id, policy.mode, policy.top_k)
     return replace(told, certainty=Certainty(differences, placed, _gain(told, draws)))
 
 

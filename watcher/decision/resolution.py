@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from watcher.decision.metric import Metric
 from watcher.decision.stop import StopPolicy
-from watcher.decision.ties import Difference, Draws, difference
+from watcher.decision.ties import Difference, Draws, paired
 from watcher.types import ScoredCheckpoint
 
 # Of the difference of two neighbouring leaders in mAP, the half width of its interval was so much
@@ -37,26 +37,6 @@ class Resolution:
 def half_width(one: Difference) -> float:
     """Return how far from the middle of a difference's interval its ends are."""
     return (one.high - one.low) / 2
-
-
-def paired(
-    one: ScoredCheckpoint, other: ScoredCheckpoint, draws: Mapping[int, Draws], metric: Metric
-) -> Difference | None:
-    """Return the difference of two evaluations, None where they cannot be paired.
-
-    Args:
-        one, other: Both have a score.
-        draws: The replicates that there are, by evaluation id.
-        metric: What the scores are.
-    """
-    theirs = [draws.get(row.evaluation_id) for row in (one, other)]
-    first, second = theirs
-    if first is None or second is None or first.identity != second.identity:
-        return None
-    values, others = first.of(metric), second.of(metric)
-    if values is None or others is None or one.score is None or other.score is None:
-        return None
-    return difference(values, others, one.score - other.score)
 
 
 def resolution(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from watcher.decision.metric import Key, Metric, Mode
+from watcher.types import ScoredCheckpoint
 
 LEVEL = 0.95
 # Of so many of the best it is looked how they stand to each other.
@@ -98,6 +99,35 @@ def difference(one: Numbers, other: Numbers, measured: float) -> Difference | No
     """
     ends = interval([a - b for a, b in zip(one, other, strict=False)])
     return Difference(measured, *ends) if ends else None
+
+
+def on_draws_of(best: int, draws: Mapping[int, Draws], metric: Metric) -> dict[int, Numbers]:
+    """Return evaluation id to a metric's replicates, of those on the same draws as one of them."""
+    if best not in draws:
+        return {}
+    drawn = {
+        id_: one.of(metric) for id_, one in draws.items() if one.identity == draws[best].identity
+    }
+    return {id_: values for id_, values in drawn.items() if values is not None}
+
+
+def paired(
+    one: ScoredCheckpoint, other: ScoredCheckpoint, draws: Mapping[int, Draws], metric: Metric
+) -> Difference | None:
+    """Return the difference of two evaluations, None where they cannot be paired.
+
+    Args:
+        one, other: Both have a score.
+        draws: The replicates that there are, by evaluation id.
+        metric: What the scores are.
+    """
+    ids = (one.evaluation_id, other.evaluation_id)
+    both = {id_: draws[id_] for id_ in ids if id_ in draws}  # an expression takes its time
+    drawn = on_draws_of(other.evaluation_id, both, metric)
+    values, others = map(drawn.get, ids)
+    if values is None or others is None or one.score is None or other.score is None:
+        return None
+    return difference(values, others, one.score - other.score)
 
 
 def tie_set(replicates: Mapping[int, Numbers], best: int, mode: Mode) -> set[int]:

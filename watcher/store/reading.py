@@ -81,6 +81,10 @@ class Reader(ReadOnly, Rows):
         """Return the view `ties`: how the best evaluations stand to each other."""
         return [_told(row) for row in self.all("SELECT * FROM ties")]
 
+    def averages(self) -> list[dict[str, Any]]:
+        """Return the view `averages`: what is averaged, and what came of it."""
+        return self.all("SELECT * FROM averages")
+
     def other_boards(self) -> list[dict[str, Any]]:
         """Return the view `boards` without the board that `leaderboard` shows, likewise."""
         return self._found(

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from watcher.decision import ties
 from watcher.decision.metric import Key, Metric
-from watcher.decision.ties import Difference, Draws, Standing, difference
+from watcher.decision.ties import Difference, Draws, Standing
 from watcher.store.database import RunDatabase
 from watcher.store.rows import Rows
 from watcher.types import Replicates as Drawn
@@ -164,14 +165,8 @@ def paired(
     db: Rows, metric: Metric, one: ScoredCheckpoint, other: ScoredCheckpoint
 ) -> Difference | None:
     """Return how much more one has than the other, None where their replicates do not tell."""
-    ids = (one.evaluation_id, other.evaluation_id)
-    draws = draws_of(db, ids, metric.keys)
-    if len(draws) < len(ids) or draws[ids[0]].identity != draws[ids[1]].identity:
-        return None
-    first, second = (draws[id_].of(metric) for id_ in ids)
-    if first is None or second is None or one.score is None or other.score is None:
-        return None
-    return difference(first, second, one.score - other.score)
+    draws = draws_of(db, (one.evaluation_id, other.evaluation_id), metric.keys)
+    return ties.paired(one, other, draws, metric)
 
 
 def intervals_of(db: Rows, evaluation_id: int) -> dict[Key, dict[str, Any]]:

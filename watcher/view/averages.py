@@ -22,7 +22,7 @@ def with_gains(reader: Reader) -> list[dict[str, Any]]:
     `best` is that one's name; `gain` is positive where the average is better, whichever score is,
     with `gain_low` and `gain_high`, the ends of its paired 95 % interval; null where not known.
     """
-    run, rows = reader.run(), reader.all("SELECT * FROM averages")
+    run, rows = reader.run(), reader.averages()
     mode: Mode = "min" if run["mode"] == "min" else "max"
     best = next(iter(by_score(reader.scored(), mode)), None)
     scored = {row.sha256: row for row in reader.scored_averages()}
