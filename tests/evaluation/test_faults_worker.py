@@ -16,20 +16,20 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import STUB, Watcher, alive, cli, wait_until
 
-QUICK = ["--retry-seconds", 0.05, "--stall-timeout", 1, "--start-timeout", 5]
+QUICK = ["--retry-seconds", 0.05]
+STALLING = [*QUICK, "--stall-timeout", 1]
 FAULTS = {
     "STUB_CRASH": "SIGSEGV",
     "STUB_KILL": "SIGKILL",
     "STUB_EXIT": "ended with exit code 0",
     "STUB_MEMORY": "MemoryError",
-    "STUB_HANG": "no progress for 1 s",
     "STUB_GARBAGE": "garbage",
     "STUB_NOISE": "endless line",
-    "STUB_CHATTER": "no progress for 1 s",
     "STUB_ODD": "garbage",
     "STUB_SHORT": "7 images of 8",
     "STUB_ORPHAN": "ended with exit code 1",
 }
+STALLS = {"STUB_HANG": "no progress for 1 s", "STUB_CHATTER": "no progress for 1 s"}
 
 
 def save(watcher: Watcher, count: int) -> None:
@@ -54,25 +54,51 @@ def group_members(group: int) -> list[int]:
     return members
 
 
+def broken_among_whole(watcher: Watcher, faults: dict[str, str]) -> dict[str, str]:
+    """Save a whole checkpoint after each that is to break its worker, and return who breaks how."""
+    save(watcher, 2 * len(faults))
+    return {f"ckpt-{2 * number + 1}": fault for number, fault in enumerate(faults)}
+
+
+def run_through(
+    watcher: Watcher, limits: list[object], faults: dict[str, str], starts: Path
+) -> dict[str, int]:
+    """Let broken checkpoints be tried, and return the attempts that each whole one took."""
+    broken = broken_among_whole(watcher, faults)
+    steer = {fault: name for name, fault in broken.items()}
+    assert watcher.run(*limits, **steer, STUB_STARTS=starts) == 0
+    whole = {}
+    for row in watcher.query("SELECT name, state, reason, attempts FROM checkpoints ORDER BY id"):
+        fault = broken.get(row["name"])
+        assert row["state"] == ("failed" if fault else "scored"), row
+        if fault:
+            assert row["attempts"] == 3
+            assert faults[fault] in row["reason"] and "attempt 3, the last" in row["reason"]
+        else:
+            whole[row["name"]] = row["attempts"]
+    assert watcher.query("SELECT count(*) AS n FROM evaluations") == [{"n": len(faults)}]
+    assert not set(watcher.leaderboard()) & set(broken)
+    # Nothing that any of these workers started is left.
+    assert [group for pid in started(starts) for group in group_members(pid)] == []
+    return whole
+
+
 def test_a_checkpoint_that_breaks_three_workers_fails_and_the_next_one_goes_on(
     watcher: Watcher, tmp_path: Path
 ):
-    save(watcher, 2 * len(FAULTS))
     starts = tmp_path / "starts"
-    broken = {f"ckpt-{2 * number + 1}": fault for number, fault in enumerate(FAULTS)}
-    steer = {fault: name for name, fault in broken.items()}
-    assert watcher.run(*QUICK, **steer, STUB_STARTS=starts) == 0
-    rows = watcher.query("SELECT name, state, reason, attempts FROM checkpoints ORDER BY id")
-    for row in rows:
-        fault = broken.get(row["name"])
-        assert row["state"] == ("failed" if fault else "scored"), row
-        assert row["attempts"] == (3 if fault else 1), row
-        if fault:
-            assert FAULTS[fault] in row["reason"] and "attempt 3, the last" in row["reason"]
-    assert watcher.query("SELECT count(*) AS n FROM evaluations") == [{"n": len(FAULTS)}]
-    assert not set(watcher.leaderboard()) & set(broken)
-    # Nothing that any of these workers started is left.
-    assert [group_members(pid) for pid in started(starts)] == [[]] * (3 * len(FAULTS) + 1)
+    whole = run_through(watcher, QUICK, FAULTS, starts)
+    assert set(whole.values()) == {1}
+    assert len(started(starts)) == 3 * len(FAULTS) + 1
+
+
+def test_a_checkpoint_that_stalls_three_workers_fails_and_the_next_one_goes_on(
+    watcher: Watcher, tmp_path: Path
+):
+    # A machine that is itself held up for a second costs a whole one an attempt, and no score.
+    starts = tmp_path / "starts"
+    run_through(watcher, STALLING, STALLS, starts)
+    assert len(started(starts)) >= 3 * len(STALLS) + 1
 
 
 def test_a_worker_that_breaks_once_costs_an_attempt_and_a_delay_and_no_score(
