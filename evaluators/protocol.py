@@ -205,6 +205,7 @@ class Artefact:
     sha256: str
     path: Optional[str] = None
     uri: Optional[str] = None
+    image: Optional[str] = None
 
 
 @dataclass

@@ -85,7 +85,9 @@ class Evaluation:
         if wanted is None:
             wanted = self._pipeline.configs["eval_config"].num_visualizations
         self._visualizer = Visualizer(
-            *(self._pipeline, self._eval_set, self._sets, int(wanted)), request.get("artefacts_dir")
+            *(self._pipeline, self._eval_set, self._sets, int(wanted)),
+            names=self._naming,
+            parent=request.get("artefacts_dir"),
         )
         self._build_seconds = time.perf_counter() - began
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 
 import tensorflow as tf
-from object_detection import model_lib_v2
+from object_detection import inputs, model_lib_v2
 from object_detection.core import standard_fields
 from object_detection.utils import label_map_util
 
@@ -36,14 +36,16 @@ class Visualizer:
         eval_set: the EvalSet, which has the original pixels of those images.
         sets: the MetricSets, which make the OD API's evaluation dict.
         batches: how many batches of the pipeline's size to draw; 0 draws nothing.
+        names: returns what images are called, by their identities.
         parent: where a folder for them is made, None for the temporary folder.
     """
 
-    def __init__(self, pipeline, eval_set, sets, batches, parent=None):
+    def __init__(self, pipeline, eval_set, sets, batches, names, parent=None):
         self._config = pipeline.configs["eval_config"]
         self._batch_size = pipeline.pipeline_batch_size
         self._images = batches * self._batch_size
         self._sets = sets
+        self._names = names
         self._pixels = eval_set.original_pixels(self._images) if self._images else []
         self._index = label_map_util.create_category_index(sets.categories)
         self._edges = [(edge.start, edge.end) for edge in self._config.keypoint_edge] or None
@@ -87,7 +89,8 @@ class Visualizer:
         folder.mkdir()
         written, drawn = 0, []
         for (detections, features, labels), pixels in zip(batches, self._pixels):
-            for picture in self._pictures(detections, features, labels, pixels):
+            images = self._names(features[inputs.HASH_KEY].numpy())
+            for place, picture in enumerate(self._pictures(detections, features, labels, pixels)):
                 if len(drawn) >= self._images:
                     break
                 png = tf.io.encode_png(picture[0]).numpy()
@@ -98,7 +101,7 @@ class Visualizer:
                 path = folder / (name + ".png")
                 path.write_bytes(png)
                 sha256 = hashlib.sha256(png).hexdigest()
-                drawn.append(Artefact("picture", name, sha256, str(path)))
+                drawn.append(Artefact("picture", name, sha256, str(path), image=images[place]))
         return drawn
 
     def _pictures(self, detections, features, labels, pixels):

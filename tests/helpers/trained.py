@@ -93,7 +93,7 @@ class Trained:
             wait_until(watcher.database.exists, "the watcher has begun")
             wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready", 200)
             self._train()
-            wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 120)
+            wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 600)
             # It ends when all is projected, too.
             daemon.send_signal(signal.SIGUSR1)
             assert daemon.wait(60) == 0

@@ -7,9 +7,11 @@ them when the run is handed to the tests.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -103,6 +105,23 @@ def test_tensorboard_shows_what_the_od_apis_own_evaluation_would_have_written(jo
         for tag, points in expected.items():
             assert points == [point for point in found[tag] if point[0] <= 200], tag
     assert "train" in ours["server"]["scalars"], "beside the trainer's"
+
+
+def test_the_report_shows_pictures_of_the_images_by_the_names_of_the_records(
+    job: Job, tmp_path: Path
+):
+    (row,) = job.watcher.query("SELECT names FROM image_names")
+    names = json.loads(row["names"])[:PICTURES]
+    tags = {name: f"eval_side_by_side_{number}_0" for number, name in enumerate(names)}
+    for told in job.watcher.query("SELECT details FROM evaluations"):
+        assert json.loads(told["details"])["pictured"] == tags
+    file = tmp_path / "report.html"
+    assert cli("web", job.watcher.model_dir, "--export", file).returncode == 0
+    text = file.read_text()
+    captions = re.findall(r"<figcaption>(.*?): [+-]", text)
+    assert sorted(captions) == sorted(names)
+    pngs = [base64.b64decode(one) for one in re.findall(r"image/png;base64,([^\"]+)", text)]
+    assert len(set(pngs)) == 2 * PICTURES
 
 
 def test_best_is_what_the_database_says_and_tensorflow_and_the_exporter_take_it_as_it_is(job: Job):

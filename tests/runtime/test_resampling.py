@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import shutil
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import png
 from fake_trainer import Manager, model_tensors
+from tensorboards import ON
 from watching import Watcher, cli, wait_until
 
 # Four checkpoints: 2 and 3 cannot be told from each other, 1 and 4 surely are worse. A noise that
@@ -100,6 +105,33 @@ def test_compare_lists_the_images_that_gained_and_lost_the_most(done: Watcher):
     # The stub's influences are the same for each checkpoint: all share the change.
     assert [one["gain"] for one in images] == pytest.approx([0.001 / 8] * 8)
     assert "of 8" in cli(*compared, COLUMNS="100").stdout
+
+
+def test_the_report_shows_the_images_that_changed_most_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the images of which TensorBoard has pictures: here of two of eight."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    drawn = tmp_path / "pictures"
+    drawn.mkdir()
+    pngs = [png(8, 4, shade) for shade in (10, 200)]
+    for place, picture in enumerate(pngs):
+        (drawn / f"eval_side_by_side_0_{place}.png").write_bytes(picture)
+    watcher = Watcher(tmp_path)
+    save(watcher)
+    watcher.run(**ON, **STUB, STUB_PICTURES=drawn)
+    file = tmp_path / "report.html"
+    assert cli("web", watcher.model_dir, "--export", file).returncode == 0
+    text = file.read_text()
+    assert "from ckpt-3 to ckpt-4: what each of 8 images adds to the change of Det" in text
+    shown = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert [base64.b64decode(one) for one in shown] == [pngs[0]] * 2 + [pngs[1]] * 2
+    assert re.findall(r"<figcaption>(image \d): ", text) == ["image 0", "image 1"]
+    # Without the event files there is the table alone.
+    shutil.rmtree(watcher.model_dir / "eval")
+    assert cli("web", watcher.model_dir, "--export", file).returncode == 0
+    assert "what each of 8 images" in file.read_text() and "<img" not in file.read_text()
 
 
 def test_without_replicates_all_is_as_ever(tmp_path: Path):

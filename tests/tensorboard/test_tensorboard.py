@@ -13,12 +13,12 @@ import shutil
 import signal
 import struct
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from drawn import png
 from fake_trainer import Manager, model_tensors
 from faults import Child, Rounds, at, calls_of, need_strace, now
 from forks import Fork
@@ -46,16 +46,6 @@ def save(watcher: Watcher, *steps: int) -> None:
 
 def evaluate(watcher: Watcher, *flags: object, **environment: object) -> None:
     assert watcher.run(*flags, **{**ON, **environment}) == 0, watcher.log.read_text()
-
-
-def png(width: int, height: int, shade: int) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    rows = zlib.compress((b"\0" + bytes([shade]) * width) * height)
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @pytest.fixture

@@ -277,8 +277,9 @@ def pictures():
             "name": path.stem,
             "path": str(path),
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "image": f"image {place}",
         }
-        for path in sorted(copied.iterdir())
+        for place, path in enumerate(sorted(copied.iterdir()))
     ]
 
 

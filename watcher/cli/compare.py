@@ -13,10 +13,8 @@ from watcher.cli.evaluations import find_evaluation
 from watcher.cli.options import as_json, print_json, run_folder
 from watcher.cli.runs import only_reader
 from watcher.cli.settings_help import examples
-from watcher.decision.metric import SHORT_NAMES
-from watcher.errors import WatcherError
 from watcher.store.reading import Reader
-from watcher.store.replicates import draws_of, image_names, influences_of
+from watcher.store.replicates import draws_of
 from watcher.view import show
 from watcher.view.changes import Measured, changes
 
@@ -52,7 +50,7 @@ def compare(
         before, after = find_evaluation(reader, old), find_evaluation(reader, new)
         ids = [one.row["evaluation_id"] for one in (before, after)]
         drawn = draws_of(reader, ids)
-        changed = _image_changes(reader, before, after) if images else []
+        changed = _changed(reader, before, after) if images else []
     both = (drawn[ids[0]], drawn[ids[1]]) if len(drawn.keys() & set(ids)) == 2 else None
     overall, categories = changes(before, after, both)
     if json_output:
@@ -70,40 +68,17 @@ def compare(
 
         show(changes_table(overall, categories, before, after))
         if images:
-            from watcher.view.images import images_table
+            from watcher.view.images import images_table, main_metric
 
             click.echo()
-            show(images_table(changed, _main_metric(before)))
+            show(images_table(changed, main_metric(before)))
 
 
 def _identity(data: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in data.items() if name not in ("metrics", "categories")}
 
 
-def _main_metric(measured: Measured) -> str:
-    """Return the metric that influences are of: mAP of boxes, else of masks."""
-    for name in (name for short in ("mAP", "mask_mAP") for name in SHORT_NAMES[short]):
-        if name in measured.overall:
-            return name
-    return ""
+def _changed(reader: Reader, before: Measured, after: Measured) -> list[ImageChange]:
+    from watcher.view.images import changes_between
 
-
-def _image_changes(reader: Reader, before: Measured, after: Measured) -> list[ImageChange]:
-    from watcher.view.images import image_changes
-
-    found = []
-    for one in (before, after):
-        influences = influences_of(reader, one.row["evaluation_id"])
-        if influences is None:
-            raise WatcherError(
-                f"nothing is kept of the images of {one.row['checkpoint']}",
-                hint="it is kept for checkpoints that have a place, and for those evaluated last:"
-                " `checkpoint-watcher requeue` has one evaluated again",
-            )
-        found.append(influences)
-    named = image_names(reader, reader.fingerprint() or "")
-    names = named or [str(place) for place in range(len(found[0]))]
-    metric = _main_metric(before)
-    values = [one.overall.get(metric) for one in (before, after)]
-    change = (values[1] or 0.0) - (values[0] or 0.0)
-    return image_changes(found[0], found[1], names, change)
+    return changes_between(reader, before, after)

@@ -126,5 +126,7 @@ def _artefacts(message: messages.Result) -> dict[str, Any]:
     others = [one for one in message.artefacts if one.kind != "picture"]
     # Event files take all pictures of a folder, which is a worker's own for each evaluation.
     folder = str(Path(pictures[0]).parent) if pictures else None
-    kept = {"artefacts": msgspec.to_builtins(others)} if others else {}
+    kept: dict[str, Any] = {"artefacts": msgspec.to_builtins(others)} if others else {}
+    if shown := {one.image: one.name for one in message.artefacts if one.path and one.image}:
+        kept["pictured"] = shown
     return {"visualizations": folder, **kept}

@@ -228,6 +228,7 @@ class Artefact(Struct, frozen=True):
         kind: `picture`, `table` (figures of each image) or `file`.
         path: Where it is for the watcher; either this or `uri`.
         sha256: Of its content, in hexadecimal.
+        image: What it shows, as `image_names` calls it; None where it is of no one image.
     """
 
     kind: str
@@ -235,6 +236,7 @@ class Artefact(Struct, frozen=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     path: str | None = None
     uri: str | None = None
+    image: str | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.uri is None):

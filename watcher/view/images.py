@@ -1,4 +1,4 @@
-"""Images: which of the eval set make up most of the change between two evaluations. Pure."""
+"""Images: which of the eval set make up most of the change between two evaluations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from watcher.decision.metric import SHORT_NAMES
+from watcher.errors import WatcherError
+from watcher.store.reading import Reader
+from watcher.store.replicates import image_names, influences_of
+from watcher.view.changes import Measured
 from watcher.view.tables import plain_table
 
 SHOWN = 5
+HINT = (
+    "it is kept for checkpoints that have a place, and for those evaluated last:"
+    " `checkpoint-watcher requeue` has one evaluated again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +52,47 @@ def image_changes(
     return sorted(found, key=lambda one: (-one.gain, one.name))
 
 
+def main_metric(measured: Measured) -> str:
+    """Return the metric that influences are of: mAP of boxes, else of masks."""
+    for name in (name for short in ("mAP", "mask_mAP") for name in SHORT_NAMES[short]):
+        if name in measured.overall:
+            return name
+    return ""
+
+
+def changes_between(reader: Reader, before: Measured, after: Measured) -> list[ImageChange]:
+    """Return every image's part of the change between two evaluations, the largest gain first.
+
+    Raises:
+        WatcherError: nothing is kept of the images of one.
+        StoreError: the database cannot be read.
+    """
+    found = []
+    for one in (before, after):
+        influences = influences_of(reader, one.row["evaluation_id"])
+        if influences is None:
+            raise WatcherError(
+                f"nothing is kept of the images of {one.row['checkpoint']}", hint=HINT
+            )
+        found.append(influences)
+    named = image_names(reader, reader.fingerprint() or "")
+    names = named or [str(place) for place in range(len(found[0]))]
+    metric = main_metric(before)
+    values = [one.overall.get(metric) for one in (before, after)]
+    return image_changes(found[0], found[1], names, (values[1] or 0.0) - (values[0] or 0.0))
+
+
+def most_changed(changes: Sequence[ImageChange]) -> list[ImageChange]:
+    """Return the images with the largest gain, the largest first, then those with a loss."""
+    gains = [one for one in changes if one.gain > 0][:SHOWN]
+    losses = [one for one in changes if one.gain < 0][-SHOWN:]
+    return [*gains, *losses]
+
+
 def images_table(changes: Sequence[ImageChange], metric: str) -> RenderableType:
     """Draw the images with the largest gain and the largest loss."""
     table = plain_table("image", "gain", texts=("image",))
-    gains = [one for one in changes if one.gain > 0][:SHOWN]
-    losses = [one for one in changes if one.gain < 0][::-1][:SHOWN]
-    for one in [*gains, *losses[::-1]]:
+    for one in most_changed(changes):
         style = "green" if one.gain > 0 else "red"
         table.add_row(one.name, Text(f"{one.gain:+.5f}", style=style))
     title = f"Images that make up most of the change of {metric}, of {len(changes)}"

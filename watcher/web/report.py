@@ -15,6 +15,7 @@ from watcher.view.changes import Measured, short_name
 from watcher.view.overview import seconds_text
 from watcher.web.markup import Markup, joined, tag
 from watcher.web.report_data import MOST_CHECKPOINTS, ReportData
+from watcher.web.report_images import changed_images
 
 STYLE_FILE = Path(__file__).with_name("static") / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
@@ -53,6 +54,7 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         _section("Scores", _pictures(pictures), note or "no checkpoint has a score yet"),
         _section("Categories", _categories(data), "the metrics of this run have no categories"),
         _section("Metrics", _metrics(data), "nothing is evaluated yet"),
+        *([_section("Images", changed_images(data.changed), "")] if data.changed else []),
         _section("Failures", _table(data.failures), "none: no checkpoint failed or was missed"),
         _section(_checkpoints_title(data), _checkpoints(data), "no checkpoint was seen yet"),
         _section(_events_title(data), _table(data.events), "nothing has happened yet"),

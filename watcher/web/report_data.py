@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +14,11 @@ from watcher.store.reading import Reader
 from watcher.store.replicates import intervals_of
 from watcher.view.changes import Measured, measured
 from watcher.view.look import Look, Looker
+from watcher.web.report_images import ChangedImages, read_changed_images
 
 MOST_CHECKPOINTS = 500
 MOST_EVENTS = 100
+Row = dict[str, Any]
 _NOT_EVALUATED = ("failed", "corrupt", "missed")
 
 
@@ -36,6 +39,8 @@ class ReportData:
         settings: Those of the last start.
         intervals: The ends of those of the best's metrics, and `objects`, by (metric, category).
         caution: What of the scores is not to be relied on, None for nothing.
+        changed: The images that changed most, from the best to the last one; where that is the
+            best, from the second. None where there are no two, or nothing is kept of them.
     """
 
     look: Look
@@ -49,6 +54,7 @@ class ReportData:
     settings: dict[str, Any]
     intervals: dict[Key, dict[str, Any]] = field(default_factory=dict)
     caution: str | None = None
+    changed: ChangedImages | None = None
 
 
 def read_report(reader: Reader) -> ReportData:
@@ -79,7 +85,26 @@ def read_report(reader: Reader) -> ReportData:
         settings=settings,
         intervals=_intervals(reader, best or last),
         caution=queries.caution(reader),
+        changed=_changed(reader, look, settings, best, last),
     )
+
+
+def _changed(
+    reader: Reader, look: Look, settings: dict[str, Any], best: Row | None, last: Row | None
+) -> ChangedImages | None:
+    before, after = best, last
+    if best and best == last:
+        second = next((row["sha256"] for row in look.board if row["rank"] == 2), None)
+        every = reader.evaluated(averages=True)
+        before = next((row for row in every if row["sha256"] == second), None)
+    if before is None or after is None:
+        return None
+    # What it was at the last start; a model folder that was moved took its own along.
+    eval_dir = settings.get("eval_dir") or look.run["model_dir"]
+    if not settings.get("eval_dir") and settings.get("evaluator") != "model-garden":
+        eval_dir = str(Path(eval_dir, "eval"))
+    both = (measured(row, reader.values_of(row["evaluation_id"])) for row in (before, after))
+    return read_changed_images(reader, Path(eval_dir), *both)
 
 
 def _measured(reader: Reader, row: dict[str, Any] | None) -> Measured | None:
