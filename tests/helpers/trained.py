@@ -91,7 +91,7 @@ class Trained:
             daemon = watcher.start(*self.flags(), *flags, **variables)
             # Or the trainer would rotate checkpoints away that are to be compared.
             wait_until(watcher.database.exists, "the watcher has begun")
-            wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready", 200)
+            wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready", 500)
             self._train()
             wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 600)
             # It ends when all is projected, too.

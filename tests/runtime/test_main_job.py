@@ -27,7 +27,7 @@ from watching import Watcher, alive, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(1200)]
 
 MAP = "DetectionBoxes_Precision/mAP"
 # The OD API's exporter, after what TensorFlow takes for the latest checkpoint of a folder.
