@@ -12,8 +12,8 @@ A kind is a class; `worker.py` makes one and asks it, in this order:
   computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
   its id. Where it can, it adds `replicates`: what `coco.resampler` returns, whose `compute` is
   called once the result is sent
-- `average(prefixes, prefix)`, where its `JOBS` have `average`, writes the average of checkpoints,
-  and returns how many variables were averaged
+- `average(request, on_progress)`, where its `JOBS` have `average`, writes what an `Average` asks
+  for, and returns the fields of `Averaged` but its id; `on_progress` is as for `forward`
 
 A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint without a score
 `protocol.Failure`. The capabilities are the runtime's, and are said by it.

@@ -10,8 +10,18 @@ class ObjectDetection(Kind):
     EVALUATION = "evaluators.od_api.evaluation"
     JOBS = ("evaluate", "average")
 
-    def average(self, prefixes, prefix):
-        """Writes the average of checkpoints, see `evaluators.od_api.averages`."""
-        from evaluators.od_api import averages
+    def average(self, request, on_progress):
+        """Writes the average of checkpoints, see `evaluators.averages`.
 
-        return averages.write(prefixes, prefix)
+        Returns:
+            the fields of `Averaged` but its id.
+        """
+        from evaluators import averages
+
+        prefix, images = request.prefix, request.recompute_batch_norm
+        fields = {"variables": averages.write(request.prefixes, prefix)}
+        if images:
+            values, told = self._evaluation.recompute_batch_norm(prefix, images, on_progress)
+            averages.replace(prefix, values)
+            fields["batch_norm"] = told
+        return fields

@@ -30,6 +30,7 @@ _BESIDE: Mapping[str, tuple[str, ...]] = {
     "smoothing": _SMOOTHED,
     "min_delta": ("patience", "patience_steps"),
     "plateau_window": ("plateau_std",),
+    "recompute_batch_norm": ("average",),
     "trend_window": ("trend_below",),
     "tensorboard_categories": ("tensorboard",),
     "visualizations": ("tensorboard",),
