@@ -68,9 +68,10 @@ def recompute(model, configs, images, on_progress):
 
 
 def _recomputed(model, configs, layers, images, batch_size, report):
-    dataset, forward = _training_set(configs, model.network, batch_size), _pass(model, configs)
+    forward = _pass(model, configs)
     live, sums, done, seen = [], [], 0, 0
     try:
+        dataset = _training_set(configs, model.network, batch_size)
         for features, labels in dataset.take(-(-images // batch_size)):
             found = len(features[inputs.HASH_KEY])
             seen += found

@@ -178,7 +178,7 @@ def recomputed(od_python: str, run: Run, averaged: dict[str, Any]) -> dict[str, 
 
 
 def test_batch_norm_computed_anew_is_the_mean_of_the_batches_and_all_else_is_the_average(
-    recomputed: dict[str, Any],
+    recomputed: dict[str, Any], run: Run
 ) -> None:
     """As NumPy computes it for the first layer; TensorFlow adds up 32,768 numbers in float32."""
     assert recomputed["changed"] == recomputed["statistics"]
@@ -187,6 +187,9 @@ def test_batch_norm_computed_anew_is_the_mean_of_the_batches_and_all_else_is_the
     said = recomputed["said"]["sixteen"]
     assert said["batch_norm"] == {"images": 16, "batch_size": 8, "layers": 64, "frozen": 0}
     assert said["variables"] > 100
+    told = [one for one in run.client.replies if one["type"] == "progress"]
+    done = [(one["done"], one["total"]) for one in told if one["id"] == "sixteen"]
+    assert done[0] == (0, 16) and done[-1] == (16, 16)
 
 
 def test_batch_norm_computed_anew_is_the_same_again_whatever_was_there_before(

@@ -77,7 +77,8 @@ def average(
     from watcher.cli.asking import carry_out
     from watcher.control.channel import Request
 
-    _refuse_kind(state)
+    if recompute_batch_norm:
+        _refuse_kind(state)
     choice = f"top-{top}" if top else f"last-{last}" if last else None
     request = Request(
         verb="average",
@@ -100,8 +101,9 @@ def _refuse_kind(state_dir: Path) -> None:
         kind = (reader.run().get("settings") or {}).get("evaluator")
     if kind == MODEL_GARDEN:
         raise ConfigError(
-            "checkpoints of Model Garden cannot be averaged yet",
-            hint="Model Garden averages weights while it trains: optimizer_config.ema",
+            "batch normalisation of Model Garden's models cannot be computed anew",
+            hint="leave --recompute-batch-norm out: an average has the mean of the checkpoints'"
+            " statistics then",
         )
 
 
