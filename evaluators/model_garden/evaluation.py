@@ -89,6 +89,7 @@ class Evaluation:
                 "build_seconds": self._build_seconds,
                 "eval_set_kept": self._eval_set.kept,
                 "records": self._eval_set.records,
+                "leaves_empty_tiles_out": self._model.leaves_empty_tiles_out,
             },
         )
 

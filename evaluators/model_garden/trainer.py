@@ -14,6 +14,7 @@ from official.modeling import optimization, performance
 from orbit.utils import loop_fns
 
 from evaluators import misfit
+from evaluators.model_garden import suppression
 from evaluators.protocol import Failure, Refusal, one_line
 from evaluators.variables import READ_ERRORS, SLOT, VALUE, Reader, by_key, is_models, unreadable
 
@@ -83,6 +84,7 @@ class Model:
     Attributes:
         task: Model Garden's.
         trainer: the CountingTrainer; there once `build` was called.
+        leaves_empty_tiles_out: whether suppression of boxes does.
         strategy: of the one device.
         global_step: step of the restored checkpoint.
     """
@@ -98,6 +100,7 @@ class Model:
             num_gpus=params.runtime.num_gpus,
         )
         self._scratch = scratch
+        self.leaves_empty_tiles_out = suppression.install()
         with self.strategy.scope():
             self.task = task_factory.get_task(params.task, logging_dir=str(scratch))
 

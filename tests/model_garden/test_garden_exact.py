@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_client import Client
+from evaluator_client import PROGRAMS, Client, run_program
 from fake_bundle import SUFFIX, Entry, Tensor, build_index, encode_tensor, floats
 from garden_runs import IMAGES, GardenRun, garden_run
 
@@ -25,6 +26,8 @@ SPOILED = {
     "nan": (floats([0, math.nan, 0]), "not_finite"),
     "wider": (floats([0, 0, 0, 0]), "unmatched_variables"),
 }
+# Of the scores that the job's detector gives, all are above 0, and a few above this.
+FEW_ABOVE = 0.1
 DEFAULT = (
     "retinanet",
     pytest.param("retinanet_ema", marks=pytest.mark.families),
@@ -196,6 +199,31 @@ def test_nothing_is_written_into_model_dir(evaluated: Evaluated):
     names |= {f"{prefix.name}.data-00000-of-00001" for prefix in evaluated.run.prefixes}
     names |= {"checkpoint", "params.yaml", "operative_config.train.gin", "train"}
     assert there == names
+
+
+def test_suppression_without_empty_tiles_keeps_the_boxes_that_model_garden_keeps(
+    evaluated_once: Callable[[str], Evaluated], od_python: str, tmp_path: Path
+):
+    """Also of ties, of thresholds below 0.5, and where a rounded sum decides when it ends."""
+    program = PROGRAMS / "suppressed.py"
+    found = json.loads(run_program(od_python, program, cwd=tmp_path))
+    assert found["installed"] and found["differing"] == []
+    assert found["kept"] > 10_000 and found["fifth_kept"] < 40
+    assert evaluated_once("retinanet").ready["details"]["leaves_empty_tiles_out"]
+
+
+@pytest.mark.families
+def test_the_metrics_are_model_gardens_where_few_boxes_are_above_the_threshold(
+    evaluated_once: Callable[[str], Evaluated], tmp_path: Path
+):
+    run = evaluated_once("retinanet").run
+    task = {"model": {"detection_generator": {"pre_nms_score_threshold": FEW_ABOVE}}}
+    found = evaluate(run, tmp_path, params_overrides=[json.dumps({"task": task})])
+    reference = run.evaluate(task=task)
+    for prefix, result in zip(run.prefixes, found.results, strict=False):
+        assert differing(result, reference[prefix.name]) == {}
+    some = [values["AP"] for values in reference.values()]
+    assert max(some) > 0 and some != [one["AP"] for one in run.reference.values()]
 
 
 @pytest.mark.families

@@ -107,7 +107,8 @@ def test_a_restart_evaluates_nothing_again_and_forgets_nothing(watcher: Watcher)
 def test_a_killed_daemon_takes_its_worker_along_and_its_evaluation_is_done_again(watcher: Watcher):
     save(Manager(watcher.model_dir), 2)
     daemon = watcher.start(STUB_HANG="ckpt-2")
-    wait_until(lambda: watcher.states().get("ckpt-2") == "leased", "ckpt-2 is being evaluated")
+    at_work = {"ckpt-1": "scored", "ckpt-2": "leased"}
+    wait_until(lambda: watcher.states() == at_work, "ckpt-2 is being evaluated")
     worker = children(daemon)[0]
     daemon.kill()
     daemon.wait()
