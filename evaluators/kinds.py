@@ -12,8 +12,8 @@ A kind is a class; `worker.py` makes one and asks it, in this order:
   computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
   its id. Where it can, it adds `replicates`: what `coco.resampler` returns, whose `compute` is
   called once the result is sent
-- `average(prefixes, prefix)`, where its `JOBS` have `average`, writes the average of checkpoints,
-  and returns how many variables were averaged
+- `average(request, on_progress)`, where its `JOBS` have `average`, writes what an `Average` asks
+  for, and returns the fields of `Averaged` but its id; `on_progress` is as for `forward`
 
 A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint without a score
 `protocol.Failure`. The capabilities are the runtime's, and are said by it.
@@ -22,7 +22,7 @@ A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint withou
 import importlib
 
 from evaluators import device
-from evaluators.protocol import Refusal
+from evaluators.protocol import Failure, Refusal
 
 KINDS = {
     "od-api": "evaluators.od_api.kind:ObjectDetection",
@@ -41,7 +41,7 @@ class Kind:
 
     LIBRARIES = ""
     EVALUATION = ""
-    JOBS = ("evaluate",)
+    JOBS = ("evaluate", "average")
 
     def prepare(self, start, begin):
         """Sets up the process, imports the libraries and returns their versions by name."""
@@ -62,6 +62,25 @@ class Kind:
     def forward(self, prefix, on_progress):
         """Runs one checkpoint through the model, see the `Evaluation` of the kind."""
         return self._evaluation.forward(prefix, on_progress)
+
+    def average(self, request, on_progress):
+        """Writes the average of checkpoints, see `evaluators.averages`.
+
+        Returns:
+            the fields of `Averaged` but its id.
+        """
+        from evaluators import averages
+
+        prefix, images = request.prefix, request.recompute_batch_norm
+        if images and not hasattr(self._evaluation, "recompute_batch_norm"):
+            text = "of this kind of evaluation batch normalisation cannot be computed anew"
+            raise Failure("unsupported", text, permanent=True)
+        fields = {"variables": averages.write(request.prefixes, prefix)}
+        if images:
+            values, told = self._evaluation.recompute_batch_norm(prefix, images, on_progress)
+            averages.replace(prefix, values)
+            fields["batch_norm"] = told
+        return fields
 
 
 def make(name):

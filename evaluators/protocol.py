@@ -70,6 +70,7 @@ class Average(Message):
     id: str
     prefixes: List[str]
     prefix: str
+    recompute_batch_norm: Optional[int] = None
 
 
 @dataclass
@@ -256,12 +257,23 @@ class Replicates(Message):
 
 
 @dataclass
+class BatchNorm:
+    """Of what the statistics of batch normalisation were computed anew, and of how many layers."""
+
+    images: int
+    batch_size: int
+    layers: int
+    frozen: int = 0
+
+
+@dataclass
 class Averaged(Message):
     """The average is written."""
 
     TYPE = "averaged"
     id: str
     variables: int
+    batch_norm: Optional[BatchNorm] = None
 
 
 @dataclass

@@ -137,8 +137,13 @@ def is_models(key):
 
     It holds where the checkpoint's root has the model's parts and an `optimizer` beside them.
     """
+    return SLOT not in key and is_trained(key)
+
+
+def is_trained(key):
+    """Tells whether a key is of a variable of a model, or of what an optimizer keeps of one."""
     others = ("optimizer/", "save_counter/", "global_step/", "step/")
-    return key.endswith(VALUE) and SLOT not in key and not key.startswith(others)
+    return key.endswith(VALUE) and not key.startswith(others)
 
 
 def _marked(variable, number):

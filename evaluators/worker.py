@@ -176,14 +176,9 @@ class Server:
         from evaluators import protocol
         from evaluators.pace import PACE
 
-        def on_progress(done, total):
-            if request.id in self._cancelled:
-                raise protocol.Failure("cancelled", "as it was asked to be", permanent=False)
-            self._replies.send(protocol.Progress(request.id, done, total))
-
         def forward():
             PACE.rest = request.rest
-            time_it = kind.forward(request.prefix, on_progress)
+            time_it = kind.forward(request.prefix, self._progress(request))
             self._replies.send(protocol.Free(request.id))
             return time_it
 
@@ -193,6 +188,17 @@ class Server:
         finish = time_it and self._attempt(time_it, request)
         if finish:
             self._pending = self._run(self._finish, finish, request)
+
+    def _progress(self, request):
+        """Returns what tells how far a request is, and gives up one that was cancelled."""
+        from evaluators import protocol
+
+        def on_progress(done, total):
+            if request.id in self._cancelled:
+                raise protocol.Failure("cancelled", "as it was asked to be", permanent=False)
+            self._replies.send(protocol.Progress(request.id, done, total))
+
+        return on_progress
 
     def _finish(self, finish, request):
         from evaluators import protocol
@@ -222,9 +228,10 @@ class Server:
         from evaluators import protocol
 
         self._wait()
-        count = self._attempt(lambda: kind.average(request.prefixes, request.prefix), request)
-        if count is not None:
-            self._replies.send(protocol.Averaged(request.id, count))
+        on_progress = self._progress(request)
+        fields = self._attempt(lambda: kind.average(request, on_progress), request)
+        if fields is not None:
+            self._replies.send(protocol.Averaged(request.id, **fields))
 
     def _attempt(self, work, request, wait=True):
         """Returns what `work` returns, or sends why there is no score and returns None."""

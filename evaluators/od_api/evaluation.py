@@ -7,7 +7,7 @@ from evaluators import coco, device, fingerprint
 from evaluators.clock import Clock, throttled
 from evaluators.latency import Stopwatch, first_batches, wanted_batches
 from evaluators.memory import peak_memory_bytes
-from evaluators.od_api import plugins, randomness, record_checks
+from evaluators.od_api import batch_norm, plugins, randomness, record_checks
 from evaluators.od_api.dataset import EvalSet
 from evaluators.od_api.declared import LATENCY, declare
 from evaluators.od_api.fingerprint import fingerprint_parts
@@ -159,6 +159,11 @@ class Evaluation:
             return lambda: self._result(step, metrics, clock, cost, shown, doubt)
 
         return time_it
+
+    def recompute_batch_norm(self, prefix, images, on_progress):
+        """Computes the statistics of batch normalisation anew, see `batch_norm.recompute`."""
+        self._model.restore(prefix)
+        return batch_norm.recompute(self._model, self._pipeline.configs, images, on_progress)
 
     def evaluate(self, prefix, on_progress):
         """Scores one checkpoint and returns the fields of the `result` reply."""

@@ -8,10 +8,3 @@ class ObjectDetection(Kind):
 
     LIBRARIES = "evaluators.od_api.compat"
     EVALUATION = "evaluators.od_api.evaluation"
-    JOBS = ("evaluate", "average")
-
-    def average(self, prefixes, prefix):
-        """Writes the average of checkpoints, see `evaluators.od_api.averages`."""
-        from evaluators.od_api import averages
-
-        return averages.write(prefixes, prefix)

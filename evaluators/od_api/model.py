@@ -98,6 +98,11 @@ class Model:
         return [run(*batch) for batch in batches][-1]
 
     @property
+    def variables(self):
+        """{key: variable}: what a checkpoint must hold of the model."""
+        return self._variables
+
+    @property
     def variable_count(self):
         """How many variables of the model a checkpoint must hold."""
         return len(self._variables)

@@ -79,10 +79,15 @@ class Judge:
                 return array.array("f", base64.b64decode(metric["values"]))
         return ()
 
-    def average(self, parents: Sequence[Path], prefix: Path) -> Path:
-        """Has the worker write an average, of the parents by step."""
+    def average(self, parents: Sequence[Path], prefix: Path, batch_norm: int | None = None) -> Path:
+        """Has the worker write an average, of the parents by step.
+
+        Args:
+            batch_norm: Of how many training images its statistics are computed anew.
+        """
         paths = [str(one) for one in sorted(parents, key=_number)]
-        self.client.send(type="average", id="average", prefixes=paths, prefix=str(prefix))
+        asked = {"prefixes": paths, "prefix": str(prefix), "recompute_batch_norm": batch_norm}
+        self.client.send(type="average", id="average", **asked)
         said = self.client.receive("averaged", "failed")
         assert said["type"] == "averaged", said
         return prefix
@@ -223,6 +228,9 @@ def _compare(
         prefix = saved[0].parent / f"average-{name.replace(' ', '-')}"
         average = val.average([by_id[one] for one in ids], prefix)
         found[name] = test.score(average), test.score(best)
+    last = [by_id[one] for one in wanted["last 5"]]
+    anew = val.average(last, saved[0].parent / "average-anew", TRAINED_ON)
+    found["last 5, batch norm anew"] = test.score(anew), test.score(best)
     greedy = _greedy(by_id, rows, val, saved[0].parent)
     found["greedy of the top 5"] = test.score(greedy), test.score(best)
     return found

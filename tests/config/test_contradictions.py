@@ -71,6 +71,7 @@ TAKEN: list[dict[str, Any]] = [
     {"trend_below": 0.0, "trend_window": 9, "min_steps": 100},
     {"trend_below": 0.001},
     {"average": "last-5", "average_promote": "better"},
+    {"average": "last-5", "recompute_batch_norm": 64},
     {"listen": 0, "health_seconds": 5},
     {"notify_command": ["true"], "notify_seconds": 5},
     {"tensorboard": False, "visualizations": 0},
@@ -82,6 +83,7 @@ TAKEN: list[dict[str, Any]] = [
 TOLD = [
     ({"replicates": 0, "ties_by": "noise"}, "ties_by (noise) cannot be told with replicates (0)"),
     ({"replicates": 39}, "replicates (39) are few"),
+    ({"recompute_batch_norm": 64}, "recompute_batch_norm (64) has no effect without average"),
     ({"min_steps": 100}, "min_steps (100) has no effect without patience, patience_steps, target,"),
     ({"min_steps": 10, "max_steps": 5}, "min_steps (10) has no effect without"),
     ({"min_evaluations": 3, "max_hours": 2}, "min_evaluations (3) has no effect without"),
@@ -158,11 +160,12 @@ def test_what_may_be_meant_is_taken_and_told(values: dict[str, Any], message: st
     assert doubt.hint
 
 
-def test_averages_of_model_garden_are_refused() -> None:
+def test_batch_norm_of_model_garden_is_not_computed_anew() -> None:
     values = {"model_dir": "m", "evaluator": "model-garden", "experiment": "retinanet_mobile_coco"}
+    values["average"] = "top-3"
     assert load_as(Settings, {}, {}, None, values)
-    with pytest.raises(ConfigError, match=r"average \(top-3\): checkpoints of Model Garden"):
-        load_as(Settings, {}, {}, None, {**values, "average": "top-3"})
+    with pytest.raises(ConfigError, match=r"recompute_batch_norm \(64\): that of Model Garden"):
+        load_as(Settings, {}, {}, None, {**values, "recompute_batch_norm": 64})
 
 
 def test_the_main_boards_mode_is_the_one_that_target_and_divergence_go_by() -> None:

@@ -152,6 +152,79 @@ def test_the_od_api_exports_an_average(averaged: dict[str, Any], run: Run) -> No
     assert averaged["result"]["model_variables"] > 100
 
 
+@pytest.fixture(scope="module")
+def recomputed(od_python: str, run: Run, averaged: dict[str, Any]) -> dict[str, Any]:
+    """What became of batch norm that was computed anew from 16 and from 30 images."""
+    plain, parents = "averages/ckpt-3-average1", ["model_dir/ckpt-2", "model_dir/ckpt-3"]
+
+    def average(name: str, images: int, prefixes: list[str]) -> dict[str, Any]:
+        request = {"type": "average", "id": name, "prefixes": prefixes}
+        prefix = f"averages/{name}"
+        run.client.send(**request, prefix=prefix, recompute_batch_norm=images)
+        return run.client.receive("averaged", "failed")
+
+    said = {
+        "sixteen": average("sixteen", 16, parents),
+        "rest": average("rest", 30, parents),
+        "few": average("few", 7, parents),
+        "many": average("many", 65, parents),
+        # The same weights, with statistics of both kinds before.
+        "again": average("again", 16, [plain, "averages/sixteen"]),
+    }
+    program = PROGRAMS / "first_statistics.py"
+    words = ["train.tfrecord", 16, 8, plain, "averages/sixteen"]
+    told = json.loads(run_program(od_python, program, *words, cwd=run.folder))
+    return {**told, "said": said, "result": run.client.evaluate("averages/sixteen")}
+
+
+def test_batch_norm_computed_anew_is_the_mean_of_the_batches_and_all_else_is_the_average(
+    recomputed: dict[str, Any], run: Run
+) -> None:
+    """As NumPy computes it for the first layer; TensorFlow adds up 32,768 numbers in float32."""
+    assert recomputed["changed"] == recomputed["statistics"]
+    assert len(recomputed["changed"]) == 128
+    assert recomputed["mean_off"] < 1e-4 and recomputed["variance_off"] < 1e-4
+    said = recomputed["said"]["sixteen"]
+    assert said["batch_norm"] == {"images": 16, "batch_size": 8, "layers": 64, "frozen": 0}
+    assert said["variables"] > 100
+    told = [one for one in run.client.replies if one["type"] == "progress"]
+    done = [(one["done"], one["total"]) for one in told if one["id"] == "sixteen"]
+    assert done[0] == (0, 16) and done[-1] == (16, 16)
+
+
+def test_batch_norm_computed_anew_is_the_same_again_whatever_was_there_before(
+    recomputed: dict[str, Any], run: Run
+) -> None:
+    assert recomputed["said"]["again"]["type"] == "averaged"
+    again, first = (
+        (run.folder / "averages" / f"{name}.data-00000-of-00001").read_bytes()
+        for name in ("again", "sixteen")
+    )
+    assert again == first
+
+
+def test_an_average_with_batch_norm_computed_anew_is_evaluated(
+    recomputed: dict[str, Any], averaged: dict[str, Any]
+) -> None:
+    result = recomputed["result"]
+    assert result["type"] == "result", result
+    loss = "Loss/total_loss"
+    assert result["metrics"][loss] != averaged["result"]["metrics"][loss]
+
+
+def test_images_that_fill_no_batch_are_left_out_and_too_few_are_refused(
+    recomputed: dict[str, Any],
+) -> None:
+    said = recomputed["said"]
+    assert said["rest"]["batch_norm"]["images"] == 24
+    for name, message in [
+        ("few", "recompute_batch_norm (7) is less than one batch of training, which has 8 images"),
+        ("many", "training records (train.tfrecord) hold 64 images, recompute_batch_norm asks for"),
+    ]:
+        assert (said[name]["code"], said[name]["permanent"]) == ("too_few_images", True)
+        assert message in said[name]["message"]
+
+
 def test_what_is_not_of_one_model_is_not_averaged_and_the_worker_lives_on(run: Run) -> None:
     parents = ["model_dir/ckpt-1", "model_dir/ckpt-3"]
     run.client.send(type="average", id="b", prefixes=parents, prefix="averages/none")

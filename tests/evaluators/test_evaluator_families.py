@@ -139,6 +139,52 @@ def test_categories_of_one_name_and_a_set_listed_twice_have_one_figure_each(
         assert same(line["shape"], apart[2])
 
 
+def test_an_average_is_the_mean_of_the_moving_averages_where_those_are_evaluated(
+    compared: dict[str, Any],
+) -> None:
+    average = compared["ssd_fpn_ema:0"]["average"]
+    assert average["wrong"] == []
+    assert average["shadows"] > 100 and average["moved"] > average["shadows"]
+
+
+@pytest.mark.families("ssd_fpn_ema_alone")
+def test_the_od_api_gives_an_average_of_moving_averages_the_numbers_of_the_worker(
+    compared: dict[str, Any],
+) -> None:
+    line = compared["ssd_fpn_ema_alone:0"]
+    assert line["average"]["wrong"] == []
+    # Where the OD API has NaN the worker has none.
+    nan = {name for name, value in line["reference"].items() if math.isnan(value)}
+    assert set(line["average"]["metrics"]) <= nan
+
+
+def test_batch_norm_that_is_frozen_or_not_there_is_not_computed_anew(
+    compared: dict[str, Any],
+) -> None:
+    """What is frozen beside others stays as it is, and others are computed."""
+    said = compared["ssd_fpn_ema:0"]["batch_norm"]
+    assert said["none"] == ["no_batch_norm", "the model has no batch normalisation"]
+    code, message = said["all"]
+    assert code == "frozen_batch_norm" and "is frozen (60 layers; freeze_batchnorm, or" in message
+    assert said["part"] == {"images": 4, "batch_size": 2, "layers": 55, "frozen": 5}
+
+
+def test_batch_norm_is_computed_anew_in_smaller_batches_where_those_of_training_do_not_fit(
+    compared: dict[str, Any],
+) -> None:
+    said = compared["ssd_fpn_ema:0"]["batch_norm"]
+    assert said["room for 3"] == {"images": 8, "batch_size": 2, "layers": 60, "frozen": 0}
+    assert said["room for 1"][0] == "out_of_memory"
+
+
+def test_batch_norm_of_a_model_that_draws_at_random_is_computed_the_same_again(
+    compared: dict[str, Any],
+) -> None:
+    said = compared["faster_rcnn:0"]["batch_norm"]
+    assert said["equal"] and said["moved"] == len(said["keys"]) == 106
+    assert said["told"] == {"images": 4, "batch_size": 2, "layers": 53, "frozen": 0}
+
+
 # With masks and without, and the RPN alone: its anchors are sampled.
 SAMPLING = ("faster_rcnn", "mask_rcnn", "class_agnostic")
 SAMPLED = ["Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss", "Loss/total_loss"]

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,12 +184,20 @@ class GardenRun:
         self._reference.write_text(json.dumps(self.evaluate()))
 
     def evaluate(
-        self, experiment: str = "", registers: str = "", **override: Any
+        self,
+        experiment: str = "",
+        registers: str = "",
+        prefixes: Iterable[Path] = (),
+        **override: Any,
     ) -> dict[str, dict[str, float]]:
-        """What Model Garden's own evaluation says of all checkpoints, with further settings."""
+        """What Model Garden's own evaluation says of all checkpoints, with further settings.
+
+        Or of others, where `prefixes` are given.
+        """
         given = [json.dumps(override), registers or self.job.registers]
         program = ["-c", _WITH_OVERRIDE, *given, PROGRAMS / "garden_reference.py"]
-        arguments = [*program, experiment or self.job.experiment, self.config_file, *self.prefixes]
+        arguments = [*program, experiment or self.job.experiment, self.config_file]
+        arguments += prefixes or self.prefixes
         found: dict[str, dict[str, float]]
         found = json.loads(run_program(self.python, *arguments, cwd=self.folder))
         return found

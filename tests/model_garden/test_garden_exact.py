@@ -43,6 +43,8 @@ class Evaluated:
     ready: dict[str, Any]
     results: list[dict[str, Any]]
     replies: list[dict[str, Any]]
+    average: Path
+    averaged: list[dict[str, Any]]
 
 
 def evaluate(run: GardenRun, folder: Path, **options: Any) -> Evaluated:
@@ -51,7 +53,21 @@ def evaluate(run: GardenRun, folder: Path, **options: Any) -> Evaluated:
         ready = run.start(client, **options)
         assert ready["type"] == "ready", ready
         results = [client.evaluate(prefix) for prefix in [*run.prefixes, run.prefixes[0]]]
-        return Evaluated(run, ready, results, client.replies)
+        replies = list(client.replies)
+        average = folder / f"{run.prefixes[-1].name}-average1"
+        said = [ask_average(client, run, average), ask_average(client, run, average, anew=8)]
+        said.append(client.evaluate(average))
+        return Evaluated(run, ready, results, replies, average, said)
+
+
+def ask_average(
+    client: Client, run: GardenRun, prefix: Path, anew: int | None = None
+) -> dict[str, Any]:
+    """Asks for the average of a job's last two checkpoints; returns `averaged` or `failed`."""
+    paths = [str(one) for one in run.prefixes[-2:]]
+    asked = {"prefixes": paths, "prefix": str(prefix), "recompute_batch_norm": anew}
+    client.send(type="average", id="average", **asked)
+    return client.receive("averaged", "failed")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +166,31 @@ def test_categories_have_the_means_that_their_overall_metric_is_made_of(evaluate
         values = [one["value"] for one in found if one["name"] == "AP"]
         if values:
             assert sum(values) / len(values) == pytest.approx(result["metrics"]["AP"], rel=1e-6)
+
+
+def test_an_average_is_evaluated_at_its_newest_parents_step_and_has_no_batch_norm_of_its_own(
+    evaluated: Evaluated,
+):
+    written, refused, result = evaluated.averaged
+    assert written["type"] == "averaged" and written["variables"] > 100
+    assert (refused["type"], refused["code"], refused["permanent"]) == (
+        *("failed", "unsupported", True),
+    )
+    assert result["type"] == "result", result
+    assert result["global_step"] == int(evaluated.run.prefixes[-1].name.removeprefix("ckpt-"))
+    losses = [one["metrics"]["validation_loss"] for one in (result, *evaluated.results)]
+    assert losses[0] not in losses[1:]
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("name", ["retinanet_ema", "classification"])
+def test_model_garden_gives_an_average_the_numbers_of_the_worker(
+    evaluated_once: Callable[[str], Evaluated], name: str
+):
+    """Of moving averages too, which are what it evaluates where it keeps them."""
+    evaluated = evaluated_once(name)
+    (reference,) = evaluated.run.evaluate(prefixes=[evaluated.average]).values()
+    assert differing(evaluated.averaged[-1], reference) == {}
 
 
 def test_nothing_is_written_into_model_dir(evaluated: Evaluated):

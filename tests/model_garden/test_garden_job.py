@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from evaluator_client import run_program
+from evaluator_client import PROGRAMS, run_program
 from garden_runs import GardenRun, garden_run
 from watching import Watcher, cli
+
+from watcher.checkpoints.bundle import verify
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
 
@@ -47,7 +49,7 @@ def job(od_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jo
     theirs.mkdir()
     for path in run.model_dir.glob(f"{run.prefixes[0].name}.*"):
         shutil.copy(path, theirs)
-    words = ["--experiment", run.job.experiment, "--python", od_python]
+    words = ["--experiment", run.job.experiment, "--python", od_python, "--average", "last-2"]
     ended = cli("run", watcher.model_dir, *words, "--exit-when-idle", 1, seconds=300)
     assert ended.returncode == 0, ended.stderr
     yield Job(run, watcher)
@@ -75,6 +77,23 @@ def test_the_names_of_model_garden_and_the_short_ones_mean_the_same(job: Job):
     assert "by mAP50 (max)" in explained
 
 
+def test_an_average_is_the_mean_of_its_parents_evaluated_and_kept(job: Job, tmp_path: Path):
+    (row,) = job.watcher.query("SELECT * FROM averages")
+    parents = job.run.prefixes[-2:]
+    assert (row["state"], row["parents"]) == ("scored", ",".join(one.name for one in parents))
+    name = f"{parents[-1].name}-average1"
+    assert row["checkpoint"] == name and f"ckpt-{row['global_step']}" == parents[-1].name
+    assert row["path"] == str(job.watcher.model_dir / "best-averages" / name)
+    assert verify(Path(row["path"])).sha256 == row["sha256"]
+    program = [PROGRAMS / "means.py", row["path"], *parents]
+    said = json.loads(run_program(job.run.python, *program, cwd=tmp_path))
+    assert said["wrong"] == [] and said["graph"]
+    assert said["moved"] > said["means"] / 2 > 50
+    refused = cli("average", job.watcher.model_dir, "--last", 2, "--recompute-batch-norm", 8)
+    assert refused.returncode == 1
+    assert "batch normalisation of Model Garden's models cannot be computed" in refused.stderr
+
+
 def test_what_model_garden_keeps_itself_is_neither_evaluated_nor_touched(job: Job):
     theirs = sorted(path.name for path in (job.watcher.model_dir / "best_ckpt").iterdir())
     first = job.run.prefixes[0].name
@@ -90,14 +109,25 @@ def test_tensorboard_has_the_curve_in_model_gardens_own_folder(job: Job):
 @pytest.mark.families
 def test_model_garden_takes_best_as_it_is(job: Job, tmp_path: Path):
     """It evaluates the best of it, with the numbers that are recorded, exports it and trains on."""
-    best, run = job.watcher.model_dir / "best", job.run
+    takes(job, job.watcher.model_dir / "best", tmp_path)
+
+
+@pytest.mark.families
+def test_model_garden_takes_an_average_as_it_is(job: Job, tmp_path: Path):
+    takes(job, job.watcher.model_dir / "best-averages", tmp_path)
+
+
+def takes(job: Job, best: Path, tmp_path: Path) -> None:
+    """Has Model Garden evaluate, export and train on from the first of a board's folder."""
+    run = job.run
     words = [f"--experiment={run.job.experiment}", f"--config_file={run.config_file}"]
     evaluation = ["-m", "official.vision.train", "--mode=eval", f"--model_dir={best}"]
     said = run_program(run.python, *evaluation, *words, cwd=tmp_path)
     first = json.loads((best / "best.json").read_text())["checkpoints"][0]
     assert re.search(rf"eval \| step: +{first['global_step']} \|", said)
     found = dict(re.findall(r"'(\w+)': (?:np\.float32\()?([-\d.e+]+)", said))
-    assert found.keys() == run.reference[first["checkpoint"]].keys() - {"steps_per_second"}
+    names = next(iter(run.reference.values())).keys()
+    assert found.keys() == names - {"steps_per_second"}
     for name, value in found.items():
         assert struct.pack("f", float(value)) == struct.pack("f", first["metrics"][name]), name
     exporter = ["-m", "official.vision.serving.export_saved_model", f"--checkpoint_path={best}"]

@@ -1,9 +1,7 @@
 """Says what an average holds, and what the OD API makes of it.
 
-`averaged.py PIPELINE AVERAGE EXPORTED PREFIX...` prints one JSON object: of the variables those
-that are no mean of what the checkpoints have (`wrong`, the newest last), how many are one
-(`means`), how many differ from the newest (`moved`), and what the OD API's own loop gives
-(`metrics`). Its exporter writes the model into the folder EXPORTED.
+`averaged.py PIPELINE AVERAGE EXPORTED PREFIX...` prints one JSON object: what `means.py` says,
+and what the OD API's own loop gives (`metrics`). Its exporter writes the model into EXPORTED.
 """
 
 import json
@@ -11,34 +9,12 @@ import os
 import pathlib
 import sys
 
-import numpy as np
-import tensorflow as tf
 from google.protobuf import text_format
 from object_detection import exporter_lib_v2
 from object_detection.protos import pipeline_pb2
 
+import means
 import reference_eval
-
-GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-
-
-def compare(average, prefixes):
-    """Returns `wrong`, `means` and `moved`, read by TensorFlow and computed by NumPy."""
-    found, *readers = [tf.train.load_checkpoint(one) for one in (average, *prefixes)]
-    newest = readers[-1]
-    keys = set(newest.get_variable_to_shape_map())
-    wrong, means, moved = sorted(keys ^ set(found.get_variable_to_shape_map())), 0, 0
-    for key in sorted(keys):
-        is_mean = key.startswith("model/") and newest.get_tensor(key).dtype == np.float32
-        expected = newest.get_tensor(key)
-        if is_mean:
-            values = [reader.get_tensor(key).astype(np.float64) for reader in readers]
-            expected = (sum(values) / len(values)).astype(np.float32)
-            means += 1
-            moved += not np.array_equal(expected, newest.get_tensor(key))
-        if not np.array_equal(expected, found.get_tensor(key)):
-            wrong.append(key)
-    return {"wrong": wrong, "means": means, "moved": moved, "graph": GRAPH in keys}
 
 
 def export(pipeline, average, folder):
@@ -58,7 +34,7 @@ def main():
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     pipeline, average, exported, *prefixes = sys.argv[1:]
-    told = compare(average, prefixes)
+    told = means.compare(average, prefixes)
     told["metrics"] = reference_eval.reference(pipeline, [average])["metrics"][average]
     export(pipeline, average, exported)
     json.dump(told, answer)

@@ -18,6 +18,7 @@ os.dup2(2, 1)
 
 from evaluators_package import VERSIONS  # noqa: E402, I001
 
+import batch_norms  # noqa: E402
 import batch_proofs  # noqa: E402
 import numpy as np  # noqa: E402
 import random_graphs  # noqa: E402
@@ -25,23 +26,33 @@ import restores  # noqa: E402
 import shapes  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from evaluators.coco import BACKENDS, usable  # noqa: E402
+from evaluators import averages  # noqa: E402
+from evaluators.od_api.checkpoints import AVERAGE  # noqa: E402
 from evaluators.od_api.detections import truth_arrays  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
 from evaluators.od_api.fingerprint import text_sha256  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
+from evaluators.variables import VALUE  # noqa: E402
 from families import FAMILIES, REQUESTS, SAME_MODEL, SHAPES, TRAINED  # noqa: E402
 from object_detection import inputs, model_lib_v2  # noqa: E402
 from object_detection.utils import config_util  # noqa: E402
 from reference_eval import reference  # noqa: E402
 
+# Whose average the OD API evaluates, too: that takes as long as all the rest.
+REFERRED = "ssd_fpn_ema_alone"
+# Which samples proposals at random while it trains.
+RANDOM = "faster_rcnn"
 SEED = int(os.environ.get("COMPARE_SEED", "1"))
 
 
 def train(pipeline, model_dir):
-    """Trains two steps with the OD API's own loop and returns the last checkpoint."""
+    """Trains two steps with the OD API's own loop and returns the last checkpoint.
+
+    `ckpt-2` and `ckpt-3` are those of the two steps.
+    """
     # One at a time: its compiler takes far longer for a loop of several.
     model_lib_v2.train_loop(
-        pipeline, model_dir, checkpoint_every_n=2, num_steps_per_iteration=1, record_summaries=False
+        pipeline, model_dir, checkpoint_every_n=1, num_steps_per_iteration=1, record_summaries=False
     )
     return tf.train.latest_checkpoint(model_dir)
 
@@ -93,7 +104,9 @@ def compare(family, eval_index=0):
     mark()
     extra = REQUESTS.get(family, {})
     sample = extra.get("sample_1_of_n")
-    expected = reference(str(path), [prefix], eval_index, sample, family)["metrics"][prefix]
+    # Last of all, for its pictures.
+    prefixes = [average_of(prefix), prefix] if family == REFERRED else [prefix]
+    expected = reference(str(path), prefixes, eval_index, sample, family)["metrics"]
     tf.keras.backend.clear_session()
     mark()
     request = {"pipeline_config": str(path), "eval_input": eval_index, **extra}
@@ -106,12 +119,20 @@ def compare(family, eval_index=0):
         evaluation._sets.backend = backend
         results.append(evaluation.evaluate(prefix, lambda done, total: None))
     truths = compare_truths(evaluation)
+    average, batch_norm = None, None
+    if family in (*TRAINED, REFERRED):
+        saved = average_of(prefix)
+        average = compare_average(evaluation, saved, expected.get(saved, {}))
+    if family in TRAINED:
+        batch_norm = batch_norms.odd(evaluation, saved)
+    elif family == RANDOM:
+        batch_norm = batch_norms.recomputed(evaluation, prefix)
     mark()
     tf.keras.backend.clear_session()
     return {
         "family": family,
         "eval_index": eval_index,
-        "reference": expected,
+        "reference": expected[prefix],
         "ready": evaluation.describe(),
         "written_model": text_sha256(
             config_util.get_configs_from_pipeline_file(str(path))["model"]
@@ -120,9 +141,55 @@ def compare(family, eval_index=0):
         "backends": backends(),
         "results": results,
         "truths": truths,
+        "average": average,
+        "batch_norm": batch_norm,
         "pictures": compare_pictures(family, results[0]["artefacts"]),
         "seconds": [round(b - a, 1) for a, b in zip(marks, marks[1:])],
     }
+
+
+def parents_of(average):
+    """Returns the checkpoints of the two steps of `train`."""
+    return [str(pathlib.Path(average).with_name(name)) for name in ("ckpt-2", "ckpt-3")]
+
+
+def average_of(prefix):
+    """Writes the average of the two steps of `train`; returns its prefix."""
+    average = prefix + "-average1"
+    averages.write(parents_of(average), average)
+    return average
+
+
+def compare_average(evaluation, average, expected):
+    """Returns how the evaluation of an average differs from what the OD API and NumPy give.
+
+    `metrics` are those of other values than the OD API's own. What the model then holds is the
+    mean of the shadow variables, which are kept for `shadows` of them, and of the others as they
+    are: `wrong` are the keys of which that is not so, `moved` those that are not the newest's.
+    """
+    found = evaluation.evaluate(average, lambda done, total: None)["metrics"]
+    readers = [tf.train.load_checkpoint(one) for one in parents_of(average)]
+    kept = readers[-1].get_variable_to_shape_map()
+    wrong, shadows, moved = [], 0, 0
+    for key, variable in evaluation._model._variables.items():
+        value, shadow = mean(readers, key), key[: -len(VALUE)] + AVERAGE + VALUE
+        evaluated, newest = value, readers[-1].get_tensor(key)
+        if shadow in kept:
+            shadows += 1
+            newest = readers[-1].get_tensor(shadow)
+            # As the OD API swaps the two.
+            evaluated = (mean(readers, shadow) + value) - value
+        moved += not np.array_equal(evaluated, newest)
+        if not np.array_equal(evaluated, variable.numpy()):
+            wrong.append(key)
+    differing = [name for name, value in expected.items() if found.get(name) != value]
+    return {"metrics": differing, "wrong": wrong, "shadows": shadows, "moved": moved}
+
+
+def mean(readers, key):
+    """Returns the mean of what the checkpoints have, rounded once."""
+    values = [reader.get_tensor(key) for reader in readers]
+    return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
 
 
 def compare_truths(evaluation):

@@ -141,6 +141,50 @@ def test_greedy_adds_a_checkpoint_only_where_the_score_is_no_worse(watcher: Watc
     assert "owes to luck" in cli("average", watcher.model_dir).stdout
 
 
+def test_an_average_with_batch_norm_computed_anew_is_another_one_and_says_of_how_many_images(
+    watcher: Watcher,
+):
+    save(watcher)
+    told = scores(ckpt_3_average1=0.6, ckpt_3_average2=0.7, ckpt_4_average3=0.8)
+    flags = ("--average", "top-2", "--recompute-batch-norm", 64)
+    for given in (flags[:2], flags, flags):
+        assert watcher.run(*given, STUB_SCORES=told) == 0
+    asked = ("ckpt-3", "ckpt-4", "--recompute-batch-norm", 32)
+    assert cli("average", watcher.model_dir, *asked).returncode == 0
+    assert watcher.run(STUB_SCORES=told) == 0
+    assert [
+        (row["parents"], row["recompute_batch_norm"], row["batch_norm_images"], row["score"])
+        for row in averages(watcher)
+    ] == [
+        ("ckpt-2,ckpt-3", None, None, 0.6),
+        ("ckpt-2,ckpt-3", 64, 64, 0.7),
+        ("ckpt-3,ckpt-4", 32, 32, 0.8),
+    ]
+    second = averages(watcher)[1]
+    assert (second["batch_norm_batch"], second["batch_norm_layers"]) == (8, 3)
+    assert "batch norm of 64 images" in " ".join(cli("average", watcher.model_dir).stdout.split())
+
+
+def test_every_trial_of_greedy_has_batch_norm_computed_anew(watcher: Watcher):
+    save(watcher)
+    assert watcher.run("--top-k", 1, STUB_SCORES=scores()) == 0
+    asked = ("--top", 3, "--greedy", "--recompute-batch-norm", 16)
+    assert cli("average", watcher.model_dir, *asked).returncode == 0
+    assert watcher.run(STUB_SCORES=scores(ckpt_3_average1=0.6, ckpt_3_average2=0.5)) == 0
+    assert [row["batch_norm_images"] for row in averages(watcher)] == [16, 16]
+
+
+def test_a_worker_that_averages_and_cannot_compute_batch_norm_anew_is_told(watcher: Watcher):
+    save(watcher)
+    flags = ("--average", "top-2", "--recompute-batch-norm", 64)
+    assert watcher.run(*flags, STUB_SCORES=scores(), STUB_PLAIN=1) == 0
+    (row,) = averages(watcher)
+    assert (row["state"], row["reason"]) == (
+        *("failed", "the worker cannot recompute batch normalisation"),
+    )
+    assert not list((watcher.model_dir / "watcher" / "pins").glob(".new-*"))
+
+
 def test_what_cannot_be_averaged_is_refused_by_name(watcher: Watcher):
     save(watcher, max_to_keep=2)
     assert watcher.run("--top-k", 1, STUB_SCORES=scores(), STUB_NAN="ckpt-3") == 0
@@ -154,6 +198,7 @@ def test_what_cannot_be_averaged_is_refused_by_name(watcher: Watcher):
         assert refused.returncode == 1
         assert said in refused.stderr
     assert cli("average", watcher.model_dir, "--top", 2, "ckpt-2").returncode == 2
+    assert cli("average", watcher.model_dir, "--recompute-batch-norm", 8).returncode == 2
     assert averages(watcher) == []
 
 

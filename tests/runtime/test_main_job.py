@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from evaluator_client import run_program
+from evaluator_client import PROGRAMS, run_program
 from tensorboards import tensorboard
 from trained import IMAGES, PICTURES, REFERRED, Trained
 from watching import Watcher, alive, cli, wait_until
@@ -165,19 +166,52 @@ def test_timings_versions_and_device_are_recorded(job: Job):
     assert json.loads(row["timings"])["forward_seconds"] > 0
 
 
-def test_a_restart_with_another_metric_needs_no_evaluation(job: Job):
-    evaluated = "SELECT max(evaluated_at) AS at, count(*) AS n FROM evaluations"
-    before = job.watcher.query(evaluated)
+@pytest.fixture(scope="module")
+def restarted(job: Job) -> dict[str, Any]:
+    """What was evaluated before the watcher ran again, with another metric and to average."""
+    evaluated = job.watcher.query(EVALUATED)[0]
+    asked = cli("average", job.watcher.model_dir, "--last", 2)
+    assert asked.returncode == 0, asked.stderr
     metric = ["--metric", "Loss/total_loss", "--mode", "min", "--exit-when-idle", 1]
     ended = cli("run", job.watcher.model_dir, *job.flags(), *metric, seconds=240)
     assert ended.returncode == 0, ended.stderr
-    assert job.watcher.query(evaluated) == before
+    return evaluated
+
+
+EVALUATED = """SELECT max(evaluated_at) AS at, count(*) AS n FROM evaluations
+    WHERE checkpoint_id IN (SELECT id FROM checkpoints)"""
+
+
+def test_a_restart_with_another_metric_needs_no_evaluation(job: Job, restarted: dict[str, Any]):
+    assert job.watcher.query(EVALUATED) == [restarted]
     best = job.watcher.query("SELECT score, metric FROM best")[0]
     least = job.watcher.query(
         "SELECT min(value) AS value FROM metric_values WHERE metric = 'Loss/total_loss'"
         " AND checkpoint IN (SELECT checkpoint FROM leaderboard)"
     )[0]
     assert best == {"score": least["value"], "metric": "Loss/total_loss"}
+
+
+def test_an_average_of_a_finished_run_is_the_mean_of_its_parents_evaluated_and_kept(
+    job: Job, restarted: dict[str, Any], tmp_path: Path
+):
+    scored = [row["checkpoint"] for row in job.watcher.query("SELECT * FROM history")][1:]
+    (row,) = job.watcher.query("SELECT * FROM averages")
+    assert (row["state"], row["reason"], row["metric"]) == ("scored", None, "Loss/total_loss")
+    assert row["parents"] == ",".join(scored[-2:])
+    assert row["global_step"] == 100 * len(scored) and row["score"] > 0
+    kinds = job.watcher.query("SELECT name, kind FROM all_checkpoints WHERE kind != 'saved'")
+    assert kinds == [{"name": f"{scored[-1]}-average1", "kind": "averaged"}]
+    placed = job.watcher.model_dir / "best-averages"
+    assert row["path"] == str(placed / f"{scored[-1]}-average1")
+    assert verify(Path(row["path"])).sha256 == row["sha256"]
+    (board,) = json.loads((placed / "best.json").read_text())["checkpoints"]
+    assert (board["checkpoint"], board["score"]) == (f"{scored[-1]}-average1", row["score"])
+    parents = [job.watcher.model_dir / name for name in scored[-2:]]
+    program = [PROGRAMS / "means.py", row["path"], *parents]
+    said = json.loads(run_program(job.run.python, *program, cwd=tmp_path))
+    assert said["wrong"] == [] and said["graph"]
+    assert said["moved"] > said["means"] / 2 > 50
 
 
 def test_an_unknown_metric_is_refused_with_all_the_names_there_are(job: Job):

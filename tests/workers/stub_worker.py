@@ -31,7 +31,8 @@ long), STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC
 there is of each), STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each
 evaluation, and given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each
 evaluation, and one with the process id for each worker), STUB_JOBS (JSON, what it may be asked for;
-an average has weights that come of the names of its parents, and is written by STUB_PYTHON).
+an average has weights that come of the names of its parents and of how many images its batch norm
+is recomputed of, and is written by STUB_PYTHON), STUB_PLAIN (it recomputes none).
 STUB_READ is a file that gets, for each worker, a JSON list of the texts that its pipeline.config
 and metric plugins hold; STUB_TAKE a label map, which it copies where the daemon wants it, and whose
 text comes last in that list. STUB_ON is a JSON object of what differs on a device: its name in
@@ -193,13 +194,18 @@ def average(request):
     folder = Path(request["prefix"]).parent
     program = "import sys, pathlib, fake_trainer as t; folder, name, step, of = sys.argv[1:]; "
     program += "t.write_checkpoint(pathlib.Path(folder), name, int(step), t.model_tensors(999, of))"
-    words = [os.environ["STUB_PYTHON"], "-c", program, str(folder), name, str(step), str(parents)]
+    images = request.get("recompute_batch_norm")
+    told = f"{parents} {images}"
+    words = [os.environ["STUB_PYTHON"], "-c", program, str(folder), name, str(step), told]
     tests = Path(__file__).resolve().parents[1]
     path = f"{tests.parent}:{tests / 'helpers'}"
     subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": path})
     if asked("STUB_TORN", name):
         (folder / (name + ".data-00000-of-00001")).write_bytes(b"torn")
-    reply("averaged", id=token, variables=len(parents))
+    made = {"images": images, "batch_size": 8, "layers": 3, "frozen": 0} if images else None
+    if "STUB_PLAIN" in os.environ:
+        made = None
+    reply("averaged", id=token, variables=len(parents), batch_norm=made)
 
 
 def categories():

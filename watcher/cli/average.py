@@ -23,6 +23,7 @@ _LUCK = (
         "checkpoint-watcher average models/ssd --last 5",
         "checkpoint-watcher average models/ssd --top 5 --greedy",
         "checkpoint-watcher average models/ssd ckpt-7 ckpt-9",
+        "checkpoint-watcher average models/ssd --last 5 --recompute-batch-norm 512",
         "checkpoint-watcher average models/ssd",
     )
 )
@@ -37,6 +38,12 @@ _LUCK = (
     is_flag=True,
     help="Begin with the best two, and add what makes the score no worse; each is evaluated.",
 )
+@click.option(
+    "--recompute-batch-norm",
+    metavar="IMAGES",
+    type=click.IntRange(1),
+    help="Compute the statistics of batch normalisation anew, from so many training images.",
+)
 @as_json
 def average(
     model_dir: Path,
@@ -45,6 +52,7 @@ def average(
     top: int | None,
     last: int | None,
     greedy: bool,
+    recompute_batch_norm: int | None,
     json_output: bool,
 ) -> None:
     """Average the weights of checkpoints of MODEL_DIR, or show the averages there are.
@@ -61,16 +69,24 @@ def average(
     if chosen > 1:
         raise click.UsageError("give checkpoints, or --top, or --last")
     if not chosen:
-        if greedy:
-            raise click.UsageError("--greedy needs checkpoints, or --top, or --last")
+        for flag, given in (("greedy", greedy), ("recompute-batch-norm", recompute_batch_norm)):
+            if given:
+                raise click.UsageError(f"--{flag} needs checkpoints, or --top, or --last")
         _show(state, json_output)
         return
     from watcher.cli.asking import carry_out
     from watcher.control.channel import Request
 
-    _refuse_kind(state)
+    if recompute_batch_norm:
+        _refuse_kind(state)
     choice = f"top-{top}" if top else f"last-{last}" if last else None
-    request = Request(verb="average", checkpoints=names, choice=choice, greedy=greedy)
+    request = Request(
+        verb="average",
+        checkpoints=names,
+        choice=choice,
+        greedy=greedy,
+        recompute_batch_norm=recompute_batch_norm,
+    )
     words = ["checkpoint-watcher", "run", str(model_dir), "--exit-when-idle", "0"]
     words += ["--state-dir", state_dir] if state_dir else []
     after = f"no watcher runs now: it is written and evaluated by `{shlex.join(words)}`"
@@ -85,8 +101,9 @@ def _refuse_kind(state_dir: Path) -> None:
         kind = (reader.run().get("settings") or {}).get("evaluator")
     if kind == MODEL_GARDEN:
         raise ConfigError(
-            "checkpoints of Model Garden cannot be averaged yet",
-            hint="Model Garden averages weights while it trains: optimizer_config.ema",
+            "batch normalisation of Model Garden's models cannot be computed anew",
+            hint="leave --recompute-batch-norm out: an average has the mean of the checkpoints'"
+            " statistics then",
         )
 
 

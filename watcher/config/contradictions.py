@@ -30,6 +30,7 @@ _BESIDE: Mapping[str, tuple[str, ...]] = {
     "smoothing": _SMOOTHED,
     "min_delta": ("patience", "patience_steps"),
     "plateau_window": ("plateau_std",),
+    "recompute_batch_norm": ("average",),
     "trend_window": ("trend_below",),
     "tensorboard_categories": ("tensorboard",),
     "visualizations": ("tensorboard",),
@@ -75,12 +76,12 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
             f"sentinel ({sentinel}) is pipeline_config",
             hint="the watcher writes and removes that file: give it a name of its own",
         )
-    if settings.ranking.average and isinstance(settings.evaluator, ModelGardenSettings):
+    images = settings.ranking.recompute_batch_norm
+    if images is not None and isinstance(settings.evaluator, ModelGardenSettings):
         raise ConfigError(
-            f"average ({settings.ranking.average}): checkpoints of Model Garden cannot be averaged"
-            " yet",
-            hint="leave it out; Model Garden averages weights while it trains, by"
-            " optimizer_config.ema",
+            f"recompute_batch_norm ({images}): that of Model Garden's models cannot be computed"
+            " anew",
+            hint="leave it out: an average has the mean of the checkpoints' statistics then",
         )
     sign = 1 if settings.ranking.better == "max" else -1
     target, divergence = settings.stopping.target, settings.stopping.divergence

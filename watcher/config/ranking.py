@@ -97,6 +97,14 @@ class RankingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             "top-K|last-K",
         ),
     ] = None
+    recompute_batch_norm: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        about(
+            "Compute the statistics of batch normalisation of an average anew, from so many"
+            " training images; the Object Detection API alone.",
+            "IMAGES",
+        ),
+    ] = None
     average_promote: Annotated[
         Literal["confirmed", "better", "never"],
         about(

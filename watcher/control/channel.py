@@ -36,6 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         every: Instead of names: `pinned`, all whose files are kept, or `failed`.
         choice: Instead of names, of what to average: `top-3`, `last-5`.
         greedy: Average only what makes the score no worse.
+        recompute_batch_norm: Of how many training images to compute an average's statistics anew.
     """
 
     verb: Literal["keep", "let_go", "requeue", "resume", "average"]
@@ -43,6 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     every: Literal["pinned", "failed"] | None = None
     choice: str | None = None
     greedy: bool = False
+    recompute_batch_norm: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

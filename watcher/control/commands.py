@@ -177,7 +177,14 @@ class Commands:
         candidates, parents = first_parents(rows, mode, greedy=request.greedy)
         asked = request.choice or ",".join(row.name for row in rows)
         asked += " greedy" * request.greedy
-        name = self._store.averages.ask(asked, candidates, parents, now, greedy=request.greedy)
+        name = self._store.averages.ask(
+            asked,
+            candidates,
+            parents,
+            now,
+            greedy=request.greedy,
+            recompute_batch_norm=request.recompute_batch_norm,
+        )
         of = ", ".join(row.name for row in rows)
         return Answer(done=(f"{name}, of {of}, waits to be written and evaluated",))
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from watcher.errors import CorruptCheckpoint
-from watcher.evaluation.events import AverageWritten, Rejected, WorkerEvent
+from watcher.evaluation.events import AverageWritten, Progressed, Rejected, WorkerEvent
 from watcher.evaluation.supervise import Supervisor
 from watcher.files.atomic_io import NEW
 from watcher.files.slices import Job, Progress, Unfinished, Work, slice_end
@@ -69,7 +70,8 @@ class AverageWriting:
                 self._fail(job, f"the files of {', '.join(gone)} are gone", now)
             else:
                 lease = self._lease(job)
-                supervisor.average(lease, [prefix for _, prefix in parents if prefix], steady)
+                prefixes = [prefix for _, prefix in parents if prefix]
+                supervisor.average(lease, prefixes, steady, job.recompute_batch_norm)
 
     def _lease(self, job: AverageJob) -> Lease:
         token = secrets.token_hex(8)
@@ -110,8 +112,10 @@ class AverageWriting:
     def take(self, event: WorkerEvent, now: float) -> bool:
         """Take an answer about an average; False for any other event."""
         match event:
+            case Progressed(lease) if self.holds(lease):
+                pass
             case AverageWritten(lease) if self.holds(lease):
-                self._settle(lease)
+                self._written(event, now)
             case Rejected(lease) if self.holds(lease):
                 self._rejected(event, now)
             case _:
@@ -128,10 +132,17 @@ class AverageWriting:
         else:
             self.broke(said.lease, reason, now)
 
-    def _settle(self, lease: Lease) -> None:
-        """Begin to verify what the worker wrote."""
+    def _written(self, said: AverageWritten, now: float) -> None:
+        """Begin to verify what the worker wrote, where that is what was asked for."""
         assert self._asked is not None
-        job, self._asked = self._asked[1], None
+        job, lease = self._asked[1], said.lease
+        if job.recompute_batch_norm and said.batch_norm is None:
+            self.give_back(lease)
+            self._fail(job, "the worker cannot recompute batch normalisation", now)
+            return
+        self._asked = None
+        if said.batch_norm:
+            job = replace(job, batch_norm=msgspec.structs.asdict(said.batch_norm))
 
         def settling(progress: Progress) -> Work[Pin]:
             try:

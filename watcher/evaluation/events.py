@@ -54,6 +54,7 @@ class AverageWritten:
     """The average that was asked for lies at the prefix of its lease, unverified."""
 
     lease: Lease
+    batch_norm: messages.BatchNorm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,11 +84,14 @@ class Average(Struct, frozen=True, tag="average"):
         id: Every message about it bears it.
         prefixes: Of the checkpoints, two or more, the newest last.
         prefix: Where to write; its folder is there.
+        recompute_batch_norm: Of how many training images to compute the statistics of batch
+            normalisation anew; null for the mean of those of the checkpoints.
     """
 
     id: Name
     prefixes: list[str]
     prefix: str
+    recompute_batch_norm: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
@@ -312,11 +315,33 @@ class Replicates(Struct, frozen=True, tag="replicates", kw_only=True):
     image_names: list[str] | None = None
 
 
+class BatchNorm(Struct, frozen=True):
+    """What the statistics of batch normalisation were computed anew of.
+
+    Attributes:
+        images: Of training; those of the last batch that was not full are left out.
+        batch_size: In how large batches they went through the model.
+        layers: Whose statistics were computed.
+        frozen: Layers whose statistics training leaves alone, and so does this.
+    """
+
+    images: Count
+    batch_size: Count
+    layers: Count
+    frozen: Count = 0
+
+
 class Averaged(Struct, frozen=True, tag="averaged"):
-    """The average is written, whole, at the prefix that was asked for."""
+    """The average is written, whole, at the prefix that was asked for.
+
+    Attributes:
+        variables: How many were averaged.
+        batch_norm: Where that was asked for.
+    """
 
     id: Name
     variables: Count
+    batch_norm: BatchNorm | None = None
 
 
 class Failed(Struct, frozen=True, tag="failed"):

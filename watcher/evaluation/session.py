@@ -146,12 +146,18 @@ class Session:
         self.running.append(Running(lease, now, now + self.stall_seconds))
         self._send(messages.Evaluate(lease.token, str(lease.prefix), rest), now)
 
-    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
-        """Ask for the average of checkpoints, to be written at the lease's prefix."""
+    def average(
+        self, lease: Lease, prefixes: Sequence[Path], now: float, batch_norm: int | None = None
+    ) -> None:
+        """Ask for the average of checkpoints, to be written at the lease's prefix.
+
+        Args:
+            batch_norm: Of how many training images to compute its statistics anew.
+        """
         deadline = now + self.stall_seconds
         self.running.append(Running(lease, now, deadline, averages=True))
         paths = [str(prefix) for prefix in prefixes]
-        self._send(messages.Average(id=lease.token, prefixes=paths, prefix=str(lease.prefix)), now)
+        self._send(messages.Average(lease.token, paths, str(lease.prefix), batch_norm), now)
 
     def _send(self, request: messages.Request, now: float) -> None:
         try:
@@ -276,7 +282,7 @@ class Session:
                 return Unusable(lease, reason)
             case messages.Averaged() if running.averages:
                 self.running.remove(running)
-                return AverageWritten(lease)
+                return AverageWritten(lease, message.batch_norm)
             case messages.Result() if not running.averages:
                 return self._take_result(message, running, self.ready, now)
         raise WorkerError(f"the worker sent an unknown message: {_name(message)}")

@@ -191,11 +191,13 @@ class Supervisor:
         self.breaker.given()
         self.session.evaluate(lease, now, self.rest if self.session.stepped_back else 0.0)
 
-    def average(self, lease: Lease, prefixes: Sequence[Path], now: float) -> None:
-        """Have the idle worker write an average; what comes of it is told by `tick`."""
+    def average(
+        self, lease: Lease, prefixes: Sequence[Path], now: float, batch_norm: int | None = None
+    ) -> None:
+        """Have the idle worker write an average, as `Session.average`; `tick` tells of it."""
         assert self.session is not None and self.idle
         self.breaker.given()
-        self.session.average(lease, prefixes, now)
+        self.session.average(lease, prefixes, now, batch_norm)
 
     def _step_back(self, session: Session, now: float) -> None:
         """Let the worker leave the CPU to a trainer, once one is seen."""

@@ -45,6 +45,7 @@ class Averaging:
         self._mode = ranking.better
         self._promote = ranking.average_promote
         self._choice = parse_choice(ranking.average) if ranking.average else None
+        self._batch_norm = ranking.recompute_batch_norm
         self._store = store
 
     def follow(self, rows: Sequence[ScoredCheckpoint], now: float) -> set[int]:
@@ -67,13 +68,16 @@ class Averaging:
         chosen = choose(rows, self._choice, self._mode)
         ids = [row.checkpoint_id for row in chosen]
         if self._is_due(ids, jobs):
-            name = self._store.averages.ask(str(self._choice), ids, ids, now)
+            name = self._store.averages.ask(
+                str(self._choice), ids, ids, now, recompute_batch_norm=self._batch_norm
+            )
             _log.info("to be averaged", average=name, of=[row.name for row in chosen])
         return held | set(ids)
 
     def _is_due(self, ids: Sequence[int], jobs: Sequence[AverageJob]) -> bool:
         assert self._choice
-        if len(ids) < self._choice.count or any(set(ids) == set(job.parents) for job in jobs):
+        done = [set(one.parents) for one in jobs if one.recompute_batch_norm == self._batch_norm]
+        if len(ids) < self._choice.count or set(ids) in done:
             return False
         if self._choice.by == "last" and set(ids) != self._store.ledger.last_scored(len(ids)):
             return False  # the files of one are gone: these are not the last
@@ -94,7 +98,13 @@ class Averaging:
         if trial:
             first, asked = jobs[0], jobs[0].asked
             name = self._store.averages.ask(
-                asked, first.candidates, trial, now, greedy=True, first=first.id
+                asked,
+                first.candidates,
+                trial,
+                now,
+                greedy=True,
+                first=first.id,
+                recompute_batch_norm=first.recompute_batch_norm,
             )
             _log.info("to be averaged", average=name, asked=asked)
 

@@ -33,6 +33,7 @@ _BOARDS = """\
 _EXAMPLES: dict[str, Any] = {
     "mode": "max",
     "average": "top-3",
+    "recompute_batch_norm": 512,
     "keep_every_steps": 10000,
     "keep_last": 2,
     "patience": 10,

@@ -30,6 +30,8 @@ class AverageJob:
         parents: Checkpoint ids of what is, by step.
         state: `waiting`, `written` or `failed`.
         checkpoint_id: Of what was written.
+        recompute_batch_norm: Of how many training images its statistics are computed anew.
+        batch_norm: What they were computed of: `images`, `batch_size`, `layers`, `frozen`.
     """
 
     id: int
@@ -42,6 +44,8 @@ class AverageJob:
     state: str
     attempts: int
     checkpoint_id: int | None
+    recompute_batch_norm: int | None = None
+    batch_norm: dict[str, int] | None = None
 
 
 class Averages:
@@ -61,6 +65,7 @@ class Averages:
         *,
         greedy: bool = False,
         first: int | None = None,
+        recompute_batch_norm: int | None = None,
     ) -> str:
         """Ask for an average; returns its name.
 
@@ -71,6 +76,7 @@ class Averages:
             now: Seconds since the epoch.
             greedy: It is a trial.
             first: Id of the first trial, None where this is it.
+            recompute_batch_norm: Of how many training images to compute its statistics anew.
         """
         with self._db.write():
             rows = self._db.all(
@@ -88,6 +94,7 @@ class Averages:
                 "name": "",
                 "state": "waiting",
                 "created_at": iso(now),
+                "recompute_batch_norm": recompute_batch_norm,
             }
             self._db.insert("average_jobs", row)
             id_ = self._db.value("SELECT max(id) FROM average_jobs")
@@ -102,8 +109,8 @@ class Averages:
         """Return the averages, in the order asked for."""
         rows = self._db.all(
             "SELECT id, asked, greedy, first, candidates, parents, name, state, attempts,"
-            " checkpoint_id FROM average_jobs WHERE run_id = ? AND coalesce(state = ?, true)"
-            " ORDER BY id",
+            " checkpoint_id, recompute_batch_norm, batch_norm FROM average_jobs"
+            " WHERE run_id = ? AND coalesce(state = ?, true) ORDER BY id",
             [self._run_id, state],
         )
         return [_job(row) for row in rows]
@@ -137,7 +144,10 @@ class Averages:
         """Record that an average was written and pinned: it waits to be evaluated."""
         with self._db.write():
             id_ = self._queue.record_average(job.parents[-1], job.name, pin, now)
-            self._db.update("average_jobs", job.id, state="written", checkpoint_id=id_)
+            told = json.dumps(job.batch_norm) if job.batch_norm else None
+            self._db.update(
+                "average_jobs", job.id, state="written", checkpoint_id=id_, batch_norm=told
+            )
 
     def fail(self, job: AverageJob, reason: str, now: float) -> None:
         """Record that an average will not be written, and why."""
@@ -172,4 +182,5 @@ class Averages:
 
 def _job(row: dict[str, Any]) -> AverageJob:
     lists = {name: tuple(json.loads(row[name])) for name in ("candidates", "parents")}
-    return AverageJob(**{**row, **lists, "greedy": bool(row["greedy"])})
+    told = row["batch_norm"] and json.loads(row["batch_norm"])
+    return AverageJob(**{**row, **lists, "greedy": bool(row["greedy"]), "batch_norm": told})

@@ -354,6 +354,13 @@ def m012_averages(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m013_batch_norm(db: Database) -> None:
+    """Of how many training images the statistics of an average are computed anew."""
+    db.execute("ALTER TABLE average_jobs ADD COLUMN recompute_batch_norm INTEGER")
+    db.execute("ALTER TABLE average_jobs ADD COLUMN batch_norm TEXT")
+
+
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError for a database of a later version, or of another program."""
     db = Database(connection)

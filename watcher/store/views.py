@@ -155,7 +155,10 @@ VIEWS = (
         coalesce(a.reason, c.reason) AS reason, c.global_step, e.score, r.metric,
         (SELECT {_PATH.removesuffix(" AS path")} FROM promotions p WHERE p.evicted_at IS NULL
             AND p.checkpoint_id = c.id ORDER BY p.board = 'averages' LIMIT 1) AS path,
-        c.sha256, e.evaluated_at, c.generation, a.created_at, e.low, e.high
+        c.sha256, e.evaluated_at, c.generation, a.created_at, e.low, e.high,
+        a.recompute_batch_norm, json_extract(a.batch_norm, '$.images') AS batch_norm_images,
+        json_extract(a.batch_norm, '$.batch_size') AS batch_norm_batch,
+        json_extract(a.batch_norm, '$.layers') AS batch_norm_layers
     FROM average_jobs a
     JOIN runs r ON r.id = a.run_id
     LEFT JOIN all_checkpoints c ON c.id = a.checkpoint_id

@@ -47,13 +47,19 @@ def averages_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     for row in rows:
         table.add_row(
             row["checkpoint"],
-            str(row["parents"]).replace(",", " "),
+            _of(row),
             row["state"] if row["state"] == "scored" or not row["reason"] else row["reason"],
             figure(row["score"], ".6f"),
             _gain(row),
             Path(row["path"]).parent.name if row["path"] else "",
         )
     return Fitting(table, optional=("in",))
+
+
+def _of(row: dict[str, Any]) -> str:
+    parents = str(row["parents"]).replace(",", " ")
+    images = row["batch_norm_images"] or row["recompute_batch_norm"]
+    return f"{parents}, batch norm of {images} images" if images else parents
 
 
 def _gain(row: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""Writes the average of several checkpoints of one run as a checkpoint that the OD API restores.
+"""Writes the average of several checkpoints of one run as a checkpoint that its trainer takes.
 
-Each number under `model/` is the mean of what the checkpoints have there: weights, moving mean and
+Each number of the model is the mean of what the checkpoints have there: weights, moving mean and
 variance of batch normalisation, and the optimizer's slots, among which are the moving averages of
-the weights where those are kept (`use_moving_averages`), which are what is evaluated then. The
-rest, the step, counters and the object graph by which TensorFlow finds its way, is that of the
-newest: so the file has every key of a checkpoint of the trainer's, and whatever reads those reads
-it.
+the weights where those are kept (`use_moving_averages` of the OD API, `ema` of Model Garden),
+which are what is evaluated then. The rest, the step, counters and the object graph by which
+TensorFlow finds its way, is that of the newest: so the file has every key of a checkpoint of the
+trainer's, and whatever reads those reads it.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from evaluators import misfit
 from evaluators.protocol import Failure
-from evaluators.variables import READ_ERRORS, VALUE, unreadable
+from evaluators.variables import READ_ERRORS, is_trained, unreadable
 
 
 def write(prefixes, prefix):
@@ -32,7 +32,7 @@ def write(prefixes, prefix):
         readers = [tf.train.load_checkpoint(one) for one in prefixes]
         _require_equal(prefixes, readers)
         types = readers[-1].get_variable_to_dtype_map()
-        averaged = [key for key in sorted(types) if _is_averaged(key, types[key])]
+        averaged = [key for key in sorted(types) if types[key].is_floating and is_trained(key)]
         values = {key: _mean(readers, key, types[key]) for key in averaged}
         others = sorted(types.keys() - values.keys())
         values.update((key, _as_tensor(readers[-1].get_tensor(key), types[key])) for key in others)
@@ -41,6 +41,33 @@ def write(prefixes, prefix):
     if not averaged:
         text = "the checkpoints ({}) hold no variable of a model"
         raise Failure("nothing_to_average", text.format(", ".join(prefixes)), permanent=True)
+    _save(prefix, values)
+    return len(averaged)
+
+
+def replace(prefix, changed):
+    """Writes an average anew, with other values of some variables.
+
+    Args:
+        prefix: of the average.
+        changed: {key: value}.
+
+    Raises:
+        Failure: it cannot be read or written.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        types = reader.get_variable_to_dtype_map()
+        values = {
+            key: _as_tensor(changed[key] if key in changed else reader.get_tensor(key), kind)
+            for key, kind in sorted(types.items())
+        }
+    except READ_ERRORS as error:
+        raise unreadable(prefix, error) from error
+    _save(prefix, values)
+
+
+def _save(prefix, values):
     try:
         with tf.device("/CPU:0"):
             tf.raw_ops.SaveV2(
@@ -52,11 +79,6 @@ def write(prefixes, prefix):
     except (tf.errors.OpError, OSError) as error:
         text = "the average ({}) cannot be written: {}".format(prefix, error)
         raise Failure("cannot_write", text, permanent=False) from error
-    return len(averaged)
-
-
-def _is_averaged(key, kind):
-    return key.startswith("model/") and key.endswith(VALUE) and kind.is_floating
 
 
 def _mean(readers, key, kind):
