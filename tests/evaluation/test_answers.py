@@ -100,7 +100,7 @@ def test_pictures_are_recorded_by_their_folder_and_other_files_one_by_one():
     table = {"kind": "table", "name": "images", "uri": "s3://b/t.csv", "sha256": 64 * "1"}
     details = evaluation(result(artefacts=[PICTURE, table])).details
     assert details["visualizations"] == "/p/1"
-    assert details["artefacts"] == [{**table, "path": None}]
+    assert details["artefacts"] == [{**table, "path": None, "image": None}]
     assert evaluation(result()).details["visualizations"] is None
 
 
