@@ -47,7 +47,7 @@ def recompute(model, configs, images, on_progress):
     Raises:
         Failure: the model has nothing to compute, or there are not so many images.
     """
-    layers = _layers(model.network)
+    layers = _layers(model)
     if not layers:
         raise _refusal("no_batch_norm", "the model has no batch normalisation")
     batch_size = configs["train_config"].batch_size
@@ -99,10 +99,12 @@ def _recomputed(model, configs, layers, images, batch_size, report):
     return values, BatchNorm(done, batch_size, len(live), len(layers) - len(live))
 
 
-def _layers(network):
+def _layers(model):
     """Returns the layers of batch normalisation, of whichever class, each once."""
-    found = {id(one): one for one in network.submodules if hasattr(one, "moving_variance")}
-    return [one for one in found.values() if hasattr(one, "momentum")]
+    known = {variable.ref() for variable in model.variables.values()}
+    layers = {id(one): one for one in model.network.submodules if hasattr(one, "momentum")}
+    variances = [(one, getattr(one, "moving_variance", None)) for one in layers.values()]
+    return [one for one, found in variances if found is not None and found.ref() in known]
 
 
 def _statistics(layers):

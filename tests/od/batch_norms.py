@@ -28,9 +28,9 @@ def recomputed(evaluation, prefix):
 def odd(evaluation, prefix):
     """Returns what is said of a model that has its layers frozen, or has none, or no memory."""
     network, configs = evaluation._model.network, copy.deepcopy(evaluation._pipeline.configs)
-    layers = batch_norm._layers(network)
+    layers = batch_norm._layers(evaluation._model)
     configs["train_config"].batch_size = 8
-    empty = types.SimpleNamespace(network=tf.Module())
+    empty = types.SimpleNamespace(network=tf.Module(), variables={})
     found = {"none": _tried(lambda: batch_norm.recompute(empty, configs, 8, _ignore))}
     predict = network.predict
     for room in (3, 1):
