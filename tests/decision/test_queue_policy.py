@@ -158,8 +158,8 @@ def pins(watcher: Watcher) -> set[str]:
 
 def test_latest_evaluates_only_the_newest_and_records_and_releases_the_others(watcher: Watcher):
     save_while_busy(watcher, 5, "--queue-policy", "latest")
-    wait_until(lambda: watcher.states()["ckpt-1"] == "scored", "the first one is done", 10)
-    wait_until(lambda: watcher.states()["ckpt-6"] == "leased", "the newest is next", 10)
+    wait_until(lambda: watcher.states()["ckpt-1"] == "scored", "the first one is done")
+    wait_until(lambda: watcher.states()["ckpt-6"] == "leased", "the newest is next")
     assert watcher.states() == {
         "ckpt-1": "scored",
         **{f"ckpt-{n}": "skipped" for n in range(2, 6)},
@@ -177,11 +177,11 @@ def test_within_the_byte_budget_all_wait_and_beyond_it_they_are_thinned(watcher:
     save_while_busy(watcher, 8, "--max-pinned-bytes", 5 * one)
     busy = "SELECT name, size_bytes FROM checkpoints WHERE state IN ('pending', 'leased')"
     waiting = wait_until(
-        lambda: len(rows := watcher.query(busy)) == 5 and rows, "the last one is thinned as well", 2
+        lambda: len(rows := watcher.query(busy)) == 5 and rows, "the last one is thinned as well"
     )
     assert sum(row["size_bytes"] for row in waiting) <= 5 * one
     assert waiting[-1]["name"] == "ckpt-9"
-    wait_until(lambda: pins(watcher) == {row["name"] for row in waiting}, "pins are released", 2)
+    wait_until(lambda: pins(watcher) == {row["name"] for row in waiting}, "pins are released")
     reasons = watcher.query("SELECT DISTINCT reason FROM history WHERE state = 'skipped'")
     assert [row["reason"] for row in reasons] == [
         f"queue policy all: more than max_pinned_bytes ({5 * one}) waited"
@@ -274,4 +274,4 @@ def test_what_is_kept_last_is_let_go_of_in_turn_while_no_evaluation_has_begun(wa
     for number in range(1, 6):
         manager.save(100 * number, model_tensors(SIZE, f"{number}"))
         wait_until(lambda name=f"ckpt-{number}": name in watcher.states(), "it is recorded")
-    wait_until(lambda: pins(watcher) == {"ckpt-4", "ckpt-5"}, "the last two are there", 2)
+    wait_until(lambda: pins(watcher) == {"ckpt-4", "ckpt-5"}, "the last two are there")

@@ -248,7 +248,7 @@ def test_a_new_best_is_kept_while_a_slower_gpu_measures_a_promoted_one_anew(mach
     for name in ("ckpt-2", "ckpt-3", "ckpt-4"):
         number = int(name.removeprefix("ckpt-"))
         manager.save(100 * number, model_tensors(4000, number))
-        wait_until(lambda name=name: name in scored(watcher), f"{name} is scored", 15)
+        wait_until(lambda name=name: name in scored(watcher), f"{name} is scored")
     assert watcher.leaderboard() == ["ckpt-1"] and not (watcher.model_dir / "ckpt-3.index").exists()
     assert "measured anew, until then it stays as it is" in watcher.log.read_text()
     go.touch()

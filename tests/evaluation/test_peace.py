@@ -99,29 +99,42 @@ def test_what_gives_way_may_be_without_progress_for_longer():
     assert session.due == 3000.0
 
 
-def test_what_rests_twice_as_long_as_it_works_works_a_third_of_the_time():
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of each rest, none of which is taken."""
+    taken: list[float] = []
+    monkeypatch.setattr("evaluators.pace.time.sleep", taken.append)
+    return taken
+
+
+def work(seconds: float) -> str:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+    return "done"
+
+
+def test_what_rests_twice_as_long_as_it_works_works_a_third_of_the_time(rests: list[float]):
     began = time.perf_counter()
-    found = Pace(2.0).paced(lambda seconds: time.sleep(seconds) or "done")(0.1)
-    assert found == "done"
-    assert 0.3 <= time.perf_counter() - began < 0.6
+    assert Pace(2.0).paced(work)(0.05) == "done"
+    assert 0.1 <= rests.pop() <= 2 * (time.perf_counter() - began)
     pace = Pace(2.0)
-    pace.begin()
-    time.sleep(0.05)
     began = time.perf_counter()
+    pace.begin()
+    work(0.02)
     pace.take()
-    assert time.perf_counter() - began >= 0.1
+    assert 0.04 <= rests.pop() <= 2 * (time.perf_counter() - began)
 
 
 def test_two_passes_do_not_run_while_the_other_rests():
     pace, running = Pace(1.0), threading.Lock()
 
-    def work() -> bool:
+    def one_at_a_time() -> None:
         with running:
             time.sleep(0.05)
-        return True
 
     began = time.perf_counter()
-    threads = [threading.Thread(target=pace.paced(work)) for _ in range(2)]
+    threads = [threading.Thread(target=pace.paced(one_at_a_time)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -129,7 +142,6 @@ def test_two_passes_do_not_run_while_the_other_rests():
     assert time.perf_counter() - began >= 0.2
 
 
-def test_without_a_rest_it_works_on():
-    began = time.perf_counter()
-    assert Pace().paced(lambda: time.sleep(0.01) or "done")() == "done"
-    assert time.perf_counter() - began < 0.2
+def test_without_a_rest_it_works_on(rests: list[float]):
+    assert Pace().paced(work)(0.01) == "done"
+    assert rests == []

@@ -29,7 +29,7 @@ def saves_of(name: str) -> list[str]:
     return [f"ckpt-{number}" for number in range(numbers[0], numbers[1] + 1)]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Return the first true value of `condition`; fails after so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -285,7 +285,7 @@ def test_whatever_a_user_does_to_best_is_repaired_from_the_pins_and_foreign_file
     for edit, make in EDITS.items():
         (watcher.best_dir / "notes.txt").write_text(edit)
         make(watcher.best_dir)
-        wait_until(partial(repaired, watcher), f"repaired after: {edit}", 10)
+        wait_until(partial(repaired, watcher), f"repaired after: {edit}")
         if make is not remove_all:
             assert (watcher.best_dir / "notes.txt").read_text() == edit
     assert "notes.txt" in watcher.log.read_text()

@@ -122,14 +122,14 @@ def test_the_watchdog_is_pinged_in_time_and_not_while_the_process_is_stopped(
     watcher: Watcher, path_manager: Manages
 ):
     daemon = watcher.start(NOTIFY_SOCKET=path_manager.address, WATCHDOG_USEC=1_500_000)
-    wait_until(lambda: path_manager.pings() > 3, "an idle loop pings", 10)
+    wait_until(lambda: path_manager.pings() > 3, "an idle loop pings")
     daemon.send_signal(signal.SIGSTOP)
     time.sleep(0.1)
     before = path_manager.pings()
     time.sleep(2)
     assert path_manager.pings() == before
     daemon.send_signal(signal.SIGCONT)
-    wait_until(lambda: path_manager.pings() > before, "it goes on", 10)
+    wait_until(lambda: path_manager.pings() > before, "it goes on")
 
 
 def test_a_loop_that_hangs_in_one_call_is_not_pinged_for_though_its_threads_live(

@@ -494,7 +494,7 @@ def test_a_database_made_anew_is_served_instead_of_the_old_one(tmp_path: Path, s
     assert len(page.rows("/cats/score_by_step")) == 3
     shutil.rmtree(old.parent)
     record(tmp_path / "model_dir", run="cats", evaluations=5)
-    wait_until(lambda: len(page.rows("/cats/score_by_step")) == 5, "the new one is read", 20)
+    wait_until(lambda: len(page.rows("/cats/score_by_step")) == 5, "the new one is read")
 
 
 # -- how it starts and ends
@@ -562,7 +562,7 @@ def test_killed_it_takes_datasette_with_it_and_the_other_way_round(tmp_path: Pat
     page = WebPage(tmp_path / "model_dir")
     (child,) = page.serving()
     page.end(signal.SIGKILL)
-    wait_until(lambda: not alive(child), "Datasette ends too", 10)
+    wait_until(lambda: not alive(child), "Datasette ends too")
     page = WebPage(tmp_path / "model_dir")
     os.kill(page.serving()[0], signal.SIGKILL)
     error = page.process.communicate(timeout=10)[1]
