@@ -21,7 +21,7 @@ A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint withou
 
 import importlib
 
-from evaluators import device
+from evaluators import device, machine
 from evaluators.protocol import Failure, Refusal
 
 KINDS = {
@@ -57,7 +57,9 @@ class Kind:
 
     def describe(self):
         """Returns the `Ready` message."""
-        return self._evaluation.describe()
+        ready = self._evaluation.describe()
+        ready.machine = machine.parts(ready.device)
+        return ready
 
     def forward(self, prefix, on_progress):
         """Runs one checkpoint through the model, see the `Evaluation` of the kind."""

@@ -143,6 +143,7 @@ class Ready(Message):
     images: int
     metrics: List[DeclaredMetric]
     device: str = "cpu"
+    machine: Optional[Dict[str, str]] = None
     categories: Optional[List[Category]] = None
     capabilities: Capabilities = field(default_factory=Capabilities)
     fingerprint_parts: Dict[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from watcher.config.rules import Niceness, about
+from watcher.config.rules import Niceness, NotNegative, about
 from watcher.decision.queue_policy import parse_size
 from watcher.errors import ConfigError
 
@@ -62,6 +62,15 @@ class LocalSettings(
             "Where the watchers of this machine lock GPUs. Default: checkpoint-watcher in each of"
             " /run/lock, /dev/shm and /tmp that may be written.",
             "FOLDER",
+        ),
+    ] = None
+    accept_host_differences: Annotated[
+        NotNegative | None,
+        about(
+            "Let a machine evaluate of which the figures of a scored checkpoint, measured again,"
+            " differ from the recorded ones by at most this. Default: they have to be equal to the"
+            " last bit.",
+            "TOLERANCE",
         ),
     ] = None
     nice: Annotated[

@@ -169,6 +169,8 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
         fingerprint_parts: What it is made of, for people.
         images: Size of the eval set.
         device: What it runs on, in words.
+        machine: What of it may change the last bits of a number, by name; None where that is not
+            told.
         categories: None where they are not known.
         taken: Files that it added to the snapshot, the user's path to its copy.
         warnings: Sentences for the log, at each start.
@@ -180,6 +182,7 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
     images: Count
     metrics: list[DeclaredMetric]
     device: str = "cpu"
+    machine: dict[Name, str] | None = None
     categories: list[Category] | None = None
     capabilities: Capabilities = Capabilities()
     fingerprint_parts: dict[str, Any] = {}

@@ -34,7 +34,7 @@ from watcher.evaluation.events import (
     WorksAgain,
 )
 from watcher.evaluation.messages import Start
-from watcher.evaluation.phase import WorkerPhase, WorkerStep
+from watcher.evaluation.phase import Admission, WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
 from watcher.protocols import Carrier
 from watcher.types import Lease
@@ -73,6 +73,8 @@ class Supervisor:
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
         rest: How many seconds it rests then for each second of passes.
+        admission: What the worker may be given; set by whoever compares machines.
+        far: The device is another machine's; one of this machine comes first.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
 
@@ -84,6 +86,8 @@ class Supervisor:
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
     rest: float = 0.0
+    admission: Admission = Admission.ADMITTED
+    far: bool = False
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -156,9 +160,14 @@ class Supervisor:
 
     @property
     def idle(self) -> bool:
-        """True when a checkpoint can be given to the worker now."""
+        """True when the worker can be asked for an evaluation now."""
         session = self.session
         return session is not None and session.has_room(beside_others=self.breaker.closed)
+
+    @property
+    def takes(self) -> bool:
+        """True when a checkpoint of the queue can be given to the worker now."""
+        return self.idle and self.admission is Admission.ADMITTED
 
     @property
     def hopeless(self) -> bool:

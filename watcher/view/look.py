@@ -16,7 +16,7 @@ from watcher.store.reading import Reader
 
 _PACE_OF = 5
 _FAILURES = 3
-_AT_WORK = ("evaluating", "probing")
+_AT_WORK = ("evaluating", "probing", "proving")
 # What the status says of a trouble, and how that is put.
 _SAID = {
     "problem": "problem: {}",
@@ -44,7 +44,8 @@ class Look:
         queue: `checkpoint, global_step` of what waits, next first; perhaps only the first of it.
         waiting: How many wait.
         running_now: The running evaluations, one a worker: `checkpoint, global_step, device`, and
-            as far as they were told `done`, `total`, `images_per_second`, `seconds_left`.
+            as far as they were told `done`, `total`, `images_per_second`, `seconds_left`; `proving`
+            where it is measured again to compare machines.
         generation: The newest of the trainer's lives.
         curve: (global step, score) of what can rank of it, in step order.
         pace_seconds: What an evaluation took lately, None before the first.
@@ -319,6 +320,8 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     told |= {
         field: worker[field] for field in ("done", "total", "images_per_second") if field in worker
     }
+    if worker.get("worker") == "proving":
+        told["proving"] = True
     if rate := told.get("images_per_second"):
         told["seconds_left"] = round((told["total"] - told["done"]) / rate, 1)
     return told

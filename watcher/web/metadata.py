@@ -183,6 +183,23 @@ _TABLES: dict[str, dict[str, Any]] = {
             "versions": "Of Python, TensorFlow and the others, as JSON",
         },
     },
+    "machines": {
+        "description": "Machines that evaluated, by what of them may change a number's last bits.",
+        "columns": {"parts": "Device, instruction sets and so on, as JSON"},
+    },
+    "machine_references": {
+        "description": "With which machine the scores of an evaluation began.",
+    },
+    "machine_proofs": {
+        "description": "Scored checkpoints measured again, to compare a machine with another.",
+        "sort_desc": "id",
+        "columns": {
+            "against_id": "The machine of the scores",
+            "equal": "1 where all figures were the same to the last bit",
+            "differences": "Those that were not, as JSON",
+            "tolerance": "Up to where it was let in all the same",
+        },
+    },
     "metrics": {
         "description": "Values of all evaluations; category is '' for overall metrics.",
         "facets": ["name"],
