@@ -13,7 +13,8 @@ import re
 # What TensorFlow, Eigen, oneDNN and NumPy choose their kernels by, on x86 and on ARM. A CPU's name
 # is too fine, since two of one instruction set run the same kernels, and says nothing of what a
 # hypervisor hides; a level such as "AVX-512" is too coarse, since oneDNN has kernels of their own
-# for VNNI, BF16 and AMX.
+# for VNNI, BF16 and AMX. How many threads there are is no part: that changed no bit where it was
+# tried, and each other number of cores would have to be proved.
 _INSTRUCTIONS = re.compile(
     r"sse4_[12]|ssse3|f16c|fma|(avx|amx).*|(asimd|sve).*|sme(?!p).*|fphp|bf16|i8mm"
 )

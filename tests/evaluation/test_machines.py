@@ -193,7 +193,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_measured_again_costs_no_attempt(
     save(run, range(3, 4))
     go = tmp_path / "go"
     failing = {"STUB_EXHAUSTED": "ckpt-2", "STUB_WAIT": "ckpt-2", "STUB_WAIT_FOR": go}
-    flags = [*QUICK, "--max-attempts", 1, "--rescan-seconds", 3600]
+    flags = [*QUICK, "--max-attempts", 1, "--rescan-seconds", 10]
     daemon = run.start(*flags, "--exit-when-idle", 0.2, **failing, **on(OTHER))
     wait_until(lambda: run.evaluations() == ["ckpt-2"], "it is measured again")
     pins = run.database.parent / "pins"
@@ -210,6 +210,8 @@ def test_without_a_checkpoint_left_it_goes_on_unproven_and_that_is_told(run: Wat
     with closing(sqlite3.connect(run.database)) as db, db:
         db.execute("UPDATE all_checkpoints SET pin_path = NULL")
         db.execute("DELETE FROM promotions")
+    for path in (*run.model_dir.glob("ckpt-*"), *run.best_dir.iterdir()):
+        path.unlink()
     save(run, range(3, 4))
     run.start(*QUICK, **on(OTHER, map=LITTLE))
     wait_until(lambda: run.states().get("ckpt-3") == "scored", "it is scored")

@@ -67,6 +67,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
             "note": "Why a scored one was not promoted",
             "generation": _CHECKPOINT["generation"],
             "rank": "Place in best/, empty for what is not there",
+            "machine": "Which one measured it, see machine_state; empty where that is not known",
             **_ENDS,
         },
         "facets": ["state"],
@@ -124,6 +125,24 @@ _VIEWS: dict[str, dict[str, Any]] = {
             "generation": _CHECKPOINT["generation"],
         },
         "sortable_columns": ["global_step", "score", "p_best"],
+    },
+    "machine_state": {
+        "description": "The machines that evaluate, and whether they measure the same.",
+        "columns": {
+            "run": _CHECKPOINT["run"],
+            "machine": "Its number, as in history",
+            "standing": "reference: the scores began with it; equal: it measures the same to the"
+            " last bit; accepted: it differs and was let in; differs: it was left out; unproven",
+            "evaluations": "Scores that were measured there",
+            "parts": "What of it may change a number's last bits, as JSON",
+            "device": "Where it was compared",
+            "checkpoint": "Which scored checkpoint was measured again",
+            "compared": "How many figures were compared",
+            "differences": "Those that differ, as JSON",
+            "largest": "By how much at most; empty where one was no number",
+            "tolerance": "Up to where it was let in",
+            "proved_at": "When it was compared, UTC",
+        },
     },
     "run_state": {
         "description": "Where the run stands: one row.",
