@@ -41,8 +41,6 @@ _log = structlog.get_logger(__name__)
 
 # A proof's lease is of no checkpoint and no average: those have ids above.
 _BELOW_ALL = -(1 << 40)
-# After so many losses in a row a device that was never ready is not waited for.
-_FAILING = 2
 
 
 @dataclass(slots=True)
@@ -119,6 +117,8 @@ class Machines:
         """Tell what a ready worker may be given."""
         assert supervisor.ready is not None
         said = supervisor.ready.said
+        if self.is_early(supervisor):
+            return Admission.WAITS
         if not said.machine or self._has_joined(supervisor):
             return Admission.ADMITTED
         reference = self._store.machines.reference(said.fingerprint)
@@ -149,6 +149,18 @@ class Machines:
             " compare the two by; its scores are recorded as unproven",
         )
         return Admission.ADMITTED
+
+    def is_early(self, supervisor: Supervisor) -> bool:
+        """Tell whether a worker of another machine would say first what is evaluated from now on.
+
+        That is for one of this machine to say, as long as one may come.
+        """
+        if not supervisor.far or supervisor.ready is None:
+            return False
+        near = [one for one in self._pool if not one.far]
+        if any(one.ready for one in near) or not any(map(may_come, near)):
+            return False
+        return supervisor.ready.said.fingerprint != self._store.machines.fingerprint()
 
     def _candidate(self) -> str | None:
         """Return the machine that goes on, of several that differ and cannot be compared.
@@ -374,6 +386,4 @@ def _identity(supervisor: Supervisor) -> str:
 
 def may_come(supervisor: Supervisor) -> bool:
     """Tell whether a device that has no worker ready may have one soon."""
-    if supervisor.ready is not None or supervisor.hopeless:
-        return False
-    return supervisor.failures < _FAILING and supervisor.breaker.closed
+    return supervisor.ready is None and not supervisor.hopeless and supervisor.breaker.closed
