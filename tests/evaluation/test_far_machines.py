@@ -114,22 +114,6 @@ def test_with_no_score_yet_the_far_device_waits_for_the_first_one_of_this_machin
     assert json.loads(reference[0]["parts"]) == NEAR
 
 
-def test_a_far_device_with_another_eval_set_does_not_say_what_is_evaluated(
-    watcher: Watcher, go: Path
-):
-    near = supervisor(watcher, "near", go, far=False)
-    far = supervisor(watcher, "far", watcher.pipeline, far=True, STUB_FINGERPRINT="e" * 64)
-    with running(watcher, far, near):
-        wait_until(lambda: doing(watcher, "far") == "waiting to be compared", "the far one waits")
-        go.touch()
-        wait_until(lambda: all_scored(watcher), "all are scored")
-        wait_until(lambda: "far is not used" in str(watcher.status()["problem"]), "it is told")
-    assert evaluated(watcher, "far") == []
-    assert watcher.query("SELECT DISTINCT fingerprint FROM evaluations") == [
-        {"fingerprint": "f" * 64}
-    ]
-
-
 def test_where_no_device_of_this_machine_can_work_the_far_one_does(watcher: Watcher, go: Path):
     near = supervisor(watcher, "near", watcher.pipeline, far=False, STUB_DIE="7")
     far = supervisor(watcher, "far", watcher.pipeline, far=True)

@@ -89,7 +89,6 @@ class Dispatcher:
         self.snapshot = snapshot
         # What each worker said and when, until the database has it.
         self._unrecorded: deque[tuple[Supervisor, WorkerEvent, float, float]] = deque()
-        self._early: list[tuple[Supervisor, Ready]] = []
         self._returning: deque[Lease] = deque()
         self._renewed: dict[str, float] = {}
         self._changed = False
@@ -116,18 +115,6 @@ class Dispatcher:
         """
         self._changed = False
         self._unrecorded += ((who, said, now, steady) for who, said in self.pool.tick(steady))
-        self._record_all()
-        # Those of another machine that were ready first, once it is known whom to agree with.
-        early, self._early = self._early, []
-        self._unrecorded += ((who, said, now, steady) for who, said in early if who.ready is said)
-        self._record_all()
-        if self.pool.owed != self._store.replicates.awaited:
-            self._store.replicates.awaited, self._changed = self.pool.owed, True
-        self._give_back((), now)
-        self._changed = self._averages.go_on(now) or self._changed
-        return self._changed
-
-    def _record_all(self) -> None:
         while self._unrecorded:
             try:
                 self._record_one(*self._unrecorded[0])
@@ -135,6 +122,11 @@ class Dispatcher:
                 self._unrecorded.popleft()  # it is told once, and not again at the end
                 raise
             self._unrecorded.popleft()
+        if self.pool.owed != self._store.replicates.awaited:
+            self._store.replicates.awaited, self._changed = self.pool.owed, True
+        self._give_back((), now)
+        self._changed = self._averages.go_on(now) or self._changed
+        return self._changed
 
     def shift_times(self, seconds: float) -> None:
         """Follow a wall clock that was set: what was said before it keeps its distance."""
@@ -336,19 +328,11 @@ class Dispatcher:
         _log.error("device held back", device=held.device, reason=held.reason, no_attempts_of=back)
 
     def _take_ready(self, supervisor: Supervisor, ready: Ready, now: float, steady: float) -> None:
-        if self.machines.is_early(supervisor):
-            self._early.append((supervisor, ready))
-            return
         if reason := self.pool.disagreement(supervisor, ready):
             _log.error("worker refused", device=supervisor.device, reason=reason)
             supervisor.refuse(reason, steady)
             return
         said = ready.said
-        for other, reason in self.pool.overruled(supervisor, ready):
-            leases = other.leases
-            _log.error("worker refused", device=other.device, reason=reason)
-            other.refuse(reason, steady)
-            self._give_back(leases, now)
         categories = None if said.categories is None else {one.name for one in said.categories}
         require_metrics(self._boards, [metric.name for metric in said.metrics], categories)
         self.snapshot.add(said.taken)

@@ -56,6 +56,7 @@ class _Attempt:
     """A proof that a worker is at."""
 
     supervisor: Supervisor
+    identity: str
     fingerprint: str
     against: Reference
     scored: Scored
@@ -117,8 +118,6 @@ class Machines:
         """Tell what a ready worker may be given."""
         assert supervisor.ready is not None
         said = supervisor.ready.said
-        if self.is_early(supervisor):
-            return Admission.WAITS
         if not said.machine or self._has_joined(supervisor):
             return Admission.ADMITTED
         reference = self._store.machines.reference(said.fingerprint)
@@ -150,18 +149,6 @@ class Machines:
         )
         return Admission.ADMITTED
 
-    def is_early(self, supervisor: Supervisor) -> bool:
-        """Tell whether a worker of another machine would say first what is evaluated from now on.
-
-        That is for one of this machine to say, as long as one may come.
-        """
-        if not supervisor.far or supervisor.ready is None:
-            return False
-        near = [one for one in self._pool if not one.far]
-        if any(one.ready for one in near) or not any(map(may_come, near)):
-            return False
-        return supervisor.ready.said.fingerprint != self._store.machines.fingerprint()
-
     def _candidate(self) -> str | None:
         """Return the machine that goes on, of several that differ and cannot be compared.
 
@@ -175,7 +162,7 @@ class Machines:
         ]
         at_work = [one for one in able if one.leases and not self._holds_any(one)]
         near = [one for one in able if not one.far]
-        if not at_work and not near and any(may_come(one) for one in self._pool if not one.far):
+        if not at_work and not near and any(_may_come(one) for one in self._pool if not one.far):
             return None
         first = sorted(near or able, key=lambda one: not one.breaker.closed)
         return _identity((at_work or first)[0]) if able else None
@@ -183,7 +170,7 @@ class Machines:
     def _may_score(self, supervisor: Supervisor) -> bool:
         """Tell whether a device may score something that another one can be compared by."""
         if supervisor.ready is None:
-            return may_come(supervisor)
+            return _may_come(supervisor)
         return supervisor.breaker.closed and self._has_joined(supervisor)
 
     def _has_joined(self, supervisor: Supervisor) -> bool:
@@ -200,7 +187,7 @@ class Machines:
     def _is_proving_alike(self, supervisor: Supervisor) -> bool:
         """Tell whether a worker of the same machine proves it: one proof is enough of several."""
         one = _identity(supervisor)
-        return any(_identity(other.supervisor) == one for other in self._running.values())
+        return any(other.identity == one for other in self._running.values())
 
     def _tries_of(self, supervisor: Supervisor) -> _Tries:
         assert supervisor.ready is not None
@@ -231,8 +218,9 @@ class Machines:
             differs=parts_text(against.parts, said.machine or {}),
         )
         without = frozenset(one.name for one in said.metrics if not one.reproducible)
-        attempt = _Attempt(supervisor, said.fingerprint, against, found, without, tries)
-        self._running[lease.token] = attempt
+        self._running[lease.token] = _Attempt(
+            supervisor, _identity(supervisor), said.fingerprint, against, found, without, tries
+        )
         self._tokens.add(lease.token)
         supervisor.evaluate(lease, steady)
 
@@ -353,6 +341,8 @@ class Machines:
             f" {proof.checkpoint} measured again is not the same: "
             + deviations_text(proof.deviations, proof.compared)
         )
+        if supervisor.ready.said.details.get("deterministic") is False:
+            differs += "; this device gives two results for one batch, too"
         if self._tolerance is not None and size <= self._tolerance:
             self._store.machines.accept(proof, self._tolerance, device, now)
             self._join(supervisor)
@@ -384,6 +374,6 @@ def _identity(supervisor: Supervisor) -> str:
     return repr(sorted((supervisor.ready.said.machine or {}).items()))
 
 
-def may_come(supervisor: Supervisor) -> bool:
+def _may_come(supervisor: Supervisor) -> bool:
     """Tell whether a device that has no worker ready may have one soon."""
     return supervisor.ready is None and not supervisor.hopeless and supervisor.breaker.closed

@@ -156,22 +156,12 @@ class WorkerPool:
                 continue
             ours, theirs = ready.said.fingerprint, other.ready.said.fingerprint
             if theirs != ours:
-                return _disagrees(supervisor, ours, other, theirs)
+                return (
+                    f"{supervisor.device} is not used: its evaluation ({ours[:8]}) is"
+                    f" not that of {other.device} ({theirs[:8]}), so the"
+                    " eval data or a library was changed in between; start the watcher again"
+                )
         return None
-
-    def overruled(self, supervisor: Supervisor, ready: Ready) -> list[tuple[Supervisor, str]]:
-        """Return the workers of other machines that one of this machine cannot work beside.
-
-        They were ready before it, and thought to be alone. Each comes with the reason.
-        """
-        ours = ready.said.fingerprint
-        others = [one for one in self if one.far and one.ready and not supervisor.far]
-        return [
-            (one, _disagrees(one, theirs, supervisor, ours))
-            for one in others
-            for theirs in [one.ready.said.fingerprint if one.ready else ours]
-            if theirs != ours
-        ]
 
     @property
     def starting(self) -> bool:
@@ -216,14 +206,6 @@ class WorkerPool:
             "worker_losses": sum(supervisor.losses for supervisor in self._all),
             "worker_failing": max(supervisor.failures for supervisor in self._all),
         }
-
-
-def _disagrees(one: Supervisor, ours: str, other: Supervisor, theirs: str) -> str:
-    return (
-        f"{one.device} is not used: its evaluation ({ours[:8]}) is not that of {other.device}"
-        f" ({theirs[:8]}), so the eval data or a library was changed in between; start the watcher"
-        " again"
-    )
 
 
 def _rank(doing: str) -> int:
