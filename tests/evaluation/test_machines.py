@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -291,4 +293,62 @@ def test_a_checkpoint_that_is_measured_anew_meanwhile_keeps_the_score_of_that(ma
     go.touch()
     wait_until(lambda: ("equal", 0) in standings(watcher), "the other has joined")
     assert watcher.query("SELECT * FROM evaluations WHERE checkpoint_id = 1") == score
+    assert watcher.stop() == 0
+
+
+def test_a_watcher_that_is_killed_in_the_middle_of_a_proof_begins_it_anew(
+    run: Watcher, tmp_path: Path
+):
+    before = recorded(run)
+    save(run, range(3, 4))
+    go = tmp_path / "go"
+    daemon = run.start(*QUICK, STUB_WAIT="ckpt-2", STUB_WAIT_FOR=go, **on(OTHER))
+    wait_until(lambda: run.evaluations() == ["ckpt-2"], "it is measured again")
+    daemon.kill()
+    daemon.wait()
+    assert recorded(run) == before
+    assert run.run(*QUICK, **on(OTHER)) == 0
+    assert run.evaluations() == ["ckpt-2", "ckpt-2", "ckpt-3"]
+    assert recorded(run) == before and standings(run) == [("reference", 2), ("equal", 1)]
+
+
+def test_an_average_waits_for_the_proof_as_well(run: Watcher):
+    assert cli("average", run.model_dir, "ckpt-1", "ckpt-2").returncode == 0
+    assert run.run(*QUICK, **on(OTHER)) == 0
+    assert run.evaluations()[0] == "ckpt-2" and len(run.evaluations()) == 2
+    assert standings(run) == [("reference", 2), ("equal", 1)]
+
+
+def test_of_two_devices_on_one_new_machine_one_proves_it_and_both_join(machine: Machine):
+    watcher = machine.watcher("run", 1)
+    home = by_device(machine.folder, GPU_a0=on(HOME))
+    assert machine.run(watcher, "--device", "gpu:0", STUB_ON=home) == 0
+    save(watcher, range(2, 8))
+    new = by_device(machine.folder, GPU_a0=on(OTHER), GPU_b1=on(OTHER))
+    machine.start(watcher, *TWO, STUB_ON=new, STUB_SECONDS=0.3)
+    wait_until(lambda: len(scored(watcher)) == 7, "all are scored")
+    assert watcher.stop() == 0
+    first, second = evaluated_on(machine.folder)
+    assert sorted(first + second).count("ckpt-1") == 2  # the score, and the proof
+    assert len(first) + len(second) == 8 and min(len(first) - 1, len(second)) > 0
+
+
+def test_one_that_waits_to_be_compared_costs_the_watcher_next_to_nothing(machine: Machine):
+    watcher = machine.watcher("run", 3)
+    go = machine.folder / "go"
+    slow = {**on(HOME), "STUB_WAIT": "*", "STUB_WAIT_FOR": str(go)}
+    steer = by_device(machine.folder, GPU_a0=slow, GPU_b1={**slow, **on(OTHER)})
+    daemon = machine.start(watcher, *TWO, STUB_ON=steer)
+
+    def doing() -> list[str]:
+        return sorted(one["worker"] for one in watcher.status().get("workers", []))
+
+    wait_until(lambda: doing() == ["evaluating", "waiting to be compared"], "one waits")
+    stat = Path(f"/proc/{daemon.pid}/stat")
+    before = sum(map(int, stat.read_text().rsplit(")", 1)[1].split()[11:13]))
+    time.sleep(3)
+    used = sum(map(int, stat.read_text().rsplit(")", 1)[1].split()[11:13])) - before
+    assert used / os.sysconf("SC_CLK_TCK") < 1
+    go.touch()
+    wait_until(lambda: len(scored(watcher)) == 3, "all are scored")
     assert watcher.stop() == 0
