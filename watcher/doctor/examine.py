@@ -87,7 +87,7 @@ def _surroundings(
     settings: Settings, source: CheckpointSource, running: Sequence[Trainer], device_source: str
 ) -> list[Check]:
     """Return the checks beside the training environment's, which ask nothing of it."""
-    run, set_device = settings.run, settings.carrier.device
+    run, set_device = settings.run, settings.carrier.device_here
     return [
         Check("model_dir", partial(folders.model_dir, run, settings.source, running)),
         Check("file system", lambda: folders.file_system(run, source, _MOUNTS.read_text())),
@@ -126,12 +126,12 @@ def _find(running: list[Trainer]) -> list[Finding]:
 
 def _device(carrier: LocalSettings, running: Sequence[Trainer]) -> str:
     """Return the device that the training environment is asked about."""
-    if carrier.device == "cpu":
+    if carrier.device_here == "cpu":
         return "cpu"
     listing = list_gpus()
     try:
         taken = device.trainers_gpus(running, listing)
-        return choose(carrier.device, listing, taken=taken)[0].device
+        return choose(carrier.device_here, listing, taken=taken)[0].device
     except ConfigError:  # the check of the device tells it
         return "cpu"
 

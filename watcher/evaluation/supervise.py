@@ -17,9 +17,8 @@ from pathlib import Path
 import msgspec
 
 from watcher.decision.retry import delay
-from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
+from watcher.errors import DeviceTaken, HostTrouble, WorkerError, WorkerRefused, WorkerStillThere
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
-from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.events import (
     AverageWritten,
     Evaluated,
@@ -36,7 +35,7 @@ from watcher.evaluation.events import (
 from watcher.evaluation.messages import Start
 from watcher.evaluation.phase import WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
-from watcher.protocols import Carrier
+from watcher.protocols import Carrier, Turn
 from watcher.types import Lease
 
 # Only a new worker reads the new data; the checkpoint is not to blame.
@@ -72,6 +71,7 @@ class Supervisor:
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
+        averages: It may be asked for averages, which are written to this machine's disk.
         rest: How many seconds it rests then for each second of passes.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
@@ -80,9 +80,10 @@ class Supervisor:
     start_request: Start
     limits: Limits
     device: str = "cpu"
-    lock: DeviceLock | None = None
+    lock: Turn | None = None
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
+    averages: bool = True
     rest: float = 0.0
     phase_at: str | None = None
     wanted: bool = True
@@ -238,6 +239,10 @@ class Supervisor:
                 self.session = self._start(now)
             for event in self.session.take(now):
                 events.append(self._weigh(event, self.session, now))
+            self.waiting_for = self.session.waiting_for
+            if self.waiting_for and not self._needed:
+                self.abandon()
+                return events
             if self.phase is WorkerPhase.SPENT:
                 events.append(self._end(self.breaker.reason, now))
             elif self.phase is WorkerPhase.OUTGROWN and not self.busy:
@@ -254,6 +259,8 @@ class Supervisor:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
             self._blocked_at = min(self._blocked_at, now)
             self._blocked_long = now - self._blocked_at >= self.limits.start_seconds
+        except HostTrouble as error:
+            events.append(self._lose_host(error.message, now))
         except WorkerError as error:
             events.append(self._lose(error.message, now, error.hint))
         except WorkerRefused as error:
@@ -366,6 +373,17 @@ class Supervisor:
         if leases or not self.breaker.closed:
             counts = self.breaker.broke([lease.checkpoint_id for lease in leases], reason)
         return WorkerLost(leases, reason, self._restart_later(now), counts)
+
+    def _lose_host(self, reason: str, now: float) -> WorkerLost:
+        """Give up a worker whose host is at fault; what it evaluates goes elsewhere, uncounted."""
+        if self.leases:
+            self.breaker.broke((), reason)
+        self.failures += 1
+        self.losses += 1
+        self.last_loss = reason
+        lost = self._end(reason, now)
+        self.problem = reason
+        return lost
 
     def _end(self, reason: str, now: float) -> WorkerLost:
         """End a worker that speaks; what it still evaluates is no attempt."""

@@ -1,0 +1,451 @@
+"""FarWorker: the carrier of another host, behind whatever starts a program there.
+
+A launcher, ssh say, starts `checkpoint-watcher agent` there and joins its input and output; frames
+(`frames.py`) go over those. A thread speaks with the agent, so that neither a slow line nor a
+silent host holds up the loop, which takes what has arrived. Nothing that the other side says or
+leaves unsaid is more than a HostTrouble of this one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from watcher import __version__
+from watcher.config.devices import DeviceTable
+from watcher.errors import HostTrouble, WatcherError, WorkerError, WorkerRefused
+from watcher.evaluation import frames, messages, wire
+from watcher.evaluation.frames import BEAT_SECONDS, SILENT_SECONDS, File
+from watcher.evaluation.line import Broken, FrameLine
+from watcher.evaluation.worker_log import WorkerLog
+
+_log = structlog.get_logger(__name__)
+
+_ENDING_SECONDS = 2.0
+# Beyond that people notice it in logs, and leases of credentials fail.
+_CLOCK_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class FarDevice:
+    """A device of another host, and what is known of it beyond one worker's life.
+
+    Attributes:
+        table: How it is reached.
+        python: The training environment's interpreter there.
+        run: What others who want the device are told.
+        wanted: Another watcher there waits for it.
+    """
+
+    table: DeviceTable
+    python: str
+    run: str
+    wanted: bool = False
+
+    @property
+    def host(self) -> str:
+        """What to call the host."""
+        return str(self.table.host)
+
+    def is_wanted(self) -> bool:
+        """Return whether another watcher there waits for the device."""
+        return self.wanted
+
+    def withdraw(self) -> None:
+        """Do nothing: an agent that waits is ended, and with it its claim."""
+
+    def command(self) -> list[str]:
+        """Return the command that starts the agent there.
+
+        A launcher with a shell there, as ssh has, gets it as one argument that is quoted for it.
+        """
+        table = self.table
+        if table.has_shell:
+            return [*table.launching, f"exec {shlex.join(table.agent)}"]
+        return [*table.launching, *table.agent]
+
+    def theirs(self, path: str) -> str:
+        """Return what a path of this machine is there."""
+        return _mapped(path, self.table.path_map)
+
+    def ours(self, path: str) -> str:
+        """Return what a path there is on this machine."""
+        return _mapped(path, {there: here for here, there in self.table.path_map.items()})
+
+
+def _mapped(path: str, folders: Mapping[str, str]) -> str:
+    # The longest one that holds it.
+    for folder in sorted(folders, key=len, reverse=True):
+        base = folder.rstrip("/")
+        if path == base or path.startswith(base + "/"):
+            return folders[folder].rstrip("/") + path[len(base) :]
+    return path
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the loop and the thread hand each other; deques and flags alone."""
+
+    asked: deque[msgspec.Struct] = field(default_factory=deque)
+    said: deque[msgspec.Struct] = field(default_factory=deque)
+    failure: WatcherError | None = None
+    closing: bool = False
+    resident_bytes: int = 0
+
+
+class FarWorker:
+    """A worker on another host, from the start of its launcher to the end of that."""
+
+    def __init__(self, device: FarDevice, log: Path) -> None:
+        """Start the launcher; what it and the worker print goes to `log`.
+
+        Raises:
+            HostTrouble: the launcher cannot be started.
+        """
+        self._device = device
+        command = device.command()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostTrouble(
+                f"{device.host}: cannot start the launcher {command[0]}: {error.strerror}"
+            ) from error
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._shared = _Shared()
+        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ask = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        log_thread = WorkerLog(self._process.stderr, log)
+        self._thread = _Talk(device, self._process, log_thread, self._shared, self._news, self._ask)
+        device.wanted = False
+        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the launcher."""
+        return self._process.pid
+
+    def filenos(self) -> tuple[int]:
+        """A file descriptor that becomes readable when something arrived."""
+        return (self._news,)
+
+    def resident_bytes(self) -> int:
+        """Return the memory the worker held there some seconds ago, 0 before that was told."""
+        return self._shared.resident_bytes
+
+    def step_back(self) -> None:
+        """Let it have what others leave of the CPU there, from now on."""
+        self._hand(frames.Calm())
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Send one message, as soon as the worker is there; what fails is told by `receive`."""
+        self._hand(message)
+
+    def _hand(self, message: msgspec.Struct) -> None:
+        self._shared.asked.append(message)
+        os.eventfd_write(self._ask, 1)
+
+    def receive(self) -> Iterator[msgspec.Struct]:
+        """Yield the messages that have arrived, possibly none; what came before an error first.
+
+        Raises:
+            HostTrouble: the host is silent, cannot be reached, or spoke nonsense.
+            WorkerError: the worker ended.
+            WorkerRefused: the host can never be used as it is set up.
+        """
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._news)
+        failure = self._shared.failure
+        while self._shared.said:
+            yield self._shared.said.popleft()
+        if failure:
+            raise failure
+
+    def kill(self) -> None:
+        """End the line at once; the agent there ends the worker and what that started."""
+        self._shared.closing = True
+        os.eventfd_write(self._ask, 1)
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDING_SECONDS)
+        self._thread.join(_ENDING_SECONDS)
+        if self._thread.is_alive():
+            return  # in a read that hangs, of a file on a network say; it closes nothing of others
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert stream
+                stream.close()
+        os.close(self._news)
+        os.close(self._ask)
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Ask the worker to end, wait that long, then end the line."""
+        self._hand(messages.Stop())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_seconds)
+        self.kill()
+
+
+class _Talk(threading.Thread):
+    """Speaks with one agent until the line ends."""
+
+    def __init__(
+        self,
+        device: FarDevice,
+        process: subprocess.Popen[bytes],
+        log: WorkerLog,
+        shared: _Shared,
+        news: int,
+        ask: int,
+    ) -> None:
+        super().__init__(name=f"far-{device.host}", daemon=True)
+        assert process.stdin and process.stdout
+        self._device, self._process, self._shared = device, process, shared
+        self._log, self._news, self._ask = log, news, ask
+        now = time.monotonic()
+        self._line = FrameLine(
+            process.stdout.fileno(), process.stdin.fileno(), frames.HOME_READS, now
+        )
+        self._began: frames.Began | None = None
+        self._greeted = False
+        self._connect_by = now + device.table.connect_timeout
+        self._waits_told = -BEAT_SECONDS
+        # Requests that wait until there is a worker.
+        self._early: list[messages.Request] = []
+
+    def run(self) -> None:
+        """Speak until the end; why it ended is told to the loop."""
+        try:
+            self._tell(messages.Phase(f"connecting to {self._device.host}"))
+            while not self._shared.closing:
+                self._turn()
+        except WatcherError as error:
+            self._shared.failure = error
+        except Exception as error:  # a fault of ours must be this device's alone, too
+            _log.exception("the line to a host ended", host=self._device.host)
+            self._shared.failure = HostTrouble(f"{self._device.host}: {error!r}")
+        finally:
+            if not self._shared.closing:
+                os.eventfd_write(self._news, 1)
+
+    def _tell(self, message: msgspec.Struct) -> None:
+        self._shared.said.append(message)
+        os.eventfd_write(self._news, 1)
+
+    def _turn(self) -> None:
+        line = self._line
+        poll = select.poll()
+        poll.register(self._ask, select.POLLIN)
+        poll.register(line.reading, select.POLLIN)
+        if line.has_output:
+            poll.register(line.writing, select.POLLOUT)
+        ready = dict(poll.poll(1000 * min(1.0, line.beat_in(time.monotonic()) + 0.01)))
+        now = time.monotonic()
+        try:
+            if line.reading in ready:
+                for frame, body in line.read(now):
+                    self._take(frame, body)
+            self._take_asked()
+            if self._greeted:
+                line.beat(now, BEAT_SECONDS, frames.Beat())
+            line.write()
+        except Broken as error:
+            if not self._shared.closing:
+                raise self._trouble(str(error)) from error
+        self._require_life(now)
+
+    def _require_life(self, now: float) -> None:
+        host = self._device.host
+        if self._greeted and now - self._line.heard > SILENT_SECONDS:
+            raise HostTrouble(f"{host} has said nothing for {SILENT_SECONDS:g} s")
+        if self._greeted:
+            return
+        if now > self._connect_by:
+            limit = self._device.table.connect_timeout
+            raise HostTrouble(f"{host} cannot be reached: no agent answered within {limit:g} s")
+        if now - self._waits_told >= BEAT_SECONDS:
+            # The time that a worker may take to start begins when there is somebody to start it.
+            self._waits_told = now
+            self._tell(frames.Waits())
+
+    def _trouble(self, how: str) -> HostTrouble:
+        """Return what became of the line, in the words of the launcher where it ended."""
+        host, code = self._device.host, None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_ENDING_SECONDS)
+        last = self._log.last_line()
+        if code == 127 and not self._greeted:
+            said = f" ({last})" if last else ""
+            return HostTrouble(f"{host}: {self._device.table.agent[0]} is not there{said}")
+        if code is not None:
+            how = f"{Path(self._device.table.launching[0]).name} ended with exit code {code}"
+        elif not self._greeted:
+            how = f"{how}; its shell must print nothing when a program is started"
+        said = f" ({last})" if last else ""
+        if self._greeted:
+            return HostTrouble(f"the line to {host} broke: {how}{said}")
+        return HostTrouble(f"{host} cannot be reached: {how}{said}")
+
+    # -- what the agent says
+
+    def _take(self, frame: frames.Frame, body: bytes) -> None:
+        host = self._device.host
+        match frame:
+            case frames.Hello() if not self._greeted:
+                self._greet(frame)
+            case frames.Waits() if self._greeted and not self._began:
+                self._tell(frame)
+            case frames.Began() if self._greeted and not self._began:
+                self._began = frame
+                self._tell(frames.Waits())
+                early, self._early = self._early, []
+                for request in early:
+                    self._pass_on(request)
+            case frames.Line() if self._began:
+                self._tell(self._read(body))
+            case frames.Beat() if self._greeted:
+                self._device.wanted = frame.wanted
+                self._shared.resident_bytes = frame.resident_bytes
+            case frames.Differs() if self._began:
+                raise HostTrouble(f"{host} cannot evaluate: {frame.reason}")
+            case frames.Refused() if self._greeted:
+                raise WorkerRefused("host", f"{host}: {frame.message}", hint=frame.hint)
+            case frames.Ended() if self._greeted:
+                raise WorkerError(f"on {host}, {frame.reason}", hint=frame.hint)
+            case _:
+                kind = type(frame).__name__.lower()
+                raise HostTrouble(f"{host} said {kind} when that was not to be said")
+
+    def _greet(self, hello: frames.Hello) -> None:
+        host = self._device.host
+        ours = (frames.AGENT_PROTOCOL, __version__, frames.evaluators_digest())
+        if (hello.protocol, hello.watcher, hello.evaluators) != ours:
+            same = hello.watcher == __version__
+            raise WorkerRefused(
+                "host",
+                f"{host} has checkpoint-watcher {hello.watcher}, and here it is {__version__}"
+                + (", but its files differ" if same else ""),
+                hint="install there what is installed here, so that both measure the same",
+            )
+        off = hello.now - time.time()
+        if abs(off) > _CLOCK_SECONDS:
+            _log.warning("the clock of a host is off", host=host, seconds=round(off))
+        self._greeted = True
+        device = self._device
+        self._line.send(
+            frames.Open(
+                protocol=frames.AGENT_PROTOCOL,
+                watcher=__version__,
+                evaluators=frames.evaluators_digest(),
+                device=device.table.device,
+                python=device.python,
+                folder=device.table.working_directory,
+                lock_dir=device.table.device_lock_dir,
+                run=device.run,
+            )
+        )
+        self._tell(frames.Waits())
+        self._tell(messages.Phase(f"starting on {hello.host}"))
+
+    def _read(self, line: bytes) -> msgspec.Struct:
+        """Return a worker's message with its paths as they are here."""
+        try:
+            message = wire.read_reply(line)
+        except WorkerError as error:
+            raise WorkerError(f"on {self._device.host}, {error.message}") from error
+        replace = msgspec.structs.replace
+        match message:
+            case messages.Ready():
+                # An average is written to the disk of this machine.
+                can = message.capabilities
+                jobs = tuple(job for job in can.jobs if job == "evaluate")
+                taken = {file: self._device.ours(copy) for file, copy in message.taken.items()}
+                return replace(message, capabilities=replace(can, jobs=jobs), taken=taken)
+            case messages.Result() if message.artefacts:
+                # Files that lie there are not here.
+                return replace(message, artefacts=[one for one in message.artefacts if one.uri])
+        return message
+
+    # -- what the loop asks
+
+    def _take_asked(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._ask)
+        while self._shared.asked:
+            request = self._shared.asked.popleft()
+            if isinstance(request, frames.Calm | messages.Stop) and not self._began:
+                continue
+            if self._began is None:
+                self._early.append(request)  # type: ignore[arg-type]
+            else:
+                self._pass_on(request)
+
+    def _pass_on(self, request: msgspec.Struct) -> None:
+        assert self._began
+        replace, theirs = msgspec.structs.replace, self._device.theirs
+        frame: frames.Frame = frames.Line()
+        match request:
+            case frames.Calm():
+                self._line.send(request)
+                return
+            case messages.Start():
+                request = self._start(request)
+            case messages.Evaluate(id=token, prefix=prefix):
+                frame = frames.Line(id=token, needs=self._needed(prefix))
+                request = replace(request, prefix=theirs(prefix))
+        self._line.send(frame, wire.write_request(request).rstrip(b"\n"))
+
+    def _start(self, request: messages.Start) -> messages.Start:
+        assert self._began
+        theirs, snapshot = self._device.theirs, request.snapshot
+        if snapshot:
+            originals = {theirs(copy): file for copy, file in snapshot.originals.items()}
+            snapshot = messages.SnapshotFiles(theirs(snapshot.folder), originals)
+        return msgspec.structs.replace(
+            request,
+            options=_walk(request.options, theirs),
+            device=self._began.device,
+            device_shared=bool(self._began.shared),
+            check=request.check and theirs(request.check),
+            snapshot=snapshot,
+            artefacts_dir=self._began.folder,
+        )
+
+    def _needed(self, prefix: str) -> list[File]:
+        """Return what has to be there before an evaluation may begin."""
+        index = Path(prefix + ".index")
+        try:
+            digest = hashlib.sha256(index.read_bytes()).hexdigest()
+        except OSError:  # the worker says what is wrong with it
+            return []
+        return [File(self._device.theirs(str(index)), digest)]
+
+
+def _walk(value: Any, change: Any) -> Any:
+    """Return options with each text in them changed, also those in lists."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_walk(one, change) for one in value]
+    return value
