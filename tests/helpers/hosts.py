@@ -46,8 +46,9 @@ class Sshd:
         (folder / "ssh_config").write_text(
             f"Host *\nHostName 127.0.0.1\nPort {self.port}\nUser {getpass.getuser()}\n"
             f"UserKnownHostsFile {folder}/known_hosts\nStrictHostKeyChecking yes\n"
-            f"IdentityFile {folder}/user\nIdentitiesOnly yes\nBatchMode yes\nLogLevel ERROR\n"
-            "ConnectTimeout 30\n"
+            "IdentitiesOnly yes\nBatchMode yes\nLogLevel ERROR\nConnectTimeout 30\n"
+            f"Host * !stranger\nIdentityFile {folder}/user\n"
+            f"Host stranger\nIdentityFile {folder}/wrong\n"
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -78,7 +79,7 @@ class Sshd:
             self._process.wait()
 
     def launcher(self, host: str, *more: str) -> list[str]:
-        """Return the launcher of a host of that name."""
+        """Return the launcher of a host of that name; `stranger` has a key that is not let in."""
         return ["ssh", "-F", str(self.folder / "ssh_config"), *more, host]
 
 

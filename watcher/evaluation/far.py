@@ -272,7 +272,7 @@ class _Talk(threading.Thread):
             line.write()
         except Broken as error:
             if not self._shared.closing:
-                raise self._trouble(str(error)) from error
+                raise self._trouble(error) from error
         self._require_life(now)
 
     def _require_life(self, now: float) -> None:
@@ -289,11 +289,11 @@ class _Talk(threading.Thread):
             self._waits_told = now
             self._tell(frames.Waits())
 
-    def _trouble(self, how: str) -> HostTrouble:
+    def _trouble(self, error: Broken) -> HostTrouble:
         """Return what became of the line, in the words of the launcher where it ended."""
-        host, code = self._device.host, None
+        host, how, code = self._device.host, str(error), None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = self._process.wait(_ENDING_SECONDS)
+            code = self._process.wait(_ENDING_SECONDS if error.closed else 0)
         last = self._log.last_line()
         if code == 127 and not self._greeted:
             said = f" ({last})" if last else ""

@@ -18,7 +18,15 @@ _TURN_BYTES = 8 << 20
 
 
 class Broken(Exception):
-    """Raised when the other side has closed the line, or what it says is no frame."""
+    """Raised when the other side has closed the line, or what it says is no frame.
+
+    Attributes:
+        closed: It ended, or is about to.
+    """
+
+    def __init__(self, message: str, *, closed: bool = True) -> None:
+        super().__init__(message)
+        self.closed = closed
 
 
 class FrameLine:
@@ -99,7 +107,7 @@ class FrameLine:
         try:
             yield from self._parser.feed(data)
         except LineError as error:
-            raise Broken(f"it said {error}, which is no frame") from error
+            raise Broken(f"it said {error}, which is no frame", closed=False) from error
 
     def write(self) -> None:
         """Hand over what the other side takes now.

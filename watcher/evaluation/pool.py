@@ -134,9 +134,12 @@ class WorkerPool:
             supervisor.wanted = wanted
 
     def disagreement(self, supervisor: Supervisor, ready: Ready) -> str | None:
-        """Say why a worker that got ready cannot work beside the others, None when it can."""
+        """Say why a worker that got ready cannot work beside the others, None when it can.
+
+        One of another machine keeps none of this machine out.
+        """
         for other in self:
-            if other is supervisor or other.ready is None:
+            if other is supervisor or other.ready is None or (other.far and not supervisor.far):
                 continue
             ours, theirs = ready.said.fingerprint, other.ready.said.fingerprint
             if theirs != ours:
@@ -227,10 +230,10 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         doing = "held back"
     elif supervisor.ready:
         doing = "ready"
-    elif supervisor.phase is WorkerPhase.STARTING:
-        doing = "starting"
     elif supervisor.waiting_for:
         doing = "waiting for the device"
+    elif supervisor.phase is WorkerPhase.STARTING:
+        doing = "starting"
     elif supervisor.resting:
         doing = AT_REST
     else:

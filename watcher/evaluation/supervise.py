@@ -71,7 +71,8 @@ class Supervisor:
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
-        averages: It may be asked for averages, which are written to this machine's disk.
+        far: The device is another machine's; one of this machine comes first.
+        held: Its worker is ready, and waits for one of this machine.
         rest: How many seconds it rests then for each second of passes.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
@@ -83,7 +84,8 @@ class Supervisor:
     lock: Turn | None = None
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
-    averages: bool = True
+    far: bool = False
+    held: bool = False
     rest: float = 0.0
     phase_at: str | None = None
     wanted: bool = True
@@ -159,6 +161,8 @@ class Supervisor:
     def idle(self) -> bool:
         """True when a checkpoint can be given to the worker now."""
         session = self.session
+        if self.held:
+            return False
         return session is not None and session.has_room(beside_others=self.breaker.closed)
 
     @property
@@ -306,6 +310,7 @@ class Supervisor:
 
     def _forget(self) -> None:
         self.session = None
+        self.held = False
         self.breaker.returned()
 
     def _stand_back(self) -> None:

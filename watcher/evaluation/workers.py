@@ -171,7 +171,7 @@ def _far_supervisor(
         device=table.name,
         # Only GPUs are taken in turn.
         lock=device if table.device != "cpu" else None,
-        averages=False,
+        far=True,
     )
 
 
