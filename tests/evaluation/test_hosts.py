@@ -347,3 +347,81 @@ def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once
     assert set(watcher.states().values()) == {"scored"}
     daemon.terminate()
     assert daemon.wait(60) == 0
+
+
+def test_a_slow_line_is_no_hang_and_beats_pass_between_the_pieces_of_a_file(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd = serve()
+    Manager(watcher.model_dir).save(100, model_tensors(600_000, 1))
+    size = (watcher.model_dir / "ckpt-1.data-00000-of-00001").stat().st_size
+    slow = [sys.executable, str(ROOT / "tests" / "helpers" / "slow_line.py"), str(size / 20)]
+    table = far(sshd, "far-1", launcher=[*slow, *sshd.launcher("far-1")], shell=True)
+    # It takes twenty seconds, which is longer than all that is waited for.
+    watcher.start(*only_far(tmp_path, table), "--stall-timeout", 8, "--peace", "off")
+    wait_until(lambda: scored(watcher), "it is scored", 90)
+    assert watcher.stop() == 0
+    assert watcher.query("SELECT attempts FROM checkpoints") == [{"attempts": 1}]
+    assert "worker lost" not in watcher.log.read_text()
+
+
+def test_a_full_cache_is_one_line_that_names_the_host_while_home_goes_on(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd = serve()
+    save(watcher, 3)
+    small = far(sshd, "far-1", cache_limit=3000)
+    settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, small])
+    go = tmp_path / "go"
+    watcher.start("--config", settings, *QUICK, STUB_WAIT="*", STUB_WAIT_FOR=go)
+    wait_until(lambda: "cannot evaluate" in watcher.log.read_text(), "it is said")
+    assert "far-1 cannot evaluate: the cache " in watcher.log.read_text()
+    assert "is full: " in watcher.log.read_text()
+    go.touch()
+    wait_until(lambda: len(scored(watcher)) == 3, "home evaluates")
+    assert watcher.stop() == 0
+    rows = watcher.query("SELECT DISTINCT attempts FROM checkpoints")
+    assert rows == [{"attempts": 1}]
+
+
+def test_pictures_of_another_host_are_brought_here_and_verified(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        (pictures / f"image {number}.png").write_bytes(os.urandom(300_000))
+    sshd = serve(STUB_PICTURES=pictures)
+    save(watcher, 2)
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    watcher.start(*only_far(tmp_path, far(sshd, "far-1")), TMPDIR=scratch)
+    wait_until(lambda: len(scored(watcher)) == 2, "both are scored")
+    rows = watcher.query("SELECT details FROM evaluations")
+    folders = [Path(json.loads(row["details"])["visualizations"]) for row in rows]
+    assert len(set(folders)) == 2
+    for folder in folders:
+        assert folder.is_relative_to(scratch)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            path.name: path.read_bytes() for path in pictures.iterdir()
+        }
+    assert watcher.stop() == 0
+
+
+def test_what_a_run_is_set_up_from_comes_along_with_its_paths_renamed(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    read = tmp_path / "read"
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("def mine(): ...\n")
+    watcher.pipeline.write_text('input_path: "/data/val.record"\n')
+    sshd = serve(STUB_READ=read)
+    save(watcher, 1)
+    table = far(sshd, "far-1", path_map={"/data": "/mnt/data"})
+    watcher.start(*only_far(tmp_path, table), "--metric-plugin", f"{plugin}:mine")
+    wait_until(lambda: scored(watcher), "it is scored")
+    assert watcher.stop() == 0
+    assert json.loads(read.read_text().splitlines()[0]) == [
+        'input_path: "/mnt/data/val.record"\n',
+        "def mine(): ...\n",
+    ]
