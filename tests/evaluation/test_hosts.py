@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from health_client import Client
 from hosts import MISSING, Sshd, environment_there, far, parents, processes, write_settings
-from watching import ROOT, STUB, Watcher, alive, wait_until
+from watching import ROOT, STUB, Watcher, alive, cli, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
 
@@ -425,3 +426,54 @@ def test_what_a_run_is_set_up_from_comes_along_with_its_paths_renamed(
         'input_path: "/mnt/data/val.record"\n',
         "def mine(): ...\n",
     ]
+
+
+def test_status_and_metrics_say_how_each_host_is(watcher: Watcher, tmp_path: Path, serve: Serve):
+    sshd, gone = serve(STUB_SECONDS=0.5), serve()
+    gone.end()
+    save(watcher, 3)
+    tables = [far(sshd, "far-1"), far(gone, "far-2")]
+    watcher.start(*only_far(tmp_path, *tables), "--listen", 0)
+    wait_until(lambda: len(scored(watcher)) == 3, "the one evaluates")
+    wait_until(lambda: watcher.status()["hosts"][1]["state"] == "unreachable", "the other is known")
+    reached, lost = watcher.status()["hosts"]
+    assert (reached["host"], reached["state"], reached["reason"]) == ("far-1", "reached", None)
+    assert lost["since"].endswith("Z") and "far-2 cannot be reached" in lost["reason"]
+    shown = " ".join(cli("status", watcher.model_dir).stdout.split())
+    assert "host far-1/cpu reached since 2" in shown and "host far-2/cpu unreachable since" in shown
+    told = json.loads(cli("status", watcher.model_dir, "--json").stdout)
+    assert [one["state"] for one in told["hosts"]] == ["reached", "unreachable"]
+    _, text = Client(watcher).ask("/metrics")
+    lines = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in text.splitlines()}
+    of = {line: value for line, value in lines.items() if "_host_reached{" in line}
+    assert sorted(("far-1/cpu" in line, value) for line, value in of.items()) == [
+        (False, "0.0"),
+        (True, "1.0"),
+    ]
+    assert any("_answers_refused_total" in line for line in lines)
+    assert watcher.stop() == 0
+
+
+def test_doctor_goes_to_each_host_and_says_what_it_finds(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd, bare, gone = serve(), serve(STUB_REFUSE="tensorflow is not installed"), serve()
+    gone.end()
+    other = serve(STUB_FINGERPRINT="e" * 64)
+    save(watcher, 1)
+    tables = [far(sshd, "far-1"), far(bare, "far-2"), far(gone, "far-3"), far(other, "far-4")]
+    tables.append(far(sshd, "far-5", python="/no/such/python"))
+    settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, *tables])
+    assert watcher.run() == 0
+    words = ["--config", settings, "--pipeline-config", watcher.pipeline, "--python", STUB]
+    said = cli("doctor", watcher.model_dir, *words, "--json", "--time-limit", 60, seconds=100)
+    found = [one for one in json.loads(said.stdout)["findings"] if one["check"] == "host"]
+    assert [one["severity"] for one in found] == ["ok", *["error"] * 4]
+    told = [one["message"] for one in found]
+    assert told[0] == "far-1/cpu is reached, and evaluates 8 images on cpu with python stub"
+    assert told[1] == "far-2/cpu: tensorflow is not installed"
+    assert told[2].startswith("far-3/cpu: far-3 cannot be reached: ssh ended with exit code 255")
+    assert told[3].startswith(
+        "far-4/cpu measures otherwise (eeeeeeee) than the run does (ffffffff)"
+    )
+    assert "cannot start the interpreter /no/such/python" in told[4]

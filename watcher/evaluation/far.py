@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ class FarDevice:
         python: The training environment's interpreter there.
         run: What others who want the device are told.
         wanted: Another watcher there waits for it.
-        sent_bytes: How much went over its lines, and `fetched_bytes` how much came.
+        sent_bytes: How much went over its lines, and `fetched_bytes` of files how much came.
+        state: `connecting`, `reached` or `unreachable`, and `since` when, in ISO 8601.
+        reason: Why it is not reached.
     """
 
     table: DeviceTable
@@ -63,6 +66,27 @@ class FarDevice:
     wanted: bool = False
     sent_bytes: int = 0
     fetched_bytes: int = 0
+    state: str = "connecting"
+    since: str = field(default_factory=lambda: _now())
+    reason: str | None = None
+
+    def became(self, state: str, reason: str | None = None) -> None:
+        """Take note of whether it is reached."""
+        if state != self.state:
+            self.state, self.since = state, _now()
+        self.reason = reason
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` shows of the host; sizes in MB, to be told anew not too often."""
+        return {
+            "host": self.host,
+            "device": self.table.device,
+            "state": self.state,
+            "since": self.since,
+            "reason": self.reason,
+            "sent_mb": self.sent_bytes // 1_000_000,
+            "fetched_mb": self.fetched_bytes // 1_000_000,
+        }
 
     @property
     def host(self) -> str:
@@ -97,6 +121,10 @@ class FarDevice:
     def ours(self, path: str) -> str:
         """Return what a path there is on this machine."""
         return _mapped(path, {there: here for here, there in self.table.path_map.items()})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _mapped(path: str, folders: Mapping[str, str]) -> str:
@@ -262,6 +290,8 @@ class _Talk(threading.Thread):
             while not self._shared.closing:
                 self._turn()
         except WatcherError as error:
+            if isinstance(error, HostTrouble) and not self._shared.closing:
+                self._device.became("unreachable", error.message)
             self._shared.failure = error
         except Exception as error:  # a fault of ours must be this device's alone, too
             _log.exception("the line to a host ended", host=self._device.host)
@@ -386,6 +416,7 @@ class _Talk(threading.Thread):
         if abs(off) > _CLOCK_SECONDS:
             _log.warning("the clock of a host is off", host=host, seconds=round(off))
         self._greeted = True
+        self._device.became("reached")
         device = self._device
         self._line.send(
             frames.Open(
