@@ -102,6 +102,7 @@ KILLED = {"worker": lambda w, _: w, "agent": lambda w, _: agent_of(w)}
 KILLED |= {"session": lambda w, _: session_of(w), "launcher": lambda _, home: launcher_of(home)}
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 @pytest.mark.parametrize("whom", KILLED)
 def test_what_is_killed_or_stopped_is_noticed_its_lease_goes_back_and_nothing_stays_there(
@@ -308,6 +309,7 @@ def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: 
             one.end()
 
 
+@pytest.mark.timeout(400)
 def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once_each(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
@@ -350,6 +352,7 @@ def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once
     assert daemon.wait(60) == 0
 
 
+@pytest.mark.timeout(300)
 def test_a_slow_line_is_no_hang_and_beats_pass_between_the_pieces_of_a_file(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
@@ -454,6 +457,7 @@ def test_status_and_metrics_say_how_each_host_is(watcher: Watcher, tmp_path: Pat
     assert watcher.stop() == 0
 
 
+@pytest.mark.timeout(300)
 def test_doctor_goes_to_each_host_and_says_what_it_finds(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):

@@ -32,6 +32,7 @@ from watcher.config.devices import DeviceTable
 from watcher.decision.queue_policy import parse_size
 from watcher.errors import HostTrouble, WatcherError, WorkerError, WorkerRefused
 from watcher.evaluation import frames, messages, wire
+from watcher.evaluation.answers import one_line
 from watcher.evaluation.carriage import Fetching, Offers, Untold, renamed
 from watcher.evaluation.frames import BEAT_SECONDS, SILENT_SECONDS, File
 from watcher.evaluation.line import Broken, FrameLine
@@ -42,6 +43,8 @@ _log = structlog.get_logger(__name__)
 
 _ENDING_SECONDS = 2.0
 _MOST_BEHIND = 1000
+# No more is read from a host while the loop has so much to take.
+_MOST_SAID = 10_000
 # Beyond that people notice it in logs, and leases of credentials fail.
 _CLOCK_SECONDS = 60.0
 
@@ -144,6 +147,7 @@ class _Shared:
     said: deque[msgspec.Struct] = field(default_factory=deque)
     failure: WatcherError | None = None
     closing: bool = False
+    began: bool = False
     resident_bytes: int = 0
 
 
@@ -240,10 +244,15 @@ class FarWorker:
 
     def stop(self, timeout_seconds: float) -> None:
         """Ask the worker to end, wait that long, then end the line."""
-        self._hand(messages.Stop())
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_seconds)
+        if self._shared.began and self._shared.failure is None:
+            self._hand(messages.Stop())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_seconds)
         self.kill()
+
+
+class _Lacking(HostTrouble):
+    """Raised when a host that is reached has not what an evaluation needs."""
 
 
 class _Talk(threading.Thread):
@@ -291,7 +300,8 @@ class _Talk(threading.Thread):
                 self._turn()
         except WatcherError as error:
             if isinstance(error, HostTrouble) and not self._shared.closing:
-                self._device.became("unreachable", error.message)
+                state = "reached" if isinstance(error, _Lacking) else "unreachable"
+                self._device.became(state, error.message)
             self._shared.failure = error
         except Exception as error:  # a fault of ours must be this device's alone, too
             _log.exception("the line to a host ended", host=self._device.host)
@@ -310,7 +320,8 @@ class _Talk(threading.Thread):
         line = self._line
         poll = select.poll()
         poll.register(self._ask, select.POLLIN)
-        poll.register(line.reading, select.POLLIN)
+        if len(self._shared.said) < _MOST_SAID:
+            poll.register(line.reading, select.POLLIN)
         if line.has_output:
             poll.register(line.writing, select.POLLOUT)
         seconds = 0.0 if self._preparing else min(1.0, line.beat_in(time.monotonic()) + 0.01)
@@ -352,7 +363,7 @@ class _Talk(threading.Thread):
         host, how, code = self._device.host, str(error), None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_ENDING_SECONDS if error.closed else 0)
-        last = self._log.last_line()
+        last = _line(self._log.last_line())
         if code == 127 and not self._greeted:
             said = f" ({last})" if last else ""
             return HostTrouble(f"{host}: {self._device.table.agent[0]} is not there{said}")
@@ -372,10 +383,10 @@ class _Talk(threading.Thread):
         match frame:
             case frames.Hello() if not self._greeted:
                 self._greet(frame)
-            case frames.Waits() if self._greeted and not self._began:
-                self._tell(frame)
+            case frames.Waits(reason=reason) if self._greeted and not self._began:
+                self._tell(frames.Waits(reason=reason and _line(reason)))
             case frames.Began() if self._greeted and not self._began:
-                self._began = frame
+                self._began, self._shared.began = frame, True
                 self._tell(frames.Waits())
             case frames.Line() if self._began:
                 self._take_line(body)
@@ -392,11 +403,11 @@ class _Talk(threading.Thread):
                 self._device.wanted = frame.wanted
                 self._shared.resident_bytes = frame.resident_bytes
             case frames.Cannot() if self._greeted:
-                raise HostTrouble(f"{host} cannot evaluate: {frame.reason}")
+                raise _Lacking(f"{host} cannot evaluate: {_line(frame.reason)}")
             case frames.Refused() if self._greeted:
-                raise WorkerRefused("host", f"{host}: {frame.message}", hint=frame.hint)
+                raise WorkerRefused("host", f"{host}: {_line(frame.message)}", hint=_hint(frame))
             case frames.Ended() if self._greeted:
-                raise WorkerError(f"on {host}, {frame.reason}", hint=frame.hint)
+                raise WorkerError(f"on {host}, {_line(frame.reason)}", hint=_hint(frame))
             case _:
                 kind = type(frame).__name__.lower()
                 raise HostTrouble(f"{host} said {kind} when that was not to be said")
@@ -408,8 +419,8 @@ class _Talk(threading.Thread):
             same = hello.watcher == __version__
             raise WorkerRefused(
                 "host",
-                f"{host} has checkpoint-watcher {hello.watcher}, and here it is {__version__}"
-                + (", but its files differ" if same else ""),
+                f"{host} has checkpoint-watcher {_line(hello.watcher)},"
+                f" and here it is {__version__}{', but its files differ' if same else ''}",
                 hint="install there what is installed here, so that both measure the same",
             )
         off = hello.now - time.time()
@@ -433,7 +444,7 @@ class _Talk(threading.Thread):
             )
         )
         self._tell(frames.Waits())
-        self._tell(messages.Phase(f"starting on {hello.host}"))
+        self._tell(messages.Phase(f"starting on {_line(hello.host)}"))
 
     def _take_line(self, body: bytes) -> None:
         """Take a worker's message; what comes behind files that are fetched waits for them."""
@@ -484,6 +495,7 @@ class _Talk(threading.Thread):
         replace = msgspec.structs.replace
         match message:
             case messages.Ready():
+                self._drop("check")
                 # An average is written to the disk of this machine.
                 can = message.capabilities
                 jobs = tuple(job for job in can.jobs if job == "evaluate")
@@ -604,6 +616,15 @@ class _Talk(threading.Thread):
         if now - self._moved_told >= 1.0 and (reads or (carries and moved > self._moved)):
             self._moved, self._moved_told = moved, now
             self._tell(frames.Moved())
+
+
+def _line(text: str) -> str:
+    """Return what the other side said in one line that a terminal may be shown."""
+    return one_line("".join(one if one.isprintable() else " " for one in text))
+
+
+def _hint(frame: frames.Refused | frames.Ended) -> str | None:
+    return None if frame.hint is None else _line(frame.hint)
 
 
 def _without_paths(message: msgspec.Struct) -> msgspec.Struct:
