@@ -39,6 +39,7 @@ from watcher.evaluation.events import (
 )
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.pool import WorkerPool
+from watcher.evaluation.shards import Shards
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
 from watcher.protocols import CheckpointSource
@@ -97,6 +98,7 @@ class Dispatcher:
         self._forgiven: set[int] = set()
         self.doubts = Doubts(self._boards, store.ledger)
         self._averages = AverageWriting(store, source, pins_dir, carrier.max_attempts)
+        self._shards = Shards(carrier.shard)
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -110,7 +112,9 @@ class Dispatcher:
             WorkerRefused, WorkerError: as `WorkerPool.tick`.
         """
         self._changed = False
-        self._unrecorded += ((who, said, now, steady) for who, said in self.pool.tick(steady))
+        for who, said in self.pool.tick(steady):
+            if event := self._shards.take(said, steady):
+                self._unrecorded.append((who, event, now, steady))
         while self._unrecorded:
             try:
                 self._record_one(*self._unrecorded[0])
@@ -165,7 +169,7 @@ class Dispatcher:
         self._give_back(leases, now)
 
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
-        self._returning += leases
+        self._returning += (one for one in leases if not self._shards.drop(one))
         while self._returning:
             if not self._averages.give_back(self._returning[0]):
                 with contextlib.suppress(LeaseLost):  # it expired, and is back already
@@ -176,15 +180,16 @@ class Dispatcher:
         """Give each worker that can take one a pending checkpoint; those without any come first."""
         held = {lease.token for lease in self.pool.leases}
         self._renewed = {token: at for token, at in self._renewed.items() if token in held}
-        for supervisor in sorted(self.pool, key=lambda one: len(one.leases)):
-            if not supervisor.idle:
-                continue
-            lease = self._choose(supervisor, now)
-            if lease:
+        idle = [one for one in self.pool if one.idle]
+        given = []
+        for supervisor in sorted(idle, key=lambda one: len(one.leases)):
+            if lease := self._choose(supervisor, now):
                 self._renewed[lease.token] = steady
-                supervisor.evaluate(lease, steady)
-            else:
-                self._averages.offer(supervisor, now, steady)
+                given.append((supervisor, lease))
+                idle.remove(supervisor)
+        self._shards.begin(given, idle, steady)
+        for supervisor in idle:
+            self._averages.offer(supervisor, now, steady)
         due = self._store.queue.next_due()
         self.pool.want((due is not None and due <= now) or self._averages.waits())
 
