@@ -131,19 +131,32 @@ def test_a_part_that_breaks_off_is_left_to_who_evaluates_and_counts_as_no_attemp
     assert machine.watcher.stop() == 0
 
 
+def test_one_that_waits_for_a_part_is_not_blamed_for_a_device_that_hangs(
+    machine: Machine, tmp_path: Path
+):
+    once = tmp_path / "once"
+    once.mkdir()
+    hangs = {"STUB_HANG": "*", "STUB_ONCE": str(once)}
+    machine.start("--shard", 2, "--stall-timeout", 8, STUB_ON=on(GPU_b1=hangs))
+    machine.scored(machine.save())
+    assert machine.parts() == ["ckpt-1 none"] and machine.attempts() == {1}
+    assert "made no progress for 8 s" in machine.watcher.log.read_text()
+
+
 def test_parts_of_an_evaluation_that_broke_off_are_dropped_and_it_is_tried_again_alone(
     machine: Machine, tmp_path: Path
 ):
     once = tmp_path / "once"
     once.mkdir()
-    crash = {"STUB_CRASH": "*", "STUB_ONCE": str(once)}
+    crash = {"STUB_CRASH": "ckpt-1", "STUB_ONCE": str(once)}
     machine.start("--shard", 3, STUB_PART_SECONDS=0.5, STUB_ON=on(GPU_a0=crash))
     machine.scored(machine.save())
     assert machine.parts() == [] and machine.attempts() == {2}
     assert "evaluation broke off" in machine.watcher.log.read_text()
-    wait_until(lambda: machine.doing().count("ready") == 2, "the others are ready again")
+    # The one that was lost may be at rest: a GPU that nobody needs is nobody's.
+    wait_until(lambda: machine.doing().count("ready") >= 2, "two are ready again")
     machine.scored(machine.save())
-    assert machine.parts() == ["ckpt-2 1/2"]
+    assert machine.parts()[0].startswith("ckpt-2 1/")
 
 
 def test_a_stop_in_the_middle_gives_the_checkpoint_back_once_and_leaves_no_file(

@@ -62,6 +62,7 @@ class Running:
         deadline: When it counts as hung.
         done: Images done, -1 before the first is told.
         free: The worker may be asked for the next.
+        parts: How many are awaited of others: as long as they go on it is not to blame.
     """
 
     lease: Lease
@@ -74,6 +75,7 @@ class Running:
     first_done: int = 0
     first_told: float = 0.0
     images_per_second: float | None = None
+    parts: int = 0
 
     def came(self, done: int, now: float) -> None:
         """Note that more images are done, and how fast they go since the first progress."""
@@ -149,15 +151,19 @@ class Session:
             parts: Into how many the eval set is divided; `tell_part` says what others found.
         """
         self._ask(messages.Evaluate(lease.token, str(lease.prefix), rest, parts), lease, now)
+        self.running[-1].parts = parts - 1
 
     def run_part(self, lease: Lease, request: messages.Part, now: float) -> None:
         """Ask for a part of an evaluation, under a lease of its own."""
         self._ask(request, lease, now, messages.PartWritten)
 
-    def tell_part(self, found: messages.PartFound) -> None:
+    def tell_part(self, found: messages.PartFound, now: float) -> None:
         """Say what became of a part, where the worker still runs the evaluation that it is of."""
-        if any(one.lease.token == found.id for one in self.running):
-            self._send(found)
+        for one in self.running:
+            if one.lease.token == found.id:
+                one.parts -= 1
+                one.deadline = max(one.deadline, now + self.stall_seconds)
+                self._send(found)
 
     def cancel(self, lease: Lease) -> None:
         """Have the worker give up what it runs, if it can; it is answered all the same."""
@@ -197,7 +203,8 @@ class Session:
     def due(self) -> float:
         """When something of the worker is overdue, infinite while nothing is awaited of it."""
         owed = (deadline for _, deadline in self.owed.values())
-        return min([self._deadline, *(running.deadline for running in self.running), *owed])
+        own = (running.deadline for running in self.running if not running.parts)
+        return min([self._deadline, *own, *owed])
 
     def overdue(self) -> str:
         """Say what is."""
@@ -215,8 +222,8 @@ class Session:
         limit = self.stall_seconds
         return f"the replicates of {late[0]} did not come within {limit:g} s"
 
-    def wait_on(self, now: float) -> None:
-        """Give what waited for an answer about another all its time again."""
+    def _wait_on(self, now: float) -> None:
+        """Give what waited for the worker's answer about another all its time again."""
         for running in self.running:
             running.deadline = max(running.deadline, now + self.stall_seconds)
 
@@ -260,7 +267,7 @@ class Session:
                     # Of a result that was refused nobody waits for them.
                     lease, _ = self.owed.pop(message.id, (None, 0.0))
                     if lease:
-                        self.wait_on(now)
+                        self._wait_on(now)
                         drawn = read_replicates(message, self.ready)
                         yield Resampled(lease, self.ready.said.fingerprint, drawn)
                 case _:
@@ -329,7 +336,7 @@ class Session:
         except UnusableAnswer as error:
             happened = Unusable(running.lease, str(error))
         self.running.remove(running)
-        self.wait_on(now)
+        self._wait_on(now)
         return happened
 
 

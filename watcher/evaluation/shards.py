@@ -77,11 +77,17 @@ class Shards:
         self._whole: dict[str, _Whole] = {}
         # What the last evaluation would have taken on one device.
         self._seconds = 0.0
+        self._now = 0.0
 
     def begin(
         self, given: Sequence[tuple[Supervisor, Lease]], idle: Sequence[Supervisor], steady: float
     ) -> None:
-        """Have workers evaluate what they are given, with the help of those that get nothing."""
+        """Have workers evaluate what they are given, with the help of those that get nothing.
+
+        Args:
+            steady: Steady seconds now.
+        """
+        self._now = steady
         for number, (supervisor, lease) in enumerate(given):
             others = [one for one in idle[number :: len(given)] if _can_help(one, supervisor)]
             others = others[: self._most(supervisor, lease) - 1]
@@ -114,9 +120,10 @@ class Shards:
 
     def take(self, event: WorkerEvent, steady: float) -> WorkerEvent | None:
         """Return what is left of an event when that of parts is taken, None for nothing."""
+        self._now = steady
         match event:
             case Progressed(lease) if part := self._parts.get(lease.token):
-                return self._wait_for(part, event, steady)
+                return self._progress_of(part, event)
             case PartDone(lease) if part := self._parts.get(lease.token):
                 self._over(part, part.path)
                 for warning in event.warnings:
@@ -134,14 +141,10 @@ class Shards:
                 self.drop(lease)
         return event
 
-    def _wait_for(self, part: _Part, event: Progressed, steady: float) -> Progressed | None:
-        """Give who waits for a part more time, as that goes on; it is progress of the whole."""
+    def _progress_of(self, part: _Part, event: Progressed) -> Progressed | None:
+        """Return a part's progress as that of the whole, whose lease it keeps alive."""
         whole = self._whole.get(part.whole)
-        if whole is None:
-            return None
-        if whole.by.session:
-            whole.by.session.wait_on(steady)
-        return replace(event, lease=whole.lease)
+        return replace(event, lease=whole.lease) if whole else None
 
     def _broke(self, part: _Part, event: Rejected | Unusable) -> Rejected | None:
         if isinstance(event, Rejected) and event.code == DATASET_CHANGED:
@@ -184,7 +187,7 @@ class Shards:
         if whole is None or path is None:
             _remove([part.path])
         if whole:
-            whole.by.tell_part(whole.lease, part.index, path)
+            whole.by.tell_part(whole.lease, part.index, path, self._now)
 
 
 def _can_help(other: Supervisor, supervisor: Supervisor) -> bool:

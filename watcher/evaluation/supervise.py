@@ -201,11 +201,11 @@ class Supervisor:
         part = Part(lease.token, str(lease.prefix), index, of, str(path), rest)
         session.run_part(lease, part, now)
 
-    def tell_part(self, lease: Lease, index: int, path: Path | None) -> None:
+    def tell_part(self, lease: Lease, index: int, path: Path | None, now: float) -> None:
         """Say where a part of what the worker evaluates is; None where none will come."""
         if self.session:
             found = PartFound(lease.token, index, None if path is None else str(path))
-            self.session.tell_part(found)
+            self.session.tell_part(found, now)
 
     def cancel(self, lease: Lease) -> None:
         """Have the worker give something up, if it can."""
