@@ -116,10 +116,12 @@ def compare(family, eval_index=0):
     evaluation = Evaluation(request, VERSIONS, Snapshot({"folder": str(copies)}))
     mark()
     results = []
+    evaluation._sets.backend = backends()[0]
+    # Before the others, which remove the pictures of those before them.
+    shared = in_parts(evaluation, prefix)
     for backend in backends():
         evaluation._sets.backend = backend
         results.append(evaluation.evaluate(prefix, lambda done, total: None))
-    shared = in_parts(evaluation, prefix)
     truths = compare_truths(evaluation)
     average, batch_norm = None, None
     if family in (*TRAINED, REFERRED):
