@@ -82,6 +82,15 @@ class LocalSettings(
             "TOLERANCE",
         ),
     ] = None
+    shard: Annotated[
+        Annotated[int, msgspec.Meta(ge=2)] | Literal["auto", "off"],
+        about(
+            "How many devices may share an evaluation, each a part of the eval set, while they have"
+            " none of their own; the score is the same. auto shares those that one device takes"
+            " two minutes for.",
+            "auto|off|N",
+        ),
+    ] = "off"
     nice: Annotated[
         Niceness | None, about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
     ] = None

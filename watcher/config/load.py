@@ -325,8 +325,13 @@ def _choices(table: type, name: str) -> list[str]:
     ]
 
 
-def _is_number_or_choice(table: type, name: str) -> bool:
-    return int in get_args(get_type_hints(table)[name]) and bool(_choices(table, name))
+def _least(table: type, name: str) -> int | None:
+    """Return the least number that a field may be which is a number or a choice, else None."""
+    kinds = get_args(get_type_hints(table)[name])
+    if int not in kinds or not _choices(table, name):
+        return None
+    schema = msgspec.json.schema(get_type_hints(table, include_extras=True)[name])
+    return next((one["minimum"] for one in schema["anyOf"] if "minimum" in one), 0)
 
 
 def _check_names(
@@ -355,8 +360,8 @@ def _explain(
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     table = (_TABLES[name], field) if field and name in _TABLES else (defining(kind)[name], name)
-    if not match[3] and _is_number_or_choice(*table):
-        rule = f"expected a whole number, 1 or more, or {either(_choices(*table))}"
+    if not match[3] and (least := _least(*table)) is not None:
+        rule = f"expected a whole number, {least} or more, or {either(_choices(*table))}"
     elif "enum" in rule:
         rule = f"expected one of {', '.join(_choices(*table))}"
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):

@@ -41,6 +41,7 @@ from watcher.evaluation.home_first import HomeFirst
 from watcher.evaluation.machines import Machines
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.pool import WorkerPool
+from watcher.evaluation.shards import Shards
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
 from watcher.protocols import CheckpointSource
@@ -105,6 +106,7 @@ class Dispatcher:
         self._averages = AverageWriting(store, source, pins_dir, carrier.max_attempts)
         tolerance, attempts = carrier.accept_host_differences, carrier.max_attempts
         self.machines = Machines(store, self.pool, tolerance, attempts)
+        self._shards = Shards(carrier.shard)
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -118,7 +120,9 @@ class Dispatcher:
             WorkerRefused, WorkerError: as `WorkerPool.tick`.
         """
         self._changed = False
-        self._unrecorded += ((who, said, now, steady) for who, said in self.pool.tick(steady))
+        for who, said in self.pool.tick(steady):
+            if event := self._shards.take(said, steady):
+                self._unrecorded.append((who, event, now, steady))
         self._unrecorded += ((*one, now, steady) for one in self._home_first.released())
         while self._unrecorded:
             try:
@@ -175,7 +179,7 @@ class Dispatcher:
         self._give_back(leases, now)
 
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
-        self._returning += leases
+        self._returning += (one for one in leases if not self._shards.drop(one))
         while self._returning:
             lease = self._returning[0]
             if not (self._averages.give_back(lease) or self.machines.give_back(lease)):
@@ -193,15 +197,16 @@ class Dispatcher:
         self._give_back(self.machines.take_returned(), now)
         held = {lease.token for lease in self.pool.leases}
         self._renewed = {token: at for token, at in self._renewed.items() if token in held}
-        for supervisor in sorted(self.pool, key=lambda one: len(one.leases)):
-            if not supervisor.takes:
-                continue
-            lease = self._choose(supervisor, now)
-            if lease:
+        idle = [one for one in self.pool if one.takes]
+        given = []
+        for supervisor in sorted(idle, key=lambda one: len(one.leases)):
+            if lease := self._choose(supervisor, now):
                 self._renewed[lease.token] = steady
-                supervisor.evaluate(lease, steady)
-            else:
-                self._averages.offer(supervisor, now, steady)
+                given.append((supervisor, lease))
+                idle.remove(supervisor)
+        self._shards.begin(given, idle, steady)
+        for supervisor in idle:
+            self._averages.offer(supervisor, now, steady)
         self.pool.want(self._something_waits(now))
 
     def _something_waits(self, now: float) -> bool:
