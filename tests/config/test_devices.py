@@ -81,4 +81,4 @@ def test_tables_are_remembered_and_shown_as_they_are_named(tmp_path: Path):
     assert not shown["device_tables"]
     shown = loaded(tmp_path, TWO).to_show()
     assert shown["device"] == "cpu,far-1/gpu:1"
-    assert shown["device_tables"][1]["launcher"] == ["srun", "-n1"]
+    assert shown["device_tables"][1]["launcher"] == ("srun", "-n1")

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from health_client import Client
 from hosts import MISSING, Sshd, environment_there, far, parents, processes, write_settings
-from watching import ROOT, STUB, Watcher, alive, wait_until
+from watching import ROOT, STUB, Watcher, alive, cli, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
 
@@ -101,6 +102,7 @@ KILLED = {"worker": lambda w, _: w, "agent": lambda w, _: agent_of(w)}
 KILLED |= {"session": lambda w, _: session_of(w), "launcher": lambda _, home: launcher_of(home)}
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 @pytest.mark.parametrize("whom", KILLED)
 def test_what_is_killed_or_stopped_is_noticed_its_lease_goes_back_and_nothing_stays_there(
@@ -307,6 +309,7 @@ def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: 
             one.end()
 
 
+@pytest.mark.timeout(400)
 def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once_each(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
@@ -347,3 +350,134 @@ def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once
     assert set(watcher.states().values()) == {"scored"}
     daemon.terminate()
     assert daemon.wait(60) == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_slow_line_is_no_hang_and_beats_pass_between_the_pieces_of_a_file(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd = serve()
+    Manager(watcher.model_dir).save(100, model_tensors(600_000, 1))
+    size = (watcher.model_dir / "ckpt-1.data-00000-of-00001").stat().st_size
+    slow = [sys.executable, str(ROOT / "tests" / "helpers" / "slow_line.py"), str(size / 20)]
+    table = far(sshd, "far-1", launcher=[*slow, *sshd.launcher("far-1")], shell=True)
+    # It takes twenty seconds, which is longer than all that is waited for.
+    watcher.start(*only_far(tmp_path, table), "--stall-timeout", 8, "--peace", "off")
+    wait_until(lambda: scored(watcher), "it is scored", 90)
+    assert watcher.stop() == 0
+    assert watcher.query("SELECT attempts FROM checkpoints") == [{"attempts": 1}]
+    assert "worker lost" not in watcher.log.read_text()
+
+
+def test_a_full_cache_is_one_line_that_names_the_host_while_home_goes_on(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd = serve()
+    save(watcher, 3)
+    small = far(sshd, "far-1", cache_limit=3000)
+    settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, small])
+    go = tmp_path / "go"
+    watcher.start("--config", settings, *QUICK, STUB_WAIT="*", STUB_WAIT_FOR=go)
+    wait_until(lambda: "cannot evaluate" in watcher.log.read_text(), "it is said")
+    assert "far-1 cannot evaluate: the cache " in watcher.log.read_text()
+    assert "is full: " in watcher.log.read_text()
+    go.touch()
+    wait_until(lambda: len(scored(watcher)) == 3, "home evaluates")
+    assert watcher.stop() == 0
+    rows = watcher.query("SELECT DISTINCT attempts FROM checkpoints")
+    assert rows == [{"attempts": 1}]
+
+
+def test_pictures_of_another_host_are_brought_here_and_verified(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        (pictures / f"image {number}.png").write_bytes(os.urandom(300_000))
+    sshd = serve(STUB_PICTURES=pictures)
+    save(watcher, 2)
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    watcher.start(*only_far(tmp_path, far(sshd, "far-1")), TMPDIR=scratch)
+    wait_until(lambda: len(scored(watcher)) == 2, "both are scored")
+    rows = watcher.query("SELECT details FROM evaluations")
+    folders = [Path(json.loads(row["details"])["visualizations"]) for row in rows]
+    assert len(set(folders)) == 2
+    for folder in folders:
+        assert folder.is_relative_to(scratch)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            path.name: path.read_bytes() for path in pictures.iterdir()
+        }
+    assert watcher.stop() == 0
+
+
+def test_what_a_run_is_set_up_from_comes_along_with_its_paths_renamed(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    read = tmp_path / "read"
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("def mine(): ...\n")
+    watcher.pipeline.write_text('input_path: "/data/val.record"\n')
+    sshd = serve(STUB_READ=read)
+    save(watcher, 1)
+    table = far(sshd, "far-1", path_map={"/data": "/mnt/data"})
+    watcher.start(*only_far(tmp_path, table), "--metric-plugin", f"{plugin}:mine")
+    wait_until(lambda: scored(watcher), "it is scored")
+    assert watcher.stop() == 0
+    assert json.loads(read.read_text().splitlines()[0]) == [
+        'input_path: "/mnt/data/val.record"\n',
+        "def mine(): ...\n",
+    ]
+
+
+def test_status_and_metrics_say_how_each_host_is(watcher: Watcher, tmp_path: Path, serve: Serve):
+    sshd, gone = serve(STUB_SECONDS=0.5), serve()
+    gone.end()
+    save(watcher, 3)
+    tables = [far(sshd, "far-1"), far(gone, "far-2")]
+    watcher.start(*only_far(tmp_path, *tables), "--listen", 0)
+    wait_until(lambda: len(scored(watcher)) == 3, "the one evaluates")
+    wait_until(lambda: watcher.status()["hosts"][1]["state"] == "unreachable", "the other is known")
+    reached, lost = watcher.status()["hosts"]
+    assert (reached["host"], reached["state"], reached["reason"]) == ("far-1", "reached", None)
+    assert lost["since"].endswith("Z") and "far-2 cannot be reached" in lost["reason"]
+    shown = " ".join(cli("status", watcher.model_dir).stdout.split())
+    assert "host far-1/cpu reached since 2" in shown and "host far-2/cpu unreachable since" in shown
+    told = json.loads(cli("status", watcher.model_dir, "--json").stdout)
+    assert [one["state"] for one in told["hosts"]] == ["reached", "unreachable"]
+    _, text = Client(watcher).ask("/metrics")
+    lines = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in text.splitlines()}
+    of = {line: value for line, value in lines.items() if "_host_reached{" in line}
+    assert sorted(("far-1/cpu" in line, value) for line, value in of.items()) == [
+        (False, "0.0"),
+        (True, "1.0"),
+    ]
+    assert any("_answers_refused_total" in line for line in lines)
+    assert watcher.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_doctor_goes_to_each_host_and_says_what_it_finds(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd, bare, gone = serve(), serve(STUB_REFUSE="tensorflow is not installed"), serve()
+    gone.end()
+    other = serve(STUB_FINGERPRINT="e" * 64)
+    save(watcher, 1)
+    tables = [far(sshd, "far-1"), far(bare, "far-2"), far(gone, "far-3"), far(other, "far-4")]
+    tables.append(far(sshd, "far-5", python="/no/such/python"))
+    settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, *tables])
+    assert watcher.run() == 0
+    words = ["--config", settings, "--pipeline-config", watcher.pipeline, "--python", STUB]
+    said = cli("doctor", watcher.model_dir, *words, "--json", "--time-limit", 60, seconds=100)
+    found = [one for one in json.loads(said.stdout)["findings"] if one["check"] == "host"]
+    assert [one["severity"] for one in found] == ["ok", *["error"] * 4]
+    told = [one["message"] for one in found]
+    assert told[0] == "far-1/cpu is reached, and evaluates 8 images on cpu with python stub"
+    assert told[1] == "far-2/cpu: tensorflow is not installed"
+    assert told[2].startswith("far-3/cpu: far-3 cannot be reached: ssh ended with exit code 255")
+    assert told[3].startswith(
+        "far-4/cpu measures otherwise (eeeeeeee) than the run does (ffffffff)"
+    )
+    assert "cannot start the interpreter /no/such/python" in told[4]

@@ -106,6 +106,7 @@ def far(sshd: Sshd, host: str, device: str = "cpu", **more: Any) -> dict[str, An
         "launcher": sshd.launcher(host),
         "agent": AGENT,
         "python": str(STUB),
+        "cache": str(sshd.folder / "cache"),
     }
     return {**table, **more}
 

@@ -15,16 +15,20 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
 from watcher import __version__
 from watcher.agent import guard
+from watcher.agent.cache import Cache, CacheError
+from watcher.agent.given import Given
 from watcher.errors import ConfigError, DeviceTaken, WorkerError
 from watcher.evaluation import frames
 from watcher.evaluation.device import Choice, choose
@@ -94,6 +98,7 @@ class Agent:
         self.worker: Worker | None = None
         # What waits for files, with when that is given up; what comes after it waits, too.
         self._held: list[tuple[frames.Line, bytes, float]] = []
+        self._given: Given | None = None
 
     def run(self) -> None:
         """Work until the line ends, the worker ends or something is refused."""
@@ -120,14 +125,21 @@ class Agent:
             self.worker.kill()
         if self._lock:
             self._lock.withdraw()
+        if self._given:
+            self._given.close()
 
     def _turn(self) -> None:
         line, now = self._line, time.monotonic()
         ready = self._wait(now)
         now = time.monotonic()
-        if line.reading in ready:
-            for frame, body in line.read(now):
-                self._take(frame, body, now)
+        try:
+            if line.reading in ready:
+                for frame, body in line.read(now):
+                    self._take(frame, body, now)
+            if self._given and self._given.busy:
+                self._given.go_on()
+        except CacheError as error:
+            self._end(frames.Cannot(reason=error.message[:4000]))
         if now - line.heard > AGENT_SILENT_SECONDS:
             raise Over
         if self.worker is None and self._open:
@@ -147,7 +159,9 @@ class Agent:
         if self.worker and not line.is_full:
             for descriptor in self.worker.filenos():
                 poll.register(descriptor, select.POLLIN)
-        if self._held:
+        if self._given and self._given.busy:
+            seconds = 0.0
+        elif self._held:
             seconds = min(seconds, _FILES_AGAIN_SECONDS)
         elif self._open and self.worker is None:
             seconds = min(seconds, 0.1 if self._choice is None else _TAKEN_SECONDS)
@@ -173,12 +187,20 @@ class Agent:
                 self._held.append((frame, body, now + _FILES_SECONDS))
             case frames.Calm() if self.worker:
                 self.worker.step_back()
+            case frames.Offer() if self._given:
+                self._given.offered(frame)
+            case frames.Chunk() if self._given:
+                self._given.take(frame, body)
+            case frames.Drop() if self._given:
+                self._given.drop(frame.folder)
+            case frames.Fetch() if self.worker:
+                self._line.bulk.append(self._sending(frame))
             case frames.Beat():
                 pass
             case _:
                 self._end(frames.Ended(reason=f"{type(frame).__name__} was not to be said"))
 
-    def _end(self, last: frames.Refused | frames.Ended) -> None:
+    def _end(self, last: frames.Refused | frames.Ended | frames.Cannot) -> None:
         self._line.send(last)
         raise Over
 
@@ -213,6 +235,7 @@ class Agent:
                     self._end(frames.Ended(reason=error.message[:4000], hint=error.hint))
 
     def _start(self, wanted: frames.Open, choice: Choice) -> None:
+        given = self._prepare(wanted)
         folder = Path(wanted.folder) if wanted.folder else None
         if folder and not folder.is_dir():
             raise WorkerError(f"working_directory ({folder}) is not a folder there")
@@ -231,8 +254,44 @@ class Agent:
                 label=choice.label,
                 shared=choice.shared,
                 folder=self._scratch.artefacts(),
+                given=given,
             )
         )
+
+    def _prepare(self, wanted: frames.Open) -> str:
+        """Make the cache, and return where folders of files that come are to lie."""
+        if self._scratch.folder is None:
+            raise WorkerError("there is no folder there for temporary files")
+        base = Path(self._scratch.folder, "given")
+        if self._given:
+            return str(base)
+        folder = Path(wanted.cache) if wanted.cache else _usual_cache()
+        try:
+            cache = Cache(folder, wanted.cache_bytes)
+            cache.tidy()
+        except CacheError as error:
+            self._end(frames.Cannot(reason=error.message[:4000]))
+        self._given = Given(cache, base, self._line.send)
+        return str(base)
+
+    def _sending(self, fetch: frames.Fetch) -> Iterator[bytes]:
+        """Yield the frames of a file that the worker left, and remove it; of no other file."""
+        folder = self._scratch.artefacts()
+        try:
+            path = Path(fetch.path).resolve()
+            if folder is None or not path.is_relative_to(Path(folder).resolve()):
+                raise OSError
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError
+                while data := file.read(frames.CHUNK_BYTES):
+                    yield frames.encode(frames.Chunk(sha256=fetch.sha256), data)
+            path.unlink()
+        except (OSError, ValueError, RuntimeError):
+            yield frames.encode(frames.Gone(sha256=fetch.sha256))
+            return
+        yield frames.encode(frames.Chunk(sha256=fetch.sha256, last=True))
 
     # -- the worker's lines
 
@@ -247,17 +306,25 @@ class Agent:
         """Pass on what waits, as soon as its files are there; in its order."""
         while self._held and self.worker and now >= self._look_at:
             frame, body, until = self._held[0]
+            if self._given and not all(map(self._given.is_whole, frame.folders)):
+                # As long as that takes: home watches over it.
+                self._held[0] = frame, body, now + _FILES_SECONDS
+                return
             if wrong := _wrong(frame):
                 if now < until:
                     self._look_at = now + _FILES_AGAIN_SECONDS
                     return
-                self._line.send(frames.Differs(id=frame.id or "", reason=wrong[:4000]))
-                raise Over
+                self._end(frames.Cannot(reason=wrong[:4000]))
             self._held.pop(0)
             try:
                 self.worker.send_line(body + b"\n")
             except WorkerError as error:
                 self._end(frames.Ended(reason=error.message[:4000]))
+
+
+def _usual_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache", "checkpoint-watcher")
 
 
 def _wrong(frame: frames.Line) -> str | None:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from watcher.decision.queue_policy import parse_size
+
 TABLES = "device_tables"
 
 _ONE_GPU = r"gpu:[0-9]+|(?:GPU|MIG)-[0-9A-Za-z/-]+"
@@ -45,6 +47,9 @@ class DeviceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             that the launcher starts programs in.
         path_map: Folders here, and where the other host sees the same ones.
         device_lock_dir: As the setting of that name, there.
+        cache: Where files that are sent there are kept. Default: checkpoint-watcher in the cache of
+            the user there.
+        cache_limit: How large that may become.
         connect_timeout: Seconds until the agent has to answer. More for a launcher that waits for
             a place, as srun does.
     """
@@ -58,6 +63,8 @@ class DeviceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     working_directory: str | None = None
     path_map: dict[str, str] = {}
     device_lock_dir: str | None = None
+    cache: str | None = None
+    cache_limit: int | str = "20GB"
     connect_timeout: Annotated[float, Meta(gt=0)] = 60.0
 
     @property
@@ -111,6 +118,7 @@ def check_table(table: DeviceTable) -> None:
     for ours, theirs in table.path_map.items():
         if not (ours.startswith("/") and theirs.startswith("/")):
             raise ValueError("Expected absolute folders in path_map")
+    parse_size(str(table.cache_limit))
     own = ("launcher", "python", "path_map", "working_directory")
     if table.host is None and (given := [name for name in own if getattr(table, name)]):
         raise ValueError(f"Expected {given[0]} beside host alone")

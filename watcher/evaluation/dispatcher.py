@@ -62,6 +62,7 @@ class Dispatcher:
         pool: The workers' supervisors.
         snapshot: What each worker is set up from.
         doubts: What the settings decide by though it is noise.
+        refused: How many answers came when their lease was lost.
         misfit: The last that failed by the set-up, None where something was scored since.
         to_bring_back: sha256 of what failed by an earlier set-up and has no pin any more, while
             MODEL_DIR still has it. Whoever puts those back into the queue empties it.
@@ -84,6 +85,7 @@ class Dispatcher:
         for supervisor in supervisors:
             supervisor.to_check = self._newest
         self._home_first = HomeFirst(self.pool)
+        self.refused = 0
         self.misfit: Rejected | None = None
         self.to_bring_back: tuple[str, ...] = ()
         self.snapshot = snapshot
@@ -275,6 +277,7 @@ class Dispatcher:
                 case GaveWay(device):
                     _log.info("worker ended, another watcher's turn has come", device=device)
         except LeaseLost as error:
+            self.refused += not isinstance(event, Progressed)
             _log.warning("answer refused", reason=error.message)
         except (StoreRefused, TypeError, ValueError, OverflowError) as error:
             if isinstance(event, Evaluated):

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,22 @@ import structlog
 
 from watcher import __version__
 from watcher.config.devices import DeviceTable
+from watcher.decision.queue_policy import parse_size
 from watcher.errors import HostTrouble, WatcherError, WorkerError, WorkerRefused
 from watcher.evaluation import frames, messages, wire
+from watcher.evaluation.answers import one_line
+from watcher.evaluation.carriage import Fetching, Offers, Untold, renamed
 from watcher.evaluation.frames import BEAT_SECONDS, SILENT_SECONDS, File
 from watcher.evaluation.line import Broken, FrameLine
 from watcher.evaluation.worker_log import WorkerLog
+from watcher.files.slices import Work
 
 _log = structlog.get_logger(__name__)
 
 _ENDING_SECONDS = 2.0
+_MOST_BEHIND = 1000
+# No more is read from a host while the loop has so much to take.
+_MOST_SAID = 10_000
 # Beyond that people notice it in logs, and leases of credentials fail.
 _CLOCK_SECONDS = 60.0
 
@@ -50,12 +58,38 @@ class FarDevice:
         python: The training environment's interpreter there.
         run: What others who want the device are told.
         wanted: Another watcher there waits for it.
+        sent_bytes: How much went over its lines, and `fetched_bytes` of files how much came.
+        state: `connecting`, `reached` or `unreachable`, and `since` when, in ISO 8601.
+        reason: Why it is not reached.
     """
 
     table: DeviceTable
     python: str
     run: str
     wanted: bool = False
+    sent_bytes: int = 0
+    fetched_bytes: int = 0
+    state: str = "connecting"
+    since: str = field(default_factory=lambda: _now())
+    reason: str | None = None
+
+    def became(self, state: str, reason: str | None = None) -> None:
+        """Take note of whether it is reached."""
+        if state != self.state:
+            self.state, self.since = state, _now()
+        self.reason = reason
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` shows of the host; sizes in MB, to be told anew not too often."""
+        return {
+            "host": self.host,
+            "device": self.table.device,
+            "state": self.state,
+            "since": self.since,
+            "reason": self.reason,
+            "sent_mb": self.sent_bytes // 1_000_000,
+            "fetched_mb": self.fetched_bytes // 1_000_000,
+        }
 
     @property
     def host(self) -> str:
@@ -79,6 +113,10 @@ class FarDevice:
             return [*table.launching, f"exec {shlex.join(table.agent)}"]
         return [*table.launching, *table.agent]
 
+    def is_shared(self, path: str) -> bool:
+        """Tell whether the other host sees a file of this machine, by what it calls it."""
+        return any(Path(path).is_relative_to(folder) for folder in self.table.path_map)
+
     def theirs(self, path: str) -> str:
         """Return what a path of this machine is there."""
         return _mapped(path, self.table.path_map)
@@ -86,6 +124,10 @@ class FarDevice:
     def ours(self, path: str) -> str:
         """Return what a path there is on this machine."""
         return _mapped(path, {there: here for here, there in self.table.path_map.items()})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _mapped(path: str, folders: Mapping[str, str]) -> str:
@@ -105,6 +147,7 @@ class _Shared:
     said: deque[msgspec.Struct] = field(default_factory=deque)
     failure: WatcherError | None = None
     closing: bool = False
+    began: bool = False
     resident_bytes: int = 0
 
 
@@ -201,10 +244,15 @@ class FarWorker:
 
     def stop(self, timeout_seconds: float) -> None:
         """Ask the worker to end, wait that long, then end the line."""
-        self._hand(messages.Stop())
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_seconds)
+        if self._shared.began and self._shared.failure is None:
+            self._hand(messages.Stop())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_seconds)
         self.kill()
+
+
+class _Lacking(HostTrouble):
+    """Raised when a host that is reached has not what an evaluation needs."""
 
 
 class _Talk(threading.Thread):
@@ -231,8 +279,18 @@ class _Talk(threading.Thread):
         self._greeted = False
         self._connect_by = now + device.table.connect_timeout
         self._waits_told = -BEAT_SECONDS
-        # Requests that wait until there is a worker.
-        self._early: list[messages.Request] = []
+        # What is asked waits until there is a worker, and then its turn.
+        self._requests: deque[msgspec.Struct] = deque()
+        self._preparing: Work[None] | None = None
+        self._offers = Offers()
+        self._folders: dict[str, str] = {}
+        self._count = 0
+        self._moved = self._sent_told = 0
+        self._moved_told = 0.0
+        # Where files of results come to lie here, and what waits for those of one.
+        self._artefacts: Path | None = None
+        self._fetching: Fetching | None = None
+        self._behind: deque[msgspec.Struct] = deque()
 
     def run(self) -> None:
         """Speak until the end; why it ended is told to the loop."""
@@ -241,11 +299,16 @@ class _Talk(threading.Thread):
             while not self._shared.closing:
                 self._turn()
         except WatcherError as error:
+            if isinstance(error, HostTrouble) and not self._shared.closing:
+                state = "reached" if isinstance(error, _Lacking) else "unreachable"
+                self._device.became(state, error.message)
             self._shared.failure = error
         except Exception as error:  # a fault of ours must be this device's alone, too
             _log.exception("the line to a host ended", host=self._device.host)
             self._shared.failure = HostTrouble(f"{self._device.host}: {error!r}")
         finally:
+            if self._fetching:
+                self._fetching.close()
             if not self._shared.closing:
                 os.eventfd_write(self._news, 1)
 
@@ -257,22 +320,28 @@ class _Talk(threading.Thread):
         line = self._line
         poll = select.poll()
         poll.register(self._ask, select.POLLIN)
-        poll.register(line.reading, select.POLLIN)
+        if len(self._shared.said) < _MOST_SAID:
+            poll.register(line.reading, select.POLLIN)
         if line.has_output:
             poll.register(line.writing, select.POLLOUT)
-        ready = dict(poll.poll(1000 * min(1.0, line.beat_in(time.monotonic()) + 0.01)))
+        seconds = 0.0 if self._preparing else min(1.0, line.beat_in(time.monotonic()) + 0.01)
+        ready = dict(poll.poll(1000 * seconds))
         now = time.monotonic()
         try:
             if line.reading in ready:
                 for frame, body in line.read(now):
                     self._take(frame, body)
             self._take_asked()
+            self._go_on()
+            self._tell_moved(now)
             if self._greeted:
                 line.beat(now, BEAT_SECONDS, frames.Beat())
             line.write()
         except Broken as error:
             if not self._shared.closing:
                 raise self._trouble(error) from error
+        except Untold as error:
+            raise HostTrouble(f"{self._device.host} {error}") from error
         self._require_life(now)
 
     def _require_life(self, now: float) -> None:
@@ -294,7 +363,7 @@ class _Talk(threading.Thread):
         host, how, code = self._device.host, str(error), None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_ENDING_SECONDS if error.closed else 0)
-        last = self._log.last_line()
+        last = _line(self._log.last_line())
         if code == 127 and not self._greeted:
             said = f" ({last})" if last else ""
             return HostTrouble(f"{host}: {self._device.table.agent[0]} is not there{said}")
@@ -314,25 +383,31 @@ class _Talk(threading.Thread):
         match frame:
             case frames.Hello() if not self._greeted:
                 self._greet(frame)
-            case frames.Waits() if self._greeted and not self._began:
-                self._tell(frame)
+            case frames.Waits(reason=reason) if self._greeted and not self._began:
+                self._tell(frames.Waits(reason=reason and _line(reason)))
             case frames.Began() if self._greeted and not self._began:
-                self._began = frame
+                self._began, self._shared.began = frame, True
                 self._tell(frames.Waits())
-                early, self._early = self._early, []
-                for request in early:
-                    self._pass_on(request)
             case frames.Line() if self._began:
-                self._tell(self._read(body))
+                self._take_line(body)
+            case frames.Want() if self._began:
+                self._line.bulk.append(self._offers.wanted(frame))
+            case frames.Whole() if self._began:
+                pass
+            case frames.Chunk() if self._fetching:
+                self._take_chunk(self._fetching, frame, body)
+            case frames.Gone() if self._fetching:
+                self._fetching.gone(frame.sha256)
+                self._fetch_next(self._fetching)
             case frames.Beat() if self._greeted:
                 self._device.wanted = frame.wanted
                 self._shared.resident_bytes = frame.resident_bytes
-            case frames.Differs() if self._began:
-                raise HostTrouble(f"{host} cannot evaluate: {frame.reason}")
+            case frames.Cannot() if self._greeted:
+                raise _Lacking(f"{host} cannot evaluate: {_line(frame.reason)}")
             case frames.Refused() if self._greeted:
-                raise WorkerRefused("host", f"{host}: {frame.message}", hint=frame.hint)
+                raise WorkerRefused("host", f"{host}: {_line(frame.message)}", hint=_hint(frame))
             case frames.Ended() if self._greeted:
-                raise WorkerError(f"on {host}, {frame.reason}", hint=frame.hint)
+                raise WorkerError(f"on {host}, {_line(frame.reason)}", hint=_hint(frame))
             case _:
                 kind = type(frame).__name__.lower()
                 raise HostTrouble(f"{host} said {kind} when that was not to be said")
@@ -344,14 +419,15 @@ class _Talk(threading.Thread):
             same = hello.watcher == __version__
             raise WorkerRefused(
                 "host",
-                f"{host} has checkpoint-watcher {hello.watcher}, and here it is {__version__}"
-                + (", but its files differ" if same else ""),
+                f"{host} has checkpoint-watcher {_line(hello.watcher)},"
+                f" and here it is {__version__}{', but its files differ' if same else ''}",
                 hint="install there what is installed here, so that both measure the same",
             )
         off = hello.now - time.time()
         if abs(off) > _CLOCK_SECONDS:
             _log.warning("the clock of a host is off", host=host, seconds=round(off))
         self._greeted = True
+        self._device.became("reached")
         device = self._device
         self._line.send(
             frames.Open(
@@ -363,10 +439,52 @@ class _Talk(threading.Thread):
                 folder=device.table.working_directory,
                 lock_dir=device.table.device_lock_dir,
                 run=device.run,
+                cache=device.table.cache,
+                cache_bytes=parse_size(str(device.table.cache_limit)),
             )
         )
         self._tell(frames.Waits())
-        self._tell(messages.Phase(f"starting on {hello.host}"))
+        self._tell(messages.Phase(f"starting on {_line(hello.host)}"))
+
+    def _take_line(self, body: bytes) -> None:
+        """Take a worker's message; what comes behind files that are fetched waits for them."""
+        assert self._began
+        message = self._read(body)
+        if isinstance(message, messages.Result | messages.Failed | wire.WrongResult):
+            self._drop(message.id)
+        if self._fetching:
+            self._behind.append(message)
+            if len(self._behind) > _MOST_BEHIND:
+                raise HostTrouble(f"{self._device.host} sent no picture while it said much else")
+        else:
+            self._deliver(message)
+
+    def _deliver(self, message: msgspec.Struct) -> None:
+        assert self._began
+        there, into = self._began.folder, self._artefacts
+        if isinstance(message, messages.Result) and message.artefacts and there and into:
+            self._fetching = Fetching(message, there, into)
+            self._fetch_next(self._fetching)
+        else:
+            self._tell(_without_paths(message))
+
+    def _take_chunk(self, fetching: Fetching, chunk: frames.Chunk, body: bytes) -> None:
+        try:
+            if fetching.take(chunk, body):
+                self._fetch_next(fetching)
+        except OSError as error:
+            _log.warning("a picture cannot be kept", host=self._device.host, reason=str(error))
+            raise HostTrouble(f"{self._device.host}: files cannot be kept here: {error}") from error
+        self._device.fetched_bytes += len(body)
+
+    def _fetch_next(self, fetching: Fetching) -> None:
+        if not fetching.done:
+            self._line.send(fetching.ask())
+            return
+        self._fetching = None
+        self._tell(fetching.message)
+        while self._behind and self._fetching is None:
+            self._deliver(self._behind.popleft())
 
     def _read(self, line: bytes) -> msgspec.Struct:
         """Return a worker's message with its paths as they are here."""
@@ -377,14 +495,12 @@ class _Talk(threading.Thread):
         replace = msgspec.structs.replace
         match message:
             case messages.Ready():
+                self._drop("check")
                 # An average is written to the disk of this machine.
                 can = message.capabilities
                 jobs = tuple(job for job in can.jobs if job == "evaluate")
-                taken = {file: self._device.ours(copy) for file, copy in message.taken.items()}
-                return replace(message, capabilities=replace(can, jobs=jobs), taken=taken)
-            case messages.Result() if message.artefacts:
-                # Files that lie there are not here.
-                return replace(message, artefacts=[one for one in message.artefacts if one.uri])
+                # Copies that it took lie there; home's own look after the user's files.
+                return replace(message, capabilities=replace(can, jobs=jobs), taken={})
         return message
 
     # -- what the loop asks
@@ -396,56 +512,134 @@ class _Talk(threading.Thread):
             request = self._shared.asked.popleft()
             if isinstance(request, frames.Calm | messages.Stop) and not self._began:
                 continue
-            if self._began is None:
-                self._early.append(request)  # type: ignore[arg-type]
-            else:
-                self._pass_on(request)
+            self._requests.append(request)
 
-    def _pass_on(self, request: msgspec.Struct) -> None:
-        assert self._began
-        replace, theirs = msgspec.structs.replace, self._device.theirs
-        frame: frames.Frame = frames.Line()
+    def _go_on(self) -> None:
+        """Pass on what is asked, in its order; files are read a few MB a turn."""
+        if self._began is None:
+            return
+        if self._preparing is None and self._requests:
+            self._preparing = self._passing(self._requests.popleft())
+        try:
+            if self._preparing:
+                next(self._preparing)
+        except StopIteration:
+            self._preparing = None
+            os.eventfd_write(self._ask, 1)  # there may be another one
+        except OSError as error:
+            host = self._device.host
+            raise HostTrouble(f"a file for {host} cannot be read here: {error}") from error
+
+    def _passing(self, request: msgspec.Struct) -> Work[None]:
+        line = frames.Line()
         match request:
             case frames.Calm():
                 self._line.send(request)
                 return
             case messages.Start():
-                request = self._start(request)
-            case messages.Evaluate(id=token, prefix=prefix):
-                frame = frames.Line(id=token, needs=self._needed(prefix))
-                request = replace(request, prefix=theirs(prefix))
-        self._line.send(frame, wire.write_request(request).rstrip(b"\n"))
+                request, line = yield from self._start(request)
+            case messages.Evaluate():
+                prefix, line = yield from self._checkpoint(request.prefix, request.id)
+                request = msgspec.structs.replace(request, prefix=prefix)
+        self._line.send(line, wire.write_request(request).rstrip(b"\n"))
 
-    def _start(self, request: messages.Start) -> messages.Start:
+    def _start(self, request: messages.Start) -> Work[tuple[messages.Start, frames.Line]]:
+        """Name what the worker is set up from as it is there, and offer it."""
         assert self._began
-        theirs, snapshot = self._device.theirs, request.snapshot
+        theirs, snapshot, folders = self._device.theirs, request.snapshot, []
+        self._artefacts = Path(request.artefacts_dir) if request.artefacts_dir else None
+        moved: dict[str, str] = {}
         if snapshot:
-            originals = {theirs(copy): file for copy, file in snapshot.originals.items()}
-            snapshot = messages.SnapshotFiles(theirs(snapshot.folder), originals)
-        return msgspec.structs.replace(
+            there = f"{self._began.given}/snapshot"
+            moved = {snapshot.folder: there}
+            files: dict[str, Path | bytes] = {}
+            for path in sorted(Path(snapshot.folder).iterdir()):
+                if path.is_file() and not path.name.startswith("."):
+                    files[path.name] = renamed(
+                        path.read_bytes(), path.name, self._device.table.path_map
+                    )
+            offer = yield from self._offers.offering("snapshot", files)
+            self._line.send(offer)
+            folders.append("snapshot")
+            originals = {_mapped(copy, moved): file for copy, file in snapshot.originals.items()}
+            snapshot = messages.SnapshotFiles(there, originals)
+        check, line = request.check, frames.Line(folders=folders)
+        if check:
+            check, more = yield from self._checkpoint(check, "check")
+            line = frames.Line(needs=more.needs, folders=[*folders, *more.folders])
+        request = msgspec.structs.replace(
             request,
-            options=_walk(request.options, theirs),
+            options=_walk(request.options, lambda text: theirs(_mapped(text, moved))),
             device=self._began.device,
             device_shared=bool(self._began.shared),
-            check=request.check and theirs(request.check),
+            check=check,
             snapshot=snapshot,
             artefacts_dir=self._began.folder,
         )
+        return request, line
 
-    def _needed(self, prefix: str) -> list[File]:
-        """Return what has to be there before an evaluation may begin."""
-        index = Path(prefix + ".index")
-        try:
+    def _checkpoint(self, prefix: str, token: str) -> Work[tuple[str, frames.Line]]:
+        """Return a checkpoint's prefix there, and what has to be there before it is read."""
+        assert self._began
+        path = Path(prefix)
+        if self._device.is_shared(prefix):
+            index = Path(prefix + ".index")
             digest = hashlib.sha256(index.read_bytes()).hexdigest()
-        except OSError:  # the worker says what is wrong with it
-            return []
-        return [File(self._device.theirs(str(index)), digest)]
+            theirs = self._device.theirs
+            return theirs(prefix), frames.Line(needs=[File(theirs(str(index)), digest)])
+        self._count += 1
+        folder = f"c{self._count}"
+        files: dict[str, Path | bytes] = {
+            file.name: file
+            for file in sorted(path.parent.iterdir())
+            if file.name == path.name + ".index" or file.name.startswith(path.name + ".data-")
+        }
+        offer = yield from self._offers.offering(folder, files)
+        self._line.send(offer)
+        self._folders[token] = folder
+        return f"{self._began.given}/{folder}/{path.name}", frames.Line(folders=[folder])
+
+    def _drop(self, token: str) -> None:
+        """Let a checkpoint's files go, which were sent for an evaluation that is over."""
+        folder = self._folders.pop(token, None)
+        if folder:
+            self._offers.drop(folder)
+            self._line.send(frames.Drop(folder=folder))
+
+    def _tell_moved(self, now: float) -> None:
+        """Say now and then that files are read, or go over the line."""
+        moved = self._line.sent + self._line.received
+        self._device.sent_bytes += self._line.sent - self._sent_told
+        self._sent_told = self._line.sent
+        reads = self._preparing is not None
+        carries = self._offers.busy or self._fetching is not None
+        if now - self._moved_told >= 1.0 and (reads or (carries and moved > self._moved)):
+            self._moved, self._moved_told = moved, now
+            self._tell(frames.Moved())
+
+
+def _line(text: str) -> str:
+    """Return what the other side said in one line that a terminal may be shown."""
+    return one_line("".join(one if one.isprintable() else " " for one in text))
+
+
+def _hint(frame: frames.Refused | frames.Ended) -> str | None:
+    return None if frame.hint is None else _line(frame.hint)
+
+
+def _without_paths(message: msgspec.Struct) -> msgspec.Struct:
+    """Return a message without files that lie on the other host."""
+    if not isinstance(message, messages.Result) or not message.artefacts:
+        return message
+    return msgspec.structs.replace(message, artefacts=[one for one in message.artefacts if one.uri])
 
 
 def _walk(value: Any, change: Any) -> Any:
-    """Return options with each text in them changed, also those in lists."""
+    """Return options with each text in them changed, also those in lists and by name."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
         return [_walk(one, change) for one in value]
+    if isinstance(value, dict):
+        return {name: _walk(one, change) for name, one in value.items()}
     return value

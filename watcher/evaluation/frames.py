@@ -31,7 +31,14 @@ AGENT_SILENT_SECONDS = 30.0
 
 _EVALUATORS = Path(__file__).resolve().parents[2] / "evaluators"
 
+# Pieces of files are so small that a slow line has a beat between them.
+CHUNK_BYTES = 256 << 10
+
 Text = Annotated[str, Meta(max_length=4000)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# Of one folder: no way out of it, and nothing hidden.
+FileName = Annotated[str, Meta(pattern=r"^[^./\x00][^/\x00]{0,254}$")]
+FolderName = Annotated[str, Meta(pattern="^[0-9a-z]{1,64}$")]
 
 
 class LineError(Exception):
@@ -52,6 +59,8 @@ class Open(Frame, frozen=True, tag="open"):
         python: The training environment's interpreter there.
         folder: Where relative paths begin there, None for wherever the agent is started.
         lock_dir: Where devices are locked there, None for the usual folders.
+        cache: Where files that come over the line are kept there, None for the user's cache.
+        cache_bytes: How many may lie there.
         run: What others who want the device are told.
     """
 
@@ -63,6 +72,8 @@ class Open(Frame, frozen=True, tag="open"):
     folder: str | None = None
     lock_dir: str | None = None
     run: str = ""
+    cache: str | None = None
+    cache_bytes: int = 0
 
 
 class Hello(Frame, frozen=True, tag="hello"):
@@ -89,31 +100,87 @@ class Began(Frame, frozen=True, tag="began"):
         label: What people call it.
         shared: Others compute on it.
         folder: Where the worker may leave files.
+        given: Where folders that are offered come to lie.
     """
 
     device: Text
     label: Text
     shared: bool | None = None
     folder: Text | None = None
+    given: Text = ""
 
 
 class File(Struct, frozen=True):
     """A file by the far host's path, and the sha256 of what has to be in it."""
 
     path: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class Line(Frame, frozen=True, tag="line"):
     """A line of the evaluator protocol, in the bytes that follow.
 
     Attributes:
-        id: The evaluation that it asks for, None for another line.
         needs: Files that have to be there as they are here.
+        folders: Folders that were offered and have to be whole.
     """
 
-    id: str | None = None
     needs: list[File] = []
+    folders: list[str] = []
+
+
+class Offered(Struct, frozen=True):
+    """A file that can be asked for, and its name in its folder."""
+
+    name: FileName
+    sha256: Sha256
+    size: Annotated[int, Meta(ge=0, lt=1 << 60)]
+
+
+class Offer(Frame, frozen=True, tag="offer"):
+    """From home: a folder that is to be there with these files; it answers for no others."""
+
+    folder: FolderName
+    files: list[Offered]
+
+
+class Want(Frame, frozen=True, tag="want"):
+    """From the agent: which files of an offer it has not got."""
+
+    folder: FolderName
+    sha256: Annotated[list[Sha256], Meta(max_length=10_000)]
+
+
+class Chunk(Frame, frozen=True, tag="chunk"):
+    """A piece of a file, in the bytes that follow; `last` after the last one."""
+
+    sha256: Sha256
+    last: bool = False
+
+
+class Whole(Frame, frozen=True, tag="whole"):
+    """From the agent: all of an offer is there."""
+
+    folder: FolderName
+
+
+class Drop(Frame, frozen=True, tag="drop"):
+    """From home: a folder is not needed any more."""
+
+    folder: FolderName
+
+
+class Fetch(Frame, frozen=True, tag="fetch"):
+    """From home: send a file that the worker left in the folder for that, and remove it."""
+
+    path: str
+    sha256: Sha256
+
+
+class Gone(Frame, frozen=True, tag="gone"):
+    """From the agent: a file that was to be fetched cannot be sent."""
+
+    sha256: Sha256
 
 
 class Calm(Frame, frozen=True, tag="calm"):
@@ -132,10 +199,9 @@ class Beat(Frame, frozen=True, tag="beat"):
     wanted: bool = False
 
 
-class Differs(Frame, frozen=True, tag="differs"):
-    """From the agent: an evaluation cannot begin, for a file there is not what it is here."""
+class Cannot(Frame, frozen=True, tag="cannot"):
+    """From the agent: what an evaluation needs cannot be had there; it ends."""
 
-    id: Text
     reason: Text
 
 
@@ -153,8 +219,14 @@ class Ended(Frame, frozen=True, tag="ended"):
     hint: Text | None = None
 
 
-ToAgent = Open | Line | Calm | Beat
-ToHome = Hello | Waits | Began | Line | Beat | Differs | Refused | Ended
+class Moved(Struct, frozen=True):
+    """Files are on their way, which no worker can tell; this does not go over the line."""
+
+
+ToAgent = Open | Line | Calm | Beat | Offer | Chunk | Drop | Fetch
+ToHome = (
+    Hello | Waits | Began | Line | Beat | Want | Whole | Chunk | Gone | Cannot | Refused | Ended
+)
 AGENT_READS = msgspec.json.Decoder(ToAgent)
 HOME_READS = msgspec.json.Decoder(ToHome)
 

@@ -184,6 +184,7 @@ class WorkerPool:
             "workers": workers if len(self._all) > 1 else [],
             "waiting_for": "; ".join(waiting) or None,
             "held_back": self.held_back,
+            "hosts": [one.host() for one in self._all if one.host],
         }
 
     def counts(self) -> dict[str, int]:

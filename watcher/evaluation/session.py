@@ -25,7 +25,7 @@ from watcher.evaluation.events import (
     Unusable,
     WorkerEvent,
 )
-from watcher.evaluation.frames import Waits
+from watcher.evaluation.frames import Moved, Waits
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.phase import WorkerPhase, WorkerStep, after
 from watcher.protocols import Carrier
@@ -228,6 +228,8 @@ class Session:
                 case Waits(reason=reason) if self.ready is None:
                     self.waiting_for = reason
                     self._deadline = now + self.limits.start_seconds
+                case Moved():
+                    yield from self._take_moved(now)
                 case messages.Phase(name) if self.ready is None:
                     self.phases.append((one_line(name), now))
                     yield Starting(one_line(name))
@@ -246,6 +248,14 @@ class Session:
                     happened = self._take_answer(message, now)
                     if happened:
                         yield happened
+
+    def _take_moved(self, now: float) -> Iterator[Progressed]:
+        """Wait longer for what needs files that are on their way, and keep its leases."""
+        if self.ready is None:
+            self._deadline = now + self.limits.start_seconds
+        self._wait_on(now)
+        for one in self.running:
+            yield Progressed(one.lease, max(one.done, 0), one.total)
 
     def _greet(self, protocol: int) -> None:
         if protocol != messages.PROTOCOL:

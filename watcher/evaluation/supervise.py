@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -72,6 +73,7 @@ class Supervisor:
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
         far: The device is another machine's; one of this machine comes first.
+        host: Returns what `status` shows of the other machine; None for this one.
         held: Its worker is ready, and waits for one of this machine.
         rest: How many seconds it rests then for each second of passes.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
@@ -85,6 +87,7 @@ class Supervisor:
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
     far: bool = False
+    host: Callable[[], dict[str, Any]] | None = None
     held: bool = False
     rest: float = 0.0
     phase_at: str | None = None

@@ -69,16 +69,7 @@ def make_supervisors(
             source=device_source,
         )
     evaluator = _of_kind(settings, interpreter, snapshot)
-    request = Start(
-        protocol=PROTOCOL,
-        kind=evaluator.kind,
-        options=evaluator.options,
-        threads=settings.evaluator.threads,
-        nice=carrier.nice,
-        replicates=settings.evaluator.replicates,
-        snapshot=snapshot.files(),
-        artefacts_dir=scratch.artefacts(),
-    )
+    request = _request(settings, evaluator, snapshot, scratch)
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
@@ -104,6 +95,35 @@ def _peace(
     # Who sets a niceness means it; and a GPU that waits for its share of the CPU helps nobody.
     gives_way = carrier.peace == "auto" and carrier.nice is None and not choice.is_gpu
     return trainer_is_near if gives_way else lambda: False
+
+
+def far_request(
+    settings: Settings, snapshot: Snapshot, table: DeviceTable
+) -> tuple[FarDevice, Start]:
+    """Return a device of another host as it is reached, and what its worker is asked at the start.
+
+    Raises:
+        ConfigError: its launcher or this machine's interpreter is not there.
+    """
+    interpreter = table.python or settings.carrier.interpreter()
+    evaluator = _of_kind(settings, interpreter, snapshot)
+    request = _request(settings, evaluator, snapshot, Scratch())
+    return _far_device(table, interpreter, settings.run.name), request
+
+
+def _request(
+    settings: Settings, evaluator: Evaluator, snapshot: Snapshot, scratch: Scratch
+) -> Start:
+    return Start(
+        protocol=PROTOCOL,
+        kind=evaluator.kind,
+        options=evaluator.options,
+        threads=settings.evaluator.threads,
+        nice=settings.carrier.nice,
+        replicates=settings.evaluator.replicates,
+        snapshot=snapshot.files(),
+        artefacts_dir=scratch.artefacts(),
+    )
 
 
 def _of_kind(settings: Settings, interpreter: str, snapshot: Snapshot) -> Evaluator:
@@ -156,13 +176,7 @@ def _far_supervisor(
     number: int,
     request: Start,
 ) -> Supervisor:
-    launcher = table.launching[0]
-    if shutil.which(launcher) is None:
-        raise ConfigError(
-            f"the launcher of {table.name} ({launcher}) does not exist or cannot be executed",
-            hint="launcher in its [[device]] begins with a program of this machine, such as ssh",
-        )
-    device = FarDevice(table, table.python or evaluator.command[0], run.name)
+    device = _far_device(table, table.python or evaluator.command[0], run.name)
     log = _log_of(run, number)
     return Supervisor(
         spawn=lambda: FarWorker(device, log),
@@ -172,7 +186,18 @@ def _far_supervisor(
         # Only GPUs are taken in turn.
         lock=device if table.device != "cpu" else None,
         far=True,
+        host=device.status,
     )
+
+
+def _far_device(table: DeviceTable, python: str, run: str) -> FarDevice:
+    launcher = table.launching[0]
+    if shutil.which(launcher) is None:
+        raise ConfigError(
+            f"the launcher of {table.name} ({launcher}) does not exist or cannot be executed",
+            hint="launcher in its [[device]] begins with a program of this machine, such as ssh",
+        )
+    return FarDevice(table, python, run)
 
 
 def _log_of(run: RunSettings, number: int) -> Path:
