@@ -77,7 +77,7 @@ def train(
             hint="the watcher reads local folders; mount it, and give --model-dir",
         )
     _mention_other_folders(settings, command)
-    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
+    source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     unsaved = tell_ahead(command, settings, source)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_typ
 
 import msgspec
 
+from watcher.config.bucket import check_model_dir, is_url
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.describe import describe
 from watcher.config.kinds import complete, kind_given, of_others
@@ -24,6 +25,7 @@ from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
 from watcher.config.ranking import BoardSettings
 from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
+from watcher.config.run import PATHS
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings, defining, fields, names, nested
 from watcher.config.wording import either, in_words
@@ -121,6 +123,7 @@ def load(
     given |= {name: last.where[name] for name in inherited}
     _override_main_board(merged, by_hand, inherited="board" in inherited)
     settings = _make(kind, merged, origin)
+    _refuse_remote(settings, origin)
     typed = given.get("mode") == "--mode" and not of_board
     refuse_contradictions(settings, mode_by_hand=typed)
     return Loaded(
@@ -129,6 +132,23 @@ def load(
         inherited,
         tuple(name for name in last.secrets if name not in merged),
     )
+
+
+def _refuse_remote(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Raise ConfigError for what must be on this machine and is not, or is not said."""
+    for name in PATHS:
+        if is_url(value := settings.value(name)):
+            raise ConfigError(
+                f"{name} ({value}) must be on this machine: only MODEL_DIR may be in a bucket",
+                hint=f"it was set by {origin[name]}; copy the file here, or name a folder here",
+            )
+    run = settings.run
+    if run.place and not run.state_dir and not isinstance(settings, LaunchSettings):
+        raise ConfigError(
+            f"state_dir is not set, and MODEL_DIR is {run.place}",
+            hint="give --state-dir FOLDER, on a disk of this machine: the database, best/ and"
+            " EARLY_STOP lie there",
+        )
 
 
 def _collect(
@@ -264,6 +284,7 @@ def _from_text(name: str, text: str) -> Any:
 
 
 _TEXTS: dict[str, Callable[[Any], object]] = {
+    "model_dir": check_model_dir,
     "device": check_device,
     "queue_policy": parse_policy,
     "listen": lambda value: parse_address(str(value)),

@@ -64,7 +64,7 @@ def examine(
         said = trainer.kind.remarks(trainer.arguments)
         found += [Finding("trainer", "note", f"trainer {trainer.pid}: {one}") for one in said]
     settings = at_work(settings, running)
-    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
+    source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     answer = training.Answer()
 
     def ask() -> list[Finding]:
@@ -159,7 +159,7 @@ def pace(settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any
         facts: What the training environment said of the configuration.
     """
     recorded = _recorded(settings.run.state_path)
-    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
+    source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     found = _found(source)
     trainer = trainer_on(settings.run.model_path, running)
     schedule = _schedule(settings, trainer, facts)

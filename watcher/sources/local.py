@@ -44,6 +44,9 @@ class LocalFolder:
     def __str__(self) -> str:
         return str(self.folder)
 
+    def require(self, *, may_be_empty: bool) -> None:
+        """Do nothing: a folder is waited for before this."""
+
     def scan(self) -> list[FoundCheckpoint]:
         """List the checkpoints in the folder, lowest number first.
 
