@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 
 # gs: Google Cloud Storage. s3: Amazon S3, and whatever speaks its protocol.
 SCHEMES = ("gs", "s3")
@@ -41,6 +42,14 @@ def is_url(text: object) -> bool:
     A folder of such a name is written as `./gs:/bucket`.
     """
     return isinstance(text, str) and _URL.match(text) is not None
+
+
+def as_typed(path: PurePath | str) -> str:
+    """Return a MODEL_DIR as it was typed: made a path, a URL has lost one of its slashes."""
+    text = str(path)
+    if is_url(text) and "://" not in text and not text.startswith(("/", ".")):
+        return text.replace(":/", "://", 1)
+    return text
 
 
 def parse_place(text: str) -> Place:
