@@ -120,6 +120,13 @@ class CheckpointSource(Protocol):
             ModelDirError: it cannot be reached at all.
         """
 
+    @property
+    def delay_seconds(self) -> float:
+        """How long something may be there before `scan` tells of it."""
+
+    def refresh(self) -> bool:
+        """Have `scan` return what is there from now on; False while that takes, call again then."""
+
     def scan(self) -> list[FoundCheckpoint]:
         """List what is there now, whole or not, lowest number first.
 

@@ -74,7 +74,7 @@ class Server:
 
     def put(self, name: str, content: bytes) -> None:
         if self.scheme == "s3":
-            status, _ = ask(self.port, "PUT", f"/{BUCKET}/{name}", content)
+            status, _ = ask(self.port, "PUT", f"/{BUCKET}/{quote(name)}", content)
         else:
             path = f"/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={quote(name, safe='')}"
             status, _ = ask(self.port, "POST", path, content)
@@ -82,15 +82,15 @@ class Server:
 
     def copy(self, old: str, new: str) -> None:
         if self.scheme == "s3":
-            source = {"x_amz_copy_source": f"/{BUCKET}/{old}"}
-            status, _ = ask(self.port, "PUT", f"/{BUCKET}/{new}", **source)
+            source = {"x_amz_copy_source": quote(f"/{BUCKET}/{old}")}
+            status, _ = ask(self.port, "PUT", f"/{BUCKET}/{quote(new)}", **source)
         else:
             one, other = (f"/b/{BUCKET}/o/{quote(name, safe='')}" for name in (old, new))
             status, _ = ask(self.port, "POST", f"/storage/v1{one}/rewriteTo{other}", b"{}")
         assert status == 200, f"{old}: {status}"
 
     def delete(self, name: str) -> None:
-        path = f"/{BUCKET}/{name}"
+        path = f"/{BUCKET}/{quote(name)}"
         if self.scheme == "gs":
             path = f"/storage/v1/b/{BUCKET}/o/{quote(name, safe='')}"
         ask(self.port, "DELETE", path)

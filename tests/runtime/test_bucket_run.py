@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -105,6 +106,24 @@ def test_a_restart_goes_on_where_it_was(watcher: BucketWatcher):
     watcher.start()
     watcher.scored(1, 2)
     assert watcher.evaluations() == ["ckpt-1", "ckpt-2"]
+
+
+def test_what_was_saved_last_is_evaluated_before_a_run_that_is_asked_to_finish_ends(
+    watcher: BucketWatcher,
+):
+    watcher.save(1)
+    process = watcher.start("--poll-seconds", 600)
+    watcher.scored(1)
+    watcher.save(2)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 0
+    assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "scored"}
+
+
+def test_a_run_that_ends_when_it_is_idle_waits_for_the_next_poll(watcher: BucketWatcher):
+    watcher.save(1)
+    assert watcher.run("--poll-seconds", 2) == 0
+    assert watcher.states() == {"ckpt-1": "scored"}
 
 
 def test_credentials_that_end_in_the_middle_are_one_line_of_the_status(watcher: BucketWatcher):

@@ -58,6 +58,7 @@ class Bucket:
         self._list = BucketList(self._folder, format)
         self._fetchers = Fetchers()
         self._polling: Polling | None = None
+        self._wanted: int | None = None
         # Only the loop's thread: downloads that a trouble held up, and contents that are damaged.
         self._halves: dict[_Key, Download] = {}
         self._damaged: dict[_Key, tuple[int, str]] = {}
@@ -84,6 +85,23 @@ class Bucket:
             )
 
     # -- what is there
+
+    @property
+    def delay_seconds(self) -> float:
+        """How long a checkpoint may lie there unseen: from one poll to the end of the next."""
+        return self._poll_seconds + 1.0 if self._polling else 0.0
+
+    def refresh(self) -> bool:
+        """Have it polled anew; True once one that began after the first call has ended."""
+        if self._polling is None:
+            return True
+        if self._wanted is None:
+            self._wanted = self._list.begun + 1
+            self._hurry()
+        if self._list.ended < self._wanted:
+            return False
+        self._wanted = None
+        return True
 
     def scan(self) -> list[FoundCheckpoint]:
         """Return the checkpoints of the last poll, lowest number first; polls where no thread does.
@@ -155,7 +173,7 @@ class Bucket:
         complete = leave = False
         try:
             if download is None or not download.folder.is_dir():
-                download = self._begin(listed, into)
+                download = self._begin(listed, index, into)
             download.begin()
             progress.begin(f"downloading {found.name}", download.total_bytes)
             progress.holds_open = True
@@ -164,7 +182,7 @@ class Bucket:
                 progress.done_bytes = download.done_bytes
                 yield
             progress.holds_open = False
-            prefix = self._finish(download, listed, index.sha256)
+            prefix = self._finish(download, listed, index)
             complete = True
             yield
             return (yield from settling(prefix, into, self.format, "download", verified, progress))
@@ -210,8 +228,10 @@ class Bucket:
         """Verify what an earlier `take` left half-made; see `settling`."""
         return settling(prefix, into, self.format, "download", verified, progress)
 
-    def _begin(self, listed: Listed, into: Path) -> Download:
-        wanted = [(listed.index, _INDEX_NAME), *((one, n) for n, one in listed.shards.items())]
+    def _begin(self, listed: Listed, index: Index, into: Path) -> Download:
+        # Of those that the index speaks of: others may be left from another number of shards.
+        shards = [(listed.shards[name], name) for name in index.sizes]
+        wanted = [(listed.index, _INDEX_NAME), *shards]
         folder = make_folder(into, listed.found.name)
         try:
             return Download(self._folder, self._fetchers, wanted, folder)
@@ -219,15 +239,16 @@ class Bucket:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def _finish(self, download: Download, listed: Listed, sha256: str) -> Path:
+    def _finish(self, download: Download, listed: Listed, index: Index) -> Path:
         """Give what was downloaded its names, the index last: then it is half-made, and whole."""
         download.close()
         prefix, part = download.folder / listed.found.name, download.folder / _INDEX_NAME
         content = part.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
+        if hashlib.sha256(content).hexdigest() != index.sha256:
             raise IncompleteCheckpoint(f"{listed.index.name} is not the one that was listed")
-        for name, one in listed.shards.items():
-            os.utime(download.folder / name, ns=(one.modified_ns, one.modified_ns))
+        for name in index.sizes:
+            saved_at = listed.shards[name].modified_ns
+            os.utime(download.folder / name, ns=(saved_at, saved_at))
         write_new_file(bundle.index_path(prefix), content)
         part.unlink()
         return prefix

@@ -70,6 +70,7 @@ class BucketList:
         listed: The checkpoints whose index was read, by name, lowest number first.
         problem: Why the last poll failed, None when it did not.
         polls: How often something was published.
+        begun: How many polls have begun, and `ended` how many have ended, in whatever way.
     """
 
     def __init__(self, folder: ObjectFolder, format: CheckpointFormat) -> None:
@@ -78,7 +79,7 @@ class BucketList:
         self._indexes: dict[tuple[str, str], Index | ObjectError] = {}
         self.listed: Mapping[str, Listed] = {}
         self.problem: ObjectError | None = None
-        self.polls = 0
+        self.polls = self.begun = self.ended = 0
 
     def said(self, listed: Listed) -> Index | ObjectError:
         """Return what the index of a checkpoint says; reads it where no poll did."""
@@ -96,14 +97,27 @@ class BucketList:
         Returns:
             Whether something is another than it was.
         """
+        self.begun += 1
+        before = self.problem
         try:
-            objects, _ = self._folder.list()
+            return self._poll(read=read)
         except ObjectError as error:
-            before, self.problem = self.problem, error
-            return str(error) != str(before)
+            self.problem = error
+        except Exception as error:  # which must not end the thread that polls
+            self.problem = ObjectError(f"{self._folder.place} cannot be listed: {error!r}")
+        finally:
+            self.ended = self.begun
+        return str(self.problem) != str(before)
+
+    def _poll(self, *, read: bool) -> bool:
+        objects, _ = self._folder.list()
         listed = {one.found.name: one for one in self._grouped(objects)}
         keys = {one.key for one in listed.values()}
-        self._indexes = {key: said for key, said in self._indexes.items() if key in keys}
+        self._indexes = {
+            key: said
+            for key, said in self._indexes.items()
+            if key in keys and (read or not isinstance(said, ObjectError))
+        }
         unread = [one for one in listed.values() if read and self._is_unread(one)]
         changed = False
         for begin in range(0, len(unread), _AT_ONCE):
@@ -176,6 +190,8 @@ class BucketList:
             return ObjectGone(str(error))  # the next list has the one that is there now
         except ObjectError as error:
             return error
+        except Exception as error:  # which must not end a thread that others wait for
+            return ObjectError(f"{listed.index.name} cannot be read: {error!r}")
         sha256, name = hashlib.sha256(content).hexdigest(), listed.found.name
         try:
             sizes = bundle.shard_sizes(parse_index(content))
@@ -226,8 +242,8 @@ class Polling:
         delays = self._delays()
         while not self._ended:
             began = time.monotonic()
-            if self._found.poll():
-                self._wake()
+            self._found.poll()
+            self._wake()
             due = began + next(delays)
             self._asked.wait(max(due - time.monotonic(), 0.0))
             if self._asked.is_set() and not self._ended:

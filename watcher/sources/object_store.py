@@ -57,14 +57,19 @@ class StoredObject:
 
     Attributes:
         name: Within the folder.
-        tag: Its ETag without quotes: another when its bytes are.
+        etag: As the server has it: another when the bytes are.
         modified_ns: When it was put there, by the server's clock, since the epoch.
     """
 
     name: str
     size_bytes: int
-    tag: str
+    etag: str
     modified_ns: int
+
+    @property
+    def tag(self) -> str:
+        """The ETag without quotes: a list has it without on some servers, and a reply with them."""
+        return self.etag.removeprefix("W/").strip('"')
 
 
 class ObjectFolder:
@@ -98,10 +103,10 @@ class ObjectFolder:
         """
         try:
             found = self._obstore.list_with_delimiter(self._opened())
+            objects = [_object(one) for one in found["objects"]]
+            return objects, bool(objects or found["common_prefixes"])
         except Exception as error:  # obstore's base class stands beside OSError and ValueError
             raise self._explained(error) from error
-        objects = [_object(one) for one in found["objects"]]
-        return objects, bool(objects or found["common_prefixes"])
 
     def stream(self, one: StoredObject, start: int, end: int) -> Iterator[memoryview]:
         """Yield the bytes of a part of an object, a MB at a time; they may end too soon.
@@ -110,11 +115,12 @@ class ObjectFolder:
             ObjectChanged: the object is not this one any more.
             ObjectGone, ObjectError: it cannot be read.
         """
-        options: Any = {"range": (start, end), "if_match": one.tag}
+        options: Any = {"range": (start, end), "if_match": one.etag or None}
         try:
             answer = self._obstore.get(self._opened(), one.name, options=options)
             # Not every server heeds If-Match.
-            if _tag(answer.meta) != one.tag or answer.meta["size"] != one.size_bytes:
+            there = _object(answer.meta)
+            if (there.tag, there.size_bytes) != (one.tag, one.size_bytes):
                 raise ObjectChanged(f"{one.name} was replaced")
             for chunk in answer.stream(min_chunk_size=_CHUNK_BYTES):
                 yield memoryview(chunk)
@@ -145,9 +151,9 @@ class ObjectFolder:
         google = place.scheme == "gs"
         config: dict[str, Any] = {} if google else _aws_profile()
         endpoint = settings.endpoint_url or config.pop("endpoint", None)
-        if google and not endpoint:
-            endpoint = os.environ.get("STORAGE_EMULATOR_HOST")
-            endpoint = f"http://{endpoint}" if endpoint and "://" not in endpoint else endpoint
+        if google and not endpoint and (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
+            endpoint = emulator if "://" in emulator else f"http://{emulator}"
+            config["skip_signature"] = True
         if endpoint:
             config["base_url" if google else "endpoint"] = endpoint.rstrip("/")
         if settings.region and not google:
@@ -270,14 +276,9 @@ def _object(meta: Any) -> StoredObject:
     return StoredObject(
         name=meta["path"].rpartition("/")[2],
         size_bytes=meta["size"],
-        tag=_tag(meta),
+        etag=str(meta["e_tag"] or meta["version"] or ""),
         modified_ns=int(meta["last_modified"].timestamp() * 1e6) * 1000,
     )
-
-
-def _tag(meta: Any) -> str:
-    # A list has it without quotes on some servers, and a reply with them.
-    return str(meta["e_tag"] or meta["version"] or "").removeprefix("W/").strip('"')
 
 
 def _environment_endpoint() -> str:
