@@ -86,3 +86,12 @@ def check_model_dir(text: object) -> None:
     """Raise ValueError where MODEL_DIR is a wrong URL; a folder is not looked at."""
     if is_url(text):
         parse_place(str(text))
+
+
+def check_place(text: object) -> None:
+    """Raise ValueError for anything but the URL of a folder in a bucket."""
+    if not is_url(text):
+        raise ValueError(
+            "Expected a folder in a bucket: gs://bucket/run/best or s3://bucket/run/best"
+        )
+    parse_place(str(text))

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_typ
 
 import msgspec
 
-from watcher.config.bucket import check_model_dir, is_url
+from watcher.config.bucket import check_model_dir, check_place, is_url
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.describe import describe
 from watcher.config.kinds import complete, kind_given, of_others
@@ -136,13 +136,19 @@ def load(
 
 def _refuse_remote(settings: Settings, origin: Mapping[str, str]) -> None:
     """Raise ConfigError for what must be on this machine and is not, or is not said."""
+    remote = {"sentinel"} if isinstance(settings, LaunchSettings) else set()
     for name in PATHS:
-        if is_url(value := settings.value(name)):
+        if is_url(value := settings.value(name)) and name not in remote:
             raise ConfigError(
                 f"{name} ({value}) must be on this machine: only MODEL_DIR may be in a bucket",
                 hint=f"it was set by {origin[name]}; copy the file here, or name a folder here",
             )
-    run = settings.run
+    run, published = settings.run, settings.exports.published_to
+    if published and published == run.place:
+        raise ConfigError(
+            f"publish ({published}) is MODEL_DIR: what is uploaded would be found there anew",
+            hint=f"give it a folder of its own: {published}/best",
+        )
     if run.place and not run.state_dir and not isinstance(settings, LaunchSettings):
         raise ConfigError(
             f"state_dir is not set, and MODEL_DIR is {run.place}",
@@ -285,6 +291,7 @@ def _from_text(name: str, text: str) -> Any:
 
 _TEXTS: dict[str, Callable[[Any], object]] = {
     "model_dir": check_model_dir,
+    "publish": check_place,
     "device": check_device,
     "queue_policy": parse_policy,
     "listen": lambda value: parse_address(str(value)),

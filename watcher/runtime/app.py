@@ -150,7 +150,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         refuse_unmeasured(settings, store.ledger, store.ledger.settings())
         view = stack.enter_context(LiveView(run.state_path, live))
         service.watch(run.state_path)
-        told = told_of(run, settings.service, stack, endpoints)
+        told = told_of(settings, stack, endpoints)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
         audience = [*told, service.turned, lambda _: sharing.keep(), lambda _: view.refresh()]

@@ -1,4 +1,4 @@
-"""A folder in a bucket through obstore: list, read and stream its objects, and say what fails.
+"""A folder in a bucket through obstore: list, read, stream and put its objects, and say what fails.
 
 Imported only where MODEL_DIR is a URL; obstore is the extra `remote`. Credentials are found where
 the providers' own libraries look: the environment, Amazon's files of profiles, Google's application
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from watcher.config.bucket import Place
 from watcher.config.source import SourceSettings
@@ -25,6 +25,7 @@ from watcher.errors import ConfigError
 # A server that says nothing for so long is not waited for.
 _READ_SECONDS = 20
 _CHUNK_BYTES = 1 << 20
+_PART_BYTES = 8 << 20  # so a single object may have 80 GB: S3 takes 10,000 parts
 # AWS's own default where neither the environment nor a profile says more.
 _PROFILE = "default"
 
@@ -89,8 +90,8 @@ class ObjectFolder:
             import obstore
         except ImportError as error:
             raise ConfigError(
-                f"model_dir ({place}) needs obstore, which is not installed where the watcher runs",
-                hint="pip install 'checkpoint-watcher[remote]'; or mount the bucket, and give the"
+                f"{place} needs obstore, which is not installed where the watcher runs",
+                hint="pip install 'checkpoint-watcher[remote]'; or mount the bucket, and give that"
                 " folder",
             ) from error
         self._obstore = obstore
@@ -137,6 +138,39 @@ class ObjectFolder:
         if len(content) != one.size_bytes:
             raise ObjectError(f"{self.place}: the connection broke off")
         return content
+
+    def find(self, name: str) -> StoredObject | None:
+        """Return an object by its name, None where there is none; raises ObjectError."""
+        try:
+            return _object(self._obstore.head(self._opened(), name))
+        except Exception as error:
+            explained = self._explained(error, name)
+            if isinstance(explained, ObjectGone):
+                return None
+            raise explained from error
+
+    def put(self, name: str, content: bytes | BinaryIO) -> str:
+        """Write an object, in parts where it is large, and return its ETag; raises ObjectError.
+
+        Readers see what was there before until all of it is.
+        """
+        try:
+            # Two parts at once: each is held in memory.
+            made = self._obstore.put(
+                self._opened(), name, content, chunk_size=_PART_BYTES, max_concurrency=2
+            )
+            return str(made["e_tag"] or made["version"] or "")
+        except Exception as error:
+            raise self._explained(error, name) from error
+
+    def delete(self, name: str) -> None:
+        """Delete an object; one that is gone is no error. Raises ObjectError."""
+        try:
+            self._obstore.delete(self._opened(), name)
+        except Exception as error:
+            explained = self._explained(error, name)
+            if not isinstance(explained, ObjectGone):
+                raise explained from error
 
     def _opened(self) -> Any:
         with self._lock:
@@ -253,7 +287,8 @@ _MEANINGS: tuple[tuple[str, str, str, bool], ...] = (
     (
         r"status code: 403|AccessDenied|PermissionDenied",
         "access is denied",
-        "the credentials need the right to list the bucket and to get its objects",
+        "the credentials need the right to list the bucket and to get its objects; for --publish"
+        " to put and to delete some, too",
         True,
     ),
     (
