@@ -29,7 +29,8 @@ INSTEAD = (
     (r"build/demo/model_dir|(?<![-\w/])(model_dir|finer)(?=\s|$)", "MODEL_DIR"),
     (r"(?<![-\w/])(pipeline|finer)\.config", "PIPELINE.config"),
     # There is no bucket here: tests/runtime/test_bucket_run.py has one.
-    (r"gs://bucket/run|~/watcher/run(?= )", "MODEL_DIR"),
+    (r" --publish \S+", " --pipeline-config PIPELINE.config"),
+    (r"gs://bucket/run|~/(watcher|train)/run(?= )", "MODEL_DIR"),
     (r"~/watcher/run$", "MODEL_DIR"),
     (r" --state-dir MODEL_DIR", ""),
     # A state folder elsewhere is for a run that has none yet.

@@ -136,7 +136,9 @@ def load(
 
 def _refuse_remote(settings: Settings, origin: Mapping[str, str]) -> None:
     """Raise ConfigError for what must be on this machine and is not, or is not said."""
-    remote = {"sentinel"} if isinstance(settings, LaunchSettings) else set()
+    # The launcher looks for a sentinel anywhere, and reads no pipeline.config of the trainer's.
+    launches = isinstance(settings, LaunchSettings)
+    remote = {"sentinel", "pipeline_config"} if launches else set()
     for name in PATHS:
         if is_url(value := settings.value(name)) and name not in remote:
             raise ConfigError(
@@ -149,7 +151,7 @@ def _refuse_remote(settings: Settings, origin: Mapping[str, str]) -> None:
             f"publish ({published}) is MODEL_DIR: what is uploaded would be found there anew",
             hint=f"give it a folder of its own: {published}/best",
         )
-    if run.place and not run.state_dir and not isinstance(settings, LaunchSettings):
+    if run.place and not run.state_dir and not launches:
         raise ConfigError(
             f"state_dir is not set, and MODEL_DIR is {run.place}",
             hint="give --state-dir FOLDER, on a disk of this machine: the database, best/ and"

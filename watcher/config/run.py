@@ -67,7 +67,12 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = None
     sentinel: Annotated[
-        str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
+        str | None,
+        about(
+            "The early-stop file. Default: MODEL_DIR/EARLY_STOP. For `train` it may be the object"
+            " that another machine's --publish writes: gs://BUCKET/FOLDER/EARLY_STOP.",
+            "FILE",
+        ),
     ] = None
     group: Annotated[
         str | None,
