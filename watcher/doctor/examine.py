@@ -89,8 +89,7 @@ def _surroundings(
     """Return the checks beside the training environment's, which ask nothing of it."""
     run, set_device = settings.run, settings.carrier.device
     return [
-        Check("model_dir", partial(folders.model_dir, run, settings.source, running)),
-        Check("file system", lambda: folders.file_system(run, source, _MOUNTS.read_text())),
+        *_places(settings, source, running),
         Check("database", partial(state.database, run.state_path)),
         Check("metric", partial(state.metric, settings)),
         Check("promoted", partial(state.promoted, run.state_path)),
@@ -101,6 +100,29 @@ def _surroundings(
         ),
         Check("tensorboard", partial(event_files, settings.exports, run.eval_path)),
         Check("systemd", partial(service.units, run.model_path)),
+    ]
+
+
+def _places(
+    settings: Settings, source: CheckpointSource, running: Sequence[Trainer]
+) -> list[Check]:
+    """Return the checks of where checkpoints come from, and where they go."""
+    run, found = settings.run, settings.source
+    place = settings.exports.published_to
+    if place or run.place:
+        # With its library, which no run on a folder needs.
+        from watcher.doctor import bucket
+    published = [Check("publish", lambda: bucket.publishing(place, found))] if place else []
+    if run.place:
+        return [
+            Check("model_dir", lambda: bucket.model_dir(source, found)),
+            Check("state folder", lambda: folders.local_state(run, _MOUNTS.read_text())),
+            *published,
+        ]
+    return [
+        Check("model_dir", partial(folders.model_dir, run, found, running)),
+        Check("file system", lambda: folders.file_system(run, source, _MOUNTS.read_text())),
+        *published,
     ]
 
 
