@@ -252,7 +252,7 @@ class Daemon:
         if self.wakeup.take():
             self._look_due.now()
         self._heed()  # what was asked for since comes with a wake-up of its own
-        to_finish = self._phase is RunPhase.FINISHING
+        to_finish = self._phase is RunPhase.FINISHING and self._intake.source.refresh()
         rescan = self._rescan_due.take(steady) or to_finish
         announced = self._look_due.take(steady)
         if announced or rescan or steady >= self._intake.due():
