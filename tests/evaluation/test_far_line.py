@@ -20,7 +20,8 @@ from watcher import __version__
 from watcher.config.devices import DeviceTable
 from watcher.errors import WatcherError, WorkerError, WorkerRefused
 from watcher.evaluation import frames, messages
-from watcher.evaluation.far import FarDevice, FarWorker
+from watcher.evaluation.far import FarWorker
+from watcher.evaluation.far_device import FarDevice
 from watcher.evaluation.frames import LineError, Parser, encode
 from watcher.evaluation.line import Broken, FrameLine
 
