@@ -35,6 +35,8 @@ _log = structlog.get_logger(__name__)
 
 _ENDING_SECONDS = 2.0
 _MOST_BEHIND = 1000
+# A score does not wait longer for its pictures while nothing of them comes.
+_FETCH_SECONDS = 30.0
 # No more is read from a host while the loop has so much to take.
 _MOST_SAID = 10_000
 # Beyond that people notice it in logs, and leases of credentials fail.
@@ -87,7 +89,8 @@ class Talk(threading.Thread):
         self._outgoing: Requests | None = None
         self._moved = self._sent_told = 0
         self._moved_told = 0.0
-        # The files of one result, and what waits for them.
+        # The files of one result, and what waits for them; some may come when nobody does any more.
+        self._gave_up = False
         self._fetching: Fetching | None = None
         self._behind: deque[msgspec.Struct] = deque()
 
@@ -200,6 +203,8 @@ class Talk(threading.Thread):
             case frames.Gone() if self._fetching:
                 self._fetching.gone(frame.sha256)
                 self._fetch_next(self._fetching)
+            case frames.Chunk() | frames.Gone() if self._gave_up:
+                pass
             case frames.Beat() if self._greeted:
                 self._device.wanted = frame.wanted
                 self._shared.resident_bytes = frame.resident_bytes
@@ -266,6 +271,7 @@ class Talk(threading.Thread):
         assert self._outgoing
         there, into = self._left_in, self._outgoing.artefacts
         if isinstance(message, messages.Result) and message.artefacts and there and into:
+            self._moved_told = time.monotonic()
             self._fetching = Fetching(message, there, into)
             self._fetch_next(self._fetching)
         else:
@@ -283,7 +289,11 @@ class Talk(threading.Thread):
     def _fetch_next(self, fetching: Fetching) -> None:
         if not fetching.done:
             self._line.send(fetching.ask())
-            return
+        else:
+            self._fetched(fetching)
+
+    def _fetched(self, fetching: Fetching) -> None:
+        """Pass the result on with what came of its files, and then what waited behind it."""
         self._fetching = None
         self._tell(fetching.message)
         while self._behind and self._fetching is None:
@@ -334,13 +344,19 @@ class Talk(threading.Thread):
 
     def _tell_moved(self, now: float) -> None:
         """Say now and then that files are read, or go over the line."""
-        moved = self._line.sent + self._line.received
+        # What the other side says meanwhile moves no file.
+        moved = self._line.sent + self._device.fetched_bytes
         self._device.sent_bytes += self._line.sent - self._sent_told
         self._sent_told = self._line.sent
         reads = self._preparing is not None
         carries = (
             self._outgoing is not None and self._outgoing.offers.busy
         ) or self._fetching is not None
+        if self._fetching and moved == self._moved and now - self._moved_told > _FETCH_SECONDS:
+            _log.warning("pictures did not come", host=self._device.host)
+            self._gave_up = True
+            self._fetching.close()
+            self._fetched(self._fetching)
         if now - self._moved_told >= 1.0 and (reads or (carries and moved > self._moved)):
             self._moved, self._moved_told = moved, now
             self._tell(frames.Moved())
