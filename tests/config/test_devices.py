@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from watcher.config import Settings, load, load_settings
+from watcher.config import Settings, load, load_settings, make_settings
 from watcher.config.devices import check_device
 from watcher.errors import ConfigError
 
@@ -82,3 +83,10 @@ def test_tables_are_remembered_and_shown_as_they_are_named(tmp_path: Path):
     shown = loaded(tmp_path, TWO).to_show()
     assert shown["device"] == "cpu,far-1/gpu:1"
     assert shown["device_tables"][1]["launcher"] == ("srun", "-n1")
+
+
+def test_what_a_start_recorded_of_tables_loads_again(tmp_path: Path):
+    recorded = msgspec.json.decode(msgspec.json.encode(loaded(tmp_path, TWO).to_show()))
+    tables = {name: recorded[name] for name in ("device", "device_tables")}
+    again = make_settings({**BASE, **tables}, dict.fromkeys(tables, "before"))
+    assert again.carrier.devices == loaded(tmp_path, TWO).carrier.devices

@@ -19,8 +19,9 @@ from watching import ROOT, wait_until
 from watcher import __version__
 from watcher.config.devices import DeviceTable
 from watcher.errors import WatcherError, WorkerError, WorkerRefused
-from watcher.evaluation import frames, messages
-from watcher.evaluation.far import FarDevice, FarWorker
+from watcher.evaluation import frames, messages, talk
+from watcher.evaluation.far import FarWorker
+from watcher.evaluation.far_device import FarDevice
 from watcher.evaluation.frames import LineError, Parser, encode
 from watcher.evaluation.line import Broken, FrameLine
 
@@ -152,6 +153,47 @@ def test_an_average_is_not_asked_of_another_host_and_its_files_are_not_taken_for
     said = {type(one): one for one in taken(spoken(tmp_path, data))}
     assert said[messages.Ready].capabilities.jobs == ("evaluate",)
     assert said[messages.Result].artefacts == []
+
+
+def test_a_score_does_not_wait_for_pictures_that_do_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(talk, "_FETCH_SECONDS", 2.0)
+    began = frames.Began(device="cpu", label="cpu", folder="/there", given="/there/given")
+    told = messages.Artefact("picture", "a", "0" * 64, path="/there/1.png")
+    result = messages.Result(id="1", images=1, metrics={"mAP": 0.5}, artefacts=[told])
+    after = messages.Phase("after")
+    lines = [encode(frames.Line(), msgspec.json.encode(one)) for one in (result, after)]
+    said = {"first": encode(HELLO) + encode(began), "then": b"".join(lines)}
+    for name, data in {**said, "beat": encode(frames.Beat())}.items():
+        (tmp_path / name).write_bytes(data)
+    beating = (
+        "import os, sys, time\n"
+        "first, then, beat = (open(name, 'rb').read() for name in sys.argv[1:])\n"
+        "os.write(1, first); time.sleep(1); os.write(1, then)\n"
+        "while True: time.sleep(1); os.write(1, beat)"
+    )
+    files = [str(tmp_path / name) for name in ("first", "then", "beat")]
+    agent = (sys.executable, "-c", beating, *files)
+    table = DeviceTable(host="far-1", launcher=("env",), agent=agent)
+    worker = FarWorker(FarDevice(table, "python", "run"), tmp_path / "worker.log")
+    (tmp_path / "artefacts").mkdir()
+    worker.send(
+        messages.Start(protocol=2, kind="od-api", artefacts_dir=str(tmp_path / "artefacts"))
+    )
+    came: list[msgspec.Struct] = []
+
+    def arrives() -> bool:
+        select.select(worker.filenos(), [], [], 1)
+        came.extend(worker.receive())
+        return after in came
+
+    try:
+        wait_until(arrives, "the score and what comes after it")
+    finally:
+        worker.kill()
+    (score,) = (one for one in came if isinstance(one, messages.Result))
+    assert score.metrics == {"mAP": 0.5} and score.artefacts == []
 
 
 # -- the agent, by what home says

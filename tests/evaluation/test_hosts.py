@@ -8,6 +8,8 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -350,6 +352,76 @@ def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once
     assert set(watcher.states().values()) == {"scored"}
     daemon.terminate()
     assert daemon.wait(60) == 0
+
+
+@pytest.fixture
+def network() -> Iterator[list[str]]:
+    """What to put before a command so that it runs in a network of its own, with loopback alone."""
+    if os.geteuid() or not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
+        pytest.skip("needs root, unshare, nsenter and ip for a network of its own")
+    holder = subprocess.Popen(["unshare", "-n", "sleep", "600"])
+    within = ["nsenter", "-t", str(holder.pid), "-n"]
+    up = [*within, "ip", "link", "set", "lo", "up"]
+    try:
+        here = Path("/proc/self/ns/net").readlink()
+        there = Path(f"/proc/{holder.pid}/ns/net")
+        wait_until(lambda: there.readlink() != here, "it has a network")
+        if subprocess.run(up, check=False).returncode:
+            pytest.skip("no network of its own can be made here")
+        yield within
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.timeout(400)
+def test_a_partition_is_noticed_on_both_sides_and_healed_without_a_loss(
+    watcher: Watcher, tmp_path: Path, network: list[str]
+):
+    starts = tmp_path / "starts"
+    go = tmp_path / "go"
+    there = environment_there(STUB_STARTS=starts, STUB_WAIT="ckpt-1", STUB_WAIT_FOR=go)
+    sshd = Sshd(tmp_path / "sshd", there, network)
+    try:
+        save(watcher, 2)
+        watcher.prefix = network
+        watcher.start(*only_far(tmp_path, far(sshd, "far-1", connect_timeout=5)))
+        wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
+        worker = worker_there(starts)
+        subprocess.run([*network, "ip", "link", "set", "lo", "down"], check=True)
+        before = time.monotonic()
+        wait_until(lambda: "has said nothing for 9 s" in watcher.log.read_text(), "it is noticed")
+        assert time.monotonic() - before > 5
+        wait_until(lambda: watcher.status()["hosts"][0]["state"] == "unreachable", "it is said")
+        wait_until(lambda: not alive(worker), "the agent there has ended its worker", 90)
+        go.touch()
+        subprocess.run([*network, "ip", "link", "set", "lo", "up"], check=True)
+        wait_until(lambda: len(scored(watcher)) == 2, "it goes on", 120)
+        assert evaluations_of(watcher) == {"ckpt-1": 1, "ckpt-2": 1}
+        attempts = watcher.query("SELECT DISTINCT attempts FROM checkpoints")
+        assert attempts == [{"attempts": 1}]
+    finally:
+        watcher.end()
+        sshd.end()
+
+
+def test_a_late_answer_of_a_host_is_refused_and_counted(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    sshd = serve(STUB_SECONDS=1.5)
+    save(watcher, 1)
+    watcher.start(*only_far(tmp_path, far(sshd, "far-1")))
+    wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
+    with contextlib.closing(sqlite3.connect(watcher.database)) as other:
+        other.execute("UPDATE all_checkpoints SET lease_token = 'of another worker'")
+        other.commit()
+        wait_until(lambda: watcher.status().get("answers_refused"), "the answer is counted")
+        assert watcher.query("SELECT * FROM evaluations") == []
+        other.execute("UPDATE all_checkpoints SET lease_expires_at_seconds = 1")
+        other.commit()
+    Manager(watcher.model_dir).save(500, model_tensors(4000, 5))  # wakes the loop
+    wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it is evaluated again")
+    assert evaluations_of(watcher) == {"ckpt-1": 1}
 
 
 @pytest.mark.timeout(300)

@@ -24,9 +24,16 @@ AGENT = [sys.executable, "-m", "watcher", "agent"]
 class Sshd:
     """One sshd with keys of its own; `host(name)` is a name that its ssh configuration knows."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        """Start it in an empty folder; `environment` is what programs there get."""
-        self.folder = folder
+    def __init__(
+        self, folder: Path, environment: dict[str, str], prefix: Sequence[str] = ()
+    ) -> None:
+        """Start it in an empty folder.
+
+        Args:
+            environment: What programs there get.
+            prefix: Put before each command, `nsenter ...` say.
+        """
+        self.folder, self._prefix = folder, list(prefix)
         folder.mkdir()
         for name in ("host", "user", "wrong"):
             words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
@@ -60,17 +67,14 @@ class Sshd:
         log = (self.folder / "sshd.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")],
+                [*self._prefix, str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        wait_until(self._listens, "sshd listens")
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
-        return False
+        program = f"import socket; socket.create_connection(('127.0.0.1', {self.port}), 5)"
+        asking = [*self._prefix, sys.executable, "-c", program]
+        wait_until(lambda: not subprocess.run(asking, stderr=subprocess.DEVNULL).returncode, "up")
 
     def end(self) -> None:
         """Listen no more; sessions that there are go on."""

@@ -207,10 +207,11 @@ class Fetching:
         self._file = None
 
     def close(self) -> None:
-        """Stop in the middle."""
+        """Stop in the middle; what is not whole goes."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+            self._target.unlink()
 
 
 def renamed(content: bytes, name: str, folders: Mapping[str, str]) -> bytes:

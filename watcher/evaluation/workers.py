@@ -18,7 +18,8 @@ from watcher.config.run import RunSettings
 from watcher.errors import ConfigError
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
-from watcher.evaluation.far import FarDevice, FarWorker
+from watcher.evaluation.far import FarWorker
+from watcher.evaluation.far_device import FarDevice
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.model_garden import ModelGarden
