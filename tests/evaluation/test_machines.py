@@ -137,6 +137,8 @@ def test_a_tolerance_lets_it_in_and_that_is_recorded_and_told(run: Watcher):
     )
     assert run.stop() == 0
     assert run.evaluations() == ["ckpt-2", "ckpt-3"]
+    shown = " ".join(cli("status", run.model_dir).stdout.split())
+    assert "ckpt-3 was measured on another machine (instructions without avx512f)" in shown
     assert standings(run) == [("reference", 2), ("accepted", 1)]
     assert run.query("SELECT tolerance FROM machine_state")[1] == {"tolerance": LITTLE}
     told = json.loads(cli("explain", run.model_dir, "--json").stdout)["machines"]
