@@ -96,7 +96,7 @@ def test_only_what_reads_buckets_needs_obstore(tmp_path: Path):
 
 
 def test_commands_that_read_say_where_the_database_of_a_bucket_is():
-    for command in (["status"], ["best"], ["keep"], ["requeue"], ["leaderboard"]):
+    for command in (["best"], ["history"], ["keep"], ["requeue"], ["leaderboard"]):
         words = ["ckpt-1"] if command[0] in ("keep", "requeue") else []
         answer = cli(*command, "gs://bucket/run", *words)
         assert answer.returncode == 1, command

@@ -17,8 +17,9 @@ from watcher.config.bucket import parse_place
 from watcher.config.source import SourceSettings
 from watcher.doctor import bucket
 from watcher.doctor.finding import Finding
-from watcher.doctor.folders import local_state
+from watcher.doctor.folders import file_system, local_state
 from watcher.sources.bucket import Bucket
+from watcher.sources.local import LocalFolder
 
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
@@ -97,6 +98,15 @@ def test_a_state_folder_that_is_not_here_is_an_error(tmp_path: Path):
     (found,) = local_state(settings.run, remote)
     assert found.severity == "error"
     assert "is on fuse.gcsfuse, not on a disk of this machine" in found.message
+
+
+def test_a_database_in_a_mounted_bucket_is_an_error(tmp_path: Path):
+    run = Settings.of(model_dir=str(tmp_path), pipeline_config="p").run
+    for kind, severity in (("gcsfuse", "error"), ("s3fs", "error"), ("sshfs", "warning")):
+        mounts = f"30 1 8:1 / / rw - ext4 d rw\n31 30 0:9 / {tmp_path} rw - fuse.{kind} b rw\n"
+        found = file_system(run, LocalFolder(tmp_path, OD_API), mounts)
+        (place,) = [one for one in found if one.check == "database place"]
+        assert place.severity == severity, kind
 
 
 @pytest.mark.slow

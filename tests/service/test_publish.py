@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from buckets import BUCKET, Answer, Request, Run, Server, proxied
 from fake_trainer import Manager, model_tensors, write_checkpoint
-from watching import Watcher, wait_until
+from watching import Watcher, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
 from watcher.config import load_settings
@@ -241,6 +242,14 @@ def test_a_run_publishes_its_best_and_its_end(watcher: Watcher, run: Run):
         assert run.server.get(f"{run.prefix}/{name}") == (watcher.best_dir / name).read_bytes()
     stop = run.server.get(f"{run.prefix}/EARLY_STOP")
     assert stop and json.loads(stop) == watcher.stop_notice()
+    # And another machine sees it there.
+    where = {"CHECKPOINT_WATCHER_ENDPOINT_URL": run.proxy.endpoint, **KEYS}
+    shown = cli("status", run.url, **where).stdout
+    assert re.search(r"1  ckpt-3 +300  0\.0030", shown) and "max_steps" in shown
+    told = json.loads(cli("status", run.url, "--json", **where).stdout)
+    assert [row["checkpoint"] for row in told["best"]["checkpoints"]] == ["ckpt-3", "ckpt-2"]
+    nothing = cli("status", f"{run.url}/nowhere", **where)
+    assert nothing.returncode == 1 and "no best.json is published" in nothing.stderr
 
 
 @pytest.mark.slow

@@ -281,6 +281,11 @@ def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
     if not mount or not mount.is_remote:
         kind = f" ({mount.kind})" if mount else ""
         return [Finding("database place", "ok", f"a local file system{kind}: WAL can be used")]
+    if mount.is_bucket:
+        text = f"the database is on {mount.kind}, which keeps none whole: the start is refused"
+        return [
+            Finding("database place", "error", text, "give --state-dir a folder on a disk here")
+        ]
     return [
         Finding(
             "database place",

@@ -130,8 +130,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         source.require(may_be_empty=settings.source.wait_for_model_dir)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
-        if run.place:
-            _refuse_state_elsewhere(run.state_path)
+        _refuse_state_elsewhere(run.state_path, of_bucket=run.place is not None)
         _make_state_folder(run.state_path)
         stack.enter_context(hold_lock(run.state_path / "lock"))
         refuse_lost(run.state_path, run.best_path, source.format)
@@ -229,13 +228,13 @@ def _make_state_folder(state_dir: Path) -> None:
         )
 
 
-def _refuse_state_elsewhere(state_dir: Path) -> None:
-    """Raise ConfigError where what is downloaded would be uploaded again, and SQLite not lock."""
+def _refuse_state_elsewhere(state_dir: Path, *, of_bucket: bool) -> None:
+    """Raise ConfigError where SQLite would lose what it writes, or pins be uploaded again."""
     mount = mount_now(state_dir)
-    if mount and mount.is_remote:
+    if mount and (mount.is_bucket or (mount.is_remote and of_bucket)):
         raise ConfigError(
             f"state_dir ({state_dir}) is on {mount.kind}, not on a disk of this machine",
-            hint="MODEL_DIR is in a bucket: give --state-dir a folder on a local disk",
+            hint="give --state-dir a folder on a local disk",
         )
 
 
