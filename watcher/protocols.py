@@ -1,10 +1,10 @@
-"""What varies from one training set-up to another, as interfaces; one implementation each today.
+"""What varies from one training set-up to another, as interfaces.
 
-A checkpoint comes from a source, `sources.local.LocalFolder`, and is written in a format,
-`checkpoints.bundle_format.OD_API`; `sources.choice` says which. An evaluation is of a kind,
-`evaluation.od_api.ObjectDetection`, and its workers run somewhere, `evaluation.worker.Worker` on
-this machine, `evaluation.far.FarWorker` on another. The stages are handed these and know no other
-way.
+A checkpoint comes from a source, `sources.local.LocalFolder` or `sources.bucket.Bucket`, and is
+written in a format, `checkpoints.bundle_format.OD_API`; `sources.choice` says which. An evaluation
+is of a kind, `evaluation.od_api.ObjectDetection`, and its workers run somewhere,
+`evaluation.worker.Worker` on this machine, `evaluation.far.FarWorker` on another. The stages are
+handed these and know no other way.
 """
 
 from __future__ import annotations
@@ -110,6 +110,23 @@ class CheckpointSource(Protocol):
     @property
     def format(self) -> CheckpointFormat:
         """What the trainer writes."""
+
+    def require(self, *, may_be_empty: bool) -> None:
+        """Refuse what nothing will be found in before somebody does something about it.
+
+        Args:
+            may_be_empty: It may come into being later.
+
+        Raises:
+            ModelDirError: it cannot be reached at all.
+        """
+
+    @property
+    def delay_seconds(self) -> float:
+        """How long something may be there before `scan` tells of it."""
+
+    def refresh(self) -> bool:
+        """Have `scan` return what is there from now on; False while that takes, call again then."""
 
     def scan(self) -> list[FoundCheckpoint]:
         """List what is there now, whole or not, lowest number first.

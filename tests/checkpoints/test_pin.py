@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -126,6 +127,20 @@ def test_on_another_file_system_the_data_is_copied(model_dir: Path, tmp_path: Pa
     finally:
         release(taken.prefix, elsewhere)
         elsewhere.rmdir()
+
+
+@pytest.mark.parametrize("code", ["EIO", "ENOSYS", "ENOTSUP", "EPERM", "EMLINK", "EXDEV"])
+def test_a_mount_that_refuses_links_in_whatever_way_gets_copies(
+    model_dir: Path, pins: Path, monkeypatch: pytest.MonkeyPatch, code: str
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, code), code)
+
+    save(model_dir)
+    monkeypatch.setattr(os, "link", refuse)
+    taken = pin(scan(model_dir)[0], pins, OD_API)
+    assert taken.method in ("copy", "reflink")
+    assert verify(taken.prefix).global_step == 100
 
 
 def test_pins_that_were_deleted_with_their_folder_get_a_new_one(model_dir: Path, pins: Path):

@@ -28,6 +28,11 @@ INSTEAD = (
     (r"/path/to/training/env/bin/python|/opt/od/bin/python|\.venv-od/bin/python", str(STUB)),
     (r"build/demo/model_dir|(?<![-\w/])(model_dir|finer)(?=\s|$)", "MODEL_DIR"),
     (r"(?<![-\w/])(pipeline|finer)\.config", "PIPELINE.config"),
+    # There is no bucket here: tests/runtime/test_bucket_run.py has one.
+    (r" --publish \S+", " --pipeline-config PIPELINE.config"),
+    (r"gs://bucket/run|~/(watcher|train)/run(?= )", "MODEL_DIR"),
+    (r"~/watcher/run$", "MODEL_DIR"),
+    (r" --state-dir MODEL_DIR", ""),
     # A state folder elsewhere is for a run that has none yet.
     (
         r"(checkpoint-watcher run )MODEL_DIR(.* --state-dir )~\S*",

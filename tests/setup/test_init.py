@@ -278,3 +278,19 @@ def test_a_gpu_is_set_where_one_is_free_and_not_the_trainers(gpus, running, devi
     found = outlook.found.get("device")
     assert (found.value if found else None) == device
     assert note in outlook.notes.get("device", "")
+
+
+def test_a_run_in_a_bucket_gets_a_folder_here(init, tmp_path: Path):
+    pipeline = tmp_path / "pipeline.config"
+    python = environment(tmp_path / "env")
+    done = init(
+        "--pipeline-config", pipeline, "--python", python, model_dir="gs://bucket/exp/run-7"
+    )
+    assert done.returncode == 0, done.stderr
+    file = next(tmp_path.rglob("checkpoint-watcher.toml"))
+    run = load_settings({}, {}, file).run
+    assert run.model_dir == "gs://bucket/exp/run-7"
+    assert run.state_path == file.parent / "run-7-watcher"
+    assert "wait_for_model_dir = true" not in file.read_text()
+    wrong = init("--force", model_dir="gs:/bucket/run-7")
+    assert "did you mean gs://bucket/run-7?" in wrong.stderr

@@ -102,7 +102,7 @@ def pinning(
     progress = progress or Progress()
     index = bundle.read_index(checkpoint.prefix)
     sizes = _shards(checkpoint.name, parse_index(index))
-    working = _make_folder(pins_dir, checkpoint.name)
+    working = make_folder(pins_dir, checkpoint.name)
     prefix, method = working / checkpoint.name, "link"
     complete = leave = False
     try:
@@ -125,7 +125,7 @@ def pinning(
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _refusal(checkpoint.name, error, pins_dir) from error
+        raise refusal(checkpoint.name, error, pins_dir) from error
     finally:
         if not leave:
             shutil.rmtree(working, ignore_errors=True)
@@ -251,7 +251,7 @@ def file_signature(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _make_folder(pins_dir: Path, name: str) -> Path:
+def make_folder(pins_dir: Path, name: str) -> Path:
     """Make a folder to work in; one that cannot be made is no fault of the checkpoint's."""
     working = pins_dir / f"{NEW}{secrets.token_hex(6)}"
     try:
@@ -261,11 +261,12 @@ def _make_folder(pins_dir: Path, name: str) -> Path:
             pins_dir.mkdir(mode=0o700)
             working.mkdir(mode=0o700)
     except OSError as error:
-        raise _refusal(name, error, pins_dir) from error
+        raise refusal(name, error, pins_dir) from error
     return working
 
 
-def _refusal(name: str, error: OSError, pins_dir: Path) -> PinError:
+def refusal(name: str, error: OSError, pins_dir: Path) -> PinError:
+    """Return the error of a checkpoint that can be read and not be kept."""
     return PinError(
         f"cannot pin {name}: {error.strerror or error}",
         hint=f"check free space and permissions of {pins_dir}",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from watcher.config import Settings, make_settings
+from watcher.config.bucket import is_url
 from watcher.config.source import SourceSettings
 from watcher.control.channel import Request, ask
 from watcher.control.copied import refuse_shared
@@ -49,7 +50,7 @@ def carry_out(state_dir: Path, request: Request, *, after: str = "", hint: str =
     name, model_dir = str(run["name"]), Path(run["model_dir"])
     source = open_source(SourceSettings(), model_dir)
     if settings:
-        source = open_source(settings.source, model_dir, settings.run.evaluator)
+        source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     here = carry_out_here(
         state_dir, request, source, name=name, model_dir=model_dir, settings=settings
     )
@@ -78,7 +79,9 @@ def _settings(state_dir: Path, run: dict[str, Any], reader: Reader) -> Settings 
         )
     if not run["settings"]:
         return None
-    values = {**run["settings"], "model_dir": run["model_dir"], "state_dir": str(state_dir)}
+    values = {**run["settings"], "state_dir": str(state_dir)}
+    if not is_url(values.get("model_dir")):
+        values["model_dir"] = run["model_dir"]
     settings = make_settings(values, dict.fromkeys(values, "the run's database"))
     refuse_shared(settings, reader, evaluates=False)
     return settings

@@ -10,6 +10,7 @@ import click
 from watcher.cli import completing
 from watcher.cli.options import as_json, print_json, run_folder, state_folder
 from watcher.cli.settings_help import examples
+from watcher.config.bucket import as_typed
 from watcher.errors import ConfigError
 
 _LUCK = (
@@ -87,7 +88,7 @@ def average(
         greedy=greedy,
         recompute_batch_norm=recompute_batch_norm,
     )
-    words = ["checkpoint-watcher", "run", str(model_dir), "--exit-when-idle", "0"]
+    words = ["checkpoint-watcher", "run", as_typed(model_dir), "--exit-when-idle", "0"]
     words += ["--state-dir", state_dir] if state_dir else []
     after = f"no watcher runs now: it is written and evaluated by `{shlex.join(words)}`"
     carry_out(state, request, after=after)

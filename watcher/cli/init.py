@@ -13,6 +13,7 @@ from watcher.cli import completing
 from watcher.cli.options import time_limit_option
 from watcher.cli.settings_help import examples
 from watcher.cli.sources import FILE_HERE
+from watcher.config.bucket import is_url, parse_place
 from watcher.errors import ConfigError, ModelDirError
 from watcher.files.atomic_io import write_new_file
 
@@ -124,6 +125,12 @@ def _to_fill_in(names: Sequence[str], file: str) -> str:
 
 def _check(model_dir: str, pipeline_config: str | None) -> None:
     folder = Path(model_dir).absolute()
+    if is_url(model_dir):
+        try:
+            parse_place(model_dir)
+        except ValueError as error:
+            raise ConfigError(f"model_dir ({model_dir}) is invalid: {error}") from error
+        folder = Path.cwd()
     if not model_dir or (folder.exists() and not folder.is_dir()):
         raise ModelDirError(
             f"model_dir ({model_dir}) is not a folder",

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from watcher.checkpoints.naming import USUAL_STEM
+from watcher.config.bucket import as_typed, is_url
 from watcher.errors import ConfigError, ModelDirError, StoreError
 from watcher.store.database_file import DATABASE_NAME
 
@@ -70,6 +71,15 @@ def refuse_mistaken(model_dir: Path) -> None:
         hint = f"did you mean {near}? There is no run in it yet: `checkpoint-watcher run` makes one"
     if hint:
         raise StoreError(f"no database at {model_dir / 'watcher' / DATABASE_NAME}", hint=hint)
+
+
+def refuse_bucket(model_dir: Path) -> None:
+    """Raise StoreError where only the URL of a run is given, and nothing tells of its database."""
+    if is_url(typed := as_typed(model_dir)):
+        raise StoreError(
+            f"the database of {typed} is on the machine that watches it, and not in the bucket",
+            hint="give its folder there, which `run` got as --state-dir, in place of the URL",
+        )
 
 
 def lookalike(folder: Path, *, runs: bool = False) -> Path | None:

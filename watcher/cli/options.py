@@ -15,6 +15,7 @@ from watcher.cli.meant import (
     is_run,
     names_checkpoint,
     reads_as_checkpoint,
+    refuse_bucket,
     refuse_mistaken,
 )
 from watcher.cli.settings_help import SettingOption
@@ -28,6 +29,7 @@ from watcher.config import (
     names,
     state_path,
 )
+from watcher.store.database_file import DATABASE_NAME
 
 Command = Callable[..., Any]
 
@@ -224,5 +226,8 @@ def state_folder(model_dir: Path, state_dir: str | None) -> Path:
     """
     state_dir = state_dir or state_dir_here(model_dir)
     if not state_dir:
+        refuse_bucket(model_dir)
+        if (model_dir / DATABASE_NAME).is_file():
+            return model_dir.absolute()  # the state folder itself
         refuse_mistaken(model_dir.absolute())
     return state_path(model_dir.absolute(), state_dir)

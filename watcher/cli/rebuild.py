@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from watcher.cli.options import run_folder, state_folder
+from watcher.config.bucket import is_url
 from watcher.errors import StoreError
 from watcher.store.database_file import DATABASE_NAME
 
@@ -33,9 +34,11 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
     from watcher.sources.choice import open_source
     from watcher.store.lock import hold_lock
 
-    model_dir = model_dir.absolute()
+    state = state_folder(model_dir, state_dir)
+    # That of a bucket is the local folder that stands for it.
+    model_dir = state if is_url(str(model_dir)) else model_dir.absolute()
     source = open_source(SourceSettings(), model_dir)
-    state, best = state_folder(model_dir, state_dir), (best_dir or model_dir / "best").absolute()
+    best = (best_dir or model_dir / "best").absolute()
     if not state.is_dir() and not rebuilding.whole_board(best, source.format):
         raise StoreError(
             f"neither {state} nor {best} is there: nothing to rebuild from",

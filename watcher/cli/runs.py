@@ -13,6 +13,7 @@ import click
 from watcher.cli import completing
 from watcher.cli.meant import refuse_mistaken
 from watcher.cli.options import folder_or_here, print_json, state_dir_option, state_folder
+from watcher.config.bucket import as_typed, is_url
 from watcher.errors import StoreError
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader, open_reader
@@ -69,6 +70,9 @@ def find_runs(folders: Sequence[Path], state_dir: str | None) -> Asked:
     places: list[RunPlace] = []
     many = len(folders) > 1
     for folder in folders:
+        if is_url(str(folder)):
+            places.append(RunPlace(Path(as_typed(folder)), state_folder(folder, None)))
+            continue
         here = folder.absolute()
         own = _own_place(here)
         below = [] if own else sorted({path for one in _BELOW for path in here.glob(one)})

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watcher.cli.options import as_json, json_line, print_json
+from watcher.cli.published import show_published
 from watcher.cli.runs import Asked, RunPlace, find_runs, run_folders
 from watcher.cli.settings_help import examples
+from watcher.cli.sources import state_dir_here
+from watcher.config.bucket import is_url
 from watcher.errors import StoreError
 from watcher.store.reading import open_reader
 from watcher.view import make_console, show
@@ -48,8 +51,16 @@ def status(
     """Show what the watcher of MODEL_DIR does, its leaderboard, score curve and last checkpoints.
 
     Several MODEL_DIRs, or a folder that holds some, are shown in a table, one line each. Reads the
-    live database and writes nothing; it works while the watcher runs and after.
+    live database and writes nothing; it works while the watcher runs and after. Of a URL it shows
+    what --publish wrote there.
     """
+    if (
+        len(folders) == 1
+        and is_url(str(folders[0]))
+        and not (state_dir or state_dir_here(folders[0]))
+    ):
+        show_published(folders[0], json_output=json_output)
+        return
     asked = find_runs(folders, state_dir)
     if not watch:
         seen = _looks(asked, 0 if json_output else _HISTORY_ROWS, tolerant=asked.many)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
 from watcher.config import LaunchSettings, Settings, launch_doubts, names
+from watcher.config.bucket import is_url
 from watcher.config.evaluator import MODEL_GARDEN
 from watcher.errors import ConfigError
 from watcher.launch.command import flag_value, python_command, visible_devices
@@ -28,6 +30,8 @@ _NOT_OURS = ("exit_when_idle", "wait_for_model_dir")
 _TOLD = ("experiment", "config_file", "params_override", "garden_import")
 # What the launcher uses of the watcher's settings; the others need a watcher.
 _SHARED = {"model_dir", "state_dir", "best_dir", "sentinel", "grace_seconds"}
+# What a sentinel in a bucket is read with.
+_SHARED |= {"endpoint_url", "region", "anonymous", "poll_seconds"}
 
 
 @click.command(
@@ -64,20 +68,20 @@ def train(
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
     from watcher.cli.trainer_command import refuse_mistyped, tell_ahead
-    from watcher.launch.launcher import Launcher
     from watcher.launch.modules import refuse_other_interpreter
     from watcher.sources.choice import open_source
 
     refuse_mistyped(command)
     given = sources(flags, settings_file, only_given=only_given, defaults=_defaults(command))
     settings = given.load(LaunchSettings).settings
-    if "://" in settings.run.model_dir:
+    if settings.run.place:
         raise ConfigError(
             f"model_dir ({settings.run.model_dir}) is not a folder of this machine",
-            hint="the watcher reads local folders; mount it, and give --model-dir",
+            hint="mount it, or give --model-dir a folder here, for locks and logs; --sentinel may"
+            " be the URL of what `run --publish` of a watcher elsewhere writes",
         )
     _mention_other_folders(settings, command)
-    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
+    source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     unsaved = tell_ahead(command, settings, source)
     for doubt in launch_doubts(settings):
         say(f"{doubt.message}: {doubt.hint}")
@@ -87,17 +91,50 @@ def train(
         watcher_command = _watcher_command(settings, command, given)
     else:
         _refuse_idle_settings(flags)
+    with _sentinel_here(settings) as settings:
+        sys.exit(_launch(settings, command, source, watcher_command, unsaved))
+
+
+def _launch(
+    settings: LaunchSettings,
+    command: Sequence[str],
+    source: Any,
+    watcher_command: Sequence[str] | None,
+    unsaved: Any,
+) -> int:
+    """Run the trainer to its end, and return the exit code."""
+    from watcher.launch.launcher import Launcher
+
     launcher = partial(
         Launcher, settings, command, source, watcher_command=watcher_command, unsaved=unsaved
     )
     if not _has_live_view(settings):
-        sys.exit(launcher(say=say).run())
+        return launcher(say=say).run()
     later = SayLater(Path(settings.trainer.trainer_log or os.devnull))
     try:
-        code = launcher(say=later).run()
+        return launcher(say=later).run()
     finally:
         later.show()
-    sys.exit(code)
+
+
+@contextmanager
+def _sentinel_here(settings: LaunchSettings) -> Iterator[LaunchSettings]:
+    """Keep a sentinel that is an object of a bucket as a file of MODEL_DIR, which is obeyed."""
+    url = settings.run.sentinel
+    if not is_url(url):
+        yield settings
+        return
+    if settings.trainer.watch:
+        raise ConfigError(
+            f"sentinel ({url}) is of a watcher elsewhere, and --watch starts one here",
+            hint="leave out one of them",
+        )
+    from watcher.sources.mirror import Mirror
+
+    path = settings.run.model_path / "EARLY_STOP"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Mirror(str(url), settings.source, path, say):
+        yield settings.replaced(sentinel=str(path))
 
 
 def _has_live_view(settings: LaunchSettings) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from watcher.config.devices import DeviceTable, Named, named
-from watcher.config.rules import Niceness, about
+from watcher.config.rules import Niceness, NotNegative, about
 from watcher.decision.queue_policy import parse_size
 from watcher.errors import ConfigError
 
@@ -73,6 +73,24 @@ class LocalSettings(
             "FOLDER",
         ),
     ] = None
+    accept_host_differences: Annotated[
+        NotNegative | None,
+        about(
+            "Let a machine evaluate of which the figures of a scored checkpoint, measured again,"
+            " differ from the recorded ones by at most this. Default: they have to be equal to the"
+            " last bit.",
+            "TOLERANCE",
+        ),
+    ] = None
+    shard: Annotated[
+        Annotated[int, msgspec.Meta(ge=2)] | Literal["auto", "off"],
+        about(
+            "How many devices may share an evaluation, each a part of the eval set, while they have"
+            " none of their own; the score is the same. auto shares those that one device takes"
+            " two minutes for.",
+            "auto|off|N",
+        ),
+    ] = "off"
     nice: Annotated[
         Niceness | None, about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
     ] = None

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import msgspec
 
+from watcher.config.bucket import Place, parse_place
 from watcher.config.rules import about
 
 
 class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Event files for TensorBoard."""
+    """Event files for TensorBoard, and a copy of best/ in a bucket."""
 
     tensorboard: Annotated[
         bool, about("Write event files for TensorBoard, as the OD API's own evaluation does.")
@@ -30,3 +31,16 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "N",
         ),
     ] = None
+    publish: Annotated[
+        str | None,
+        about(
+            "Upload best/ and EARLY_STOP into this folder of a bucket, whenever they change:"
+            " gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.",
+            "URL",
+        ),
+    ] = None
+
+    @property
+    def published_to(self) -> Place | None:
+        """Where best/ is uploaded to, None for nowhere."""
+        return parse_place(self.publish) if self.publish else None

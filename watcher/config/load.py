@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_typ
 
 import msgspec
 
+from watcher.config.bucket import check_model_dir, check_place, is_url
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.describe import describe
 from watcher.config.devices import TABLES, DeviceTable, check_device, check_table, split_tables
@@ -25,6 +26,7 @@ from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
 from watcher.config.ranking import BoardSettings
 from watcher.config.rules import ENVIRONMENT_PREFIX
+from watcher.config.run import PATHS
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings, defining, fields, names, nested
 from watcher.config.wording import either, in_words
@@ -123,6 +125,7 @@ def load(
     given |= {name: last.where[name] for name in inherited}
     _override_main_board(merged, by_hand, inherited="board" in inherited)
     settings = _make(kind, merged, origin)
+    _refuse_remote(settings, origin)
     typed = given.get("mode") == "--mode" and not of_board
     refuse_contradictions(settings, mode_by_hand=typed)
     return Loaded(
@@ -131,6 +134,31 @@ def load(
         inherited,
         tuple(name for name in last.secrets if name not in merged),
     )
+
+
+def _refuse_remote(settings: Settings, origin: Mapping[str, str]) -> None:
+    """Raise ConfigError for what must be on this machine and is not, or is not said."""
+    # The launcher looks for a sentinel anywhere, and reads no pipeline.config of the trainer's.
+    launches = isinstance(settings, LaunchSettings)
+    remote = {"sentinel", "pipeline_config"} if launches else set()
+    for name in PATHS:
+        if is_url(value := settings.value(name)) and name not in remote:
+            raise ConfigError(
+                f"{name} ({value}) must be on this machine: only MODEL_DIR may be in a bucket",
+                hint=f"it was set by {origin[name]}; copy the file here, or name a folder here",
+            )
+    run, published = settings.run, settings.exports.published_to
+    if published and published == run.place:
+        raise ConfigError(
+            f"publish ({published}) is MODEL_DIR: what is uploaded would be found there anew",
+            hint=f"give it a folder of its own: {published}/best",
+        )
+    if run.place and not run.state_dir and not launches:
+        raise ConfigError(
+            f"state_dir is not set, and MODEL_DIR is {run.place}",
+            hint="give --state-dir FOLDER, on a disk of this machine: the database, best/ and"
+            " EARLY_STOP lie there",
+        )
 
 
 def _collect(
@@ -266,6 +294,8 @@ def _from_text(name: str, text: str) -> Any:
 
 
 _TEXTS: dict[str, Callable[[Any], object]] = {
+    "model_dir": check_model_dir,
+    "publish": check_place,
     "device": check_device,
     TABLES: check_table,
     "queue_policy": parse_policy,
@@ -325,8 +355,13 @@ def _choices(table: type, name: str) -> list[str]:
     ]
 
 
-def _is_number_or_choice(table: type, name: str) -> bool:
-    return int in get_args(get_type_hints(table)[name]) and bool(_choices(table, name))
+def _least(table: type, name: str) -> int | None:
+    """Return the least number that a field may be which is a number or a choice, else None."""
+    kinds = get_args(get_type_hints(table)[name])
+    if int not in kinds or not _choices(table, name):
+        return None
+    schema = msgspec.json.schema(get_type_hints(table, include_extras=True)[name])
+    return next((one["minimum"] for one in schema["anyOf"] if "minimum" in one), 0)
 
 
 def _check_names(
@@ -355,8 +390,8 @@ def _explain(
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
     table = (_TABLES[name], field) if field and name in _TABLES else (defining(kind)[name], name)
-    if not match[3] and _is_number_or_choice(*table):
-        rule = f"expected a whole number, 1 or more, or {either(_choices(*table))}"
+    if not match[3] and (least := _least(*table)) is not None:
+        rule = f"expected a whole number, {least} or more, or {either(_choices(*table))}"
     elif "enum" in rule:
         rule = f"expected one of {', '.join(_choices(*table))}"
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from watcher.config.bucket import Place, is_url, parse_place
 from watcher.config.rules import about
 
 # The settings that name a file or a folder, beside model_dir.
@@ -20,7 +21,13 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where things lie and what the run is called."""
 
     model_dir: Annotated[
-        str, about("The folder the trainer writes checkpoints into.", "FOLDER", min_length=1)
+        str,
+        about(
+            "The folder the trainer writes checkpoints into; gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
+            " beside --state-dir.",
+            "FOLDER",
+            min_length=1,
+        ),
     ]
     evaluator: Annotated[
         Literal["od-api", "model-garden"] | None,
@@ -35,7 +42,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = None
     state_dir: Annotated[
         str | None,
-        about("Database, pins, lock and logs. Default: MODEL_DIR/watcher.", "FOLDER"),
+        about(
+            "Database, pins, lock and logs. Default: MODEL_DIR/watcher. It has to be given where"
+            " MODEL_DIR is in a bucket, and best/, kept/, eval/ and EARLY_STOP lie in it then.",
+            "FOLDER",
+        ),
     ] = None
     best_dir: Annotated[
         str | None, about("The best checkpoints. Default: MODEL_DIR/best.", "FOLDER")
@@ -56,7 +67,12 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = None
     sentinel: Annotated[
-        str | None, about("The early-stop file. Default: MODEL_DIR/EARLY_STOP.", "FILE")
+        str | None,
+        about(
+            "The early-stop file. Default: MODEL_DIR/EARLY_STOP. For `train` it may be the object"
+            " that another machine's --publish writes: gs://BUCKET/FOLDER/EARLY_STOP.",
+            "FILE",
+        ),
     ] = None
     group: Annotated[
         str | None,
@@ -70,12 +86,23 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def name(self) -> str:
         """What the run is called."""
-        return self.run_name or self.model_path.name
+        return self.run_name or (self.place.name if self.place else self.model_path.name)
+
+    @property
+    def place(self) -> Place | None:
+        """MODEL_DIR where it is in a bucket, None where it is a folder."""
+        return parse_place(self.model_dir) if is_url(self.model_dir) else None
 
     @property
     def model_path(self) -> Path:
-        """MODEL_DIR, absolute."""
-        return Path(self.model_dir).absolute()
+        """MODEL_DIR, absolute; of one in a bucket the local folder that stands for it."""
+        local = self.state_dir if self.state_dir and is_url(self.model_dir) else self.model_dir
+        return Path(local).absolute()
+
+    @property
+    def origin(self) -> Place | Path:
+        """Where the checkpoints come from."""
+        return self.place or self.model_path
 
     @property
     def state_path(self) -> Path:

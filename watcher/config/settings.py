@@ -13,6 +13,7 @@ from typing import Any, Self, get_args, get_type_hints
 
 import msgspec
 
+from watcher.config.bucket import is_url
 from watcher.config.carrier import LocalSettings
 from watcher.config.evaluator import (
     KINDS,
@@ -84,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         shown = absolute(msgspec.to_builtins(self.flat()))
         for board in shown["board"]:
             if board["folder"]:
-                board["folder"] = str(Path(shown["model_dir"], board["folder"]))
+                board["folder"] = str(Path(self.run.model_path, board["folder"]))
         # A name without a folder is looked for on PATH.
         if shown["python"] and "/" in shown["python"]:
             shown["python"] = str(Path(shown["python"]).absolute())
@@ -95,7 +96,7 @@ def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings whose paths do not depend on where they are read."""
     read = dict(settings)
     for name in ("model_dir", "device_lock_dir", *PATHS):
-        if read.get(name):
+        if read.get(name) and not is_url(read[name]):
             read[name] = str(Path(read[name]).absolute())
     if "config_file" in read:
         read["config_file"] = [str(Path(one).absolute()) for one in read["config_file"]]

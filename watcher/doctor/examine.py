@@ -64,7 +64,7 @@ def examine(
         said = trainer.kind.remarks(trainer.arguments)
         found += [Finding("trainer", "note", f"trainer {trainer.pid}: {one}") for one in said]
     settings = at_work(settings, running)
-    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
+    source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     answer = training.Answer()
 
     def ask() -> list[Finding]:
@@ -95,8 +95,7 @@ def _surroundings(
         _DEVICE_SECONDS,
     )
     return [
-        Check("model_dir", partial(folders.model_dir, run, settings.source, running)),
-        Check("file system", lambda: folders.file_system(run, source, _MOUNTS.read_text())),
+        *_places(settings, source, running),
         Check("database", partial(state.database, run.state_path)),
         Check("metric", partial(state.metric, settings)),
         Check("promoted", partial(state.promoted, run.state_path)),
@@ -117,6 +116,29 @@ def _hosts(settings: Settings, time_limit: float) -> list[Check]:
             time_limit + 10,
         )
         for table in there
+    ]
+
+
+def _places(
+    settings: Settings, source: CheckpointSource, running: Sequence[Trainer]
+) -> list[Check]:
+    """Return the checks of where checkpoints come from, and where they go."""
+    run, found = settings.run, settings.source
+    place = settings.exports.published_to
+    if place or run.place:
+        # With its library, which no run on a folder needs.
+        from watcher.doctor import bucket
+    published = [Check("publish", lambda: bucket.publishing(place, found))] if place else []
+    if run.place:
+        return [
+            Check("model_dir", lambda: bucket.model_dir(source, found)),
+            Check("state folder", lambda: folders.local_state(run, _MOUNTS.read_text())),
+            *published,
+        ]
+    return [
+        Check("model_dir", partial(folders.model_dir, run, found, running)),
+        Check("file system", lambda: folders.file_system(run, source, _MOUNTS.read_text())),
+        *published,
     ]
 
 
@@ -175,7 +197,7 @@ def pace(settings: Settings, running: Sequence[Trainer], facts: Mapping[str, Any
         facts: What the training environment said of the configuration.
     """
     recorded = _recorded(settings.run.state_path)
-    source = open_source(settings.source, settings.run.model_path, settings.run.evaluator)
+    source = open_source(settings.source, settings.run.origin, settings.run.evaluator)
     found = _found(source)
     trainer = trainer_on(settings.run.model_path, running)
     schedule = _schedule(settings, trainer, facts)

@@ -189,6 +189,15 @@ def file_system(run: RunSettings, source: CheckpointSource, mountinfo: str) -> l
     ]
 
 
+def local_state(run: RunSettings, mountinfo: str) -> list[Finding]:
+    """Say whether the state folder of a run on a bucket is on this machine, as it has to be."""
+    mount = mount_of(present(run.state_path), mountinfo)
+    if mount and mount.is_remote:
+        text = f"state_dir ({run.state_path}) is on {mount.kind}, not on a disk of this machine"
+        return [Finding("database place", "error", text, "give --state-dir a folder on one")]
+    return _journal(present(run.state_path), mount)
+
+
 def _events(folder: Path, source: CheckpointSource, mount: Mount | None) -> list[Finding]:
     if mount and mount.is_remote:
         return [
@@ -272,6 +281,11 @@ def _journal(folder: Path, mount: Mount | None) -> list[Finding]:
     if not mount or not mount.is_remote:
         kind = f" ({mount.kind})" if mount else ""
         return [Finding("database place", "ok", f"a local file system{kind}: WAL can be used")]
+    if mount.is_bucket:
+        text = f"the database is on {mount.kind}, which keeps none whole: the start is refused"
+        return [
+            Finding("database place", "error", text, "give --state-dir a folder on a disk here")
+        ]
     return [
         Finding(
             "database place",

@@ -14,6 +14,11 @@ _NETWORK = frozenset(
         *("virtiofs", "vboxsf", "prl_fs"),  # folders of the machine that hosts a virtual one
     )
 )
+# Folders that are buckets: a file there is an object, written anew as a whole for each change.
+_BUCKETS = frozenset(
+    f"fuse.{name}"
+    for name in ("gcsfuse", "s3fs", "mountpoint-s3", "goofys", "blobfuse2", "geesefs")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,11 @@ class Mount:
     def is_remote(self) -> bool:
         """True for network file systems and for those that a program serves (FUSE)."""
         return self.kind in _NETWORK or self.kind == "fuse" or self.kind.startswith("fuse.")
+
+    @property
+    def is_bucket(self) -> bool:
+        """True for a mounted bucket, in which no database survives."""
+        return self.kind in _BUCKETS
 
 
 def mount_of(path: Path, mountinfo: str) -> Mount | None:

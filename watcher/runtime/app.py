@@ -118,15 +118,19 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
     sharing = Sharing(settings.run.group, settings.run.state_path, settings.run.best_path)
     with ExitStack() as stack:
         run, endpoints = settings.run, None
-        if not run.model_path.is_dir():  # a run that waits for it is asked how it is, too
+        if (
+            not run.place and not run.model_path.is_dir()
+        ):  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, stack)
         present = wait_for_trainer(settings, params, wakeup, service)
         # What it says counts, and the settings are loaded again; or it is over.
         if present != params:
             return present
-        source = open_source(settings.source, run.model_path, run.evaluator)
+        source = open_source(settings.source, run.origin, run.evaluator)
+        source.require(may_be_empty=settings.source.wait_for_model_dir)
         inherited = "working_directory" in loaded.inherited
         settings = at_work(settings, trainers(), inherited=inherited)
+        _refuse_state_elsewhere(run.state_path, of_bucket=run.place is not None)
         _make_state_folder(run.state_path)
         stack.enter_context(hold_lock(run.state_path / "lock"))
         refuse_lost(run.state_path, run.best_path, source.format)
@@ -145,7 +149,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         refuse_unmeasured(settings, store.ledger, store.ledger.settings())
         view = stack.enter_context(LiveView(run.state_path, live))
         service.watch(run.state_path)
-        told = told_of(run, settings.service, stack, endpoints)
+        told = told_of(settings, stack, endpoints)
         # Each is called after every turn of the loop, and must return at once. The view comes last:
         # where the database cannot be read it raises.
         audience = [*told, service.turned, lambda _: sharing.keep(), lambda _: view.refresh()]
@@ -164,7 +168,7 @@ def _open(
     service: Service,
 ) -> Store | None:
     """Open the database until `stack` is closed, and pin meanwhile; None for a signal first."""
-    run, grace = settings.run, settings.source.grace_seconds
+    run, grace = settings.run, settings.source.patience(remote=bool(settings.run.place))
     pins_dir = run.state_path / PINS_NAME
     with contextlib.closing(Intake(source, pins_dir, None, grace_seconds=grace)) as intake:
         opened = open_store(
@@ -224,6 +228,16 @@ def _make_state_folder(state_dir: Path) -> None:
         )
 
 
+def _refuse_state_elsewhere(state_dir: Path, *, of_bucket: bool) -> None:
+    """Raise ConfigError where SQLite would lose what it writes, or pins be uploaded again."""
+    mount = mount_now(state_dir)
+    if mount and (mount.is_bucket or (mount.is_remote and of_bucket)):
+        raise ConfigError(
+            f"state_dir ({state_dir}) is on {mount.kind}, not on a disk of this machine",
+            hint="give --state-dir a folder on a local disk",
+        )
+
+
 def _warn_of_mount(state_dir: Path) -> None:
     """Say that the database is where several machines may reach it."""
     mount = mount_now(state_dir)
@@ -264,7 +278,7 @@ def _build(
         source,
         run.state_path / PINS_NAME,
         store.queue,
-        grace_seconds=settings.source.grace_seconds,
+        grace_seconds=settings.source.patience(remote=bool(run.place)),
         policy=settings.retention.waiting_policy,
         retain_policy=settings.retention.policy,
         verified=projector.verified,

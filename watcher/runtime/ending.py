@@ -88,6 +88,8 @@ class Ending:
         limit = 0.0 if draining else self._limit
         if limit is None:
             return math.inf
+        if not draining:
+            limit = max(limit, self._intake.source.delay_seconds)
         if waiting := self._store.queue.open_count():
             if steady - self.last_activity >= limit:
                 self._end_if_hopeless(waiting)

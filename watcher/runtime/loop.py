@@ -252,7 +252,7 @@ class Daemon:
         if self.wakeup.take():
             self._look_due.now()
         self._heed()  # what was asked for since comes with a wake-up of its own
-        to_finish = self._phase is RunPhase.FINISHING
+        to_finish = self._phase is RunPhase.FINISHING and self._intake.source.refresh()
         rescan = self._rescan_due.take(steady) or to_finish
         announced = self._look_due.take(steady)
         if announced or rescan or steady >= self._intake.due():
@@ -354,7 +354,10 @@ class Daemon:
             **pool.status(),
             **self._intake.hints.status(),
             "problem": self._ending.problem or pool.problem,
-            "doubts": self._dispatcher.doubts.sentences,
+            "doubts": [
+                *self._dispatcher.doubts.sentences,
+                *self._dispatcher.machines.sentences,
+            ],
             "answers_refused": self._dispatcher.refused,
             "tensorboard": self._event_files.problem,
             "stop": projector.decision.message if projector.decision else None,

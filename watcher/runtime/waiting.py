@@ -32,7 +32,7 @@ def wait_for_trainer(
         when a signal came first. Another than `params` is returned once it is settled.
     """
     run, evaluator = settings.run, settings.evaluator
-    if not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
+    if not run.place and not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
         return OVER
     if not isinstance(evaluator, ModelGardenSettings):
         return None

@@ -1,4 +1,4 @@
-"""What tells others of a run: health and metrics over HTTP, and notifications.
+"""What tells others of a run: health and metrics over HTTP, notifications, best/ in a bucket.
 
 None of it can disturb the loop: each part has threads of its own, keeps the last `Heartbeat` that
 the loop showed, and reads the database as any reader does.
@@ -11,8 +11,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from watcher.config import Settings
-from watcher.config.run import RunSettings
-from watcher.config.service import ServiceSettings
 from watcher.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
@@ -31,16 +29,12 @@ def listen(settings: Settings, stack: ExitStack) -> Endpoints | None:
 
 
 def told_of(
-    run: RunSettings,
-    service: ServiceSettings,
-    stack: ExitStack,
-    endpoints: Endpoints | None,
+    settings: Settings, stack: ExitStack, endpoints: Endpoints | None
 ) -> list[Callable[[Heartbeat], None]]:
     """Begin to tell of the loop, until `stack` is closed.
 
     Args:
-        run: What it is called, and where it lies.
-        service: What is asked for.
+        settings: What is asked for.
         stack: Ends what is started.
         endpoints: What `listen` returned.
 
@@ -48,9 +42,15 @@ def told_of(
         What to show each turn of the loop to.
 
     Raises:
-        ConfigError, StoreError: the notifications that are asked for cannot be sent.
+        ConfigError, StoreError: what is asked for cannot be done.
     """
+    run, service = settings.run, settings.service
     audience: list[Callable[[Heartbeat], None]] = []
+    if place := settings.exports.published_to:
+        from watcher.service.publish import Publication
+
+        evict_seconds = settings.retention.evict_seconds
+        stack.enter_context(Publication(place, run, settings.source, evict_seconds))
     if service.notify or service.notify_command:
         from watcher.service.notify import Notifications
 

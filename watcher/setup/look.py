@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from watcher.config import FILE_ONLY, Settings, make_settings
+from watcher.config.bucket import is_url, parse_place
 from watcher.config.evaluator import MODEL_GARDEN, OD_API
 from watcher.config.garden_params import params_file
 from watcher.config.policies import boards
@@ -50,10 +51,16 @@ def look(
         seconds: How long each interpreter that has TensorFlow may take to answer.
         say: Is told what takes a while, and what was seen that is wrong.
     """
-    model_dir = Path(given["model_dir"]).absolute()
-    outlook = Outlook(found={"model_dir": Found(str(model_dir), "")})
-    found = outlook.found
-    for name, value in _recorded(model_dir).items():
+    outlook, state_dir = Outlook(), None
+    found, there = outlook.found, given["model_dir"]
+    if is_url(there):  # a folder here stands for it
+        model_dir = state_dir = Path(f"{parse_place(there).name}-watcher").absolute()
+        found["model_dir"] = Found(there, "")
+        found["state_dir"] = Found(str(state_dir), "on this machine, as MODEL_DIR is in a bucket")
+    else:
+        model_dir = Path(there).absolute()
+        found["model_dir"] = Found(str(model_dir), "")
+    for name, value in _recorded(state_dir or model_dir / "watcher").items():
         found[name] = Found(value, "the last run on MODEL_DIR was started with it")
     if "pipeline_config" in given:
         found["pipeline_config"] = Found(str(Path(given["pipeline_config"]).absolute()), "")
@@ -62,7 +69,7 @@ def look(
             found[name] = Found(given[name], "")
     if python := found.get("python"):
         found["python"] = Found(as_found(python.value, environment), python.why)
-    if not model_dir.is_dir():
+    if state_dir is None and not model_dir.is_dir():
         found["wait_for_model_dir"] = Found(True, "MODEL_DIR does not exist yet")
     running = trainers()
     if _is_garden(outlook, model_dir, running):
@@ -81,10 +88,10 @@ def look(
     return outlook
 
 
-def _recorded(model_dir: Path) -> dict[str, Any]:
+def _recorded(state_dir: Path) -> dict[str, Any]:
     """Return what the last run was given; nothing without one."""
     try:
-        values = read_last_start(model_dir / "watcher").counting(with_file=False)
+        values = read_last_start(state_dir).counting(with_file=False)
     except StoreError:
         return {}
     return {name: value for name, value in values.items() if name not in FILE_ONLY}
@@ -351,7 +358,7 @@ def _defaults(outlook: Outlook) -> dict[str, Any]:
         "pipeline_config": "/path/to/pipeline.config",
         "experiment": "retinanet_resnetfpn_coco",
         "config_file": [str(params_file(settings.run.model_path))],
-        "run_name": settings.run.model_path.name,
+        "run_name": settings.run.name,
         "state_dir": str(settings.run.state_path),
         "best_dir": str(settings.run.best_path),
         "kept_dir": str(settings.run.kept_path),

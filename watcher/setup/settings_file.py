@@ -54,6 +54,9 @@ _EXAMPLES: dict[str, Any] = {
     "worker_memory_limit": "8GB",
     "max_pinned_bytes": "20GB",
     "listen": 9100,
+    "publish": "gs://bucket/run/best",
+    "endpoint_url": "https://minio.example.org:9000",
+    "region": "eu-central-1",
     "exit_when_idle": 600,
     "drain_timeout": 600,
 }

@@ -1,1 +1,1 @@
-"""Where checkpoints come from: the trainer's folder, what lies in it, and its events."""
+"""Where checkpoints come from: a trainer's folder and its events, or a bucket."""

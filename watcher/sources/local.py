@@ -35,7 +35,10 @@ class LocalFolder:
     Attributes:
         folder: The trainer's model_dir.
         format: What the trainer writes.
+        delay_seconds: None: a scan looks itself.
     """
+
+    delay_seconds = 0.0
 
     def __init__(self, folder: Path, format: BundleFormat) -> None:
         self.folder = folder
@@ -43,6 +46,13 @@ class LocalFolder:
 
     def __str__(self) -> str:
         return str(self.folder)
+
+    def require(self, *, may_be_empty: bool) -> None:
+        """Do nothing: a folder is waited for before this."""
+
+    def refresh(self) -> bool:
+        """Return True: a scan is always of now."""
+        return True
 
     def scan(self) -> list[FoundCheckpoint]:
         """List the checkpoints in the folder, lowest number first.

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from watcher.config.bucket import is_url
 from watcher.config.run import PATHS
 
 _PATHS = frozenset({"model_dir", "device_lock_dir", *PATHS})
@@ -31,7 +32,7 @@ def inside(path: str, model_dir: Path) -> str:
 def with_paths(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """Return settings with each path in them changed."""
     changed = {
-        name: change(value) if name in _PATHS and value else value
+        name: change(value) if name in _PATHS and value and not is_url(value) else value
         for name, value in settings.items()
     }
     if boards := settings.get("board"):
@@ -74,6 +75,8 @@ def find_model_dir(state_dir: Path, run: Mapping[str, Any]) -> Path:
     recorded, before = Path(run["model_dir"]), recorded_state(run)
     state = Path(inside(str(before), recorded))
     parts = state.parts
+    if not state.is_absolute() and not parts:
+        return state_dir  # of a bucket: one folder is both, wherever it lies
     if state.is_absolute() or not parts or state_dir.parts[-len(parts) :] != parts:
         return recorded
     if same_folder(state_dir, before):

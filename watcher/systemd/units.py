@@ -257,7 +257,7 @@ def _identity(installation: Installation) -> list[str]:
 def _trainer_environment(installation: Installation) -> str:
     values = {
         "PYTHON": str(installation.interpreter),
-        "MODEL_DIR": str(installation.settings.run.model_path),
+        "MODEL_DIR": str(installation.settings.run.origin),
         **_measured(installation.settings),
         "TRAINER_FLAGS": " ".join(installation.trainer_flags),
     }

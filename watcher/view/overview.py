@@ -179,7 +179,8 @@ def _now(look: Look) -> RenderableType:
     for one in look.running_now:
         step = "" if one["global_step"] is None else f" (step {one['global_step']})"
         on = f" on {one['device']}" if one["device"] else ""
-        lines.append(Text(f"evaluating {one['checkpoint']}{step}{on}"))
+        doing = "comparing machines by" if one.get("proving") else "evaluating"
+        lines.append(Text(f"{doing} {one['checkpoint']}{step}{on}"))
         if one.get("total"):
             lines.append(_progress(one))
     return Group(*lines)

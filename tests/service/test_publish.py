@@ -1,0 +1,280 @@
+"""What is published is what `best/` shows, whole at any instant, through all that goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buckets import BUCKET, Answer, Request, Run, Server, proxied
+from fake_trainer import Manager, model_tensors, write_checkpoint
+from watching import Watcher, cli, wait_until
+
+from watcher.checkpoints.bundle import verify
+from watcher.config import load_settings
+from watcher.config.bucket import parse_place
+from watcher.config.run import RunSettings
+from watcher.config.source import SourceSettings
+from watcher.errors import ConfigError, CorruptCheckpoint
+from watcher.service import publish
+from watcher.service.publish import Publication
+from watcher.sources.object_store import ObjectError
+
+# fake-gcs-server has not what obstore puts objects with, the XML API.
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    one = Server("s3", tmp_path_factory.mktemp("s3"))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {**KEYS, "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(publish, "_FIRST_RETRY_SECONDS", 0.05)
+    with proxied(server) as made:
+        yield made
+
+
+class Local:
+    """A best/ as the watcher writes one, and what publishes it."""
+
+    def __init__(self, folder: Path, run: Run, uuid: str = "one") -> None:
+        self.uuid, self.there = uuid, run
+        self.settings = RunSettings(model_dir=str(folder), state_dir=str(folder / "watcher"))
+        self.best = folder / "best"
+        self.settings.state_path.mkdir(parents=True)
+        self.best.mkdir()
+
+    def publication(self, evict_seconds: float = 0.0) -> Publication:
+        source = SourceSettings(endpoint_url=self.there.proxy.endpoint)
+        made = Publication(parse_place(self.there.url), self.settings, source, evict_seconds)
+        made._put = made._recorded()
+        return made
+
+    def show(self, *numbers: int, size: int = 2000) -> None:
+        """Let best/ hold these, the first as the best."""
+        rows = []
+        for number in numbers:
+            name = f"ckpt-{number}"
+            if not (self.best / f"{name}.index").exists():
+                write_checkpoint(
+                    self.best, name, number, model_tensors(size, f"{self.uuid}{number}")
+                )
+            rows.append({"checkpoint": name, "sha256": f"{number}" * 8, "rank": len(rows) + 1})
+        content = {"run_uuid": self.uuid, "checkpoints": rows}
+        self._replace(self.best / "best.json", json.dumps(content))
+        self._replace(self.best / "checkpoint", f'model_checkpoint_path: "ckpt-{numbers[0]}"\n')
+        for file in self.best.glob("ckpt-*.*"):
+            if int(file.name.split(".")[0].removeprefix("ckpt-")) not in numbers:
+                file.unlink()
+
+    def _replace(self, path: Path, text: str) -> None:
+        path.with_suffix(".tmp").write_text(text)
+        path.with_suffix(".tmp").rename(path)
+
+    def names(self) -> set[str]:
+        """Names of what lies there now."""
+        place = parse_place(self.there.url)
+        folder = publish.ObjectFolder(
+            place, SourceSettings(endpoint_url=f"http://127.0.0.1:{self.there.server.port}")
+        )
+        return {one.name for one in folder.list()[0]}
+
+
+@pytest.fixture
+def local(run: Run, tmp_path: Path) -> Local:
+    return Local(tmp_path / "run", run)
+
+
+def puts(run: Run) -> list[str]:
+    return [
+        one.path.split("/")[3].partition("?")[0]
+        for one in run.proxy.requests
+        if one.method == "PUT"
+    ]
+
+
+def files_of(*numbers: int) -> set[str]:
+    ends = (".index", ".data-00000-of-00001")
+    return {f"ckpt-{number}{end}" for number in numbers for end in ends}
+
+
+def test_data_come_first_and_the_name_of_the_best_last(local: Local, run: Run):
+    local.show(2, 1)
+    local.publication().update()
+    assert local.names() == {*files_of(1, 2), "best.json", "checkpoint"}
+    order = puts(run)
+    assert order[-2:] == ["best.json", "checkpoint"]
+    for number in (1, 2):
+        assert order.index(f"ckpt-{number}.data-00000-of-00001") < order.index(
+            f"ckpt-{number}.index"
+        )
+    for name in local.names():
+        assert run.server.get(f"{run.prefix}/{name}") == (local.best / name).read_bytes()
+
+
+def test_what_is_there_is_not_uploaded_again(local: Local, run: Run):
+    local.show(2, 1)
+    local.publication().update()
+    run.proxy.requests.clear()
+    local.publication().update()  # as the next start
+    assert not puts(run)
+    local.show(3, 2)
+    local.publication().update()
+    assert set(puts(run)) == {*files_of(3), "best.json", "checkpoint"}
+
+
+def test_what_fell_out_goes_after_a_while_and_what_is_not_ours_stays(local: Local, run: Run):
+    run.put("notes.txt", b"a user's")
+    run.put("ckpt-9.index", b"a user's, too")
+    local.show(2, 1)
+    one = local.publication(evict_seconds=0.3)
+    one.update()
+    local.show(3, 2)
+    one.update()
+    assert files_of(1) <= local.names()
+    wait_until(lambda: one._evict_at() <= publish.time.monotonic(), "it is due")
+    one.update()
+    theirs = {"notes.txt", "ckpt-9.index"}
+    assert local.names() == {*files_of(2, 3), "best.json", "checkpoint", *theirs}
+
+
+def test_an_upload_that_breaks_off_is_gone_on_with(local: Local, run: Run):
+    local.show(3, 2, 1)
+    seen: list[str] = []
+
+    def break_off(request: Request) -> Answer | None:
+        if request.method == "PUT":
+            seen.append(request.path)
+            return Answer(503, b"<Error><Code>SlowDown</Code></Error>") if len(seen) > 3 else None
+        return None
+
+    run.proxy.fault = break_off
+    with pytest.raises(ObjectError, match="throttles"):
+        local.publication().update()
+    assert "checkpoint" not in local.names()
+    run.proxy.fault = lambda _: None
+    first = set(puts(run)[:3])
+    run.proxy.requests.clear()
+    local.publication().update()
+    assert not first & set(puts(run))
+    assert local.names() == {*files_of(1, 2, 3), "best.json", "checkpoint"}
+
+
+def test_a_best_of_another_run_is_not_written_over(local: Local, run: Run, tmp_path: Path):
+    local.show(1)
+    local.publication().update()
+    other = Local(tmp_path / "other", run, uuid="two")
+    other.show(2)
+    with pytest.raises(ObjectError, match=r"best.json of another run; give --publish a folder"):
+        other.publication().update()
+    assert local.names() == {*files_of(1), "best.json", "checkpoint"}
+
+
+def test_a_local_folder_that_is_lost_costs_nothing_there(local: Local, run: Run):
+    local.show(1)
+    local.publication().update()
+    for file in local.best.iterdir():
+        file.unlink()
+    local.publication().update()
+    assert local.names() == {*files_of(1), "best.json", "checkpoint"}
+
+
+def test_the_sentinel_comes_before_all_else_and_goes_with_the_local_one(local: Local, run: Run):
+    local.show(1)
+    local.settings.sentinel_path.write_text('{"reason": "patience"}')
+    local.publication().update()
+    assert puts(run)[0] == "EARLY_STOP"
+    local.settings.sentinel_path.unlink()
+    local.publication().update()
+    assert "EARLY_STOP" not in local.names()
+
+
+def test_at_any_instant_what_is_named_there_is_whole(local: Local, run: Run, tmp_path: Path):
+    torn: list[str] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        place = tmp_path / "seen"
+        place.mkdir()
+        while not ended.wait(0.01):
+            state = run.server.get(f"{run.prefix}/checkpoint")
+            if state is None:
+                continue
+            name = state.decode().split('"')[1]
+            for file in sorted(files_of(int(name.removeprefix("ckpt-")))):
+                (place / file).write_bytes(run.server.get(f"{run.prefix}/{file}") or b"")
+            try:
+                verify(place / name)
+            except CorruptCheckpoint as error:
+                torn.append(f"{name}: {error}")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    one = local.publication(evict_seconds=0.5)
+    for number in range(1, 8):
+        local.show(number, size=200_000)
+        one.update()
+    ended.set()
+    looking.join()
+    assert not torn
+
+
+@pytest.mark.slow
+def test_a_run_publishes_its_best_and_its_end(watcher: Watcher, run: Run):
+    manager = Manager(watcher.model_dir)
+    for number in (1, 2, 3):
+        manager.save(100 * number, model_tensors(2000, number))
+    flags = ["--publish", run.url, "--endpoint-url", run.proxy.endpoint, "--max-steps", 300]
+    assert watcher.run(*flags, "--top-k", 2, **KEYS) == 0
+    for name in (*files_of(2, 3), "best.json", "checkpoint"):
+        assert run.server.get(f"{run.prefix}/{name}") == (watcher.best_dir / name).read_bytes()
+    stop = run.server.get(f"{run.prefix}/EARLY_STOP")
+    assert stop and json.loads(stop) == watcher.stop_notice()
+    # And another machine sees it there.
+    where = {"CHECKPOINT_WATCHER_ENDPOINT_URL": run.proxy.endpoint, **KEYS}
+    shown = cli("status", run.url, **where).stdout
+    assert re.search(r"1  ckpt-3 +300  0\.0030", shown) and "max_steps" in shown
+    told = json.loads(cli("status", run.url, "--json", **where).stdout)
+    assert [row["checkpoint"] for row in told["best"]["checkpoints"]] == ["ckpt-3", "ckpt-2"]
+    nothing = cli("status", f"{run.url}/nowhere", **where)
+    assert nothing.returncode == 1 and "no best.json is published" in nothing.stderr
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_nothing_can_be_published(watcher: Watcher, run: Run):
+    Manager(watcher.model_dir).save(100, model_tensors(2000, 1))
+    run.proxy.fault = lambda _: Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+    flags = ["--publish", run.url, "--endpoint-url", run.proxy.endpoint]
+    assert watcher.run(*flags, **KEYS) == 0
+    assert watcher.states() == {"ckpt-1": "scored"}
+    log = watcher.log.read_text()
+    assert log.count("access is denied") == 1
+    assert "not all of best/ is published" in log
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"publish": "here"}, r"publish \(here\) is invalid: expected a folder in a bucket"),
+        ({"publish": "s3:/b/run"}, "did you mean s3://b/run"),
+        (
+            {"model_dir": f"s3://{BUCKET}/run", "state_dir": "s", "publish": f"s3://{BUCKET}/run/"},
+            f"publish .s3://{BUCKET}/run. is MODEL_DIR",
+        ),
+    ],
+)
+def test_a_wrong_place_to_publish_to_is_refused(flags: dict[str, str], told: str):
+    with pytest.raises(ConfigError, match=told):
+        load_settings({"model_dir": "m", "pipeline_config": "p", **flags}, {}, None)
