@@ -32,9 +32,10 @@ machine), STUB_DEVIATION (JSON, metric to what is added to it, null for no numbe
 STUB_CATEGORY_METRIC (the metric that there is of each), STUB_FINGERPRINT, STUB_EVAL_NAME,
 STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG and
 STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
-worker), STUB_JOBS (JSON, what it may be asked for; an average has weights that come of the names of
-its parents and of how many images its batch norm is recomputed of, and is written by STUB_PYTHON),
-STUB_PLAIN (it recomputes none).
+worker), STUB_CHILD (it starts a process that outlives it, if nobody ends its group), STUB_JOBS
+(JSON, what it may be asked for; an average has weights that come of the names of its parents and of
+how many images its batch norm is recomputed of, and is written by STUB_PYTHON), STUB_PLAIN (it
+recomputes none).
 STUB_READ is a file that gets, for each worker, a JSON list of the texts that its pipeline.config
 and metric plugins hold; STUB_TAKE a label map, which it copies where the daemon wants it, and whose
 text comes last in that list. STUB_ON is a JSON object of what differs on a device: its name in
@@ -326,6 +327,8 @@ def main():
     if "STUB_DIE" in os.environ or Path(os.environ.get("STUB_DIE_IF", "/none")).exists():
         print("ImportError: libcuda.so.1", file=sys.stderr, flush=True)
         os._exit(int(os.environ.get("STUB_DIE", "1")))
+    if "STUB_CHILD" in os.environ:
+        subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", "stub-child", str(os.getpid())])
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
     START.update(json.loads(sys.stdin.readline()))

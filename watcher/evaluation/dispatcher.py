@@ -37,6 +37,7 @@ from watcher.evaluation.events import (
     WorkerRecycled,
     WorksAgain,
 )
+from watcher.evaluation.home_first import HomeFirst
 from watcher.evaluation.machines import Machines
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.pool import WorkerPool
@@ -63,6 +64,7 @@ class Dispatcher:
         snapshot: What each worker is set up from.
         doubts: What the settings decide by though it is noise.
         machines: Which workers may evaluate, by the machine that they run on.
+        refused: How many answers came when their lease was lost.
         misfit: The last that failed by the set-up, None where something was scored since.
         to_bring_back: sha256 of what failed by an earlier set-up and has no pin any more, while
             MODEL_DIR still has it. Whoever puts those back into the queue empties it.
@@ -84,6 +86,8 @@ class Dispatcher:
         self.pool = WorkerPool(supervisors)
         for supervisor in supervisors:
             supervisor.to_check = self._newest
+        self._home_first = HomeFirst(self.pool)
+        self.refused = 0
         self.misfit: Rejected | None = None
         self.to_bring_back: tuple[str, ...] = ()
         self.snapshot = snapshot
@@ -115,6 +119,7 @@ class Dispatcher:
         """
         self._changed = False
         self._unrecorded += ((who, said, now, steady) for who, said in self.pool.tick(steady))
+        self._unrecorded += ((*one, now, steady) for one in self._home_first.released())
         while self._unrecorded:
             try:
                 self._record_one(*self._unrecorded[0])
@@ -287,6 +292,7 @@ class Dispatcher:
                 case GaveWay(device):
                     _log.info("worker ended, another watcher's turn has come", device=device)
         except LeaseLost as error:
+            self.refused += not isinstance(event, Progressed)
             _log.warning("answer refused", reason=error.message)
         except (StoreRefused, TypeError, ValueError, OverflowError) as error:
             if isinstance(event, Evaluated):
@@ -333,6 +339,9 @@ class Dispatcher:
             supervisor.refuse(reason, steady)
             return
         said = ready.said
+        if self._home_first.holds(supervisor, ready, self._store.ledger.fingerprint()):
+            _log.info("ready, and waits until a device of this machine is", **self._on(supervisor))
+            return
         categories = None if said.categories is None else {one.name for one in said.categories}
         require_metrics(self._boards, [metric.name for metric in said.metrics], categories)
         self.snapshot.add(said.taken)
@@ -340,6 +349,7 @@ class Dispatcher:
         self.snapshot.look()
         again = self._store.ledger.set_fingerprint(said.fingerprint, now)
         if again.changed:
+            self._start_over_elsewhere(supervisor, said.fingerprint, now, steady)
             lost = self._store.queue.failed_unpinned(SET_UP)
             self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
@@ -358,6 +368,19 @@ class Dispatcher:
         if again.standing:
             names = ", ".join(again.standing)
             _log.info("measured in this evaluation before, their scores stand", checkpoints=names)
+
+    def _start_over_elsewhere(
+        self, supervisor: Supervisor, fingerprint: str, now: float, steady: float
+    ) -> None:
+        """End workers on other hosts that measure by another evaluation than the one of home."""
+        for other in self.pool:
+            if other is supervisor or other.ready is None or other.held:
+                continue
+            if other.ready.said.fingerprint != fingerprint:
+                leases = other.leases
+                said = f"{other.device} measures otherwise than {supervisor.device} by now"
+                other.start_over(said, steady)
+                self._give_back(leases, now)
 
     def _take_score(self, evaluated: Evaluated, now: float) -> None:
         metric, evaluation = self._boards[0].metric, evaluated.evaluation

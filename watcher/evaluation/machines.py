@@ -9,7 +9,6 @@ comes into no ledger, has no lease of the queue, and counts as no attempt of the
 from __future__ import annotations
 
 import secrets
-import shutil
 from dataclasses import dataclass, field
 
 import structlog
@@ -300,8 +299,6 @@ class Machines:
 
     def _compare(self, lease: Lease, measured: Evaluation, now: float) -> None:
         """Record what came of a proof; what follows from it `admit` settles."""
-        if folder := measured.details.get("visualizations"):
-            shutil.rmtree(folder, ignore_errors=True)  # nobody will look at them
         attempt = self._running.get(lease.token)
         if attempt is None:
             return

@@ -197,6 +197,7 @@ class WorkerPool:
             "workers": workers if len(self._all) > 1 else [],
             "waiting_for": "; ".join(waiting) or None,
             "held_back": self.held_back,
+            "hosts": [one.host() for one in self._all if one.host],
         }
 
     def counts(self) -> dict[str, int]:
@@ -243,10 +244,10 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         doing = "held back"
     elif supervisor.ready:
         doing = "ready" if supervisor.admission is Admission.ADMITTED else UNPROVEN
-    elif supervisor.phase is WorkerPhase.STARTING:
-        doing = "starting"
     elif supervisor.waiting_for:
         doing = "waiting for the device"
+    elif supervisor.phase is WorkerPhase.STARTING:
+        doing = "starting"
     elif supervisor.resting:
         doing = AT_REST
     else:

@@ -25,6 +25,7 @@ from watcher.evaluation.events import (
     Unusable,
     WorkerEvent,
 )
+from watcher.evaluation.frames import Moved, Waits
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.phase import WorkerPhase, WorkerStep, after
 from watcher.protocols import Carrier
@@ -104,6 +105,7 @@ class Session:
             as hung.
         phases: What it has begun to do before it is ready, and when.
         stepped_back: It leaves the CPU to others.
+        waiting_for: Who has the device on another host, so that the worker cannot start yet.
     """
 
     worker: Carrier
@@ -114,6 +116,7 @@ class Session:
     owed: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     phases: list[tuple[str, float]] = field(default_factory=list)
     stepped_back: bool = False
+    waiting_for: str | None = None
     _deadline: float = math.inf
     _versions: dict[str, str] = field(default_factory=dict)
     _broken: str | None = None
@@ -222,6 +225,11 @@ class Session:
                     self._versions = message.versions
                 case messages.Heartbeat():
                     pass
+                case Waits(reason=reason) if self.ready is None:
+                    self.waiting_for = reason
+                    self._deadline = now + self.limits.start_seconds
+                case Moved():
+                    yield from self._take_moved(now)
                 case messages.Phase(name) if self.ready is None:
                     self.phases.append((one_line(name), now))
                     yield Starting(one_line(name))
@@ -240,6 +248,14 @@ class Session:
                     happened = self._take_answer(message, now)
                     if happened:
                         yield happened
+
+    def _take_moved(self, now: float) -> Iterator[Progressed]:
+        """Wait longer for what needs files that are on their way, and keep its leases."""
+        if self.ready is None:
+            self._deadline = now + self.limits.start_seconds
+        self._wait_on(now)
+        for one in self.running:
+            yield Progressed(one.lease, max(one.done, 0), one.total)
 
     def _greet(self, protocol: int) -> None:
         if protocol != messages.PROTOCOL:

@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from watcher.decision.retry import delay
-from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
+from watcher.errors import DeviceTaken, HostTrouble, WorkerError, WorkerRefused, WorkerStillThere
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
-from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.events import (
     AverageWritten,
     Evaluated,
@@ -36,7 +36,7 @@ from watcher.evaluation.events import (
 from watcher.evaluation.messages import Start
 from watcher.evaluation.phase import Admission, WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
-from watcher.protocols import Carrier
+from watcher.protocols import Carrier, Turn
 from watcher.types import Lease
 
 # Only a new worker reads the new data; the checkpoint is not to blame.
@@ -72,9 +72,11 @@ class Supervisor:
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
+        far: The device is another machine's; one of this machine comes first.
+        host: Returns what `status` shows of the other machine; None for this one.
+        held: Its worker is ready, and waits for one of this machine.
         rest: How many seconds it rests then for each second of passes.
         admission: What the worker may be given; set by whoever compares machines.
-        far: The device is another machine's; one of this machine comes first.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
 
@@ -82,12 +84,14 @@ class Supervisor:
     start_request: Start
     limits: Limits
     device: str = "cpu"
-    lock: DeviceLock | None = None
+    lock: Turn | None = None
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
+    far: bool = False
+    host: Callable[[], dict[str, Any]] | None = None
+    held: bool = False
     rest: float = 0.0
     admission: Admission = Admission.ADMITTED
-    far: bool = False
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -162,6 +166,8 @@ class Supervisor:
     def idle(self) -> bool:
         """True when the worker can be asked for an evaluation now."""
         session = self.session
+        if self.held:
+            return False
         return session is not None and session.has_room(beside_others=self.breaker.closed)
 
     @property
@@ -247,6 +253,10 @@ class Supervisor:
                 self.session = self._start(now)
             for event in self.session.take(now):
                 events.append(self._weigh(event, self.session, now))
+            self.waiting_for = self.session.waiting_for
+            if self.waiting_for and not self._needed:
+                self.abandon()
+                return events
             if self.phase is WorkerPhase.SPENT:
                 events.append(self._end(self.breaker.reason, now))
             elif self.phase is WorkerPhase.OUTGROWN and not self.busy:
@@ -263,6 +273,8 @@ class Supervisor:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
             self._blocked_at = min(self._blocked_at, now)
             self._blocked_long = now - self._blocked_at >= self.limits.start_seconds
+        except HostTrouble as error:
+            events.append(self._lose_host(error.message, now))
         except WorkerError as error:
             events.append(self._lose(error.message, now, error.hint))
         except WorkerRefused as error:
@@ -308,6 +320,7 @@ class Supervisor:
 
     def _forget(self) -> None:
         self.session = None
+        self.held = False
         self.breaker.returned()
 
     def _stand_back(self) -> None:
@@ -375,6 +388,17 @@ class Supervisor:
         if leases or not self.breaker.closed:
             counts = self.breaker.broke([lease.checkpoint_id for lease in leases], reason)
         return WorkerLost(leases, reason, self._restart_later(now), counts)
+
+    def _lose_host(self, reason: str, now: float) -> WorkerLost:
+        """Give up a worker whose host is at fault; what it evaluates goes elsewhere, uncounted."""
+        if self.leases:
+            self.breaker.broke((), reason)
+        self.failures += 1
+        self.losses += 1
+        self.last_loss = reason
+        lost = self._end(reason, now)
+        self.problem = reason
+        return lost
 
     def _end(self, reason: str, now: float) -> WorkerLost:
         """End a worker that speaks; what it still evaluates is no attempt."""

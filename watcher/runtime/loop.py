@@ -358,6 +358,7 @@ class Daemon:
                 *self._dispatcher.doubts.sentences,
                 *self._dispatcher.machines.sentences,
             ],
+            "answers_refused": self._dispatcher.refused,
             "tensorboard": self._event_files.problem,
             "stop": projector.decision.message if projector.decision else None,
             "patience_left": projector.patience_left,

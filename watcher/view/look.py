@@ -283,6 +283,7 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
         "generation": look.generation,
         "evaluation": look.current,
         "evaluations": look.running_now,
+        "hosts": (look.status.get("hosts") or []) if look.running else [],
         "waiting": look.waiting,
         "queue": look.queue,
         "queue_seconds_left": look.queue_seconds,
