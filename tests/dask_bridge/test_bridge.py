@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,11 @@ pytestmark = [
 ]
 
 Start = Callable[..., Cluster]
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -58,6 +65,32 @@ def test_bytes_pass_both_ways_with_tls_and_the_exit_code_is_the_commands(
     assert (failed.returncode, failed.stdout, failed.stderr) == (7, b"told\n", b"why\n")
     missing = run([*here.bridge(), "/no/such/agent"])
     assert missing.returncode == 127 and b"cannot start /no/such/agent" in missing.stderr
+
+
+def test_what_the_other_side_does_not_take_piles_up_in_no_memory(cluster: Start):
+    here = cluster()
+    worker = here.work()
+    # It reads nothing, and talks without end; the bridge's reader takes nothing of it either.
+    talks = "while :; do printf '%065536d' 0; done"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*here.bridge(), "sh", "-c", talks],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+    ) as bridge:
+        assert bridge.stdin and bridge.stdout
+        bridge.stdout.read(1)
+        before = [resident(pid) for pid in (bridge.pid, worker.pid)]
+        os.set_blocking(bridge.stdin.fileno(), False)
+        given = 0
+        for _ in range(50):
+            with contextlib.suppress(BlockingIOError):
+                given += os.write(bridge.stdin.fileno(), bytes(1 << 20))
+            time.sleep(0.1)
+        grown = [resident(pid) - b for pid, b in zip((bridge.pid, worker.pid), before, strict=True)]
+        bridge.kill()
+    assert given < 20 << 20 and max(grown) < 60 << 20, (given, grown)
 
 
 def test_a_stranger_is_not_let_in(cluster: Start, tmp_path: Path):

@@ -23,6 +23,7 @@ from distributed import Client, Security
 from distributed.comm import Comm, CommClosedError, connect
 
 from watcher.dask_bridge import task
+from watcher.dask_bridge.joint import CODE, ERR, IN, OUT, PIECE_BYTES, Joint
 
 RESOURCE = "EVAL_GPU"
 FAILED, USAGE = 1, 2
@@ -159,6 +160,7 @@ async def _carried(client: Client, security: Security, options: argparse.Namespa
         raise Trouble(
             f"no worker with {options.resource}=1 was free within {options.wait_seconds:g} s"
         )
+    over.cancel()  # from here on the connection tells how it ended
     address = placed.result()["address"]
     comm = await connect(address, _CONNECT_SECONDS, **security.get_connection_args("client"))
     await comm.write(token)
@@ -182,29 +184,27 @@ async def _result(future: Any) -> dict[str, Any]:
 
 async def _pass(comm: Comm) -> int | None:
     """Pass bytes both ways; returns the command's exit code, None where the other side is lost."""
-    reading = asyncio.create_task(_pass_in(comm))
+    joint = Joint(comm)
+    reading = asyncio.create_task(_pass_in(joint))
     try:
-        while True:
-            said = await comm.read()
-            if "code" in said:
-                return int(said["code"])
-            for kind, descriptor in ((task.OUT, 1), (task.ERR, 2)):
-                if kind in said:
-                    await asyncio.to_thread(_write, descriptor, said[kind])
-    except CommClosedError:
+        async for kind, said in joint.pieces():
+            if kind == CODE:
+                return int(said)
+            await asyncio.to_thread(_write, {OUT: 1, ERR: 2}[kind], said)
         return None
     finally:
         reading.cancel()
+        joint.close()
 
 
-async def _pass_in(comm: Comm) -> None:
+async def _pass_in(joint: Joint) -> None:
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=task.READ_BYTES)
+    reader = asyncio.StreamReader(limit=PIECE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     with contextlib.suppress(CommClosedError):
-        while data := await reader.read(task.READ_BYTES):
-            await comm.write(data)
-        await comm.write(b"")
+        while data := await reader.read(PIECE_BYTES):
+            await joint.send(IN, data)
+        await joint.send(IN, b"")
 
 
 def _write(descriptor: int, data: bytes) -> None:

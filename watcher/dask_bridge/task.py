@@ -11,15 +11,15 @@ import contextlib
 import hmac
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from distributed import get_worker
 from distributed.comm import Comm, CommClosedError, listen
 from distributed.utils import sync
 
-READ_BYTES = 256 << 10
-OUT, ERR = "out", "err"
+from watcher.dask_bridge.joint import ERR, IN, OUT, PIECE_BYTES, Joint
+
 # As a shell has it.
 NOT_FOUND = 127
 _CONNECT_SECONDS = 60.0
@@ -73,20 +73,20 @@ async def _has_token(comm: Comm, token: str) -> bool:
 
 
 async def _joined(command: list[str], comm: Comm) -> dict[str, Any]:
-    pipe = asyncio.subprocess.PIPE
+    joint, pipe = Joint(comm), asyncio.subprocess.PIPE
     try:
         child = await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
         )
     except OSError as error:
         text = f"cannot start {command[0]}: {error.strerror}\n"
-        await comm.write({ERR: text.encode()})
-        await comm.write({"code": NOT_FOUND})
+        await joint.send(ERR, text.encode())
+        await joint.end(NOT_FOUND)
         return {"code": NOT_FOUND}
     assert child.stdin and child.stdout and child.stderr
-    incoming = asyncio.create_task(_pass_in(comm, child.stdin))
+    incoming = asyncio.create_task(_pass_in(joint, child.stdin))
     outgoing = [
-        asyncio.create_task(_pass_out(comm, stream, kind))
+        asyncio.create_task(_pass_out(joint, stream, kind))
         for kind, stream in ((OUT, child.stdout), (ERR, child.stderr))
     ]
     try:
@@ -102,26 +102,23 @@ async def _joined(command: list[str], comm: Comm) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
         code = await child.wait()
-        with contextlib.suppress(CommClosedError):
-            await comm.write({"code": code})
+        await joint.end(code)
+        joint.close()
     return {"code": code}
 
 
-async def _pass_in(comm: Comm, stream: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(CommClosedError, OSError):
-        while data := await comm.read():
+async def _pass_in(joint: Joint, stream: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        async for kind, data in joint.pieces():
+            if kind == IN and not data:
+                break
             stream.write(data)
             await stream.drain()
     with contextlib.suppress(OSError):
         stream.close()
 
 
-async def _pass_out(comm: Comm, stream: asyncio.StreamReader, kind: str) -> None:
+async def _pass_out(joint: Joint, stream: asyncio.StreamReader, kind: str) -> None:
     with contextlib.suppress(CommClosedError):
-        async for data in _pieces(stream):
-            await comm.write({kind: data})
-
-
-async def _pieces(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while data := await stream.read(READ_BYTES):
-        yield data
+        while data := await stream.read(PIECE_BYTES):
+            await joint.send(kind, data)
