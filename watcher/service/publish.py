@@ -116,8 +116,8 @@ class Publication:
                     done, failures = mark, 0
                 except _Changed:
                     failures += ending  # nobody changes it any more
-                except (ObjectError, OSError) as error:
-                    self._tell(str(error))
+                except Exception as error:  # of whatever kind: the thread goes on
+                    self._tell(str(error) or repr(error))
                     failures += 1
                     delay = min(_FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10), _MOST_SECONDS)
             if ending and (failures or mark == done):
@@ -131,6 +131,8 @@ class Publication:
             ObjectError, OSError: not all could be done; call again.
         """
         with self._opened() as wanted:
+            if SENTINEL_NAME not in wanted.files:
+                self._remove({SENTINEL_NAME} & self._put.keys())
             there = {one.name: one for one in self._folder.list()[0]}
             self._refuse_other(wanted, set(there))
             for name, (content, data) in wanted.files.items():
@@ -141,8 +143,6 @@ class Publication:
                 self._folder.put(name, data)
                 if found := self._folder.find(name):
                     self._note(name, _Put(content, found.tag))
-        if SENTINEL_NAME not in wanted.files:
-            self._remove({SENTINEL_NAME} & self._put.keys())
         # Without a best.json nothing is known of what is to be there: somebody deleted it.
         left = self._put.keys() - wanted.files.keys() if wanted.run_uuid else set()
         present = time.monotonic()

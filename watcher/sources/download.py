@@ -101,7 +101,7 @@ class Download:
         """Fetch what is not there yet; called again after a trouble, to go on."""
         with self._changed:
             left = [part for part in self._parts if part.start < part.end]
-            self._trouble, self._running = None, len(left)
+            self._trouble, self._failure, self._running = None, None, len(left)
         for part in left:
             self._fetchers.submit(lambda part=part: self._fetch(part))  # type: ignore[misc]
 
