@@ -230,9 +230,10 @@ def test_an_agent_ends_quietly_whatever_it_is_told(agent: subprocess.Popen[bytes
     ],
 )
 def test_an_agent_says_what_is_not_there(
-    agent: subprocess.Popen[bytes], field: str, value: str, said: bytes
+    agent: subprocess.Popen[bytes], tmp_path: Path, field: str, value: str, said: bytes
 ):
     known = {"protocol": 1, "watcher": "x", "evaluators": "x", "device": "cpu", "python": "python3"}
+    known |= {"cache": str(tmp_path / "cache"), "cache_bytes": 1000}
     assert agent.stdin and agent.stdout
     agent.stdin.write(encode(frames.Open(**{**known, field: value})))
     agent.stdin.flush()
