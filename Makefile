@@ -47,6 +47,8 @@ BACKENDS := $(OD_VENV)/coco-backends
 BACKENDS_STAMP := $(if $(filter py39%,$(OD_SET)),,$(BACKENDS)/.installed-$(OD_SET))
 # Datasette, which `checkpoint-watcher web` runs in an environment of its own.
 WEB_STAMP := .venv-web/.installed
+# Dask, which workers on a cluster are placed by.
+DASK_STAMP := .venv-dask/.installed
 # Servers on loopback that speak the protocols of gs:// and s3://, for the tests of those.
 REMOTE_STAMP := .venv-remote/.installed
 # Zensical, which makes a site of docs/.
@@ -134,7 +136,7 @@ soak: $(PROJECT_STAMP)
 environments:
 	@mkdir -p build
 	@flock build/.environments $(MAKE) --silent --no-print-directory $(PROJECT_STAMP) $(OD_STAMP) $(BACKENDS_STAMP) \
-	    $(CHECKS)/.installed $(WEB_STAMP) $(REMOTE_STAMP) $(DOCS_STAMP)
+	    $(CHECKS)/.installed $(WEB_STAMP) $(DASK_STAMP) $(REMOTE_STAMP) $(DOCS_STAMP)
 
 $(DAEMON_STAMP): $(LISTS)/uv.txt $(LISTS)/daemon.txt
 	@rm -rf .venv
@@ -178,6 +180,12 @@ $(WEB_STAMP): $(LISTS)/web.txt | $(DAEMON_STAMP)
 	@$(UV_INSTALL) --python .venv-web/bin/python -r $(LISTS)/web.txt
 	@touch $@
 
+$(DASK_STAMP): $(LISTS)/dask.txt | $(DAEMON_STAMP)
+	@rm -rf .venv-dask
+	@$(UV) venv --quiet --python $(VENV_PYTHON) .venv-dask
+	@$(UV_INSTALL) --python .venv-dask/bin/python -r $(LISTS)/dask.txt
+	@touch $@
+
 $(REMOTE_STAMP): $(LISTS)/remote-tests.txt | $(DAEMON_STAMP)
 	@rm -rf .venv-remote
 	@$(UV) venv --quiet --python $(VENV_PYTHON) .venv-remote
@@ -207,4 +215,4 @@ clean:
 	find . \( -name __pycache__ -o -name .ruff_cache \) -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-web .venv-remote .venv-docs $(OD_VENV)
+	rm -rf .venv .venv-web .venv-dask .venv-remote .venv-docs $(OD_VENV)

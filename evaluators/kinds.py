@@ -12,6 +12,10 @@ A kind is a class; `worker.py` makes one and asks it, in this order:
   computes the metrics while the next checkpoint may run, and returns the fields of `Result` but
   its id. Where it can, it adds `replicates`: what `coco.resampler` returns, whose `compute` is
   called once the result is sent
+- where its `JOBS` have `part`: `forward(prefix, on_progress, others)` while other workers run parts
+  of the eval set; `others` has for each of these a function that waits for its file and returns the
+  path, or None. `write_part(request, on_progress)` is what they are asked for: it runs the part
+  that a `Part` names, writes the file, and returns the fields of `PartWritten` but its id
 - `average(request, on_progress)`, where its `JOBS` have `average`, writes what an `Average` asks
   for, and returns the fields of `Averaged` but its id; `on_progress` is as for `forward`
 
@@ -21,7 +25,7 @@ A set-up that cannot be evaluated raises `protocol.Refusal`, a checkpoint withou
 
 import importlib
 
-from evaluators import device
+from evaluators import device, machine
 from evaluators.protocol import Failure, Refusal
 
 KINDS = {
@@ -57,11 +61,17 @@ class Kind:
 
     def describe(self):
         """Returns the `Ready` message."""
-        return self._evaluation.describe()
+        ready = self._evaluation.describe()
+        ready.machine = machine.parts(ready.device)
+        return ready
 
-    def forward(self, prefix, on_progress):
+    def forward(self, prefix, on_progress, *others):
         """Runs one checkpoint through the model, see the `Evaluation` of the kind."""
-        return self._evaluation.forward(prefix, on_progress)
+        return self._evaluation.forward(prefix, on_progress, *others)
+
+    def write_part(self, request, on_progress):
+        """Runs a part of the eval set through it, see the `Evaluation` of the kind."""
+        return self._evaluation.write_part(request.prefix, request, on_progress)
 
     def average(self, request, on_progress):
         """Writes the average of checkpoints, see `evaluators.averages`.

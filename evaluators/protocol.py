@@ -60,6 +60,30 @@ class Evaluate(Message):
     id: str
     prefix: str
     rest: float = 0.0
+    parts: int = 1
+
+
+@dataclass
+class Part(Message):
+    """Asks to run a part of the eval set, and to write what was found to a file."""
+
+    TYPE = "part"
+    id: str
+    prefix: str
+    index: int
+    of: int
+    path: str
+    rest: float = 0.0
+
+
+@dataclass
+class PartFound(Message):
+    """Tells where another worker's file of a part is, or that none will come."""
+
+    TYPE = "part_found"
+    id: str
+    index: int
+    path: Optional[str] = None
 
 
 @dataclass
@@ -143,6 +167,7 @@ class Ready(Message):
     images: int
     metrics: List[DeclaredMetric]
     device: str = "cpu"
+    machine: Optional[Dict[str, str]] = None
     categories: Optional[List[Category]] = None
     capabilities: Capabilities = field(default_factory=Capabilities)
     fingerprint_parts: Dict[str, Any] = field(default_factory=dict)
@@ -267,6 +292,16 @@ class BatchNorm:
 
 
 @dataclass
+class PartWritten(Message):
+    """The part that was asked for is written."""
+
+    TYPE = "part_written"
+    id: str
+    images: int
+    warnings: List[str] = field(default_factory=list)
+
+
+@dataclass
 class Averaged(Message):
     """The average is written."""
 
@@ -288,7 +323,7 @@ class Failed(Message):
     detail: Optional[str] = None
 
 
-_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Average, Cancel, Stop)}
+_REQUESTS = {kind.TYPE: kind for kind in (Start, Evaluate, Part, PartFound, Average, Cancel, Stop)}
 
 
 def read_request(line):

@@ -20,6 +20,7 @@ os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)
 
 import ctypes  # noqa: E402
+import functools  # noqa: E402
 import importlib.util  # noqa: E402
 import pathlib  # noqa: E402
 import queue  # noqa: E402
@@ -29,6 +30,7 @@ import time  # noqa: E402
 
 REFUSED = 3
 PR_SET_PDEATHSIG = 1
+WAIT_SECONDS = 0.5
 
 
 def die_with_parent():
@@ -73,6 +75,41 @@ def load_package():
     spec.loader.exec_module(package)
 
 
+class Others:
+    """What other workers found in their parts of the eval set, as it is told."""
+
+    def __init__(self):
+        self._found = {}
+        self._news = threading.Condition()
+
+    def put(self, said):
+        """Takes a `PartFound`."""
+        with self._news:
+            self._found[said.id, said.index] = said.path
+            self._news.notify_all()
+
+    def of(self, request, require_wanted):
+        """Returns for each part of an `Evaluate` but the first what waits for it.
+
+        Args:
+            require_wanted: called again and again meanwhile; it raises where that is given up.
+        """
+
+        def wait(index):
+            with self._news:
+                while (request.id, index) not in self._found:
+                    require_wanted()
+                    self._news.wait(WAIT_SECONDS)
+                return self._found[request.id, index]
+
+        return [functools.partial(wait, index) for index in range(1, request.parts)]
+
+    def forget(self, request):
+        """Keeps nothing of an evaluation whose passes are over."""
+        with self._news:
+            self._found = {key: path for key, path in self._found.items() if key[0] != request.id}
+
+
 def _jobs(kind):
     """Returns what a kind may be asked for; one that says nothing of it evaluates."""
     return list(getattr(kind, "JOBS", ("evaluate",)))
@@ -85,6 +122,7 @@ class Server:
         self._replies = replies
         self._requests = queue.Queue()
         self._cancelled = set()
+        self._others = Others()
         # The thread that computes the metrics of the checkpoint before: replies keep the order.
         self._pending = None
 
@@ -103,6 +141,8 @@ class Server:
                 break
             if isinstance(request, protocol.Cancel):
                 self._cancelled.add(request.id)
+            elif isinstance(request, protocol.PartFound):
+                self._others.put(request)
             else:
                 self._requests.put(request)
         os._exit(0)
@@ -119,6 +159,8 @@ class Server:
                     self._evaluate(request, kind)
                 elif isinstance(request, protocol.Average) and "average" in _jobs(kind):
                     self._average(request, kind)
+                elif isinstance(request, protocol.Part) and "part" in _jobs(kind):
+                    self._write_part(request, kind)
                 else:
                     expected = " or ".join(_jobs(kind))
                     raise protocol.Refusal(
@@ -178,27 +220,46 @@ class Server:
 
         def forward():
             PACE.rest = request.rest
-            time_it = kind.forward(request.prefix, self._progress(request))
+            on_progress = self._progress(request)
+            others = self._others.of(request, lambda: self._require_wanted(request))
+            # A kind whose workers share no evaluation need not know of it.
+            time_it = kind.forward(request.prefix, on_progress, *([others] if others else ()))
             self._replies.send(protocol.Free(request.id))
             return time_it
 
         time_it = self._attempt(forward, request)
+        self._others.forget(request)
         self._wait()
         # Now nothing of ours runs, neither passes nor metrics.
         finish = time_it and self._attempt(time_it, request)
         if finish:
             self._pending = self._run(self._finish, finish, request)
 
+    def _write_part(self, request, kind):
+        from evaluators import protocol
+        from evaluators.pace import PACE
+
+        PACE.rest = request.rest
+        on_progress = self._progress(request)
+        fields = self._attempt(lambda: kind.write_part(request, on_progress), request, wait=False)
+        if fields is not None:
+            self._replies.send(protocol.PartWritten(request.id, **fields))
+
     def _progress(self, request):
         """Returns what tells how far a request is, and gives up one that was cancelled."""
         from evaluators import protocol
 
         def on_progress(done, total):
-            if request.id in self._cancelled:
-                raise protocol.Failure("cancelled", "as it was asked to be", permanent=False)
+            self._require_wanted(request)
             self._replies.send(protocol.Progress(request.id, done, total))
 
         return on_progress
+
+    def _require_wanted(self, request):
+        from evaluators import protocol
+
+        if request.id in self._cancelled:
+            raise protocol.Failure("cancelled", "as it was asked to be", permanent=False)
 
     def _finish(self, finish, request):
         from evaluators import protocol

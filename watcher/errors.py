@@ -86,6 +86,13 @@ class DeviceTaken(WorkerStillThere):
     """Raised when another watcher evaluates on the device, so that it is not our turn."""
 
 
+class HostTrouble(WorkerError):
+    """Raised when another host cannot be reached, or has not what an evaluation needs there.
+
+    No checkpoint is at fault, and no start: the host is tried again as long as the run lasts.
+    """
+
+
 class WorkerRefused(WatcherError):
     """Raised when the worker itself reported at start-up that it cannot evaluate this set-up."""
 

@@ -3,7 +3,8 @@
 A checkpoint comes from a source, `sources.local.LocalFolder` or `sources.bucket.Bucket`, and is
 written in a format, `checkpoints.bundle_format.OD_API`; `sources.choice` says which. An evaluation
 is of a kind, `evaluation.od_api.ObjectDetection`, and its workers run somewhere,
-`evaluation.worker.Worker` on this machine. The stages are handed these and know no other way.
+`evaluation.worker.Worker` on this machine, `evaluation.far.FarWorker` on another. The stages are
+handed these and know no other way.
 """
 
 from __future__ import annotations
@@ -213,6 +214,16 @@ class Evaluator(Protocol):
     @property
     def options(self) -> dict[str, Any]:
         """What `start` says to this kind alone."""
+
+
+class Turn(Protocol):
+    """A device that watchers evaluate on in turn."""
+
+    def is_wanted(self) -> bool:
+        """Return whether another watcher waits for it."""
+
+    def withdraw(self) -> None:
+        """Wait for it no longer."""
 
 
 class Carrier(Protocol):

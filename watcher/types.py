@@ -100,6 +100,7 @@ class Evaluation:
         metrics: Overall metrics by the OD API's names; None where the value was not finite.
         category_metrics: (metric name, category name, value).
         timings: Seconds by phase.
+        machine: The parts of the machine by name, None where they are not known.
     """
 
     fingerprint: str
@@ -110,6 +111,7 @@ class Evaluation:
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, str] | None = None
 
     @property
     def values(self) -> dict[tuple[str, str], float | None]:

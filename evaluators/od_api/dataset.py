@@ -34,6 +34,7 @@ class EvalSet:
 
     Attributes:
         images: images in the batches.
+        batches: how many there are.
         numbered: those of them without a source_id, whose identity is their place.
         shapes: one batch for each combination of tensor shapes: each is traced apart.
         kept: "memory", "disk" or "nowhere".
@@ -47,6 +48,7 @@ class EvalSet:
         self._bytes = 0
         self.kept = "memory"
         self.images = 0
+        self.batches = 0
         self.numbered = 0
         self.shapes = []
         seen = {}
@@ -57,6 +59,7 @@ class EvalSet:
                 seen.setdefault(_shape_key(features, labels), (features, labels))
                 keys = features[inputs.HASH_KEY].numpy()
                 self.images += len(keys)
+                self.batches += 1
                 self.numbered += int((keys >= FIRST_NUMBERED).sum())
                 hashes.update(keys.tolist())
         except UNREADABLE as error:

@@ -1,13 +1,17 @@
 """One evaluation set-up: built once, then asked for one checkpoint after another."""
 
 import functools
+import itertools
 import time
+
+import numpy as np
+from object_detection.inputs import HASH_KEY
 
 from evaluators import coco, device, fingerprint
 from evaluators.clock import Clock, throttled
 from evaluators.latency import Stopwatch, first_batches, wanted_batches
 from evaluators.memory import peak_memory_bytes
-from evaluators.od_api import batch_norm, plugins, randomness, record_checks
+from evaluators.od_api import batch_norm, parts, plugins, randomness, record_checks
 from evaluators.od_api.dataset import EvalSet
 from evaluators.od_api.declared import LATENCY, declare
 from evaluators.od_api.fingerprint import fingerprint_parts
@@ -120,12 +124,14 @@ class Evaluation:
             },
         )
 
-    def forward(self, prefix, on_progress):
+    def forward(self, prefix, on_progress, others=()):
         """Restores one checkpoint and runs the eval set through it.
 
         Args:
             prefix: the checkpoint's prefix.
             on_progress: called with (images done, images in all), at most twice a second.
+            others: for each part of the eval set but the first a function that waits for another
+                worker's file of it, and returns its path, None where that does not come.
 
         Returns:
             A function that times the model. It is to be called in this thread, before the next
@@ -136,18 +142,13 @@ class Evaluation:
         Raises:
             Failure: there is no true score to give; the functions returned raise it too.
         """
-        self._files.require_unchanged()
         total = self._eval_set.images
         report = throttled(on_progress, total)
-        report(0)
         clock = Clock()
-        with clock.measure("restore"):
-            self._model.restore(prefix)
+        doubt = self._begin(prefix, clock, report)
         step = self._model.global_step
-        with clock.measure("forward"):
-            doubt = self._batching.confirm()
         shown = []
-        metrics = self._run(self._eval_set, clock, report, shown)
+        metrics = self._run(others, clock, report, shown)
         if metrics.images != total:
             message = "{} of {} images were evaluated".format(metrics.images, total)
             raise Failure("incomplete", message, permanent=False)
@@ -159,6 +160,40 @@ class Evaluation:
             return lambda: self._result(step, metrics, clock, cost, shown, doubt)
 
         return time_it
+
+    def _begin(self, prefix, clock, report):
+        """Restores a checkpoint; returns a sentence where it goes through image by image now."""
+        self._files.require_unchanged()
+        report(0)
+        with clock.measure("restore"):
+            self._model.restore(prefix)
+        with clock.measure("forward"):
+            return self._batching.confirm()
+
+    def write_part(self, prefix, part, on_progress):
+        """Restores one checkpoint, runs a part of the eval set, and writes what was found.
+
+        Args:
+            prefix: the checkpoint's prefix.
+            part: the `protocol.Part` that asks for it.
+            on_progress: called with (images done, images of the whole set).
+
+        Returns:
+            The fields of `PartWritten` but its id.
+        """
+        clock, found, images = Clock(), [], [0]
+        report = throttled(on_progress, self._eval_set.images)
+        doubt = self._begin(prefix, clock, report)
+
+        def take(batch, one):
+            found.append([{name: np.asarray(v) for name, v in arrays.items()} for arrays in one])
+            images[0] += len(batch[0][HASH_KEY])
+            report(images[0])
+
+        first, end = parts.bounds(self._eval_set.batches, part.index, part.of)
+        self._pass(itertools.islice(iter(self._eval_set), first, end), clock, take)
+        parts.write(part.path, found)
+        return {"images": images[0], "warnings": [doubt] if doubt else []}
 
     def recompute_batch_norm(self, prefix, images, on_progress):
         """Computes the statistics of batch normalisation anew, see `batch_norm.recompute`."""
@@ -201,22 +236,41 @@ class Evaluation:
         naming, self._naming = self._naming, None
         return coco.resampler(self._replicates, measured, naming)
 
-    def _run(self, batches, clock, report, shown=None):
-        """Returns the metrics; the detections to draw are added to `shown`, where it is given."""
+    def _run(self, others, clock, report, shown):
+        """Returns the metrics; the detections to draw are added to `shown`."""
         metrics = Metrics(self._sets)
 
         def take(batch, found):
             before = metrics.images
-            if shown is not None and self._visualizer.wants(before):
+            if self._visualizer.wants(before):
                 shown.append((found[1], *batch))
             with clock.measure("metrics"):
                 metrics.add(*found, *batch)
-            clock.count(metrics.images - before)
             report(metrics.images)
 
+        def take_own(batch, found):
+            before = metrics.images
+            take(batch, found)
+            clock.count(metrics.images - before)
+
+        iterator, of = iter(self._eval_set), 1 + len(others)
+        for index in range(of):
+            first, end = parts.bounds(self._eval_set.batches, index, of)
+            batches = itertools.islice(iterator, end - first)
+            with clock.measure("input"):
+                path = others[index - 1]() if index else None
+                found = parts.read(path, end - first)
+            if found is None:
+                self._pass(batches, clock, take_own)
+            else:
+                for pair in zip(batches, found):
+                    take(*pair)
+        return metrics
+
+    def _pass(self, batches, clock, take):
+        """Gives batches and what the model finds in them to `take`."""
         forward = PACE.paced(self._batching.forward)
         self._passes.run(forward, self._batching.groups(batches), clock, take)
-        return metrics
 
     def _dry_run(self, device_shared):
         """Returns the names of the metrics, from one batch through the untrained model."""

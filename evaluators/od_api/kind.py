@@ -6,5 +6,6 @@ from evaluators.kinds import Kind
 class ObjectDetection(Kind):
     """Evaluates as the Object Detection API does."""
 
+    JOBS = (*Kind.JOBS, "part")
     LIBRARIES = "evaluators.od_api.compat"
     EVALUATION = "evaluators.od_api.evaluation"

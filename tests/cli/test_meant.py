@@ -165,7 +165,7 @@ _WITHOUT = {
 }
 # Tried elsewhere, or about no run: those that take settings, those that write such a file, and
 # `rebuild`, which refuses a whole database.
-_ELSEWHERE = {"run", "doctor", "train", "init", "install-units", "rebuild", "completion"}
+_ELSEWHERE = {"run", "doctor", "train", "init", "install-units", "rebuild", "completion", "agent"}
 
 
 @pytest.fixture

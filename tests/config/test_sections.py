@@ -20,6 +20,7 @@ ABOUT_ALL = {
 # Of four sections and more.
 OF_MANY = {
     "control/offline.py",
+    "doctor/hosts.py",
     "doctor/noise.py",
     "evaluation/workers.py",
     "launch/ending.py",

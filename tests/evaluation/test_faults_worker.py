@@ -176,6 +176,7 @@ def test_an_answer_that_comes_after_the_lease_is_lost_is_refused(watcher: Watche
         other.commit()
         wait_until(lambda: "answer refused" in watcher.log.read_text(), "the answer came")
         assert watcher.query("SELECT * FROM evaluations") == []
+        wait_until(lambda: watcher.status()["answers_refused"] == 1, "it is counted")
         other.execute("UPDATE all_checkpoints SET lease_expires_at_seconds = 1")
         other.commit()
     Manager(watcher.model_dir).save(500, model_tensors(4000, 5))  # wakes the loop

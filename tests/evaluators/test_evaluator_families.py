@@ -111,6 +111,21 @@ def test_every_metric_equals_the_od_api(compared: dict[str, Any], family: str) -
 
 
 @each_of(*COMMON, *RARE)
+def test_parts_that_others_ran_change_no_bit_nor_does_one_that_never_comes_or_is_no_good(
+    compared: dict[str, Any], family: str
+) -> None:
+    line = compared[family if ":" in family else f"{family}:0"]
+    whole, shared = line["results"][0], line["shared"]
+    drawn = {one["name"] for one in line["ready"]["metrics"] if not one["reproducible"]}
+    assert shared["images"] == whole["images"] == line["ready"]["images"]
+    assert shared["metrics"].keys() == whole["metrics"].keys()
+    assert {n: v for n, v in shared["metrics"].items() if n not in drawn} == {
+        n: v for n, v in whole["metrics"].items() if n not in drawn
+    }
+    assert shared["category_metrics"] == whole["category_metrics"]
+
+
+@each_of(*COMMON, *RARE)
 def test_ground_truth_has_the_bits_of_the_od_apis_own(
     compared: dict[str, Any], family: str
 ) -> None:

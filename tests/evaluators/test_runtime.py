@@ -38,7 +38,11 @@ def told(client: Client) -> list[tuple[str, str]]:
 def test_a_kind_is_started_in_its_order_and_declares_what_it_can(client: Client):
     ready = start(client, heartbeat_seconds=0.05)
     assert [reply["type"] for reply in client.replies] == ["phase", "hello", "phase", "ready"]
-    assert ready["capabilities"] == {"overlap": True, "cancel": True, "jobs": ["evaluate"]}
+    assert ready["capabilities"] == {
+        "overlap": True,
+        "cancel": True,
+        "jobs": ["evaluate", "part"],
+    }
     assert ready["metrics"][0]["short"] == ["s"] and ready["categories"] == [{"id": 1, "name": "a"}]
     assert client.replies[1]["versions"] == {"plain": "1"}
     client.receive("heartbeat")
@@ -85,6 +89,39 @@ def test_what_comes_too_late_to_be_cancelled_is_answered_with_its_result(client:
     assert client.receive("result", "failed")["type"] == "result"
 
 
+def test_an_evaluation_waits_for_the_parts_of_others_whenever_they_are_told_of(client: Client):
+    start(client)
+    client.send(type="part_found", id="of a", index=2, path="early.npz")
+    client.send(type="evaluate", id="of a", prefix="a", parts=4)
+    client.receive("progress")
+    client.send(type="part_found", id="of another", index=1, path="of another.npz")
+    client.send(type="part_found", id="of a", index=3)
+    client.send(type="part_found", id="of a", index=1, path="late.npz")
+    assert client.receive("result")["warnings"] == ["late.npz", "early.npz", "None"]
+
+
+def test_one_that_waits_for_a_part_can_be_cancelled(client: Client):
+    start(client)
+    client.send(type="evaluate", id="of a", prefix="a", parts=2)
+    client.receive("progress")
+    client.send(type="cancel", id="of a")
+    assert client.receive("failed")["code"] == "cancelled"
+    ask(client, "b")
+    assert client.receive("result")["warnings"] == []
+
+
+def test_a_part_is_written_or_failed_under_its_own_id(client: Client, tmp_path: Path):
+    start(client)
+    path = tmp_path / "part.npz"
+    for prefix in ("bad", "a"):
+        said = {"id": f"of {prefix}.1", "index": 1, "of": 3, "path": str(path)}
+        client.send(type="part", prefix=prefix, **said)
+    failed, written = client.receive("failed"), client.receive("part_written")
+    assert (failed["id"], failed["code"]) == ("of bad.1", "not_finite")
+    assert written == {"type": "part_written", "id": "of a.1", "images": 1, "warnings": []}
+    assert path.read_text() == "1 of 3" and complaints(client.replies) == []
+
+
 def test_a_failure_is_the_checkpoints_own_and_any_other_error_may_pass(client: Client):
     start(client)
     ask(client, "late", "bad", "broken", "fine")
@@ -108,12 +145,13 @@ def test_a_refusal_ends_the_worker_with_what_to_do(client: Client):
     [
         (
             {"type": "later"},
-            "expected one of start, evaluate, average, cancel, stop, got {'type': 'later'}",
+            "expected one of start, evaluate, part, part_found, average, cancel, stop,"
+            " got {'type': 'later'}",
         ),
         ({"type": "evaluate", "id": "a"}, "a wrong evaluate: "),
         (
             {"type": "average", "id": "a", "prefixes": ["a", "b"], "prefix": "c"},
-            "evaluate is expected: Average(",
+            "evaluate or part is expected: Average(",
         ),
     ],
 )

@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.__main__ import machine, write
 from benchmarks.table import Row, as_markdown
 from fake_trainer import Manager, model_tensors
+from hosts import AGENT, write_settings
 from watching import ROOT, Watcher, wait_until
 
 from watcher.errors import DeviceTaken
@@ -103,11 +104,26 @@ class Machine:
             manager.save(100 * number, model_tensors(4000, number))
         return watcher
 
-    def start(self, watcher: Watcher) -> None:
-        """Start it on the GPU, with a worker that takes memory there."""
+    def start(self, watcher: Watcher, *, by_agent: bool = False) -> None:
+        """Start it on the GPU, with a worker that takes memory there.
+
+        Args:
+            by_agent: As if that were another host's, whose agent takes the GPU.
+        """
+        here = ["--device", self.gpu.uuid, "--device-lock-dir", self.locks]
+        if by_agent:
+            table = {
+                "host": "there",
+                "device": self.gpu.uuid,
+                "launcher": ["env"],
+                "agent": AGENT,
+                "device_lock_dir": str(self.locks),
+                "cache": str(self.folder / "cache"),
+            }
+            here = ["--config", write_settings(watcher.model_dir.parent / "run.toml", [table])]
         watcher.start(
-            *("--python", HERE / "worker.py", "--device", self.gpu.uuid, "--exit-when-idle", 1),
-            *("--device-turn-seconds", 1, "--device-lock-dir", self.locks),
+            *("--python", HERE / "worker.py", *here, "--exit-when-idle", 1),
+            *("--device-turn-seconds", 1),
             *("--retry-seconds", 0.1, "--run-name", watcher.model_dir.parent.name),
             GPU_HOLDER=self._holder,
             GPU_BYTES=WORKER_BYTES,
@@ -201,8 +217,21 @@ def lock_is_let_go(machine: Machine) -> str:
 
 def turns_are_taken(machine: Machine) -> str:
     """Two runs on one GPU have its memory in turn, both are scored whole, and it is free after."""
+    return _in_turn(machine, by_agent=False)
+
+
+def an_agent_takes_turns(machine: Machine) -> str:
+    """So do two of which one has the GPU by an agent, as on another host."""
+    return _in_turn(machine, by_agent=True)
+
+
+def _in_turn(machine: Machine, *, by_agent: bool) -> str:
     before = machine.look()
-    first, second = machine.watcher("first"), machine.watcher("second")
+    names = [f"{name}-by-agent" if by_agent else name for name in ("first", "second")]
+    first, second = map(machine.watcher, names)
+    machine.go.unlink(missing_ok=True)
+    log = machine.folder / "workers"
+    log.unlink(missing_ok=True)
     most, ended = [0], threading.Event()
 
     def sample() -> None:
@@ -215,7 +244,7 @@ def turns_are_taken(machine: Machine) -> str:
         machine.start(first)
         wait_until(lambda: first.status().get("worker") == "evaluating", "the first evaluates", 60)
         sampler.start()
-        machine.start(second)
+        machine.start(second, by_agent=by_agent)
         waited = wait_until(lambda: second.status().get("waiting_for"), "the second waits", 60)
         machine.go.touch()
         for watcher in (first, second):
@@ -228,10 +257,10 @@ def turns_are_taken(machine: Machine) -> str:
         if sampler.ident is not None:
             sampler.join()
     require(most[0] == 1, f"{most[0]} workers held its memory at once")
-    used = {line.split()[1] for line in (machine.folder / "workers").read_text().splitlines()}
+    used = {line.split()[1] for line in log.read_text().splitlines()}
     require(used == {machine.gpu.uuid}, f"by CUDA the workers were on {sorted(used)}")
     wait_until(lambda: _as_before(machine.look(), before), "its memory is free", GONE_SECONDS)
-    starts = len((machine.folder / "workers").read_text().splitlines())
+    starts = len(log.read_text().splitlines())
     return (
         f"{starts} workers for {2 * CHECKPOINTS} checkpoints, never two at once ({waited[:60]}...)"
     )
@@ -247,6 +276,7 @@ CHECKS: tuple[Callable[[Machine], str], ...] = (
     busy_is_seen,
     lock_is_let_go,
     turns_are_taken,
+    an_agent_takes_turns,
 )
 
 

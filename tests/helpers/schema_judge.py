@@ -22,7 +22,8 @@ from jsonschema import Draft202012Validator
 schema, messages = json.load(sys.stdin)
 for message in messages:
     # By its own type, so that a complaint names the field and not every type there is.
-    own = {"$ref": "#/$defs/" + message["type"].capitalize(), "$defs": schema["$defs"]}
+    name = message["type"].title().replace("_", "")
+    own = {"$ref": "#/$defs/" + name, "$defs": schema["$defs"]}
     for error in Draft202012Validator(own).iter_errors(message):
         print(message["type"], error.json_path, error.message)
 """

@@ -31,6 +31,7 @@ from evaluators.od_api.checkpoints import AVERAGE  # noqa: E402
 from evaluators.od_api.detections import truth_arrays  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
 from evaluators.od_api.fingerprint import text_sha256  # noqa: E402
+from evaluators.protocol import Part  # noqa: E402
 from evaluators.snapshot import Snapshot  # noqa: E402
 from evaluators.variables import VALUE  # noqa: E402
 from families import FAMILIES, REQUESTS, SAME_MODEL, SHAPES, TRAINED  # noqa: E402
@@ -115,6 +116,9 @@ def compare(family, eval_index=0):
     evaluation = Evaluation(request, VERSIONS, Snapshot({"folder": str(copies)}))
     mark()
     results = []
+    evaluation._sets.backend = backends()[0]
+    # Before the others, which remove the pictures of those before them.
+    shared = in_parts(evaluation, prefix)
     for backend in backends():
         evaluation._sets.backend = backend
         results.append(evaluation.evaluate(prefix, lambda done, total: None))
@@ -140,12 +144,37 @@ def compare(family, eval_index=0):
         "copies": sorted(copy.name for copy in copies.iterdir()),
         "backends": backends(),
         "results": results,
+        "shared": shared,
         "truths": truths,
         "average": average,
         "batch_norm": batch_norm,
         "pictures": compare_pictures(family, results[0]["artefacts"]),
         "seconds": [round(b - a, 1) for a, b in zip(marks, marks[1:])],
     }
+
+
+def in_parts(evaluation, prefix):
+    """Returns what an evaluation gives of which others run parts.
+
+    One of them comes, one never does, one is cut off, and one has another number of batches.
+    """
+    of, paths = 5, [None]
+
+    def ignore(done, total):
+        pass
+
+    for index in range(1, of):
+        path = str(pathlib.Path("part-{}.npz".format(index)).absolute())
+        evaluation.write_part(prefix, Part("", prefix, index, of, path), ignore)
+        paths.append(path)
+    cut = pathlib.Path(paths[3])
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with np.load(paths[4]) as arrays:
+        fewer = {name: a[:-1] if "/all/" in name else a for name, a in arrays.items()}
+    np.savez(paths[4], **fewer)
+    paths[2] = None
+    others = [lambda path=path: path for path in paths[1:]]
+    return evaluation.forward(prefix, ignore, others)()()
 
 
 def parents_of(average):

@@ -23,7 +23,7 @@ ELIDED = " ... "
 ENDLESS = {"web": "--port 0", "status --watch": ""}
 # What a test machine has not: a second GPU, a training environment, a person in the records.
 INSTEAD = (
-    (r"--device gpu:\d", "--device cpu"),
+    (r"--device (gpu:\d|cpu,gpu-box-2/gpu:1)", "--device cpu"),
     (r"CUDA_VISIBLE_DEVICES=0 ", ""),
     (r"/path/to/training/env/bin/python|/opt/od/bin/python|\.venv-od/bin/python", str(STUB)),
     (r"build/demo/model_dir|(?<![-\w/])(model_dir|finer)(?=\s|$)", "MODEL_DIR"),

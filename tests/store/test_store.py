@@ -218,8 +218,8 @@ def test_the_history_tells_the_rank_on_the_main_board_at_its_end(tmp_path: Path)
         )
     found = rows(path, "SELECT checkpoint, rank FROM history")
     assert found == [(f"ckpt-{n}", {2: 1, 4: 2}.get(n)) for n in range(1, 6)]
-    last = [name for _, name, *_ in rows(path, "PRAGMA table_info(history)")][-4:]
-    assert last == ["generation", "rank", "low", "high"]
+    last = [name for _, name, *_ in rows(path, "PRAGMA table_info(history)")][-5:]
+    assert last == ["generation", "rank", "low", "high", "machine"]
 
 
 def test_the_state_of_a_run_is_a_row_while_it_goes_on_and_after_its_end(tmp_path: Path):

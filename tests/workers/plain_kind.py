@@ -1,7 +1,8 @@
 """The worker's runtime with a kind of evaluation that needs no library: `plain_kind.py`.
 
 A checkpoint's prefix says what becomes of it: `slow` goes on with its images until it is cancelled,
-`late` has metrics that take long, `bad` and `broken` get no score. Anything else is scored.
+`late` has metrics that take long, `bad` and `broken` get no score. Anything else is scored; its
+`parts` are the paths that were told of what others ran.
 """
 
 import importlib.util
@@ -15,6 +16,8 @@ IMAGES = 3
 
 class Plain:
     """A kind as `kinds.py` says."""
+
+    JOBS = ("evaluate", "part")
 
     def prepare(self, start, begin):
         begin("importing nothing")
@@ -30,7 +33,14 @@ class Plain:
         metrics = [protocol.DeclaredMetric("size", direction="min", unit="bytes", short=["s"])]
         return protocol.Ready("f", self._images, metrics, categories=[protocol.Category(1, "a")])
 
-    def forward(self, prefix, on_progress):
+    def write_part(self, request, on_progress):
+        on_progress(1, self._images)
+        if request.prefix == "bad":
+            raise protocol.Failure("not_finite", "NaN in a", permanent=True)
+        pathlib.Path(request.path).write_text(f"{request.index} of {request.of}")
+        return {"images": 1}
+
+    def forward(self, prefix, on_progress, others=()):
         if prefix == "bad":
             raise protocol.Failure("not_finite", "NaN in a", permanent=True)
         if prefix == "broken":
@@ -39,11 +49,12 @@ class Plain:
         while prefix == "slow":
             time.sleep(0.01)
             on_progress(1, self._images)
+        parts = [str(wait()) for wait in others]
         on_progress(self._images, self._images)
 
         def finish():
             time.sleep(0.5 if prefix == "late" else 0)
-            return {"images": self._images, "metrics": {"size": 1.0}}
+            return {"images": self._images, "metrics": {"size": 1.0}, "warnings": parts}
 
         return lambda: finish
 

@@ -27,12 +27,17 @@ with its seconds), STUB_METRIC_WARNINGS (JSON, sentences that come with each res
 those of them that are drawn at random), STUB_DETAILS (JSON, the details of `ready`), STUB_PROTOCOL
 (the number that it says it speaks), STUB_LATENCIES (JSON, name to [latency_ms, its spread]),
 STUB_REPLICATES (JSON, name to the replicates of its score), STUB_REPLICATES_SECONDS (they take so
-long), STUB_CATEGORIES (JSON, the names of the categories), STUB_CATEGORY_METRIC (the metric that
-there is of each), STUB_FINGERPRINT, STUB_EVAL_NAME, STUB_PICTURES (a folder that is copied for each
-evaluation, and given as its pictures), STUB_LOG and STUB_STARTS (files that get a line for each
-evaluation, and one with the process id for each worker), STUB_JOBS (JSON, what it may be asked for;
-an average has weights that come of the names of its parents and of how many images its batch norm
-is recomputed of, and is written by STUB_PYTHON), STUB_PLAIN (it recomputes none).
+long), STUB_CATEGORIES (JSON, the names of the categories), STUB_MACHINE (JSON, the parts of its
+machine), STUB_DEVIATION (JSON, metric to what is added to it, null for no number),
+STUB_CATEGORY_METRIC (the metric that there is of each), STUB_FINGERPRINT, STUB_EVAL_NAME,
+STUB_PICTURES (a folder that is copied for each evaluation, and given as its pictures), STUB_LOG and
+STUB_STARTS (files that get a line for each evaluation, and one with the process id for each
+worker), STUB_CHILD (it starts a process that outlives it, if nobody ends its group), STUB_JOBS
+(JSON, what it may be asked for; an average has weights that come of the names of its parents and of
+how many images its batch norm is recomputed of, and is written by STUB_PYTHON), STUB_PLAIN (it
+recomputes none), STUB_PARTS (a file that gets a line for each evaluation of which others ran parts:
+its name, and of each part what its file says, or that there is none), STUB_PART_SECONDS (a part
+takes so long).
 STUB_READ is a file that gets, for each worker, a JSON list of the texts that its pipeline.config
 and metric plugins hold; STUB_TAKE a label map, which it copies where the daemon wants it, and whose
 text comes last in that list. STUB_ON is a JSON object of what differs on a device: its name in
@@ -175,12 +180,37 @@ def evaluate(request):
     for done in range(1, IMAGES + 1):
         time.sleep(seconds / IMAGES)
         reply("progress", id=token, done=done, total=IMAGES)
+    others(request)
     reply("free", id=token)
     metrics = threading.Thread(target=answer, args=(name, token, list(COMPUTING)), daemon=True)
     COMPUTING[:] = [metrics]
     metrics.start()
     if "STUB_METRICS_SECONDS" not in os.environ:
         metrics.join()
+
+
+def others(request):
+    """Waits for the parts that others run, and notes what was in their files."""
+    found = {}
+    while len(found) < request.get("parts", 1) - 1:
+        said = json.loads(sys.stdin.readline())
+        assert said["type"] == "part_found" and said["id"] == request["id"], said
+        path = said.get("path")
+        found[said["index"]] = Path(path).read_text() if path else "none"
+    if found:
+        with Path(os.environ["STUB_PARTS"]).open("a") as log:
+            words = [found[index] for index in sorted(found)]
+            log.write(" ".join([Path(request["prefix"]).name, *words]) + "\n")
+
+
+def part(request):
+    name, token = Path(request["prefix"]).name, request["id"]
+    reply("progress", id=token, done=0, total=IMAGES)
+    if misbehave(name, token):
+        return
+    time.sleep(float(os.environ.get("STUB_PART_SECONDS", "0")))
+    Path(request["path"]).write_text("{}/{}".format(request["index"], request["of"]))
+    reply("part_written", id=token, images=IMAGES // request["of"])
 
 
 def average(request):
@@ -225,6 +255,8 @@ def answer(name, token, before):
     scores = json.loads(os.environ.get("STUB_SCORES", "{}"))
     score = scores.get(name, int(name.split("-")[1]) / 1000)
     metrics = {"DetectionBoxes_Precision/mAP": score, "Loss/total_loss": 1 - (score or 0)}
+    for metric, more in json.loads(os.environ.get("STUB_DEVIATION", "{}")).items():
+        metrics[metric] = None if more is None else metrics[metric] + more
     drawn = json.loads(os.environ.get("STUB_REPLICATES", "{}")).get(name)
     cost = None
     if "STUB_LATENCIES" in os.environ:
@@ -322,6 +354,8 @@ def main():
     if "STUB_DIE" in os.environ or Path(os.environ.get("STUB_DIE_IF", "/none")).exists():
         print("ImportError: libcuda.so.1", file=sys.stderr, flush=True)
         os._exit(int(os.environ.get("STUB_DIE", "1")))
+    if "STUB_CHILD" in os.environ:
+        subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", "stub-child", str(os.getpid())])
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
     START.update(json.loads(sys.stdin.readline()))
@@ -354,6 +388,7 @@ def main():
             for name in json.loads(os.environ.get("STUB_METRICS", json.dumps(names)))
         ],
         device="cpu",
+        machine=json.loads(os.environ.get("STUB_MACHINE", "null")),
         categories=categories(),
         capabilities={"overlap": True, "jobs": jobs},
         notes=json.loads(os.environ.get("STUB_NOTES", "[]")),
@@ -364,7 +399,7 @@ def main():
         request = json.loads(line)
         if request["type"] == "stop":
             break
-        (average if request["type"] == "average" else evaluate)(request)
+        {"average": average, "part": part, "evaluate": evaluate}[request["type"]](request)
 
 
 main()

@@ -39,7 +39,7 @@ class _Commands(click.Group):
     """Imports a subcommand when it is asked for: reading needs none of the daemon's libraries."""
 
     groups: ClassVar = {
-        "Set up and run": ("init", "doctor", "run", "train", "install-units"),
+        "Set up and run": ("init", "doctor", "run", "train", "install-units", "agent"),
         "See how it goes": (
             *("status", "best", "leaderboard", "history", "metrics", "compare"),
             *("plot", "web", "explain"),

@@ -17,6 +17,7 @@ from watcher.store.reading import Reader
 from watcher.store.replicates import draws_of
 from watcher.view import show
 from watcher.view.changes import Measured, changes
+from watcher.view.machines import remarks, standing_of
 
 if TYPE_CHECKING:
     from watcher.view.images import ImageChange
@@ -51,13 +52,16 @@ def compare(
         ids = [one.row["evaluation_id"] for one in (before, after)]
         drawn = draws_of(reader, ids)
         changed = _changed(reader, before, after) if images else []
+        named = {id_: one.title for id_, one in zip(ids, (before, after), strict=True)}
+        machines = remarks(reader, named)
+        standings = [standing_of(reader, id_) for id_ in ids]
     both = (drawn[ids[0]], drawn[ids[1]]) if len(drawn.keys() & set(ids)) == 2 else None
     overall, categories = changes(before, after, both)
     if json_output:
         print_json(
             {
-                "from": _identity(before.as_data()),
-                "to": _identity(after.as_data()),
+                "from": {**_identity(before.as_data()), **standings[0]},
+                "to": {**_identity(after.as_data()), **standings[1]},
                 "metrics": [change.as_data() for change in overall],
                 "categories": [change.as_data() for change in categories],
                 **({"images": [asdict(one) for one in changed]} if images else {}),
@@ -67,6 +71,8 @@ def compare(
         from watcher.view.tables import changes_table
 
         show(changes_table(overall, categories, before, after))
+        for one in machines:
+            click.echo(one.sentence)
         if images:
             from watcher.view.images import images_table, main_metric
 

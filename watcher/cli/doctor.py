@@ -58,9 +58,10 @@ def doctor(
     """Check what a run on MODEL_DIR needs, and say what to do about what is missing.
 
     Takes the settings that run would take, before a run or beside one: what is not given is as at
-    the last start of run on MODEL_DIR. Writes nothing that lasts and computes on no GPU. Exit code
-    0 without an error, 1 with one (with --strict also for a warning). A check that hangs or fails
-    is a warning that says so.
+    the last start of run on MODEL_DIR. Writes nothing that lasts and computes on no GPU of this
+    machine; of a device on another host it has a worker there get ready. Exit code 0 without an
+    error, 1 with one (with --strict also for a warning). A check that hangs or fails is a warning
+    that says so.
     """
     from watcher.doctor.examine import examine
     from watcher.doctor.finding import Finding, exit_code

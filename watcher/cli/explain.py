@@ -60,14 +60,16 @@ def explain(
     from watcher.view import show
     from watcher.view.explanation import as_json as plain
     from watcher.view.explanation import drawn
+    from watcher.view.machines import remarks
 
     with open_reader(state_folder(model_dir, state_dir)) as reader:
         told = _explained(reader, what_if, board_name)
         _tell_held(reader)
+        machines = remarks(reader, {row.evaluation_id: row.name for row in told.ranking.leaders})
     if json_output:
-        print_json(plain(told, _in_model_dir(told, model_dir)))
+        print_json(plain(told, _in_model_dir(told, model_dir), machines))
     else:
-        show(drawn(told, _in_model_dir(told, model_dir)))
+        show(drawn(told, _in_model_dir(told, model_dir), machines))
 
 
 def _tell_held(reader: Any) -> None:

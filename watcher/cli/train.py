@@ -186,23 +186,25 @@ def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: So
 
     told = _evaluation(settings)
     settings.carrier.interpreter()
-    listing = Listing() if settings.carrier.device == "cpu" else list_gpus()
+    wanted = settings.carrier.device_here
+    listing = Listing() if wanted == "cpu" else list_gpus()
     device = evaluation_device(
-        settings.carrier.device,
+        wanted,
         visible_devices(command, os.environ),
         os.environ.get("CUDA_DEVICE_ORDER"),
         listing.gpus,
         other_evaluators(settings.carrier.device_lock_dir, listing),
     )
-    if device.device != settings.carrier.device:
+    if device.device != wanted:
         say(f"the watcher evaluates on {device.device}: {device.reason}")
     known: dict[str, Any] = {
         **told,
         "python": settings.carrier.python,
         "working_directory": settings.carrier.working_directory or str(Path.cwd()),
     }
-    if device.device != settings.carrier.device:
-        known["device"] = device.device
+    if device.device != wanted:
+        there = [table.name for table in settings.carrier.devices.there]
+        known["device"] = ",".join([device.device, *there])
     if settings.service.log_format == "auto" and not settings.trainer.trainer_log:
         known["log_format"] = "human"  # a live view and a trainer do not share a terminal
     # -P: a `watcher` in the folder we are started in is not this program.

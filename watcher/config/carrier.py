@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from watcher.config.rules import Niceness, about
+from watcher.config.devices import DeviceTable, Named, named
+from watcher.config.rules import Niceness, NotNegative, about
 from watcher.decision.queue_policy import parse_size
 from watcher.errors import ConfigError
 
@@ -44,10 +45,18 @@ class LocalSettings(
         about(
             "Device to evaluate on: cpu, gpu:N as nvidia-smi counts, or a GPU's UUID; several"
             " GPUs, as gpu:1,gpu:2, run a worker each. auto takes a GPU that no process but"
-            " another watcher's uses at the start, else the CPU.",
+            " another watcher's uses at the start, else the CPU. gpu-box-2/gpu:1 is one of another"
+            " host, reached by ssh or as a [[device]] of the file says.",
             "DEVICE",
         ),
     ] = "cpu"
+    device_tables: Annotated[
+        tuple[DeviceTable, ...],
+        about(
+            "Tables in the file: each is a device, with host one of another host, with the"
+            " launcher that starts its worker there. Written as [[device]].",
+        ),
+    ] = ()
     device_turn_seconds: Annotated[
         float,
         about(
@@ -64,6 +73,24 @@ class LocalSettings(
             "FOLDER",
         ),
     ] = None
+    accept_host_differences: Annotated[
+        NotNegative | None,
+        about(
+            "Let a machine evaluate of which the figures of a scored checkpoint, measured again,"
+            " differ from the recorded ones by at most this. Default: they have to be equal to the"
+            " last bit.",
+            "TOLERANCE",
+        ),
+    ] = None
+    shard: Annotated[
+        Annotated[int, msgspec.Meta(ge=2)] | Literal["auto", "off"],
+        about(
+            "How many devices may share an evaluation, each a part of the eval set, while they have"
+            " none of their own; the score is the same. auto shares those that one device takes"
+            " two minutes for.",
+            "auto|off|N",
+        ),
+    ] = "off"
     nice: Annotated[
         Niceness | None, about("Niceness of the evaluation, 0 to 19. Default: none.", "N")
     ] = None
@@ -110,6 +137,16 @@ class LocalSettings(
             f"python ({wanted}) does not exist or cannot be executed",
             hint="give the interpreter of the training environment, /path/to/env/bin/python",
         )
+
+    @property
+    def devices(self) -> Named:
+        """What `device` asks for, here and on other hosts."""
+        return named(self.device, self.device_tables)
+
+    @property
+    def device_here(self) -> str:
+        """What `device` asks for of this machine; `cpu` where that is nothing, to be on none."""
+        return self.devices.here or "cpu"
 
     @property
     def working_path(self) -> Path:

@@ -113,7 +113,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def shown(value: Any) -> str:
     """Return the value of a setting as people write it."""
     if isinstance(value, dict):
-        return str(value.get("name") or value.get("metric"))
+        return "/".join(
+            str(value[key]) for key in ("name", "host", "device") if value.get(key)
+        ) or str(value.get("metric"))
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value)) or "none"
     if value is None or isinstance(value, bool):

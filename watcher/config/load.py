@@ -19,12 +19,13 @@ import msgspec
 from watcher.config.bucket import check_model_dir, check_place, is_url
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.describe import describe
+from watcher.config.devices import TABLES, DeviceTable, check_device, check_table, split_tables
 from watcher.config.kinds import complete, kind_given, of_others
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
 from watcher.config.ranking import BoardSettings
-from watcher.config.rules import ENVIRONMENT_PREFIX, check_device
+from watcher.config.rules import ENVIRONMENT_PREFIX
 from watcher.config.run import PATHS
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings, defining, fields, names, nested
@@ -36,7 +37,8 @@ from watcher.decision.smooth import parse_smoothing
 from watcher.errors import ConfigError
 
 # Tables cannot be written as a flag.
-FILE_ONLY = frozenset({"board"})
+_TABLES: Mapping[str, type[msgspec.Struct]] = {"board": BoardSettings, TABLES: DeviceTable}
+FILE_ONLY = frozenset(_TABLES)
 
 _SomeSettings = TypeVar("_SomeSettings", bound=Settings)
 _NO_START = LastStart()
@@ -171,7 +173,7 @@ def _collect(
     given: dict[str, str] = {}
     for name, value in defaults.items():
         merged[name], given[name] = value, "the trainer's command"
-    for name, value in (read_toml(file) if file else {}).items():
+    for name, value in split_tables(read_toml(file) if file else {}).items():
         if name in names(kind) or name not in launcher_names():
             merged[name], given[name] = value, str(file)
     by_hand: set[str] = set()
@@ -295,6 +297,7 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
     "model_dir": check_model_dir,
     "publish": check_place,
     "device": check_device,
+    TABLES: check_table,
     "queue_policy": parse_policy,
     "listen": lambda value: parse_address(str(value)),
     "max_pinned_bytes": lambda value: parse_size(str(value)),
@@ -352,8 +355,13 @@ def _choices(table: type, name: str) -> list[str]:
     ]
 
 
-def _is_number_or_choice(table: type, name: str) -> bool:
-    return int in get_args(get_type_hints(table)[name]) and bool(_choices(table, name))
+def _least(table: type, name: str) -> int | None:
+    """Return the least number that a field may be which is a number or a choice, else None."""
+    kinds = get_args(get_type_hints(table)[name])
+    if int not in kinds or not _choices(table, name):
+        return None
+    schema = msgspec.json.schema(get_type_hints(table, include_extras=True)[name])
+    return next((one["minimum"] for one in schema["anyOf"] if "minimum" in one), 0)
 
 
 def _check_names(
@@ -381,17 +389,18 @@ def _explain(
     if not match or match[2] not in merged:  # a whole section, not one of its settings
         return ConfigError(f"invalid settings: {text}")
     rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
-    table = (BoardSettings, field) if field else (defining(kind)[name], name)
-    if not match[3] and _is_number_or_choice(*table):
-        rule = f"expected a whole number, 1 or more, or {either(_choices(*table))}"
+    table = (_TABLES[name], field) if field and name in _TABLES else (defining(kind)[name], name)
+    if not match[3] and (least := _least(*table)) is not None:
+        rule = f"expected a whole number, {least} or more, or {either(_choices(*table))}"
     elif "enum" in rule:
         rule = f"expected one of {', '.join(_choices(*table))}"
     elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
         rule = f"it has a key {unknown[1]}"
-        if name == "board" and "." not in match[3]:
-            rule += f", and may have {', '.join(BoardSettings.__struct_fields__)}"
+        if name in _TABLES and "." not in match[3]:
+            rule += f", and may have {', '.join(_TABLES[name].__struct_fields__)}"
     else:
         rule = in_words(rule)
+    name = "device" if name == TABLES else name
     said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({merged[name]})"
     command = "train" if name in launcher_names() else "run"
     return ConfigError(

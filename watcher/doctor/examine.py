@@ -14,7 +14,7 @@ from watcher.config import Settings
 from watcher.config.carrier import LocalSettings
 from watcher.config.garden_params import params_file
 from watcher.config.policies import boards
-from watcher.doctor import cadence, device, folders, noise, service, space, state, training
+from watcher.doctor import cadence, device, folders, hosts, noise, service, space, state, training
 from watcher.doctor.event_files import event_files
 from watcher.doctor.finding import Finding
 from watcher.doctor.fitting import to_check
@@ -79,7 +79,8 @@ def examine(
 
     # It keeps its own time, and needs a little more to end what it started.
     asking = Check("environment", ask, time_limit + _DEVICE_SECONDS + 10)
-    found += look_at([asking, *_surroundings(settings, source, running, device_source)])
+    around = _surroundings(settings, source, running, device_source)
+    found += look_at([asking, *_hosts(settings, time_limit), *around])
     return found + look_at(_outlook(settings, source, running, answer.facts))
 
 
@@ -87,19 +88,34 @@ def _surroundings(
     settings: Settings, source: CheckpointSource, running: Sequence[Trainer], device_source: str
 ) -> list[Check]:
     """Return the checks beside the training environment's, which ask nothing of it."""
-    run, set_device = settings.run, settings.carrier.device
+    run, devices = settings.run, settings.carrier.devices
+    here = Check(
+        "device",
+        lambda: device.device(str(devices.here), list_gpus(), running, source=device_source),
+        _DEVICE_SECONDS,
+    )
     return [
         *_places(settings, source, running),
         Check("database", partial(state.database, run.state_path)),
         Check("metric", partial(state.metric, settings)),
         Check("promoted", partial(state.promoted, run.state_path)),
-        Check(
-            "device",
-            lambda: device.device(set_device, list_gpus(), running, source=device_source),
-            _DEVICE_SECONDS,
-        ),
+        *([here] if devices.here else []),
         Check("tensorboard", partial(event_files, settings.exports, run.eval_path)),
         Check("systemd", partial(service.units, run.model_path)),
+    ]
+
+
+def _hosts(settings: Settings, time_limit: float) -> list[Check]:
+    """Return a check for each device of another host, which goes there."""
+    there = settings.carrier.devices.there
+    present = _recorded(settings.run.state_path).fingerprint if there else None
+    return [
+        Check(
+            "host",
+            lambda table=table: [hosts.host(settings, table, present, time_limit)],  # type: ignore[misc]
+            time_limit + 10,
+        )
+        for table in there
     ]
 
 
@@ -148,12 +164,12 @@ def _find(running: list[Trainer]) -> list[Finding]:
 
 def _device(carrier: LocalSettings, running: Sequence[Trainer]) -> str:
     """Return the device that the training environment is asked about."""
-    if carrier.device == "cpu":
+    if carrier.device_here == "cpu":
         return "cpu"
     listing = list_gpus()
     try:
         taken = device.trainers_gpus(running, listing)
-        return choose(carrier.device, listing, taken=taken)[0].device
+        return choose(carrier.device_here, listing, taken=taken)[0].device
     except ConfigError:  # the check of the device tells it
         return "cpu"
 

@@ -40,6 +40,7 @@ class RunState:
         waiting: Checkpoints that wait.
         promoted: Places taken on all boards.
         journal: SQLite's journal mode.
+        fingerprint: Of the evaluation that counts.
     """
 
     status: dict[str, Any]
@@ -49,6 +50,7 @@ class RunState:
     waiting: int = 0
     promoted: int = 0
     journal: str | None = None
+    fingerprint: str | None = None
 
 
 def load(state_dir: Path) -> RunState | None:
@@ -69,6 +71,7 @@ def load(state_dir: Path) -> RunState | None:
             waiting=reader.waiting(),
             promoted=queries.places_taken(reader),
             journal=queries.journal_mode(reader),
+            fingerprint=reader.run()["fingerprint"],
         )
 
 

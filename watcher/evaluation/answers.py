@@ -54,6 +54,7 @@ def read_evaluation(message: messages.Result, ready: Ready) -> Evaluation:
         timings=timings,
         device=said.device,
         versions=ready.versions,
+        machine=said.machine,
         details={
             **said.details,
             "categories": msgspec.to_builtins(said.categories),

@@ -188,5 +188,7 @@ class AverageWriting:
 
 def _can_take(supervisor: Supervisor) -> bool:
     """True when a worker is idle, on a device that works."""
-    idle = supervisor.ready is not None and supervisor.idle and not supervisor.leases
+    if supervisor.far:  # what it writes lies on another disk
+        return False
+    idle = supervisor.ready is not None and supervisor.takes and not supervisor.leases
     return idle and supervisor.breaker.closed

@@ -167,7 +167,12 @@ def _made(folder: Path) -> bool:
         folder.chmod(0o1777)
     # Not a link: whoever made that would choose the folder.
     with contextlib.suppress(OSError):
-        return stat.S_ISDIR(folder.lstat().st_mode) and os.access(folder, os.W_OK | os.X_OK)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return False
+        if not os.access(folder, os.W_OK | os.X_OK) and time.time() - found.st_ctime < 1:
+            time.sleep(_CREATING_SECONDS)  # another user makes it this moment
+        return os.access(folder, os.W_OK | os.X_OK)
     return False
 
 

@@ -19,7 +19,7 @@ from watcher.config.policies import require_metrics
 from watcher.decision.board import Board
 from watcher.decision.retry import delay
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
-from watcher.errors import ConfigError, StoreError, StoreRefused
+from watcher.errors import ConfigError, StoreError, StoreRefused, WorkerError, WorkerRefused
 from watcher.evaluation.averages import AverageWriting
 from watcher.evaluation.doubts import Doubts
 from watcher.evaluation.events import (
@@ -37,8 +37,11 @@ from watcher.evaluation.events import (
     WorkerRecycled,
     WorksAgain,
 )
+from watcher.evaluation.home_first import HomeFirst
+from watcher.evaluation.machines import Machines
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.pool import WorkerPool
+from watcher.evaluation.shards import Shards
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
 from watcher.protocols import CheckpointSource
@@ -61,6 +64,8 @@ class Dispatcher:
         pool: The workers' supervisors.
         snapshot: What each worker is set up from.
         doubts: What the settings decide by though it is noise.
+        machines: Which workers may evaluate, by the machine that they run on.
+        refused: How many answers came when their lease was lost.
         misfit: The last that failed by the set-up, None where something was scored since.
         to_bring_back: sha256 of what failed by an earlier set-up and has no pin any more, while
             MODEL_DIR still has it. Whoever puts those back into the queue empties it.
@@ -82,6 +87,8 @@ class Dispatcher:
         self.pool = WorkerPool(supervisors)
         for supervisor in supervisors:
             supervisor.to_check = self._newest
+        self._home_first = HomeFirst(self.pool)
+        self.refused = 0
         self.misfit: Rejected | None = None
         self.to_bring_back: tuple[str, ...] = ()
         self.snapshot = snapshot
@@ -97,6 +104,9 @@ class Dispatcher:
         self._forgiven: set[int] = set()
         self.doubts = Doubts(self._boards, store.ledger)
         self._averages = AverageWriting(store, source, pins_dir, carrier.max_attempts)
+        tolerance, attempts = carrier.accept_host_differences, carrier.max_attempts
+        self.machines = Machines(store, self.pool, tolerance, attempts)
+        self._shards = Shards(carrier.shard)
 
     def record(self, now: float, steady: float) -> bool:
         """Take what the workers have to say and record all of it.
@@ -110,11 +120,14 @@ class Dispatcher:
             WorkerRefused, WorkerError: as `WorkerPool.tick`.
         """
         self._changed = False
-        self._unrecorded += ((who, said, now, steady) for who, said in self.pool.tick(steady))
+        for who, said in self.pool.tick(steady):
+            if event := self._shards.take(said, steady):
+                self._unrecorded.append((who, event, now, steady))
+        self._unrecorded += ((*one, now, steady) for one in self._home_first.released())
         while self._unrecorded:
             try:
                 self._record_one(*self._unrecorded[0])
-            except ConfigError:
+            except (ConfigError, WorkerRefused, WorkerError):
                 self._unrecorded.popleft()  # it is told once, and not again at the end
                 raise
             self._unrecorded.popleft()
@@ -137,7 +150,8 @@ class Dispatcher:
             StoreError: the database cannot be written.
         """
         while self._unrecorded:
-            with contextlib.suppress(ConfigError):  # nothing is begun any more
+            # Nothing is begun any more.
+            with contextlib.suppress(ConfigError, WorkerRefused, WorkerError):
                 self._record_one(*self._unrecorded.popleft())
         self._give_back(leases, now)
         self._averages.close()
@@ -165,28 +179,39 @@ class Dispatcher:
         self._give_back(leases, now)
 
     def _give_back(self, leases: tuple[Lease, ...], now: float) -> None:
-        self._returning += leases
+        self._returning += (one for one in leases if not self._shards.drop(one))
         while self._returning:
-            if not self._averages.give_back(self._returning[0]):
+            lease = self._returning[0]
+            if not (self._averages.give_back(lease) or self.machines.give_back(lease)):
                 with contextlib.suppress(LeaseLost):  # it expired, and is back already
-                    self._store.queue.give_back(self._returning[0], now)
+                    self._store.queue.give_back(lease, now)
             self._returning.popleft()
 
     def give_out(self, now: float, steady: float) -> None:
-        """Give each worker that can take one a pending checkpoint; those without any come first."""
+        """Give each worker that can take one a pending checkpoint; those without any come first.
+
+        Raises:
+            WorkerRefused, WorkerError: no machine is left whose numbers are those of the scores.
+        """
+        self.machines.admit(self._something_waits(now), now, steady)
+        self._give_back(self.machines.take_returned(), now)
         held = {lease.token for lease in self.pool.leases}
         self._renewed = {token: at for token, at in self._renewed.items() if token in held}
-        for supervisor in sorted(self.pool, key=lambda one: len(one.leases)):
-            if not supervisor.idle:
-                continue
-            lease = self._choose(supervisor, now)
-            if lease:
+        idle = [one for one in self.pool if one.takes]
+        given = []
+        for supervisor in sorted(idle, key=lambda one: len(one.leases)):
+            if lease := self._choose(supervisor, now):
                 self._renewed[lease.token] = steady
-                supervisor.evaluate(lease, steady)
-            else:
-                self._averages.offer(supervisor, now, steady)
+                given.append((supervisor, lease))
+                idle.remove(supervisor)
+        self._shards.begin(given, idle, steady)
+        for supervisor in idle:
+            self._averages.offer(supervisor, now, steady)
+        self.pool.want(self._something_waits(now))
+
+    def _something_waits(self, now: float) -> bool:
         due = self._store.queue.next_due()
-        self.pool.want((due is not None and due <= now) or self._averages.waits())
+        return (due is not None and due <= now) or self._averages.waits()
 
     def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
         queue, seconds = self._store.queue, self._lease_seconds()
@@ -231,7 +256,7 @@ class Dispatcher:
                     lease.token in self._trials
                 ):
                     pass
-                case _ if self._averages.take(event, now):
+                case _ if self._averages.take(event, now) or self.machines.take(event, now):
                     pass
                 case Resampled(lease, fingerprint, replicates):
                     keys = {key for board in self._boards for key in board.metric.keys if key[1]}
@@ -272,6 +297,7 @@ class Dispatcher:
                 case GaveWay(device):
                     _log.info("worker ended, another watcher's turn has come", device=device)
         except LeaseLost as error:
+            self.refused += not isinstance(event, Progressed)
             _log.warning("answer refused", reason=error.message)
         except (StoreRefused, TypeError, ValueError, OverflowError) as error:
             if isinstance(event, Evaluated):
@@ -291,6 +317,8 @@ class Dispatcher:
         restart_in = round(lost.restart_at - steady, 1)
         _log.warning("worker lost", reason=lost.reason, restart_in=restart_in)
         for held in lost.leases:
+            if self.machines.broke(held, lost.reason, counts=lost.counts):
+                continue
             if self._averages.holds(held):
                 if lost.counts:
                     self._averages.broke(held, lost.reason, now)
@@ -316,6 +344,9 @@ class Dispatcher:
             supervisor.refuse(reason, steady)
             return
         said = ready.said
+        if self._home_first.holds(supervisor, ready, self._store.ledger.fingerprint()):
+            _log.info("ready, and waits until a device of this machine is", **self._on(supervisor))
+            return
         categories = None if said.categories is None else {one.name for one in said.categories}
         require_metrics(self._boards, [metric.name for metric in said.metrics], categories)
         self.snapshot.add(said.taken)
@@ -323,6 +354,7 @@ class Dispatcher:
         self.snapshot.look()
         again = self._store.ledger.set_fingerprint(said.fingerprint, now)
         if again.changed:
+            self._start_over_elsewhere(supervisor, said.fingerprint, now, steady)
             lost = self._store.queue.failed_unpinned(SET_UP)
             self.to_bring_back = tuple(sha for name, sha in lost if self._source.still_there(name))
         self._changed = True
@@ -341,6 +373,19 @@ class Dispatcher:
         if again.standing:
             names = ", ".join(again.standing)
             _log.info("measured in this evaluation before, their scores stand", checkpoints=names)
+
+    def _start_over_elsewhere(
+        self, supervisor: Supervisor, fingerprint: str, now: float, steady: float
+    ) -> None:
+        """End workers on other hosts that measure by another evaluation than the one of home."""
+        for other in self.pool:
+            if other is supervisor or other.ready is None or other.held:
+                continue
+            if other.ready.said.fingerprint != fingerprint:
+                leases = other.leases
+                said = f"{other.device} measures otherwise than {supervisor.device} by now"
+                other.start_over(said, steady)
+                self._give_back(leases, now)
 
     def _take_score(self, evaluated: Evaluated, now: float) -> None:
         metric, evaluation = self._boards[0].metric, evaluated.evaluation

@@ -50,6 +50,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class PartDone:
+    """The part of an evaluation that was asked for lies in the file that was named."""
+
+    lease: Lease
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class AverageWritten:
     """The average that was asked for lies at the prefix of its lease, unverified."""
 
@@ -143,6 +151,7 @@ WorkerEvent = (
     | Ready
     | Progressed
     | Evaluated
+    | PartDone
     | AverageWritten
     | Resampled
     | Rejected

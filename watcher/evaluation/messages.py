@@ -70,11 +70,46 @@ class Evaluate(Struct, frozen=True, tag="evaluate"):
         id: The lease's token; every message about this evaluation bears it.
         prefix: The checkpoint's path without the suffixes of its files.
         rest: Seconds to rest for each second of passes, for a trainer beside it.
+        parts: Into how many parts the eval set is divided; all but the first are run by others.
     """
 
     id: Name
     prefix: str
     rest: float = 0.0
+    parts: Annotated[int, Meta(ge=1)] = 1
+
+
+class Part(Struct, frozen=True, tag="part"):
+    """Run a part of the eval set, and write what was found; only for a worker whose `jobs` have it.
+
+    Attributes:
+        id: Every message about it bears it.
+        prefix: The checkpoint's path, as of an evaluation.
+        index: Which part, from 1: the first one, 0, is run by whoever evaluates the whole.
+        of: How many parts there are: contiguous ones, as equal as that goes.
+        path: Of the file to write, which appears whole or not at all.
+        rest: As of an evaluation.
+    """
+
+    id: Name
+    prefix: str
+    index: Annotated[int, Meta(ge=1)]
+    of: Annotated[int, Meta(ge=2)]
+    path: str
+    rest: float = 0.0
+
+
+class PartFound(Struct, frozen=True, tag="part_found"):
+    """A part of a running evaluation is there, or will not come.
+
+    Attributes:
+        id: That of the evaluation.
+        path: Of the file; None where the worker is to run that part itself.
+    """
+
+    id: Name
+    index: int
+    path: str | None = None
 
 
 class Average(Struct, frozen=True, tag="average"):
@@ -169,6 +204,8 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
         fingerprint_parts: What it is made of, for people.
         images: Size of the eval set.
         device: What it runs on, in words.
+        machine: What of it may change the last bits of a number, by name; None where that is not
+            told.
         categories: None where they are not known.
         taken: Files that it added to the snapshot, the user's path to its copy.
         warnings: Sentences for the log, at each start.
@@ -180,6 +217,7 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
     images: Count
     metrics: list[DeclaredMetric]
     device: str = "cpu"
+    machine: dict[Name, str] | None = None
     categories: list[Category] | None = None
     capabilities: Capabilities = Capabilities()
     fingerprint_parts: dict[str, Any] = {}
@@ -331,6 +369,19 @@ class BatchNorm(Struct, frozen=True):
     frozen: Count = 0
 
 
+class PartWritten(Struct, frozen=True, tag="part_written"):
+    """The part that was asked for is written.
+
+    Attributes:
+        images: How many it has.
+        warnings: Sentences for the log.
+    """
+
+    id: Name
+    images: Count
+    warnings: list[str] = []
+
+
 class Averaged(Struct, frozen=True, tag="averaged"):
     """The average is written, whole, at the prefix that was asked for.
 
@@ -359,6 +410,6 @@ class Failed(Struct, frozen=True, tag="failed"):
     detail: str | None = None
 
 
-Request = Start | Evaluate | Average | Cancel | Stop
-Answer = Progress | Free | Result | Replicates | Averaged | Failed
+Request = Start | Evaluate | Part | PartFound | Average | Cancel | Stop
+Answer = Progress | Free | Result | Replicates | PartWritten | Averaged | Failed
 Reply = Hello | Phase | Ready | Error | Heartbeat | Answer

@@ -16,6 +16,14 @@ class WorkerPhase(Enum):
     SPENT = auto()  # the device is at fault: it is ended at once
 
 
+class Admission(Enum):
+    """What a ready worker may be given, by the machine that it runs on."""
+
+    ADMITTED = auto()  # whatever there is
+    PROVES = auto()  # a scored checkpoint, to be measured again
+    WAITS = auto()  # nothing, until another one has scored something
+
+
 class WorkerStep(Enum):
     """What happened to it."""
 

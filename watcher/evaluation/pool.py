@@ -11,18 +11,20 @@ from typing import Any
 
 import structlog
 
-from watcher.errors import WorkerError, WorkerRefused
+from watcher.errors import WatcherError, WorkerError, WorkerRefused
 from watcher.evaluation.breaker import Phase
 from watcher.evaluation.events import Ready, WorkerEvent
-from watcher.evaluation.phase import WorkerPhase
+from watcher.evaluation.phase import Admission, WorkerPhase
 from watcher.evaluation.supervise import RESTART_LIMIT_SECONDS, Supervisor
 from watcher.types import Lease
 
 _log = structlog.get_logger(__name__)
 
+PROVING = "proving"
+UNPROVEN = "waiting to be compared"
 # What a worker does, the most telling first: `status` shows that of the first that does it.
 _DOING = (
-    *("evaluating", "ready", "probing", "starting"),
+    *("evaluating", "ready", "probing", PROVING, "starting", UNPROVEN),
     *("waiting for the device", "held back", "waiting to restart"),
 )
 AT_REST = "at rest"
@@ -64,13 +66,14 @@ class WorkerPool:
 
     @property
     def free(self) -> bool:
-        """True when any checkpoint can be given to a worker now."""
-        return any(supervisor.idle and not supervisor.leases for supervisor in self)
+        """True when any checkpoint can be given to a worker now, be it to compare machines."""
+        idle = (supervisor for supervisor in self if supervisor.idle and not supervisor.leases)
+        return any(one.admission is not Admission.WAITS for one in idle)
 
     @property
     def has_room(self) -> bool:
         """True when one that broke no worker before can be given to a worker now."""
-        return any(supervisor.idle for supervisor in self)
+        return any(supervisor.takes for supervisor in self)
 
     @property
     def resting(self) -> bool:
@@ -117,12 +120,22 @@ class WorkerPool:
             try:
                 happened += ((supervisor, event) for event in supervisor.tick(steady))
             except (WorkerRefused, WorkerError) as error:
-                if len(self._present) == 1:
-                    raise
-                self._leave_out(supervisor, error.message)
+                self.leave_out(supervisor, error, error.message)
         return happened
 
-    def _leave_out(self, supervisor: Supervisor, reason: str) -> None:
+    def leave_out(self, supervisor: Supervisor, error: WatcherError, reason: str) -> None:
+        """Go on without a device until the next start.
+
+        Args:
+            supervisor: Its. Whatever it evaluates is to be given back.
+            error: What it means where there is no other.
+            reason: What is told where there is.
+
+        Raises:
+            WatcherError: that one, when it is the last device.
+        """
+        if len(self._present) == 1:
+            raise error
         supervisor.stop(timeout_seconds=0)
         self._present.remove(supervisor)
         self._left_out.append(f"{supervisor.device} is left out until the next start: {reason}")
@@ -134,9 +147,12 @@ class WorkerPool:
             supervisor.wanted = wanted
 
     def disagreement(self, supervisor: Supervisor, ready: Ready) -> str | None:
-        """Say why a worker that got ready cannot work beside the others, None when it can."""
+        """Say why a worker that got ready cannot work beside the others, None when it can.
+
+        One of another machine keeps none of this machine out.
+        """
         for other in self:
-            if other is supervisor or other.ready is None:
+            if other is supervisor or other.ready is None or (other.far and not supervisor.far):
                 continue
             ours, theirs = ready.said.fingerprint, other.ready.said.fingerprint
             if theirs != ours:
@@ -181,6 +197,7 @@ class WorkerPool:
             "workers": workers if len(self._all) > 1 else [],
             "waiting_for": "; ".join(waiting) or None,
             "held_back": self.held_back,
+            "hosts": [one.host() for one in self._all if one.host],
         }
 
     def counts(self) -> dict[str, int]:
@@ -222,15 +239,15 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
     if supervisor.breaker.phase is Phase.PROBING:
         doing = "probing"
     elif supervisor.lease:
-        doing = "evaluating"
+        doing = PROVING if supervisor.admission is Admission.PROVES else "evaluating"
     elif not supervisor.breaker.closed and not supervisor.waiting_for:
         doing = "held back"
     elif supervisor.ready:
-        doing = "ready"
-    elif supervisor.phase is WorkerPhase.STARTING:
-        doing = "starting"
+        doing = "ready" if supervisor.admission is Admission.ADMITTED else UNPROVEN
     elif supervisor.waiting_for:
         doing = "waiting for the device"
+    elif supervisor.phase is WorkerPhase.STARTING:
+        doing = "starting"
     elif supervisor.resting:
         doing = AT_REST
     else:
@@ -246,4 +263,5 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         **supervisor.progress,
         "device": supervisor.ready.said.device if supervisor.ready else None,
         "images": supervisor.ready.said.images if supervisor.ready else None,
+        "machine": supervisor.ready.said.machine if supervisor.ready else None,
     }

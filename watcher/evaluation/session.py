@@ -17,6 +17,7 @@ from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation
 from watcher.evaluation.events import (
     AverageWritten,
     Evaluated,
+    PartDone,
     Progressed,
     Ready,
     Rejected,
@@ -25,6 +26,7 @@ from watcher.evaluation.events import (
     Unusable,
     WorkerEvent,
 )
+from watcher.evaluation.frames import Moved, Waits
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.phase import WorkerPhase, WorkerStep, after
 from watcher.protocols import Carrier
@@ -54,25 +56,27 @@ class Limits:
 
 @dataclass(slots=True)
 class Running:
-    """An evaluation, or an average, that the worker was asked for. Times are steady seconds.
+    """What the worker was asked for: an evaluation mostly. Times are steady seconds.
 
     Attributes:
+        answer: What it is answered with.
         deadline: When it counts as hung.
         done: Images done, -1 before the first is told.
         free: The worker may be asked for the next.
-        averages: It is an average.
+        parts: How many are awaited of others: as long as they go on it is not to blame.
     """
 
     lease: Lease
     started: float
     deadline: float
+    answer: type = messages.Result
     done: int = -1
     total: int = 0
     free: bool = False
     first_done: int = 0
     first_told: float = 0.0
     images_per_second: float | None = None
-    averages: bool = False
+    parts: int = 0
 
     def came(self, done: int, now: float) -> None:
         """Note that more images are done, and how fast they go since the first progress."""
@@ -104,6 +108,7 @@ class Session:
             as hung.
         phases: What it has begun to do before it is ready, and when.
         stepped_back: It leaves the CPU to others.
+        waiting_for: Who has the device on another host, so that the worker cannot start yet.
     """
 
     worker: Carrier
@@ -114,6 +119,7 @@ class Session:
     owed: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     phases: list[tuple[str, float]] = field(default_factory=list)
     stepped_back: bool = False
+    waiting_for: str | None = None
     _deadline: float = math.inf
     _versions: dict[str, str] = field(default_factory=dict)
     _broken: str | None = None
@@ -131,7 +137,7 @@ class Session:
         """Tell the worker what to get ready for."""
         self.go(WorkerStep.SPAWNED)
         self._deadline = now + self.limits.start_seconds
-        self._send(request, now)
+        self._send(request)
 
     def end(self, peace_seconds: float | None = None) -> None:
         """End the worker: at once, but where it is idle and so much time is given for it."""
@@ -141,10 +147,31 @@ class Session:
             self.worker.stop(peace_seconds)
         self.go(WorkerStep.ENDED)
 
-    def evaluate(self, lease: Lease, now: float, rest: float = 0.0) -> None:
-        """Ask for an evaluation, with so much rest; its token is the message's id."""
-        self.running.append(Running(lease, now, now + self.stall_seconds))
-        self._send(messages.Evaluate(lease.token, str(lease.prefix), rest), now)
+    def evaluate(self, lease: Lease, now: float, rest: float = 0.0, parts: int = 1) -> None:
+        """Ask for an evaluation, with so much rest; its token is the message's id.
+
+        Args:
+            parts: Into how many the eval set is divided; `tell_part` says what others found.
+        """
+        self._ask(messages.Evaluate(lease.token, str(lease.prefix), rest, parts), lease, now)
+        self.running[-1].parts = parts - 1
+
+    def run_part(self, lease: Lease, request: messages.Part, now: float) -> None:
+        """Ask for a part of an evaluation, under a lease of its own."""
+        self._ask(request, lease, now, messages.PartWritten)
+
+    def tell_part(self, found: messages.PartFound, now: float) -> None:
+        """Say what became of a part, where the worker still runs the evaluation that it is of."""
+        for one in self.running:
+            if one.lease.token == found.id:
+                one.parts -= 1
+                one.deadline = max(one.deadline, now + self.stall_seconds)
+                self._send(found)
+
+    def cancel(self, lease: Lease) -> None:
+        """Have the worker give up what it runs, if it can; it is answered all the same."""
+        if self.ready and self.ready.said.capabilities.cancel:
+            self._send(messages.Cancel(lease.token))
 
     def average(
         self, lease: Lease, prefixes: Sequence[Path], now: float, batch_norm: int | None = None
@@ -154,23 +181,33 @@ class Session:
         Args:
             batch_norm: Of how many training images to compute its statistics anew.
         """
-        deadline = now + self.stall_seconds
-        self.running.append(Running(lease, now, deadline, averages=True))
         paths = [str(prefix) for prefix in prefixes]
-        self._send(messages.Average(lease.token, paths, str(lease.prefix), batch_norm), now)
+        request = messages.Average(lease.token, paths, str(lease.prefix), batch_norm)
+        self._ask(request, lease, now, messages.Averaged)
 
-    def _send(self, request: messages.Request, now: float) -> None:
+    def _ask(
+        self,
+        request: messages.Request,
+        lease: Lease,
+        now: float,
+        answer: type = messages.Result,
+    ) -> None:
+        self.running.append(Running(lease, now, now + self.stall_seconds, answer))
+        self._send(request)
+
+    def _send(self, request: messages.Request) -> None:
         try:
             self.worker.send(request)
         except WorkerError as error:
             # It is overdue at once: so the next look ends it and gives back what it holds.
-            self._broken, self._deadline = error.message, now
+            self._broken, self._deadline = error.message, -math.inf
 
     @property
     def due(self) -> float:
         """When something of the worker is overdue, infinite while nothing is awaited of it."""
         owed = (deadline for _, deadline in self.owed.values())
-        return min([self._deadline, *(running.deadline for running in self.running), *owed])
+        own = (running.deadline for running in self.running if not running.parts)
+        return min([self._deadline, *own, *owed])
 
     def overdue(self) -> str:
         """Say what is."""
@@ -222,6 +259,11 @@ class Session:
                     self._versions = message.versions
                 case messages.Heartbeat():
                     pass
+                case Waits(reason=reason) if self.ready is None:
+                    self.waiting_for = reason
+                    self._deadline = now + self.limits.start_seconds
+                case Moved():
+                    yield from self._take_moved(now)
                 case messages.Phase(name) if self.ready is None:
                     self.phases.append((one_line(name), now))
                     yield Starting(one_line(name))
@@ -240,6 +282,14 @@ class Session:
                     happened = self._take_answer(message, now)
                     if happened:
                         yield happened
+
+    def _take_moved(self, now: float) -> Iterator[Progressed]:
+        """Wait longer for what needs files that are on their way, and keep its leases."""
+        if self.ready is None:
+            self._deadline = now + self.limits.start_seconds
+        self._wait_on(now)
+        for one in self.running:
+            yield Progressed(one.lease, max(one.done, 0), one.total)
 
     def _greet(self, protocol: int) -> None:
         if protocol != messages.PROTOCOL:
@@ -280,10 +330,13 @@ class Session:
             case wire.WrongResult(_, reason):
                 self.running.remove(running)
                 return Unusable(lease, reason)
-            case messages.Averaged() if running.averages:
+            case messages.Averaged() if running.answer is messages.Averaged:
                 self.running.remove(running)
                 return AverageWritten(lease, message.batch_norm)
-            case messages.Result() if not running.averages:
+            case messages.PartWritten() if running.answer is messages.PartWritten:
+                self.running.remove(running)
+                return PartDone(lease, message.warnings)
+            case messages.Result() if running.answer is messages.Result:
                 return self._take_result(message, running, self.ready, now)
         raise WorkerError(f"the worker sent an unknown message: {_name(message)}")
 

@@ -13,18 +13,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from watcher.decision.retry import delay
-from watcher.errors import DeviceTaken, WorkerError, WorkerRefused, WorkerStillThere
+from watcher.errors import DeviceTaken, HostTrouble, WorkerError, WorkerRefused, WorkerStillThere
 from watcher.evaluation.breaker import HOPELESS_PROBES, Breaker
-from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.events import (
     AverageWritten,
     Evaluated,
     GaveWay,
     HeldBack,
+    PartDone,
     Ready,
     Rejected,
     Unusable,
@@ -33,10 +34,10 @@ from watcher.evaluation.events import (
     WorkerRecycled,
     WorksAgain,
 )
-from watcher.evaluation.messages import Start
-from watcher.evaluation.phase import WorkerPhase, WorkerStep
+from watcher.evaluation.messages import Part, PartFound, Start
+from watcher.evaluation.phase import Admission, WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
-from watcher.protocols import Carrier
+from watcher.protocols import Carrier, Turn
 from watcher.types import Lease
 
 # Only a new worker reads the new data; the checkpoint is not to blame.
@@ -72,7 +73,11 @@ class Supervisor:
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
         steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
+        far: The device is another machine's; one of this machine comes first.
+        host: Returns what `status` shows of the other machine; None for this one.
+        held: Its worker is ready, and waits for one of this machine.
         rest: How many seconds it rests then for each second of passes.
+        admission: What the worker may be given; set by whoever compares machines.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
 
@@ -80,10 +85,14 @@ class Supervisor:
     start_request: Start
     limits: Limits
     device: str = "cpu"
-    lock: DeviceLock | None = None
+    lock: Turn | None = None
     to_check: Callable[[], str | None] = lambda: None
     steps_back: Callable[[], bool] = lambda: False
+    far: bool = False
+    host: Callable[[], dict[str, Any]] | None = None
+    held: bool = False
     rest: float = 0.0
+    admission: Admission = Admission.ADMITTED
     phase_at: str | None = None
     wanted: bool = True
     waiting_for: str | None = None
@@ -156,9 +165,16 @@ class Supervisor:
 
     @property
     def idle(self) -> bool:
-        """True when a checkpoint can be given to the worker now."""
+        """True when the worker can be asked for an evaluation now."""
         session = self.session
+        if self.held:
+            return False
         return session is not None and session.has_room(beside_others=self.breaker.closed)
+
+    @property
+    def takes(self) -> bool:
+        """True when a checkpoint of the queue can be given to the worker now."""
+        return self.idle and self.admission is Admission.ADMITTED
 
     @property
     def hopeless(self) -> bool:
@@ -184,20 +200,47 @@ class Supervisor:
         # Else it is ended soon, whoever waits for the device.
         return self.lock is not None and self.phase in (WorkerPhase.READY, WorkerPhase.GIVING_WAY)
 
-    def evaluate(self, lease: Lease, now: float) -> None:
-        """Give the idle worker a checkpoint; what comes of it is told by `tick`."""
-        assert self.session is not None and self.idle
-        self._step_back(self.session, now)
-        self.breaker.given()
-        self.session.evaluate(lease, now, self.rest if self.session.stepped_back else 0.0)
+    def evaluate(self, lease: Lease, now: float, parts: int = 1) -> None:
+        """Give the idle worker a checkpoint; what comes of it is told by `tick`.
+
+        Args:
+            parts: Into how many the eval set is divided, the first of which is this worker's.
+        """
+        session = self._idle_session()
+        session.evaluate(lease, now, self._rest(session, now), parts)
+
+    def run_part(self, lease: Lease, index: int, of: int, path: Path, now: float) -> None:
+        """Give the idle worker a part of an evaluation, which it writes into a file."""
+        session = self._idle_session()
+        rest = self._rest(session, now)
+        part = Part(lease.token, str(lease.prefix), index, of, str(path), rest)
+        session.run_part(lease, part, now)
+
+    def tell_part(self, lease: Lease, index: int, path: Path | None, now: float) -> None:
+        """Say where a part of what the worker evaluates is; None where none will come."""
+        if self.session:
+            found = PartFound(lease.token, index, None if path is None else str(path))
+            self.session.tell_part(found, now)
+
+    def cancel(self, lease: Lease) -> None:
+        """Have the worker give something up, if it can."""
+        if self.session:
+            self.session.cancel(lease)
 
     def average(
         self, lease: Lease, prefixes: Sequence[Path], now: float, batch_norm: int | None = None
     ) -> None:
         """Have the idle worker write an average, as `Session.average`; `tick` tells of it."""
+        self._idle_session().average(lease, prefixes, now, batch_norm)
+
+    def _idle_session(self) -> Session:
         assert self.session is not None and self.idle
         self.breaker.given()
-        self.session.average(lease, prefixes, now, batch_norm)
+        return self.session
+
+    def _rest(self, session: Session, now: float) -> float:
+        self._step_back(session, now)
+        return self.rest if session.stepped_back else 0.0
 
     def _step_back(self, session: Session, now: float) -> None:
         """Let the worker leave the CPU to a trainer, once one is seen."""
@@ -238,6 +281,10 @@ class Supervisor:
                 self.session = self._start(now)
             for event in self.session.take(now):
                 events.append(self._weigh(event, self.session, now))
+            self.waiting_for = self.session.waiting_for
+            if self.waiting_for and not self._needed:
+                self.abandon()
+                return events
             if self.phase is WorkerPhase.SPENT:
                 events.append(self._end(self.breaker.reason, now))
             elif self.phase is WorkerPhase.OUTGROWN and not self.busy:
@@ -254,6 +301,8 @@ class Supervisor:
             self.problem, self._restart_at = error.message, now + _STILL_THERE_SECONDS
             self._blocked_at = min(self._blocked_at, now)
             self._blocked_long = now - self._blocked_at >= self.limits.start_seconds
+        except HostTrouble as error:
+            events.append(self._lose_host(error.message, now))
         except WorkerError as error:
             events.append(self._lose(error.message, now, error.hint))
         except WorkerRefused as error:
@@ -275,7 +324,7 @@ class Supervisor:
                 limit = self.limits.memory_bytes
                 if limit is not None and session.worker.resident_bytes() > limit:
                     session.go(WorkerStep.GREW)
-            case Rejected(permanent=True) | AverageWritten():
+            case Rejected(permanent=True) | AverageWritten() | PartDone():
                 self.breaker.answered()
             case Rejected(lease, code, message) if code != DATASET_CHANGED:
                 counts = self.breaker.broke([lease.checkpoint_id], f"{code}: {message}")
@@ -299,6 +348,7 @@ class Supervisor:
 
     def _forget(self) -> None:
         self.session = None
+        self.held = False
         self.breaker.returned()
 
     def _stand_back(self) -> None:
@@ -366,6 +416,17 @@ class Supervisor:
         if leases or not self.breaker.closed:
             counts = self.breaker.broke([lease.checkpoint_id for lease in leases], reason)
         return WorkerLost(leases, reason, self._restart_later(now), counts)
+
+    def _lose_host(self, reason: str, now: float) -> WorkerLost:
+        """Give up a worker whose host is at fault; what it evaluates goes elsewhere, uncounted."""
+        if self.leases:
+            self.breaker.broke((), reason)
+        self.failures += 1
+        self.losses += 1
+        self.last_loss = reason
+        lost = self._end(reason, now)
+        self.problem = reason
+        return lost
 
     def _end(self, reason: str, now: float) -> WorkerLost:
         """End a worker that speaks; what it still evaluates is no attempt."""

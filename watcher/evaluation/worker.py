@@ -17,17 +17,15 @@ import select
 import shutil
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from watcher.errors import WorkerError, WorkerStillThere
 from watcher.evaluation import messages, peace, wire
 from watcher.evaluation.device_lock import DeviceLock
+from watcher.evaluation.worker_log import WorkerLog
 from watcher.files.scratch import Scratch
 from watcher.files.scratch import environment as temporary_environment
 
@@ -36,11 +34,6 @@ LOCK_SUFFIX = ".lock"
 _LINE_LIMIT_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 _ENDING_SECONDS = 2.0
-# A worker may print so much at once; what it prints beyond that is taken at this rate.
-_BURST_BYTES = 8 << 20
-_BYTES_PER_SECOND = 1 << 20
-_LOG_LIMIT_BYTES = 16 << 20
-_LOG_READ_BYTES = 64 << 10
 
 
 def device_environment(device: str) -> dict[str, str]:
@@ -66,12 +59,14 @@ class Worker:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        log: Path,
+        log: Path | None,
         device_lock: DeviceLock | None = None,
         scratch: Scratch | None = None,
         folder: Path | None = None,
     ) -> None:
         """Start the process; what it prints goes to `log`, and its lock lies beside that.
+
+        Without a log it goes where our own errors go, and there is no lock of a run.
 
         Args:
             command: The interpreter and its program.
@@ -88,11 +83,13 @@ class Worker:
         """
         self._buffer = bytearray()
         with contextlib.ExitStack() as locks:
-            held = [locks.enter_context(_inherited_lock(log.with_suffix(LOCK_SUFFIX)))]
+            held = []
+            if log:
+                held.append(locks.enter_context(_inherited_lock(log.with_suffix(LOCK_SUFFIX))))
             taken = locks.enter_context(device_lock.take()) if device_lock else None
             if taken:
                 held += taken.descriptors
-            self._temporary = scratch.take(log.stem) if scratch else None
+            self._temporary = scratch.take(log.stem if log else "worker") if scratch else None
             if scratch and scratch.descriptor is not None:
                 held.append(scratch.descriptor)
             variables = {**environment, **temporary_environment(self._temporary)}
@@ -116,7 +113,7 @@ class Worker:
             if taken:
                 taken.note(self._process.pid)
         assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._log = _Log(self._process.stderr, log)
+        self._log = WorkerLog(self._process.stderr, log)
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
         os.set_blocking(self._stdin.fileno(), False)
@@ -149,7 +146,10 @@ class Worker:
         Raises:
             WorkerError: the worker is gone or does not read.
         """
-        line = wire.write_request(message)
+        self.send_line(wire.write_request(message))
+
+    def send_line(self, line: bytes) -> None:
+        """Send a message as it travels, with its end of line; raises WorkerError as `send`."""
         try:
             # Messages are far smaller than a pipe, so a short write means that nobody reads.
             if os.write(self._stdin.fileno(), line) != len(line):
@@ -165,6 +165,15 @@ class Worker:
         Raises:
             WorkerError: it ended, or sent something that is not a message.
         """
+        for line in self.receive_lines():
+            yield wire.read_reply(line)
+
+    def receive_lines(self) -> Iterator[bytes]:
+        """Yield the messages that have arrived as they are, without their ends of line.
+
+        Raises:
+            WorkerError: it ended, or sent an endless line.
+        """
         # Asked first: what it wrote before it died is then in the pipe. The end of the pipe is
         # not enough, since a process that it left behind may hold that open.
         dead = self._exited()
@@ -172,8 +181,7 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             chunk = os.read(self._stdout.fileno(), _READ_BYTES)
         lines = self._lines(chunk or b"")
-        for line in lines:
-            yield wire.read_reply(line)
+        yield from lines
         if not lines and (chunk == b"" or (dead and chunk is None)):
             raise WorkerError(f"the worker is gone: {self.ending()}")
 
@@ -259,42 +267,3 @@ def _inherited_lock(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-class _Log(threading.Thread):
-    """Copies what a worker prints into its log, until the last process that holds it has ended.
-
-    The worker writes into a pipe, not into the file: libraries that print without end would fill
-    the disk that the trainer saves to. Here they only wait, and the file has a bound.
-    """
-
-    def __init__(self, source: IO[bytes], path: Path) -> None:
-        """Start to copy; `path` and one older file beside it are all that is kept."""
-        super().__init__(name="worker-log", daemon=True)
-        self._source, self._path = source, path
-        self._last = b""
-        self.start()
-
-    def run(self) -> None:
-        """Copy until the end; what cannot be written is dropped."""
-        taken = 0
-        with self._source:
-            while chunk := self._source.read1(_LOG_READ_BYTES):  # type: ignore[attr-defined]
-                self._last = (self._last + chunk)[-4096:]
-                with contextlib.suppress(OSError):
-                    self._write(chunk)
-                taken += len(chunk)
-                if taken > _BURST_BYTES:
-                    time.sleep(len(chunk) / _BYTES_PER_SECOND)
-
-    def last_line(self) -> str:
-        """Return the last line that was printed, empty when there was none."""
-        self.join(timeout=0.5)  # what a dead worker printed is still on its way
-        lines = self._last.decode(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:200] if lines else ""
-
-    def _write(self, chunk: bytes) -> None:
-        if self._path.exists() and self._path.stat().st_size > _LOG_LIMIT_BYTES:
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-        with self._path.open("ab") as file:
-            file.write(chunk)

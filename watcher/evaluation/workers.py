@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from watcher.config import Settings
 from watcher.config.carrier import LocalSettings
+from watcher.config.devices import DeviceTable
 from watcher.config.evaluator import ModelGardenSettings
 from watcher.config.run import RunSettings
+from watcher.errors import ConfigError
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
+from watcher.evaluation.far import FarWorker
+from watcher.evaluation.far_device import FarDevice
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.model_garden import ModelGarden
@@ -52,26 +58,19 @@ def make_supervisors(
     Raises:
         ConfigError: a GPU that is named is not there.
     """
-    carrier, run = settings.carrier, settings.run
-    listing = Listing() if carrier.device == "cpu" else list_gpus()
-    choices = choose(
-        carrier.device,
-        listing,
-        visible=environment.get("CUDA_VISIBLE_DEVICES"),
-        evaluators=other_evaluators(carrier.device_lock_dir, listing),
-        source=device_source,
-    )
+    carrier, run, devices = settings.carrier, settings.run, settings.carrier.devices
+    choices: list[Choice] = []
+    if devices.here:
+        listing = Listing() if devices.here == "cpu" else list_gpus()
+        choices = choose(
+            devices.here,
+            listing,
+            visible=environment.get("CUDA_VISIBLE_DEVICES"),
+            evaluators=other_evaluators(carrier.device_lock_dir, listing),
+            source=device_source,
+        )
     evaluator = _of_kind(settings, interpreter, snapshot)
-    request = Start(
-        protocol=PROTOCOL,
-        kind=evaluator.kind,
-        options=evaluator.options,
-        threads=settings.evaluator.threads,
-        nice=carrier.nice,
-        replicates=settings.evaluator.replicates,
-        snapshot=snapshot.files(),
-        artefacts_dir=scratch.artefacts(),
-    )
+    request = _request(settings, evaluator, snapshot, scratch)
     supervisors = []
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
@@ -79,6 +78,12 @@ def make_supervisors(
         made.steps_back = _peace(carrier, choice, trainer_is_near)
         made.rest = MOST_REST if carrier.peace == "max" else REST
         supervisors.append(made)
+    for number, table in enumerate(devices.there, len(choices)):
+        _log.info("device", device=table.name, launcher=" ".join(table.launching))
+        far = _far_supervisor(carrier, evaluator, run, table, number, request)
+        if carrier.peace == "max":
+            far.steps_back, far.rest = (lambda: True), MOST_REST
+        supervisors.append(far)
     return supervisors
 
 
@@ -91,6 +96,35 @@ def _peace(
     # Who sets a niceness means it; and a GPU that waits for its share of the CPU helps nobody.
     gives_way = carrier.peace == "auto" and carrier.nice is None and not choice.is_gpu
     return trainer_is_near if gives_way else lambda: False
+
+
+def far_request(
+    settings: Settings, snapshot: Snapshot, table: DeviceTable
+) -> tuple[FarDevice, Start]:
+    """Return a device of another host as it is reached, and what its worker is asked at the start.
+
+    Raises:
+        ConfigError: its launcher or this machine's interpreter is not there.
+    """
+    interpreter = table.python or settings.carrier.interpreter()
+    evaluator = _of_kind(settings, interpreter, snapshot)
+    request = _request(settings, evaluator, snapshot, Scratch())
+    return _far_device(table, interpreter, settings.run.name), request
+
+
+def _request(
+    settings: Settings, evaluator: Evaluator, snapshot: Snapshot, scratch: Scratch
+) -> Start:
+    return Start(
+        protocol=PROTOCOL,
+        kind=evaluator.kind,
+        options=evaluator.options,
+        threads=settings.evaluator.threads,
+        nice=settings.carrier.nice,
+        replicates=settings.evaluator.replicates,
+        snapshot=snapshot.files(),
+        artefacts_dir=scratch.artefacts(),
+    )
 
 
 def _of_kind(settings: Settings, interpreter: str, snapshot: Snapshot) -> Evaluator:
@@ -123,22 +157,62 @@ def _supervisor(
 ) -> Supervisor:
     lock = _lock(carrier.device_lock_dir, run.name, choice) if choice.is_gpu else None
     environment = device_environment(choice.device)
-    # The first has the name that the only one has.
-    log = run.state_path / (f"worker-{number}.log" if number else "worker.log")
+    log = _log_of(run, number)
     command, folder = evaluator.command, carrier.working_path
     on_it = {"device": choice.device, "device_shared": choice.shared}
     return Supervisor(
         spawn=lambda: Worker(command, environment, log, lock, scratch, folder),
         start_request=msgspec.structs.replace(request, **on_it),
-        limits=Limits(
-            start_seconds=carrier.start_timeout,
-            stall_seconds=carrier.stall_timeout,
-            retry_seconds=carrier.retry_seconds,
-            memory_bytes=carrier.worker_memory_bytes,
-            turn_seconds=carrier.device_turn_seconds,
-        ),
+        limits=_limits(carrier),
         device=choice.label,
         lock=lock,
+    )
+
+
+def _far_supervisor(
+    carrier: LocalSettings,
+    evaluator: Evaluator,
+    run: RunSettings,
+    table: DeviceTable,
+    number: int,
+    request: Start,
+) -> Supervisor:
+    device = _far_device(table, table.python or evaluator.command[0], run.name)
+    log = _log_of(run, number)
+    return Supervisor(
+        spawn=lambda: FarWorker(device, log),
+        start_request=request,
+        limits=_limits(carrier),
+        device=table.name,
+        # Only GPUs are taken in turn.
+        lock=device if table.device != "cpu" else None,
+        far=True,
+        host=device.status,
+    )
+
+
+def _far_device(table: DeviceTable, python: str, run: str) -> FarDevice:
+    launcher = table.launching[0]
+    if shutil.which(launcher) is None:
+        raise ConfigError(
+            f"the launcher of {table.name} ({launcher}) does not exist or cannot be executed",
+            hint="launcher in its [[device]] begins with a program of this machine, such as ssh",
+        )
+    return FarDevice(table, python, run)
+
+
+def _log_of(run: RunSettings, number: int) -> Path:
+    # The first has the name that the only one has.
+    return run.state_path / (f"worker-{number}.log" if number else "worker.log")
+
+
+def _limits(carrier: LocalSettings) -> Limits:
+    return Limits(
+        start_seconds=carrier.start_timeout,
+        stall_seconds=carrier.stall_timeout,
+        retry_seconds=carrier.retry_seconds,
+        memory_bytes=carrier.worker_memory_bytes,
+        turn_seconds=carrier.device_turn_seconds,
     )
 
 

@@ -69,6 +69,11 @@ class Scratch:
         if self.descriptor is not None:
             os.close(self.descriptor)
 
+    @property
+    def folder(self) -> str | None:
+        """Return the folder of the run, None where there is none."""
+        return str(self._path) if self._path else None
+
     def artefacts(self) -> str | None:
         """Return the folder that workers leave pictures in, which outlives each of them."""
         return self._folder("artefacts")

@@ -354,7 +354,11 @@ class Daemon:
             **pool.status(),
             **self._intake.hints.status(),
             "problem": self._ending.problem or pool.problem,
-            "doubts": self._dispatcher.doubts.sentences,
+            "doubts": [
+                *self._dispatcher.doubts.sentences,
+                *self._dispatcher.machines.sentences,
+            ],
+            "answers_refused": self._dispatcher.refused,
             "tensorboard": self._event_files.problem,
             "stop": projector.decision.message if projector.decision else None,
             "patience_left": projector.patience_left,

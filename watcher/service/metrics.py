@@ -57,6 +57,11 @@ _HELP = {
     "lag_seconds": "How long the oldest checkpoint without a score has been waiting.",
     "pins": "Checkpoints that are pinned.",
     "pinned_bytes": "Size of the pinned checkpoints.",
+    "images_per_second": "Images that a worker measures in a second now, by its device.",
+    "host_reached": "Whether a device of another host is reached.",
+    "host_bytes": "Bytes that went to a device of another host, or of files came from there, in"
+    " whole megabytes.",
+    "answers_refused": "Answers that came when their lease was lost, since the daemon started.",
     "waiting_bytes": "Size of those without a score.",
     "last_score": "Score recorded last.",
     "last_step": "Its global step.",
@@ -176,8 +181,29 @@ class RunCollector(Collector):
         yield self._counter("worker_failures", heartbeat.worker_losses)
         images = {"done": status.get("done"), "all": status.get("total")}
         yield self._gauge("evaluation_images", images, "what")
+        yield from self._of_hosts(status)
         yield self._gauge("patience_left", status.get("patience_left") or {}, "unit")
         yield self._gauge("early_stop", status.get("stop"))
+
+    def _of_hosts(self, status: Mapping[str, Any]) -> Iterator[Metric]:
+        workers = status.get("workers") or [status]
+        rates = {
+            str(one["on"]): one["images_per_second"]
+            for one in workers
+            if one.get("images_per_second") is not None
+        }
+        yield self._gauge("images_per_second", rates, "device")
+        hosts = status.get("hosts") or ()
+        named = {f"{one['host']}/{one['device']}": one for one in hosts}
+        reached = {name: one["state"] == "reached" for name, one in named.items()}
+        yield self._gauge("host_reached", reached, "device")
+        moved = {
+            (name, way): one[f"{way}_mb"] * 1_000_000
+            for name, one in named.items()
+            for way in ("sent", "fetched")
+        }
+        yield self._counter("host_bytes", moved, "device", "way")
+        yield self._counter("answers_refused", status.get("answers_refused") or 0)
 
     def _of_facts(self, facts: Facts) -> Iterator[Metric]:
         states = {state: facts.states.get(state, 0) for state in _STATES}

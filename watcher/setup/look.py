@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from watcher.config import Settings, make_settings
+from watcher.config import FILE_ONLY, Settings, make_settings
 from watcher.config.bucket import is_url, parse_place
 from watcher.config.evaluator import MODEL_GARDEN, OD_API
 from watcher.config.garden_params import params_file
@@ -94,7 +94,7 @@ def _recorded(state_dir: Path) -> dict[str, Any]:
         values = read_last_start(state_dir).counting(with_file=False)
     except StoreError:
         return {}
-    return {name: value for name, value in values.items() if name != "board"}
+    return {name: value for name, value in values.items() if name not in FILE_ONLY}
 
 
 def _is_garden(outlook: Outlook, model_dir: Path, running: Sequence[Trainer]) -> bool:

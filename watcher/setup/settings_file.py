@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from watcher.config import LaunchSettings, Setting, Settings, describe, names
+from watcher.config.devices import TABLES
 from watcher.config.evaluator import KINDS, OD_API
 from watcher.config.settings import own_names
 
@@ -101,6 +102,9 @@ def render(outlook: Outlook, model_dir: str) -> str:
         if setting.group != title:
             title = setting.group
             lines.append(f"\n\n# ---- {title} ".ljust(_WIDTH + 2, "-"))
+        if setting.name == TABLES:  # beside the key `device` no file has such a table
+            lines.append(f"\n{_comment(setting.about)}")
+            continue
         if setting.name == "board":
             last = f"\n\n\n# ---- Boards {'-' * 84}\n\n{_comment(setting.about)}\n{_BOARDS}"
             continue

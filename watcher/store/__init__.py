@@ -19,6 +19,7 @@ from watcher.store.averages import Averages
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import DATABASE_NAME, PINS_NAME, iso
 from watcher.store.ledger import Ledger
+from watcher.store.machines import Machines
 from watcher.store.promotions import Promotions
 from watcher.store.queue import LeaseLost, Queue
 from watcher.store.replicates import Replicates
@@ -28,6 +29,7 @@ __all__ = [
     "PINS_NAME",
     "LeaseLost",
     "Ledger",
+    "Machines",
     "Promotions",
     "Queue",
     "Replicates",
@@ -37,7 +39,10 @@ __all__ = [
 
 
 class Store(RunDatabase):
-    """The writing side of one run: `queue`, `ledger`, `promotions`, `replicates`, `averages`."""
+    """The writing side of one run.
+
+    It has `queue`, `ledger`, `promotions`, `replicates`, `averages` and `machines`.
+    """
 
     def __init__(
         self,
@@ -72,3 +77,4 @@ class Store(RunDatabase):
         self.promotions = Promotions(self)
         self.replicates = Replicates(self)
         self.averages = Averages(self, self.queue)
+        self.machines = Machines(self)

@@ -12,6 +12,7 @@ from watcher.decision.metric import Metric, Values
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.store.database import RunDatabase
 from watcher.store.database_file import iso
+from watcher.store.machines import measured_on
 from watcher.store.queue import Queue
 from watcher.store.relocation import recorded_settings
 from watcher.store.rows import Rows
@@ -172,6 +173,7 @@ class Ledger(Rows):
         }
         with self._db.write():
             self._queue.require_held(lease, now)
+            row["machine_id"] = measured_on(self._db, evaluation, now)
             new = self._db.insert("evaluations", row, ignore=True)
             stored = self.value(
                 "SELECT id FROM evaluations WHERE checkpoint_id = ? AND fingerprint = ?",

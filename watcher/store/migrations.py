@@ -361,6 +361,49 @@ def m013_batch_norm(db: Database) -> None:
     db.execute("ALTER TABLE average_jobs ADD COLUMN batch_norm TEXT")
 
 
+_MACHINES = (
+    """
+    CREATE TABLE machines (
+        id INTEGER PRIMARY KEY,
+        parts TEXT NOT NULL UNIQUE,
+        first_seen_at TEXT NOT NULL
+    )
+    """,
+    # NULL where it is not known: of an earlier version, or of a worker that does not tell.
+    "ALTER TABLE evaluations ADD COLUMN machine_id INTEGER REFERENCES machines(id)",
+    """
+    CREATE TABLE machine_references (
+        fingerprint TEXT PRIMARY KEY,
+        machine_id INTEGER NOT NULL REFERENCES machines(id)
+    )
+    """,
+    """
+    CREATE TABLE machine_proofs (
+        id INTEGER PRIMARY KEY,
+        fingerprint TEXT NOT NULL,
+        machine_id INTEGER NOT NULL REFERENCES machines(id),
+        against_id INTEGER NOT NULL REFERENCES machines(id),
+        checkpoint_id INTEGER NOT NULL REFERENCES all_checkpoints(id),
+        device TEXT NOT NULL,
+        proved_at TEXT NOT NULL,
+        equal INTEGER NOT NULL,
+        compared INTEGER NOT NULL,
+        differences TEXT NOT NULL,
+        largest REAL,
+        tolerance REAL,
+        UNIQUE (fingerprint, machine_id, against_id)
+    )
+    """,
+)
+
+
+@migrations()
+def m014_machines(db: Database) -> None:
+    """On which machine each score was measured, and whether another one measures the same."""
+    for statement in _MACHINES:
+        db.execute(statement)
+
+
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError for a database of a later version, or of another program."""
     db = Database(connection)

@@ -97,6 +97,16 @@ def placed(db: Rows, run_id: int) -> Found:
     )
 
 
+def placed_evaluations(db: Rows) -> dict[int, str]:
+    """Return the evaluations that have a place on the main board: id to the checkpoint's name."""
+    rows = db.all(
+        "SELECT p.evaluation_id AS id, c.name FROM promotions p JOIN runs r ON r.id = p.run_id"
+        " AND r.board = p.board JOIN all_checkpoints c ON c.id = p.checkpoint_id"
+        " WHERE p.evicted_at IS NULL AND p.evaluation_id NOT NULL ORDER BY p.rank"
+    )
+    return {row["id"]: row["name"] for row in rows}
+
+
 def stopped(db: Rows, run_id: int) -> dict[str, Any] | None:
     """Return `message, generation, step` of the stop that stands; None for none.
 

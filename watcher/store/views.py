@@ -34,7 +34,7 @@ def history_of(checkpoints: str) -> str:
     return f"""
     SELECT r.name AS run, c.name AS checkpoint, c.global_step, c.state, c.reason, e.score,
         c.sha256, c.discovered_at, e.evaluated_at, e.eval_seconds, c.note, c.generation, p.rank,
-        e.low, e.high
+        e.low, e.high, e.machine_id AS machine
     FROM {checkpoints} c
     JOIN runs r ON r.id = c.run_id
     LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
@@ -164,5 +164,25 @@ VIEWS = (
     LEFT JOIN all_checkpoints c ON c.id = a.checkpoint_id
     LEFT JOIN evaluations e ON e.checkpoint_id = c.id AND e.fingerprint = r.fingerprint
     ORDER BY a.id
+    """,
+    """
+    CREATE VIEW machine_state AS
+    SELECT r.name AS run, m.id AS machine,
+        CASE WHEN m.id = f.machine_id THEN 'reference' WHEN p.equal THEN 'equal'
+            WHEN p.tolerance NOT NULL THEN 'accepted' WHEN p.id NOT NULL THEN 'differs'
+            ELSE 'unproven' END AS standing,
+        (SELECT count(*) FROM evaluations e
+            WHERE e.machine_id = m.id AND e.fingerprint = r.fingerprint) AS evaluations,
+        m.parts, p.device, c.name AS checkpoint, p.compared, p.differences, p.largest, p.tolerance,
+        p.proved_at
+    FROM runs r
+    JOIN machine_references f ON f.fingerprint = r.fingerprint
+    JOIN machines m
+    LEFT JOIN machine_proofs p ON p.fingerprint = r.fingerprint AND p.machine_id = m.id
+        AND p.against_id = f.machine_id
+    LEFT JOIN all_checkpoints c ON c.id = p.checkpoint_id
+    WHERE m.id = f.machine_id OR p.id NOT NULL OR EXISTS (SELECT 1 FROM evaluations e
+        WHERE e.machine_id = m.id AND e.fingerprint = r.fingerprint)
+    ORDER BY m.id
     """,
 )

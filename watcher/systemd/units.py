@@ -206,7 +206,9 @@ def _watcher_drop_in(installation: Installation) -> str:
         ]
     if settings.service.notify:
         lines += ["# Notifications go out.", "IPAddressAllow=any"]
-    if settings.carrier.device == "cpu":
+    if settings.carrier.devices.there:
+        lines += ["# It evaluates on other hosts.", "IPAddressAllow=any"]
+    if settings.carrier.device_here == "cpu":
         lines += ["# It evaluates on the CPU.", "PrivateDevices=yes"]
     return _HEADER + "\n".join(lines) + "\n"
 

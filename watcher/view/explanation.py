@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,6 +14,7 @@ from watcher.decision.explain import MOST_LEADERS, Certainty, Explanation, Gain
 from watcher.decision.stop import Rule, StopDecision
 from watcher.types import ScoredCheckpoint
 from watcher.view.fitting import Fitting
+from watcher.view.machines import Remark
 from watcher.view.tables import difference, plain_table
 
 _SHOWN = MOST_LEADERS
@@ -20,12 +22,15 @@ _TO_BEST = "to the best, 95 %"
 _OF_DECISION = ("reason", "message", "global_step")
 
 
-def drawn(told: Explanation, in_model_dir: Collection[int] = ()) -> RenderableType:
+def drawn(
+    told: Explanation, in_model_dir: Collection[int] = (), machines: Sequence[Remark] = ()
+) -> RenderableType:
     """Draw how a board was ranked, and how the stop stands.
 
     Args:
         told: What is to be drawn.
         in_model_dir: Checkpoint ids of those without a pin that the trainer still has.
+        machines: What is to be known of scores by the machine that measured them.
     """
     parts: list[RenderableType] = [_heading(told), _board(told, in_model_dir)]
     if (more := len(told.ranking.leaders) - _SHOWN) > 0:
@@ -38,12 +43,15 @@ def drawn(told: Explanation, in_model_dir: Collection[int] = ()) -> RenderableTy
         names = ", ".join(row.name for row in told.unranked[:_SHOWN])
         others = f" and {len(told.unranked) - _SHOWN} more" if len(told.unranked) > _SHOWN else ""
         parts.append(Text(f"without a score that can rank: {names}{others}", style="dim"))
+    parts += [Text(one.sentence, style="yellow") for one in machines]
     if told.board.contradiction:
         parts.append(Text(told.board.contradiction, style="yellow"))
     return Group(*parts, Text(), *_stop(told))
 
 
-def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, Any]:
+def as_json(
+    told: Explanation, in_model_dir: Collection[int] = (), machines: Sequence[Remark] = ()
+) -> dict[str, Any]:
     """Return an explanation as plain data, with stable names; arguments as for `drawn`."""
     walked, board = told.walked, told.board
     return {
@@ -60,6 +68,7 @@ def as_json(told: Explanation, in_model_dir: Collection[int] = ()) -> dict[str, 
         ],
         "vetoed": [{**_row(row), "reason": why} for row, why in told.ranking.vetoed],
         "unranked": [row.name for row in told.unranked],
+        "machines": [asdict(one) for one in machines],
         "generation": told.generation,
         "evaluations": walked.evaluations,
         "last": walked.last and _row(walked.last),

@@ -13,10 +13,11 @@ from typing import Any
 
 from watcher.store import queries
 from watcher.store.reading import Reader
+from watcher.view.machines import remarks
 
 _PACE_OF = 5
 _FAILURES = 3
-_AT_WORK = ("evaluating", "probing")
+_AT_WORK = ("evaluating", "probing", "proving")
 # What the status says of a trouble, and how that is put.
 _SAID = {
     "problem": "problem: {}",
@@ -44,7 +45,8 @@ class Look:
         queue: `checkpoint, global_step` of what waits, next first; perhaps only the first of it.
         waiting: How many wait.
         running_now: The running evaluations, one a worker: `checkpoint, global_step, device`, and
-            as far as they were told `done`, `total`, `images_per_second`, `seconds_left`.
+            as far as they were told `done`, `total`, `images_per_second`, `seconds_left`; `proving`
+            where it is measured again to compare machines.
         generation: The newest of the trainer's lives.
         curve: (global step, score) of what can rank of it, in step order.
         pace_seconds: What an evaluation took lately, None before the first.
@@ -57,6 +59,7 @@ class Look:
         caution: Which categories have too few objects for their scores, None for none.
         starting: What the worker does that is not ready yet and for how long, None where that is
             not known.
+        machines: Which scores with a place are not known to be those of the others' machine.
     """
 
     run: dict[str, Any]
@@ -79,6 +82,7 @@ class Look:
     unmeasured: str | None = None
     caution: str | None = None
     starting: str | None = None
+    machines: tuple[str, ...] = ()
 
     @property
     def status(self) -> dict[str, Any]:
@@ -136,6 +140,7 @@ class Look:
         found = [
             *self.troubles,
             *self.status.get("doubts", ()),
+            *self.machines,
             outdated
             and f"{outdated} promoted by an earlier evaluation, which stay until there are new"
             " scores: theirs do not compare",
@@ -201,6 +206,7 @@ class Looker:
         self._unranked: str | None = None
         self._unmeasured: str | None = None
         self._caution: str | None = None
+        self._machines: tuple[str, ...] = ()
 
     def look(self, *, recent: int = 12, queue: int | None = 5) -> Look:
         """Look once.
@@ -241,6 +247,7 @@ class Looker:
             unmeasured=self._unmeasured,
             caution=self._caution,
             starting=_starting(run["status"]) if running else None,
+            machines=self._machines,
         )
 
     def _follow_curve(self, run: dict[str, Any]) -> tuple[tuple[int, float], ...]:
@@ -251,6 +258,8 @@ class Looker:
             self._unranked = unranked_text(*self._reader.unranked())
             self._unmeasured = self._reader.unmeasured()
             self._caution = queries.caution(self._reader)
+            placed = queries.placed_evaluations(self._reader)
+            self._machines = tuple(one.sentence for one in remarks(self._reader, placed))
         return self._curve
 
 
@@ -274,6 +283,7 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
         "generation": look.generation,
         "evaluation": look.current,
         "evaluations": look.running_now,
+        "hosts": (look.status.get("hosts") or []) if look.running else [],
         "waiting": look.waiting,
         "queue": look.queue,
         "queue_seconds_left": look.queue_seconds,
@@ -319,6 +329,8 @@ def _told(worker: dict[str, Any], reader: Reader) -> dict[str, Any]:
     told |= {
         field: worker[field] for field in ("done", "total", "images_per_second") if field in worker
     }
+    if worker.get("worker") == "proving":
+        told["proving"] = True
     if rate := told.get("images_per_second"):
         told["seconds_left"] = round((told["total"] - told["done"]) / rate, 1)
     return told

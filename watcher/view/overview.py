@@ -140,6 +140,8 @@ def _head(look: Look) -> RenderableType:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("now", _now(look))
+    for host in look.status.get("hosts") or () if look.running else ():
+        facts.add_row("host", _host(host))
     if look.running and look.status.get("files"):
         facts.add_row("files", Text(look.status["files"]))
     if look.current or look.waiting:
@@ -150,6 +152,19 @@ def _head(look: Look) -> RenderableType:
     if look.stop:
         facts.add_row("early stop", Text(look.stop, style="bold magenta"))
     return Group(title, facts, *map(_warning, look.warnings))
+
+
+def _host(host: dict[str, Any]) -> Text:
+    """Say whether a device of another host is reached, and how much went there."""
+    state = str(host["state"])
+    text = Text(f"{host['host']}/{host['device']} ")
+    text.append(state, "" if state == "reached" else "yellow")
+    text.append(f" since {host['since']}", "dim")
+    if host["sent_mb"] or host["fetched_mb"]:
+        text.append(f", {host['sent_mb']} MB sent, {host['fetched_mb']} MB fetched")
+    if host["reason"]:
+        text.append(f": {host['reason']}")
+    return text
 
 
 def _now(look: Look) -> RenderableType:
@@ -164,7 +179,8 @@ def _now(look: Look) -> RenderableType:
     for one in look.running_now:
         step = "" if one["global_step"] is None else f" (step {one['global_step']})"
         on = f" on {one['device']}" if one["device"] else ""
-        lines.append(Text(f"evaluating {one['checkpoint']}{step}{on}"))
+        doing = "comparing machines by" if one.get("proving") else "evaluating"
+        lines.append(Text(f"{doing} {one['checkpoint']}{step}{on}"))
         if one.get("total"):
             lines.append(_progress(one))
     return Group(*lines)

@@ -67,6 +67,7 @@ _VIEWS: dict[str, dict[str, Any]] = {
             "note": "Why a scored one was not promoted",
             "generation": _CHECKPOINT["generation"],
             "rank": "Place in best/, empty for what is not there",
+            "machine": "Which one measured it, see machine_state; empty where that is not known",
             **_ENDS,
         },
         "facets": ["state"],
@@ -125,6 +126,24 @@ _VIEWS: dict[str, dict[str, Any]] = {
         },
         "sortable_columns": ["global_step", "score", "p_best"],
     },
+    "machine_state": {
+        "description": "The machines that evaluate, and whether they measure the same.",
+        "columns": {
+            "run": _CHECKPOINT["run"],
+            "machine": "Its number, as in history",
+            "standing": "reference: the scores began with it; equal: it measures the same to the"
+            " last bit; accepted: it differs and was let in; differs: it was left out; unproven",
+            "evaluations": "Scores that were measured there",
+            "parts": "What of it may change a number's last bits, as JSON",
+            "device": "Where it was compared",
+            "checkpoint": "Which scored checkpoint was measured again",
+            "compared": "How many figures were compared",
+            "differences": "Those that differ, as JSON",
+            "largest": "By how much at most; empty where one was no number",
+            "tolerance": "Up to where it was let in",
+            "proved_at": "When it was compared, UTC",
+        },
+    },
     "run_state": {
         "description": "Where the run stands: one row.",
         "columns": {
@@ -181,6 +200,23 @@ _TABLES: dict[str, dict[str, Any]] = {
             "images": "Images that were evaluated",
             "timings": "Seconds of each phase, as JSON",
             "versions": "Of Python, TensorFlow and the others, as JSON",
+        },
+    },
+    "machines": {
+        "description": "Machines that evaluated, by what of them may change a number's last bits.",
+        "columns": {"parts": "Device, instruction sets and so on, as JSON"},
+    },
+    "machine_references": {
+        "description": "With which machine the scores of an evaluation began.",
+    },
+    "machine_proofs": {
+        "description": "Scored checkpoints measured again, to compare a machine with another.",
+        "sort_desc": "id",
+        "columns": {
+            "against_id": "The machine of the scores",
+            "equal": "1 where all figures were the same to the last bit",
+            "differences": "Those that were not, as JSON",
+            "tolerance": "Up to where it was let in all the same",
         },
     },
     "metrics": {

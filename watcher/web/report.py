@@ -12,6 +12,7 @@ from watcher.decision.metric import CATEGORY_NAMES
 from watcher.decision.ties import LEVEL
 from watcher.view.certainty import has_interval, ranks_text, share_text
 from watcher.view.changes import Measured, short_name
+from watcher.view.look import Look
 from watcher.view.overview import seconds_text
 from watcher.web.markup import Markup, joined, tag
 from watcher.web.report_data import MOST_CHECKPOINTS, ReportData
@@ -95,6 +96,7 @@ def _cards(data: ReportData) -> Markup:
         ("Checkpoints", str(sum(look.states.values())), states or "none was seen yet"),
         ("Queue", str(look.waiting), _queue(data)),
         ("Patience left", *_patience(data)),
+        *_hosts(look),
     ]
     boxes = (
         tag(
@@ -107,6 +109,21 @@ def _cards(data: ReportData) -> Markup:
         for name, value, note in cards
     )
     return tag("div", boxes, class_="cards")
+
+
+def _hosts(look: Look) -> list[tuple[str, str, str]]:
+    """Return a card about devices of other hosts, where there are any now."""
+    hosts = (look.status.get("hosts") or []) if look.running else []
+    if not hosts:
+        return []
+    reached = [one for one in hosts if one["state"] == "reached"]
+    lost = [
+        f"{one['host']}/{one['device']} {one['state']} since {one['since']}"
+        for one in hosts
+        if one not in reached
+    ]
+    note = "; ".join(lost) or "of other hosts are reached"
+    return [("Devices elsewhere", f"{len(reached)} of {len(hosts)}", note)]
 
 
 def _which(row: Any) -> str:
