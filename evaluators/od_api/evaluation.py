@@ -4,7 +4,6 @@ import functools
 import itertools
 import time
 
-import numpy as np
 from object_detection.inputs import HASH_KEY
 
 from evaluators import coco, device, fingerprint
@@ -181,18 +180,18 @@ class Evaluation:
         Returns:
             The fields of `PartWritten` but its id.
         """
-        clock, found, images = Clock(), [], [0]
+        clock, images = Clock(), [0]
         report = throttled(on_progress, self._eval_set.images)
         doubt = self._begin(prefix, clock, report)
 
         def take(batch, one):
-            found.append([{name: np.asarray(v) for name, v in arrays.items()} for arrays in one])
+            writer.add(*one)
             images[0] += len(batch[0][HASH_KEY])
             report(images[0])
 
         first, end = parts.bounds(self._eval_set.batches, part.index, part.of)
-        self._pass(itertools.islice(iter(self._eval_set), first, end), clock, take)
-        parts.write(part.path, found)
+        with parts.Writer(part.path) as writer:
+            self._pass(itertools.islice(iter(self._eval_set), first, end), clock, take)
         return {"images": images[0], "warnings": [doubt] if doubt else []}
 
     def recompute_batch_norm(self, prefix, images, on_progress):
@@ -259,12 +258,10 @@ class Evaluation:
             batches = itertools.islice(iterator, end - first)
             with clock.measure("input"):
                 path = others[index - 1]() if index else None
-                found = parts.read(path, end - first)
-            if found is None:
-                self._pass(batches, clock, take_own)
-            else:
-                for pair in zip(batches, found):
-                    take(*pair)
+            # What is read first of the two: of what cannot be read no batch is missing then.
+            for found in parts.read(path, end - first):
+                take(next(batches), found)
+            self._pass(batches, clock, take_own)
         return metrics
 
     def _pass(self, batches, clock, take):

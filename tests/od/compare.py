@@ -27,6 +27,7 @@ import shapes  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from evaluators.coco import BACKENDS, usable  # noqa: E402
 from evaluators import averages  # noqa: E402
+from evaluators.od_api import parts  # noqa: E402
 from evaluators.od_api.checkpoints import AVERAGE  # noqa: E402
 from evaluators.od_api.detections import truth_arrays  # noqa: E402
 from evaluators.od_api.evaluation import Evaluation  # noqa: E402
@@ -156,9 +157,9 @@ def compare(family, eval_index=0):
 def in_parts(evaluation, prefix):
     """Returns what an evaluation gives of which others run parts.
 
-    One of them comes, one never does, one is cut off, and one has another number of batches.
+    One of them comes, one never does, one is cut off, and one is no good from its second batch on.
     """
-    of, paths = 5, [None]
+    of, paths, parts.TOGETHER = 5, [None], 1
 
     def ignore(done, total):
         pass
@@ -170,7 +171,7 @@ def in_parts(evaluation, prefix):
     cut = pathlib.Path(paths[3])
     cut.write_bytes(cut.read_bytes()[:-100])
     with np.load(paths[4]) as arrays:
-        fewer = {name: a[:-1] if "/all/" in name else a for name, a in arrays.items()}
+        fewer = {name: a[:-1] if name.startswith("1/") else a for name, a in arrays.items()}
     np.savez(paths[4], **fewer)
     paths[2] = None
     others = [lambda path=path: path for path in paths[1:]]

@@ -37,7 +37,8 @@ WORTH_SECONDS = 120.0
 # What a worker appends to the name of a file that it has not written to its end.
 UNFINISHED = ".new"
 _ANY = 1 << 10
-_NO_CHECKPOINT = 0
+# No checkpoint, average or proof has such an id; of two checkpoints it is another.
+_BELOW_ALL = -(1 << 50)
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ class Shards:
         for index, other in enumerate(others, 1):
             token = f"{lease.token}.{index}"
             path = Path(str(other.start_request.artefacts_dir), f"part-{token}.npz")
-            own = replace(lease, checkpoint_id=_NO_CHECKPOINT, token=token)
+            own = replace(lease, checkpoint_id=_BELOW_ALL - lease.checkpoint_id, token=token)
             whole.paths.append(path)
             self._parts[token] = _Part(own, index, path, other, lease.token)
             other.run_part(own, index, whole.of, path, steady)

@@ -42,6 +42,8 @@ from watcher.types import Lease
 
 # Only a new worker reads the new data; the checkpoint is not to blame.
 DATASET_CHANGED = "dataset_changed"
+# As it was asked to: neither the device nor the checkpoint is to blame.
+CANCELLED = "cancelled"
 
 RESTART_LIMIT_SECONDS = 300.0
 _STILL_THERE_SECONDS = 0.25
@@ -326,7 +328,7 @@ class Supervisor:
                     session.go(WorkerStep.GREW)
             case Rejected(permanent=True) | AverageWritten() | PartDone():
                 self.breaker.answered()
-            case Rejected(lease, code, message) if code != DATASET_CHANGED:
+            case Rejected(lease, code, message) if code not in (DATASET_CHANGED, CANCELLED):
                 counts = self.breaker.broke([lease.checkpoint_id], f"{code}: {message}")
                 if not counts:
                     session.go(WorkerStep.DEVICE_BROKE)
