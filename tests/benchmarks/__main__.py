@@ -14,7 +14,17 @@ from pathlib import Path
 
 from benchmarks.table import Row, as_markdown
 
-BENCHMARKS = ("coco", "daemon", "evaluator", "families", "eval_sets", "garden", "scale", "growth")
+BENCHMARKS = (
+    "coco",
+    "daemon",
+    "evaluator",
+    "families",
+    "eval_sets",
+    "garden",
+    "scale",
+    "growth",
+    "workers",
+)
 # Of the method and not of the program: it changes with none of its versions, so it is run by name.
 STUDIES = ("averages", "coverage")
 RESULTS = Path(__file__).with_name("RESULTS.md")

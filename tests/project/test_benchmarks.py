@@ -15,7 +15,7 @@ PATHS = os.pathsep.join(str(ROOT / folder) for folder in ("tests/helpers", "test
 
 
 def test_growth_and_scale_are_measured_on_a_small_run(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "--small", "growth", "scale"]
+    command = [sys.executable, "-m", "benchmarks", "--small", "growth", "scale", "workers"]
     environment = {**os.environ, "PYTHONPATH": PATHS}
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert ran.returncode == 0, ran.stderr
