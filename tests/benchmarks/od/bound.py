@@ -35,7 +35,7 @@ def main(pipeline, prefix, rounds):
     """Prints the answer; the first round warms up and is left out."""
     evaluation = Evaluation({"pipeline_config": pipeline}, VERSIONS)
     evaluation.evaluate(prefix, silent)
-    collected = evaluation._run(evaluation._eval_set, Clock(), silent)
+    collected = evaluation._run((), Clock(), silent, [])
     groups = list(evaluation._batching.groups(evaluation._eval_set))
 
     def forward():
