@@ -374,13 +374,14 @@ class Talk(threading.Thread):
 
     def _tell_moved(self, now: float) -> None:
         """Say now and then that files are read, or go over the line."""
-        offers = self._outgoing.offers if self._outgoing else None
-        # Beats and messages, which go over the line as well, move no file.
-        moved = (offers.sent if offers else 0) + self._device.fetched_bytes
+        # Beats, and what the other side says meanwhile, move no file.
+        moved = self._line.sent - self._line.beaten + self._device.fetched_bytes
         self._device.sent_bytes += self._line.sent - self._sent_told
         self._sent_told = self._line.sent
         reads = self._preparing is not None
-        carries = (offers is not None and offers.busy) or self._fetching is not None
+        carries = (
+            self._outgoing is not None and self._outgoing.offers.busy
+        ) or self._fetching is not None
         if self._fetching and now - self._fetched_at > _FETCH_SECONDS:
             self._give_up(self._fetching, f"nothing came for {_FETCH_SECONDS:g} s")
         if now - self._moved_told >= 1.0 and (reads or (carries and moved > self._moved)):
