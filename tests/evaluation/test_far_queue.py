@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_trainer import Manager, model_tensors
 from hosts import AGENT, write_settings
 from two_gpus import save
 from watching import ROOT, STUB, Watcher, cli, wait_until
@@ -41,6 +43,21 @@ def test_a_checkpoint_that_lacks_on_the_host_keeps_no_other_one_waiting(
     assert watcher.stop() == 0
     rows = watcher.query("SELECT attempts FROM checkpoints")
     assert all(row["attempts"] <= 1 for row in rows)
+
+
+def test_a_checkpoint_that_never_goes_to_the_host_ends_a_run_that_is_to_end(
+    watcher: Watcher, tmp_path: Path
+):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    manager.save(100, model_tensors(1000, 1))
+    daemon = watcher.start(*only_far(tmp_path, cache_limit=20_000))
+    wait_until(lambda: watcher.states() == {"ckpt-1": "scored"}, "what fits is scored")
+    manager.save(200, model_tensors(20_000, 2))
+    wait_until(lambda: watcher.states().get("ckpt-2") == "leased", "the other one is found")
+    daemon.send_signal(signal.SIGUSR1)
+    assert daemon.wait(60) == 4
+    assert "1 checkpoints cannot be evaluated: " in watcher.log.read_text()
+    assert watcher.states()["ckpt-2"] == "pending"
 
 
 def test_an_average_that_no_device_of_this_machine_can_write_fails_and_the_run_ends(

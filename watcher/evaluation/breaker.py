@@ -80,6 +80,11 @@ class Breaker:
         return self.phase is Phase.OPEN and self.probes >= HOPELESS_PROBES
 
     @property
+    def by_ended(self) -> bool:
+        """True when workers had to be ended: that another checkpoint works mends nothing then."""
+        return self.restarts >= DIFFERENT
+
+    @property
     def explanation(self) -> str:
         """Say why nothing is given out."""
         if len(self.lost) >= DIFFERENT:

@@ -227,7 +227,8 @@ class Dispatcher:
         tried = tuple(supervisor.breaker.lost)
         lease = queue.lease_next(now, seconds, without=tried)
         due = queue.next_due()
-        if lease is None and due is not None and due <= now and (lease := queue.known_good()):
+        trial = lease is None and not supervisor.breaker.by_ended
+        if trial and due is not None and due <= now and (lease := queue.known_good()):
             self._trials.add(lease.token)
         return lease or queue.lease_next(now, seconds, after=tried)
 
