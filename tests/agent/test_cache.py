@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from watching import ROOT
 
-from watcher.agent.cache import Cache, CacheError
+from watcher.agent.cache import Cache, CacheError, Part
 from watcher.agent.given import Given
 from watcher.evaluation import frames
+from watcher.evaluation.carriage import Offers
 from watcher.files.slices import finish
 
 
@@ -23,8 +24,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def begin(cache: Cache, sha256: str, size: int) -> Part:
+    return cache.begin({sha256: size})[sha256]
+
+
 def put(cache: Cache, data: bytes) -> int:
-    part = cache.begin(digest(data), len(data))
+    part = begin(cache, digest(data), len(data))
     part.write(data)
     return part.finish()
 
@@ -57,20 +62,21 @@ def test_a_file_that_does_not_fit_is_refused_with_the_bound(tmp_path: Path):
     cache = Cache(tmp_path / "cache", 100)
     keeps = put(cache, b"a" * 60)
     with pytest.raises(CacheError, match=r"is full: .* do not go into .* in use \(cache_limit\)"):
-        cache.begin(digest(b"b" * 60), 60)
+        begin(cache, digest(b"b" * 60), 60)
     os.close(keeps)
     os.close(put(cache, b"b" * 60))
 
 
 def test_an_unfinished_file_counts_in_full_and_goes_with_its_process(tmp_path: Path):
     cache = Cache(tmp_path / "cache", 100)
-    part = cache.begin(digest(b"a" * 60), 60)
+    part = begin(cache, digest(b"a" * 60), 60)
     part.write(b"a")
     with pytest.raises(CacheError, match="is full"):
-        cache.begin(digest(b"b" * 60), 60)
+        begin(cache, digest(b"b" * 60), 60)
     program = (
         "import os, sys, pathlib; from watcher.agent.cache import Cache;"
-        "part = Cache(pathlib.Path(sys.argv[1]), 200).begin('0' * 64, 60); part.write(b'x');"
+        "cache = Cache(pathlib.Path(sys.argv[1]), 200);"
+        "part = cache.begin({'0' * 64: 60})['0' * 64]; part.write(b'x');"
         "os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -85,7 +91,7 @@ def test_an_unfinished_file_counts_in_full_and_goes_with_its_process(tmp_path: P
 @pytest.mark.parametrize("data", [b"b" * 60, b"a" * 59, b"a" * 61])
 def test_what_is_not_what_it_was_said_to_be_is_not_kept(tmp_path: Path, data: bytes):
     cache = Cache(tmp_path / "cache", 100)
-    part = cache.begin(digest(b"a" * 60), 60)
+    part = begin(cache, digest(b"a" * 60), 60)
     with pytest.raises(CacheError):
         part.write(data)
         part.finish()
@@ -106,7 +112,7 @@ def test_a_kept_file_that_was_damaged_is_fetched_again(tmp_path: Path):
 
 def test_of_two_that_bring_the_same_file_both_hold_the_one_that_stays(tmp_path: Path):
     cache = Cache(tmp_path / "cache", 1000)
-    parts = [cache.begin(digest(b"same"), 4) for _ in range(2)]
+    parts = [begin(cache, digest(b"same"), 4) for _ in range(2)]
     for part in parts:
         part.write(b"same")
     first, second = (part.finish() for part in parts)
@@ -115,7 +121,7 @@ def test_of_two_that_bring_the_same_file_both_hold_the_one_that_stays(tmp_path: 
     os.close(first)
     small = Cache(cache.folder, 4)
     with pytest.raises(CacheError, match="is full"):
-        small.begin(digest(b"next"), 4)
+        begin(small, digest(b"next"), 4)
     os.close(second)
     os.close(put(small, b"next"))
 
@@ -126,7 +132,7 @@ def test_a_cache_whose_lock_is_held_for_long_is_refused_and_not_waited_for(tmp_p
     fcntl.flock(lock, fcntl.LOCK_EX)
     before = time.monotonic()
     with pytest.raises(CacheError, match="is held by a process"):
-        cache.begin(digest(b"a"), 1)
+        begin(cache, digest(b"a"), 1)
     assert time.monotonic() - before > 4
     os.close(lock)
 
@@ -137,7 +143,8 @@ def test_agents_that_start_at_the_same_time_make_one_cache(tmp_path: Path):
         "cache = Cache(pathlib.Path(sys.argv[1]), 500)\n"
         "for number in range(40):\n"
         "    data = str(number % 20).encode() * 40\n"
-        "    part = cache.begin(hashlib.sha256(data).hexdigest(), len(data))\n"
+        "    sha256 = hashlib.sha256(data).hexdigest()\n"
+        "    part = cache.begin({sha256: len(data)})[sha256]\n"
         "    part.write(data); os.close(part.finish())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -185,3 +192,77 @@ def test_what_was_not_asked_for_is_not_taken(tmp_path: Path):
     given.offered(offer)
     with pytest.raises(CacheError, match="was offered before"):
         given.offered(offer)
+
+
+def whole(given: Given, name: str, data: bytes) -> None:
+    """Have a folder of one file there."""
+    given.offered(frames.Offer(folder=name, files=[frames.Offered("a", digest(data), len(data))]))
+    while given.busy:
+        given.go_on()
+    given.take(frames.Chunk(sha256=digest(data), last=True), data)
+    assert given.is_whole(name)
+
+
+def test_a_folder_for_which_others_leave_no_room_waits_until_one_of_them_is_let_go(tmp_path: Path):
+    cache, said = Cache(tmp_path / "cache", 100), []
+    given = Given(cache, tmp_path / "given", said.append)
+    whole(given, frames.SNAPSHOT, b"s" * 20)
+    whole(given, "c1", b"a" * 60)
+    files = [frames.Offered(name, digest(name.encode() * 30), 30) for name in "bc"]
+    given.offered(frames.Offer(folder="c2", files=files))
+    said.clear()
+    while given.busy:
+        given.go_on()
+    assert said == [] and given.is_whole("c1")
+    given.drop("c1")
+    while given.busy:
+        given.go_on()
+    assert said == [frames.Want(folder="c2", sha256=[one.sha256 for one in files])]
+    for name in "bc":
+        data = name.encode() * 30
+        given.take(frames.Chunk(sha256=digest(data), last=True), data)
+    assert given.is_whole("c2")
+    given.close()
+
+
+def test_one_that_is_too_large_beside_what_stays_is_refused_at_once(tmp_path: Path):
+    given = Given(Cache(tmp_path / "cache", 100), tmp_path / "given", lambda _: None)
+    whole(given, frames.SNAPSHOT, b"s" * 50)
+    given.offered(frames.Offer(folder="c1", files=[frames.Offered("a", digest(b"a" * 60), 60)]))
+    with pytest.raises(CacheError, match="is full"):
+        while given.busy:
+            given.go_on()
+    given.close()
+
+
+def test_an_agent_that_ends_leaves_nothing_unfinished_of_all_it_asked_for(tmp_path: Path):
+    cache = Cache(tmp_path / "cache", 100)
+    given = Given(cache, tmp_path / "given", lambda _: None)
+    files = [frames.Offered(name, digest(name.encode()), 1) for name in "abc"]
+    given.offered(frames.Offer(folder="c1", files=files))
+    while given.busy:
+        given.go_on()
+    given.take(frames.Chunk(sha256=digest(b"b"), last=True), b"b")
+    assert len(names(cache)) == 3
+    given.close()
+    assert names(cache) == {digest(b"b")}
+
+
+# -- as many files as a folder may have
+
+
+def test_as_many_files_as_a_folder_may_have_make_no_endless_line():
+    digests = [f"{number:064x}" for number in range(frames.MOST_FILES)]
+    files = [frames.Offered("x" * 230 + f"{n}", one, 1 << 40) for n, one in enumerate(digests)]
+    offer = frames.Offer(folder="c1", files=files)
+    ((got, _),) = frames.Parser(frames.AGENT_READS).feed(frames.encode(offer))
+    assert got == offer
+    want = frames.Want(folder="c1", sha256=digests)
+    ((got, _),) = frames.Parser(frames.HOME_READS).feed(frames.encode(want))
+    assert got == want
+
+
+def test_more_files_than_that_are_refused_before_any_is_read():
+    files: dict[str, Path | bytes] = {f"{n}": b"" for n in range(frames.MOST_FILES + 1)}
+    with pytest.raises(OSError, match="10001 files are more than the 10000 of a folder"):
+        finish(Offers().offering("c1", files))

@@ -7,15 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from watching import ROOT, STUB
 
 from watcher import __version__
-from watcher.evaluation import frames, messages
+from watcher.evaluation import frames, messages, wire
 from watcher.evaluation.carriage import Fetching, Offers, Untold, renamed
 from watcher.evaluation.frames import Chunk, LineError, Parser, encode
 from watcher.files.slices import finish
@@ -129,7 +131,7 @@ def test_one_that_is_gone_is_left_out_and_another_than_asked_for_is_a_fault(tmp_
         coming.gone("0" * 64)
     coming.gone(DIGEST)
     assert not coming.done
-    with pytest.raises(Untold, match="MiB"):
+    with pytest.raises(OSError, match="they are more than 1024 MiB"):
         for _ in range(80):
             coming.take(Chunk(sha256=DIGEST), bytes(16 << 20))
     coming.close()
@@ -177,10 +179,10 @@ def spoken(tmp_path: Path) -> Iterator[Callable[..., list[frames.Frame]]]:
     assert process.stdin and process.stdout
     parser, heard = Parser(frames.HOME_READS), list[frames.Frame]()
 
-    def say(*said: frames.Frame, until: type[frames.Frame]) -> list[frames.Frame]:
+    def say(*said: Any, until: type[frames.Frame]) -> list[frames.Frame]:
         assert process.stdin and process.stdout
-        for frame in said:
-            process.stdin.write(encode(frame))
+        for one in said:
+            process.stdin.write(encode(*one) if isinstance(one, tuple) else encode(one))
         process.stdin.flush()
         heard.clear()
         while not any(isinstance(one, until) for one in heard):
@@ -222,6 +224,44 @@ def test_an_agent_sends_what_its_worker_left_and_no_other_file(
     said = spoken(frames.Fetch(path=str(folder / "good"), sha256=DIGEST), until=Chunk)
     assert not (folder / "good").exists() or said
     assert secret.read_bytes() == b"key"
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file without which no worker answers about ckpt-1."""
+    monkeypatch.setenv("STUB_WAIT", "ckpt-1")
+    monkeypatch.setenv("STUB_WAIT_FOR", str(tmp_path / "go"))
+    return tmp_path / "go"
+
+
+@pytest.mark.slow
+def test_what_is_evaluated_does_not_end_for_a_file_that_another_one_lacks(
+    go: Path, spoken: Callable[..., list[frames.Frame]], tmp_path: Path
+):
+    wanted = frames.Open(
+        protocol=frames.AGENT_PROTOCOL,
+        watcher=__version__,
+        evaluators="",
+        device="cpu",
+        python=str(STUB),
+        cache=str(tmp_path / "cache"),
+        cache_bytes=1 << 30,
+    )
+    spoken(wanted, until=frames.Began)
+    start = messages.Start(protocol=messages.PROTOCOL, kind="od-api")
+    lacks = [frames.File(str(tmp_path / "ckpt-2.index"), DIGEST)]
+    asked = [messages.Evaluate(f"t{n}", str(tmp_path / f"ckpt-{n}")) for n in (1, 2)]
+    lines = [wire.write_request(one).rstrip(b"\n") for one in (start, *asked)]
+    spoken((frames.Line(), lines[0]), (frames.Line(), lines[1]), until=frames.Line)
+    # Longer than a file is waited for.
+    later = time.monotonic() + 18
+    said = spoken((frames.Line(needs=lacks), lines[2]), until=frames.Beat)
+    while time.monotonic() < later:
+        said += spoken(until=frames.Beat)
+    assert not any(isinstance(one, frames.Cannot) for one in said)
+    go.touch()
+    # Once the first has its answer it is said.
+    assert "cannot be read there" in spoken(until=frames.Cannot)[-1].reason  # type: ignore[attr-defined]
 
 
 def test_a_frame_of_a_file_is_small_beside_the_limit():

@@ -89,3 +89,11 @@ def test_workers_that_had_to_be_ended_in_a_row_open_it_and_each_comes_later():
         doublings.append(breaker.doublings)
     assert doublings == [0, 1, 2, 3] and breaker.phase is Phase.OPEN
     assert breaker.explanation == "4 workers in a row had to be ended: the eval data changed"
+
+
+def test_what_no_checkpoint_is_to_blame_for_opens_it_too_and_names_which_were_tried():
+    breaker = Breaker()
+    assert not any(breaker.broke([7], "not there", blames=False) for _ in range(3))
+    assert breaker.phase is Phase.OPEN and list(breaker.lost) == [7]
+    assert breaker.take_counted() == {}
+    assert breaker.explanation == "3 workers in a row had to be ended: not there"

@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from watcher.errors import WatcherError
@@ -121,22 +121,31 @@ class Cache:
                 os.close(descriptor)
         return descriptor if held else None
 
-    def begin(self, sha256: str, size: int) -> Part:
-        """Make room for a file, and begin it.
+    def begin(self, sizes: Mapping[str, int]) -> dict[str, Part]:
+        """Make room for files, and begin them: all or none.
+
+        Args:
+            sizes: sha256 to size in bytes.
 
         Raises:
             CacheError: there is no room, or nothing can be written.
         """
-        path = self.folder / f"{sha256}.{secrets.token_hex(8)}.part"
+        parts: dict[str, Part] = {}
         try:
             with self._locked():
-                self._make_room(size)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                os.ftruncate(descriptor, size)
+                self._make_room(sum(sizes.values()))
+                for sha256, size in sizes.items():
+                    path = self.folder / f"{sha256}.{secrets.token_hex(8)}.part"
+                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    descriptor = os.open(path, flags, 0o600)
+                    parts[sha256] = Part(self, sha256, size, descriptor, path)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    os.ftruncate(descriptor, size)
         except OSError as error:
+            for part in parts.values():
+                part.drop()
             raise CacheError(f"cannot write into {self.folder}: {error.strerror}") from error
-        return Part(self, sha256, size, descriptor, path)
+        return parts
 
     def settle(self, part: Path, descriptor: int, sha256: str) -> int:
         """Give a whole file its name, unless it came by another agent meanwhile.

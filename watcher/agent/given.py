@@ -20,10 +20,18 @@ from watcher.files.slices import Work
 
 @dataclass(slots=True)
 class _Folder:
+    """What was offered; `waits` until another folder is let go, whose files leave no room."""
+
     offer: frames.Offer
     held: list[int] = field(default_factory=list)
-    missing: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, Part] = field(default_factory=dict)
     whole: bool = False
+    waits: bool = False
+
+    def let_go(self) -> None:
+        for descriptor in self.held:
+            os.close(descriptor)
+        self.held.clear()
 
 
 class Given:
@@ -35,13 +43,17 @@ class Given:
         # One after the other: what one brings the next may need as well.
         self._coming: deque[_Folder] = deque()
         self._looking: Work[None] | None = None
-        self._part: Part | None = None
         base.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def busy(self) -> bool:
         """True when `go_on` has something to do at once."""
-        return self._looking is not None or bool(self._coming and not self._coming[0].missing)
+        return self._looking is not None or self._next is not None
+
+    @property
+    def _next(self) -> _Folder | None:
+        folder = self._coming[0] if self._coming else None
+        return None if folder is None or folder.missing or folder.waits else folder
 
     def path(self, name: str) -> str:
         """Return where a folder of that name lies, or will."""
@@ -60,8 +72,8 @@ class Given:
 
     def go_on(self) -> None:
         """Look for what is here already, for a moment."""
-        if self._looking is None and self._coming and not self._coming[0].missing:
-            self._looking = self._look(self._coming[0])
+        if self._looking is None and (folder := self._next):
+            self._looking = self._look(folder)
         if self._looking is not None:
             try:
                 next(self._looking)
@@ -77,11 +89,23 @@ class Given:
                 missing[sha256] = size
             else:
                 folder.held.append(held)
-        folder.missing = missing
+        try:
+            folder.missing = self._cache.begin(missing) if missing else {}
+        except CacheError:
+            if not self._in_use():
+                raise
+            # What is evaluated now must not end for it; later there may be room.
+            folder.waits = True
+            folder.let_go()
+            return
         if missing:
             self._send(frames.Want(folder=folder.offer.folder, sha256=list(missing)))
         else:
             self._finish(folder)
+
+    def _in_use(self) -> bool:
+        """True when a folder is in use that will be let go."""
+        return any(one.whole for name, one in self._folders.items() if name != frames.SNAPSHOT)
 
     def take(self, chunk: frames.Chunk, body: bytes) -> None:
         """Take a piece of a file that was asked for.
@@ -92,14 +116,10 @@ class Given:
         folder = self._coming[0] if self._coming else None
         if folder is None or chunk.sha256 not in folder.missing:
             raise CacheError("a file came that was not asked for")
-        if self._part is None:
-            self._part = self._cache.begin(chunk.sha256, folder.missing[chunk.sha256])
-        if self._part.sha256 != chunk.sha256:
-            raise CacheError("two files came at the same time")
-        self._part.write(body)
+        part = folder.missing[chunk.sha256]
+        part.write(body)
         if chunk.last:
-            folder.held.append(self._part.finish())
-            self._part = None
+            folder.held.append(part.finish())
             del folder.missing[chunk.sha256]
             if not folder.missing:
                 self._finish(folder)
@@ -118,12 +138,14 @@ class Given:
         folder = self._folders.pop(name, None)
         if folder and folder.whole:
             shutil.rmtree(self._base / name, ignore_errors=True)
-            for descriptor in folder.held:
-                os.close(descriptor)
+            folder.let_go()
+            for one in self._coming:
+                one.waits = False
 
     def close(self) -> None:
         """Let all go, and remove what is unfinished."""
-        if self._part:
-            self._part.drop()
+        for folder in self._coming:
+            for part in folder.missing.values():
+                part.drop()
         for name in list(self._folders):
             self.drop(name)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from watcher import __version__
@@ -45,6 +46,16 @@ _TAKEN_SECONDS = 1.0
 _FILES_SECONDS = 15.0
 _FILES_AGAIN_SECONDS = 0.5
 _FLUSH_SECONDS = 2.0
+
+
+class _Said(msgspec.Struct):
+    """What the agent reads of a line that it passes on."""
+
+    type: str = ""
+    id: str = ""
+
+
+_ANSWERS = {"result", "failed"}
 
 
 class Over(Exception):
@@ -98,6 +109,8 @@ class Agent:
         self.worker: Worker | None = None
         # What waits for files, with when that is given up; what comes after it waits, too.
         self._held: list[tuple[frames.Line, bytes, float]] = []
+        # Ids of what the worker evaluates, which must not end for what another one lacks.
+        self._evaluated: set[str] = set()
         self._given: Given | None = None
 
     def run(self) -> None:
@@ -298,6 +311,9 @@ class Agent:
     def _relay(self, worker: Worker) -> None:
         try:
             for line in worker.receive_lines():
+                said = _said(line)
+                if said.type in _ANSWERS:
+                    self._evaluated.discard(said.id)
                 self._line.send(frames.Line(), line)
         except WorkerError as error:
             self._end(frames.Ended(reason=error.message[:4000], hint=error.hint))
@@ -311,15 +327,24 @@ class Agent:
                 self._held[0] = frame, body, now + _FILES_SECONDS
                 return
             if wrong := _wrong(frame):
-                if now < until:
+                if now < until or self._evaluated:
                     self._look_at = now + _FILES_AGAIN_SECONDS
                     return
                 self._end(frames.Cannot(reason=wrong[:4000]))
             self._held.pop(0)
+            if (said := _said(body)).type == "evaluate":
+                self._evaluated.add(said.id)
             try:
                 self.worker.send_line(body + b"\n")
             except WorkerError as error:
                 self._end(frames.Ended(reason=error.message[:4000]))
+
+
+def _said(line: bytes) -> _Said:
+    try:
+        return msgspec.json.decode(line, type=_Said)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return _Said()  # whoever reads it says what it is
 
 
 def _usual_cache() -> Path:

@@ -73,6 +73,12 @@ class AverageWriting:
                 prefixes = [prefix for _, prefix in parents if prefix]
                 supervisor.average(lease, prefixes, steady, job.recompute_batch_norm)
 
+    def require_near(self, supervisors: Iterable[Supervisor], now: float) -> None:
+        """Fail what waits where each device is another machine's: nobody will ever write it."""
+        if all(supervisor.far for supervisor in supervisors):
+            while self.waits() and (job := self._store.averages.waiting()):
+                self._fail(job, "no device of this machine is left to write it", now)
+
     def _lease(self, job: AverageJob) -> Lease:
         token = secrets.token_hex(8)
         working = self._pins_dir / f"{NEW}{token}"

@@ -80,6 +80,11 @@ class Breaker:
         return self.phase is Phase.OPEN and self.probes >= HOPELESS_PROBES
 
     @property
+    def by_ended(self) -> bool:
+        """True when workers had to be ended: that another checkpoint works mends nothing then."""
+        return self.restarts >= DIFFERENT
+
+    @property
     def explanation(self) -> str:
         """Say why nothing is given out."""
         if len(self.lost) >= DIFFERENT:
@@ -99,16 +104,21 @@ class Breaker:
         self._on(_Event.ANSWERED)
         self.lost, self.restarts, self.probes = {}, 0, 0
 
-    def broke(self, checkpoints: Collection[int], reason: str) -> bool:
+    def broke(self, checkpoints: Collection[int], reason: str, *, blames: bool = True) -> bool:
         """Take note that the evaluation of these broke off, or of none.
+
+        Args:
+            checkpoints: Ids.
+            reason: Why.
+            blames: False where none of them is at fault, whatever follows.
 
         Returns:
             True when that counts as an attempt of theirs.
         """
         self.reason = reason
-        self.restarts += not checkpoints
+        self.restarts += not checkpoints or not blames
         tripped = len({*self.lost, *checkpoints}) >= DIFFERENT or self.restarts >= DIFFERENT
-        counts = self.closed and not tripped
+        counts = blames and self.closed and not tripped
         if not self.closed:
             self.probes += 1
         elif tripped:

@@ -7,6 +7,7 @@ content is what the result said.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -56,8 +57,10 @@ class Offers:
             files: Name to file, or to content.
 
         Raises:
-            OSError: one cannot be read.
+            OSError: one cannot be read, or they are more than one folder may have.
         """
+        if len(files) > frames.MOST_FILES:
+            raise OSError(f"{len(files)} files are more than the {frames.MOST_FILES} of a folder")
         offered, kept = [], {}
         for name, source in files.items():
             digest, size = hashlib.sha256(), 0
@@ -150,6 +153,10 @@ class Fetching:
         """True when nothing more is to come."""
         return not self._waiting
 
+    def awaits(self, sha256: str) -> bool:
+        """True for the file that was asked for last and has not come."""
+        return not self.done and sha256 == self._waiting[0].sha256
+
     def ask(self) -> frames.Fetch:
         """Return what to ask for next."""
         one = self._waiting[0]
@@ -159,17 +166,17 @@ class Fetching:
         """Take a piece of the file that was asked for; True when that one is over.
 
         Raises:
-            Untold: it is another file, or far too long.
-            OSError: it cannot be written here.
+            Untold: it is another file.
+            OSError: it cannot be written here, or all of them are far too long.
         """
-        if self.done or chunk.sha256 != self._waiting[0].sha256:
+        if not self.awaits(chunk.sha256):
             raise Untold("sent a file that was not asked for")
         if self._file is None:
             self._open()
         assert self._file is not None
         self._bytes += len(body)
         if self._bytes > _MOST_FETCHED_BYTES:
-            raise Untold(f"sent more than {_MOST_FETCHED_BYTES >> 20} MiB of pictures and tables")
+            raise OSError(f"they are more than {_MOST_FETCHED_BYTES >> 20} MiB")
         self._digest.update(body)
         while body:
             body = body[os.write(self._file, body) :]
@@ -179,7 +186,7 @@ class Fetching:
 
     def gone(self, sha256: str) -> None:
         """Go on without a file; raises Untold for another than was asked for."""
-        if self.done or sha256 != self._waiting[0].sha256:
+        if not self.awaits(sha256):
             raise Untold("told of a file that was not asked for")
         self._end(whole=False)
 
@@ -198,20 +205,19 @@ class Fetching:
 
     def _end(self, *, whole: bool) -> None:
         one = self._waiting.popleft()
-        if self._file is not None:
-            os.close(self._file)
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
             if whole:
                 self._kept.append(msgspec.structs.replace(one, path=str(self._target)))
             else:
                 self._target.unlink()
-        self._file = None
 
     def close(self) -> None:
         """Stop in the middle; what is not whole goes."""
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
-            self._target.unlink()
+            with contextlib.suppress(OSError):
+                self._end(whole=False)
 
 
 def renamed(content: bytes, name: str, folders: Mapping[str, str]) -> bytes:

@@ -205,6 +205,7 @@ class Dispatcher:
                 given.append((supervisor, lease))
                 idle.remove(supervisor)
         self._shards.begin(given, idle, steady)
+        self._averages.require_near(self.pool, now)
         for supervisor in idle:
             self._averages.offer(supervisor, now, steady)
         self.pool.want(self._something_waits(now))
@@ -216,14 +217,18 @@ class Dispatcher:
     def _choose(self, supervisor: Supervisor, now: float) -> Lease | None:
         queue, seconds = self._store.queue, self._lease_seconds()
         if supervisor.breaker.closed:
-            # Beside another evaluation, only one that broke no worker before.
-            return queue.lease_next(now, seconds, untried=bool(supervisor.leases))
+            # Beside another evaluation, only one that broke no worker before. What another host
+            # may lack comes last there, since it is no attempt and would come first again.
+            lost = tuple(supervisor.breaker.lost) if supervisor.far else ()
+            untried = bool(supervisor.leases)
+            return queue.lease_next(now, seconds, untried=untried, after=lost)
         # To probe: one that did not break off here, else one that is known to be good. Where there
         # is neither, that which was tried the longest ago.
         tried = tuple(supervisor.breaker.lost)
         lease = queue.lease_next(now, seconds, without=tried)
         due = queue.next_due()
-        if lease is None and due is not None and due <= now and (lease := queue.known_good()):
+        trial = lease is None and not supervisor.breaker.by_ended
+        if trial and due is not None and due <= now and (lease := queue.known_good()):
             self._trials.add(lease.token)
         return lease or queue.lease_next(now, seconds, after=tried)
 

@@ -56,7 +56,7 @@ class Requests:
         self.artefacts = Path(request.artefacts_dir) if request.artefacts_dir else None
         moved: dict[str, str] = {}
         if snapshot:
-            there = f"{self._began.given}/snapshot"
+            there = f"{self._began.given}/{frames.SNAPSHOT}"
             moved = {snapshot.folder: there}
             files: dict[str, Path | bytes] = {}
             for path in sorted(Path(snapshot.folder).iterdir()):
@@ -64,15 +64,19 @@ class Requests:
                     files[path.name] = renamed(
                         path.read_bytes(), path.name, self._device.table.path_map
                     )
-            offer = yield from self.offers.offering("snapshot", files)
+            offer = yield from self.offers.offering(frames.SNAPSHOT, files)
             self._send(offer)
-            folders.append("snapshot")
+            folders.append(frames.SNAPSHOT)
             originals = {mapped(copy, moved): file for copy, file in snapshot.originals.items()}
             snapshot = messages.SnapshotFiles(there, originals)
         check, line = request.check, frames.Line(folders=folders)
         if check:
-            check, more = yield from self._checkpoint(check, "check")
-            line = frames.Line(needs=more.needs, folders=[*folders, *more.folders])
+            # What cannot be read here is told once it is evaluated; the worker starts all the same.
+            try:
+                check, more = yield from self._checkpoint(check, "check")
+                line = frames.Line(needs=more.needs, folders=[*folders, *more.folders])
+            except OSError:
+                check = None
         request = msgspec.structs.replace(
             request,
             options=_walk(request.options, lambda text: theirs(mapped(text, moved))),

@@ -21,7 +21,9 @@ from watcher import __version__
 
 # Raised where one side could not speak with the other as it was before.
 AGENT_PROTOCOL = 1
-HEADER_BYTES = 64 << 10
+# Room for the names and digests of as many files as one folder may have.
+HEADER_BYTES = 4 << 20
+MOST_FILES = 10_000
 BODY_BYTES = 16 << 20
 # How often each side says that it lives. The home side gives up after three that did not come; the
 # far one waits longer, since it would lose an evaluation by a pause of the home machine.
@@ -39,6 +41,8 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 # Of one folder: no way out of it, and nothing hidden.
 FileName = Annotated[str, Meta(pattern=r"^[^./\x00][^/\x00]{0,254}$")]
 FolderName = Annotated[str, Meta(pattern="^[0-9a-z]{1,64}$")]
+# The one folder that stays as long as the worker.
+SNAPSHOT = "snapshot"
 
 
 class LineError(Exception):
@@ -141,14 +145,14 @@ class Offer(Frame, frozen=True, tag="offer"):
     """From home: a folder that is to be there with these files; it answers for no others."""
 
     folder: FolderName
-    files: list[Offered]
+    files: Annotated[list[Offered], Meta(max_length=MOST_FILES)]
 
 
 class Want(Frame, frozen=True, tag="want"):
     """From the agent: which files of an offer it has not got."""
 
     folder: FolderName
-    sha256: Annotated[list[Sha256], Meta(max_length=10_000)]
+    sha256: Annotated[list[Sha256], Meta(max_length=MOST_FILES)]
 
 
 class Chunk(Frame, frozen=True, tag="chunk"):

@@ -47,4 +47,6 @@ class HomeFirst:
         near = [one for one in self._pool if not one.far]
         if any(one.ready for one in near):
             return False
-        return any(one.failures < _FAILING and not one.hopeless for one in near)
+        # One that was ready is lost now and then, and comes back.
+        may = [one for one in near if one.was_ready or one.failures < _FAILING]
+        return any(not one.hopeless for one in may)

@@ -39,6 +39,7 @@ class FrameLine:
         heard: When anything came last; bytes of a frame that is not whole yet count.
         received: How many bytes came.
         sent: How many bytes the other side took.
+        beaten: How many bytes of beats it took, or has before it.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class FrameLine:
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         self.heard = now
-        self.received = self.sent = 0
+        self.received = self.sent = self.beaten = 0
         self.bulk: deque[Iterator[bytes]] = deque()
         self._parser = Parser(decoder)
         self._out: deque[memoryview] = deque()
@@ -82,7 +83,9 @@ class FrameLine:
         if now >= self._beat_at:
             self._beat_at = now + every
             if not self.is_full:
-                self.send(said)
+                data = encode(said)
+                self.beaten += len(data)
+                self._queue(data)
 
     def beat_in(self, now: float) -> float:
         """Return the seconds until the next beat."""

@@ -157,7 +157,7 @@ class Machines:
         able = [
             one
             for one in self._pool
-            if one.ready and one.ready.said.machine and not self._has_joined(one)
+            if one.ready and not one.held and one.ready.said.machine and not self._has_joined(one)
         ]
         at_work = [one for one in able if one.leases and not self._holds_any(one)]
         near = [one for one in able if not one.far]

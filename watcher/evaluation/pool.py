@@ -149,10 +149,12 @@ class WorkerPool:
     def disagreement(self, supervisor: Supervisor, ready: Ready) -> str | None:
         """Say why a worker that got ready cannot work beside the others, None when it can.
 
-        One of another machine keeps none of this machine out.
+        One of another machine keeps none of this machine out, and one that waits keeps none out.
         """
         for other in self:
-            if other is supervisor or other.ready is None or (other.far and not supervisor.far):
+            if other is supervisor or other.ready is None or other.held:
+                continue
+            if other.far and not supervisor.far:
                 continue
             ours, theirs = ready.said.fingerprint, other.ready.said.fingerprint
             if theirs != ours:

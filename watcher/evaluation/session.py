@@ -260,8 +260,9 @@ class Session:
                 case messages.Heartbeat():
                     pass
                 case Waits(reason=reason) if self.ready is None:
+                    # Others may keep a device for hours; the line's beats tell that it lives.
                     self.waiting_for = reason
-                    self._deadline = now + self.limits.start_seconds
+                    self._deadline = math.inf if reason else now + self.limits.start_seconds
                 case Moved():
                     yield from self._take_moved(now)
                 case messages.Phase(name) if self.ready is None:

@@ -422,7 +422,9 @@ class Supervisor:
     def _lose_host(self, reason: str, now: float) -> WorkerLost:
         """Give up a worker whose host is at fault; what it evaluates goes elsewhere, uncounted."""
         if self.leases:
-            self.breaker.broke((), reason)
+            # The host may lack just these: then another one shows that it works.
+            ids = [lease.checkpoint_id for lease in self.leases]
+            self.breaker.broke(ids, reason, blames=False)
         self.failures += 1
         self.losses += 1
         self.last_loss = reason

@@ -86,12 +86,14 @@ class Talk(threading.Thread):
         # What is asked waits until there is a worker, and then its turn.
         self._asked: deque[msgspec.Struct] = deque()
         self._preparing: Work[None] | None = None
+        self._passing: msgspec.Struct | None = None
         self._outgoing: Requests | None = None
         self._moved = self._sent_told = 0
         self._moved_told = 0.0
         # The files of one result, and what waits for them; some may come when nobody does any more.
         self._gave_up = False
         self._fetching: Fetching | None = None
+        self._fetched_at = 0.0
         self._behind: deque[msgspec.Struct] = deque()
 
     def run(self) -> None:
@@ -198,13 +200,12 @@ class Talk(threading.Thread):
                 self._line.bulk.append(self._outgoing.offers.wanted(frame))
             case frames.Whole() if self._outgoing:
                 pass
-            case frames.Chunk() if self._fetching:
-                self._take_chunk(self._fetching, frame, body)
-            case frames.Gone() if self._fetching:
-                self._fetching.gone(frame.sha256)
-                self._fetch_next(self._fetching)
+            case frames.Chunk() | frames.Gone() if self._fetching and self._fetching.awaits(
+                frame.sha256
+            ):
+                self._take_piece(self._fetching, frame, body)
             case frames.Chunk() | frames.Gone() if self._gave_up:
-                pass
+                pass  # the rest of a file that nobody waits for any more
             case frames.Beat() if self._greeted:
                 self._device.wanted = frame.wanted
                 self._shared.resident_bytes = frame.resident_bytes
@@ -261,30 +262,53 @@ class Talk(threading.Thread):
         elif isinstance(message, messages.Ready):
             self._outgoing.drop("check")
         if self._fetching:
-            self._behind.append(message)
-            if len(self._behind) > _MOST_BEHIND:
-                raise HostTrouble(f"{self._device.host} sent no picture while it said much else")
+            self._keep_behind(message)
         else:
             self._deliver(message)
+
+    def _keep_behind(self, message: msgspec.Struct) -> None:
+        """Keep a message that waits for files; of how far an evaluation is, only the last word."""
+        if isinstance(message, messages.Heartbeat):
+            return
+        if isinstance(message, messages.Progress):
+            outdated = (one for one in self._behind if isinstance(one, messages.Progress))
+            for one in [one for one in outdated if one.id == message.id]:
+                self._behind.remove(one)
+        self._behind.append(message)
+        while self._fetching and len(self._behind) > _MOST_BEHIND:
+            self._give_up(self._fetching, "much else waits behind them")
 
     def _deliver(self, message: msgspec.Struct) -> None:
         assert self._outgoing
         there, into = self._left_in, self._outgoing.artefacts
         if isinstance(message, messages.Result) and message.artefacts and there and into:
-            self._moved_told = time.monotonic()
+            self._fetched_at = time.monotonic()
             self._fetching = Fetching(message, there, into)
             self._fetch_next(self._fetching)
         else:
             self._tell(_without_paths(message))
 
-    def _take_chunk(self, fetching: Fetching, chunk: frames.Chunk, body: bytes) -> None:
-        try:
-            if fetching.take(chunk, body):
-                self._fetch_next(fetching)
-        except OSError as error:
-            _log.warning("a picture cannot be kept", host=self._device.host, reason=str(error))
-            raise HostTrouble(f"{self._device.host}: files cannot be kept here: {error}") from error
+    def _take_piece(
+        self, fetching: Fetching, piece: frames.Chunk | frames.Gone, body: bytes
+    ) -> None:
+        self._fetched_at = time.monotonic()
         self._device.fetched_bytes += len(body)
+        try:
+            if isinstance(piece, frames.Gone):
+                fetching.gone(piece.sha256)
+            elif not fetching.take(piece, body):
+                return
+        except OSError as error:
+            self._give_up(fetching, f"they cannot be kept here: {error}")
+            return
+        self._fetch_next(fetching)
+
+    def _give_up(self, fetching: Fetching, reason: str) -> None:
+        """Go on without the files of a result that are not there yet."""
+        _log.warning("pictures are given up", host=self._device.host, reason=reason)
+        self._gave_up = True
+        fetching.close()
+        self._fetched(fetching)
 
     def _fetch_next(self, fetching: Fetching) -> None:
         if not fetching.done:
@@ -331,7 +355,8 @@ class Talk(threading.Thread):
         if self._outgoing is None:
             return
         if self._preparing is None and self._asked:
-            self._preparing = self._outgoing.passing(self._asked.popleft())
+            self._passing = self._asked.popleft()
+            self._preparing = self._outgoing.passing(self._passing)
         try:
             if self._preparing:
                 next(self._preparing)
@@ -339,24 +364,26 @@ class Talk(threading.Thread):
             self._preparing = None
             os.eventfd_write(self._ask, 1)  # there may be another one
         except OSError as error:
-            host = self._device.host
-            raise HostTrouble(f"a file for {host} cannot be read here: {error}") from error
+            said = f"a file for {self._device.host} cannot be read here: {error}"
+            if not isinstance(self._passing, messages.Evaluate):
+                raise HostTrouble(said) from error
+            # The host is not at fault, and what it evaluates goes on.
+            self._preparing = None
+            self._tell(messages.Failed(self._passing.id, "unreadable", said, False))
+            os.eventfd_write(self._ask, 1)
 
     def _tell_moved(self, now: float) -> None:
         """Say now and then that files are read, or go over the line."""
-        # What the other side says meanwhile moves no file.
-        moved = self._line.sent + self._device.fetched_bytes
+        # Beats, and what the other side says meanwhile, move no file.
+        moved = self._line.sent - self._line.beaten + self._device.fetched_bytes
         self._device.sent_bytes += self._line.sent - self._sent_told
         self._sent_told = self._line.sent
         reads = self._preparing is not None
         carries = (
             self._outgoing is not None and self._outgoing.offers.busy
         ) or self._fetching is not None
-        if self._fetching and moved == self._moved and now - self._moved_told > _FETCH_SECONDS:
-            _log.warning("pictures did not come", host=self._device.host)
-            self._gave_up = True
-            self._fetching.close()
-            self._fetched(self._fetching)
+        if self._fetching and now - self._fetched_at > _FETCH_SECONDS:
+            self._give_up(self._fetching, f"nothing came for {_FETCH_SECONDS:g} s")
         if now - self._moved_told >= 1.0 and (reads or (carries and moved > self._moved)):
             self._moved, self._moved_told = moved, now
             self._tell(frames.Moved())

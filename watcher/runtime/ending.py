@@ -82,7 +82,7 @@ class Ending:
             wanted: The loop has to look or promote again.
 
         Raises:
-            WorkLeft: what waits will not be evaluated soon.
+            WorkLeft: what waits will not be evaluated soon, or nothing that came would be.
         """
         draining = phase is RunPhase.DRAINING
         limit = 0.0 if draining else self._limit
@@ -97,7 +97,10 @@ class Ending:
         if self._pool.busy or self._event_files.busy or self._projector.unfinished:
             return math.inf
         if not draining and not self._pool.was_ready:
-            return math.inf  # a set-up that cannot evaluate must be told, not slept through
+            # A set-up that cannot evaluate must be told, not slept through.
+            if steady - self.last_activity >= limit:
+                self._end_if_hopeless(0)
+            return math.inf
         if self.problem:
             given_up_at = self._hindrance.since + self._grace_seconds
             return max(self.last_activity + limit, given_up_at, self._intake.given_up_at())
@@ -151,7 +154,8 @@ class Ending:
 
     def _end_if_hopeless(self, waiting: int) -> None:
         if reason := self._pool.hopeless:
+            what = f"{waiting} checkpoints" if waiting else "checkpoints"
             raise WorkLeft(
-                f"{waiting} checkpoints cannot be evaluated: {reason}",
+                f"{what} cannot be evaluated: {reason}",
                 hint="nothing is lost: mend that and start again, and it goes on with what waits",
             )
