@@ -21,6 +21,7 @@ from watcher.errors import CorruptCheckpoint
 
 pytestmark = pytest.mark.slow
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+BUSY = b"<Error><Code>SlowDown</Code></Error>"
 EXPIRED = Answer(403, b"<Error><Code>ExpiredToken</Code></Error>")
 
 
@@ -126,6 +127,41 @@ def test_a_run_that_ends_when_it_is_idle_waits_for_the_next_poll(watcher: Bucket
     assert watcher.states() == {"ckpt-1": "scored"}
 
 
+def test_an_outage_that_is_longer_than_a_local_grace_does_not_end_a_run(watcher: BucketWatcher):
+    watcher.save(1)
+    flags = ("--exit-when-idle", 0.2, "--poll-seconds", 4, "--grace-seconds", 0.2)
+    process = watcher.start(*flags)
+    watcher.scored(1)
+    refused: list[str] = []
+
+    def busy(request: Request) -> Answer | None:
+        if not request.is_list or len(refused) >= 4:  # two polls, each of two tries
+            return None
+        refused.append(request.path)
+        return Answer(503, BUSY)
+
+    watcher.run_there.proxy.fault = busy
+    watcher.save(2)
+    assert process.wait(60) == 0
+    assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "scored"}
+
+
+def test_a_run_does_not_end_as_idle_before_an_index_could_be_read(watcher: BucketWatcher):
+    watcher.save(1)
+    slow = threading.Event()
+
+    def hold(request: Request) -> None:
+        if "ckpt-2.index" in request.path:
+            slow.wait(6)  # the next poll would be due, and more than once
+
+    watcher.run_there.proxy.fault = hold
+    process = watcher.start("--exit-when-idle", 0.2)
+    watcher.scored(1)
+    watcher.save(2)
+    assert process.wait(60) == 0
+    assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "scored"}
+
+
 def test_credentials_that_end_in_the_middle_are_one_line_of_the_status(watcher: BucketWatcher):
     watcher.save(1)
     watcher.start()
@@ -198,9 +234,8 @@ def test_through_all_faults_at_random_no_pin_is_torn_and_nothing_is_lost(watcher
     """A trainer that rotates, and a server whose every third answer is spoiled in some way."""
     numbers, chance = range(1, 31), random.Random(7)
     lock = threading.Lock()
-    busy = b"<Error><Code>SlowDown</Code></Error>"
     faults = [
-        lambda: Answer(503, busy),
+        lambda: Answer(503, BUSY),
         lambda: Answer(500, b"oops"),
         lambda: Answer(429, b""),
         lambda: Answer(cut_bytes=chance.randrange(5000)),

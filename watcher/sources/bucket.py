@@ -12,6 +12,7 @@ and fail the checksums; that is waited out.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ from watcher.types import Files, FoundCheckpoint, Pin, Verified
 
 # The loop's other work waits for a download for so long at a time.
 _WAIT_SECONDS = 0.1
+# As a rule a poll takes less.
+_POLL_TAKES_SECONDS = 1.0
 # A content that fails its checksums is downloaded so often: the second time it was not the way.
 _DOWNLOADS = 2
 _INDEX_NAME = "index.part"
@@ -88,8 +91,15 @@ class Bucket:
 
     @property
     def delay_seconds(self) -> float:
-        """How long a checkpoint may lie there unseen: from one poll to the end of the next."""
-        return self._poll_seconds + 1.0 if self._polling else 0.0
+        """How long a checkpoint may lie there unseen: from one poll to the end of the next.
+
+        Infinite while one takes longer than it should: nobody knows what it will bring.
+        """
+        if self._polling is None:
+            return 0.0
+        if self._list.running_seconds > _POLL_TAKES_SECONDS:
+            return math.inf
+        return max(self._poll_seconds, self._list.took_seconds) + _POLL_TAKES_SECONDS
 
     def refresh(self) -> bool:
         """Have it polled anew; True once one that began after the first call has ended."""
@@ -190,7 +200,8 @@ class Bucket:
             leave = complete
             raise
         except PinError:
-            if download and not complete:
+            # One that failed in another way than by a trouble begins anew, in a folder of its own.
+            if download and not complete and not download.failed:
                 self._halves[key], leave = download, True
             raise
         except CorruptCheckpoint as error:
