@@ -89,7 +89,7 @@ class Ending:
             return math.inf
         if not draining:
             limit = max(limit, self._intake.source.delay_seconds)
-        if waiting := self._store.queue.open_count():
+        if waiting := self._store.queue.open_count() - self._intake.unpinned:
             if steady - self.last_activity >= limit:
                 self._end_if_hopeless(waiting)
             return math.inf

@@ -101,6 +101,11 @@ class Bucket:
             return math.inf
         return max(self._poll_seconds, self._list.took_seconds) + _POLL_TAKES_SECONDS
 
+    @property
+    def complete(self) -> bool:
+        """False until the index of everything that was listed has been asked for."""
+        return self._polling is None or self._list.complete
+
     def refresh(self) -> bool:
         """Have it polled anew; True once one that began after the first call has ended."""
         if self._polling is None:
@@ -223,13 +228,13 @@ class Bucket:
     def take_again(
         self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
     ) -> Job[Pin] | None:
-        """Begin to download a checkpoint that had a pin before; None where it is another by now."""
+        """Begin to download a checkpoint that had a pin before; see the protocol."""
         try:
             if self.identify(found) != sha256:
                 return None
             job = Job(partial(self.take, found, into, verified))
             job.begin()
-        except (OSError, CorruptCheckpoint, PinError):
+        except (FileNotFoundError, CorruptCheckpoint):
             return None
         return job
 

@@ -71,6 +71,7 @@ class BucketList:
         problem: Why the last poll failed, None when it did not.
         polls: How often something was published.
         begun: How many polls have begun, and `ended` how many have ended, in whatever way.
+        complete: Nothing is there but what is listed.
         took_seconds: How long the last one took.
     """
 
@@ -81,6 +82,7 @@ class BucketList:
         self.listed: Mapping[str, Listed] = {}
         self.problem: ObjectError | None = None
         self.polls = self.begun = self.ended = 0
+        self.complete = False
         self.took_seconds = 0.0
         self._began_at = math.inf
 
@@ -157,7 +159,7 @@ class BucketList:
             ):
                 shown[name] = one
         changed = shown != self.listed or self.problem is not None or not self.polls
-        self.listed, self.problem = shown, None
+        self.listed, self.problem, self.complete = shown, None, not waiting
         self.polls += 1
         return changed
 
