@@ -125,6 +125,10 @@ class CheckpointSource(Protocol):
     def delay_seconds(self) -> float:
         """How long something may be there before `scan` tells of it."""
 
+    @property
+    def complete(self) -> bool:
+        """False while there may be checkpoints that `scan` does not tell of yet."""
+
     def refresh(self) -> bool:
         """Have `scan` return what is there from now on; False while that takes, call again then."""
 
@@ -172,7 +176,11 @@ class CheckpointSource(Protocol):
 
         Returns:
             What is begun: rotation takes nothing of it any more. None where that is not there, or
-            another by now, or cannot be taken.
+            another by now, or damaged.
+
+        Raises:
+            OSError: it cannot be read now.
+            PinError: it can be read, but not be kept now.
         """
 
     def settle(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from watcher.errors import CorruptCheckpoint
 
 pytestmark = pytest.mark.slow
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+BUSY = b"<Error><Code>SlowDown</Code></Error>"
 EXPIRED = Answer(403, b"<Error><Code>ExpiredToken</Code></Error>")
 
 
@@ -126,6 +128,114 @@ def test_a_run_that_ends_when_it_is_idle_waits_for_the_next_poll(watcher: Bucket
     assert watcher.states() == {"ckpt-1": "scored"}
 
 
+def test_an_outage_that_is_longer_than_a_local_grace_does_not_end_a_run(watcher: BucketWatcher):
+    watcher.save(1)
+    flags = ("--exit-when-idle", 0.2, "--poll-seconds", 4, "--grace-seconds", 0.2)
+    process = watcher.start(*flags)
+    watcher.scored(1)
+    refused: list[str] = []
+
+    def busy(request: Request) -> Answer | None:
+        if not request.is_list or len(refused) >= 4:  # two polls, each of two tries
+            return None
+        refused.append(request.path)
+        return Answer(503, BUSY)
+
+    watcher.run_there.proxy.fault = busy
+    watcher.save(2)
+    assert process.wait(60) == 0
+    assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "scored"}
+
+
+def test_a_run_does_not_end_as_idle_before_an_index_could_be_read(watcher: BucketWatcher):
+    watcher.save(1)
+    slow = threading.Event()
+
+    def hold(request: Request) -> None:
+        if "ckpt-2.index" in request.path:
+            slow.wait(6)  # the next poll would be due, and more than once
+
+    watcher.run_there.proxy.fault = hold
+    process = watcher.start("--exit-when-idle", 0.2)
+    watcher.scored(1)
+    watcher.save(2)
+    assert process.wait(60) == 0
+    assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "scored"}
+
+
+def lose_pins(watcher: BucketWatcher) -> None:
+    """Have the pins deleted, and best/ with them, as a person may while nothing runs."""
+    assert watcher.stop() == 0
+    for folder in (watcher.state / "pins", watcher.best_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Refusing:
+    """Refuses what is asked of one file, until it is told to let it through."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, request: Request) -> Answer | None:
+        refused = request.is_list if self.text == "list" else self.text in request.path
+        return Answer(503, BUSY) if refused else None
+
+
+@pytest.mark.parametrize("text", ["list", "ckpt-2.index", "ckpt-2.data-"])
+def test_a_lost_pin_that_cannot_be_fetched_at_a_start_fails_no_checkpoint(
+    watcher: BucketWatcher, text: str
+):
+    watcher.save(1)
+    watcher.save(2)
+    watcher.start(STUB_SECONDS=100)
+    wait_until(lambda: len(watcher.states()) == 2, "both are pinned")
+    lose_pins(watcher)
+    watcher.run_there.proxy.fault = Refusing(text)
+    watcher.start()
+    if text == "list":
+        wait_until(lambda: b"throttles" in watcher.log.read_bytes(), "it is told")
+    else:
+        wait_until(lambda: "throttles" in watcher.problem(), "it is told")
+        watcher.scored(1)  # meanwhile
+    assert watcher.states()["ckpt-2"] == "pending"
+    watcher.run_there.proxy.fault = lambda _: None
+    watcher.scored(1, 2)
+    assert watcher.evaluations()[-2:] == ["ckpt-1", "ckpt-2"]
+    assert not watcher.query("SELECT * FROM events WHERE kind = 'failed'")
+
+
+def test_a_run_ends_with_work_left_while_a_lost_pin_cannot_be_fetched(watcher: BucketWatcher):
+    watcher.save(1)
+    watcher.start(STUB_SECONDS=100)
+    wait_until(lambda: len(watcher.states()) == 1, "it is pinned")
+    lose_pins(watcher)
+    watcher.run_there.proxy.fault = Refusing("ckpt-1.data-")
+    flags = ("--exit-when-idle", 0.2, "--grace-seconds", 0.2)
+    assert watcher.start(*flags).wait(120) == 4
+    assert watcher.states() == {"ckpt-1": "pending"}
+    assert "work left (ckpt-1): cannot pin ckpt-1 again" in watcher.log.read_text()
+    watcher.run_there.proxy.fault = lambda _: None
+    assert watcher.run() == 0
+    assert watcher.states() == {"ckpt-1": "scored"}
+
+
+@pytest.mark.parametrize("text", ["list", "ckpt-2.index", "ckpt-2.data-"])
+def test_a_leader_that_cannot_be_fetched_now_is_fetched_later(watcher: BucketWatcher, text: str):
+    for number in (1, 2):
+        watcher.save(number)
+    scores = '{"ckpt-1": 0.1, "ckpt-2": 0.9}'
+    watcher.start("--top-k", 1, STUB_SCORES=scores)
+    watcher.scored(1, 2)
+    wait_until(lambda: "ckpt-2.index" in watcher.best_files(), "it is promoted")
+    lose_pins(watcher)
+    watcher.run_there.proxy.fault = Refusing(text)
+    watcher.start("--top-k", 1, STUB_SCORES=scores)
+    wait_until(lambda: "throttles" in watcher.log.read_text(), "it is told")
+    watcher.run_there.proxy.fault = lambda _: None
+    wait_until(lambda: "ckpt-2.index" in watcher.best_files(), "it is promoted again")
+    verify(watcher.best_dir / "ckpt-2")
+
+
 def test_credentials_that_end_in_the_middle_are_one_line_of_the_status(watcher: BucketWatcher):
     watcher.save(1)
     watcher.start()
@@ -198,9 +308,8 @@ def test_through_all_faults_at_random_no_pin_is_torn_and_nothing_is_lost(watcher
     """A trainer that rotates, and a server whose every third answer is spoiled in some way."""
     numbers, chance = range(1, 31), random.Random(7)
     lock = threading.Lock()
-    busy = b"<Error><Code>SlowDown</Code></Error>"
     faults = [
-        lambda: Answer(503, busy),
+        lambda: Answer(503, BUSY),
         lambda: Answer(500, b"oops"),
         lambda: Answer(429, b""),
         lambda: Answer(cut_bytes=chance.randrange(5000)),

@@ -4,6 +4,7 @@ asked to: what is pinned is whole, and what is not whole is waited for or told."
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -491,3 +492,172 @@ def test_shards_of_another_number_are_left_where_they_are(run: Run, tmp_path: Pa
     pin = take(source, source.scan()[0], tmp_path / "pins")
     names = {path.name for path in pin.prefix.parent.iterdir()}
     assert names == {"ckpt-1.index", "ckpt-1.data-00000-of-00001"}
+
+
+def test_an_index_that_cannot_be_read_stays_listed_while_that_is_tried_again(
+    run: Run, tmp_path: Path
+):
+    for number in (1, 2, 3):
+        run.save(saved(tmp_path / "trainer", number, 2000))
+    asked: list[str] = []
+    held, let_go = threading.Event(), threading.Event()
+
+    def busy(request: Request) -> Answer | None:
+        if "ckpt-2.index" not in request.path:
+            return None
+        asked.append(request.path)
+        if held.is_set():
+            let_go.wait(60)
+        return Answer(503, BUSY)
+
+    run.proxy.fault = busy
+    source = source_of(run)
+    woken = threading.Event()
+    watching = source.watch(woken.set)
+    watching.ensure()
+    names = ["ckpt-1", "ckpt-2", "ckpt-3"]
+    wait_until(lambda: list(source._list.listed) == names, "all are shown")
+    held.set()
+    before = len(asked)
+    wait_until(lambda: len(asked) > before, "it is tried again")
+    for _ in range(50):
+        assert [one.name for one in source.scan()] == names
+        assert source.still_there("ckpt-2")
+        time.sleep(0.01)
+    with pytest.raises(OSError, match="throttles"):
+        source.identify(source.scan()[1])
+    run.proxy.fault = lambda _: None
+    let_go.set()
+    wait_until(lambda: source._list.problem is None and source._list.ended > 2, "it goes on")
+
+    def is_read() -> bool:
+        try:
+            return source.identify(source.scan()[1]) == sha256_of(tmp_path / "trainer" / "ckpt-2")
+        except OSError:
+            return False
+
+    wait_until(is_read, "it is read")
+    watching.close()
+
+
+def test_one_that_is_replaced_stays_listed_until_the_new_index_is_read(run: Run, tmp_path: Path):
+    first, second = (saved(tmp_path / name, 1, 2000, seed=name) for name in ("one", "other"))
+    run.save(first)
+    source = source_of(run)
+    source._list.poll()
+    (before,) = source.scan()
+    run.save(second)
+    reading, let_go = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> None:
+        if ".index" in request.path:
+            reading.set()
+            let_go.wait(60)
+
+    run.proxy.fault = hold
+    thread = threading.Thread(target=source._list.poll)
+    thread.start()
+    assert reading.wait(60)
+    assert source._list.listed["ckpt-1"].found == before
+    assert source._said(source._list.listed["ckpt-1"]).sha256 == sha256_of(first)
+    let_go.set()
+    thread.join()
+    assert source._list.listed["ckpt-1"].found.signature != before.signature
+
+
+def test_an_index_that_is_replaced_while_it_is_read_is_neither_gone_nor_a_gap(
+    run: Run, tmp_path: Path
+):
+    first, second = (saved(tmp_path / name, 1, 2000, seed=name) for name in ("one", "other"))
+    run.save(first)
+    run.save(saved(tmp_path / "one", 2, 2000))
+    replaced: list[str] = []
+
+    def replace(request: Request) -> None:
+        if "ckpt-1.index" in request.path and not replaced:
+            replaced.append(request.path)
+            run.save(second)
+
+    run.proxy.fault = replace
+    source = source_of(run)
+    source._list.poll()
+    assert not source._list.listed  # the second one would say that nobody saw the first
+    source._list.poll()
+    assert list(source._list.listed) == ["ckpt-1", "ckpt-2"]
+    assert source.identify(source._list.listed["ckpt-1"].found) == sha256_of(second)
+
+
+def test_an_index_that_is_listed_and_never_there_is_told(run: Run, tmp_path: Path):
+    run.save(saved(tmp_path / "trainer", 1, 2000))
+    run.proxy.fault = lambda request: (
+        Answer(404, b"<Error><Code>NoSuchKey</Code></Error>") if ".index" in request.path else None
+    )
+    source = source_of(run)
+    source._list.poll()
+    assert not source._list.listed
+    source._list.poll()
+    with pytest.raises(OSError, match=r"ckpt-1.index is gone, though it is listed"):
+        source.identify(source._list.listed["ckpt-1"].found)
+
+
+def test_a_run_is_not_idle_while_a_poll_takes_longer_than_it_should(run: Run, tmp_path: Path):
+    source = source_of(run)
+    watching = source.watch(lambda: None)
+    assert source.delay_seconds == 2.0
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold(_: Request) -> None:
+        held.set()
+        let_go.wait(60)
+
+    run.proxy.fault = hold
+    watching.ensure()
+    assert held.wait(60)
+    wait_until(lambda: source.delay_seconds == math.inf, "it is waited for")
+    watching.close()
+    let_go.set()
+    wait_until(lambda: source._list.ended == 1, "it has ended")
+    assert 2.0 < source.delay_seconds < math.inf
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (503, "SlowDown", r"busy \(it throttles\)"),
+        (403, "AccessDenied", "access is denied"),
+        (403, "ExpiredToken", "credentials have expired"),
+        (500, "InternalError", "500 Internal Server Error"),
+        (400, "AuthorizationHeaderMalformed", "in region eu-west-1"),
+    ],
+)
+def test_a_server_that_names_its_region_in_every_error_is_understood(
+    run: Run, status: int, code: str, told: str
+):
+    body = f"<Error><Code>{code}</Code><Region>eu-west-1</Region></Error>"
+    run.proxy.fault = lambda _: Answer(status, body.encode())
+    with pytest.raises(ModelDirError, match=told):
+        source_of(run).scan()
+
+
+def test_a_download_that_failed_in_an_unknown_way_begins_anew(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "_RANGE_BYTES", 50_000)
+    run.save(saved(tmp_path / "trainer", 1))
+    source = source_of(run)
+    (found,) = source.scan()
+    source.identify(found)
+    real, calls = source._folder.stream, []
+
+    def fails_once(*arguments: object) -> Iterator[memoryview]:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise RuntimeError("no one knows")
+        return real(*arguments)
+
+    monkeypatch.setattr(source._folder, "stream", fails_once)
+    with pytest.raises(PinError, match="no one knows"):
+        take(source, found, tmp_path / "pins")
+    # Threads are at it yet: what they write is of no use to another download.
+    assert not list((tmp_path / "pins").iterdir())
+    assert verify(take(source, found, tmp_path / "pins").prefix).global_step == 100

@@ -97,7 +97,8 @@ class Commands:
             if checkpoint is None:
                 refused.append(self._unknown(name))
             elif not (yield from self._has_files(checkpoint)):
-                refused.append(f"{checkpoint['name']} is {checkpoint['state']}: its files are gone")
+                said = self._why_not(checkpoint)
+                refused.append(f"{checkpoint['name']} is {checkpoint['state']}: {said}")
             else:
                 self._store.queue.keep(checkpoint, True, now)
                 done.append(f"{_shown(checkpoint)} is kept")
@@ -137,7 +138,7 @@ class Commands:
             elif checkpoint["state"] in _REFUSED:
                 refused.append(f"{checkpoint['name']} is {checkpoint['state']}")
             elif not (yield from self._has_files(checkpoint)):
-                refused.append(f"{_shown(checkpoint)}: its files are gone")
+                refused.append(f"{_shown(checkpoint)}: {self._why_not(checkpoint)}")
             else:
                 self._store.queue.requeue(checkpoint, now)
                 done.append(f"{_shown(checkpoint)} waits to be evaluated anew")
@@ -171,7 +172,7 @@ class Commands:
             self._take_hold(checkpoint)
         for checkpoint in found:
             if not (yield from self._has_files(checkpoint)):
-                refused.append(f"{_shown(checkpoint)}: its files are gone")
+                refused.append(f"{_shown(checkpoint)}: {self._why_not(checkpoint)}")
         if refused:
             return Answer(refused=tuple(refused))
         candidates, parents = first_parents(rows, mode, greedy=request.greedy)
@@ -202,6 +203,14 @@ class Commands:
             return False
         name, sha256 = checkpoint["name"], checkpoint["sha256"]
         return self._recall.take_hold(name, sha256, self._recall.here())
+
+    def _why_not(self, checkpoint: dict[str, Any]) -> str:
+        """Say why what was just looked for has no files."""
+        if checkpoint["state"] in _REFUSED or not checkpoint["sha256"]:
+            return "its files are gone"
+        if self._recall.blind:
+            return "it has no pin, and the trainer's folder cannot be listed now"
+        return self._recall.trouble or "its files are gone"
 
     def _has_files(self, checkpoint: dict[str, Any]) -> Work[bool]:
         """True when there is a pin; one is made where the trainer still has the checkpoint."""

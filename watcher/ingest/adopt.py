@@ -17,7 +17,7 @@ import structlog
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.pin import digest, halves, release, signature_at, sweep
-from watcher.errors import CorruptCheckpoint
+from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.slices import Job, Progress, Work, finish
 from watcher.ingest.arrivals import Arrival
 from watcher.protocols import CheckpointFormat, CheckpointSource
@@ -85,8 +85,16 @@ def left_over(
     kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
     sweep(pins_dir, kept)
     lost = [row for row in rows if not bundle.index_path(row["prefix"]).is_file()]
+    complete = source.complete
     here = {found.name: found for found in source.scan()} if lost or alone else {}
-    left = [_pin_again(row, here.get(row["name"]), source, pins_dir, verified, now) for row in lost]
+    left = []
+    for row in lost:
+        found = here.get(row["name"])
+        if found is None and not complete:
+            shutil.rmtree(pins_dir / row["sha256"], ignore_errors=True)
+            left.append(_held_up(row, OSError("it is not known yet what is there"), now))
+        else:
+            left.append(_pin_again(row, found, source, pins_dir, verified, now))
     for one in alone:
         one.at, one.job = min(one.at, now), _settle(one.found.prefix, source, pins_dir, verified)
     if alone:
@@ -103,11 +111,31 @@ def _pin_again(
     verified: Verified | None,
     now: float,
 ) -> Arrival:
-    """Begin to make the lost pin of a row again; without a job where it stays lost."""
+    """Begin to make the lost pin of a row again; without a job where it stays lost.
+
+    Where it cannot be begun now, that is what its job says.
+    """
     shutil.rmtree(pins_dir / row["sha256"], ignore_errors=True)
     lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
-    job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
+    try:
+        job = source.take_again(found, row["sha256"], pins_dir, verified) if found else None
+    except (OSError, PinError) as error:
+        return _held_up(row, error, now, found)
     return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=job, row=row)
+
+
+def _held_up(
+    row: dict[str, Any],
+    error: OSError | PinError,
+    now: float,
+    found: FoundCheckpoint | None = None,
+) -> Arrival:
+    def failing(_: Progress) -> Work[Pin]:
+        raise error
+        yield
+
+    lost = found or FoundCheckpoint(row["name"], 0, row["prefix"], ())
+    return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=Job(failing), row=row)
 
 
 def _settle(

@@ -96,6 +96,11 @@ class Arrivals:
         """Return those whose pin is being made, and how."""
         return [(one, one.job) for one in self._line if one.job]
 
+    @property
+    def problem(self) -> str | None:
+        """What held up one that is tried again right now, None when nothing did."""
+        return next((one.problem for one, _ in self.jobs() if one.problem), None)
+
     def write(self) -> None:
         """Record them, up to the first whose pin is still being made.
 
@@ -124,7 +129,9 @@ class Arrivals:
         found, pin, queue = arrival.found, arrival.pin, self._queue
         if arrival.row:
             if not pin:
-                _forget(queue, arrival.row, arrival.at)
+                _forget(queue, arrival.row, arrival.problem, arrival.at)
+            elif arrival.since < math.inf:
+                queue.put_off(arrival.row["id"], 0.0)  # it need not wait for its pin any more
             return False
         if pin:
             known, generation = queue.known(pin.sha256), queue.generation()
@@ -146,9 +153,12 @@ class Arrivals:
         return arrival.before is None
 
 
-def _forget(queue: Queue, row: dict[str, Any], now: float) -> None:
+def _forget(queue: Queue, row: dict[str, Any], problem: str | None, now: float) -> None:
     if row["state"] in ("pending", "leased"):
-        reason = "its pin was deleted and the trainer no longer has it"
+        why = "and the trainer no longer has it"
+        if problem:
+            why = f"and cannot be made again: {problem}"
+        reason = f"its pin was deleted {why}"
         queue.fail_unpinned(row["id"], row["name"], reason, now)
     else:
         queue.forget_pin(row["id"])

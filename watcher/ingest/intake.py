@@ -27,6 +27,7 @@ from watcher.ingest.arrivals import Arrival, Arrivals
 from watcher.ingest.gaps import Gaps
 from watcher.ingest.hints import Hints
 from watcher.ingest.known import Known
+from watcher.ingest.lost import LostPins
 from watcher.ingest.thinning import thin_out
 from watcher.ingest.waiting import Waiting
 from watcher.protocols import CheckpointSource
@@ -82,6 +83,7 @@ class Intake:
         self._verified = verified
         self._known = Known(queue)
         self._waiting = Waiting(grace_seconds)
+        self._lost = LostPins(source, pins_dir, verified, grace_seconds)
         self._arrivals = Arrivals(queue, pins_dir)
         self._gaps = self._follow_gaps()
         self._away = False
@@ -94,12 +96,17 @@ class Intake:
     @property
     def waiting(self) -> int:
         """How many checkpoints are known of but have no row yet."""
-        return len(self._waiting) + sum(one.saves for one in self._arrivals)
+        return len(self._waiting) + sum(one.saves for one in self._arrivals) + len(self._lost)
+
+    @property
+    def unpinned(self) -> int:
+        """How many rows wait for a pin that cannot be made again now."""
+        return len(self._lost)
 
     @property
     def recovering(self) -> bool:
-        """True while a pin that a row speaks of is being made again, so is not there."""
-        return any(one.row for one in self._arrivals)
+        """True while it is not known of each row whether its pin can be made again at once."""
+        return any(one.row and one.since == math.inf for one in self._arrivals)
 
     @property
     def progress(self) -> str | None:
@@ -109,7 +116,8 @@ class Intake:
     @property
     def held_up(self) -> list[str]:
         """Which of those that wait do so for something that is no fault of theirs to pass."""
-        return [one.found.name for one in self._waiting.values() if self._away or one.problem]
+        waiting = [*self._waiting.values(), *self._lost.values()]
+        return [one.found.name for one in waiting if self._away or one.problem]
 
     def given_up_at(self) -> float:
         """Return the steady time from which all that waits has waited in vain for long enough.
@@ -118,11 +126,12 @@ class Intake:
         """
         if self._arrivals:
             return math.inf
-        return self._waiting.given_up_at(set(self.held_up))
+        lost = self._lost.given_up_at(self._lost)
+        return max(self._waiting.given_up_at(set(self.held_up)), lost)
 
     def due(self) -> float:
         """Return the steady time of the next look, if no rescan or event comes before it."""
-        return self.hints.due(self._waiting.next_retry())
+        return self.hints.due(self._waiting.next_retry(self._lost))
 
     def recover(self, now: float) -> None:
         """Put right at the start what a crash or a person left in the pins; may be repeated.
@@ -139,6 +148,7 @@ class Intake:
         # What was looked at before is looked at anew, now that it can be known what has a row.
         self._arrivals.close()
         self._waiting.clear()
+        self._lost.clear()
         self._known.begin()
         self._known.forget()
         self._gaps = self._follow_gaps()
@@ -170,6 +180,7 @@ class Intake:
         self.more, self._late, self._now, self._steady = False, [], now, steady
         self._known.begin()
         self.hints.begin(steady)
+        complete = self.source.complete
         try:
             found = self.source.scan()
         except ModelDirError as error:
@@ -179,8 +190,11 @@ class Intake:
             return
         self._away = False
         self._take(found)
+        names = {one.name: one for one in found}
+        for one in self._lost.try_again(names, complete, steady):
+            self._arrivals.add(one)
         self._go_on()
-        self.problem = self._waiting.problem
+        self.problem = self._waiting.problem or self._lost.problem or self._arrivals.problem
         self.hints.end(steady, self._late[-1] if self._late and not announced else None)
 
     def write_down(self, now: float) -> list[str]:
@@ -197,6 +211,8 @@ class Intake:
         if self._queue is None:
             return []
         self._arrivals.write()
+        again = [one for one in self._arrivals if one.row and one.since < math.inf]
+        self._lost.put_off(self._queue, again, now, self._steady)
         if self._arrivals.recorded:
             counted = self.source.format.counts_saves
             thin_out(self._queue, *self._policies, self._pins_dir, now, counts_saves=counted)
@@ -313,9 +329,11 @@ class Intake:
     def _failed(self, one: Arrival, error: OSError | CorruptCheckpoint | PinError) -> None:
         """Note why there is no pin, and when to try again, if that may help."""
         found = one.found
-        if one.row:
+        if one.row and not self._lost.wait(one, error, self._steady):
             return None
         self._arrivals.remove(one)
+        if one.row:
+            return None
         if one.since < math.inf:
             self._waiting.setdefault(found.name, one)
         if one.alone:

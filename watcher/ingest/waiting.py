@@ -21,8 +21,16 @@ class Waiting(dict[str, Arrival]):
         held = self.get(found.name)
         return held is not None and held.found.signature == found.signature
 
-    def hold(self, arrival: Arrival, steady: float) -> Arrival:
-        """Let a checkpoint wait; returns how it does, as before where its files waited already."""
+    def hold(self, arrival: Arrival, steady: float, key: str = "") -> Arrival:
+        """Let a checkpoint wait; returns how it does, as before where its files waited already.
+
+        One that has a key waits under that, and goes on waiting as it did.
+        """
+        if key:
+            if arrival.since == math.inf:
+                arrival.since = steady
+            self[key] = arrival
+            return arrival
         if not self.holds(arrival.found):
             arrival.since = arrival.retry_at = steady
             arrival.delay = FIRST_RETRY_SECONDS
@@ -53,6 +61,6 @@ class Waiting(dict[str, Arrival]):
         waited = (one.since + more if name in held_up else math.inf for name, one in self.items())
         return max(waited, default=-math.inf)
 
-    def next_retry(self) -> float | None:
+    def next_retry(self, others: Waiting) -> float | None:
         """Return the steady time at which one is worth another look, None when none waits."""
-        return min((one.retry_at for one in self.values()), default=None)
+        return min((one.retry_at for one in (*self.values(), *others.values())), default=None)

@@ -239,7 +239,9 @@ class Projector:
                 self._recall.fill(partial(self._unpinned, board, rows), here)
             self._recall.fill(partial(self._unkept, released), here)
         self._recall.close()
-        self._recalled_at = ledger.revision
+        self.problem = self._recall.trouble
+        if self.problem is None and not self._recall.blind:
+            self._recalled_at = ledger.revision
 
     def _unpinned(
         self, board: Board, rows: Iterable[ScoredCheckpoint], gone: set[int]

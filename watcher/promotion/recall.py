@@ -6,7 +6,6 @@ a person may want it back; its name says where to look, and only its content cou
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
+from watcher.decision.retry import Retry
+from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError, PinError
 from watcher.files.slices import Job, Unfinished, slice_end
 from watcher.protocols import CheckpointSource
 from watcher.store import Store
@@ -22,11 +22,19 @@ from watcher.types import FoundCheckpoint, Pin, ScoredCheckpoint, Verified
 
 _log = structlog.get_logger(__name__)
 
+_FIRST_RETRY_SECONDS, _MOST_SECONDS = 1.0, 60.0
+
 Here = Mapping[str, FoundCheckpoint]
 
 
 class Recall:
-    """Brings pins of one run back."""
+    """Brings pins of one run back.
+
+    Attributes:
+        trouble: Why something that was wanted since the last `here` cannot be pinned now, though it
+            may be there; None when nothing is held up.
+        blind: The last `here` could not look at all that is there.
+    """
 
     def __init__(
         self,
@@ -45,6 +53,10 @@ class Recall:
         self._jobs: dict[str, tuple[FoundCheckpoint, Job[Pin]]] = {}
         # What turned out not to be whole, by its digest: read once, and not at each call.
         self._damaged: dict[str, tuple[tuple[int, ...], ...]] = {}
+        # What could not be read or kept, by its digest, and when that is tried again.
+        self._held_up: dict[str, tuple[Retry, str]] = {}
+        self.trouble: str | None = None
+        self.blind = False
 
     @property
     def progress(self) -> str | None:
@@ -57,14 +69,17 @@ class Recall:
         What is being pinned is among it, whatever the trainer does meanwhile.
         """
         here = {found.name: found for found, _ in self._jobs.values()}
-        with contextlib.suppress(OSError, ModelDirError):
+        self.trouble, self.blind = None, not self._source.complete
+        try:
             here |= {found.name: found for found in self._source.scan()}
+        except (OSError, ModelDirError):
+            self.blind = True
         return here
 
     def pin(
         self, checkpoint_id: int, name: str, sha256: str, here: Here, until: float = math.inf
     ) -> bool:
-        """Pin a checkpoint again, and record that; False when its files are gone.
+        """Pin a checkpoint again, and record that; False when its files are gone, or for `trouble`.
 
         Raises:
             Unfinished: the steady time `until` came first; call again to go on.
@@ -75,11 +90,15 @@ class Recall:
         found, job = self._jobs[sha256]
         try:
             taken = job.run(until)
-        except (OSError, CorruptCheckpoint, PinError):
-            self._damaged[sha256] = found.signature
+        except (OSError, CorruptCheckpoint, PinError) as error:
             del self._jobs[sha256]
+            if isinstance(error, OSError | PinError):
+                self._hold_up(name, sha256, error)
+            elif not isinstance(error, IncompleteCheckpoint):
+                self._damaged[sha256] = found.signature
             return False
         del self._jobs[sha256]
+        self._held_up.pop(sha256, None)
         if taken.sha256 != sha256:
             return False
         path = "/".join(taken.prefix.parts[-2:])
@@ -88,15 +107,34 @@ class Recall:
         return True
 
     def take_hold(self, name: str, sha256: str, here: Here) -> bool:
-        """Link a checkpoint, so that rotation cannot reach it; False when it is not there."""
+        """Link a checkpoint, so that rotation cannot reach it; False as `pin` says it."""
         if sha256 in self._jobs:
             return True
         found = here.get(name)
         if found is None or self._damaged.get(sha256) == found.signature:
             return False
-        if job := self._source.take_again(found, sha256, self._pins_dir, self._verified):
+        if sha256 in self._held_up:
+            retry, reason = self._held_up[sha256]
+            if time.monotonic() < retry.at:
+                self.trouble = reason
+                return False
+        try:
+            job = self._source.take_again(found, sha256, self._pins_dir, self._verified)
+        except (OSError, PinError) as error:
+            self._hold_up(name, sha256, error)
+            return False
+        if job:
             self._jobs[sha256] = (found, job)
         return job is not None
+
+    def _hold_up(self, name: str, sha256: str, error: OSError | PinError) -> None:
+        """Remember that one cannot be pinned now; what was deleted meanwhile is gone."""
+        if isinstance(error, FileNotFoundError):
+            return
+        retry, _ = self._held_up.get(sha256, (Retry(_FIRST_RETRY_SECONDS, _MOST_SECONDS), ""))
+        retry.failed(time.monotonic())
+        self.trouble = f"cannot pin {name} again: {getattr(error, 'strerror', None) or error}"
+        self._held_up[sha256] = retry, self.trouble
 
     def fill(self, choose: Callable[[set[int]], Iterable[ScoredCheckpoint]], here: Here) -> None:
         """Pin again what is chosen, until nothing more is chosen whose files are there.

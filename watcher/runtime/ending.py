@@ -7,7 +7,6 @@ import math
 import structlog
 
 from watcher.config.service import ServiceSettings
-from watcher.config.source import SourceSettings
 from watcher.errors import WorkerRefused, WorkLeft
 from watcher.evaluation.dispatcher import Dispatcher
 from watcher.ingest.intake import Intake
@@ -30,20 +29,20 @@ class Ending:
     def __init__(
         self,
         service: ServiceSettings,
-        source: SourceSettings,
         store: Store,
         intake: Intake,
         dispatcher: Dispatcher,
         projector: Projector,
         event_files: EventFiles,
         *,
+        grace_seconds: float,
         backoff: Backoff,
         steady: float,
     ) -> None:
         self.last_activity = steady
         self._hindrance = Hindrance()
         self._limit = service.exit_when_idle
-        self._grace_seconds = source.grace_seconds
+        self._grace_seconds = grace_seconds
         self._store = store
         self._intake = intake
         self._dispatcher = dispatcher
@@ -90,7 +89,7 @@ class Ending:
             return math.inf
         if not draining:
             limit = max(limit, self._intake.source.delay_seconds)
-        if waiting := self._store.queue.open_count():
+        if waiting := self._store.queue.open_count() - self._intake.unpinned:
             if steady - self.last_activity >= limit:
                 self._end_if_hopeless(waiting)
             return math.inf

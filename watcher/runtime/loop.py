@@ -111,12 +111,12 @@ class Daemon:
         self._backoff = Backoff()
         self._ending = Ending(
             settings.service,
-            settings.source,
             store,
             intake,
             self._dispatcher,
             projector,
             self._event_files,
+            grace_seconds=settings.source.patience(remote=bool(settings.run.place)),
             backoff=self._backoff,
             steady=steady(),
         )

@@ -12,6 +12,7 @@ and fail the checksums; that is waited out.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ from watcher.types import Files, FoundCheckpoint, Pin, Verified
 
 # The loop's other work waits for a download for so long at a time.
 _WAIT_SECONDS = 0.1
+# As a rule a poll takes less.
+_POLL_TAKES_SECONDS = 1.0
 # A content that fails its checksums is downloaded so often: the second time it was not the way.
 _DOWNLOADS = 2
 _INDEX_NAME = "index.part"
@@ -88,8 +91,20 @@ class Bucket:
 
     @property
     def delay_seconds(self) -> float:
-        """How long a checkpoint may lie there unseen: from one poll to the end of the next."""
-        return self._poll_seconds + 1.0 if self._polling else 0.0
+        """How long a checkpoint may lie there unseen: from one poll to the end of the next.
+
+        Infinite while one takes longer than it should: nobody knows what it will bring.
+        """
+        if self._polling is None:
+            return 0.0
+        if self._list.running_seconds > _POLL_TAKES_SECONDS:
+            return math.inf
+        return max(self._poll_seconds, self._list.took_seconds) + _POLL_TAKES_SECONDS
+
+    @property
+    def complete(self) -> bool:
+        """False until the index of everything that was listed has been asked for."""
+        return self._polling is None or self._list.complete
 
     def refresh(self) -> bool:
         """Have it polled anew; True once one that began after the first call has ended."""
@@ -190,7 +205,8 @@ class Bucket:
             leave = complete
             raise
         except PinError:
-            if download and not complete:
+            # One that failed in another way than by a trouble begins anew, in a folder of its own.
+            if download and not complete and not download.failed:
                 self._halves[key], leave = download, True
             raise
         except CorruptCheckpoint as error:
@@ -212,13 +228,13 @@ class Bucket:
     def take_again(
         self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
     ) -> Job[Pin] | None:
-        """Begin to download a checkpoint that had a pin before; None where it is another by now."""
+        """Begin to download a checkpoint that had a pin before; see the protocol."""
         try:
             if self.identify(found) != sha256:
                 return None
             job = Job(partial(self.take, found, into, verified))
             job.begin()
-        except (OSError, CorruptCheckpoint, PinError):
+        except (FileNotFoundError, CorruptCheckpoint):
             return None
         return job
 

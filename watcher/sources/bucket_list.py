@@ -10,7 +10,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,8 @@ class BucketList:
         problem: Why the last poll failed, None when it did not.
         polls: How often something was published.
         begun: How many polls have begun, and `ended` how many have ended, in whatever way.
+        complete: Nothing is there but what is listed.
+        took_seconds: How long the last one took.
     """
 
     def __init__(self, folder: ObjectFolder, format: CheckpointFormat) -> None:
@@ -80,6 +82,14 @@ class BucketList:
         self.listed: Mapping[str, Listed] = {}
         self.problem: ObjectError | None = None
         self.polls = self.begun = self.ended = 0
+        self.complete = False
+        self.took_seconds = 0.0
+        self._began_at = math.inf
+
+    @property
+    def running_seconds(self) -> float:
+        """For how long the poll that runs does, 0 while none runs."""
+        return max(time.monotonic() - self._began_at, 0.0)
 
     def said(self, listed: Listed) -> Index | ObjectError:
         """Return what the index of a checkpoint says; reads it where no poll did."""
@@ -97,6 +107,7 @@ class BucketList:
         Returns:
             Whether something is another than it was.
         """
+        self._began_at = began = time.monotonic()
         self.begun += 1
         before = self.problem
         try:
@@ -106,38 +117,49 @@ class BucketList:
         except Exception as error:  # which must not end the thread that polls
             self.problem = ObjectError(f"{self._folder.place} cannot be listed: {error!r}")
         finally:
+            self.took_seconds, self._began_at = time.monotonic() - began, math.inf
             self.ended = self.begun
         return str(self.problem) != str(before)
 
     def _poll(self, *, read: bool) -> bool:
         objects, _ = self._folder.list()
         listed = {one.found.name: one for one in self._grouped(objects)}
-        keys = {one.key for one in listed.values()}
+        # What is shown stays known, whatever has taken its place there.
+        keys = {one.key for one in (*listed.values(), *self.listed.values())}
         self._indexes = {
             key: said
             for key, said in self._indexes.items()
             if key in keys and (read or not isinstance(said, ObjectError))
         }
-        unread = [one for one in listed.values() if read and self._is_unread(one)]
+        if not read:
+            return self._publish(listed, {})
+        new = [one for one in listed.values() if one.key not in self._indexes]
+        again = [one for one in listed.values() if self._has_failed(one)]
         changed = False
-        for begin in range(0, len(unread), _AT_ONCE):
-            changed |= self._publish(listed, unread[begin:])
-            self._read_all(unread[begin : begin + _AT_ONCE])
-        return self._publish(listed, ()) or changed
+        # What could not be read is shown as such, also while that is tried again.
+        for batch in (*_batches(new), *_batches(again)):
+            changed |= self._publish(listed, self._unread(listed))
+            self._read_all(batch)
+        return self._publish(listed, self._unread(listed)) or changed
 
-    def _publish(self, listed: Mapping[str, Listed], unread: Sequence[Listed]) -> bool:
-        """Publish a list as far as it is read: new ones after one that is not wait for that."""
-        end = unread[0].found.save_counter if unread else math.inf
-        waiting = {one.found.name for one in unread}
-        shown = {
-            name: one
-            for name, one in listed.items()
-            if (one.found.save_counter < end or name in self.listed)
-            and name not in waiting
-            and not isinstance(self._indexes.get(one.key), ObjectGone)
-        }
+    def _publish(self, listed: Mapping[str, Listed], waiting: Mapping[str, Listed]) -> bool:
+        """Publish a list as far as it is read: new ones after one that is not wait for that.
+
+        One of which the index is replaced is shown as it was until the new one is read: what waits
+        under its name is not gone.
+        """
+        end = min((one.found.save_counter for one in waiting.values()), default=math.inf)
+        shown: dict[str, Listed] = {}
+        for name, one in listed.items():
+            if name in waiting:
+                if before := self.listed.get(name):
+                    shown[name] = before
+            elif (one.found.save_counter < end or name in self.listed) and not isinstance(
+                self._indexes.get(one.key), ObjectGone
+            ):
+                shown[name] = one
         changed = shown != self.listed or self.problem is not None or not self.polls
-        self.listed, self.problem = shown, None
+        self.listed, self.problem, self.complete = shown, None, not waiting
         self.polls += 1
         return changed
 
@@ -161,9 +183,17 @@ class BucketList:
             made.append(Listed(found, index, data))
         return sorted(made, key=lambda one: one.found.save_counter)
 
-    def _is_unread(self, one: Listed) -> bool:
-        said = self._indexes.get(one.key)
-        return said is None or isinstance(said, ObjectError)
+    def _has_failed(self, one: Listed) -> bool:
+        return isinstance(self._indexes.get(one.key), ObjectError)
+
+    def _unread(self, listed: Mapping[str, Listed]) -> dict[str, Listed]:
+        """Return those of which there is no answer, or that were replaced since the list."""
+        said = {name: self._indexes.get(one.key) for name, one in listed.items()}
+        return {
+            name: listed[name]
+            for name, answer in said.items()
+            if answer is None or isinstance(answer, ObjectChanged)
+        }
 
     def _read_all(self, batch: list[Listed]) -> None:
         """Read some indexes at once, and wait for all of them."""
@@ -171,7 +201,11 @@ class BucketList:
 
         def read(one: Listed) -> None:
             try:
-                self._indexes[one.key] = self._read(one)
+                failed, said = self._has_failed(one), self._read(one)
+                if failed and isinstance(said, ObjectGone | ObjectChanged):
+                    # It was listed again meanwhile: only the next list can say that it is not.
+                    said = ObjectError(f"{said}, though it is listed")
+                self._indexes[one.key] = said
             finally:
                 left.release()
 
@@ -186,8 +220,6 @@ class BucketList:
             return Index("", {}, f"{listed.index.name} is larger than {limit} bytes")
         try:
             content = self._folder.read(listed.index)
-        except ObjectChanged as error:
-            return ObjectGone(str(error))  # the next list has the one that is there now
         except ObjectError as error:
             return error
         except Exception as error:  # which must not end a thread that others wait for
@@ -257,6 +289,10 @@ class Polling:
             failures = failures + 1 if self._found.problem else 0
             retry = _FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10)
             yield min(retry, max(self._seconds, _MOST_SECONDS)) if failures else self._seconds
+
+
+def _batches(those: list[Listed]) -> list[list[Listed]]:
+    return [those[begin : begin + _AT_ONCE] for begin in range(0, len(those), _AT_ONCE)]
 
 
 def _signature(one: StoredObject) -> tuple[int, int, int]:

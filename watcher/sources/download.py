@@ -52,6 +52,7 @@ class Download:
     """Some objects on their way into files of a folder.
 
     Attributes:
+        failed: It did in a way that `begin` does not mend; threads may be at it yet.
         done_bytes: So many are there.
         total_bytes: Of so many.
     """
@@ -96,6 +97,10 @@ class Download:
         except OSError:
             self.close()
             raise
+
+    @property
+    def failed(self) -> bool:  # noqa: D102 - with the attributes
+        return self._failure is not None
 
     def begin(self) -> None:
         """Fetch what is not there yet; called again after a trouble, to go on."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from watcher.checkpoints.bundle import index_path, read_index
 from watcher.checkpoints.bundle_format import BundleFormat
 from watcher.checkpoints.pin import NEW, NO_COPY_EITHER, READ_ONLY, identify, pinning, settling
-from watcher.errors import CorruptCheckpoint, ModelDirError, PinError
+from watcher.errors import CorruptCheckpoint, ModelDirError
 from watcher.files.atomic_io import write_new_file
 from watcher.files.slices import Job, Progress, Work
 from watcher.sources import passed_over
@@ -36,9 +36,11 @@ class LocalFolder:
         folder: The trainer's model_dir.
         format: What the trainer writes.
         delay_seconds: None: a scan looks itself.
+        complete: A scan tells of all.
     """
 
     delay_seconds = 0.0
+    complete = True
 
     def __init__(self, folder: Path, format: BundleFormat) -> None:
         self.folder = folder
@@ -129,8 +131,8 @@ class LocalFolder:
     def take_again(
         self, found: FoundCheckpoint, sha256: str, into: Path, verified: Verified | None
     ) -> Job[Pin] | None:
-        """Begin to take a checkpoint that had a pin before; None where it is another by now."""
-        with contextlib.suppress(OSError, CorruptCheckpoint, PinError):
+        """Begin to take a checkpoint that had a pin before; see the protocol."""
+        with contextlib.suppress(FileNotFoundError, CorruptCheckpoint):
             if identify(found) == sha256:
                 job = Job(partial(self.take, found, into, verified))
                 job.begin()

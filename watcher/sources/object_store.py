@@ -222,7 +222,8 @@ class ObjectFolder:
             return ObjectChanged(f"{name} was replaced")
         for pattern, what, remedy, lasting in _MEANINGS:
             if match := re.search(pattern, text, re.I):
-                what = what.format(*match.groups(), bucket=self.place.bucket)
+                group = match[match.lastindex] if match.lastindex else ""
+                what = what.format(group, bucket=self.place.bucket)
                 if lasting:
                     with self._lock:
                         self._store = None
@@ -260,7 +261,9 @@ _MEANINGS: tuple[tuple[str, str, str, bool], ...] = (
         True,
     ),
     (
-        r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>",
+        # Some servers name their region in every error.
+        r"(?s)^(?=.*(?:PermanentRedirect|AuthorizationHeaderMalformed)).*"
+        r"(?:expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>)",
         "the bucket is in region {0}",
         "give that as --region",
         True,

@@ -111,6 +111,15 @@ class Queue(Checkpoints):
             )
         return self._return("1", [], "the daemon that evaluated it is gone", now)
 
+    def put_off(self, checkpoint_id: int, until: float) -> None:
+        """Lease out a pending checkpoint no earlier than at a time, in seconds since the epoch."""
+        with self._db.write():
+            self._db.run(
+                "UPDATE all_checkpoints SET not_before_seconds = ? WHERE id = ?"
+                " AND state = 'pending'",
+                [until, checkpoint_id],
+            )
+
     def shift_times(self, seconds: float) -> None:
         """Move leases and delays along with a clock that was set, so that they last as long."""
         with self._db.write():
