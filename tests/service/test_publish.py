@@ -22,7 +22,7 @@ from watcher.config.source import SourceSettings
 from watcher.errors import ConfigError, CorruptCheckpoint
 from watcher.service import publish
 from watcher.service.publish import Publication
-from watcher.sources.object_store import ObjectError
+from watcher.sources.object_store import ObjectError, ObjectFolder
 
 # fake-gcs-server has not what obstore puts objects with, the XML API.
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
@@ -61,9 +61,7 @@ class Local:
     def publication(self, evict_seconds: float = 0.0) -> Publication:
         source = SourceSettings(endpoint_url=self.there.proxy.endpoint)
         place = parse_place(self.there.url)
-        made = Publication(place, self.settings, self.uuid, source, evict_seconds)
-        made._put = made._recorded()
-        return made
+        return Publication(place, self.settings, self.uuid, source, evict_seconds)
 
     def show(self, *numbers: int, size: int = 2000, anew: str = "") -> None:
         """Let best/ hold these, the first as the best; `anew` is of a trainer that started over."""
@@ -90,7 +88,7 @@ class Local:
     def names(self) -> set[str]:
         """Names of what lies there now, without what says whose it is."""
         place = parse_place(self.there.url)
-        folder = publish.ObjectFolder(
+        folder = ObjectFolder(
             place, SourceSettings(endpoint_url=f"http://127.0.0.1:{self.there.server.port}")
         )
         return {one.name for one in folder.list()[0]} - {CLAIM}
@@ -241,6 +239,54 @@ def test_one_that_somebody_replaced_is_neither_written_over_nor_deleted(local: L
     local.publication().update()
     assert run.server.get(f"{run.prefix}/{DATA}") == b"a trainer's"
     assert local.names() == {*files_of(2, 3), "best.json", "checkpoint", DATA}
+
+
+def test_what_was_published_is_known_again_where_the_state_folder_was_lost(local: Local, run: Run):
+    run.put("notes.txt", b"a user's")
+    local.show(2, 1)
+    local.settings.sentinel_path.write_text('{"run": "one"}')
+    local.publication().update()
+    (local.settings.state_path / publish.FILE_NAME).unlink()
+    local.show(3, 2)
+    local.settings.sentinel_path.unlink()
+    run.proxy.requests.clear()
+    local.publication().update()
+    assert set(puts(run)) == {*files_of(3), "best.json", "checkpoint"}
+    assert local.names() == {*files_of(2, 3), "best.json", "checkpoint", "notes.txt"}
+
+
+def test_an_upload_that_nobody_heard_the_end_of_is_known(local: Local, run: Run):
+    local.show(1)
+    cut = Answer(503, b"<Error><Code>SlowDown</Code></Error>")
+
+    def cut_off(request: Request) -> Answer | None:
+        there = DATA in local.names()
+        return cut if request.method == "GET" and there else None  # the list after it
+
+    run.proxy.fault = cut_off
+    with pytest.raises(ObjectError):
+        local.publication().update()
+    run.proxy.fault = lambda _: None
+    run.proxy.requests.clear()
+    local.publication().update()
+    assert puts(run) == ["ckpt-1.index", "best.json", "checkpoint"]
+
+
+def test_one_that_failed_makes_nothing_of_somebody_else_ours(local: Local, run: Run):
+    local.show(1)
+    local.publication().update()
+    local.show(2)
+    busy = Answer(503, b"<Error><Code>SlowDown</Code></Error>")
+    run.proxy.fault = lambda request: (
+        busy if request.method == "PUT" and object_of(request) == "checkpoint" else None
+    )
+    with pytest.raises(ObjectError):
+        local.publication().update()
+    run.put("checkpoint", b"a trainer's")
+    run.proxy.fault = lambda _: None
+    with pytest.raises(ObjectError, match="checkpoint was not put there by this run"):
+        local.publication().update()
+    assert run.server.get(f"{run.prefix}/checkpoint") == b"a trainer's"
 
 
 def test_a_name_that_comes_back_with_other_content_is_named_by_nothing_meanwhile(
