@@ -18,6 +18,7 @@ from watcher.config import FILE_ONLY, Settings, names
 
 PAGES = [README, *DOCS, *BESIDE]
 OF_A_RUN = {"watcher.db", "worker.log", "lock", "pins/", "snapshot/", "notified.json"}
+OF_A_RUN |= {"published.json", "EARLY_STOP.remote"}
 
 
 def test_the_readme_is_read_in_three_minutes():

@@ -22,10 +22,12 @@ from watcher.config.source import SourceSettings
 from watcher.errors import ConfigError, CorruptCheckpoint
 from watcher.service import publish
 from watcher.service.publish import Publication
-from watcher.sources.object_store import ObjectError
+from watcher.sources.object_store import ObjectError, ObjectFolder
 
 # fake-gcs-server has not what obstore puts objects with, the XML API.
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+CLAIM = "checkpoint-watcher.json"
+DATA = "ckpt-1.data-00000-of-00001"
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +60,20 @@ class Local:
 
     def publication(self, evict_seconds: float = 0.0) -> Publication:
         source = SourceSettings(endpoint_url=self.there.proxy.endpoint)
-        made = Publication(parse_place(self.there.url), self.settings, source, evict_seconds)
-        made._put = made._recorded()
-        return made
+        place = parse_place(self.there.url)
+        return Publication(place, self.settings, self.uuid, source, evict_seconds)
 
-    def show(self, *numbers: int, size: int = 2000) -> None:
-        """Let best/ hold these, the first as the best."""
+    def show(self, *numbers: int, size: int = 2000, anew: str = "") -> None:
+        """Let best/ hold these, the first as the best; `anew` is of a trainer that started over."""
         rows = []
         for number in numbers:
             name = f"ckpt-{number}"
             if not (self.best / f"{name}.index").exists():
                 write_checkpoint(
-                    self.best, name, number, model_tensors(size, f"{self.uuid}{number}")
+                    self.best, name, number, model_tensors(size, f"{self.uuid}{number}{anew}")
                 )
-            rows.append({"checkpoint": name, "sha256": f"{number}" * 8, "rank": len(rows) + 1})
+            sha256 = f"{number}{anew}" * 8
+            rows.append({"checkpoint": name, "sha256": sha256, "rank": len(rows) + 1})
         content = {"run_uuid": self.uuid, "checkpoints": rows}
         self._replace(self.best / "best.json", json.dumps(content))
         self._replace(self.best / "checkpoint", f'model_checkpoint_path: "ckpt-{numbers[0]}"\n')
@@ -84,12 +86,12 @@ class Local:
         path.with_suffix(".tmp").rename(path)
 
     def names(self) -> set[str]:
-        """Names of what lies there now."""
+        """Names of what lies there now, without what says whose it is."""
         place = parse_place(self.there.url)
-        folder = publish.ObjectFolder(
+        folder = ObjectFolder(
             place, SourceSettings(endpoint_url=f"http://127.0.0.1:{self.there.server.port}")
         )
-        return {one.name for one in folder.list()[0]}
+        return {one.name for one in folder.list()[0]} - {CLAIM}
 
 
 @pytest.fixture
@@ -97,12 +99,13 @@ def local(run: Run, tmp_path: Path) -> Local:
     return Local(tmp_path / "run", run)
 
 
+def object_of(request: Request) -> str:
+    return request.path.split("/")[3].partition("?")[0]
+
+
 def puts(run: Run) -> list[str]:
-    return [
-        one.path.split("/")[3].partition("?")[0]
-        for one in run.proxy.requests
-        if one.method == "PUT"
-    ]
+    names = [object_of(one) for one in run.proxy.requests if one.method == "PUT"]
+    return [name for name in names if name != CLAIM]
 
 
 def files_of(*numbers: int) -> set[str]:
@@ -155,7 +158,7 @@ def test_an_upload_that_breaks_off_is_gone_on_with(local: Local, run: Run):
     seen: list[str] = []
 
     def break_off(request: Request) -> Answer | None:
-        if request.method == "PUT":
+        if request.method == "PUT" and object_of(request) != CLAIM:
             seen.append(request.path)
             return Answer(503, b"<Error><Code>SlowDown</Code></Error>") if len(seen) > 3 else None
         return None
@@ -172,14 +175,164 @@ def test_an_upload_that_breaks_off_is_gone_on_with(local: Local, run: Run):
     assert local.names() == {*files_of(1, 2, 3), "best.json", "checkpoint"}
 
 
-def test_a_best_of_another_run_is_not_written_over(local: Local, run: Run, tmp_path: Path):
+def test_a_folder_of_another_run_is_left_as_it_is(local: Local, run: Run, tmp_path: Path):
     local.show(1)
     local.publication().update()
     other = Local(tmp_path / "other", run, uuid="two")
     other.show(2)
-    with pytest.raises(ObjectError, match=r"best.json of another run; give --publish a folder"):
+    with pytest.raises(ObjectError, match=r"belongs to another run.*give --publish a folder"):
         other.publication().update()
     assert local.names() == {*files_of(1), "best.json", "checkpoint"}
+
+
+def test_of_two_runs_that_begin_at_once_one_has_the_folder(local: Local, run: Run, tmp_path: Path):
+    other = Local(tmp_path / "other", run, uuid="two")
+    local.show(1)
+    other.show(2)
+
+    def come_first(request: Request) -> None:
+        if request.method == "PUT":
+            run.proxy.fault = lambda _: None
+            other.publication().update()
+
+    run.proxy.fault = come_first
+    with pytest.raises(ObjectError, match="belongs to another run"):
+        local.publication().update()
+    assert local.names() == {*files_of(2), "best.json", "checkpoint"}
+    assert json.loads(run.server.get(f"{run.prefix}/{CLAIM}") or b"")["run_uuid"] == "two"
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "best.json", DATA, "EARLY_STOP"])
+def test_an_object_of_somebody_else_is_not_written_over(local: Local, run: Run, name: str):
+    run.put(name, b"a trainer's")
+    local.show(1)
+    local.settings.sentinel_path.write_text('{"reason": "patience"}')
+    for _ in range(2):
+        with pytest.raises(ObjectError, match=f"{name} was not put there by this run"):
+            local.publication().update()
+    assert run.server.get(f"{run.prefix}/{name}") == b"a trainer's"
+    assert "checkpoint" not in local.names() - {name}
+
+
+def test_one_that_comes_between_is_not_written_over_either(local: Local, run: Run):
+    local.show(1)
+
+    def come_between(request: Request) -> None:
+        if request.method == "PUT" and object_of(request) == DATA:
+            run.put("ckpt-1.index", b"a trainer's")
+
+    run.proxy.fault = come_between
+    with pytest.raises(ObjectError, match=r"ckpt-1\.index was not put there by this run"):
+        local.publication().update()
+    assert run.server.get(f"{run.prefix}/ckpt-1.index") == b"a trainer's"
+
+
+def test_one_that_somebody_replaced_is_neither_written_over_nor_deleted(local: Local, run: Run):
+    local.show(2, 1)
+    local.publication().update()
+    run.put("checkpoint", b"a trainer's")
+    run.put(DATA, b"a trainer's")
+    local.show(3, 2)
+    with pytest.raises(ObjectError, match="checkpoint was not put there by this run"):
+        local.publication().update()
+    run.delete("checkpoint")  # as the hint says
+    local.publication().update()
+    assert run.server.get(f"{run.prefix}/{DATA}") == b"a trainer's"
+    assert local.names() == {*files_of(2, 3), "best.json", "checkpoint", DATA}
+
+
+def test_what_was_published_is_known_again_where_the_state_folder_was_lost(local: Local, run: Run):
+    run.put("notes.txt", b"a user's")
+    local.show(2, 1)
+    local.settings.sentinel_path.write_text('{"run": "one"}')
+    local.publication().update()
+    (local.settings.state_path / publish.FILE_NAME).unlink()
+    local.show(3, 2)
+    local.settings.sentinel_path.unlink()
+    run.proxy.requests.clear()
+    local.publication().update()
+    assert set(puts(run)) == {*files_of(3), "best.json", "checkpoint"}
+    assert local.names() == {*files_of(2, 3), "best.json", "checkpoint", "notes.txt"}
+
+
+def test_an_upload_that_nobody_heard_the_end_of_is_known(local: Local, run: Run):
+    local.show(1)
+    cut = Answer(503, b"<Error><Code>SlowDown</Code></Error>")
+
+    def cut_off(request: Request) -> Answer | None:
+        there = DATA in local.names()
+        return cut if request.method == "GET" and there else None  # the list after it
+
+    run.proxy.fault = cut_off
+    with pytest.raises(ObjectError):
+        local.publication().update()
+    run.proxy.fault = lambda _: None
+    run.proxy.requests.clear()
+    local.publication().update()
+    assert puts(run) == ["ckpt-1.index", "best.json", "checkpoint"]
+
+
+def test_one_that_failed_makes_nothing_of_somebody_else_ours(local: Local, run: Run):
+    local.show(1)
+    local.publication().update()
+    local.show(2)
+    busy = Answer(503, b"<Error><Code>SlowDown</Code></Error>")
+    run.proxy.fault = lambda request: (
+        busy if request.method == "PUT" and object_of(request) == "checkpoint" else None
+    )
+    with pytest.raises(ObjectError):
+        local.publication().update()
+    run.put("checkpoint", b"a trainer's")
+    run.proxy.fault = lambda _: None
+    with pytest.raises(ObjectError, match="checkpoint was not put there by this run"):
+        local.publication().update()
+    assert run.server.get(f"{run.prefix}/checkpoint") == b"a trainer's"
+
+
+def test_a_name_that_comes_back_with_other_content_is_named_by_nothing_meanwhile(
+    local: Local, run: Run
+):
+    local.show(1)
+    local.publication().update()
+    local.show(2)  # that is not seen: nothing is published meanwhile
+    local.show(1, anew="again")
+    torn: list[str] = []
+
+    def look(request: Request) -> None:
+        there = local.names()
+        if files_of(1) - there and there & {"checkpoint", "best.json"}:
+            torn.append(f"{there} before {request.path}")
+        if request.method == "PUT" and object_of(request) in files_of(1) & there:
+            torn.append(f"{request.path} is written over")
+
+    run.proxy.fault = look
+    run.proxy.requests.clear()
+    local.publication().update()
+    assert {*files_of(1), "checkpoint", "best.json"} == set(puts(run))
+    assert not torn
+    for name in local.names():
+        assert run.server.get(f"{run.prefix}/{name}") == (local.best / name).read_bytes()
+
+
+def test_a_best_in_between_two_states_is_not_published(
+    local: Local, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(publish, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(publish, "_CHANGES_TOLD", 3)
+    local.show(1)
+    local.publication().update()
+    state = (local.best / "checkpoint").read_text()
+    local.show(2)
+    (local.best / "checkpoint").write_text(state)  # a crash came before this was replaced
+    local.settings.sentinel_path.write_text('{"reason": "patience"}')
+    with local.publication() as one:
+        wait_until(lambda: one.problem is not None, "it is told")
+        assert "do not name the same checkpoints" in str(one.problem)
+        # The sentinel does not wait for that.
+        assert local.names() == {*files_of(1), "best.json", "checkpoint", "EARLY_STOP"}
+        local.show(2)
+        wait_until(lambda: files_of(2) <= local.names(), "it goes on")
+    assert one.problem is None
 
 
 def test_a_local_folder_that_is_lost_costs_nothing_there(local: Local, run: Run):
@@ -199,6 +352,18 @@ def test_the_sentinel_comes_before_all_else_and_goes_with_the_local_one(local: L
     local.settings.sentinel_path.unlink()
     local.publication().update()
     assert "EARLY_STOP" not in local.names()
+
+
+def test_a_sentinel_does_not_wait_for_uploads_that_have_begun(local: Local, run: Run):
+    local.show(3, 2, 1)
+
+    def stop_now(request: Request) -> None:
+        if request.method == "PUT" and object_of(request) != CLAIM:
+            local.settings.sentinel_path.write_text('{"reason": "patience"}')
+
+    run.proxy.fault = stop_now
+    local.publication().update()
+    assert puts(run)[1] == "EARLY_STOP"
 
 
 def test_at_any_instant_what_is_named_there_is_whole(local: Local, run: Run, tmp_path: Path):
@@ -250,6 +415,14 @@ def test_a_run_publishes_its_best_and_its_end(watcher: Watcher, run: Run):
     assert [row["checkpoint"] for row in told["best"]["checkpoints"]] == ["ckpt-3", "ckpt-2"]
     nothing = cli("status", f"{run.url}/nowhere", **where)
     assert nothing.returncode == 1 and "no best.json is published" in nothing.stderr
+
+
+def test_status_of_a_url_shows_what_a_row_does_not_tell_as_a_dash(run: Run):
+    rows = [{"rank": 1, "checkpoint": "ckpt-1", "global_step": None, "score": None}, {}]
+    run.put("best.json", json.dumps({"run": "some", "checkpoints": rows}).encode())
+    shown = cli("status", run.url, CHECKPOINT_WATCHER_ENDPOINT_URL=run.proxy.endpoint, **KEYS)
+    assert shown.returncode == 0
+    assert re.search(r"1  ckpt-1 +-  -\n +-  - +-  -", shown.stdout)
 
 
 @pytest.mark.slow

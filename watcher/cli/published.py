@@ -50,10 +50,15 @@ def show_published(folder: Path, *, json_output: bool) -> None:
         click.echo(f"stop     {stop.get('message') or stop.get('reason')}")
     click.echo(f"\nPublished: {at}\nrank  {'checkpoint':<12}{'step':>9}  score")
     for row in board.get("checkpoints", ()):
-        step, score = row.get("global_step"), row.get("score")
-        shown = "-" if score is None else f"{score:.6f}"
-        click.echo(f"{row.get('rank'):>4}  {row.get('checkpoint'):<12}{step:>9}  {shown}")
+        score = row.get("score")
+        rank, name, step = (_shown(row.get(key)) for key in ("rank", "checkpoint", "global_step"))
+        shown = f"{score:.6f}" if isinstance(score, int | float) else _shown(score)
+        click.echo(f"{rank:>4}  {name:<12}{step:>9}  {shown}")
     click.echo("\nAll else is in the database, on the machine that watches.")
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _read(place: Place) -> tuple[dict[str, Any], dict[str, Any] | None] | None:

@@ -119,7 +119,7 @@ def _launch(
 
 @contextmanager
 def _sentinel_here(settings: LaunchSettings) -> Iterator[LaunchSettings]:
-    """Keep a sentinel that is an object of a bucket as a file of MODEL_DIR, which is obeyed."""
+    """Keep a sentinel that is an object of a bucket as a file of our own, which is obeyed."""
     url = settings.run.sentinel
     if not is_url(url):
         yield settings
@@ -131,8 +131,7 @@ def _sentinel_here(settings: LaunchSettings) -> Iterator[LaunchSettings]:
         )
     from watcher.sources.mirror import Mirror
 
-    path = settings.run.model_path / "EARLY_STOP"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = settings.run.state_path / "EARLY_STOP.remote"
     with Mirror(str(url), settings.source, path, say):
         yield settings.replaced(sentinel=str(path))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from watcher.config import Settings
 from watcher.heartbeat import Heartbeat
+from watcher.store.reading import open_reader
 
 if TYPE_CHECKING:
     from watcher.service.endpoints import Endpoints
@@ -49,8 +50,10 @@ def told_of(
     if place := settings.exports.published_to:
         from watcher.service.publish import Publication
 
+        with open_reader(run.state_path) as reader:
+            run_uuid = str(reader.recorded()["uuid"])
         evict_seconds = settings.retention.evict_seconds
-        stack.enter_context(Publication(place, run, settings.source, evict_seconds))
+        stack.enter_context(Publication(place, run, run_uuid, settings.source, evict_seconds))
     if service.notify or service.notify_command:
         from watcher.service.notify import Notifications
 

@@ -3,19 +3,18 @@
 A projection of a projection: a thread compares the local folder with what it has uploaded, and
 closes the difference, so a restart, a cut line and a new best are the same case. The order is that
 of `best/` itself: data, index, `best.json`, `checkpoint`, and later what fell out. So what
-`checkpoint` names there is whole at any instant. Objects that it did not put are never deleted.
+`checkpoint` names there is whole at any instant: a name that comes back with other content is
+deleted first, and before that what may name it. What is not ours there is left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -25,50 +24,32 @@ import structlog
 from watcher.config.bucket import Place
 from watcher.config.run import RunSettings
 from watcher.config.source import SourceSettings
-from watcher.files.atomic_io import read_regular, replace_file
-from watcher.sources.object_store import ObjectError, ObjectFolder
+from watcher.files.atomic_io import read_regular
+from watcher.service.own_objects import (
+    BOARD_NAME,
+    SENTINEL_NAME,
+    STATE_NAME,
+    Board,
+    OwnObjects,
+    digest,
+    named_in,
+)
+from watcher.sources.object_store import StoredObject
 
 _log = structlog.get_logger(__name__)
 
 FILE_NAME = "published.json"
-SENTINEL_NAME = "EARLY_STOP"
 _LOOK_SECONDS = 1.0
 _ENDING_SECONDS = 60.0
 _FIRST_RETRY_SECONDS, _MOST_SECONDS = 2.0, 60.0
-_BOARD, _STATE = "best.json", "checkpoint"
-
-
-class _Entry(msgspec.Struct):
-    """All that counts here of a row of `best.json`."""
-
-    checkpoint: str
-    sha256: str
-
-
-class _Board(msgspec.Struct):
-    """All that counts here of `best.json`, whatever else a version writes."""
-
-    run_uuid: str
-    checkpoints: list[_Entry]
-
-
-class _Put(msgspec.Struct):
-    """An object of ours: which content, and the ETag it got; none before it is all there."""
-
-    content: str
-    etag: str | None = None
+# Replaced in one go: none of them is of use only beside another.
+_REPLACED = {BOARD_NAME, STATE_NAME, SENTINEL_NAME}
+# A look a second: best/ is never in between for so long, but for a full disk.
+_CHANGES_TOLD = 30
 
 
 class _Changed(Exception):
-    """Raised when `best/` became another while it was looked at; the next look is at that."""
-
-
-@dataclass
-class _Wanted:
-    """What is to be there: names to contents, in the order of their upload."""
-
-    files: dict[str, tuple[str, bytes | BinaryIO]]
-    run_uuid: str | None
+    """Raised when `best/` is in between two states; the next look is at the later one."""
 
 
 class Publication:
@@ -79,15 +60,18 @@ class Publication:
     """
 
     def __init__(
-        self, place: Place, run: RunSettings, source: SourceSettings, evict_seconds: float
+        self,
+        place: Place,
+        run: RunSettings,
+        run_uuid: str,
+        source: SourceSettings,
+        evict_seconds: float,
     ) -> None:
         """Start nothing yet; raises ConfigError where obstore is not installed."""
         self._place, self._run, self._evict_seconds = place, run, evict_seconds
-        self._folder = ObjectFolder(place, source)
-        self._file = run.state_path / FILE_NAME
+        self._own = OwnObjects(place, run_uuid, source, run.state_path / FILE_NAME)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
-        self._put: dict[str, _Put] = {}
         self._left: dict[str, float] = {}  # since when a name is not wanted any more
         self.problem: str | None = None
 
@@ -105,17 +89,19 @@ class Publication:
     # -- in the thread
 
     def _work(self) -> None:
-        self._put = self._recorded()
-        done, failures = None, 0
+        done, failures, changes = None, 0, 0
         while True:
             ending, mark, delay = self._ending.is_set(), self._mark(), _LOOK_SECONDS
             if mark != done or time.monotonic() >= self._evict_at():
                 try:
                     self.update()
                     self._tell(None)
-                    done, failures = mark, 0
-                except _Changed:
+                    done, failures, changes = mark, 0, 0
+                except _Changed as change:
                     failures += ending  # nobody changes it any more
+                    changes += 1
+                    if ending or changes >= _CHANGES_TOLD:
+                        self._tell(str(change))
                 except Exception as error:  # of whatever kind: the thread goes on
                     self._tell(str(error) or repr(error))
                     failures += 1
@@ -130,99 +116,91 @@ class Publication:
         Raises:
             ObjectError, OSError: not all could be done; call again.
         """
+        there = self._own.look()
+        self._show_sentinel(there)
         with self._opened() as wanted:
-            if SENTINEL_NAME not in wanted.files:
-                self._remove({SENTINEL_NAME} & self._put.keys())
-            there = {one.name: one for one in self._folder.list()[0]}
-            self._refuse_other(wanted, set(there))
-            for name, (content, data) in wanted.files.items():
-                now = there.get(name)
-                if now and self._put.get(name) == _Put(content, now.tag):
-                    continue
-                self._note(name, _Put(content))
-                self._folder.put(name, data)
-                if found := self._folder.find(name):
-                    self._note(name, _Put(content, found.tag))
+            if wanted:
+                self._own.require(wanted.keys(), there)
+                self._make_way(wanted, there)
+            for name, (content, data) in wanted.items():
+                if not self._own.is_there(name, content, there):
+                    there = self._own.put(name, content, data, there)
+                    self._show_sentinel(there)
         # Without a best.json nothing is known of what is to be there: somebody deleted it.
-        left = self._put.keys() - wanted.files.keys() if wanted.run_uuid else set()
+        left = self._own.names - wanted.keys() - {SENTINEL_NAME} if wanted else set()
         present = time.monotonic()
         self._left = {name: self._left.get(name, present) for name in left}
         due = present - self._evict_seconds
-        self._remove({name for name, since in self._left.items() if since <= due})
+        gone = [name for name in sorted(left) if self._left[name] <= due]
+        self._own.remove(gone, there)
+        self._left = {name: since for name, since in self._left.items() if since > due}
+
+    def _show_sentinel(self, there: dict[str, StoredObject]) -> None:
+        """Put or delete the sentinel before all else: somebody waits for that."""
+        stop = _read(self._run.sentinel_path)
+        if stop is None:
+            self._own.remove([SENTINEL_NAME], there)
+        elif not self._own.is_there(SENTINEL_NAME, digest(stop), there):
+            self._own.require([SENTINEL_NAME], there)
+            there.update(self._own.put(SENTINEL_NAME, digest(stop), stop, there))
+
+    def _make_way(
+        self, wanted: Mapping[str, tuple[str, object]], there: dict[str, StoredObject]
+    ) -> None:
+        """Delete what is another checkpoint under a name that is wanted, once nothing names it."""
+        stale = {
+            name
+            for name in (wanted.keys() & there.keys()) - _REPLACED
+            if self._own.content(name) != wanted[name][0]
+        }
+        if stale:
+            # The index before its data: alone, those are no checkpoint.
+            files = sorted(stale, key=lambda name: (not name.endswith(".index"), name))
+            self._own.remove([STATE_NAME, BOARD_NAME, *files], there)
 
     def _evict_at(self) -> float:
         """Return when to remove what fell out: who has read its name has until then to open it."""
         return min(self._left.values(), default=math.inf) + self._evict_seconds
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[_Wanted]:
-        """Hold open what is to be there, as of one moment: none of it is evicted meanwhile."""
+    def _opened(self) -> Iterator[dict[str, tuple[str, bytes | BinaryIO]]]:
+        """Hold open what is to be there, as of one moment: none of it is evicted meanwhile.
+
+        Yields names to contents in the order of their upload; none where there is no board.
+        """
         best = self._run.best_path
         with ExitStack() as stack:
-            board = _read(best / _BOARD)
-            state, stop = _read(best / _STATE), _read(self._run.sentinel_path)
+            board, state = _read(best / BOARD_NAME), _read(best / STATE_NAME)
+            if board is None or state is None:
+                yield {}
+                return
             files: dict[str, tuple[str, bytes | BinaryIO]] = {}
-            if stop is not None:  # somebody waits for that
-                files[SENTINEL_NAME] = _digest(stop), stop
             try:
-                told = msgspec.json.decode(board, type=_Board) if board and state else None
-                for entry in told.checkpoints if told else ():
+                entries = msgspec.json.decode(board, type=Board).checkpoints
+                for entry in entries:
                     for path in _files_of(best, entry.checkpoint):
                         file = stack.enter_context(path.open("rb"))
                         size = path.stat().st_size
                         files[path.name] = f"{entry.sha256}:{size}", file
             except (msgspec.DecodeError, FileNotFoundError) as error:
-                raise _Changed from error
-            if _read(best / _BOARD) != board or _read(best / _STATE) != state:
-                raise _Changed
-            if told and board and state:
-                files |= {_BOARD: (_digest(board), board), _STATE: (_digest(state), state)}
-            yield _Wanted(files, told.run_uuid if told else None)
-
-    def _refuse_other(self, wanted: _Wanted, there: set[str]) -> None:
-        """Raise ObjectError where another run publishes: each would remove the other's."""
-        if _BOARD not in there or _BOARD in self._put or wanted.run_uuid is None:
-            return
-        found = self._folder.find(_BOARD)
-        try:
-            other = found and msgspec.json.decode(self._folder.read(found), type=_Board).run_uuid
-        except msgspec.DecodeError:
-            other = "another program's"
-        if other and other != wanted.run_uuid:
-            raise ObjectError(
-                f"{self._place} holds the best.json of another run",
-                "give --publish a folder of its own, or delete that object",
-                lasting=True,
-            )
-
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in sorted(names):
-            self._folder.delete(name)
-            del self._put[name]
-            self._left.pop(name, None)
-            self._write()
-
-    def _note(self, name: str, put: _Put) -> None:
-        """Remember what is ours before it is there, so that a crash leaves nothing behind."""
-        self._put[name] = put
-        self._write()
-
-    def _write(self) -> None:
-        replace_file(self._file, msgspec.json.encode({str(self._place): self._put}))
-
-    def _recorded(self) -> dict[str, _Put]:
-        try:
-            content = read_regular(self._file)
-            every = msgspec.json.decode(content, type=dict[str, dict[str, _Put]])
-        except (OSError, msgspec.DecodeError):
-            return {}
-        return every.get(str(self._place), {})
+                raise _Changed(
+                    f"{best} does not hold what its {BOARD_NAME} says: {error}"
+                ) from error
+            # They are replaced one after the other, and a crash may lie between.
+            if not named_in(state) <= {entry.checkpoint for entry in entries}:
+                raise _Changed(
+                    f"{best / STATE_NAME} and {BOARD_NAME} do not name the same checkpoints"
+                )
+            if _read(best / BOARD_NAME) != board or _read(best / STATE_NAME) != state:
+                raise _Changed(f"{best} changes all the time")
+            files |= {BOARD_NAME: (digest(board), board), STATE_NAME: (digest(state), state)}
+            yield files
 
     def _mark(self) -> Mapping[str, object]:
         """Return what is another when there may be something to publish; asks no server."""
         best = self._run.best_path
         found: dict[str, object] = {}
-        for path in (best / _BOARD, best / _STATE, self._run.sentinel_path):
+        for path in (best / BOARD_NAME, best / STATE_NAME, self._run.sentinel_path):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 found[path.name] = status.st_ino, status.st_mtime_ns, status.st_size
@@ -253,7 +231,3 @@ def _read(path: Path) -> bytes | None:
         return read_regular(path)
     except FileNotFoundError:
         return None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -149,15 +149,21 @@ class ObjectFolder:
                 return None
             raise explained from error
 
-    def put(self, name: str, content: bytes | BinaryIO) -> str:
+    def put(self, name: str, content: bytes | BinaryIO, *, new: bool = False) -> str:
         """Write an object, in parts where it is large, and return its ETag; raises ObjectError.
 
-        Readers see what was there before until all of it is.
+        Readers see what was there before until all of it is. A `new` one is refused where any is
+        there already.
         """
         try:
             # Two parts at once: each is held in memory.
             made = self._obstore.put(
-                self._opened(), name, content, chunk_size=_PART_BYTES, max_concurrency=2
+                self._opened(),
+                name,
+                content,
+                mode="create" if new else "overwrite",
+                chunk_size=_PART_BYTES,
+                max_concurrency=2,
             )
             return str(made["e_tag"] or made["version"] or "")
         except Exception as error:
