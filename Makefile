@@ -59,12 +59,13 @@ KUBERNETES := v1.37.0
 
 export CHECKPOINT_WATCHER_OD_PYTHON := $(abspath $(OD_VENV))/bin/python
 
-.PHONY: help demo lint check test test-families test-tensorflows test-systemd test-gpu bench soak docs environments requirements man clean distclean
+.PHONY: help demo lint check test test-families test-remote test-tensorflows test-systemd test-gpu bench soak docs environments requirements man clean distclean
 
 help:
 	@echo "make demo    train, watch, keep the best and stop early, in a few minutes; TRAINER=model-garden"
 	@echo "make check   lint, types and the quick tests, in a minute; make lint: those alone"
 	@echo "make test    lint, types and all tests, but for:"
+	@echo "make test-remote    other hosts by a real sshd, a dask cluster, servers of buckets"
 	@echo "make test-families  rarer models, each against its framework's own evaluation"
 	@echo "make test-tensorflows  the Object Detection API on each TensorFlow; SETS='py311-tf214 ...'"
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
@@ -95,12 +96,16 @@ check: lint $(WEB_STAMP) $(REMOTE_STAMP)
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m 'not tensorflow and not slow'
 
 test: environments lint
-	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not families'
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not families and not remote'
 
 # What each takes a minute of a core and is met less often: Mask R-CNN, EfficientDet, Model Garden's YOLO.
 test-families: environments
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m families \
 	    -o python_files='test_*.py more_experiments.py'
+
+# Real watchers with other hosts, a cluster and buckets, all on this machine: some minutes.
+test-remote: environments
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m remote
 
 # On every set whose Python is found; each is removed again, for its 3 GB, unless KEEP=1.
 test-tensorflows: environments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,10 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+        if _REMOTE.fullmatch(item.path.name) and item.get_closest_marker("slow"):
+            item.add_marker("remote")
     # So that no process waits for the others at the end.
     first = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: first.get(item.path.name, len(first)))
 
+
+# What talks to other hosts, a cluster or a bucket; the quick ones among it are no trouble.
+_REMOTE = re.compile(r"test_(far_\w+|hosts|bridge|carriage|cache|publish|\w*bucket\w*)\.py")
 
 # From the longest; but for the exact ones, which wait for the run that the main job makes.
 _LONGEST = (
