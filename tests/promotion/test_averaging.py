@@ -162,7 +162,8 @@ def test_an_average_with_batch_norm_computed_anew_is_another_one_and_says_of_how
     ]
     second = averages(watcher)[1]
     assert (second["batch_norm_batch"], second["batch_norm_layers"]) == (8, 3)
-    assert "batch norm of 64 images" in " ".join(cli("average", watcher.model_dir).stdout.split())
+    shown = cli("average", watcher.model_dir, COLUMNS="200").stdout
+    assert "batch norm of 64 images" in " ".join(shown.split())
 
 
 def test_every_trial_of_greedy_has_batch_norm_computed_anew(watcher: Watcher):

@@ -33,6 +33,7 @@ STATUS_FIELDS = {
         "best",
         "leaderboard",
         "boards",
+        "hosts",
         "last",
     ),
     *("patience_left", "stop", "warnings", "generation"),
