@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from evaluator_client import PROGRAMS, run_program
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

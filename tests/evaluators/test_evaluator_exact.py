@@ -23,7 +23,7 @@ from trained import SHAPES, Trained
 
 from watcher.decision.metric import SHORT_NAMES, parse_metric
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(1200)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from evaluator_client import PROGRAMS, Client, run_program
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 CONFIG = (PROGRAMS / "ssd_fixed.config").read_text()
 READER = "eval_input_reader {"

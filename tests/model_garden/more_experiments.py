@@ -10,7 +10,7 @@ from evaluator_client import PROGRAMS
 from garden_runs import IMAGES, JOBS, garden_run
 from test_garden_exact import BATCHED, differing, evaluate
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.families, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.families, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("name", ["segmentation", "mask_rcnn", "faster_rcnn", "yolo"])
