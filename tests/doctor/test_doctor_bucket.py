@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import Answer, Run, Server, proxied
+from buckets import KEYS, Answer, Run, Server, have_keys_alone, proxied
 from fake_trainer import write_checkpoint
 from watching import STUB, cli
 
@@ -22,7 +21,6 @@ from watcher.sources.bucket import Bucket
 from watcher.sources.local import LocalFolder
 
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {**KEYS, "HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    have_keys_alone(monkeypatch, tmp_path)
     with proxied(server) as made:
         yield made
 

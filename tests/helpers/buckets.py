@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -20,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
+import pytest
 from watching import ROOT, wait_until
 
 BIN = ROOT / ".venv-remote" / "bin"
@@ -257,3 +259,14 @@ def proxied(server: Server) -> Iterator[Run]:
         yield Run(server, proxy)
     finally:
         proxy.close()
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+def have_keys_alone(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Have this process know KEYS, and no other credential or setting of a cloud."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {**KEYS, "HOME": str(home)}.items():
+        monkeypatch.setenv(name, value)

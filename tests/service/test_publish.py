@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import BUCKET, Answer, Request, Run, Server, proxied
+from buckets import BUCKET, KEYS, Answer, Request, Run, Server, have_keys_alone, proxied
 from fake_trainer import Manager, model_tensors, write_checkpoint
 from watching import Watcher, cli, wait_until
 
@@ -25,7 +24,6 @@ from watcher.service.publish import Publication
 from watcher.sources.object_store import ObjectError, ObjectFolder
 
 # fake-gcs-server has not what obstore puts objects with, the XML API.
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 CLAIM = "checkpoint-watcher.json"
 DATA = "ckpt-1.data-00000-of-00001"
 
@@ -39,10 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in {**KEYS, "HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    have_keys_alone(monkeypatch, tmp_path)
     monkeypatch.setattr(publish, "_FIRST_RETRY_SECONDS", 0.05)
     with proxied(server) as made:
         yield made
