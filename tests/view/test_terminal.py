@@ -324,39 +324,6 @@ def test_watching_into_a_pipe_needs_json_and_is_an_object_a_line(done: Watcher):
         assert process.wait(10) == 0
 
 
-def test_each_command_answers_a_long_run_in_half_a_second_of_cpu(done: Watcher):
-    """CPU time of the whole process, on a run of 1,000 checkpoints."""
-    with contextlib.closing(sqlite3.connect(done.database)) as db:
-        for number in range(10, 1010):
-            db.execute(
-                "INSERT INTO all_checkpoints (id, run_id, name, save_counter, sha256, global_step,"
-                " state, size_bytes, model_variables, discovered_at) SELECT ?, run_id,"
-                " 'ckpt-' || ?, ?, 'x' || ?, 100 * ?, state, size_bytes, model_variables,"
-                " discovered_at FROM checkpoints WHERE id = 1",
-                [number] * 5,
-            )
-            db.execute(
-                "INSERT INTO evaluations (id, checkpoint_id, fingerprint, score, images, device,"
-                " started_at, evaluated_at, eval_seconds, timings, versions, details)"
-                " SELECT ?, ?, fingerprint, ? / 3000.0, images, device,"
-                " started_at, evaluated_at, eval_seconds, timings, versions, details"
-                " FROM evaluations WHERE id = 1",
-                [number] * 3,
-            )
-        db.commit()
-    for command in (
-        *(["status"], ["leaderboard"], ["history", "--json"]),
-        *(["metrics", "--categories"], ["compare", "ckpt-1", "ckpt-2"]),
-    ):
-        name, *rest = command
-        arguments = [*CLI, name, str(done.model_dir), *rest]
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert status == 0
-        assert usage.ru_utime + usage.ru_stime < 0.5, (command, usage.ru_utime, usage.ru_stime)
-
-
 def test_reading_while_it_is_written_changes_nothing(watcher: Watcher):
     save(watcher, 100, 200)
     watcher.start(STUB_SECONDS=60)
