@@ -137,12 +137,13 @@ class Ending:
         Raises:
             WorkerRefused: no checkpoint fits pipeline.config.
         """
-        misfit, intake = self._dispatcher.misfit, self._intake
-        if misfit is None or intake.waiting or intake.more or self._dispatcher.to_bring_back:
+        outcomes, intake = self._dispatcher.outcomes, self._intake
+        misfit = outcomes.misfit
+        if misfit is None or intake.waiting or intake.more or outcomes.to_bring_back:
             return
         if self._store.queue.open_count():
             return
-        self._dispatcher.misfit = None
+        outcomes.misfit = None
         if not self._store.ledger.measured_lately()[1]:
             raise WorkerRefused(
                 misfit.code,

@@ -292,7 +292,7 @@ class Daemon:
     def _serve(self, now: float, steady: float) -> None:
         """Carry out what a person asks for through the channel."""
         self._serve_due.take(steady)
-        if self._channel is None or self._dispatcher.to_bring_back:
+        if self._channel is None or self._dispatcher.outcomes.to_bring_back:
             return
         for key, request in self._channel.take():
             answer = self._carry_out(request, now)
@@ -306,11 +306,11 @@ class Daemon:
 
     def _bring_back(self, now: float) -> None:
         """Put back what failed by an earlier set-up and lost its pin, while MODEL_DIR has it."""
-        if not self._dispatcher.to_bring_back:
+        if not self._dispatcher.outcomes.to_bring_back:
             return
-        request = Request(verb="requeue", checkpoints=self._dispatcher.to_bring_back)
+        request = Request(verb="requeue", checkpoints=self._dispatcher.outcomes.to_bring_back)
         if self._carry_out(request, now) is not None:
-            self._dispatcher.to_bring_back = ()
+            self._dispatcher.outcomes.to_bring_back = ()
 
     def _carry_out(self, request: Request, now: float) -> Answer | None:
         """Return what came of a request, None where the next turn has to go on with it."""
@@ -355,10 +355,10 @@ class Daemon:
             **self._intake.hints.status(),
             "problem": self._ending.problem or pool.problem,
             "doubts": [
-                *self._dispatcher.doubts.sentences,
+                *self._dispatcher.outcomes.doubts.sentences,
                 *self._dispatcher.machines.sentences,
             ],
-            "answers_refused": self._dispatcher.refused,
+            "answers_refused": self._dispatcher.outcomes.refused,
             "tensorboard": self._event_files.problem,
             "stop": projector.decision.message if projector.decision else None,
             "patience_left": projector.patience_left,
