@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_an_average_that_no_device_of_this_machine_can_write_fails_and_the_run_e
         "state": "failed",
         "reason": "no device of this machine is left to write it",
     }
+
+
+def test_an_average_that_waits_for_a_device_that_is_broken_keeps_no_run_from_its_end(
+    watcher: Watcher, tmp_path: Path
+):
+    starts, broken = tmp_path / "starts", tmp_path / "broken"
+    far = {"launcher": ["env", "-u", "STUB_DIE_IF", "-u", "STUB_STARTS", f"PYTHONPATH={ROOT}"]}
+    flags = only_far(tmp_path, **far)
+    text = (tmp_path / "run.toml").read_text()
+    (tmp_path / "run.toml").write_text(f'[[device]]\ndevice = "cpu"\n{text}')
+    save(watcher, range(1, 3))
+    daemon = watcher.start(*flags, STUB_STARTS=starts, STUB_DIE_IF=broken)
+    wait_until(lambda: [*watcher.states().values()] == ["scored"] * 2, "both are scored")
+    broken.touch()
+    os.kill(int(starts.read_text().split()[-1]), signal.SIGKILL)
+    assert cli("average", watcher.model_dir, "ckpt-1,ckpt-2").returncode == 0
+    daemon.send_signal(signal.SIGUSR1)
+    assert daemon.wait(60) == 0
+    assert watcher.query("SELECT state FROM averages") == [{"state": "failed"}]
 
 
 def test_a_run_that_ends_when_idle_ends_where_its_only_host_is_never_reached(

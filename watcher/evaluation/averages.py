@@ -24,7 +24,7 @@ from watcher.files.slices import Job, Progress, Unfinished, Work, slice_end
 from watcher.protocols import CheckpointSource
 from watcher.store import Store
 from watcher.store.averages import AverageJob
-from watcher.types import Lease, Pin
+from watcher.types import Aside, Lease, Pin
 
 _log = structlog.get_logger(__name__)
 
@@ -74,8 +74,8 @@ class AverageWriting:
                 supervisor.average(lease, prefixes, steady, job.recompute_batch_norm)
 
     def require_near(self, supervisors: Iterable[Supervisor], now: float) -> None:
-        """Fail what waits where each device is another machine's: nobody will ever write it."""
-        if all(supervisor.far for supervisor in supervisors):
+        """Fail what waits where each device that works is another machine's: nobody writes it."""
+        if all(supervisor.far or supervisor.hopeless for supervisor in supervisors):
             while self.waits() and (job := self._store.averages.waiting()):
                 self._fail(job, "no device of this machine is left to write it", now)
 
@@ -83,8 +83,8 @@ class AverageWriting:
         token = secrets.token_hex(8)
         working = self._pins_dir / f"{NEW}{token}"
         working.mkdir(mode=0o700, parents=True)
-        # No checkpoint has this id: whatever is told of it to the queue is told of nothing.
-        lease = Lease(-job.id, token, job.name, 0, working / job.name, job.attempts + 1)
+        id_, prefix = Aside.AVERAGE.id(job.id), working / job.name
+        lease = Lease(id_, token, job.name, 0, prefix, job.attempts + 1)
         self._asked = (lease, job)
         return lease
 

@@ -34,12 +34,9 @@ from watcher.evaluation.pool import WorkerPool
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
 from watcher.store import Store
 from watcher.store.machines import Proof, Reference, Scored
-from watcher.types import Evaluation, Lease
+from watcher.types import Aside, Evaluation, Lease
 
 _log = structlog.get_logger(__name__)
-
-# A proof's lease is of no checkpoint and no average: those have ids above.
-_BELOW_ALL = -(1 << 40)
 
 
 @dataclass(slots=True)
@@ -203,7 +200,7 @@ class Machines:
         if not against or not found:
             return
         lease = Lease(
-            checkpoint_id=_BELOW_ALL - found.checkpoint_id,
+            checkpoint_id=Aside.PROOF.id(found.checkpoint_id),
             token=secrets.token_hex(8),
             name=found.name,
             global_step=found.global_step,

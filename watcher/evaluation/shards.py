@@ -27,7 +27,7 @@ from watcher.evaluation.events import (
     WorkerLost,
 )
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
-from watcher.types import Lease
+from watcher.types import Aside, Lease
 
 _log = structlog.get_logger(__name__)
 
@@ -37,8 +37,6 @@ WORTH_SECONDS = 120.0
 # What a worker appends to the name of a file that it has not written to its end.
 UNFINISHED = ".new"
 _ANY = 1 << 10
-# No checkpoint, average or proof has such an id; of two checkpoints it is another.
-_BELOW_ALL = -(1 << 50)
 
 
 @dataclass(slots=True)
@@ -112,7 +110,7 @@ class Shards:
         for index, other in enumerate(others, 1):
             token = f"{lease.token}.{index}"
             path = Path(str(other.start_request.artefacts_dir), f"part-{token}.npz")
-            own = replace(lease, checkpoint_id=_BELOW_ALL - lease.checkpoint_id, token=token)
+            own = replace(lease, checkpoint_id=Aside.PART.id(lease.checkpoint_id), token=token)
             whole.paths.append(path)
             self._parts[token] = _Part(own, index, path, other, lease.token)
             other.run_part(own, index, whole.of, path, steady)
