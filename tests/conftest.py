@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # What talks to other hosts, a cluster or a bucket; the quick ones among it are no trouble.
-_REMOTE = re.compile(r"test_(far_\w+|hosts|bridge|carriage|cache|publish|\w*bucket\w*)\.py")
+_REMOTE = re.compile(
+    r"test_(far_\w+|hosts|slurm|carriers|bridge|carriage|cache|publish|\w*bucket\w*)\.py"
+)
 
 # From the longest; but for the exact ones, which wait for the run that the main job makes.
 _LONGEST = (

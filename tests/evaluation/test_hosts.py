@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import sqlite3
@@ -309,49 +308,6 @@ def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: 
     finally:
         for one in both:
             one.end()
-
-
-@pytest.mark.timeout(400)
-def test_fifty_evaluations_on_three_hosts_with_kills_at_random_are_recorded_once_each(
-    watcher: Watcher, tmp_path: Path, serve: Serve
-):
-    starts = tmp_path / "starts"
-    sshd = serve(STUB_STARTS=starts, STUB_SECONDS=0.15)
-    save(watcher, 50)
-    tables = [far(sshd, f"far-{number}") for number in (1, 2, 3)]
-    daemon = watcher.start(*only_far(tmp_path, *tables), "--max-attempts", 20)
-    drawn = random.Random(4)
-    stopped: list[int] = []
-
-    def disturb() -> None:
-        workers = [int(pid) for pid in starts.read_text().split() if alive(int(pid))]
-        if not workers:
-            return
-        worker = drawn.choice(workers)
-        victim = (worker, *parents(worker)[:2])[drawn.randrange(3)]
-        launchers = processes("ssh", "-F", str(tmp_path), "watcher")
-        if launchers and drawn.random() < 0.3:
-            victim = drawn.choice(launchers)
-        number = signal.SIGSTOP if drawn.random() < 0.2 else signal.SIGKILL
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, number)
-            stopped.append(victim)
-
-    wait_until(starts.exists, "workers start")
-    kills, deadline = 0, time.monotonic() + 100
-    while len(scored(watcher)) < 50 and time.monotonic() < deadline:
-        if kills < 12:
-            disturb()
-            kills += 1
-        time.sleep(1.0)
-    for pid in stopped:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: len(scored(watcher)) == 50, "all are scored")
-    assert evaluations_of(watcher) == {f"ckpt-{number}": 1 for number in range(1, 51)}
-    assert set(watcher.states().values()) == {"scored"}
-    daemon.terminate()
-    assert daemon.wait(60) == 0
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from watcher.agent.given import Given
 from watcher.errors import ConfigError, DeviceTaken, WorkerError
 from watcher.evaluation import frames
 from watcher.evaluation.device import Choice, choose
-from watcher.evaluation.device_lock import DeviceLock, LockFolders
+from watcher.evaluation.device_lock import DeviceLock, LockFolders, other_evaluators
 from watcher.evaluation.frames import AGENT_SILENT_SECONDS, BEAT_SECONDS
 from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.line import Broken, FrameLine
@@ -100,7 +100,7 @@ class Agent:
     def __init__(self, line: FrameLine, scratch: Scratch, guard: Guard) -> None:
         self._line, self._scratch, self._guard = line, scratch, guard
         self._open: frames.Open | None = None
-        self._choice: Choice | ConfigError | None = None
+        self._choice: Choice | ConfigError | WorkerError | None = None
         self._lock: DeviceLock | None = None
         self._take_at = 0.0
         self._told_wait: str | None = None
@@ -221,7 +221,12 @@ class Agent:
         """Look for the device, in a thread: a driver may take many seconds to answer."""
         try:
             listing = Listing() if wanted.device == "cpu" else list_gpus()
-            self._choice = choose(wanted.device, listing)[0]
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            evaluators = other_evaluators(wanted.lock_dir, listing)
+            (choice,) = choose(wanted.device, listing, visible=visible, evaluators=evaluators)
+            # Whoever asks for another host's GPU has a CPU at home.
+            lacking = wanted.device == "auto" and not choice.is_gpu
+            self._choice = WorkerError(f"auto: {choice.reason}") if lacking else choice
         except ConfigError as error:
             self._choice = error
 
@@ -232,6 +237,8 @@ class Agent:
         match self._choice:
             case ConfigError() as error:
                 self._end(frames.Refused(message=error.message, hint=error.hint))
+            case WorkerError() as error:
+                self._end(frames.Ended(reason=error.message[:4000]))
             case Choice() as choice if now >= self._take_at:
                 self._take_at = now + _TAKEN_SECONDS
                 if choice.is_gpu and self._lock is None:

@@ -179,8 +179,8 @@ def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
 
 def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: Sources) -> list[str]:
     """Check what can be checked before there is a trainer, and return the watcher's command."""
+    from watcher.evaluation.device_lock import other_evaluators
     from watcher.evaluation.gpus import Listing, list_gpus
-    from watcher.evaluation.workers import other_evaluators
     from watcher.launch.gpus import evaluation_device
 
     told = _evaluation(settings)

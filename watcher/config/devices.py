@@ -18,7 +18,7 @@ TABLES = "device_tables"
 _ONE_GPU = r"gpu:[0-9]+|(?:GPU|MIG)-[0-9A-Za-z/-]+"
 _HOST = r"[0-9A-Za-z_][0-9A-Za-z_.@-]*"
 _HERE = re.compile(rf"cpu|auto|{_ONE_GPU}")
-_THERE = re.compile(rf"(?P<host>{_HOST})/(?P<device>cpu|{_ONE_GPU})")
+_THERE = re.compile(rf"(?P<host>{_HOST})/(?P<device>cpu|auto|{_ONE_GPU})")
 _EXPECTED = (
     "Expected cpu, auto, gpu:N or a GPU's UUID, several GPUs as gpu:1,gpu:2, or what is on another"
     " host as gpu-box-2/gpu:1"
@@ -35,7 +35,8 @@ class DeviceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One `[[device]]` of the file: a device of this machine, or with `host` of another.
 
     Attributes:
-        device: `cpu`, `gpu:N` or a GPU's UUID; of this machine also `auto`.
+        device: `cpu`, `gpu:N` or a GPU's UUID, or `auto`: on another host a GPU that is free of
+            those in CUDA_VISIBLE_DEVICES there, as Slurm sets it for a job, and never the CPU.
         host: What to call the other host. Default: this machine.
         launcher: What starts a program there and joins its input and output. Default: ssh to
             `host`.
@@ -114,7 +115,7 @@ def check_table(table: DeviceTable) -> None:
     if table.host is None and not _HERE.fullmatch(table.device):
         raise ValueError("Expected cpu, auto, gpu:N or a GPU's UUID")
     if table.host and not _THERE.fullmatch(table.name):
-        raise ValueError("Expected cpu, gpu:N or a GPU's UUID for a device of another host")
+        raise ValueError("Expected cpu, auto, gpu:N or a GPU's UUID for a device of another host")
     for ours, theirs in table.path_map.items():
         if not (ours.startswith("/") and theirs.startswith("/")):
             raise ValueError("Expected absolute folders in path_map")

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.errors import DeviceTaken, WorkerError
+from watcher.evaluation.gpus import Listing
 
 _FOLDER_NAME = "checkpoint-watcher"
 # The same for every user and service of a machine: neither TMPDIR nor XDG_RUNTIME_DIR is. The first
@@ -288,3 +289,14 @@ def _read_holder(path: Path) -> Holder | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def other_evaluators(lock_dir: str | None, listing: Listing) -> dict[str, int]:
+    """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
+    found: dict[str, int] = {}
+    folders = LockFolders(lock_dir)
+    for gpu in listing.gpus:
+        holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
+        if holder:
+            found[gpu.uuid] = holder.worker
+    return found

@@ -11,6 +11,8 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from watcher.evaluation.talk import Shared, Talk
 from watcher.evaluation.worker_log import WorkerLog
 
 _ENDING_SECONDS = 2.0
+_LAUNCHER_SECONDS = 5.0
 
 
 class FarWorker:
@@ -99,13 +102,14 @@ class FarWorker:
             raise failure
 
     def kill(self) -> None:
-        """End the line at once; the agent there ends the worker and what that started."""
+        """End the line at once; the agent there ends the worker and what that started.
+
+        The launcher gets some seconds for that, which a thread waits: of srun, killed, the job goes
+        on without a step, and keeps its GPU.
+        """
         self._shared.closing = True
         os.eventfd_write(self._ask, 1)
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_ENDING_SECONDS)
+        threading.Thread(target=_let_end, args=(self._process,), name="launcher ends").start()
         self._thread.join(_ENDING_SECONDS)
         if self._thread.is_alive():
             return  # in a read that hangs, of a file on a network say; it closes nothing of others
@@ -123,3 +127,21 @@ class FarWorker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_seconds)
         self.kill()
+
+
+def _let_end(launcher: subprocess.Popen[bytes]) -> None:
+    """Ask a launcher and what it started to end, and kill in the end what has not."""
+    until = time.monotonic() + _LAUNCHER_SECONDS
+    _signal(launcher, signal.SIGTERM)
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the group stays its own until it is waited for
+    with contextlib.suppress(ChildProcessError):  # it has been waited for
+        while time.monotonic() < until and not os.waitid(os.P_PID, launcher.pid, look):
+            time.sleep(0.05)
+    _signal(launcher, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        launcher.wait(_ENDING_SECONDS)
+
+
+def _signal(launcher: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(launcher.pid, number)

@@ -17,7 +17,7 @@ from watcher.config.evaluator import ModelGardenSettings
 from watcher.config.run import RunSettings
 from watcher.errors import ConfigError
 from watcher.evaluation.device import Choice, choose
-from watcher.evaluation.device_lock import DeviceLock, LockFolders
+from watcher.evaluation.device_lock import DeviceLock, LockFolders, other_evaluators
 from watcher.evaluation.far import FarWorker
 from watcher.evaluation.far_device import FarDevice
 from watcher.evaluation.gpus import Listing, list_gpus
@@ -133,17 +133,6 @@ def _of_kind(settings: Settings, interpreter: str, snapshot: Snapshot) -> Evalua
             return ModelGarden(garden, settings.run.model_path, interpreter, snapshot)
         case od_api:
             return ObjectDetection(od_api, settings.exports, interpreter, snapshot)
-
-
-def other_evaluators(lock_dir: str | None, listing: Listing) -> dict[str, int]:
-    """Return the GPUs that watchers evaluate on, with the worker's id: those are taken in turn."""
-    found: dict[str, int] = {}
-    folders = LockFolders(lock_dir)
-    for gpu in listing.gpus:
-        holder = DeviceLock(folders, gpu.uuid, label="", run="").holder()
-        if holder:
-            found[gpu.uuid] = holder.worker
-    return found
 
 
 def _supervisor(

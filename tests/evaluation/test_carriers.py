@@ -1,0 +1,149 @@
+"""A run whose workers come by every way there is at once, while all that carries them is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dask_cluster
+import hosts
+import pytest
+import slurm
+from fake_trainer import Manager, model_tensors
+from hosts import AGENT, Sshd, environment_there, far, parents, processes, write_settings
+from two_gpus import GPUS
+from watching import Watcher, alive, wait_until
+
+MISSING = hosts.MISSING or dask_cluster.MISSING or slurm.MISSING
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=str(MISSING)),
+    pytest.mark.timeout(600),
+]
+
+EVALUATIONS = 200
+SECONDS = 0.4
+FAULTS = 60
+SEED = 4
+
+
+class Carriers:
+    """This machine, an sshd, a dask cluster and a Slurm, each of which starts one worker.
+
+    Attributes:
+        starts: Where every worker writes its process id.
+        evaluated: Where those of each carrier but this machine write what they evaluate.
+    """
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.starts = folder / "starts"
+        there = {"STUB_STARTS": self.starts, "STUB_SECONDS": SECONDS}
+        self.evaluated = {name: folder / f"evaluated-{name}" for name in ("ssh", "dask", "slurm")}
+        ssh, dask, batch = ({"STUB_LOG": log, **there} for log in self.evaluated.values())
+        (folder / "gpus.json").write_text(json.dumps(GPUS))
+        (folder / "cluster").mkdir()
+        self.sshd = Sshd(folder / "sshd", environment_there(**ssh))
+        stack.callback(self.sshd.end)
+        self.cluster = dask_cluster.Cluster(folder / "cluster", None, **dask)
+        stack.callback(self.cluster.end)
+        self._scheduler, self._worker = self.cluster.scheduler, self.cluster.work()
+        short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
+        cluster = slurm.Slurm(short / "s", len(GPUS))
+        stack.callback(cluster.end)
+        self.tables = [
+            {"device": "cpu"},
+            far(self.sshd, "ssh-1"),
+            self.cluster.table("dask-1", AGENT),
+            cluster.table("slurm-1", folder, FAKE_NVML=folder / "gpus.json", **batch),
+        ]
+
+    def restart(self) -> None:
+        """Start what a service manager would start again: dask's worker, and its scheduler."""
+        if self._scheduler.poll() is not None:
+            self._scheduler = self.cluster.schedule()
+        if self._worker.poll() is not None:
+            self._worker = self.cluster.work()
+
+    def victims(self, daemon: int) -> list[int]:
+        """Return whatever may be killed: workers, what carries them there, and launchers here."""
+        found = processes("ssh", "-F", str(self.sshd.folder), "watcher")
+        found += processes("watcher.dask_bridge", self.cluster.address)
+        found += processes("srun", "--gres", str(self.starts))
+        found += [self._worker.pid, self._scheduler.pid]
+        for worker in map(int, self.starts.read_text().split()):
+            if alive(worker):
+                above = parents(worker)
+                # Of one at home the daemon is the parent, which is not what this is about.
+                found += [worker] if above[:1] == [daemon] else [worker, *above[:2]]
+        return [pid for pid in dict.fromkeys(found) if alive(pid)]
+
+
+@pytest.fixture
+def carriers(tmp_path: Path) -> Iterator[Carriers]:
+    with contextlib.ExitStack() as stack:
+        yield Carriers(tmp_path, stack)
+
+
+def scored(watcher: Watcher) -> int:
+    return [*watcher.states().values()].count("scored")
+
+
+def test_200_evaluations_by_4_carriers_with_faults_at_random_are_recorded_once_each(
+    watcher: Watcher, carriers: Carriers, tmp_path: Path
+):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, EVALUATIONS + 1):
+        manager.save(100 * number, model_tensors(2000, number))
+    settings = write_settings(tmp_path / "run.toml", carriers.tables)
+    flags = ["--config", settings, "--retry-seconds", 0.2, "--max-attempts", 50]
+    steer = {"STUB_STARTS": carriers.starts, "STUB_SECONDS": SECONDS}
+    daemon = watcher.start(*flags, **steer)
+    wait_until(lambda: scored(watcher) >= 4, "they work")
+    _disturb(lambda: carriers.victims(daemon.pid), carriers.restart, lambda: scored(watcher))
+    carriers.restart()
+    wait_until(lambda: scored(watcher) == EVALUATIONS, "all are scored", 300)
+    sql = "SELECT count(*) AS n, count(DISTINCT checkpoint_id) AS of FROM evaluations"
+    assert watcher.query(sql) == [{"n": EVALUATIONS, "of": EVALUATIONS}]
+    shares = {name: len(log.read_text().split()) for name, log in carriers.evaluated.items()}
+    assert min(shares.values()) > 5 and watcher.evaluations(), shares
+    assert watcher.query("SELECT * FROM checkpoints WHERE state != 'scored'") == []
+    daemon.terminate()
+    assert daemon.wait(60) == 0
+    assert "Traceback" not in watcher.log.read_text()
+
+
+def _disturb(
+    victims: Callable[[], list[int]], restart: Callable[[], None], done: Callable[[], int]
+) -> None:
+    """Kill or stop something about each second, until enough was, or nearly all is evaluated."""
+    drawn = random.Random(SEED)
+    stopped: dict[int, float] = {}
+    for _ in range(FAULTS):
+        if done() > EVALUATIONS - 20:
+            break
+        victim = drawn.choice(victims())
+        number = signal.SIGSTOP if drawn.random() < 0.2 else signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, number)
+            if number == signal.SIGSTOP:
+                stopped[victim] = time.monotonic()
+        time.sleep(drawn.uniform(0.5, 2.0))
+        for pid, since in list(stopped.items()):
+            if time.monotonic() > since + 12:
+                _go_on(pid)
+                del stopped[pid]
+        restart()
+    for pid in stopped:
+        _go_on(pid)
+
+
+def _go_on(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
