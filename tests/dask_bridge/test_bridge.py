@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask_cluster import BRIDGE, MISSING, PYTHON, Cluster, certificates
+import yaml
+from buckets import free_port
+from dask_cluster import BRIDGE, MISSING, PYTHON, Cluster, certificates, other_python
 from fake_trainer import Manager, model_tensors
 from hosts import AGENT, processes, write_settings
 from watching import ROOT, Watcher, wait_until
@@ -174,6 +179,71 @@ def test_a_backlog_is_evaluated_on_the_workers_of_a_cluster(
     wait_until(lambda: not processes("watcher", "agent", str(ROOT)), "no agent is left")
 
 
+def test_a_worker_on_another_python_evaluates(cluster: Start, watcher: Watcher, tmp_path: Path):
+    here = cluster()
+    here.work(python=other_python(tmp_path, "3.12"))
+    pool = Run(watcher, here, tmp_path, 1)
+    pool.save(3)
+    pool.start()
+    pool.all_scored(3)
+    assert watcher.stop() == 0
+
+
+def unit(name: str) -> list[str]:
+    """The words that a unit starts after the name of Python."""
+    text = (ROOT / "deploy" / "dask" / name).read_text()
+    (line,) = re.findall(r"(?m)^ExecStart=(.*)$", text.replace("\\\n", " "))
+    return shlex.split(line)[1:]
+
+
+def service(name: str) -> list[str]:
+    """The words that a service of the compose file starts after the name of Python."""
+    text = (ROOT / "deploy" / "compose.dask.yaml").read_text()
+    command: list[str] = yaml.safe_load(text)["services"][name]["command"]
+    return ["-m", *command]
+
+
+@pytest.mark.parametrize("by", ["units", "compose"])
+def test_what_deploy_starts_is_a_cluster_that_a_bridge_gets_a_place_on(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if by == "units":
+        both = [
+            unit("checkpoint-watcher-dask-scheduler.service"),
+            unit("checkpoint-watcher-dask-worker@.service"),
+        ]
+    else:
+        both = [service("scheduler"), service("worker")]
+    made = certificates(tmp_path)
+    for flag, name in (("--tls-ca-file", "ca.crt"), ("--tls-cert", "host.crt")):
+        shutil.copyfile(made[flag], tmp_path / name)
+    shutil.copyfile(made["--tls-key"], tmp_path / "host.key")
+    address = f"tls://127.0.0.1:{free_port()}"
+    # What a host's own files say, and on loopback alone.
+    meant = {
+        r"/etc/checkpoint-watcher/dask|/certificates": str(tmp_path),
+        r"\$\{SCHEDULER[^}]*\}": address,
+        r"tls://0\.0\.0\.0:8786": address,
+        r"--local-directory=/tmp": f"--local-directory={tmp_path}",
+        r"%H-%i": "here-0",
+    }
+    with contextlib.ExitStack() as stack:
+        for words in both:
+            for pattern, text in meant.items():
+                words = [re.sub(pattern, text, word) for word in words]
+            process = subprocess.Popen(
+                [str(PYTHON), *words],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        flags = [word for pair in made.items() for word in pair]
+        asked = [*BRIDGE, address, *flags, "--wait-seconds", "60", "--", "cat"]
+        wait_until(lambda: run(asked, b"said").stdout == b"said", "it is joined", 120)
+
+
 @pytest.mark.parametrize("what", ["worker", "scheduler", "bridge", "agent"])
 def test_what_is_killed_costs_no_attempt_and_the_rest_is_evaluated_once(
     cluster: Start, watcher: Watcher, tmp_path: Path, what: str
@@ -190,8 +260,8 @@ def test_what_is_killed_costs_no_attempt_and_the_rest_is_evaluated_once(
         worker.wait()
         here.work()
     elif what == "scheduler":
-        here._processes[0].kill()
-        here._processes[0].wait()
+        here.scheduler.kill()
+        here.scheduler.wait()
         worker.kill()  # it ends by itself in some seconds, and not again when a scheduler comes
         worker.wait()
         here.schedule()

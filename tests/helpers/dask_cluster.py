@@ -7,6 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
 from watching import ROOT, STUB, wait_until
 
 PYTHON = ROOT / ".venv-dask" / "bin" / "python"
@@ -27,11 +28,29 @@ def certificates(folder: Path) -> dict[str, str]:
     }
 
 
+def other_python(folder: Path, version: str) -> Path:
+    """Return a Python of this version with the same dask, in an environment made in the folder."""
+    uv, venv = str(ROOT / ".venv" / "bin" / "uv"), folder / f"dask-{version}"
+    found = subprocess.run(
+        [uv, "python", "find", "--no-python-downloads", version], capture_output=True, text=True
+    )
+    if found.returncode:
+        pytest.skip(f"there is no Python {version} here")
+    listed = ["--require-hashes", "--no-deps", "-r", ROOT / "deploy" / "requirements" / "dask.txt"]
+    for command in (
+        ["venv", "--quiet", "--python", found.stdout.strip(), venv],
+        ["pip", "install", "--quiet", "--python", venv, *listed],
+    ):
+        subprocess.run([uv, *map(str, command)], check=True)
+    return venv / "bin" / "python"
+
+
 class Cluster:
     """A scheduler, and workers that come and go.
 
     Attributes:
         address: Of the scheduler.
+        scheduler: Its process, the first one.
     """
 
     def __init__(self, folder: Path, tls: dict[str, str] | None = None, **there: object) -> None:
@@ -44,7 +63,7 @@ class Cluster:
             self._port = free.getsockname()[1]
         self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{self._port}"
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.schedule()
+        self.scheduler = self.schedule()
 
     def schedule(self) -> subprocess.Popen[bytes]:
         """Start the scheduler."""
@@ -52,8 +71,8 @@ class Cluster:
         wait_until(lambda: "Scheduler at" in self._log.read_text(), "the scheduler is there")
         return scheduler
 
-    def work(self, *flags: str) -> subprocess.Popen[bytes]:
-        """Start a worker with one device."""
+    def work(self, *flags: str, python: Path = PYTHON) -> subprocess.Popen[bytes]:
+        """Start a worker with one device, on any Python that has the same dask."""
         own = [
             "--no-nanny",
             "--nthreads",
@@ -64,15 +83,15 @@ class Cluster:
             "60",
         ]
         own += ["--local-directory", str(self._folder), *flags]
-        worker = self._start("worker", self.address, *own)
+        worker = self._start("worker", self.address, *own, python=python)
         wait_until(lambda: "Registered to" in self._log.read_text(), "the worker is there")
         return worker
 
-    def _start(self, kind: str, *words: str) -> subprocess.Popen[bytes]:
+    def _start(self, kind: str, *words: str, python: Path = PYTHON) -> subprocess.Popen[bytes]:
         self._log = self._folder / f"{kind}-{len(self._processes)}.log"
         tls = [word for pair in self._tls.items() for word in pair]
         command = [
-            str(PYTHON),
+            str(python),
             "-m",
             f"distributed.cli.dask_{kind}",
             *words,
