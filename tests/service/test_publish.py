@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buckets import BUCKET, KEYS, Answer, Request, Run, Server, have_keys_alone, proxied
@@ -23,14 +24,13 @@ from watcher.service import publish
 from watcher.service.publish import Publication
 from watcher.sources.object_store import ObjectError, ObjectFolder
 
-# fake-gcs-server has not what obstore puts objects with, the XML API.
 CLAIM = "checkpoint-watcher.json"
 DATA = "ckpt-1.data-00000-of-00001"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    one = Server("s3", tmp_path_factory.mktemp("s3"))
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    one = Server(request.param, tmp_path_factory.mktemp(request.param))
     yield one
     one.close()
 
@@ -41,6 +41,17 @@ def run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.setattr(publish, "_FIRST_RETRY_SECONDS", 0.05)
     with proxied(server) as made:
         yield made
+
+
+def source_of(run: Run, port: int | None = None) -> SourceSettings:
+    """Return how obstore reaches the server, past the proxy where a port is given."""
+    url = run.proxy.endpoint if port is None else f"http://127.0.0.1:{port}"
+    return SourceSettings(endpoint_url=url)
+
+
+def environment_of(run: Run) -> dict[str, str]:
+    """Return the same for a program."""
+    return {"CHECKPOINT_WATCHER_ENDPOINT_URL": run.proxy.endpoint, **KEYS}
 
 
 class Local:
@@ -54,7 +65,7 @@ class Local:
         self.best.mkdir()
 
     def publication(self, evict_seconds: float = 0.0) -> Publication:
-        source = SourceSettings(endpoint_url=self.there.proxy.endpoint)
+        source = source_of(self.there)
         place = parse_place(self.there.url)
         return Publication(place, self.settings, self.uuid, source, evict_seconds)
 
@@ -83,9 +94,7 @@ class Local:
     def names(self) -> set[str]:
         """Names of what lies there now, without what says whose it is."""
         place = parse_place(self.there.url)
-        folder = ObjectFolder(
-            place, SourceSettings(endpoint_url=f"http://127.0.0.1:{self.there.server.port}")
-        )
+        folder = ObjectFolder(place, source_of(self.there, self.there.server.port))
         return {one.name for one in folder.list()[0]} - {CLAIM}
 
 
@@ -396,14 +405,14 @@ def test_a_run_publishes_its_best_and_its_end(watcher: Watcher, run: Run):
     manager = Manager(watcher.model_dir)
     for number in (1, 2, 3):
         manager.save(100 * number, model_tensors(2000, number))
-    flags = ["--publish", run.url, "--endpoint-url", run.proxy.endpoint, "--max-steps", 300]
-    assert watcher.run(*flags, "--top-k", 2, **KEYS) == 0
+    flags = ["--publish", run.url, "--max-steps", 300]
+    assert watcher.run(*flags, "--top-k", 2, **environment_of(run)) == 0
     for name in (*files_of(2, 3), "best.json", "checkpoint"):
         assert run.server.get(f"{run.prefix}/{name}") == (watcher.best_dir / name).read_bytes()
     stop = run.server.get(f"{run.prefix}/EARLY_STOP")
     assert stop and json.loads(stop) == watcher.stop_notice()
     # And another machine sees it there.
-    where = {"CHECKPOINT_WATCHER_ENDPOINT_URL": run.proxy.endpoint, **KEYS}
+    where = environment_of(run)
     shown = cli("status", run.url, **where).stdout
     assert re.search(r"1  ckpt-3 +300  0\.0030", shown) and "max_steps" in shown
     told = json.loads(cli("status", run.url, "--json", **where).stdout)
@@ -415,7 +424,7 @@ def test_a_run_publishes_its_best_and_its_end(watcher: Watcher, run: Run):
 def test_status_of_a_url_shows_what_a_row_does_not_tell_as_a_dash(run: Run):
     rows = [{"rank": 1, "checkpoint": "ckpt-1", "global_step": None, "score": None}, {}]
     run.put("best.json", json.dumps({"run": "some", "checkpoints": rows}).encode())
-    shown = cli("status", run.url, CHECKPOINT_WATCHER_ENDPOINT_URL=run.proxy.endpoint, **KEYS)
+    shown = cli("status", run.url, **environment_of(run))
     assert shown.returncode == 0
     assert re.search(r"1  ckpt-1 +-  -\n +-  - +-  -", shown.stdout)
 
@@ -424,8 +433,7 @@ def test_status_of_a_url_shows_what_a_row_does_not_tell_as_a_dash(run: Run):
 def test_a_run_goes_on_where_nothing_can_be_published(watcher: Watcher, run: Run):
     Manager(watcher.model_dir).save(100, model_tensors(2000, 1))
     run.proxy.fault = lambda _: Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
-    flags = ["--publish", run.url, "--endpoint-url", run.proxy.endpoint]
-    assert watcher.run(*flags, **KEYS) == 0
+    assert watcher.run("--publish", run.url, **environment_of(run)) == 0
     assert watcher.states() == {"ckpt-1": "scored"}
     log = watcher.log.read_text()
     assert log.count("access is denied") == 1
