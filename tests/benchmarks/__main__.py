@@ -24,6 +24,7 @@ BENCHMARKS = (
     "scale",
     "growth",
     "workers",
+    "buckets",
 )
 # Of the method and not of the program: it changes with none of its versions, so it is run by name.
 STUDIES = ("averages", "coverage")

@@ -46,6 +46,7 @@ COLUMNS = {
     "families": FAMILIES,
     "Model Garden": GARDEN_EXACT,
     "hooks": HOOKS,
+    "s3://": "tests/sources/test_bucket_tensorflow.py",
 }
 FEW = [test for test in COLUMNS.values() if test not in (FAMILIES, GARDEN_EXACT)]
 FEW += [f"{GARDEN_EXACT}[{name}]" for name in ("retinanet", "classification")]

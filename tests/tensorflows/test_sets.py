@@ -103,6 +103,7 @@ def test_the_table_says_how_many_of_how_many_passed_of_what_was_run(tmp_path: Pa
         "families": "1 of 2",
         "Model Garden": "not run",
         "hooks": "yes",
+        "s3://": "not run",
         "tests |": "2 of 4 |",
     }
 
