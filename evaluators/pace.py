@@ -3,6 +3,10 @@
 import threading
 import time
 
+# What takes so many times as long as it mostly does was stopped meanwhile, by SIGSTOP or a frozen
+# container say: a trainer is owed no rest for that.
+_LONGEST = 3.0
+
 
 class Pace:
     """Rests after each piece of work, in proportion to how long that took.
@@ -18,6 +22,7 @@ class Pace:
         self.rest = rest
         self._since = time.perf_counter()
         self._lock = threading.Lock()
+        self._usual = None
 
     def begin(self):
         """Work begins."""
@@ -26,8 +31,14 @@ class Pace:
     def take(self):
         """Rests for the work since the last rest, or since it began."""
         if self.rest:
-            time.sleep(self.rest * (time.perf_counter() - self._since))
+            self._rest(time.perf_counter() - self._since)
             self._since = time.perf_counter()
+
+    def _rest(self, worked):
+        usual = self._usual or worked
+        worked = min(worked, _LONGEST * usual)
+        self._usual = usual + (worked - usual) / 8  # follows a trainer that comes or goes
+        time.sleep(self.rest * worked)
 
     def paced(self, work):
         """Returns a function that does the same and rests after it, one call at a time."""
@@ -38,7 +49,7 @@ class Pace:
             with self._lock:  # two that rest in turn would never leave the CPU alone
                 began = time.perf_counter()
                 found = work(*arguments)
-                time.sleep(self.rest * (time.perf_counter() - began))
+                self._rest(time.perf_counter() - began)
                 return found
 
         return work_and_rest

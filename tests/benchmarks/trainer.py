@@ -309,11 +309,11 @@ def _pace(measured: Measured, name: str) -> str:
     if name not in measured.scored:
         return ""
     (beside, seconds), (done, without) = measured.scored[name], measured.alone[name]
-    if not done or not beside:
-        return "; its own pace was not told"
-    return (
-        f", a checkpoint in {seconds / beside:.1f} s (without the trainer {without / done:.1f} s)"
+    took, alone = (
+        f"{time / count:.1f} s" if count else f"more than {time:.0f} s"
+        for time, count in ((seconds, beside), (without, done))
     )
+    return f", a checkpoint in {took} (without the trainer {alone})"
 
 
 def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

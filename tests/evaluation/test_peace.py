@@ -126,6 +126,25 @@ def test_what_rests_twice_as_long_as_it_works_works_a_third_of_the_time(rests: l
     assert 0.04 <= rests.pop() <= 2 * (time.perf_counter() - began)
 
 
+def test_a_pass_that_was_stopped_meanwhile_rests_no_longer_for_that(
+    rests: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    present = [0.0]
+    monkeypatch.setattr("evaluators.pace.time.perf_counter", lambda: present[0])
+
+    def take(seconds: float) -> None:
+        present[0] += seconds
+
+    paced = Pace(2.0).paced(take)
+    for seconds in (1.0, 1.0, 3600.0):
+        paced(seconds)
+    assert rests == [2.0, 2.0, 6.0]
+    # What goes on to take so long is rested for in full after a while.
+    for _ in range(80):
+        paced(100.0)
+    assert rests[-1] == 200.0
+
+
 def test_two_passes_do_not_run_while_the_other_rests():
     pace, running = Pace(1.0), threading.Lock()
 
