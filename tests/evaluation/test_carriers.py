@@ -7,10 +7,12 @@ import json
 import os
 import random
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dask_cluster
 import hosts
@@ -21,10 +23,10 @@ from hosts import AGENT, Sshd, environment_there, far, parents, processes, write
 from two_gpus import GPUS
 from watching import Watcher, alive, wait_until
 
-MISSING = hosts.MISSING or dask_cluster.MISSING or slurm.MISSING
+MISSING = {"ssh": hosts.MISSING, "dask": dask_cluster.MISSING, "slurm": slurm.MISSING}
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=str(MISSING)),
+    pytest.mark.skipif(all(MISSING.values()), reason=str(MISSING)),
     pytest.mark.timeout(600),
 ]
 
@@ -37,46 +39,63 @@ SEED = 4
 class Carriers:
     """This machine, an sshd, a dask cluster and a Slurm, each of which starts one worker.
 
+    Those that cannot be had here are left out.
+
     Attributes:
         starts: Where every worker writes its process id.
         evaluated: Where those of each carrier but this machine write what they evaluate.
+        tables: The devices.
     """
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.starts = folder / "starts"
-        there = {"STUB_STARTS": self.starts, "STUB_SECONDS": SECONDS}
-        self.evaluated = {name: folder / f"evaluated-{name}" for name in ("ssh", "dask", "slurm")}
-        ssh, dask, batch = ({"STUB_LOG": log, **there} for log in self.evaluated.values())
-        (folder / "gpus.json").write_text(json.dumps(GPUS))
-        (folder / "cluster").mkdir()
-        self.sshd = Sshd(folder / "sshd", environment_there(**ssh))
-        stack.callback(self.sshd.end)
-        self.cluster = dask_cluster.Cluster(folder / "cluster", None, **dask)
+        self.starts, self._folder = folder / "starts", folder
+        self.evaluated: dict[str, Path] = {}
+        self.tables: list[dict[str, Any]] = [{"device": "cpu"}]
+        self._dask: list[subprocess.Popen[bytes]] = []
+        for name, add in (("ssh", self._ssh), ("dask", self._cluster), ("slurm", self._batch)):
+            if MISSING[name] is None:
+                self.evaluated[name] = folder / f"evaluated-{name}"
+                steer = {"STUB_STARTS": self.starts, "STUB_SECONDS": SECONDS}
+                self.tables.append(add(stack, STUB_LOG=self.evaluated[name], **steer))
+
+    def _ssh(self, stack: contextlib.ExitStack, **there: object) -> dict[str, Any]:
+        sshd = Sshd(self._folder / "sshd", environment_there(**there))
+        stack.callback(sshd.end)
+        return far(sshd, "ssh-1")
+
+    def _cluster(self, stack: contextlib.ExitStack, **there: object) -> dict[str, Any]:
+        (self._folder / "cluster").mkdir()
+        self.cluster = dask_cluster.Cluster(self._folder / "cluster", None, **there)
         stack.callback(self.cluster.end)
-        self._scheduler, self._worker = self.cluster.scheduler, self.cluster.work()
+        self._dask = [self.cluster.scheduler, self.cluster.work()]
+        return self.cluster.table("dask-1", AGENT)
+
+    def _batch(self, stack: contextlib.ExitStack, **there: object) -> dict[str, Any]:
+        (self._folder / "gpus.json").write_text(json.dumps(GPUS))
         short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
-        cluster = slurm.Slurm(short / "s", len(GPUS))
-        stack.callback(cluster.end)
-        self.tables = [
-            {"device": "cpu"},
-            far(self.sshd, "ssh-1"),
-            self.cluster.table("dask-1", AGENT),
-            cluster.table("slurm-1", folder, FAKE_NVML=folder / "gpus.json", **batch),
-        ]
+        node = slurm.Slurm(short / "s", len(GPUS))
+        stack.callback(node.end)
+        fake = self._folder / "gpus.json"
+        return node.table("slurm-1", self._folder, FAKE_NVML=fake, **there)
 
     def restart(self) -> None:
         """Start what a service manager would start again: dask's worker, and its scheduler."""
-        if self._scheduler.poll() is not None:
-            self._scheduler = self.cluster.schedule()
-        if self._worker.poll() is not None:
-            self._worker = self.cluster.work()
+        if any(one.poll() is not None for one in self._dask):
+            scheduler, worker = self._dask
+            if scheduler.poll() is not None:
+                scheduler = self.cluster.schedule()
+            _go_on(scheduler.pid)  # one that is stopped takes no worker
+            if worker.poll() is not None:
+                worker = self.cluster.work()
+            self._dask = [scheduler, worker]
 
     def victims(self, daemon: int) -> list[int]:
         """Return whatever may be killed: workers, what carries them there, and launchers here."""
-        found = processes("ssh", "-F", str(self.sshd.folder), "watcher")
-        found += processes("watcher.dask_bridge", self.cluster.address)
+        found = processes("ssh", "-F", str(self._folder), "watcher")
         found += processes("srun", "--gres", str(self.starts))
-        found += [self._worker.pid, self._scheduler.pid]
+        if self._dask:
+            found += processes("watcher.dask_bridge", self.cluster.address)
+            found += [one.pid for one in self._dask]
         for worker in map(int, self.starts.read_text().split()):
             if alive(worker):
                 above = parents(worker)
@@ -112,7 +131,7 @@ def test_200_evaluations_by_4_carriers_with_faults_at_random_are_recorded_once_e
     sql = "SELECT count(*) AS n, count(DISTINCT checkpoint_id) AS of FROM evaluations"
     assert watcher.query(sql) == [{"n": EVALUATIONS, "of": EVALUATIONS}]
     shares = {name: len(log.read_text().split()) for name, log in carriers.evaluated.items()}
-    assert min(shares.values()) > 5 and watcher.evaluations(), shares
+    assert min(shares.values()) > 0 and watcher.evaluations(), shares
     assert watcher.query("SELECT * FROM checkpoints WHERE state != 'scored'") == []
     daemon.terminate()
     assert daemon.wait(60) == 0

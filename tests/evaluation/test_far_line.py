@@ -14,12 +14,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hosts import processes
 from watching import ROOT, wait_until
 
 from watcher import __version__
 from watcher.config.devices import DeviceTable
 from watcher.errors import WatcherError, WorkerError, WorkerRefused
-from watcher.evaluation import frames, messages, talk
+from watcher.evaluation import far, frames, messages, talk
 from watcher.evaluation.far import FarWorker
 from watcher.evaluation.far_device import FarDevice
 from watcher.evaluation.frames import LineError, Parser, encode
@@ -301,3 +302,37 @@ def test_a_beat_passes_between_bulky_frames_and_a_full_line_gets_none():
         line.write()
     for descriptor in (writing, back, _back):
         os.close(descriptor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        # As srun, which gives its job back before it ends.
+        ("trap 'sleep 0.5; echo given back > told; exit' TERM; read line", "given back"),
+        # A script whose own end says nothing of what it has started.
+        (
+            'sh -c \'trap "sleep 0.5; echo given back > told; exit" TERM;'
+            " echo up > up; while :; do sleep 0.05; done' & wait",
+            "given back",
+        ),
+        ("trap '' TERM; echo deaf > told; while :; do sleep 0.05; done", "deaf"),
+    ],
+    ids=["launcher", "script", "deaf"],
+)
+def test_a_launcher_is_asked_to_end_and_killed_with_all_it_started_if_it_does_not(
+    program: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(far, "_LAUNCHER_SECONDS", 2.0)
+    monkeypatch.chdir(tmp_path)
+    launcher = ("sh", "-c", f"echo up > up; {program}", str(tmp_path))
+    table = DeviceTable(host="far-1", device="cpu", launcher=launcher)
+    worker = FarWorker(FarDevice(table, "run", "watcher"), tmp_path / "log")
+    wait_until((tmp_path / "up").exists, "it is started")
+    time.sleep(0.3)
+    worker.kill()
+    assert worker.ending
+    worker.ending.join()
+    assert (tmp_path / "told").read_text().strip() == told
+    wait_until(lambda: not Path(f"/proc/{worker.pid}").exists(), "it has been waited for")
+    assert not processes("sh", str(tmp_path))

@@ -139,9 +139,7 @@ def test_what_is_killed_is_noticed_its_lease_goes_back_and_nothing_stays_there(
         slurm.ask("scancel", *slurm.jobs())
 
 
-def test_a_job_that_is_cancelled_or_out_of_time_costs_no_attempt(
-    watcher: Watcher, slurm: Slurm, places: Places
-):
+def test_a_job_that_is_cancelled_costs_no_attempt(watcher: Watcher, slurm: Slurm, places: Places):
     save(watcher, 3)
     watcher.start(*places.settings("slurm-1", STUB_WAIT="ckpt-1", STUB_WAIT_FOR=places.go))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
@@ -171,7 +169,9 @@ def test_a_node_without_a_free_gpu_is_waited_for_while_status_says_why(
 def test_auto_on_another_host_is_never_its_cpu(watcher: Watcher, places: Places):
     save(watcher, 1)
     watcher.start(*places.settings("slurm-1", FAKE_NVML="/nonexistent"))
-    said = wait_until(lambda: watcher.status().get("problem"), "it is said", 60)
-    assert "slurm-1, auto: no NVIDIA GPU is seen" in said
+    lost = "cannot evaluate: auto: no NVIDIA GPU is seen"
+    # More often than a worker may fail to start: it is tried again, since a GPU may be free soon.
+    wait_until(lambda: watcher.log.read_text().count(lost) > 4, "it is tried again", 120)
+    assert f"slurm-1 {lost}" in watcher.status()["problem"]
     assert scored(watcher) == 0
     assert watcher.stop() == 0

@@ -41,7 +41,9 @@ def other_python(folder: Path, version: str) -> Path:
         ["venv", "--quiet", "--python", found.stdout.strip(), venv],
         ["pip", "install", "--quiet", "--python", venv, *listed],
     ):
-        subprocess.run([uv, *map(str, command)], check=True)
+        made = subprocess.run([uv, *map(str, command)], capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"dask cannot be installed for Python {version}: {made.stderr[-500:]}")
     return venv / "bin" / "python"
 
 

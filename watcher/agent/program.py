@@ -27,15 +27,14 @@ import msgspec
 import structlog
 
 from watcher import __version__
-from watcher.agent import guard
+from watcher.agent import guard, place
 from watcher.agent.cache import Cache, CacheError
 from watcher.agent.given import Given
 from watcher.errors import ConfigError, DeviceTaken, WorkerError
 from watcher.evaluation import frames
-from watcher.evaluation.device import Choice, choose
-from watcher.evaluation.device_lock import DeviceLock, LockFolders, other_evaluators
+from watcher.evaluation.device import Choice
+from watcher.evaluation.device_lock import DeviceLock, LockFolders
 from watcher.evaluation.frames import AGENT_SILENT_SECONDS, BEAT_SECONDS
-from watcher.evaluation.gpus import Listing, list_gpus
 from watcher.evaluation.line import Broken, FrameLine
 from watcher.evaluation.od_api import WORKER_FILE
 from watcher.evaluation.worker import Worker, device_environment
@@ -195,7 +194,7 @@ class Agent:
         match frame:
             case frames.Open() if self._open is None:
                 self._open = frame
-                threading.Thread(target=self._choose, args=(frame,), daemon=True).start()
+                threading.Thread(target=self._find, args=(frame,), daemon=True).start()
             case frames.Line() if self.worker:
                 self._held.append((frame, body, now + _FILES_SECONDS))
             case frames.Calm() if self.worker:
@@ -217,18 +216,9 @@ class Agent:
         self._line.send(last)
         raise Over
 
-    def _choose(self, wanted: frames.Open) -> None:
-        """Look for the device, in a thread: a driver may take many seconds to answer."""
-        try:
-            listing = Listing() if wanted.device == "cpu" else list_gpus()
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            evaluators = other_evaluators(wanted.lock_dir, listing)
-            (choice,) = choose(wanted.device, listing, visible=visible, evaluators=evaluators)
-            # Whoever asks for another host's GPU has a CPU at home.
-            lacking = wanted.device == "auto" and not choice.is_gpu
-            self._choice = WorkerError(f"auto: {choice.reason}") if lacking else choice
-        except ConfigError as error:
-            self._choice = error
+    def _find(self, wanted: frames.Open) -> None:
+        """Look for the device, in a thread."""
+        self._choice = place.find(wanted)
 
     # -- from the device to a worker
 
@@ -238,7 +228,7 @@ class Agent:
             case ConfigError() as error:
                 self._end(frames.Refused(message=error.message, hint=error.hint))
             case WorkerError() as error:
-                self._end(frames.Ended(reason=error.message[:4000]))
+                self._end(frames.Cannot(reason=error.message[:4000]))
             case Choice() as choice if now >= self._take_at:
                 self._take_at = now + _TAKEN_SECONDS
                 if choice.is_gpu and self._lock is None:

@@ -46,7 +46,8 @@ class LocalSettings(
             "Device to evaluate on: cpu, gpu:N as nvidia-smi counts, or a GPU's UUID; several"
             " GPUs, as gpu:1,gpu:2, run a worker each. auto takes a GPU that no process but"
             " another watcher's uses at the start, else the CPU. gpu-box-2/gpu:1 is one of another"
-            " host, reached by ssh or as a [[device]] of the file says.",
+            " host, reached by ssh or as a [[device]] of the file says; gpu-box-2/auto a free one"
+            " there.",
             "DEVICE",
         ),
     ] = "cpu"

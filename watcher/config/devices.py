@@ -21,7 +21,7 @@ _HERE = re.compile(rf"cpu|auto|{_ONE_GPU}")
 _THERE = re.compile(rf"(?P<host>{_HOST})/(?P<device>cpu|auto|{_ONE_GPU})")
 _EXPECTED = (
     "Expected cpu, auto, gpu:N or a GPU's UUID, several GPUs as gpu:1,gpu:2, or what is on another"
-    " host as gpu-box-2/gpu:1"
+    " host as gpu-box-2/gpu:1 or gpu-box-2/auto"
 )
 
 # It answers within seconds, or not at all: BatchMode never asks for a password.

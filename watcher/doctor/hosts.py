@@ -43,6 +43,8 @@ def host(settings: Settings, table: DeviceTable, present: str | None, limit: flo
             return _look(worker, table.name, present, limit)
         finally:
             worker.kill()
+            if worker.ending:
+                worker.ending.join()  # doctor ends without waiting for any thread
 
 
 def _look(worker: FarWorker, name: str, present: str | None, limit: float) -> Finding:

@@ -74,8 +74,8 @@ class AverageWriting:
                 supervisor.average(lease, prefixes, steady, job.recompute_batch_norm)
 
     def require_near(self, supervisors: Iterable[Supervisor], now: float) -> None:
-        """Fail what waits where each device that works is another machine's: nobody writes it."""
-        if all(supervisor.far or supervisor.hopeless for supervisor in supervisors):
+        """Fail what waits where each device is another machine's: nobody will ever write it."""
+        if all(supervisor.far for supervisor in supervisors):
             while self.waits() and (job := self._store.averages.waiting()):
                 self._fail(job, "no device of this machine is left to write it", now)
 

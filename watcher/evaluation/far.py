@@ -29,7 +29,11 @@ _LAUNCHER_SECONDS = 5.0
 
 
 class FarWorker:
-    """A worker on another host, from the start of its launcher to the end of that."""
+    """A worker on another host, from the start of its launcher to the end of that.
+
+    Attributes:
+        ending: After `kill`, what waits for the end of the launcher.
+    """
 
     def __init__(self, device: FarDevice, log: Path) -> None:
         """Start the launcher; what it and the worker print goes to `log`.
@@ -52,6 +56,7 @@ class FarWorker:
                 f"{device.host}: cannot start the launcher {command[0]}: {error.strerror}"
             ) from error
         assert self._process.stdin and self._process.stdout and self._process.stderr
+        self.ending: threading.Thread | None = None
         self._shared = Shared()
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ask = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -109,7 +114,8 @@ class FarWorker:
         """
         self._shared.closing = True
         os.eventfd_write(self._ask, 1)
-        threading.Thread(target=_let_end, args=(self._process,), name="launcher ends").start()
+        self.ending = threading.Thread(target=_let_end, args=(self._process,), name="launcher")
+        self.ending.start()
         self._thread.join(_ENDING_SECONDS)
         if self._thread.is_alive():
             return  # in a read that hangs, of a file on a network say; it closes nothing of others
@@ -130,18 +136,17 @@ class FarWorker:
 
 
 def _let_end(launcher: subprocess.Popen[bytes]) -> None:
-    """Ask a launcher and what it started to end, and kill in the end what has not."""
+    """Ask a launcher and what it started to end, and kill in the end what has not.
+
+    Where it is a script, the program that it started may need longer than the script.
+    """
     until = time.monotonic() + _LAUNCHER_SECONDS
-    _signal(launcher, signal.SIGTERM)
-    look = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the group stays its own until it is waited for
-    with contextlib.suppress(ChildProcessError):  # it has been waited for
-        while time.monotonic() < until and not os.waitid(os.P_PID, launcher.pid, look):
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended
+        os.killpg(launcher.pid, signal.SIGTERM)
+        while time.monotonic() < until:
+            launcher.poll()  # else it would be one of its group for ever
+            os.killpg(launcher.pid, 0)
             time.sleep(0.05)
-    _signal(launcher, signal.SIGKILL)
+        os.killpg(launcher.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         launcher.wait(_ENDING_SECONDS)
-
-
-def _signal(launcher: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(launcher.pid, number)

@@ -6,6 +6,7 @@ fingerprint is refused. One that cannot be started is left out as long as others
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -101,10 +102,14 @@ class WorkerPool:
         """Which devices get nothing but what probes them, why, and what to do; None for none."""
         return "; ".join(text for supervisor in self if (text := _held_back(supervisor))) or None
 
-    @property
-    def hopeless(self) -> str | None:
-        """Why no device will evaluate anything soon, None while one may."""
-        if not all(supervisor.hopeless for supervisor in self):
+    def why_hopeless(self, *, near: bool = False) -> str | None:
+        """Say why no device will evaluate anything soon, None while one may.
+
+        Args:
+            near: Of the devices of this machine alone, where averages are written.
+        """
+        asked = [one for one in self if not (near and one.far)]
+        if not all(supervisor.hopeless for supervisor in asked):
             return None
         return self.held_back or self.problem
 
@@ -186,7 +191,10 @@ class WorkerPool:
         """End all workers, in peace if they are idle; returns the leases they held."""
         leases = self.leases
         for supervisor in self:
-            supervisor.stop(timeout_seconds)
+            supervisor.ask_to_end()
+        until = time.monotonic() + timeout_seconds  # for all together
+        for supervisor in self:
+            supervisor.stop(max(0.0, until - time.monotonic()))
         return leases
 
     def status(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ records it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ from watcher.evaluation.events import (
     WorkerRecycled,
     WorksAgain,
 )
-from watcher.evaluation.messages import Part, PartFound, Start
+from watcher.evaluation.messages import Part, PartFound, Start, Stop
 from watcher.evaluation.phase import Admission, WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
 from watcher.protocols import Carrier, Turn
@@ -340,6 +341,12 @@ class Supervisor:
         if self.session:
             self.session.end()
         self._forget()
+
+    def ask_to_end(self) -> None:
+        """Ask the worker to end if it is idle, and wait for nothing: `stop` does."""
+        if self.session and not self.session.running:
+            with contextlib.suppress(WorkerError):
+                self.session.worker.send(Stop())
 
     def stop(self, timeout_seconds: float) -> None:
         """End the worker, in peace if it is idle."""

@@ -153,7 +153,8 @@ class Ending:
             )
 
     def _end_if_hopeless(self, waiting: int) -> None:
-        if reason := self._pool.hopeless:
+        only_averages = not self._store.queue.waiting_ids()
+        if reason := self._pool.why_hopeless(near=bool(waiting and only_averages)):
             what = f"{waiting} checkpoints" if waiting else "checkpoints"
             raise WorkLeft(
                 f"{what} cannot be evaluated: {reason}",
