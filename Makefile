@@ -66,7 +66,7 @@ help:
 	@echo "make check   lint, types and the quick tests, in a minute; make lint: those alone"
 	@echo "make test    lint, types and all tests, but for:"
 	@echo "make test-remote    other hosts by a real sshd, a dask cluster, servers of buckets"
-	@echo "make test-families  rarer models, each against its framework's own evaluation"
+	@echo "make test-families  every family of models, each against its framework's own evaluation"
 	@echo "make test-tensorflows  the Object Detection API on each TensorFlow; SETS='py311-tf214 ...'"
 	@echo "make test-systemd  the units on a real systemd, in a container; needs root"
 	@echo "make test-gpu  devices, locks and turns on an NVIDIA GPU, in a minute or two"
@@ -96,11 +96,13 @@ check: lint $(WEB_STAMP) $(REMOTE_STAMP)
 	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m 'not tensorflow and not slow'
 
 test: environments lint
-	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not families and not remote'
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder \
+	    -m 'not equality and not families and not remote'
 
-# What each takes a minute of a core and is met less often: Mask R-CNN, EfficientDet, Model Garden's YOLO.
+# What each takes a minute of a core: Faster R-CNN, CenterNet, RetinaNet, and what is met less often, as
+# Mask R-CNN, EfficientDet, Model Garden's YOLO. `make test` has SSD, trained, and whatever is not a model.
 test-families: environments
-	.venv/bin/pytest --numprocesses $(TESTERS) --dist worksteal -m families \
+	.venv/bin/pytest --numprocesses $(TESTERS) --dist loadfile -m 'equality or families' \
 	    -o python_files='test_*.py more_experiments.py'
 
 # Real watchers with other hosts, a cluster and buckets, all on this machine: some minutes.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from evaluator_client import PROGRAMS, run_program
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.equality, pytest.mark.timeout(1800)]
 
 FILE = Path(__file__)
 COMMON = ("ssd_fpn_ema", "faster_rcnn", "center_net")

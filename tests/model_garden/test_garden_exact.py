@@ -18,7 +18,7 @@ from garden_runs import IMAGES, GardenRun, garden_run
 from watcher.checkpoints.bundle import read_index
 from watcher.checkpoints.bundle_index import parse_index
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.equality, pytest.mark.timeout(1200)]
 
 BATCHED = IMAGES - IMAGES % 8
 # The classifier's bias: a number for each of three classes.
