@@ -122,16 +122,17 @@ def test_200_evaluations_by_4_carriers_with_faults_at_random_are_recorded_once_e
         manager.save(100 * number, model_tensors(2000, number))
     settings = write_settings(tmp_path / "run.toml", carriers.tables)
     flags = ["--config", settings, "--retry-seconds", 0.2, "--max-attempts", 50]
-    steer = {"STUB_STARTS": carriers.starts, "STUB_SECONDS": SECONDS}
+    # So that home leaves something to the others.
+    steer = {"STUB_STARTS": carriers.starts, "STUB_SECONDS": 5 * SECONDS}
     daemon = watcher.start(*flags, **steer)
-    wait_until(lambda: scored(watcher) >= 4, "they work")
+    logs = carriers.evaluated.values()
+    wait_until(lambda: all(log.exists() for log in logs), "all of them evaluate", 120)
     _disturb(lambda: carriers.victims(daemon.pid), carriers.restart, lambda: scored(watcher))
     carriers.restart()
     wait_until(lambda: scored(watcher) == EVALUATIONS, "all are scored", 300)
     sql = "SELECT count(*) AS n, count(DISTINCT checkpoint_id) AS of FROM evaluations"
     assert watcher.query(sql) == [{"n": EVALUATIONS, "of": EVALUATIONS}]
-    shares = {name: len(log.read_text().split()) for name, log in carriers.evaluated.items()}
-    assert min(shares.values()) > 0 and watcher.evaluations(), shares
+    assert watcher.evaluations()
     assert watcher.query("SELECT * FROM checkpoints WHERE state != 'scored'") == []
     daemon.terminate()
     assert daemon.wait(60) == 0

@@ -41,7 +41,6 @@ class Places:
         self.starts, self.go = folder / "starts", folder / "go"
         self._slurm, self._folder = slurm, folder
         (folder / "gpus.json").write_text(json.dumps(GPUS))
-        (folder / "locks").mkdir()
 
     def settings(self, *hosts: str, srun: tuple[str, ...] = (), **there: object) -> list[object]:
         """Return the flags of a watcher whose devices these are."""

@@ -95,6 +95,7 @@ class Slurm:
 
     def table(self, host: str, folder: Path, **there: object) -> dict[str, Any]:
         """Return the `[[device]]` of a place on it, with the stub evaluator and what steers it."""
+        (folder / "locks").mkdir(exist_ok=True)
         given = [f"{name}={value}" for name, value in there.items()]
         conf = f"SLURM_CONF={self.environment['SLURM_CONF']}"
         return {
