@@ -181,7 +181,7 @@ def test_a_backlog_is_evaluated_on_the_workers_of_a_cluster(
 
 def test_a_worker_on_another_python_evaluates(cluster: Start, watcher: Watcher, tmp_path: Path):
     here = cluster()
-    here.work(python=other_python(tmp_path, "3.12"))
+    here.work(python=other_python(tmp_path, (3, 12)))
     pool = Run(watcher, here, tmp_path, 1)
     pool.save(3)
     pool.start()

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sets import find_python
 from watching import ROOT, STUB, wait_until
 
 PYTHON = ROOT / ".venv-dask" / "bin" / "python"
@@ -28,22 +29,19 @@ def certificates(folder: Path) -> dict[str, str]:
     }
 
 
-def other_python(folder: Path, version: str) -> Path:
+def other_python(folder: Path, version: tuple[int, int]) -> Path:
     """Return a Python of this version with the same dask, in an environment made in the folder."""
-    uv, venv = str(ROOT / ".venv" / "bin" / "uv"), folder / f"dask-{version}"
-    found = subprocess.run(
-        [uv, "python", "find", "--no-python-downloads", version], capture_output=True, text=True
-    )
-    if found.returncode:
-        pytest.skip(f"there is no Python {version} here")
+    uv, venv = str(ROOT / ".venv" / "bin" / "uv"), folder / "dask"
+    if (found := find_python(version)) is None:
+        pytest.skip("there is no Python {}.{} here".format(*version))
     listed = ["--require-hashes", "--no-deps", "-r", ROOT / "deploy" / "requirements" / "dask.txt"]
     for command in (
-        ["venv", "--quiet", "--python", found.stdout.strip(), venv],
+        ["venv", "--quiet", "--python", found, venv],
         ["pip", "install", "--quiet", "--python", venv, *listed],
     ):
         made = subprocess.run([uv, *map(str, command)], capture_output=True, text=True)
         if made.returncode:
-            pytest.skip(f"dask cannot be installed for Python {version}: {made.stderr[-500:]}")
+            pytest.skip(f"dask cannot be installed for {found}: {made.stderr[-500:]}")
     return venv / "bin" / "python"
 
 
