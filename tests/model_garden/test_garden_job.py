@@ -17,7 +17,7 @@ from watching import Watcher, cli
 
 from watcher.checkpoints.bundle import verify
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.equality, pytest.mark.timeout(1200)]
 
 SIZE = "64,64"
 

@@ -10,7 +10,7 @@ import pytest
 from evaluator_client import PROGRAMS, draw_shapes, run_program
 from garden_runs import SHAPES, GardenRun, garden_run
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.tensorflow, pytest.mark.equality, pytest.mark.timeout(1800)]
 
 DATA = "task.validation_data."
 # An experiment of the user's own: of a file, of a module in the folder of the trainer, and the part
