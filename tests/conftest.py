@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -81,6 +82,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("slow: mark these with @pytest.mark.slow, or make them quick")
     for name, took in late:
         terminalreporter.write_line(f"{took:5.1f} s {name}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> None:
+    """Let what the tests start heed signals, also where nohup or a shell's `&` ignores them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

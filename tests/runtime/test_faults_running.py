@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -127,10 +128,15 @@ def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_lef
     command = watcher.command("--rescan-seconds", 0.5)[2:]
     chance = random.Random(21)
     codes = []
+    span = math.inf
     for _ in range(25):
         steer = {"STUB_SECONDS": 0.15, "STUB_STARTS": starts, "STUB_LOG": watcher.evaluated}
+        began = time.monotonic()
         daemon = fork_daemon(command, watcher.log, steer)
-        time.sleep(chance.uniform(0.0, 0.7))
+        if span == math.inf:  # how long this machine takes for what is to be interrupted
+            wait_until(starts.exists, "a worker is started")
+            span = 2 * (time.monotonic() - began) + 0.3
+        time.sleep(max(0.0, chance.uniform(0.0, span) + began - time.monotonic()))
         daemon.kill(signal.SIGTERM)
         asked = time.monotonic()
         codes.append(daemon.wait())
@@ -145,7 +151,7 @@ def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_lef
         if starts.exists():
             assert not any(alive(int(worker)) for worker in starts.read_text().split())
     # Before the handler is there the signal's own effect ends it; nothing has begun then.
-    assert set(codes) <= {0, -signal.SIGTERM} and codes.count(0) > 15
+    assert set(codes) <= {0, -signal.SIGTERM} and codes.count(0) > 8
     assert watcher.run() == 0
     assert set(watcher.states().values()) == {"scored"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 from watcher.doctor.finding import Finding
 from watcher.errors import WatcherError
+
+_TURN_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,27 @@ def look_at(checks: Sequence[Check]) -> list[Finding]:
         threading.Thread(target=_run, args=(check, answer), name=check.name, daemon=True).start()
     found: list[Finding] = []
     for check, answer in zip(checks, answers, strict=True):
-        try:
-            found += answer.get(timeout=max(0.0, began + check.seconds - time.monotonic()))
-        except queue.Empty:
+        given = _await(answer, began + check.seconds)
+        if given is not None:
+            found += given
+        else:
             said = f"no answer within {check.seconds:g} s"
             remedy = "a disk, a mount or a program that it asks hangs, or the machine is very busy"
             found.append(_failed(check, said, remedy))
     return found
+
+
+def _await(answer: queue.SimpleQueue[list[Finding]], deadline: float) -> list[Finding] | None:
+    """Return what comes until the deadline, None for nothing.
+
+    In turns: a Ctrl-C that comes in the instant before a wait is seen only after it.
+    """
+    while True:
+        left = deadline - time.monotonic()
+        with contextlib.suppress(queue.Empty):
+            return answer.get(timeout=max(0.0, min(left, _TURN_SECONDS)))
+        if left <= _TURN_SECONDS:
+            return None
 
 
 def _run(check: Check, answer: queue.SimpleQueue[list[Finding]]) -> None:
