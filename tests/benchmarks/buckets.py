@@ -1,6 +1,7 @@
 """What a run in a bucket costs: a poll, a checkpoint's download, and the daemon's memory.
 
-The server is moto's of S3 on loopback. What a poll and a pin are held to is the same bytes by the
+The server is moto's of S3 on loopback, and fake-gcs-server for the download: moto copies the whole
+object for each part that is asked of it. What a poll and a pin are held to is the same bytes by the
 standard library's client, one connection and nothing else; both take turns.
 """
 
@@ -52,7 +53,7 @@ def run(part: str) -> list[Row]:
         pytest.MonkeyPatch.context() as patch,
     ):
         have_keys_alone(patch, Path(folder))
-        server = Server("s3", Path(folder))
+        server = Server("gs" if part == "pin" else "s3", Path(folder))
         try:
             with proxied(server) as there:
                 return {"poll": _poll, "pin": _pin, "memory": _memory}[part](there, Path(folder))

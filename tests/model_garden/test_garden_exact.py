@@ -222,8 +222,9 @@ def test_the_metrics_are_model_gardens_where_few_boxes_are_above_the_threshold(
     reference = run.evaluate(task=task)
     for prefix, result in zip(run.prefixes, found.results, strict=False):
         assert differing(result, reference[prefix.name]) == {}
-    some = [values["AP"] for values in reference.values()]
-    assert max(some) > 0 and some != [one["AP"] for one in run.reference.values()]
+    assert max(values["AP"] for values in reference.values()) > 0
+    # It leaves something out, whichever of the metrics that is seen by.
+    assert [*reference.values()] != [*run.reference.values()]
 
 
 @pytest.mark.families

@@ -236,7 +236,8 @@ def compare_truths(evaluation):
 def compare_pictures(model_dir, drawn):
     """Returns {tag: whether ours is the OD API's to the last byte, None where one is missing}."""
     theirs = {}
-    for path in pathlib.Path(model_dir, "eval").rglob("*tfevents*"):
+    # By the time in their names: of two evaluations the later one's pictures count.
+    for path in sorted(pathlib.Path(model_dir, "eval").rglob("*tfevents*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "images":
