@@ -153,8 +153,11 @@ class Ending:
             )
 
     def _end_if_hopeless(self, waiting: int) -> None:
-        only_averages = not self._store.queue.waiting_ids()
-        if reason := self._pool.why_hopeless(near=bool(waiting and only_averages)):
+        reason = self._pool.why_hopeless()
+        if reason is None and waiting and (here := self._pool.why_hopeless(near=True)):
+            # Only averages wait, which no other machine writes.
+            reason = None if self._store.queue.waiting_ids() else here
+        if reason:
             what = f"{waiting} checkpoints" if waiting else "checkpoints"
             raise WorkLeft(
                 f"{what} cannot be evaluated: {reason}",
