@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -81,28 +80,12 @@ class Queued:
     size_bytes: int
 
 
-class Aside(Enum):
-    """What a worker is given that is no checkpoint's turn in the queue.
-
-    Its lease has an id that no checkpoint has, and that of no other kind: whatever is told of it to
-    the queue is told of nothing.
-    """
-
-    AVERAGE = 0
-    PROOF = -(1 << 40)
-    PART = -(1 << 50)
-
-    def id(self, number: int) -> int:
-        """Return the id that stands for a row of this number, which counts from 1."""
-        return int(self.value) - number
-
-
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to record one outcome of one checkpoint, until it expires or is taken back.
 
     Attributes:
-        checkpoint_id: Or one of `Aside`.
+        checkpoint_id: Or that of something aside, `watcher/evaluation/aside.py`.
     """
 
     checkpoint_id: int

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from watcher.errors import CorruptCheckpoint
+from watcher.evaluation.aside import Aside
 from watcher.evaluation.events import AverageWritten, Progressed, Rejected, WorkerEvent
 from watcher.evaluation.supervise import Supervisor
 from watcher.files.atomic_io import NEW
@@ -24,7 +25,7 @@ from watcher.files.slices import Job, Progress, Unfinished, Work, slice_end
 from watcher.protocols import CheckpointSource
 from watcher.store import Store
 from watcher.store.averages import AverageJob
-from watcher.types import Aside, Lease, Pin
+from watcher.types import Lease, Pin
 
 _log = structlog.get_logger(__name__)
 

@@ -23,6 +23,7 @@ from watcher.evaluation.given_out import GivenOut
 from watcher.evaluation.machines import Machines
 from watcher.evaluation.outcomes import Outcomes
 from watcher.evaluation.pool import WorkerPool
+from watcher.evaluation.shards import Shards
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
 from watcher.protocols import CheckpointSource
@@ -58,8 +59,8 @@ class Dispatcher:
             supervisor.to_check = self._newest
         self._averages = AverageWriting(store, source, pins_dir, attempts)
         self.machines = Machines(store, self.pool, carrier.accept_host_differences, attempts)
-        self._given = GivenOut(store, carrier, self._averages, self.machines)
-        self._shards = self._given.shards
+        self._shards = Shards(carrier.shard)
+        self._given = GivenOut(store, carrier, self._averages, self.machines, self._shards)
         self.outcomes = Outcomes(boards, attempts, store, source, self.pool, self._given, snapshot)
         # What each worker said and when, until the database has it.
         self._unrecorded: deque[tuple[Supervisor, WorkerEvent, float, float]] = deque()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from watcher.config.carrier import LocalSettings
 from watcher.evaluation.averages import AverageWriting
+from watcher.evaluation.events import Evaluated, Progressed, Resampled, Unusable, WorkerEvent
 from watcher.evaluation.machines import Machines
 from watcher.evaluation.peace import SLOWER
 from watcher.evaluation.shards import Shards
@@ -26,7 +27,6 @@ class GivenOut:
         seconds: How long a lease lasts that nobody renews.
         averages: The averages to be written.
         machines: Which workers may evaluate, by the machine that they run on.
-        shards: The evaluations that more than one device works on.
         trials: Tokens of what is evaluated only to see whether a device works.
     """
 
@@ -36,10 +36,10 @@ class GivenOut:
         carrier: LocalSettings,
         averages: AverageWriting,
         machines: Machines,
+        shards: Shards,
     ) -> None:
         self._queue = store.queue
-        self.averages, self.machines = averages, machines
-        self.shards = Shards(carrier.shard)
+        self.averages, self.machines, self._shards = averages, machines, shards
         self.trials: set[str] = set()
         # The supervisor gives a silent worker up before its lease runs out.
         slower = 1 if carrier.peace == "off" else SLOWER
@@ -66,13 +66,22 @@ class GivenOut:
         tokens = {lease.token for lease in held}
         self._renewed = {token: at for token, at in self._renewed.items() if token in tokens}
 
+    def take_aside(self, event: WorkerEvent, now: float) -> bool:
+        """Take what is said of anything but a checkpoint's turn; False for any other event."""
+        match event:
+            case Progressed(lease) | Evaluated(lease) | Resampled(lease) | Unusable(lease) if (
+                lease.token in self.trials
+            ):
+                return True
+        return self.averages.take(event, now) or self.machines.take(event, now)
+
     def give_back(self, leases: Iterable[Lease], now: float) -> None:
         """Return what workers did not end, to no fault of its own, to where it came from.
 
         Raises:
             StoreError: the database cannot be written; the next call goes on with what is left.
         """
-        self._returning += (one for one in leases if not self.shards.drop(one))
+        self._returning += (one for one in leases if not self._shards.drop(one))
         while self._returning:
             lease = self._returning[0]
             if not (self.averages.give_back(lease) or self.machines.give_back(lease)):

@@ -21,6 +21,7 @@ from watcher.decision.machines import (
     sufficient,
 )
 from watcher.errors import WatcherError, WorkerError, WorkerRefused
+from watcher.evaluation.aside import Aside
 from watcher.evaluation.events import (
     Evaluated,
     Progressed,
@@ -34,7 +35,7 @@ from watcher.evaluation.pool import WorkerPool
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
 from watcher.store import Store
 from watcher.store.machines import Proof, Reference, Scored
-from watcher.types import Aside, Evaluation, Lease
+from watcher.types import Evaluation, Lease
 
 _log = structlog.get_logger(__name__)
 

@@ -91,51 +91,8 @@ class Outcomes:
             WorkerRefused, WorkerError: no machine is left whose numbers are those of the scores.
         """
         try:
-            match event:
-                case Progressed(lease) | Evaluated(lease) | Resampled(lease) | Unusable(lease) if (
-                    lease.token in self._given.trials
-                ):
-                    pass
-                case _ if self._given.averages.take(event, now) or self._given.machines.take(
-                    event, now
-                ):
-                    pass
-                case Resampled(lease, fingerprint, replicates):
-                    keys = {key for board in self._boards for key in board.metric.keys if key[1]}
-                    self._store.replicates.record(
-                        lease.checkpoint_id, fingerprint, replicates, keys
-                    )
-                    self.changed = True
-                    if not replicates.scheme:
-                        _log.warning(
-                            "its score has no interval, the worker gave no usable replicates",
-                            checkpoint=lease.name,
-                        )
-                case Starting(phase):
-                    supervisor.phase_at = iso(now)
-                    _log.info(f"starting: {phase}", **self._on(supervisor))
-                case Ready():
-                    self._take_ready(supervisor, event, now, steady)
-                case Progressed(lease):
-                    self._given.renew(lease, now, steady)
-                case Evaluated():
-                    self._take_score(event, now)
-                case Unusable(lease, reason):
-                    self._refuse_answer(lease, reason, now)
-                case Rejected():
-                    self._take_rejection(event, now, steady)
-                case WorkerLost():
-                    self._take_loss(event, now, steady)
-                case HeldBack():
-                    self._hold_back(event, now)
-                case WorksAgain(device):
-                    _log.info("the device works again", device=device)
-                    self._store.ledger.add_event(now, "recovered", f"{device} evaluates again")
-                case WorkerRecycled(resident_bytes):
-                    mib = round(resident_bytes / 2**20)
-                    _log.info("worker replaced, it had grown too large", mib=mib)
-                case GaveWay(device):
-                    _log.info("worker ended, another watcher's turn has come", device=device)
+            if not self._given.take_aside(event, now):
+                self._record(supervisor, event, now, steady)
         except LeaseLost as error:
             self.refused += not isinstance(event, Progressed)
             _log.warning("answer refused", reason=error.message)
@@ -144,6 +101,48 @@ class Outcomes:
                 self._refuse_answer(event.lease, str(error), now)
             else:
                 _log.error("answer refused", reason=f"it cannot be recorded: {error}")
+
+    def _record(
+        self, supervisor: Supervisor, event: WorkerEvent, now: float, steady: float
+    ) -> None:
+        match event:
+            case Resampled():
+                self._take_replicates(event)
+            case Starting(phase):
+                supervisor.phase_at = iso(now)
+                _log.info(f"starting: {phase}", **self._on(supervisor))
+            case Ready():
+                self._take_ready(supervisor, event, now, steady)
+            case Progressed(lease):
+                self._given.renew(lease, now, steady)
+            case Evaluated():
+                self._take_score(event, now)
+            case Unusable(lease, reason):
+                self._refuse_answer(lease, reason, now)
+            case Rejected():
+                self._take_rejection(event, now, steady)
+            case WorkerLost():
+                self._take_loss(event, now, steady)
+            case HeldBack():
+                self._hold_back(event, now)
+            case WorksAgain(device):
+                _log.info("the device works again", device=device)
+                self._store.ledger.add_event(now, "recovered", f"{device} evaluates again")
+            case WorkerRecycled(resident_bytes):
+                mib = round(resident_bytes / 2**20)
+                _log.info("worker replaced, it had grown too large", mib=mib)
+            case GaveWay(device):
+                _log.info("worker ended, another watcher's turn has come", device=device)
+
+    def _take_replicates(self, resampled: Resampled) -> None:
+        lease, replicates = resampled.lease, resampled.replicates
+        keys = {key for board in self._boards for key in board.metric.keys if key[1]}
+        fingerprint = resampled.fingerprint
+        self._store.replicates.record(lease.checkpoint_id, fingerprint, replicates, keys)
+        self.changed = True
+        if not replicates.scheme:
+            said = "its score has no interval, the worker gave no usable replicates"
+            _log.warning(said, checkpoint=lease.name)
 
     def _refuse_answer(self, lease: Lease, reason: str, now: float) -> None:
         """Fail a checkpoint whose answer is at fault: another attempt would end the same way.

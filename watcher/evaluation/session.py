@@ -6,6 +6,7 @@ for the device is the supervisor's affair.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +139,12 @@ class Session:
         self.go(WorkerStep.SPAWNED)
         self._deadline = now + self.limits.start_seconds
         self._send(request)
+
+    def ask_to_end(self) -> None:
+        """Ask the worker to end where it is idle, and wait for nothing: `end` does."""
+        if not self.running:
+            with contextlib.suppress(WorkerError):
+                self.worker.send(messages.Stop())
 
     def end(self, peace_seconds: float | None = None) -> None:
         """End the worker: at once, but where it is idle and so much time is given for it."""

@@ -17,6 +17,7 @@ from typing import Literal
 
 import structlog
 
+from watcher.evaluation.aside import Aside
 from watcher.evaluation.events import (
     Evaluated,
     PartDone,
@@ -27,7 +28,7 @@ from watcher.evaluation.events import (
     WorkerLost,
 )
 from watcher.evaluation.supervise import DATASET_CHANGED, Supervisor
-from watcher.types import Aside, Lease
+from watcher.types import Lease
 
 _log = structlog.get_logger(__name__)
 

@@ -9,7 +9,6 @@ records it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +34,7 @@ from watcher.evaluation.events import (
     WorkerRecycled,
     WorksAgain,
 )
-from watcher.evaluation.messages import Part, PartFound, Start, Stop
+from watcher.evaluation.messages import Part, PartFound, Start
 from watcher.evaluation.phase import Admission, WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
 from watcher.protocols import Carrier, Turn
@@ -344,9 +343,8 @@ class Supervisor:
 
     def ask_to_end(self) -> None:
         """Ask the worker to end if it is idle, and wait for nothing: `stop` does."""
-        if self.session and not self.session.running:
-            with contextlib.suppress(WorkerError):
-                self.session.worker.send(Stop())
+        if self.session:
+            self.session.ask_to_end()
 
     def stop(self, timeout_seconds: float) -> None:
         """End the worker, in peace if it is idle."""
