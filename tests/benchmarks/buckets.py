@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from buckets import BUCKET, KEYS, Run, Server, have_keys_alone, proxied
+from buckets import BUCKET, KEYS, Run, have_keys_alone, proxied, served
 from fake_trainer import model_tensors, write_checkpoint
 from watching import CLI, ROOT, STUB, wait_until
 
+from benchmarks.scale import resident_mib
 from benchmarks.table import Row, goal
 from watcher.checkpoints.bundle_format import OD_API
 from watcher.config.bucket import parse_place
@@ -53,12 +54,9 @@ def run(part: str) -> list[Row]:
         pytest.MonkeyPatch.context() as patch,
     ):
         have_keys_alone(patch, Path(folder))
-        server = Server("gs" if part == "pin" else "s3", Path(folder))
-        try:
-            with proxied(server) as there:
-                return {"poll": _poll, "pin": _pin, "memory": _memory}[part](there, Path(folder))
-        finally:
-            server.close()
+        scheme = "gs" if part == "pin" else "s3"
+        with served(scheme, Path(folder)) as server, proxied(server) as there:
+            return {"poll": _poll, "pin": _pin, "memory": _memory}[part](there, Path(folder))
 
 
 def _source(there: Run) -> Bucket:
@@ -182,31 +180,25 @@ def _memory(there: Run, folder: Path) -> list[Row]:
     try:
         wait_until((folder / "state" / "watcher.db").exists, "the daemon works", 60)
         time.sleep(POLLING_SECONDS)
-        polling = _resident_mib(daemon.pid, "VmRSS")
+        polling = resident_mib(daemon.pid, "VmRSS")
         Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # the peak begins anew
         _save_large(there, folder)
         wait_until(lambda: b'"scored"' in log.read_bytes(), "it is scored", 600)
-        downloading = _resident_mib(daemon.pid, "VmHWM")
+        downloading = resident_mib(daemon.pid, "VmHWM")
     finally:
         daemon.terminate()
         daemon.wait()
     return [
-        Row("daemon, polling: resident memory", f"{polling:.0f} MiB", "", _limit(polling, 60)),
+        Row(
+            "daemon, polling: resident memory",
+            f"{polling:.0f} MiB",
+            "",
+            goal(polling, "MiB", at_most=60),
+        ),
         Row(
             f"daemon, downloading {CHECKPOINT_BYTES / 1e6:,.0f} MB: most resident memory",
             f"{downloading:.0f} MiB",
             "",
-            _limit(downloading, 90),
+            goal(downloading, "MiB", at_most=90),
         ),
     ]
-
-
-def _limit(mib: float, most: float) -> str:
-    return goal(mib, "MiB", at_most=most)
-
-
-def _resident_mib(pid: int, kind: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{kind}:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"process {pid} has no {kind}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from fake_trainer import Manager, model_tensors
 from watching import CLI, ROOT, Watcher, wait_until
 
+from benchmarks.scale import resident_mib
 from benchmarks.table import Row
 
 SAVES = 100
@@ -39,7 +40,7 @@ def _idle(watcher: Watcher) -> list[Row]:
     time.sleep(IDLE_SECONDS)
     used = (_cpu_seconds(daemon.pid) - before) / IDLE_SECONDS
     return [
-        Row("daemon, idle: resident memory", f"{_resident_mib(daemon.pid):.0f} MiB"),
+        Row("daemon, idle: resident memory", f"{resident_mib(daemon.pid):.0f} MiB"),
         Row(f"daemon, idle: CPU over {IDLE_SECONDS:.0f} s", f"{100 * used:.2f} % of a core"),
     ]
 
@@ -90,10 +91,3 @@ def _answering(watcher: Watcher) -> Row:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(f"process {pid} has no resident memory")

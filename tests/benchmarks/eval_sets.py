@@ -14,6 +14,7 @@ from evaluator_client import PROGRAMS, ROOT, Client
 
 from benchmarks.growth import Figures, rows_of
 from benchmarks.od_run import ask, od_python, python_path
+from benchmarks.scale import resident_mib
 from benchmarks.table import Row
 
 PARTS = ("small", "large")
@@ -47,13 +48,13 @@ def _measure(folder: Path, size: int, pixels: int) -> Figures:
         start = time.perf_counter() - began
         assert ready["type"] == "ready" and ready["images"] == size, ready
         client.evaluate(prefix)  # traces what reads a checkpoint
-        first, seconds = _status(client.process.pid, "VmRSS"), []
+        first, seconds = resident_mib(client.process.pid, "VmRSS"), []
         for _ in range(WARM):
             began = time.perf_counter()
             client.evaluate(prefix)
             seconds.append(time.perf_counter() - began)
-        grown = _status(client.process.pid, "VmRSS") - first
-        most = _status(client.process.pid, "VmHWM")
+        grown = resident_mib(client.process.pid, "VmRSS") - first
+        most = resident_mib(client.process.pid, "VmHWM")
     return {
         "seconds until the worker is ready": start,
         "seconds a checkpoint, warm": min(seconds),
@@ -62,9 +63,3 @@ def _measure(folder: Path, size: int, pixels: int) -> Figures:
         "MiB of the eval set's files": (folder / "val.tfrecord").stat().st_size / 2**20,
         "kept decoded in memory, 1 for yes": ready["details"]["eval_set_kept"] == "memory",
     }
-
-
-def _status(pid: int, field: str) -> float:
-    """A figure of a process's memory, in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

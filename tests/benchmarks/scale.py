@@ -327,9 +327,9 @@ def _promote(best_dir: Path, pin: Pin, verified: Verified) -> None:
     write_board(best_dir, BOARD_FILE, board, leaders, {})
 
 
-def resident_mib() -> float:
-    """What this process has in memory."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+def resident_mib(pid: int | str = "self", kind: str = "VmRSS") -> float:
+    """What a process has in memory, or had at most (`VmHWM`)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError("no resident memory")
+    raise AssertionError(f"process {pid} has no {kind}")

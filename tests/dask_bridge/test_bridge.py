@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 import yaml
-from buckets import free_port
 from dask_cluster import BRIDGE, MISSING, PYTHON, Cluster, certificates, other_python
 from fake_trainer import Manager, model_tensors
 from hosts import AGENT, processes, write_settings
+from loopback import free_port
 from watching import ROOT, Watcher, wait_until
 
 pytestmark = [

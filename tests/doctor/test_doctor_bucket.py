@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import KEYS, Answer, Run, Server, have_keys_alone, proxied
+from buckets import KEYS, Answer, Run, Server, have_keys_alone, proxied, served
 from fake_trainer import write_checkpoint
 from watching import STUB, cli
 
@@ -25,9 +25,8 @@ DENIED = Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    one = Server("s3", tmp_path_factory.mktemp("s3"))
-    yield one
-    one.close()
+    with served("s3", tmp_path_factory.mktemp("s3")) as one:
+        yield one
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ import dask_cluster
 import hosts
 import pytest
 import slurm
-from fake_trainer import Manager, model_tensors
 from hosts import AGENT, Sshd, environment_there, far, parents, processes, write_settings
-from two_gpus import GPUS
+from two_gpus import GPUS, save, scored
 from watching import Watcher, alive, wait_until
 
 MISSING = {"ssh": hosts.MISSING, "dask": dask_cluster.MISSING, "slurm": slurm.MISSING}
@@ -110,16 +109,10 @@ def carriers(tmp_path: Path) -> Iterator[Carriers]:
         yield Carriers(tmp_path, stack)
 
 
-def scored(watcher: Watcher) -> int:
-    return [*watcher.states().values()].count("scored")
-
-
 def test_200_evaluations_by_4_carriers_with_faults_at_random_are_recorded_once_each(
     watcher: Watcher, carriers: Carriers, tmp_path: Path
 ):
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, EVALUATIONS + 1):
-        manager.save(100 * number, model_tensors(2000, number))
+    save(watcher, range(1, EVALUATIONS + 1))
     settings = write_settings(tmp_path / "run.toml", carriers.tables)
     flags = ["--config", settings, "--retry-seconds", 0.2, "--max-attempts", 50]
     # So that home leaves something to the others.
@@ -127,9 +120,9 @@ def test_200_evaluations_by_4_carriers_with_faults_at_random_are_recorded_once_e
     daemon = watcher.start(*flags, **steer)
     logs = carriers.evaluated.values()
     wait_until(lambda: all(log.exists() for log in logs), "all of them evaluate", 120)
-    _disturb(lambda: carriers.victims(daemon.pid), carriers.restart, lambda: scored(watcher))
+    _disturb(lambda: carriers.victims(daemon.pid), carriers.restart, lambda: len(scored(watcher)))
     carriers.restart()
-    wait_until(lambda: scored(watcher) == EVALUATIONS, "all are scored", 300)
+    wait_until(lambda: len(scored(watcher)) == EVALUATIONS, "all are scored", 300)
     sql = "SELECT count(*) AS n, count(DISTINCT checkpoint_id) AS of FROM evaluations"
     assert watcher.query(sql) == [{"n": EVALUATIONS, "of": EVALUATIONS}]
     assert watcher.evaluations()

@@ -20,6 +20,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from health_client import Client
 from hosts import MISSING, Sshd, environment_there, far, parents, processes, write_settings
+from two_gpus import save, scored
 from watching import ROOT, STUB, Watcher, alive, cli, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
@@ -43,23 +44,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         one.end()
 
 
-def save(watcher: Watcher, count: int) -> None:
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, count + 1):
-        manager.save(100 * number, model_tensors(4000, number))
-
-
-def scored(watcher: Watcher) -> set[str]:
-    return {name for name, state in watcher.states().items() if state == "scored"}
-
-
 def test_a_worker_on_another_host_evaluates_beside_one_at_home(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
     there = tmp_path / "there"
     sshd = serve(STUB_LOG=there, STUB_SECONDS=0.2)
     settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, far(sshd, "far-1")])
-    save(watcher, 8)
+    save(watcher, range(1, 9))
     watcher.start("--config", settings, *QUICK, STUB_SECONDS=0.5)
     wait_until(lambda: len(scored(watcher)) == 8, "all are scored")
     assert watcher.stop() == 0
@@ -113,7 +104,7 @@ def test_what_is_killed_or_stopped_is_noticed_its_lease_goes_back_and_nothing_st
     # The first evaluation waits until it is killed.
     go = tmp_path / "go"
     sshd = serve(STUB_STARTS=starts, STUB_WAIT="ckpt-1", STUB_WAIT_FOR=go)
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     stall = ["--stall-timeout", 5] if (whom, number) == ("worker", signal.SIGSTOP) else []
     daemon = watcher.start(*only_far(tmp_path, far(sshd, "far-1")), *stall)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
@@ -150,7 +141,7 @@ def test_what_a_killed_agents_worker_had_started_ends_with_it(
 ):
     starts = tmp_path / "starts"
     sshd = serve(STUB_STARTS=starts, STUB_CHILD="1", STUB_SECONDS=600)
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     watcher.start(*only_far(tmp_path, far(sshd, "far-1")))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
     worker = worker_there(starts)
@@ -165,7 +156,7 @@ def test_a_host_that_cannot_be_reached_is_tried_again_and_said_while_home_works(
     there = tmp_path / "there"
     sshd = serve(STUB_LOG=there)
     sshd.end()
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, far(sshd, "far-1")])
     watcher.start("--config", settings, *QUICK, STUB_WAIT="ckpt-5", STUB_WAIT_FOR=tmp_path / "go")
     wait_until(lambda: len(scored(watcher)) == 3, "home evaluates")
@@ -181,7 +172,7 @@ def test_a_wrong_key_is_one_line_that_names_the_host_and_the_other_host_goes_on(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
     sshd = serve()
-    save(watcher, 2)
+    save(watcher, range(1, 3))
     tables = [far(sshd, "far-1"), far(sshd, "stranger")]
     watcher.start(*only_far(tmp_path, *tables))
     wait_until(lambda: len(scored(watcher)) == 2, "the other host evaluates")
@@ -195,7 +186,7 @@ def test_another_version_there_is_left_out_with_a_line_that_names_both(
 ):
     sshd = serve()
     old = "import watcher; watcher.__version__ = '0.0.9'; from watcher.cli import main; main()"
-    save(watcher, 2)
+    save(watcher, range(1, 3))
     tables = [far(sshd, "far-1"), far(sshd, "far-2", agent=[sys.executable, "-c", old, "agent"])]
     watcher.start(*only_far(tmp_path, *tables))
     wait_until(lambda: len(scored(watcher)) == 2, "the other host evaluates")
@@ -209,7 +200,7 @@ def test_a_refusal_of_the_worker_there_leaves_that_host_out_and_names_it(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
     sshd, bare = serve(), serve(STUB_REFUSE="tensorflow is not installed")
-    save(watcher, 2)
+    save(watcher, range(1, 3))
     watcher.start(*only_far(tmp_path, far(sshd, "far-1"), far(bare, "far-2")))
     wait_until(lambda: len(scored(watcher)) == 2, "the other host evaluates")
     said = wait_until(lambda: watcher.status().get("problem"), "it is said")
@@ -221,7 +212,7 @@ def test_no_host_that_measures_otherwise_keeps_home_out_or_changes_the_evaluatio
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
     stale = serve(STUB_FINGERPRINT="e" * 64)
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, far(stale, "far-1")])
     # Home takes long to be ready, so the host is first.
     slow = {"STUB_PHASES": json.dumps([["building the model", 6]])}
@@ -253,7 +244,7 @@ def test_a_path_with_a_space_and_a_quote_reaches_the_far_side_as_it_is(
     table = far(sshd, "far-1", agent=[str(program), "agent"], python=str(stub))
     if way == "argv":
         table["launcher"] = ["env", f"PYTHONPATH={ROOT}"]
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     watcher.start(*only_far(tmp_path, table))
     wait_until(lambda: scored(watcher), "it is evaluated")
     assert watcher.stop() == 0 and sorted(odd.iterdir()) == sorted([program, stub])
@@ -265,7 +256,7 @@ def test_a_checkpoint_that_is_another_one_there_is_not_evaluated_there(
     there, mirror = tmp_path / "there", tmp_path / "mirror"
     sshd = serve(STUB_LOG=there)
     table = far(sshd, "far-1", path_map={str(watcher.model_dir): str(mirror)})
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     watcher.start(*only_far(tmp_path, table))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is pinned")
     wait_until(lambda: "cannot be read there" in str(watcher.status().get("problem")), "it is said")
@@ -291,7 +282,7 @@ def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: 
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         both.append(Watcher(tmp_path / name))
-        save(both[-1], 3)
+        save(both[-1], range(1, 4))
     first, second = both
     try:
         flags = ["--device-turn-seconds", 1]
@@ -339,7 +330,7 @@ def test_a_partition_is_noticed_on_both_sides_and_healed_without_a_loss(
     there = environment_there(STUB_STARTS=starts, STUB_WAIT="ckpt-1", STUB_WAIT_FOR=go)
     sshd = Sshd(tmp_path / "sshd", there, network)
     try:
-        save(watcher, 2)
+        save(watcher, range(1, 3))
         watcher.prefix = network
         watcher.start(*only_far(tmp_path, far(sshd, "far-1", connect_timeout=5)))
         wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
@@ -365,7 +356,7 @@ def test_a_late_answer_of_a_host_is_refused_and_counted(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
     sshd = serve(STUB_SECONDS=1.5)
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     watcher.start(*only_far(tmp_path, far(sshd, "far-1")))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
     with contextlib.closing(sqlite3.connect(watcher.database)) as other:
@@ -401,7 +392,7 @@ def test_a_full_cache_is_one_line_that_names_the_host_while_home_goes_on(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
     sshd = serve()
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     small = far(sshd, "far-1", cache_limit=3000)
     settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, small])
     go = tmp_path / "go"
@@ -424,7 +415,7 @@ def test_pictures_of_another_host_are_brought_here_and_verified(
     for number in range(3):
         (pictures / f"image {number}.png").write_bytes(os.urandom(300_000))
     sshd = serve(STUB_PICTURES=pictures)
-    save(watcher, 2)
+    save(watcher, range(1, 3))
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     watcher.start(*only_far(tmp_path, far(sshd, "far-1")), TMPDIR=scratch)
@@ -448,7 +439,7 @@ def test_what_a_run_is_set_up_from_comes_along_with_its_paths_renamed(
     plugin.write_text("def mine(): ...\n")
     watcher.pipeline.write_text('input_path: "/data/val.record"\n')
     sshd = serve(STUB_READ=read)
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     table = far(sshd, "far-1", path_map={"/data": "/mnt/data"})
     watcher.start(*only_far(tmp_path, table), "--metric-plugin", f"{plugin}:mine")
     wait_until(lambda: scored(watcher), "it is scored")
@@ -462,7 +453,7 @@ def test_what_a_run_is_set_up_from_comes_along_with_its_paths_renamed(
 def test_status_and_metrics_say_how_each_host_is(watcher: Watcher, tmp_path: Path, serve: Serve):
     sshd, gone = serve(STUB_SECONDS=0.5), serve()
     gone.end()
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     tables = [far(sshd, "far-1"), far(gone, "far-2")]
     watcher.start(*only_far(tmp_path, *tables), "--listen", 0)
     wait_until(lambda: len(scored(watcher)) == 3, "the one evaluates")
@@ -492,7 +483,7 @@ def test_doctor_goes_to_each_host_and_says_what_it_finds(
     sshd, bare, gone = serve(), serve(STUB_REFUSE="tensorflow is not installed"), serve()
     gone.end()
     other = serve(STUB_FINGERPRINT="e" * 64)
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     tables = [far(sshd, "far-1"), far(bare, "far-2"), far(gone, "far-3"), far(other, "far-4")]
     tables.append(far(sshd, "far-5", python="/no/such/python"))
     settings = write_settings(tmp_path / "run.toml", [{"device": "cpu"}, *tables])

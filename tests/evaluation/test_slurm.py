@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_trainer import Manager, model_tensors
 from hosts import parents, processes, write_settings
 from slurm import MISSING, Slurm
-from two_gpus import GPUS
+from two_gpus import GPUS, save, scored
 from watching import Watcher, alive, wait_until
 
 pytestmark = [
@@ -64,20 +63,10 @@ def places(slurm: Slurm, tmp_path: Path) -> Iterator[Places]:
     wait_until(lambda: not slurm.jobs(), "no job is left", 60)
 
 
-def save(watcher: Watcher, count: int) -> None:
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, count + 1):
-        manager.save(100 * number, model_tensors(4000, number))
-
-
-def scored(watcher: Watcher) -> int:
-    return [*watcher.states().values()].count("scored")
-
-
 def test_a_backlog_is_evaluated_on_the_gpus_that_slurm_gives_and_the_jobs_end_with_it(
     watcher: Watcher, slurm: Slurm, places: Places
 ):
-    save(watcher, 6)
+    save(watcher, range(1, 7))
     steer = {"STUB_WAIT": "ckpt-1,ckpt-2,ckpt-3,ckpt-4,ckpt-5,ckpt-6", "STUB_WAIT_FOR": places.go}
     watcher.start(*places.settings("slurm-1", "slurm-2", **steer))
     wait_until(lambda: [*watcher.states().values()].count("leased") == 2, "both evaluate")
@@ -86,7 +75,7 @@ def test_a_backlog_is_evaluated_on_the_gpus_that_slurm_gives_and_the_jobs_end_wi
     given = {environment_of(pid)["CUDA_VISIBLE_DEVICES"] for pid in workers}
     assert given == {gpu["uuid"] for gpu in GPUS}
     places.go.touch()
-    wait_until(lambda: scored(watcher) == 6, "all are scored")
+    wait_until(lambda: len(scored(watcher)) == 6, "all are scored")
     assert watcher.stop() == 0
     wait_until(lambda: not slurm.jobs(), "the jobs have ended", 60)
     assert watcher.query("SELECT DISTINCT attempts FROM checkpoints") == [{"attempts": 1}]
@@ -120,14 +109,14 @@ KILLED: dict[str, Callable[[int], int]] = {
 def test_what_is_killed_is_noticed_its_lease_goes_back_and_nothing_stays_there(
     watcher: Watcher, slurm: Slurm, places: Places, whom: str
 ):
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     # The first evaluation waits until it is killed.
     watcher.start(*places.settings("slurm-1", STUB_WAIT="ckpt-1", STUB_WAIT_FOR=places.go))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
     worker = places.worker()
     os.kill(KILLED[whom](worker), signal.SIGKILL)
     places.go.touch()
-    wait_until(lambda: scored(watcher) == 3, "another one evaluates", 120)
+    wait_until(lambda: len(scored(watcher)) == 3, "another one evaluates", 120)
     wait_until(lambda: not alive(worker), "the worker there has ended", 90)
     rows = watcher.query("SELECT name, attempts FROM checkpoints ORDER BY name")
     # Only a worker's own end counts.
@@ -139,7 +128,7 @@ def test_what_is_killed_is_noticed_its_lease_goes_back_and_nothing_stays_there(
 
 
 def test_a_job_that_is_cancelled_costs_no_attempt(watcher: Watcher, slurm: Slurm, places: Places):
-    save(watcher, 3)
+    save(watcher, range(1, 4))
     watcher.start(*places.settings("slurm-1", STUB_WAIT="ckpt-1", STUB_WAIT_FOR=places.go))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
     worker = places.worker()
@@ -147,7 +136,7 @@ def test_a_job_that_is_cancelled_costs_no_attempt(watcher: Watcher, slurm: Slurm
     slurm.ask("scancel", job)
     wait_until(lambda: not alive(worker), "the worker there has ended", 60)
     places.go.touch()
-    wait_until(lambda: scored(watcher) == 3, "another job evaluates", 120)
+    wait_until(lambda: len(scored(watcher)) == 3, "another job evaluates", 120)
     assert watcher.query("SELECT DISTINCT attempts FROM checkpoints") == [{"attempts": 1}]
     assert watcher.stop() == 0
 
@@ -155,22 +144,22 @@ def test_a_job_that_is_cancelled_costs_no_attempt(watcher: Watcher, slurm: Slurm
 def test_a_node_without_a_free_gpu_is_waited_for_while_status_says_why(
     watcher: Watcher, slurm: Slurm, places: Places
 ):
-    save(watcher, 2)
+    save(watcher, range(1, 3))
     full = places.settings("slurm-1", "slurm-2", "slurm-3", srun=("--immediate=1",))
     watcher.start(*full, STUB_SECONDS=0.2)
     said = wait_until(lambda: watcher.status().get("problem"), "it is said", 60)
     assert said.startswith("slurm-") and "cannot be reached: env ended with exit code 1" in said
     assert "Unable to allocate resources" in said
-    wait_until(lambda: scored(watcher) == 2, "the others evaluate")
+    wait_until(lambda: len(scored(watcher)) == 2, "the others evaluate")
     assert watcher.stop() == 0
 
 
 def test_auto_on_another_host_is_never_its_cpu(watcher: Watcher, places: Places):
-    save(watcher, 1)
+    save(watcher, range(1, 2))
     watcher.start(*places.settings("slurm-1", FAKE_NVML="/nonexistent"))
     lost = "cannot evaluate: auto: no NVIDIA GPU is seen"
     # More often than a worker may fail to start: it is tried again, since a GPU may be free soon.
     wait_until(lambda: watcher.log.read_text().count(lost) > 4, "it is tried again", 120)
     assert f"slurm-1 {lost}" in watcher.status()["problem"]
-    assert scored(watcher) == 0
+    assert len(scored(watcher)) == 0
     assert watcher.stop() == 0

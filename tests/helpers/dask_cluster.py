@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from loopback import free_port
 from sets import find_python
 from watching import ROOT, STUB, wait_until
 
@@ -58,10 +58,7 @@ class Cluster:
         self._folder, self._tls = folder, tls or {}
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._environment |= {name: str(value) for name, value in there.items()}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{self._port}"
+        self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{free_port()}"
         self._processes: list[subprocess.Popen[bytes]] = []
         self.scheduler = self.schedule()
 

@@ -6,14 +6,12 @@ PUT and DELETE of an object, `x-goog-if-generation-match`, and the requests of a
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from uuid import uuid4
 
-Reply = tuple[int, dict[str, str], bytes]
+from loopback import Reply, send
 
 
 @dataclass
@@ -55,7 +53,7 @@ class XmlWrites:
             return status, had, said or _xml("CompleteMultipartUploadResult", ETag=etag)
         if method == "DELETE":
             there = f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
-            return self._ask("DELETE", there)
+            return send(self.port, "DELETE", there)
         return self._insert(bucket, name, body, headers)
 
     def _insert(self, bucket: str, name: str, body: bytes, headers: dict[str, str]) -> Reply:
@@ -68,21 +66,11 @@ class XmlWrites:
         head += f"\r\n--{edge}\r\nContent-Type: application/octet-stream\r\n\r\n"
         whole = head.encode() + body + f"\r\n--{edge}--\r\n".encode()
         kind = {"Content-Type": f"multipart/related; boundary={edge}"}
-        status, _, said = self._ask("POST", there, whole, kind)
+        status, _, said = send(self.port, "POST", there, whole, kind)
         if status != 200:
             return status, {}, said
-        _, had, _ = self._ask("HEAD", f"/{bucket}/{quote(name)}")
+        _, had, _ = send(self.port, "HEAD", f"/{bucket}/{quote(name)}")
         return 200, {name: had[name] for name in ("etag", "x-goog-generation") if name in had}, b""
-
-    def _ask(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            had = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, had, answer.read()
 
 
 def _xml(kind: str, **values: str) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hosts import AGENT
+from loopback import free_port
 from two_gpus import FAKE
 from watching import ROOT, STUB, wait_until
 
@@ -73,7 +74,7 @@ class Slurm:
                 folder=folder,
                 cpus=os.cpu_count(),
                 gpus=gpus,
-                **{name: _free_port() for name in ("slurmctld", "slurmd")},
+                **{name: free_port() for name in ("slurmctld", "slurmd")},
             )
         )
         there = f"{folder}/gpu[0-{gpus - 1}]"
@@ -142,9 +143,3 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import Answer, Run, Server, proxied
+from buckets import KEYS, Answer, Run, Server, proxied, served
 from launching import Launch, python
 from watching import cli, wait_until
 
@@ -16,7 +16,6 @@ from watcher.config.source import SourceSettings
 from watcher.errors import ConfigError
 from watcher.sources import mirror
 
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 LONG = python("import time; print('trains', flush=True); time.sleep(600)", "--model_dir=gs://b/run")
 STOP = json.dumps({"schema": 1, "run": "some", "message": "no improvement"}).encode()
 
@@ -25,9 +24,8 @@ STOP = json.dumps({"schema": 1, "run": "some", "message": "no improvement"}).enc
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    one = Server(request.param, tmp_path_factory.mktemp(request.param))
-    yield one
-    one.close()
+    with served(request.param, tmp_path_factory.mktemp(request.param)) as one:
+        yield one
 
 
 @pytest.fixture

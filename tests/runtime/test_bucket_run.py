@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from bucket_watcher import BucketWatcher
-from buckets import Answer, Request, Server, proxied
+from buckets import KEYS, Answer, Request, Server, proxied, served
 from fake_trainer import model_tensors, write_checkpoint
 from watching import cli, saves_of, wait_until
 
@@ -22,7 +22,6 @@ from watcher.checkpoints.bundle import verify
 from watcher.errors import CorruptCheckpoint
 
 pytestmark = pytest.mark.slow
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 BUSY = b"<Error><Code>SlowDown</Code></Error>"
 EXPIRED = Answer(403, b"<Error><Code>ExpiredToken</Code></Error>")
 
@@ -31,9 +30,8 @@ EXPIRED = Answer(403, b"<Error><Code>ExpiredToken</Code></Error>")
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    one = Server(request.param, tmp_path_factory.mktemp(request.param))
-    yield one
-    one.close()
+    with served(request.param, tmp_path_factory.mktemp(request.param)) as one:
+        yield one
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from buckets import BUCKET, KEYS, Answer, Request, Run, Server, have_keys_alone, proxied
+from buckets import BUCKET, KEYS, Answer, Request, Run, Server, have_keys_alone, proxied, served
 from fake_trainer import Manager, model_tensors, write_checkpoint
 from watching import Watcher, cli, wait_until
 
@@ -29,10 +28,11 @@ DATA = "ckpt-1.data-00000-of-00001"
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    one = Server(request.param, tmp_path_factory.mktemp(request.param))
-    yield one
-    one.close()
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    with served(request.param, tmp_path_factory.mktemp(request.param)) as one:
+        yield one
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import Answer, Request, Run, Server, proxied
+from buckets import Answer, Request, Run, Server, have_keys_alone, proxied, served
 from fake_trainer import model_tensors, write_checkpoint
 from watching import wait_until
 
@@ -33,18 +32,13 @@ SIZE = 400_000
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    one = Server(request.param, tmp_path_factory.mktemp(request.param))
-    yield one
-    one.close()
+    with served(request.param, tmp_path_factory.mktemp(request.param)) as one:
+        yield one
 
 
 @pytest.fixture
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    have_keys_alone(monkeypatch, tmp_path)
     monkeypatch.setattr(download, "_FIRST_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(bucket_list, "_FIRST_RETRY_SECONDS", 0.05)
     monkeypatch.setattr(bucket_list, "_SOONEST_SECONDS", 0.05)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from bucket_watcher import BucketWatcher
-from buckets import KEYS, Server, proxied
+from buckets import KEYS, proxied, served
 from evaluator_client import environment, run_program
 from watching import wait_until
 
@@ -50,14 +50,10 @@ def watcher(od_python: str, tmp_path: Path) -> Iterator[BucketWatcher]:
     packages = Path(od_python).parent.parent / "lib"
     if not list(packages.glob("python*/site-packages/tensorflow_io/python")):
         pytest.skip("there is no tensorflow-io for this TensorFlow")
-    server = Server("s3", tmp_path)
-    try:
-        with proxied(server) as run:
-            one = BucketWatcher(tmp_path, run)
-            yield one
-            one.end()
-    finally:
-        server.close()
+    with served("s3", tmp_path) as server, proxied(server) as run:
+        one = BucketWatcher(tmp_path, run)
+        yield one
+        one.end()
 
 
 def test_what_tensorflow_saves_and_rotates_in_s3_is_scored_and_its_best_loads(
