@@ -89,8 +89,11 @@ def _mean(readers, key, kind):
 
 
 def _as_tensor(value, kind):
+    # Rounded by NumPy: TensorFlow's cast makes what is too small to be a normal number a zero, as
+    # the momentum of a unit becomes that had no gradient for a while.
+    rounded = np.asarray(value).astype(kind.as_numpy_dtype) if kind.is_floating else value
     with tf.device("/CPU:0"):
-        return tf.cast(value, kind) if kind.is_floating else tf.constant(value, kind)
+        return tf.constant(rounded, kind)
 
 
 def _require_equal(prefixes, readers):

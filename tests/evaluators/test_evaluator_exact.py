@@ -138,6 +138,14 @@ def test_an_average_has_the_mean_of_every_float_of_the_model_and_else_what_the_n
     assert averaged["moved"] > averaged["means"] / 2
 
 
+def test_an_average_keeps_numbers_that_are_too_small_to_be_normal_ones(
+    od_python: str, tmp_path: Path
+) -> None:
+    """As the momentum of a unit becomes that has no gradient any more."""
+    said = json.loads(run_program(od_python, PROGRAMS / "tiny_average.py", tmp_path, cwd=tmp_path))
+    assert said == {"float16": 5, "bfloat16": 5, "float32": 5, "float64": 5}
+
+
 def test_the_od_api_evaluates_an_average_to_the_number_that_the_worker_gives(
     averaged: dict[str, Any],
 ) -> None:
