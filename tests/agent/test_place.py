@@ -30,13 +30,16 @@ def found(
     device: str,
     visible: str | None,
     gpus: list[Gpu],
+    evaluators: dict[str, int] | None = None,
+    *,
+    alone: bool = False,
 ) -> Choice | ConfigError | WorkerError:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(place, "list_gpus", lambda: Listing(tuple(gpus)))
-    monkeypatch.setattr(place, "other_evaluators", lambda folder, listing: {})
-    return place.find(opened(device))
+    monkeypatch.setattr(place, "other_evaluators", lambda folder, listing: evaluators or {})
+    return place.find(opened(device), alone=alone)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,19 @@ def test_without_a_free_gpu_auto_is_nothing_for_now(
 ):
     said = found(monkeypatch, "auto", visible, gpus)
     assert isinstance(said, WorkerError) and said.message.startswith(why)
+
+
+def test_what_is_looked_for_while_another_one_evaluates_is_free_of_evaluators(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """To share one in turn is what is done anyway meanwhile."""
+    held = {"GPU-a0": 7}
+    free = found(monkeypatch, "auto", None, GPUS, held, alone=True)
+    assert isinstance(free, Choice) and free.device == "GPU-b1"
+    both = {"GPU-a0": 7, "GPU-b1": 8}
+    shared = found(monkeypatch, "auto", None, GPUS, both)
+    assert isinstance(shared, Choice) and shared.device == "GPU-a0"
+    assert isinstance(found(monkeypatch, "auto", None, GPUS, both, alone=True), WorkerError)
 
 
 def test_a_gpu_that_is_not_there_is_wrong_for_good_and_a_folder_that_cannot_be_read_for_now(

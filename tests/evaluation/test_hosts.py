@@ -301,6 +301,28 @@ def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: 
             one.end()
 
 
+def test_a_worker_that_waits_for_any_gpu_of_a_host_takes_one_that_gets_free(
+    watcher: Watcher, tmp_path: Path, serve: Serve
+):
+    answers, go, locks = tmp_path / "gpus.json", tmp_path / "go", tmp_path / "locks"
+    locks.mkdir()
+    answers.write_text(json.dumps([{"uuid": "GPU-a0"}, {"uuid": "GPU-b1", "computing": [1]}]))
+    fake = f"{ROOT / 'tests' / 'fake_nvml'}:{ROOT}"
+    stub = {"STUB_WAIT": "ckpt-1,ckpt-2", "STUB_WAIT_FOR": go}
+    sshd = serve(PYTHONPATH=fake, FAKE_NVML=answers, **stub)
+    save(watcher, range(1, 3))
+    tables = [far(sshd, name, "auto", device_lock_dir=str(locks)) for name in ("far-1", "far-2")]
+    watcher.start("--config", write_settings(tmp_path / "run.toml", tables), *QUICK)
+    said = "waiting for gpu:0 Fake GPU (GPU-a0): the watcher of"
+    wait_until(lambda: said in json.dumps(watcher.status()), "one waits for the other")
+    answers.write_text(json.dumps([{"uuid": "GPU-a0"}, {"uuid": "GPU-b1"}]))
+    wait_until(lambda: [*watcher.states().values()].count("leased") == 2, "both evaluate")
+    go.touch()
+    wait_until(lambda: len(scored(watcher)) == 2, "both are scored")
+    assert {path.stem for path in locks.glob("*.lock")} == {"GPU-a0", "GPU-b1"}
+    assert watcher.stop() == 0
+
+
 @pytest.fixture
 def network() -> Iterator[list[str]]:
     """What to put before a command so that it runs in a network of its own, with loopback alone."""

@@ -67,7 +67,7 @@ class Slurm:
         for name in ("state", "spool"):
             (folder / name).mkdir()
         for number in range(gpus):
-            (folder / f"gpu{number}").touch()
+            (folder / f"gpu{number}").symlink_to(os.devnull)  # it wants a device of the kernel's
         (folder / "slurm.conf").write_text(
             _CONFIGURATION.format(
                 host=host,

@@ -1,17 +1,84 @@
-"""Which device of this host a watcher elsewhere gets."""
+"""Which device of this host a watcher elsewhere gets, and when."""
 
 from __future__ import annotations
 
+import math
 import os
+import threading
+from collections.abc import Callable
 
 from watcher.errors import ConfigError, WorkerError
 from watcher.evaluation.device import Choice, choose
-from watcher.evaluation.device_lock import other_evaluators
+from watcher.evaluation.device_lock import DeviceLock, LockFolders, other_evaluators
 from watcher.evaluation.frames import Open
 from watcher.evaluation.gpus import Listing, list_gpus
 
+_LOOKING_SECONDS = 0.1
+_TAKEN_SECONDS = 1.0
+# A driver may take many seconds to answer, and is asked by everybody who waits.
+_FREE_SECONDS = 10.0
 
-def find(wanted: Open) -> Choice | ConfigError | WorkerError:
+
+class Seat:
+    """The device of an agent: looked for, waited for, and had by its worker.
+
+    Attributes:
+        choice: The device, or why there is none; None while that is looked for.
+        lock: That of a GPU that was asked for.
+    """
+
+    def __init__(self, wanted: Open) -> None:
+        """Begin to look for it, in a thread."""
+        self.choice: Choice | ConfigError | WorkerError | None = None
+        self.lock: DeviceLock | None = None
+        self._wanted = wanted
+        self._ask_at, self._look_at = -math.inf, 0.0
+        self._in_thread(self._find)
+
+    @property
+    def look_again_in(self) -> float:
+        """After how many seconds there may be news, as long as no worker has it."""
+        return _LOOKING_SECONDS if self.choice is None else _TAKEN_SECONDS
+
+    def due(self, now: float) -> Choice | None:
+        """Return the device if it is time to ask for it; `lock` is its then."""
+        choice = self.choice
+        if now < self._ask_at or not isinstance(choice, Choice):
+            return None
+        self._ask_at = now + _TAKEN_SECONDS
+        if choice.is_gpu and (self.lock is None or self.lock.device != choice.device):
+            self.withdraw()
+            folders, run = LockFolders(self._wanted.lock_dir), self._wanted.run
+            self.lock = DeviceLock(folders, choice.device, label=choice.label, run=run)
+        return choice
+
+    def is_taken(self, now: float) -> None:
+        """Look for another one, where any would do.
+
+        Whoever looked at the same moment found the same one, and another may be free by now.
+        """
+        if self._wanted.device == "auto" and now >= self._look_at:
+            self._look_at = now + _FREE_SECONDS
+            self._in_thread(self._find_free)
+
+    def withdraw(self) -> None:
+        """Wait no longer."""
+        if self.lock:
+            self.lock.withdraw()
+
+    def _in_thread(self, look: Callable[[], None]) -> None:
+        threading.Thread(target=look, daemon=True).start()
+
+    def _find(self) -> None:
+        self.choice = find(self._wanted)
+
+    def _find_free(self) -> None:
+        found = find(self._wanted, alone=True)
+        if isinstance(found, Choice):
+            self.choice = found
+
+
+def find(wanted: Open, *, alone: bool = False) -> Choice | ConfigError | WorkerError:
     """Return the device, or why there is none: for good, or for now.
 
     Of `auto` it is a free one of those in CUDA_VISIBLE_DEVICES, as what placed the agent sets it,
@@ -26,7 +93,8 @@ def find(wanted: Open) -> Choice | ConfigError | WorkerError:
         if visible and visible.startswith("MIG-") and "," not in visible:
             return choose(visible, listing)[0]
         others = other_evaluators(wanted.lock_dir, listing)
-        (choice,) = choose("auto", listing, visible=visible, evaluators=others)
+        taken = others if alone else ()
+        (choice,) = choose("auto", listing, visible=visible, taken=taken, evaluators=others)
     except (ConfigError, WorkerError) as error:
         return error
     except OSError as error:

@@ -18,7 +18,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,20 +26,20 @@ import msgspec
 import structlog
 
 from watcher import __version__
-from watcher.agent import guard, place
+from watcher.agent import guard
 from watcher.agent.cache import Cache, CacheError
 from watcher.agent.given import Given
+from watcher.agent.place import Seat
 from watcher.errors import ConfigError, DeviceTaken, WorkerError
 from watcher.evaluation import frames
 from watcher.evaluation.device import Choice
-from watcher.evaluation.device_lock import DeviceLock, LockFolders
+from watcher.evaluation.device_lock import DeviceLock
 from watcher.evaluation.frames import AGENT_SILENT_SECONDS, BEAT_SECONDS
 from watcher.evaluation.line import Broken, FrameLine
 from watcher.evaluation.od_api import WORKER_FILE
 from watcher.evaluation.worker import Worker, device_environment
 from watcher.files.scratch import Scratch
 
-_TAKEN_SECONDS = 1.0
 # A file system on a network shows a new file some seconds after it was written.
 _FILES_SECONDS = 15.0
 _FILES_AGAIN_SECONDS = 0.5
@@ -99,9 +98,7 @@ class Agent:
     def __init__(self, line: FrameLine, scratch: Scratch, guard: Guard) -> None:
         self._line, self._scratch, self._guard = line, scratch, guard
         self._open: frames.Open | None = None
-        self._choice: Choice | ConfigError | WorkerError | None = None
-        self._lock: DeviceLock | None = None
-        self._take_at = 0.0
+        self._seat: Seat | None = None
         self._told_wait: str | None = None
         self._look_at = 0.0
         self._wanted = False
@@ -135,8 +132,8 @@ class Agent:
         """End the worker and what it started."""
         if self.worker:
             self.worker.kill()
-        if self._lock:
-            self._lock.withdraw()
+        if self._seat:
+            self._seat.withdraw()
         if self._given:
             self._given.close()
 
@@ -154,8 +151,8 @@ class Agent:
             self._end(frames.Cannot(reason=error.message[:4000]))
         if now - line.heard > AGENT_SILENT_SECONDS:
             raise Over
-        if self.worker is None and self._open:
-            self._begin(now)
+        if self.worker is None and self._open and self._seat:
+            self._begin(self._open, self._seat, now)
         self._pass_held(now)
         if self.worker and not line.is_full:
             self._relay(self.worker)
@@ -175,16 +172,16 @@ class Agent:
             seconds = 0.0
         elif self._held:
             seconds = min(seconds, _FILES_AGAIN_SECONDS)
-        elif self._open and self.worker is None:
-            seconds = min(seconds, 0.1 if self._choice is None else _TAKEN_SECONDS)
+        elif self._seat and self.worker is None:
+            seconds = min(seconds, self._seat.look_again_in)
         return dict(poll.poll(1000 * seconds))
 
     def _beat(self, now: float) -> None:
         if self._line.beat_in(now):
             return
         self._guard.tell()
-        if self.worker and self._lock:
-            self._wanted = self._lock.is_wanted()
+        if self.worker and self._seat and self._seat.lock:
+            self._wanted = self._seat.lock.is_wanted()
         held = self.worker.resident_bytes() if self.worker else 0
         self._line.beat(now, BEAT_SECONDS, frames.Beat(resident_bytes=held, wanted=self._wanted))
 
@@ -193,8 +190,7 @@ class Agent:
     def _take(self, frame: frames.Frame, body: bytes, now: float) -> None:
         match frame:
             case frames.Open() if self._open is None:
-                self._open = frame
-                threading.Thread(target=self._find, args=(frame,), daemon=True).start()
+                self._open, self._seat = frame, Seat(frame)
             case frames.Line() if self.worker:
                 self._held.append((frame, body, now + _FILES_SECONDS))
             case frames.Calm() if self.worker:
@@ -216,35 +212,27 @@ class Agent:
         self._line.send(last)
         raise Over
 
-    def _find(self, wanted: frames.Open) -> None:
-        """Look for the device, in a thread."""
-        self._choice = place.find(wanted)
-
     # -- from the device to a worker
 
-    def _begin(self, now: float) -> None:
-        assert self._open
-        match self._choice:
+    def _begin(self, wanted: frames.Open, seat: Seat, now: float) -> None:
+        match seat.choice:
             case ConfigError() as error:
                 self._end(frames.Refused(message=error.message, hint=error.hint))
             case WorkerError() as error:
                 self._end(frames.Cannot(reason=error.message[:4000]))
-            case Choice() as choice if now >= self._take_at:
-                self._take_at = now + _TAKEN_SECONDS
-                if choice.is_gpu and self._lock is None:
-                    folders = LockFolders(self._open.lock_dir)
-                    label, run = choice.label, self._open.run
-                    self._lock = DeviceLock(folders, choice.device, label=label, run=run)
-                try:
-                    self._start(self._open, choice)
-                except DeviceTaken as error:
-                    if error.message != self._told_wait:
-                        self._told_wait = error.message
-                        self._line.send(frames.Waits(reason=error.message[:4000]))
-                except WorkerError as error:
-                    self._end(frames.Ended(reason=error.message[:4000], hint=error.hint))
+        if (choice := seat.due(now)) is None:
+            return
+        try:
+            self._start(wanted, choice, seat.lock)
+        except DeviceTaken as error:
+            if error.message != self._told_wait:
+                self._told_wait = error.message
+                self._line.send(frames.Waits(reason=error.message[:4000]))
+            seat.is_taken(now)
+        except WorkerError as error:
+            self._end(frames.Ended(reason=error.message[:4000], hint=error.hint))
 
-    def _start(self, wanted: frames.Open, choice: Choice) -> None:
+    def _start(self, wanted: frames.Open, choice: Choice, lock: DeviceLock | None) -> None:
         given = self._prepare(wanted)
         folder = Path(wanted.folder) if wanted.folder else None
         if folder and not folder.is_dir():
@@ -253,7 +241,7 @@ class Agent:
             [wanted.python, str(WORKER_FILE)],
             device_environment(choice.device),
             None,
-            self._lock,
+            lock,
             self._scratch,
             folder,
         )

@@ -54,6 +54,7 @@ class DeviceLock:
     """One watcher's way to one GPU: take it, wait for it, see who waits.
 
     Attributes:
+        device: UUID.
         name: Of its files, without suffix.
     """
 
@@ -62,10 +63,11 @@ class DeviceLock:
 
         Args:
             folders: Where it is locked.
-            device: UUID; it names the files.
+            device: Its UUID; it names the files.
             label: What to call the device in front of people.
             run: What others are told of us.
         """
+        self.device = device
         self.name = re.sub(r"[^0-9A-Za-z-]", "_", device)
         self._folders = folders
         self._label = label
