@@ -88,6 +88,9 @@ def test_a_checkpoint_that_breaks_three_workers_fails_and_the_next_one_goes_on(
 ):
     starts = tmp_path / "starts"
     whole = run_through(watcher, QUICK, FAULTS, starts)
+    # Who speaks of 7 images says first that its images are done: the next may be there by then.
+    beside = f"ckpt-{2 * list(FAULTS).index('STUB_SHORT') + 2}"
+    assert whole.pop(beside) in (1, 2)
     assert set(whole.values()) == {1}
     assert len(started(starts)) == 3 * len(FAULTS) + 1
 
