@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 # At rest: nothing waits, and the device is left to other watchers meanwhile.
 _AT_WORK = ("ready", "evaluating", "at rest")
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(msgspec.Struct, frozen=True):
     """One turn of the loop.
 
     Attributes:
@@ -34,7 +34,7 @@ class Heartbeat:
     turned: float
     due: float
     worker_due: float = math.inf
-    status: Mapping[str, Any] = field(default_factory=dict)
+    status: Mapping[str, Any] = msgspec.field(default_factory=dict)
     failure: str | None = None
     worker_starts: int = 0
     worker_losses: int = 0

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 Files = tuple[tuple[int, ...], ...]
 # What was verified byte by byte: digest of the index; device, inode, size and time of each shard.
 # In a board's folder those of the index come first: while it is the same, it is not even read.
 Verified = set[tuple[str, Files]]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundCheckpoint:
+class FoundCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint name seen in model_dir; nothing about its bytes is known yet.
 
     Attributes:
@@ -45,8 +46,7 @@ class FoundCheckpoint:
         return max(file[2] for file in files) / 1e9 if files else None
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(msgspec.Struct, frozen=True):
     """A verified private copy of a checkpoint that rotation cannot reach.
 
     Attributes:
@@ -66,8 +66,7 @@ class Pin:
     model_variables: int
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True):
     """A pinned checkpoint that waits, as a queue policy sees it; a larger id was found later.
 
     `save` is which of its trainer's saves it is, from 1.
@@ -80,8 +79,7 @@ class Queued:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """The right to record one outcome of one checkpoint, until it expires or is taken back.
 
     Attributes:
@@ -96,8 +94,7 @@ class Lease:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(msgspec.Struct, frozen=True):
     """What the worker measured on one checkpoint.
 
     Attributes:
@@ -111,10 +108,10 @@ class Evaluation:
     images: int
     metrics: dict[str, float | None]
     category_metrics: tuple[tuple[str, str, float | None], ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = msgspec.field(default_factory=dict)
     device: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
     machine: dict[str, str] | None = None
 
     @property
@@ -124,8 +121,7 @@ class Evaluation:
         return overall | {(name, of): value for name, of, value in self.category_metrics}
 
 
-@dataclass(frozen=True, slots=True)
-class Replicated:
+class Replicated(msgspec.Struct, frozen=True):
     """One metric of an evaluation on eval sets drawn anew from its own.
 
     Attributes:
@@ -143,8 +139,7 @@ class Replicated:
     values: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Replicates:
+class Replicates(msgspec.Struct, frozen=True):
     """All of an evaluation.
 
     Attributes:
@@ -190,8 +185,7 @@ class ScoredCheckpoint:
     generation: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Leader:
+class Leader(msgspec.Struct, frozen=True):
     """A checkpoint with a place on the board: its rank (1 is best) and its name in `best/`."""
 
     rank: int

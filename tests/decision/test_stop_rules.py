@@ -6,6 +6,7 @@ import dataclasses
 import random
 import statistics
 
+import msgspec
 import pytest
 from decided import should_stop
 from hypothesis import given
@@ -118,7 +119,7 @@ def test_after_a_resume_nothing_before_it_stops_and_patience_counts_from_it():
     rows = ledger(0.5, 0.1, 0.1, 0.1, 0.1)
     policy = StopPolicy(patience=2)
     assert reason(rows[:3], policy) == "patience"
-    resumed = dataclasses.replace(policy, resumed_step=300)
+    resumed = msgspec.structs.replace(policy, resumed_step=300)
     assert [reason(rows[:n], resumed) for n in (3, 4, 5)] == [None, None, "patience"]
     steps = StopPolicy(patience_steps=200, resumed_step=300)
     assert [reason(rows[:n], steps) for n in (3, 4, 5)] == [None, None, "patience_steps"]

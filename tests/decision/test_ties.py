@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
+import msgspec
 import pytest
 from ranked import row
 
@@ -102,7 +102,7 @@ def test_an_expression_with_a_part_that_has_no_replicates_has_none():
 
 def ranked(tied: Sequence[int], **policy: object) -> list[int]:
     rows = [row(1, 0.40), row(2, 0.42), row(3, 0.41), row(4, 0.30)]
-    chosen = replace(RankPolicy(ties_by="noise"), **policy)  # type: ignore[arg-type]
+    chosen = msgspec.structs.replace(RankPolicy(ties_by="noise"), **policy)  # type: ignore[arg-type]
     return [one.global_step for one in judge(rows, chosen, tied=tied).leaders]
 
 

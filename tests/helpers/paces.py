@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from watcher.doctor.cadence import Pace
 from watcher.launch.garden_trainer import GardenTrainer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stores import MAP, NOW, add, found_and_pinned
 
 from watcher.config.ranking import RankingSettings

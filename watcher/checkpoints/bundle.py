@@ -25,9 +25,10 @@ import os
 import stat
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 from watcher.checkpoints.bundle_index import (
     DT_INT64,
@@ -54,8 +55,7 @@ _SLOT_MARK = "/.OPTIMIZER_SLOT/"
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Under which keys a trainer saves what is asked of its checkpoints.
 
     Attributes:
@@ -87,8 +87,7 @@ MODEL_GARDEN_LAYOUT = Layout(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointFacts:
+class CheckpointFacts(msgspec.Struct, frozen=True):
     """What a verified checkpoint says about itself.
 
     Attributes:

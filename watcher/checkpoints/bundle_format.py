@@ -6,7 +6,6 @@ All that a trainer's checkpoints are known by is said in the two tables that thi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.checkpoints import bundle
@@ -17,8 +16,7 @@ from watcher.files.slices import Progress, Work
 from watcher.types import Pin
 
 
-@dataclass(frozen=True, slots=True)
-class BundleFormat(Naming):
+class BundleFormat(Naming, frozen=True):
     """Tensor bundles as one trainer names and fills them.
 
     Attributes:

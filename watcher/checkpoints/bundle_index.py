@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from watcher.checkpoints.sstable import read_table, read_varint, unmask
 from watcher.errors import CorruptCheckpoint
@@ -39,8 +40,7 @@ _FORMAT_VERSION = 1  # kTensorBundleVersion
 _Slice = tuple[tuple[int, int], ...]  # (start, length) a dimension, length -1 for all of it
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(msgspec.Struct, frozen=True):
     """One saved tensor, or one slice of a partitioned tensor.
 
     Attributes:
@@ -71,8 +71,7 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """The content of an index: how many shards there are and what lies in them.
 
     Attributes:

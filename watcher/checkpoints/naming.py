@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 # 18 digits fit an int64, and a stricter pattern than the file system's keeps odd names out of every
 # later stage.
@@ -21,8 +22,7 @@ _PLACED_FILE = re.compile(rf"({_PLACED.pattern})(\.index|\.data-[0-9]{{5}}-of-[0
 _TEMPORARY = re.compile(r"[1-9][0-9]{0,17}_temp")
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(msgspec.Struct, frozen=True):
     """How a trainer names its checkpoints, and how it counts them.
 
     Attributes:

@@ -18,9 +18,10 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import BundleFormat

@@ -6,11 +6,11 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from watcher.cli import completing
 from watcher.cli.runs import RunPlace, each_reader, find_runs, run_folders

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from watcher.cli import completing
 from watcher.cli.meant import refuse_mistaken
@@ -21,16 +21,14 @@ from watcher.store.reading import Reader, open_reader
 _BELOW = (f"*/watcher/{DATABASE_NAME}", f"*/*/watcher/{DATABASE_NAME}")
 
 
-@dataclass(frozen=True, slots=True)
-class RunPlace:
+class RunPlace(msgspec.Struct, frozen=True):
     """Where a run's files are."""
 
     model_dir: Path
     state_dir: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The runs that a command is about; `many` when it was asked for more than one MODEL_DIR."""
 
     places: tuple[RunPlace, ...]

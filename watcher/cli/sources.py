@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
+from msgspec.structs import replace
 
 from watcher.config import (
     ENVIRONMENT_PREFIX,
@@ -28,8 +29,7 @@ FILE_HERE = Path("checkpoint-watcher.toml")
 _SomeSettings = TypeVar("_SomeSettings", bound=Settings)
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(msgspec.Struct, frozen=True):
     """What a command that takes settings was given.
 
     Attributes:
@@ -42,7 +42,7 @@ class Sources:
     flags: Mapping[str, Any]
     file: Path | None
     only_given: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def load(self, kind: type[_SomeSettings]) -> Loaded[_SomeSettings]:
         """Return the settings that count now.

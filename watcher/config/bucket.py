@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import PurePath
+
+import msgspec
 
 # gs: Google Cloud Storage. s3: Amazon S3, and whatever speaks its protocol.
 SCHEMES = ("gs", "s3")
@@ -13,8 +14,7 @@ _OTHER_NAMES = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A folder in a bucket.
 
     Attributes:

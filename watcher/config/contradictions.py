@@ -8,8 +8,9 @@ database recorded are taken as they are: what was started once can always be loo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.config.evaluator import ModelGardenSettings
 from watcher.config.launching import LaunchSettings
@@ -44,8 +45,7 @@ _FEWEST_REPLICATES = 200
 _BESIDE_OF_LAUNCHER: Mapping[str, tuple[str, ...]] = {"drain_timeout": ("watch",)}
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(msgspec.Struct, frozen=True):
     """Settings that hardly can be meant so; the hint says what to do."""
 
     message: str

@@ -8,7 +8,6 @@ of it has its default again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -34,8 +33,7 @@ _UNTOLD = ONCE | {"rescan_seconds", *SECRET}
 _EARLIER = "an earlier version"
 
 
-@dataclass(frozen=True, slots=True)
-class LastStart:
+class LastStart(msgspec.Struct, frozen=True):
     """What is recorded of the last start.
 
     Attributes:
@@ -44,8 +42,8 @@ class LastStart:
             not recorded.
     """
 
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    given: Mapping[str, str] | None = field(default_factory=dict)
+    settings: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    given: Mapping[str, str] | None = msgspec.field(default_factory=dict)
 
     @property
     def where(self) -> dict[str, str]:

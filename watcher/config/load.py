@@ -10,7 +10,6 @@ import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -44,8 +43,7 @@ _SomeSettings = TypeVar("_SomeSettings", bound=Settings)
 _NO_START = LastStart()
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[_SomeSettings]):
+class Loaded(msgspec.Struct, Generic[_SomeSettings], frozen=True):
     """Settings, and how they came about.
 
     Attributes:
@@ -58,8 +56,8 @@ class Loaded(Generic[_SomeSettings]):
     """
 
     settings: _SomeSettings
-    given: Mapping[str, str] = field(default_factory=dict)
-    inherited: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = msgspec.field(default_factory=dict)
+    inherited: Mapping[str, Any] = msgspec.field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
     unread: bool = False
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from watcher.checkpoints.pin import signature_at, taking_checkpoint
 from watcher.decision.metric import parse_metric
@@ -39,8 +39,7 @@ from watcher.types import FoundCheckpoint, Leader, Pin
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(msgspec.Struct, frozen=True):
     """What a rebuild brought back.
 
     Attributes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from watcher.decision.metric import Mode
 from watcher.decision.rank import rankable
@@ -22,8 +23,7 @@ Promote = Literal["confirmed", "better", "never"]
 FEWEST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """Which checkpoints are meant: the `top` or the `last` so many."""
 
     by: Literal["top", "last"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.decision.metric import Metric
 from watcher.decision.rank import RankPolicy
@@ -13,8 +14,7 @@ KEPT_BOARD = "kept"
 AVERAGES_BOARD = "averages"
 
 
-@dataclass(frozen=True, slots=True)
-class Board:
+class Board(msgspec.Struct, frozen=True):
     """A leaderboard: its folder, its metric, and how it ranks."""
 
     name: str

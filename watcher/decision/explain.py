@@ -7,7 +7,9 @@ or under others, so that what it says is what would happen.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+import msgspec
 
 from watcher.decision.board import Board
 from watcher.decision.metric import Key
@@ -30,8 +32,7 @@ from watcher.types import ScoredCheckpoint
 MOST_LEADERS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Gain:
+class Gain(msgspec.Struct, frozen=True):
     """What patience takes for a gain, and how exactly a difference is known.
 
     Attributes:
@@ -51,8 +52,7 @@ class Gain:
         return about_min_delta(self.least, self.half, f"of {first.name} and {second.name}")
 
 
-@dataclass(frozen=True, slots=True)
-class Certainty:
+class Certainty(msgspec.Struct, frozen=True):
     """How exactly the scores of a board are known.
 
     Attributes:
@@ -61,13 +61,12 @@ class Certainty:
         gain: None where patience is not set, the scores are smoothed, or nothing is known.
     """
 
-    differences: Mapping[int, Difference] = field(default_factory=dict)
-    standings: Mapping[int, Standing] = field(default_factory=dict)
+    differences: Mapping[int, Difference] = msgspec.field(default_factory=dict)
+    standings: Mapping[int, Standing] = msgspec.field(default_factory=dict)
     gain: Gain | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """How one board and the stop stand.
 
     Attributes:
@@ -177,7 +176,9 @@ def with_certainty(told: Explanation, draws: Mapping[int, Draws]) -> Explanation
     drawn = {id_: one for id_, one in draws.items() if id_ in known}
     values = on_draws_of(best.evaluation_id, drawn, metric)
     placed = standings(values, best.evaluation_id, policy.mode, policy.top_k)
-    return replace(told, certainty=Certainty(differences, placed, _gain(told, draws)))
+    return msgspec.structs.replace(
+        told, certainty=Certainty(differences, placed, _gain(told, draws))
+    )
 
 
 def _gain(told: Explanation, draws: Mapping[int, Draws]) -> Gain | None:

@@ -8,14 +8,14 @@ generation. Files that are older than those recorded were only found late, or pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 Number = TypeVar("Number", int, float)
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(msgspec.Struct, frozen=True):
     """A save, as far as it tells lives apart.
 
     Attributes:
@@ -30,8 +30,7 @@ class Save:
     saved_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(msgspec.Struct, frozen=True):
     """One generation, as far as it is recorded.
 
     Attributes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from watcher.decision.metric import Key
 
@@ -17,8 +18,7 @@ _MOST_WORDS = 4
 _MOST_METRICS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Deviation:
+class Deviation(msgspec.Struct, frozen=True):
     """A figure that two machines measured differently; None where it was not finite or not there.
 
     Attributes:

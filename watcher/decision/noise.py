@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
+
 from watcher.decision.board import Board
 from watcher.decision.metric import LATENCY, Metric
 from watcher.decision.rank import RankPolicy, judge, settled
@@ -64,7 +66,7 @@ def latency_doubt(
     if not reads_latency(board) or not board.policy.top_k:
         return None
     seen = [replace(row, score=board.metric.value(row.values)) for row in rows]
-    ranking = judge(seen, replace(board.policy, top_k=-1))
+    ranking = judge(seen, msgspec.structs.replace(board.policy, top_k=-1))
     limit = board.policy.top_k
     ranked = ranking.leaders if limit < 0 else ranking.leaders[: limit + 1]
     pairs = [(one, other, "places") for one, other in pairwise(ranked)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from watcher.types import Queued
 
@@ -15,8 +16,7 @@ _POLICY = re.compile(r"(all|latest|spread)|every-([1-9][0-9]{0,8})")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]?)(i?)B?", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class QueuePolicy:
+class QueuePolicy(msgspec.Struct, frozen=True):
     """What may wait for its evaluation.
 
     Attributes:
@@ -35,8 +35,7 @@ class QueuePolicy:
         return f"every-{self.every}" if self.kind == "every" else self.kind
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(msgspec.Struct, frozen=True):
     """A decision not to evaluate a checkpoint, and the reason as it is recorded."""
 
     checkpoint: Queued

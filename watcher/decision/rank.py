@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from watcher.decision.metric import Metric, Mode
 from watcher.types import Leader, ScoredCheckpoint
@@ -14,8 +16,7 @@ Ties = Literal["oldest", "newest"]
 TiesBy = Literal["score", "noise"]
 
 
-@dataclass(frozen=True, slots=True)
-class Veto:
+class Veto(msgspec.Struct, frozen=True):
     """A metric that must not get worse: `drop` is how much worse than the best's it may be."""
 
     metric: Metric
@@ -45,8 +46,7 @@ class Veto:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RankPolicy:
+class RankPolicy(msgspec.Struct, frozen=True):
     """How to order checkpoints.
 
     Attributes:
@@ -66,8 +66,7 @@ class RankPolicy:
     veto: tuple[Veto, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(msgspec.Struct, frozen=True):
     """The outcome of ranking.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+import msgspec
 
 from watcher.decision.metric import Metric
 from watcher.decision.stop import StopPolicy
@@ -19,8 +20,7 @@ from watcher.types import ScoredCheckpoint
 _RULE = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(msgspec.Struct, frozen=True):
     """What an eval set can tell apart.
 
     Attributes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 # What is not evaluated may be worth keeping all the same.
 _COUNTED = ("pending", "leased", "scored", "skipped")
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
+class Pinned(msgspec.Struct, frozen=True):
     """A checkpoint whose files are there; `kept` if a person asked for it.
 
     `saved` is False for an average, which is none of the trainer's last or each so many.
@@ -37,8 +37,7 @@ def as_pinned(row: Mapping[str, Any]) -> Pinned:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RetainPolicy:
+class RetainPolicy(msgspec.Struct, frozen=True):
     """What to keep beside the boards; None switches a rule off.
 
     Attributes:

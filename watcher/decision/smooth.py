@@ -11,12 +11,12 @@ import re
 import statistics
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Smoothing:
+
+class Smoothing(msgspec.Struct, frozen=True):
     """How scores are smoothed: `ema` with a weight of the past, or `median` of the last so many."""
 
     kind: Literal["ema", "median"]

@@ -11,8 +11,9 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from watcher.decision.metric import Mode
 from watcher.decision.rank import rankable
@@ -21,8 +22,7 @@ from watcher.decision.trend import fit
 from watcher.types import ScoredCheckpoint
 
 
-@dataclass(frozen=True, slots=True)
-class StopPolicy:
+class StopPolicy(msgspec.Struct, frozen=True):
     """When to stop. None switches a rule off.
 
     Attributes:
@@ -74,8 +74,7 @@ class StopPolicy:
         return any(getattr(self, setting) is not None for setting, *_ in _RULES.values())
 
 
-@dataclass(frozen=True, slots=True)
-class StopDecision:
+class StopDecision(msgspec.Struct, frozen=True):
     """Why training should stop, as of the evaluation at `global_step`.
 
     `best` is the best of all, which may be a later one than the last improvement that the
@@ -88,8 +87,7 @@ class StopDecision:
     best: ScoredCheckpoint | None
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule as it stands now.
 
     Attributes:

@@ -11,7 +11,8 @@ import math
 import operator
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from watcher.decision.metric import Key, Metric, Mode
 from watcher.types import ScoredCheckpoint
@@ -25,8 +26,7 @@ FEW_OBJECTS = 20
 Numbers = Sequence[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
+class Draws(msgspec.Struct, frozen=True):
     """The replicates of one evaluation.
 
     Attributes:
@@ -42,8 +42,7 @@ class Draws:
         return metric.replicates(self.values)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """How much more one evaluation has than another.
 
     Attributes:
@@ -61,8 +60,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """How an evaluation stands to the others.
 
     Attributes:

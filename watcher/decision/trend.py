@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 CONFIDENCE = 0.8
 # Fewer leave no residual to tell the noise from.
 FEWEST = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Trend:
+class Trend(msgspec.Struct, frozen=True):
     """The slope of scores, and what it is at most; per evaluation, as far apart as these are."""
 
     slope: float

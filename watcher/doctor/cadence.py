@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+import msgspec
 
 from watcher.doctor.finding import Finding, duration
 from watcher.launch.trainer_kind import Schedule
@@ -22,8 +23,7 @@ _MOST_STEPS_A_SECOND = 100
 _SAME_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How fast checkpoints come and are dealt with.
 
     Attributes:
@@ -47,8 +47,7 @@ class Pace:
     faster: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a training comes to.
 
     Attributes:

@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from watcher.doctor.finding import Finding
 from watcher.errors import WatcherError
@@ -15,8 +16,7 @@ from watcher.errors import WatcherError
 _TURN_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """A function to call, what to call it, and how long it may take."""
 
     name: str

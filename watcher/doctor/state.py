@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 import statistics
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from watcher.config import Settings
 from watcher.config.policies import boards, require_metrics
@@ -28,8 +29,7 @@ _LAST_EVALUATIONS = 10
 _LAST_STEPS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class RunState:
+class RunState(msgspec.Struct, frozen=True):
     """What is recorded of a run; all empty before its first start.
 
     Attributes:

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+
+import msgspec
 
 from watcher.config.carrier import LocalSettings
 from watcher.config.evaluator import MODEL_GARDEN, ModelGardenSettings, is_file
@@ -65,8 +66,7 @@ GARDEN_RUN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What the training interpreter said.
 
     Attributes:
@@ -74,8 +74,8 @@ class Answer:
         findings: Its own.
     """
 
-    facts: dict[str, Any] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = msgspec.field(default_factory=dict)
+    findings: list[Finding] = msgspec.field(default_factory=list)
 
 
 def ask(

@@ -10,11 +10,11 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from watcher.errors import CorruptCheckpoint
 from watcher.evaluation.aside import Aside

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from watcher.errors import ConfigError
 from watcher.evaluation.gpus import Gpu, Listing
@@ -11,8 +12,7 @@ from watcher.evaluation.gpus import Gpu, Listing
 _SHORT_UUID = len("GPU-01234567")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A device to evaluate on, and why it was chosen.
 
     Attributes:

@@ -22,8 +22,9 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.errors import DeviceTaken, WorkerError
 from watcher.evaluation.gpus import Listing
@@ -38,8 +39,7 @@ _CREATING_SECONDS = 0.02
 _TEXT_CHARACTERS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """Who has a device, as it wrote itself: another user may have written anything."""
 
     watcher: int
@@ -141,8 +141,7 @@ class Taken:
                 os.pwrite(descriptor, text.encode() + b"\n", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class LockFolders:
+class LockFolders(msgspec.Struct, frozen=True):
     """Where the watchers of a machine lock its devices: the folder of the setting, or several.
 
     Attributes:

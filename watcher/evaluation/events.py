@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from watcher.decision.metric import LATENCY
 from watcher.evaluation import messages
 from watcher.types import Evaluation, Lease, Replicates
 
 
-@dataclass(frozen=True, slots=True)
-class Starting:
+class Starting(msgspec.Struct, frozen=True):
     """The worker has begun a phase of its start, `building the model` say."""
 
     phase: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """The worker has built its model and can evaluate: what it said of that, and its libraries."""
 
     said: messages.Ready
@@ -31,8 +29,7 @@ class Ready:
         return sorted(name for name in drawn if name != LATENCY)
 
 
-@dataclass(frozen=True, slots=True)
-class Progressed:
+class Progressed(msgspec.Struct, frozen=True):
     """The running evaluation has done so many images of so many."""
 
     lease: Lease
@@ -40,8 +37,7 @@ class Progressed:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluated:
+class Evaluated(msgspec.Struct, frozen=True):
     """The leased checkpoint was measured, completely."""
 
     lease: Lease
@@ -49,24 +45,21 @@ class Evaluated:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class PartDone:
+class PartDone(msgspec.Struct, frozen=True):
     """The part of an evaluation that was asked for lies in the file that was named."""
 
     lease: Lease
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class AverageWritten:
+class AverageWritten(msgspec.Struct, frozen=True):
     """The average that was asked for lies at the prefix of its lease, unverified."""
 
     lease: Lease
     batch_norm: messages.BatchNorm | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Resampled:
+class Resampled(msgspec.Struct, frozen=True):
     """The replicates of a checkpoint that was measured, under the fingerprint of that."""
 
     lease: Lease
@@ -74,8 +67,7 @@ class Resampled:
     replicates: Replicates
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """The worker could not evaluate the leased checkpoint, and says why.
 
     Attributes:
@@ -90,16 +82,14 @@ class Rejected:
     counts: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
+class Unusable(msgspec.Struct, frozen=True):
     """The leased checkpoint was measured, and the answer cannot be recorded."""
 
     lease: Lease
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(msgspec.Struct, frozen=True):
     """The worker died, hung, spoke nonsense or was ended; `leases` are what it was evaluating.
 
     Attributes:
@@ -112,8 +102,7 @@ class WorkerLost:
     counts: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class HeldBack:
+class HeldBack(msgspec.Struct, frozen=True):
     """A device gets nothing any more but what probes it.
 
     Attributes:
@@ -125,22 +114,19 @@ class HeldBack:
     counted: dict[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class WorksAgain:
+class WorksAgain(msgspec.Struct, frozen=True):
     """A device that was held back has answered, and gets whatever there is."""
 
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRecycled:
+class WorkerRecycled(msgspec.Struct, frozen=True):
     """The worker was ended in peace, because it held more memory than it may."""
 
     resident_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class GaveWay:
+class GaveWay(msgspec.Struct, frozen=True):
     """The worker was ended in peace, because another watcher waited for its device."""
 
     device: str

@@ -13,14 +13,14 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _TIMEOUT_SECONDS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(msgspec.Struct, frozen=True):
     """One GPU at the moment of asking.
 
     Attributes:
@@ -38,8 +38,7 @@ class Gpu:
     split: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """The GPUs of this machine; `problem` says why there are none to see."""
 
     gpus: tuple[Gpu, ...] = ()

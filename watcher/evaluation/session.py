@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from watcher.errors import WorkerError, WorkerRefused
 from watcher.evaluation import messages, wire
 from watcher.evaluation.answers import UnusableAnswer, one_line, read_evaluation, read_replicates
@@ -34,8 +36,7 @@ from watcher.protocols import Carrier
 from watcher.types import Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """How long to wait for a worker before it counts as hung, and how often to try.
 
     Attributes:

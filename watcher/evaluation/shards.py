@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import structlog
+from msgspec.structs import replace
 
 from watcher.evaluation.aside import Aside
 from watcher.evaluation.events import (

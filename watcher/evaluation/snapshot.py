@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 
+import msgspec
 import structlog
 
 from watcher.config.evaluator import EvaluatorBase
@@ -39,8 +39,7 @@ _GONE = "gone"
 _LABEL_MAP = "label map"
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """A copy of a file of the user's.
 
     Attributes:

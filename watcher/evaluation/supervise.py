@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from watcher.decision.retry import delay
 from watcher.errors import DeviceTaken, HostTrouble, WorkerError, WorkerRefused, WorkerStillThere

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _NETWORK = frozenset(
@@ -21,8 +22,7 @@ _BUCKETS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """The file system that a path lies on."""
 
     point: Path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
+
+import msgspec
 
 _PYTHON = re.compile(r"python[0-9.]*")
 _PLAIN_OPTIONS = re.compile(r"-[bBdEIOPqRsSuvx]+|-[WX].+")
@@ -17,8 +18,7 @@ _STARTER = "od_api_today"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-@dataclass(frozen=True, slots=True)
-class PythonCommand:
+class PythonCommand(msgspec.Struct, frozen=True):
     """A command that runs a Python of this machine.
 
     Attributes:

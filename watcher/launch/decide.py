@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+
+import msgspec
 
 from watcher.decision.retry import delay
 
@@ -33,8 +34,7 @@ def describe(returncode: int) -> str:
         return f"was ended by signal {-returncode}"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
+class Attempts(msgspec.Struct, frozen=True):
     """Starts in a row that came to nothing."""
 
     limit: int

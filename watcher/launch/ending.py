@@ -6,8 +6,9 @@ import contextlib
 import shlex
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
@@ -23,8 +24,7 @@ _AT_ONCE_SECONDS = 60.0
 _SHELL_BASE = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How one trainer process ended.
 
     Attributes:
@@ -46,8 +46,7 @@ class Ending:
         return failed and not self.progressed and self.seconds < _AT_ONCE_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Unsaved:
+class Unsaved(msgspec.Struct, frozen=True):
     """What was foreseen before the start of what the trainer will not save.
 
     Attributes:
@@ -59,8 +58,7 @@ class Unsaved:
     lost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """What the launcher knows once all is over.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.config import Settings
 from watcher.launch.command import flag_value
@@ -17,8 +18,7 @@ from watcher.launch.trainer_kind import TrainerKind
 _FIRST_WORDS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Trainer:
+class Trainer(msgspec.Struct, frozen=True):
     """A trainer that runs.
 
     Attributes:

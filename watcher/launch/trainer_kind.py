@@ -6,16 +6,16 @@ All of it is told by a command line and by the files it names: no trainer is imp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from watcher.config.run import RunSettings
 from watcher.config.settings import EvaluatorSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """How long a trainer trains and when it saves.
 
     Attributes:
@@ -55,8 +55,7 @@ class Schedule:
         return max(1, -(-every // self.loop)) * self.loop
 
 
-@dataclass(frozen=True, slots=True)
-class Mistyped:
+class Mistyped(msgspec.Struct, frozen=True):
     """A word that was probably meant as a flag of the trainer, which passes over it.
 
     Attributes:

@@ -6,9 +6,10 @@ lie on one line.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
+
+from msgspec.structs import replace
 
 from watcher.plot.series import Curve, Panel, Picture
 

@@ -7,8 +7,9 @@ canvas, since plotext's legend lies in it, on the curves.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from watcher.decision.ties import LEVEL
 from watcher.plot.recorded import Stop
@@ -18,8 +19,7 @@ from watcher.view.curve import number
 Sign = Literal["curve", "band", "best", "place", "former", "stop", "stops"]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One line of a legend, for a curve perhaps two: a sign, its words, and the curve's number."""
 
     sign: Sign

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from watcher.decision.metric import Metric, Values, parse_metric
 from watcher.decision.rank import rankable
@@ -11,8 +13,7 @@ from watcher.decision.rank import rankable
 Ends = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """One evaluation; `value` None is a gap: not recorded, not finite, or -1, nothing measured.
 
     `ends` are those of the value's interval, None where it has none.
@@ -24,16 +25,14 @@ class Point:
     ends: Ends | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Promotion:
+class Promotion(msgspec.Struct, frozen=True):
     """A checkpoint that is on the run's main board, or was; then its rank is None."""
 
     checkpoint_id: int
     rank: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """An early stop: at which global step it was decided, why, and in which generation."""
 
     step: int
@@ -41,8 +40,7 @@ class Stop:
     generation: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluated:
+class Evaluated(msgspec.Struct, frozen=True):
     """One evaluation of a run and what of it was read.
 
     Attributes:
@@ -54,14 +52,13 @@ class Evaluated:
     checkpoint: str
     step: int
     score: float | None
-    values: Values = field(default_factory=dict)
+    values: Values = msgspec.field(default_factory=dict)
     generation: int = 1
     interval: Ends | None = None
-    intervals: Mapping[str, Ends] = field(default_factory=dict)
+    intervals: Mapping[str, Ends] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """What was read of one run.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
+
+import msgspec
 
 from watcher.decision.metric import (
     CATEGORY_NAMES,
@@ -27,8 +28,7 @@ MOST_BANDS = 3  # more lie on one another
 Place = Literal["best", "place", "former"]
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """A point that stands out: the best, another place on the board, or one that was evicted."""
 
     place: Place
@@ -36,8 +36,7 @@ class Mark:
     point: Point
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(msgspec.Struct, frozen=True):
     """One line of a panel.
 
     Attributes:
@@ -80,8 +79,7 @@ class Curve:
                 yield tuple((one.step, *one.ends) for one in points if one.ends)
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(msgspec.Struct, frozen=True):
     """Curves that share one scale.
 
     Attributes:
@@ -110,8 +108,7 @@ class Panel:
         return min(found), max(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(msgspec.Struct, frozen=True):
     """All that is drawn: panels below one another, with the global steps in common.
 
     Those that close up come last, each with steps of its own.

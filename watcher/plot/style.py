@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 # The colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any of the
 # usual kinds of colour blindness tell apart; their yellow is too pale for a line on white.
@@ -18,8 +18,7 @@ LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """How one curve looks."""
 
     colour: str

@@ -8,10 +8,10 @@ the main one where they deserve it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from watcher.config.ranking import RankingSettings
 from watcher.decision.averages import (

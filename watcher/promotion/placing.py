@@ -11,9 +11,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.pin import (
@@ -31,8 +32,7 @@ from watcher.types import Files, Leader
 WORKING = ".new"
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(msgspec.Struct, frozen=True):
     """What lies in a board's folder.
 
     Attributes:
@@ -41,8 +41,8 @@ class Contents:
             and of each shard.
     """
 
-    files: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    checkpoints: dict[str, Files] = field(default_factory=dict)
+    files: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    checkpoints: dict[str, Files] = msgspec.field(default_factory=dict)
 
 
 def look_into(folder: Path, format: CheckpointFormat) -> Contents:

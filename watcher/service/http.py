@@ -12,11 +12,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+import msgspec
 
 from watcher.errors import ListenError
 
@@ -25,8 +26,7 @@ CONNECTIONS = 16
 _TICK_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a path answers: a status code, a content type and a body."""
 
     code: int

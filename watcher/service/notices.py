@@ -8,7 +8,6 @@ notices do not pile up: there is one of each kind at most.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -35,8 +34,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     event: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True):
     """How the run stands.
 
     Attributes:
@@ -53,24 +51,23 @@ class Situation:
     """
 
     best: dict[str, Any] | None = None
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = msgspec.field(default_factory=list)
     event: int = 0
     readable: bool = True
     stop: str | None = None
     decided: bool = True
-    degraded: dict[str, str] = field(default_factory=dict)
+    degraded: dict[str, str] = msgspec.field(default_factory=dict)
     recovered: str | None = None
     confirmed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """One message to others; `details` are further keys of what a command is given."""
 
     event: Event
     title: str
     message: str
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def news(told: Told, now: Situation) -> Iterator[tuple[Notice | None, Told]]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from watcher.config import LaunchSettings, Setting, Settings, describe, names
 from watcher.config.devices import TABLES
 from watcher.config.evaluator import KINDS, OD_API
@@ -65,8 +67,7 @@ _CHOICES = frozenset({"mode", "ties", "coco_backend", "log_format"})
 _BY_KIND = {"whole": 1, "number": 1, "text": "...", "switch": False, "list": []}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A value that was found, and where; nothing where it was given."""
 
     value: Any

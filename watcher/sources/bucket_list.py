@@ -11,9 +11,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_index import parse_index
@@ -34,8 +35,7 @@ _SOONEST_SECONDS = 1.0
 _AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """A checkpoint in the list: its index and its shards, by name."""
 
     found: FoundCheckpoint
@@ -54,8 +54,7 @@ class Listed:
         return newest > self.index.modified_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(msgspec.Struct, frozen=True):
     """What an index says: its digest and the size of each shard, or why it says nothing."""
 
     sha256: str

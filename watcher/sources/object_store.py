@@ -13,10 +13,11 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from watcher.config.bucket import Place
 from watcher.config.source import SourceSettings
@@ -52,8 +53,7 @@ class ObjectChanged(ObjectError):
     """Raised when an object is another one than was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(msgspec.Struct, frozen=True):
     """One object, as a list of the folder has it.
 
     Attributes:

@@ -13,8 +13,9 @@ import re
 import stat
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.protocols import CheckpointFormat
 
@@ -31,8 +32,7 @@ _GARDENS = ("best_ckpt", "ema_checkpoints")
 _OUR_FILES = ("best.json", "kept.json", "watcher.db")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A file in MODEL_DIR, or in a folder in it, as far as its name and kind say.
 
     Attributes:
@@ -46,8 +46,7 @@ class Entry:
     written_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class PassedOver:
+class PassedOver(msgspec.Struct, frozen=True):
     """Checkpoints that are not evaluated for one reason.
 
     Attributes:

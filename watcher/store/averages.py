@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from watcher.store.checkpoints import AVERAGED
 from watcher.store.database import RunDatabase
@@ -18,8 +19,7 @@ from watcher.types import Pin
 AVERAGE = "-average"
 
 
-@dataclass(frozen=True, slots=True)
-class AverageJob:
+class AverageJob(msgspec.Struct, frozen=True):
     """An average that is to be written, or was.
 
     Attributes:

@@ -51,8 +51,7 @@ class Totals:
             self.waited_seconds += waited
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """One look at the database.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,14 @@ _SAME = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """The machine with which the scores of an evaluation began."""
 
     id: int
     parts: Parts
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True):
     """What came of measuring a scored checkpoint again on another machine.
 
     Attributes:
@@ -57,8 +54,7 @@ class Proof:
         return not self.deviations
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(msgspec.Struct, frozen=True):
     """A checkpoint that may be measured again: it has a score of the reference, and files."""
 
     checkpoint_id: int
@@ -71,8 +67,7 @@ class Scored:
         return not missing([self.prefix])
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True):
     """What is recorded of it now; `random_metrics` are drawn at random in part."""
 
     values: Mapping[Key, float | None]

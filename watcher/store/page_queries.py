@@ -6,13 +6,12 @@ from. A database holds one run; its row of `runs` is the first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from watcher.decision.ties import FEW_OBJECTS
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """A query under a name, and what it answers.
 
     Attributes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from watcher.decision import ties
 from watcher.decision.metric import Key, Metric

@@ -13,9 +13,10 @@ import pwd
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from watcher.config import Settings
 from watcher.config.evaluator import ModelGardenSettings
@@ -47,8 +48,7 @@ _GARDEN_TRAINER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
+class Installation(msgspec.Struct, frozen=True):
     """One run, and how systemd is to run it.
 
     Attributes:

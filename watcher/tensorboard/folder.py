@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.tensorboard.points import EARLIER_PREFIX, Point
 
@@ -29,8 +30,7 @@ MODEL_GARDEN_NAME = "validation"
 Write = Callable[[Point, Path], None]
 
 
-@dataclass(frozen=True, slots=True)
-class EventFile:
+class EventFile(msgspec.Struct, frozen=True):
     """An event file of ours, as its name tells."""
 
     path: Path

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
+
+import msgspec
 
 from watcher.decision.metric import Values
 from watcher.store import queries
@@ -21,8 +22,7 @@ _AP, _NOTHING_MEASURED = "Precision/mAP", -1.0
 _APS_OF_MODEL_GARDEN = ("AP", "mask_AP")
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """One evaluation that is to be seen.
 
     Attributes:
@@ -40,8 +40,7 @@ class Point:
     wall_time: float
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """What one evaluation shows.
 
     Attributes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from watcher.decision.metric import CATEGORY_NAMES, LATENCY, SHORT_NAMES, lower_is_better
 from watcher.decision.ties import Difference, Draws, difference
@@ -14,8 +16,7 @@ from watcher.decision.ties import Difference, Draws, difference
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """One evaluation and all it recorded.
 
     Attributes:
@@ -32,7 +33,7 @@ class Measured:
     categories: dict[str, dict[str, float | None]]
     random_metrics: tuple[str, ...] = ()
     deterministic: bool | None = None
-    cost: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -76,8 +77,7 @@ class Measured:
         return f"spread {spread:.2g}" + ", device shared" * bool(self.cost.get("latency_shared"))
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One metric of two evaluations.
 
     Attributes:

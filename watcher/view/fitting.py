@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -14,8 +14,7 @@ from rich.text import Text
 _FOLDED = 16  # columns to which a text may be folded, so long as others can be left out
 
 
-@dataclass(frozen=True, slots=True)
-class Either:
+class Either(msgspec.Struct, frozen=True):
     """A name, and a shorter one for where there is no room for it."""
 
     name: str
@@ -32,8 +31,7 @@ class Either:
         yield Text(self.name if fits else self.shorter, overflow="fold")
 
 
-@dataclass(frozen=True, slots=True)
-class Fitting:
+class Fitting(msgspec.Struct, frozen=True):
     """A table that leaves out columns where there is no room, and then folds its texts.
 
     Columns with `no_wrap` hold numbers and keep their width; the others may be folded.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -22,8 +22,7 @@ HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ImageChange:
+class ImageChange(msgspec.Struct, frozen=True):
     """One image's part of a change.
 
     Attributes:

@@ -6,10 +6,11 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from watcher.store import queries
 from watcher.store.reading import Reader
@@ -31,8 +32,7 @@ _SAID = {
 _USUAL = {"watch": "events", "pins": "links"}
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """One look at a run's database.
 
     Attributes:

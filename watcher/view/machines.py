@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from watcher.decision.machines import parts_text
 from watcher.store.machines import machine_states, machines_of
@@ -14,8 +15,7 @@ _AS_THE_OTHERS = ("reference", "equal")
 _MOST_NAMES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(msgspec.Struct, frozen=True):
     """What is to be known of the scores of one machine.
 
     Attributes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from watcher.errors import StoreError
 from watcher.store.database_file import DATABASE_NAME
@@ -30,8 +31,7 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ServedRun:
+class ServedRun(msgspec.Struct, frozen=True):
     """One run of the page.
 
     Attributes:
@@ -51,8 +51,7 @@ class ServedRun:
     metric: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """All that the serving process is told; equal plans give the same pages.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ Row = dict[str, Any]
 _NOT_EVALUATED = ("failed", "corrupt", "missed")
 
 
-@dataclass(frozen=True, slots=True)
-class ReportData:
+class ReportData(msgspec.Struct, frozen=True):
     """One run, as a report shows it.
 
     Attributes:
@@ -52,7 +50,7 @@ class ReportData:
     last: Measured | None
     evaluation: dict[str, Any] | None
     settings: dict[str, Any]
-    intervals: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    intervals: dict[Key, dict[str, Any]] = msgspec.field(default_factory=dict)
     caution: str | None = None
     changed: ChangedImages | None = None
 

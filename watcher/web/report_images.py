@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from watcher.errors import WatcherError
 from watcher.store.reading import Reader
@@ -19,8 +20,7 @@ from watcher.web.markup import Markup, joined, tag
 _MOST_BYTES = 12 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedImages:
+class ChangedImages(msgspec.Struct, frozen=True):
     """Images that changed between two checkpoints.
 
     Attributes:
