@@ -93,6 +93,14 @@ def _signals() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _bytecode() -> Iterator[None]:
+    """Let what the tests start keep its bytecode, or each of a thousand starts compiles it anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _python3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let `env python3`, which begins the stub worker, be no shell script of a version manager.
 

@@ -13,6 +13,7 @@ from watching import Watcher, wait_until
 
 pytestmark = [
     pytest.mark.tensorflow,
+    pytest.mark.remote,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(MISSING), reason=str(MISSING)),
 ]

@@ -39,6 +39,7 @@ def test_of_a_cpu_those_instruction_sets_are_told_that_kernels_are_chosen_by(
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
+@pytest.mark.remote
 @pytest.mark.timeout(1200)
 def test_without_onednn_the_real_evaluator_proves_itself_or_is_left_out(
     trained: Trained, watcher: Watcher

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +69,11 @@ class Trained:
         return self.folder / "temporary"
 
     @property
+    def sentinel(self) -> Path:
+        """What tells the launcher to stop the trainer."""
+        return self.model_dir / "EARLY_STOP"
+
+    @property
     def _reference(self) -> Path:
         return self.folder / "reference.json"
 
@@ -118,19 +125,49 @@ class Trained:
             )
         try:
             self.first.mkdir()
-            wait_until(lambda: self._hold() or launcher.poll() is not None, "training ended", 400)
-            ended = launcher.wait()
+            wait_until(lambda: self._hold() or launcher.poll() is not None, "they are there", 400)
+            assert launcher.poll() is None, self.launcher_log.read_text()[-4000:]
+            # Or it would be well ahead when it is told to stop, and all of it had to be evaluated.
+            with paused(trainer_of(launcher)):
+                wait_until(self.sentinel.exists, "it is told to stop", 400)
+            ended = launcher.wait(400)
         finally:
             launcher.terminate()  # which the trainer gets too
             launcher.wait()
         assert ended == 0, self.launcher_log.read_text()[-4000:]
 
-    def _hold(self) -> None:
-        """Link the first checkpoints aside; TensorFlow writes an index when the rest is there."""
-        for index in self.model_dir.glob("ckpt-[123].index"):
+    def _hold(self) -> bool:
+        """Link the first checkpoints aside; returns whether all three are there.
+
+        TensorFlow writes an index when the rest is there.
+        """
+        there = list(self.model_dir.glob("ckpt-[123].index"))
+        for index in there:
             for path in self.model_dir.glob(f"{index.stem}.*"):
                 with contextlib.suppress(FileExistsError):
                     (self.first / path.name).hardlink_to(path)
+        return len(there) == 3
+
+
+def trainer_of(launcher: subprocess.Popen[bytes]) -> int:
+    """Return the process id of the trainer that a launcher has started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (trainer,) = (int(pid) for pid in children if b"model_main_tf2" in command_of(pid))
+    return trainer
+
+
+def command_of(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@contextlib.contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """Stop a process for as long as that takes."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def drained(watcher: Watcher) -> bool:
