@@ -6,6 +6,7 @@ import pytest
 
 from watcher.agent import place
 from watcher.errors import ConfigError, WorkerError
+from watcher.evaluation import gpus as listed
 from watcher.evaluation.device import Choice
 from watcher.evaluation.frames import Open
 from watcher.evaluation.gpus import Gpu, Listing
@@ -37,7 +38,7 @@ def found(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(place, "list_gpus", lambda: Listing(tuple(gpus)))
+    monkeypatch.setattr(listed, "list_gpus", lambda: Listing(tuple(gpus)))
     monkeypatch.setattr(place, "other_evaluators", lambda folder, listing: evaluators or {})
     return place.find(opened(device), alone=alone)
 
@@ -89,6 +90,14 @@ def test_what_is_looked_for_while_another_one_evaluates_is_free_of_evaluators(
     assert isinstance(found(monkeypatch, "auto", None, GPUS, both, alone=True), WorkerError)
 
 
+@pytest.mark.parametrize(("evaluators", "shared"), [({}, True), ({"GPU-a0": 7}, False)])
+def test_who_evaluates_for_another_watcher_is_no_program_that_a_named_gpu_is_shared_with(
+    monkeypatch: pytest.MonkeyPatch, evaluators: dict[str, int], shared: bool
+):
+    choice = found(monkeypatch, "gpu:0", None, [BUSY], evaluators)
+    assert isinstance(choice, Choice) and choice.shared is shared
+
+
 def test_a_gpu_that_is_not_there_is_wrong_for_good_and_a_folder_that_cannot_be_read_for_now(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -97,7 +106,7 @@ def test_a_gpu_that_is_not_there_is_wrong_for_good_and_a_folder_that_cannot_be_r
     def fail(folder: object, listing: object) -> dict[str, int]:
         raise PermissionError("locks")
 
-    monkeypatch.setattr(place, "list_gpus", lambda: Listing(tuple(GPUS)))
+    monkeypatch.setattr(listed, "list_gpus", lambda: Listing(tuple(GPUS)))
     monkeypatch.setattr(place, "other_evaluators", fail)
     said = place.find(opened("auto"))
     assert isinstance(said, WorkerError) and "cannot look for a device: locks" in said.message

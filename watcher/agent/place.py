@@ -11,7 +11,7 @@ from watcher.errors import ConfigError, WorkerError
 from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders, other_evaluators
 from watcher.evaluation.frames import Open
-from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.gpus import list_gpus_for
 
 _LOOKING_SECONDS = 0.1
 _TAKEN_SECONDS = 1.0
@@ -84,19 +84,22 @@ def find(wanted: Open, *, alone: bool = False) -> Choice | ConfigError | WorkerE
     Of `auto` it is a free one of those in CUDA_VISIBLE_DEVICES, as what placed the agent sets it,
     and never the CPU: whoever asks for another host's GPU has a CPU at home. A driver may take many
     seconds to answer.
+
+    Args:
+        alone: Of `auto` none on which another watcher evaluates, to share it in turn.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible, device = os.environ.get("CUDA_VISIBLE_DEVICES"), wanted.device
+    if device == "auto" and visible and visible.startswith("MIG-") and "," not in visible:
+        device = visible  # instances are not listed, and this one is the agent's own
     try:
-        listing = Listing() if wanted.device == "cpu" else list_gpus()
-        if wanted.device != "auto":
-            return choose(wanted.device, listing)[0]
-        if visible and visible.startswith("MIG-") and "," not in visible:
-            return choose(visible, listing)[0]
+        listing = list_gpus_for(device)
         others = other_evaluators(wanted.lock_dir, listing)
         taken = others if alone else ()
-        (choice,) = choose("auto", listing, visible=visible, taken=taken, evaluators=others)
+        choice = choose(device, listing, visible=visible, taken=taken, evaluators=others)[0]
     except (ConfigError, WorkerError) as error:
         return error
     except OSError as error:
         return WorkerError(f"cannot look for a device: {error}")
-    return choice if choice.is_gpu else WorkerError(f"auto: {choice.reason}")
+    if device == "auto" and not choice.is_gpu:
+        return WorkerError(f"auto: {choice.reason}")
+    return choice

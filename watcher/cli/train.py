@@ -180,13 +180,13 @@ def _refuse_idle_settings(flags: Mapping[str, Any]) -> None:
 def _watcher_command(settings: LaunchSettings, command: Sequence[str], given: Sources) -> list[str]:
     """Check what can be checked before there is a trainer, and return the watcher's command."""
     from watcher.evaluation.device_lock import other_evaluators
-    from watcher.evaluation.gpus import Listing, list_gpus
+    from watcher.evaluation.gpus import list_gpus_for
     from watcher.launch.gpus import evaluation_device
 
     told = _evaluation(settings)
     settings.carrier.interpreter()
     wanted = settings.carrier.device_here
-    listing = Listing() if wanted == "cpu" else list_gpus()
+    listing = list_gpus_for(wanted)
     device = evaluation_device(
         wanted,
         visible_devices(command, os.environ),

@@ -63,6 +63,11 @@ def list_gpus() -> Listing:
         return _ask_nvidia_smi(f"NVML: {error}")
 
 
+def list_gpus_for(device: str) -> Listing:
+    """Return the GPUs to choose a device from; no driver is asked where the CPU is what is set."""
+    return Listing() if device == "cpu" else list_gpus()
+
+
 def _set(pids: list[int] | None) -> frozenset[int] | None:
     return None if pids is None else frozenset(pids)
 

@@ -20,7 +20,7 @@ from watcher.evaluation.device import Choice, choose
 from watcher.evaluation.device_lock import DeviceLock, LockFolders, other_evaluators
 from watcher.evaluation.far import FarWorker
 from watcher.evaluation.far_device import FarDevice
-from watcher.evaluation.gpus import Listing, list_gpus
+from watcher.evaluation.gpus import list_gpus_for
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.model_garden import ModelGarden
 from watcher.evaluation.od_api import ObjectDetection
@@ -61,7 +61,7 @@ def make_supervisors(
     carrier, run, devices = settings.carrier, settings.run, settings.carrier.devices
     choices: list[Choice] = []
     if devices.here:
-        listing = Listing() if devices.here == "cpu" else list_gpus()
+        listing = list_gpus_for(devices.here)
         choices = choose(
             devices.here,
             listing,
