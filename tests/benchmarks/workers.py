@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from fake_trainer import Manager, model_tensors
+from two_gpus import FAKE
 from watching import CLI, ROOT, STUB
 
 from benchmarks.growth import rows_of
@@ -59,7 +60,7 @@ def _measure(workers: int, checkpoints: int) -> dict[str, float]:
         command = [*CLI, "run", model_dir, "--pipeline-config", folder / "pipeline.config"]
         command += ["--python", STUB, "--device", devices, "--exit-when-idle", "1"]
         environment = {
-            "PYTHONPATH": f"{ROOT / 'tests' / 'fake_nvml'}:{ROOT}",
+            "PYTHONPATH": f"{FAKE}:{ROOT}",
             "FAKE_NVML": str(folder / "gpus.json"),
             "CHECKPOINT_WATCHER_DEVICE_LOCK_DIR": str(folder),
             "STUB_SECONDS": str(SECONDS),

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from watching import ROOT, cli
+from two_gpus import FAKE
+from watching import cli
 
 from watcher.config import load_settings
 from watcher.errors import ConfigError
@@ -20,7 +21,6 @@ from watcher.launch.gpus import evaluation_device
 
 GIB = 1 << 30
 LOOK = "from watcher.evaluation.gpus import list_gpus; print(list_gpus())"
-FAKE = ROOT / "tests" / "fake_nvml"
 
 
 def gpu(index: int, free: int = 15, computing: set[int] | None = frozenset(), **more: bool) -> Gpu:

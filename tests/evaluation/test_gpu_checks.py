@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from two_gpus import FAKE
 from watching import ROOT
 
 PROGRAM = ROOT / "tests" / "gpu" / "checks.py"
-FAKE = ROOT / "tests" / "fake_nvml"
 
 
 def check(folder: Path, gpus: object, **steer: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from health_client import Client
 from hosts import MISSING, Sshd, environment_there, far, parents, processes, write_settings
-from two_gpus import save, scored
+from two_gpus import FAKE, GPUS, Machine, save, scored
 from watching import ROOT, STUB, Watcher, alive, cli, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
@@ -270,14 +270,16 @@ def test_a_checkpoint_that_is_another_one_there_is_not_evaluated_there(
     assert rows == [{"attempts": 1}]
 
 
+def seeing(machine: Machine) -> dict[str, object]:
+    """The environment of programs on a host that has these GPUs."""
+    return {"PYTHONPATH": f"{FAKE}:{ROOT}", "FAKE_NVML": machine.answers}
+
+
 def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: Serve):
-    answers, locks = tmp_path / "gpus.json", tmp_path / "locks"
-    answers.write_text(json.dumps([{"uuid": "GPU-a0"}]))
-    locks.mkdir()
-    starts = tmp_path / "starts"
-    fake = f"{ROOT / 'tests' / 'fake_nvml'}:{ROOT}"
-    sshd = serve(PYTHONPATH=fake, FAKE_NVML=answers, STUB_STARTS=starts, STUB_SECONDS=1)
-    gpu = far(sshd, "far-1", "gpu:0", device_lock_dir=str(locks))
+    machine, starts = Machine(tmp_path), tmp_path / "starts"
+    machine.have([{"uuid": "GPU-a0"}])
+    sshd = serve(**seeing(machine), STUB_STARTS=starts, STUB_SECONDS=1)
+    gpu = far(sshd, "far-1", "gpu:0", device_lock_dir=str(machine.locks))
     both = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -304,22 +306,20 @@ def test_two_watchers_take_a_gpu_of_another_host_in_turn(tmp_path: Path, serve: 
 def test_a_worker_that_waits_for_any_gpu_of_a_host_takes_one_that_gets_free(
     watcher: Watcher, tmp_path: Path, serve: Serve
 ):
-    answers, go, locks = tmp_path / "gpus.json", tmp_path / "go", tmp_path / "locks"
-    locks.mkdir()
-    answers.write_text(json.dumps([{"uuid": "GPU-a0"}, {"uuid": "GPU-b1", "computing": [1]}]))
-    fake = f"{ROOT / 'tests' / 'fake_nvml'}:{ROOT}"
-    stub = {"STUB_WAIT": "ckpt-1,ckpt-2", "STUB_WAIT_FOR": go}
-    sshd = serve(PYTHONPATH=fake, FAKE_NVML=answers, **stub)
+    machine, go = Machine(tmp_path), tmp_path / "go"
+    machine.have([{"uuid": "GPU-a0"}, {"uuid": "GPU-b1", "computing": [1]}])
+    sshd = serve(**seeing(machine), STUB_WAIT="ckpt-1,ckpt-2", STUB_WAIT_FOR=go)
     save(watcher, range(1, 3))
-    tables = [far(sshd, name, "auto", device_lock_dir=str(locks)) for name in ("far-1", "far-2")]
-    watcher.start("--config", write_settings(tmp_path / "run.toml", tables), *QUICK)
+    locks = str(machine.locks)
+    tables = [far(sshd, name, "auto", device_lock_dir=locks) for name in ("far-1", "far-2")]
+    watcher.start(*only_far(tmp_path, *tables))
     said = "waiting for gpu:0 Fake GPU (GPU-a0): the watcher of"
     wait_until(lambda: said in json.dumps(watcher.status()), "one waits for the other")
-    answers.write_text(json.dumps([{"uuid": "GPU-a0"}, {"uuid": "GPU-b1"}]))
+    machine.have(GPUS)
     wait_until(lambda: [*watcher.states().values()].count("leased") == 2, "both evaluate")
     go.touch()
     wait_until(lambda: len(scored(watcher)) == 2, "both are scored")
-    assert {path.stem for path in locks.glob("*.lock")} == {"GPU-a0", "GPU-b1"}
+    assert {path.stem for path in machine.locks.glob("*.lock")} == {"GPU-a0", "GPU-b1"}
     assert watcher.stop() == 0
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import ROOT, Watcher, wait_until
+from two_gpus import FAKE
+from watching import Watcher, wait_until
 
 pytestmark = pytest.mark.slow
 
-FAKE = ROOT / "tests" / "fake_nvml"
 GPUS = [{"uuid": "GPU-a0"}, {"uuid": "GPU-b1"}, {"uuid": "GPU-c2"}]
 JOBS = json.dumps(["evaluate", "average", "part"])
 

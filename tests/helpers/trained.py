@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics
+from launching import children
 from watching import CLI, Watcher, wait_until
 
 IMAGES = 24
@@ -69,11 +70,6 @@ class Trained:
         return self.folder / "temporary"
 
     @property
-    def sentinel(self) -> Path:
-        """What tells the launcher to stop the trainer."""
-        return self.model_dir / "EARLY_STOP"
-
-    @property
     def _reference(self) -> Path:
         return self.folder / "reference.json"
 
@@ -99,7 +95,7 @@ class Trained:
             # Or the trainer would rotate checkpoints away that are to be compared.
             wait_until(watcher.database.exists, "the watcher has begun")
             wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready", 500)
-            self._train()
+            self._train(watcher)
             wait_until(lambda: drained(watcher), "all checkpoints have an outcome", 600)
             # It ends when all is projected, too.
             daemon.send_signal(signal.SIGUSR1)
@@ -112,7 +108,7 @@ class Trained:
         named = {Path(prefix).name: values for prefix, values in metrics.items()}
         self._reference.write_text(json.dumps(named))
 
-    def _train(self) -> None:
+    def _train(self, watcher: Watcher) -> None:
         command = [self.python, "-m", "object_detection.model_main_tf2"]
         command += ["--pipeline_config_path", str(self.pipeline), "--checkpoint_every_n", "100"]
         command += ["--model_dir", str(self.model_dir), "--num_train_steps", "100000"]
@@ -128,8 +124,9 @@ class Trained:
             wait_until(lambda: self._hold() or launcher.poll() is not None, "they are there", 400)
             assert launcher.poll() is None, self.launcher_log.read_text()[-4000:]
             # Or it would be well ahead when it is told to stop, and all of it had to be evaluated.
-            with paused(trainer_of(launcher)):
-                wait_until(self.sentinel.exists, "it is told to stop", 400)
+            (trainer,) = children(launcher.pid)
+            with paused(trainer):
+                wait_until(watcher.sentinel.exists, "it is told to stop", 400)
             ended = launcher.wait(400)
         finally:
             launcher.terminate()  # which the trainer gets too
@@ -147,17 +144,6 @@ class Trained:
                 with contextlib.suppress(FileExistsError):
                     (self.first / path.name).hardlink_to(path)
         return len(there) == 3
-
-
-def trainer_of(launcher: subprocess.Popen[bytes]) -> int:
-    """Return the process id of the trainer that a launcher has started."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    (trainer,) = (int(pid) for pid in children if b"model_main_tf2" in command_of(pid))
-    return trainer
-
-
-def command_of(pid: str) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @contextlib.contextmanager

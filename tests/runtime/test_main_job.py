@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from evaluator_client import PROGRAMS, run_program
+from launching import children
 from tensorboards import tensorboard
 from trained import IMAGES, PICTURES, REFERRED, Trained
 from watching import Watcher, alive, cli, wait_until
@@ -268,18 +269,17 @@ def test_an_interpreter_without_tensorflow_is_refused(job: Job, tmp_path: Path):
 
 def test_the_real_worker_dies_with_a_killed_daemon_even_when_it_is_stopped(job: Job):
     daemon = job.watcher.start(*job.flags())
-    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
-    worker = wait_until(lambda: children.read_text().split(), "the worker has started")[0]
+    worker = wait_until(lambda: children(daemon.pid), "the worker has started")[0]
     maps = Path(f"/proc/{worker}/maps")
     wait_until(lambda: "tensorflow" in maps.read_text(), "the worker is at work", 60)
-    os.kill(int(worker), signal.SIGSTOP)
+    os.kill(worker, signal.SIGSTOP)
     try:
         daemon.kill()
         daemon.wait()
-        assert wait_until(lambda: not alive(int(worker)), "the stopped worker is gone")
+        assert wait_until(lambda: not alive(worker), "the stopped worker is gone")
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(worker), signal.SIGKILL)
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_the_launcher_ends_the_unmodified_trainer_after_one_more_whole_checkpoint(job: Job):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from launching import children
 from watching import ROOT, Watcher, alive, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
@@ -25,11 +26,6 @@ def save(manager: Manager, count: int, first_step: int = 100) -> None:
     for number in range(count):
         step = first_step + 100 * number
         manager.save(step, model_tensors(SIZE, f"{step}"))
-
-
-def children(process: subprocess.Popen[bytes]) -> list[int]:
-    tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in tasks.split()]
 
 
 def test_checkpoints_that_were_there_before_are_scored_and_the_best_promoted(watcher: Watcher):
@@ -109,7 +105,7 @@ def test_a_killed_daemon_takes_its_worker_along_and_its_evaluation_is_done_again
     daemon = watcher.start(STUB_HANG="ckpt-2")
     at_work = {"ckpt-1": "scored", "ckpt-2": "leased"}
     wait_until(lambda: watcher.states() == at_work, "ckpt-2 is being evaluated")
-    worker = children(daemon)[0]
+    worker = children(daemon.pid)[0]
     daemon.kill()
     daemon.wait()
     # The stub sets no parent-death signal of its own; end it as the kernel ends the real one.
@@ -126,7 +122,7 @@ def test_a_signal_ends_it_within_ten_seconds_and_returns_the_running_evaluation(
     save(Manager(watcher.model_dir), 1)
     daemon = watcher.start(STUB_SECONDS=60)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
-    worker = children(daemon)[0]
+    worker = children(daemon.pid)[0]
     daemon.send_signal(number)
     assert daemon.wait(timeout=10) == 0
     assert not alive(worker)
@@ -138,7 +134,7 @@ def test_signals_to_all_processes_of_a_job_break_no_evaluation(watcher: Watcher)
     save(Manager(watcher.model_dir), 1)
     process = watcher.start(STUB_SECONDS=0.5)
     wait_until(watcher.evaluations, "an evaluation")
-    for worker in children(process):
+    for worker in children(process.pid):
         os.kill(worker, signal.SIGUSR1)
         os.kill(worker, signal.SIGTERM)
     wait_until(lambda: watcher.states() == {"ckpt-1": "scored"}, "a score")

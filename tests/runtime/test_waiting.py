@@ -21,8 +21,10 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from faults import fork_daemon
 from forks import Fork
+from launching import children
 from locks import locked
-from watching import ROOT, Watcher, wait_until
+from two_gpus import FAKE
+from watching import Watcher, wait_until
 
 from watcher.evaluation.device_lock import DeviceLock, LockFolders
 
@@ -130,8 +132,7 @@ def a_worker_that_waits_to_restart(run: Run) -> Steps:
     run.begin("--retry-seconds", 60, STUB_DIE_IF=dead, STUB_HANG="ckpt-1")
     yield lambda: "ckpt-1" in run.evaluations()
     dead.touch()
-    children = Path(f"/proc/{run.daemon.pid}/task/{run.daemon.pid}/children")
-    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    os.kill(children(run.daemon.pid)[0], signal.SIGKILL)
     yield lambda: run.worker("waiting to restart")
 
 
@@ -141,7 +142,7 @@ def waiting_for_a_device(run: Run) -> Steps:
     locks.mkdir()
     other = DeviceLock(LockFolders(str(locks)), "GPU-a0", label="", run="other")
     run.stack.enter_context(other.take())
-    fake = {"PYTHONPATH": ROOT / "tests" / "fake_nvml", "FAKE_NVML": gpus}
+    fake = {"PYTHONPATH": FAKE, "FAKE_NVML": gpus}
     run.begin("--device", "gpu:0", "--device-lock-dir", locks, **fake)
     yield lambda: run.worker("waiting for the device")
 

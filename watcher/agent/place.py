@@ -23,6 +23,7 @@ class Seat:
     """The device of an agent: looked for, waited for, and had by its worker.
 
     Attributes:
+        wanted: What the watcher asked for.
         choice: The device, or why there is none; None while that is looked for.
         lock: That of a GPU that was asked for.
     """
@@ -31,7 +32,7 @@ class Seat:
         """Begin to look for it, in a thread."""
         self.choice: Choice | ConfigError | WorkerError | None = None
         self.lock: DeviceLock | None = None
-        self._wanted = wanted
+        self.wanted = wanted
         self._ask_at, self._look_at = -math.inf, 0.0
         self._in_thread(self._find)
 
@@ -48,7 +49,7 @@ class Seat:
         self._ask_at = now + _TAKEN_SECONDS
         if choice.is_gpu and (self.lock is None or self.lock.device != choice.device):
             self.withdraw()
-            folders, run = LockFolders(self._wanted.lock_dir), self._wanted.run
+            folders, run = LockFolders(self.wanted.lock_dir), self.wanted.run
             self.lock = DeviceLock(folders, choice.device, label=choice.label, run=run)
         return choice
 
@@ -57,7 +58,7 @@ class Seat:
 
         Whoever looked at the same moment found the same one, and another may be free by now.
         """
-        if self._wanted.device == "auto" and now >= self._look_at:
+        if self.wanted.device == "auto" and now >= self._look_at:
             self._look_at = now + _FREE_SECONDS
             self._in_thread(self._find_free)
 
@@ -70,10 +71,10 @@ class Seat:
         threading.Thread(target=look, daemon=True).start()
 
     def _find(self) -> None:
-        self.choice = find(self._wanted)
+        self.choice = find(self.wanted)
 
     def _find_free(self) -> None:
-        found = find(self._wanted, alone=True)
+        found = find(self.wanted, alone=True)
         if isinstance(found, Choice):
             self.choice = found
 

@@ -97,7 +97,6 @@ class Agent:
 
     def __init__(self, line: FrameLine, scratch: Scratch, guard: Guard) -> None:
         self._line, self._scratch, self._guard = line, scratch, guard
-        self._open: frames.Open | None = None
         self._seat: Seat | None = None
         self._told_wait: str | None = None
         self._look_at = 0.0
@@ -151,8 +150,8 @@ class Agent:
             self._end(frames.Cannot(reason=error.message[:4000]))
         if now - line.heard > AGENT_SILENT_SECONDS:
             raise Over
-        if self.worker is None and self._open and self._seat:
-            self._begin(self._open, self._seat, now)
+        if self.worker is None and self._seat:
+            self._begin(self._seat, now)
         self._pass_held(now)
         if self.worker and not line.is_full:
             self._relay(self.worker)
@@ -189,8 +188,8 @@ class Agent:
 
     def _take(self, frame: frames.Frame, body: bytes, now: float) -> None:
         match frame:
-            case frames.Open() if self._open is None:
-                self._open, self._seat = frame, Seat(frame)
+            case frames.Open() if self._seat is None:
+                self._seat = Seat(frame)
             case frames.Line() if self.worker:
                 self._held.append((frame, body, now + _FILES_SECONDS))
             case frames.Calm() if self.worker:
@@ -214,7 +213,7 @@ class Agent:
 
     # -- from the device to a worker
 
-    def _begin(self, wanted: frames.Open, seat: Seat, now: float) -> None:
+    def _begin(self, seat: Seat, now: float) -> None:
         match seat.choice:
             case ConfigError() as error:
                 self._end(frames.Refused(message=error.message, hint=error.hint))
@@ -223,7 +222,7 @@ class Agent:
         if (choice := seat.due(now)) is None:
             return
         try:
-            self._start(wanted, choice, seat.lock)
+            self._start(seat.wanted, choice, seat.lock)
         except DeviceTaken as error:
             if error.message != self._told_wait:
                 self._told_wait = error.message
