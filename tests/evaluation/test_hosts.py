@@ -128,8 +128,10 @@ def test_what_is_killed_or_stopped_is_noticed_its_lease_goes_back_and_nothing_st
             os.kill(victim, signal.SIGCONT)
     assert evaluations_of(watcher) == {"ckpt-1": 1, "ckpt-2": 1, "ckpt-3": 1}
     attempts = watcher.query("SELECT attempts FROM checkpoints WHERE name = 'ckpt-1'")
-    # Only a worker's own end counts.
-    assert attempts == [{"attempts": 2 if whom == "worker" else 1}]
+    log = watcher.log.read_text()
+    # Only a worker's own end counts; a machine that pauses makes its host silent before that.
+    counts = whom == "worker" and "has said nothing for" not in log
+    assert attempts == [{"attempts": 2 if counts else 1}], log
     daemon.terminate()
     assert daemon.wait(60) == 0
     wait_until(lambda: not processes("watcher", "agent", str(ROOT)), "no agent is left", 90)
