@@ -241,7 +241,7 @@ def test_index_larger_than_any_index_is_not_read(prefix: Path) -> None:
         file.truncate(1 << 40)
     started = time.monotonic()
     assert "larger than" in reason(lambda: verify(prefix))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.slow

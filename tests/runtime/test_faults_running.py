@@ -140,7 +140,7 @@ def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_lef
         daemon.kill(signal.SIGTERM)
         asked = time.monotonic()
         codes.append(daemon.wait())
-        assert time.monotonic() - asked < 10
+        assert time.monotonic() - asked < 30
         if watcher.states():
             rows = watcher.query(
                 "SELECT lease_token, attempts FROM checkpoints WHERE"

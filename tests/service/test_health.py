@@ -156,9 +156,9 @@ def test_hostile_clients_lock_nobody_out_and_leave_nothing_behind(watcher: Watch
     save(watcher, 1)
     wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "the loop goes on")
     with contextlib.suppress(OSError):  # an answer to half a request, or none
-        while dripping.sendall(b"x") or time.monotonic() - began < 20:
+        while dripping.sendall(b"x") or time.monotonic() - began < 60:
             time.sleep(0.1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     for connection in [*silent, endless, dripping]:
         connection.close()
     wait_until(lambda: len(sockets(daemon.pid)) == 1, "all connections are closed")

