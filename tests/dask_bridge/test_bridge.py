@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import yaml
 from dask_cluster import BRIDGE, MISSING, PYTHON, Cluster, certificates, other_python
 from fake_trainer import Manager, model_tensors
-from hosts import AGENT, processes, write_settings
+from hosts import AGENT, agents, processes, write_settings
 from loopback import free_port
 from watching import ROOT, Watcher, wait_until
 
@@ -176,7 +175,7 @@ def test_a_backlog_is_evaluated_on_the_workers_of_a_cluster(
     workers = watcher.status()["workers"]
     assert {one["on"] for one in workers} == {"pool-1/cpu", "pool-2/cpu"}
     assert watcher.stop() == 0
-    wait_until(lambda: not processes("watcher", "agent", str(ROOT)), "no agent is left")
+    wait_until(lambda: not agents(tmp_path), "no agent is left")
 
 
 def test_a_worker_on_another_python_evaluates(cluster: Start, watcher: Watcher, tmp_path: Path):
@@ -269,7 +268,7 @@ def test_what_is_killed_costs_no_attempt_and_the_rest_is_evaluated_once(
     elif what == "bridge":
         os.kill(processes("watcher.dask_bridge", here.address)[0], signal.SIGKILL)
     else:
-        os.kill(processes("watcher agent", str(sys.executable))[0], signal.SIGKILL)
+        os.kill(agents(tmp_path)[0], signal.SIGKILL)
     go.touch()
     pool.all_scored(3)
     assert watcher.stop() == 0

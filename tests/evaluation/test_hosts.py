@@ -19,7 +19,16 @@ from typing import Any
 import pytest
 from fake_trainer import Manager, model_tensors
 from health_client import Client
-from hosts import MISSING, Sshd, environment_there, far, parents, processes, write_settings
+from hosts import (
+    MISSING,
+    Sshd,
+    agents,
+    environment_there,
+    far,
+    parents,
+    processes,
+    write_settings,
+)
 from two_gpus import FAKE, GPUS, Machine, save, scored
 from watching import ROOT, STUB, Watcher, alive, cli, wait_until
 
@@ -134,8 +143,10 @@ def test_what_is_killed_or_stopped_is_noticed_its_lease_goes_back_and_nothing_st
     assert attempts == [{"attempts": 2 if counts else 1}], log
     daemon.terminate()
     assert daemon.wait(60) == 0
-    wait_until(lambda: not processes("watcher", "agent", str(ROOT)), "no agent is left", 90)
-    assert not list(Path(tempfile.gettempdir()).glob("checkpoint-watcher-scratch-*"))
+    wait_until(lambda: not agents(tmp_path), "no agent is left", 90)
+    # Of an agent that is killed its guard removes what is left, after that.
+    temporary = Path(tempfile.gettempdir())
+    wait_until(lambda: not list(temporary.glob("checkpoint-watcher-scratch-*")), "nor its files")
 
 
 def test_what_a_killed_agents_worker_had_started_ends_with_it(
@@ -147,7 +158,7 @@ def test_what_a_killed_agents_worker_had_started_ends_with_it(
     watcher.start(*only_far(tmp_path, far(sshd, "far-1")))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated there")
     worker = worker_there(starts)
-    (child,) = wait_until(lambda: processes("stub-child", str(worker)), "it has a child")
+    (child,) = wait_until(lambda: processes(f"stub-child {worker};"), "it has a child")
     os.kill(agent_of(worker), signal.SIGKILL)
     wait_until(lambda: not alive(worker) and not alive(child), "both are gone")
 

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,13 +115,27 @@ def far(sshd: Sshd, host: str, device: str = "cpu", **more: Any) -> dict[str, An
 
 
 def processes(*words: str) -> list[int]:
-    """Return the ids of the living processes whose command line has all these words."""
+    """Return the ids of the living processes whose command line has all these words.
+
+    Other tests run beside this one: a word must be this test's own, its folder or its port.
+    """
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             pid = int(path.parent.name)
             if all(word in line for word in words) and pid != os.getpid() and alive(pid):
+                found.append(pid)
+    return found
+
+
+def agents(folder: Path) -> list[int]:
+    """Return the ids of the living agents whose environment names the folder of a test."""
+    found = []
+    named = re.compile(re.escape(os.fsencode(folder)) + rb"[/\0]")
+    for pid in processes("watcher agent"):
+        with contextlib.suppress(OSError):
+            if named.search(Path(f"/proc/{pid}/environ").read_bytes()):
                 found.append(pid)
     return found
 

@@ -355,7 +355,7 @@ def main():
         print("ImportError: libcuda.so.1", file=sys.stderr, flush=True)
         os._exit(int(os.environ.get("STUB_DIE", "1")))
     if "STUB_CHILD" in os.environ:
-        subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", "stub-child", str(os.getpid())])
+        subprocess.Popen(["sh", "-c", "while :; do sleep 1; done", "stub-child", f"{os.getpid()};"])
     if "STUB_MUTE" in os.environ:
         time.sleep(600)
     START.update(json.loads(sys.stdin.readline()))
