@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import socket
 from collections.abc import Mapping
 
@@ -11,10 +12,17 @@ Reply = tuple[int, http.client.HTTPMessage | dict[str, str], bytes]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a port that nobody listens on.
+
+    It lies below those that a system gives to connections, so that none takes it before, or while
+    a server starts again.
+    """
+    drawn = random.SystemRandom()
+    while True:
+        port = drawn.randrange(10_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def send(

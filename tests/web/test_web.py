@@ -24,6 +24,7 @@ from urllib.request import urlopen
 import pytest
 from browser import Browser
 from fake_trainer import Manager, model_tensors
+from loopback import free_port
 from made_runs import MAP, Made, learning, make_run, scores
 from noisy_runs import make_noisy
 from recorded_runs import CATEGORIES, record
@@ -498,12 +499,6 @@ def test_a_database_made_anew_is_served_instead_of_the_old_one(tmp_path: Path, s
 
 
 # -- how it starts and ends
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def test_what_cannot_be_served_is_one_error_and_a_hint(tmp_path: Path):
