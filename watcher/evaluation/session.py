@@ -131,6 +131,11 @@ class Session:
         """How long an evaluation may make no progress: longer where it gets what others leave."""
         return self.limits.stall_seconds * (SLOWER if self.stepped_back else 1)
 
+    def step_back(self) -> None:
+        """Have the worker leave the CPU to others, for good."""
+        self.worker.step_back()
+        self.stepped_back = True
+
     def go(self, step: WorkerStep) -> None:
         """Take note of what happened to the worker."""
         self.phase = after(self.phase, step)

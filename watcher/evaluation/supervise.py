@@ -36,6 +36,7 @@ from watcher.evaluation.events import (
     WorksAgain,
 )
 from watcher.evaluation.messages import Part, PartFound, Start
+from watcher.evaluation.peace import Peace
 from watcher.evaluation.phase import Admission, WorkerPhase, WorkerStep
 from watcher.evaluation.session import Limits, Session
 from watcher.protocols import Carrier, Turn
@@ -51,8 +52,6 @@ _STILL_THERE_SECONDS = 0.25
 # How often to ask for a device that another watcher has, and whether others wait for ours.
 _TAKEN_SECONDS = 1.0
 _WANTED_SECONDS = 2.0
-# How often to look for a trainer while there is none.
-_TRAINER_SECONDS = 30.0
 # So long those who wait for a device may take to notice that it is free.
 _GIVE_WAY_SECONDS = 3.0
 
@@ -75,11 +74,10 @@ class Supervisor:
         breaker: What broke off in a row on the device.
         to_check: Returns the prefix of a checkpoint that the set-up has to fit, None for none; it
             is asked for until a worker has been ready.
-        steps_back: Says whether the worker is to leave the CPU to a trainer; asked now and then.
+        peace: Whether the worker is to leave the CPU to a trainer.
         far: The device is another machine's; one of this machine comes first.
         host: Returns what `status` shows of the other machine; None for this one.
         held: Its worker is ready, and waits for one of this machine.
-        rest: How many seconds it rests then for each second of passes.
         admission: What the worker may be given; set by whoever compares machines.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
     """
@@ -90,11 +88,10 @@ class Supervisor:
     device: str = "cpu"
     lock: Turn | None = None
     to_check: Callable[[], str | None] = lambda: None
-    steps_back: Callable[[], bool] = lambda: False
+    peace: Peace = field(default_factory=Peace)
     far: bool = False
     host: Callable[[], dict[str, Any]] | None = None
     held: bool = False
-    rest: float = 0.0
     admission: Admission = Admission.ADMITTED
     phase_at: str | None = None
     wanted: bool = True
@@ -113,7 +110,6 @@ class Supervisor:
     _blocked_at: float = math.inf
     _blocked_long: bool = False
     _said_held_back: bool = False
-    _asked_at: float = -math.inf
 
     @property
     def phase(self) -> WorkerPhase:
@@ -242,18 +238,9 @@ class Supervisor:
         return self.session
 
     def _rest(self, session: Session, now: float) -> float:
-        self._step_back(session, now)
-        return self.rest if session.stepped_back else 0.0
-
-    def _step_back(self, session: Session, now: float) -> None:
-        """Let the worker leave the CPU to a trainer, once one is seen."""
-        if session.stepped_back or now < self._asked_at + _TRAINER_SECONDS:
-            return
-        self._asked_at = now
-        if self.steps_back():
-            session.worker.step_back()
-            session.stepped_back = True
-            self._asked_at = -math.inf
+        if not session.stepped_back and self.peace.asks(now):
+            session.step_back()
+        return self.peace.rest if session.stepped_back else 0.0
 
     def tick(self, now: float) -> list[WorkerEvent]:
         """Start a worker if there is none, and take what the present one has to say.

@@ -24,7 +24,7 @@ from watcher.evaluation.gpus import list_gpus_for
 from watcher.evaluation.messages import PROTOCOL, Start
 from watcher.evaluation.model_garden import ModelGarden
 from watcher.evaluation.od_api import ObjectDetection
-from watcher.evaluation.peace import MOST_REST, REST
+from watcher.evaluation.peace import MOST_REST, REST, Peace
 from watcher.evaluation.session import Limits
 from watcher.evaluation.snapshot import Snapshot
 from watcher.evaluation.supervise import Supervisor
@@ -75,27 +75,24 @@ def make_supervisors(
     for number, choice in enumerate(choices):
         _log.info("device", device=choice.device, reason=choice.reason)
         made = _supervisor(carrier, evaluator, run, choice, number, request, scratch)
-        made.steps_back = _peace(carrier, choice, trainer_is_near)
-        made.rest = MOST_REST if carrier.peace == "max" else REST
+        made.peace = _peace(carrier, choice, trainer_is_near)
         supervisors.append(made)
     for number, table in enumerate(devices.there, len(choices)):
         _log.info("device", device=table.name, launcher=" ".join(table.launching))
         far = _far_supervisor(carrier, evaluator, run, table, number, request)
         if carrier.peace == "max":
-            far.steps_back, far.rest = (lambda: True), MOST_REST
+            far.peace = Peace(lambda: True, MOST_REST)
         supervisors.append(far)
     return supervisors
 
 
-def _peace(
-    carrier: LocalSettings, choice: Choice, trainer_is_near: Callable[[], bool]
-) -> Callable[[], bool]:
-    """Return what says whether a worker is to leave the CPU to others."""
+def _peace(carrier: LocalSettings, choice: Choice, trainer_is_near: Callable[[], bool]) -> Peace:
+    """Return whether a worker is to leave the CPU to others."""
     if carrier.peace == "max":
-        return lambda: True
+        return Peace(lambda: True, MOST_REST)
     # Who sets a niceness means it; and a GPU that waits for its share of the CPU helps nobody.
     gives_way = carrier.peace == "auto" and carrier.nice is None and not choice.is_gpu
-    return trainer_is_near if gives_way else lambda: False
+    return Peace(trainer_is_near, REST) if gives_way else Peace()
 
 
 def far_request(
