@@ -12,7 +12,7 @@ from folder_source import scan
 
 from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.bundle_format import OD_API
-from watcher.checkpoints.pin import identify, pin, release, sweep
+from watcher.checkpoints.pin import has_all_files, identify, pin, release, sweep
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, PinError
 
 
@@ -173,3 +173,16 @@ def test_release_deletes_a_pin_and_leaves_the_trainers_files(model_dir: Path, pi
     release(taken.prefix, pins)
     assert list(pins.iterdir()) == []
     assert verify(model_dir / "ckpt-2").sha256 == taken.sha256
+
+
+@pytest.mark.parametrize("part", ["index", "data-00001-of-00002"])
+def test_a_pin_that_somebody_deleted_a_part_of_is_replaced(model_dir: Path, pins: Path, part: str):
+    save(model_dir, shards=2)
+    found = scan(model_dir)[0]
+    taken = pin(found, pins, OD_API)
+    assert has_all_files(taken.prefix)
+    taken.prefix.with_name(f"ckpt-2.{part}").unlink()
+    assert not has_all_files(taken.prefix)
+    assert pin(found, pins, OD_API).prefix == taken.prefix
+    verify(taken.prefix)
+    assert [entry.name for entry in pins.iterdir()] == [taken.sha256]

@@ -71,6 +71,12 @@ def test_a_name_that_is_none_is_answered_with_the_one_that_was_meant(
     assert f"did you mean {meant}?" in said.stderr.splitlines()[0]
 
 
+@pytest.mark.parametrize("typed", ["1" * 5000, "a" * 60_000, "ckpt\udcff"])
+def test_what_can_be_no_name_is_none_of_this_run(ended: Watcher, typed: str):
+    said = cli("keep", ended.model_dir, typed)
+    assert said.returncode == 1 and "is no checkpoint of this run" in said.stderr
+
+
 def test_another_number_is_another_checkpoint_and_nothing_is_offered(ended: Watcher):
     for name in ("ckpt-33", "33", "ckpt-0"):
         assert "did you mean" not in cli("keep", ended.model_dir, name).stderr

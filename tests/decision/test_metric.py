@@ -95,7 +95,15 @@ def test_an_expression_over_what_was_not_measured_is_no_score(value):
 
 
 @pytest.mark.parametrize(
-    "text", ["mAP / (latency_ms - 10)", "log(mAP - 0.4)", "10 ** (1000 * mAP)"]
+    "text",
+    [
+        "mAP / (latency_ms - 10)",
+        "log(mAP - 0.4)",
+        "10 ** (1000 * mAP)",
+        "(mAP - loss) ** 0.5",
+        "max((mAP - loss) ** 0.5, mAP)",
+        "2 ** (loss ** 90 * 1e9)",
+    ],
 )
 def test_an_expression_that_has_no_finite_value_is_no_score(text):
     assert Metric(text).value(VALUES) is None

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from folder_source import source_of
+from stores import MAP, NOW, add
 from watching import Watcher, cli, wait_until
 
+from watcher.checkpoints.bundle import verify
 from watcher.checkpoints.naming import missing
+from watcher.control.channel import Request
+from watcher.control.commands import Commands
+from watcher.files.slices import Work
+from watcher.store import Store
+from watcher.types import Evaluation
 
 SCORES = json.dumps({"ckpt-1": 0.5, "ckpt-2": 0.6, "ckpt-3": 0.4})
 
@@ -89,3 +100,80 @@ def test_a_checkpoint_is_missing_without_its_index_or_a_shard(tmp_path: Path):
     (tmp_path / "ckpt-2.data-00000-of-00002").touch()
     nowhere = tmp_path / "gone" / "ckpt-1"
     assert missing([whole, half, bare, nowhere]) == {half, bare, nowhere}
+
+
+def test_a_lost_pin_is_made_again_from_best_and_kept_which_stay_whole(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=1)
+    scores = json.dumps({"ckpt-1": 0.9, "ckpt-2": 0.3, "ckpt-3": 0.2})
+    for number in range(1, 4):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+        assert watcher.run("--top-k", 1, STUB_SCORES=scores) == 0
+        if number == 2:
+            assert cli("keep", watcher.model_dir, "ckpt-2").returncode == 0
+    kept = watcher.model_dir / "kept"
+    shutil.rmtree(watcher.database.parent / "pins")
+    assert watcher.run(STUB_SCORES=scores) == 0
+    assert cli("best", watcher.model_dir, "--path").stdout == f"{watcher.best_dir}/ckpt-1\n"
+    verify(watcher.best_dir / "ckpt-1")
+    verify(kept / "ckpt-2")
+    pinned = watcher.query("SELECT name FROM all_checkpoints WHERE pin_path IS NOT NULL")
+    assert pinned == [{"name": "ckpt-1"}, {"name": "ckpt-2"}]
+
+
+def test_what_waits_and_lost_pin_and_copy_is_pinned_again_and_scored(
+    watcher: Watcher, tmp_path: Path
+):
+    go = tmp_path / "go"
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 4):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    watcher.start("--keep-last", 2, STUB_WAIT="ckpt-1", STUB_WAIT_FOR=go)
+    kept = watcher.model_dir / "kept"
+    wait_until(lambda: (kept / "ckpt-3.index").exists(), "it is kept")
+    wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "another one is evaluated")
+    for folder in (watcher.database.parent / "pins").iterdir():
+        if (folder / "ckpt-3.index").exists():
+            shutil.rmtree(folder)
+    (kept / "ckpt-3.index").unlink()
+    wait_until(lambda: "promoted checkpoint lost" in watcher.log.read_text(), "it is noticed")
+    go.touch()
+    wait_until(lambda: set(watcher.states().values()) == {"scored"}, "all are scored")
+    verify(kept / "ckpt-3")
+    assert watcher.stop() == 0
+
+
+def test_a_row_that_waits_without_a_pin_fails_and_ends_nothing(ended: Watcher):
+    with contextlib.closing(sqlite3.connect(ended.database)) as other, other:
+        other.execute(
+            "UPDATE all_checkpoints SET state = 'pending', pin_path = NULL WHERE name = 'ckpt-1'"
+        )
+        other.execute("DELETE FROM evaluations WHERE checkpoint_id = 1")
+        other.execute("DELETE FROM promotions WHERE checkpoint_id = 1")
+    assert ended.run("--exit-when-idle", 0) == 0
+    (row,) = ended.query("SELECT state, reason FROM checkpoints WHERE name = 'ckpt-1'")
+    assert row["state"] == "failed" and "its pin was deleted" in row["reason"]
+
+
+def test_a_pin_that_is_released_while_an_order_goes_on_is_looked_for_anew(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for counter in (1, 2):
+        add(store, counter)
+        lease = store.queue.lease_next(NOW, 60)
+        assert lease is not None
+        measured = Evaluation("a" * 64, 8, {MAP: 0.5})
+        store.ledger.record_score(lease, measured, 0.5, started=NOW, now=NOW)
+    orders = Commands(store, source_of(tmp_path), tmp_path / "pins")
+    looks = orders._has_files
+
+    def reading(checkpoint: dict[str, Any]) -> Work[bool]:
+        found = yield from looks(checkpoint)
+        # A turn of the loop, in which the first place goes to another one.
+        store.queue.forget_pin(2)
+        return found
+
+    monkeypatch.setattr(orders, "_has_files", reading)
+    answer = orders.carry_out(Request(verb="requeue", checkpoints=("ckpt-1", "ckpt-2")), NOW)
+    assert answer.done == ("ckpt-1 (step 100) waits to be evaluated anew",)
+    assert answer.refused == ("ckpt-2 (step 200): its files are gone",)
+    assert store.queue.waiting_ids() == {1}

@@ -96,3 +96,35 @@ def test_the_sentinel_names_the_best_on_the_board_and_else_the_best_of_all(
     stopping_of(settings(tmp_path), store).update(NOW, None)
     notice = read_sentinel(tmp_path / "EARLY_STOP")
     assert notice and notice["best"]["checkpoint"] == "ckpt-1"
+
+
+def test_an_early_stop_waits_for_an_earlier_checkpoint_that_is_tried_again(
+    store: Store, tmp_path: Path
+):
+    given = settings(tmp_path)
+    stopping = stopping_of(given, store)
+    record(store, 1, 0.5)
+    for counter in range(2, 6):
+        add(store, counter)
+    again = store.queue.lease_next(NOW, 60)
+    assert again is not None
+    store.queue.retry_later(again, "out of memory", NOW, 60.0)
+    for _ in range(3):
+        lease = store.queue.lease_next(NOW, 60)
+        assert lease is not None
+        store.ledger.record_score(
+            lease, Evaluation("a" * 64, 8, {MAP: 0.4}), 0.4, started=NOW, now=NOW
+        )
+        stopping.update(NOW, None)
+    assert stopping.patience_left == {"evaluations": 0}
+    assert stopping.decision is None and not given.run.sentinel_path.exists()
+    lease = store.queue.lease_next(NOW + 61, 60)
+    assert lease is not None and lease.name == again.name
+    store.queue.record_failure(lease, "out of memory", NOW + 61)
+    stopping.update(NOW + 61, None)
+    assert stopping.decision is not None and stopping.decision.reason == "patience"
+    assert given.run.sentinel_path.exists()
+    # What stands is not taken back for what somebody wants to be tried once more.
+    store.queue.requeue({"id": lease.checkpoint_id, "name": lease.name}, NOW + 62)
+    stopping.update(NOW + 62, None)
+    assert given.run.sentinel_path.exists()

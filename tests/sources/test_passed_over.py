@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from watching import Watcher, wait_until
 from watcher.checkpoints.bundle_format import MODEL_GARDEN, OD_API
 from watcher.config import Settings
 from watcher.doctor import folders
+from watcher.sources import local
 from watcher.sources.passed_over import Entry, look, passed_over
 
 NOW = 1000.0
@@ -124,3 +129,42 @@ def test_what_the_advice_for_ckpt_0_makes_of_it_is_evaluated(watcher: Watcher):
     assert [found.name for found in scan(watcher.model_dir)] == ["ckpt-1"]
     assert watcher.run() == 0
     assert watcher.states() == {"ckpt-1": "scored"}
+
+
+def test_a_name_in_another_encoding_than_utf_8_is_told_and_stops_nothing(watcher: Watcher):
+    Manager(watcher.model_dir).save(100, model_tensors(500, "0"))
+    odd = watcher.model_dir / os.fsdecode(b"sauv\xe9")
+    odd.mkdir()
+    for file in watcher.model_dir.glob("ckpt-1.*"):
+        shutil.copy(file, odd / file.name)
+    assert watcher.run() == 0
+    assert watcher.states() == {"ckpt-1": "scored"}
+    told = watcher.query("SELECT message FROM events WHERE message LIKE 'not evaluated: sauv%'")
+    assert told[0]["message"].startswith(r"not evaluated: sauv\udce9/ckpt-1: ")
+
+
+def test_a_file_that_cannot_be_looked_at_hides_no_other_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for number in (1, 2):
+        write_checkpoint(tmp_path, f"ckpt-{number}", 100, model_tensors(500, "0"))
+    real = local.os.scandir
+
+    class Bad:
+        name = "ckpt-1.index"
+
+        def inode(self) -> int:
+            return 7
+
+        def stat(self, **_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    @contextlib.contextmanager
+    def scandir(folder: Path):
+        with real(folder) as entries:
+            yield [Bad() if entry.name == Bad.name else entry for entry in entries]
+
+    monkeypatch.setattr(local.os, "scandir", scandir)
+    found = scan(tmp_path)
+    assert [one.name for one in found] == ["ckpt-1", "ckpt-2"]
+    assert found[0].signature[0] == (7, -1, -1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
@@ -132,6 +133,13 @@ def pinning(
             shutil.rmtree(working, ignore_errors=True)
 
 
+def has_all_files(prefix: Path) -> bool:
+    """Tell whether an index and each shard that the names of the others speak of are there."""
+    shards = list(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*"))
+    counts = {shard.name.rpartition("-of-")[2] for shard in shards}
+    return bundle.index_path(prefix).is_file() and counts == {f"{len(shards):05}"}
+
+
 def _take_hold(
     checkpoint: FoundCheckpoint, working: Path, sizes: dict[str, int], opened: contextlib.ExitStack
 ) -> dict[str, BinaryIO]:
@@ -174,6 +182,8 @@ def settling(
     if verified is not None:
         verified.add(seen)
     final = pins_dir / whole.sha256
+    if not _has_sizes(final / prefix.name, sizes):
+        shutil.rmtree(final, ignore_errors=True)  # somebody deleted a part of it
     _move_into_place(prefix.parent, final)
     return replace(whole, prefix=final / prefix.name, method=method)
 
@@ -367,6 +377,15 @@ def _copying(reader: BinaryIO, target: Path, progress: Progress) -> Work[str]:
         set_mode(writer.fileno(), stat.S_IMODE(status.st_mode))
         set_times(writer.fileno(), status)
     return method
+
+
+def _has_sizes(prefix: Path, sizes: dict[str, int]) -> bool:
+    try:
+        for name, size in sizes.items():
+            _require_size(prefix.with_name(name), size)
+    except (OSError, CorruptCheckpoint):
+        return False
+    return bundle.index_path(prefix).is_file()
 
 
 def _shards(name: str, parsed: Bundle) -> dict[str, int]:

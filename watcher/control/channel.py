@@ -20,7 +20,7 @@ import msgspec
 
 from watcher.errors import StoreError
 from watcher.files.atomic_io import replace_file
-from watcher.store.database_file import REQUESTS_NAME
+from watcher.store.database_file import REQUESTS_NAME, encodable
 
 _WAKE = "wake"
 _POLL_SECONDS = 0.05
@@ -117,7 +117,8 @@ def ask(state_dir: Path, request: Request, *, seconds: float = 15.0) -> Answer |
     folder = state_dir / REQUESTS_NAME
     key = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
     try:
-        replace_file(folder / f"{key}.json", msgspec.json.encode(request), mode=0o600)
+        asked = msgspec.json.encode(encodable(msgspec.to_builtins(request)))
+        replace_file(folder / f"{key}.json", asked, mode=0o600)
         _wake(folder)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

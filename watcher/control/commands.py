@@ -17,6 +17,7 @@ import structlog
 from watcher.control.channel import Answer, Request
 from watcher.decision.averages import FEWEST, choose, parse_choice
 from watcher.decision.rank import rankable
+from watcher.errors import WatcherError
 from watcher.files.slices import Job, Progress, Unfinished, Work
 from watcher.promotion.averaging import first_parents
 from watcher.promotion.recall import Recall
@@ -64,6 +65,12 @@ class Commands:
         except Unfinished:
             self._job = job
             raise
+        except WatcherError:
+            raise
+        except Exception as error:
+            # The request lies there until it is answered, and would end each daemon that reads it.
+            _log.exception("a request failed", verb=request.verb)
+            answer = Answer(refused=(f"a fault of checkpoint-watcher: {error!r}",))
         for line in answer.done:
             _log.info(request.verb, done=line)
         for line in answer.refused:
@@ -96,7 +103,9 @@ class Commands:
         for name, checkpoint in found.items():
             if checkpoint is None:
                 refused.append(self._unknown(name))
-            elif not (yield from self._has_files(checkpoint)):
+                continue
+            self._look_again(checkpoint)
+            if not (yield from self._has_files(checkpoint)):
                 said = self._why_not(checkpoint)
                 refused.append(f"{checkpoint['name']} is {checkpoint['state']}: {said}")
             else:
@@ -133,6 +142,7 @@ class Commands:
         for checkpoint in chosen:
             self._take_hold(checkpoint)
         for checkpoint in chosen:
+            self._look_again(checkpoint)
             if checkpoint["state"] in ("pending", "leased"):
                 done.append(f"{_shown(checkpoint)} is waiting already")
             elif checkpoint["state"] in _REFUSED:
@@ -173,6 +183,10 @@ class Commands:
         for checkpoint in found:
             if not (yield from self._has_files(checkpoint)):
                 refused.append(f"{_shown(checkpoint)}: {self._why_not(checkpoint)}")
+        for checkpoint in found if not refused else ():
+            self._look_again(checkpoint)
+            if not checkpoint["pin_path"]:
+                refused.append(f"{_shown(checkpoint)}: its files left meanwhile; ask again")
         if refused:
             return Answer(refused=tuple(refused))
         candidates, parents = first_parents(rows, mode, greedy=request.greedy)
@@ -194,6 +208,12 @@ class Commands:
             what = "promoted" if name == "best" else "evaluated"
             return f"{name}: no checkpoint is {what} yet"
         return f"{name} is no checkpoint of this run{self._store.ledger.suggest(name)}"
+
+    def _look_again(self, checkpoint: dict[str, Any]) -> None:
+        """Read a row anew: turns of the loop went by since, and its pin may be released."""
+        now = checkpoint["sha256"] and self._store.ledger.find(checkpoint["sha256"])
+        if now and now["id"] == checkpoint["id"]:
+            checkpoint.update(now)
 
     def _take_hold(self, checkpoint: dict[str, Any]) -> bool:
         """True when the files are there, or may be; they are linked before any is read."""

@@ -8,19 +8,17 @@ evaluated anew. Nothing is deleted: the damaged database is kept beside the new 
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import replace
 
-from watcher.checkpoints.pin import signature_at, taking_checkpoint
+from watcher.checkpoints.pin import signature_at
 from watcher.decision.metric import parse_metric
 from watcher.errors import StoreError, StoreLost
 from watcher.files.atomic_io import fsync_folder
-from watcher.files.slices import finish
-from watcher.ingest.adopt import adopt_pins, pin_folders, read_pin
+from watcher.files.slices import Progress, finish
+from watcher.ingest.adopt import adopt_pins, pin_folders, read_pin, repinning
 from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BoardFile, Entry, foreign_names, read_board
 from watcher.protocols import CheckpointFormat, CheckpointSource
@@ -113,7 +111,7 @@ def rebuild(
     name = board.run if board else model_dir.name
     uuid = board.run_uuid if board else None
     with Store(fresh, run=name, model_dir=model_dir, now=now, run_uuid=uuid) as store:
-        scored, lost = _restore_board(store, board, best_dir, pins_dir, source.format, now)
+        scored, lost = _restore_board(store, board, best_dir, pins_dir, source, now)
         pending = adopt_pins(store.queue, source, pins_dir, now)
         store.ledger.add_event(now, "rebuilt", "the database was made anew from best/ and the pins")
     old = set_aside(state_dir / DATABASE_NAME)
@@ -129,7 +127,7 @@ def _restore_board(
     board: BoardFile | None,
     best_dir: Path,
     pins_dir: Path,
-    format: CheckpointFormat,
+    source: CheckpointSource,
     now: float,
 ) -> tuple[list[str], list[str]]:
     if board is None:
@@ -140,11 +138,11 @@ def _restore_board(
     names: dict[str, str] = {}
     lost = []
     for entry in sorted(board.checkpoints, key=lambda entry: (entry.generation, entry.global_step)):
-        pin = _find_pin(entry, best_dir, pins_dir, format)
+        pin = _find_pin(entry, best_dir, pins_dir, source)
         if pin is None:
             lost.append(entry.checkpoint)
             continue
-        number = format.number(entry.saved_as) or 0
+        number = source.format.number(entry.saved_as) or 0
         found = FoundCheckpoint(entry.saved_as, number, pin.prefix, signature_at(pin.prefix))
         store.queue.record_pin(found, pin, now, generation=entry.generation)
         assert entry.score is not None  # see `whole_board`
@@ -164,16 +162,12 @@ def _restore_board(
     return [leader.name for leader in leaders], lost
 
 
-def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path, format: CheckpointFormat) -> Pin | None:
+def _find_pin(entry: Entry, best_dir: Path, pins_dir: Path, source: CheckpointSource) -> Pin | None:
     """Return the pin of a promoted checkpoint, made from `best/` where it is gone."""
-    folder = pins_dir / entry.sha256
-    pin = read_pin(folder / entry.saved_as, entry.sha256, format)
-    source = best_dir / entry.checkpoint
-    if pin or not (best := read_pin(source, entry.sha256, format)):
+    folder, copy = pins_dir / entry.sha256, best_dir / entry.checkpoint
+    pin = read_pin(folder / entry.saved_as, entry.sha256, source.format)
+    if pin or not read_pin(copy, entry.sha256, source.format):
         return pin
-    working = pins_dir / f".new-{secrets.token_hex(6)}"
-    working.mkdir(mode=0o700, parents=True)
-    _, method = finish(taking_checkpoint(source, working / entry.saved_as))
     shutil.rmtree(folder, ignore_errors=True)
-    working.rename(folder)
-    return replace(best, prefix=folder / entry.saved_as, method=method)
+    saved_as, sha256 = entry.saved_as, entry.sha256
+    return finish(repinning(copy, saved_as, sha256, source, pins_dir, None, Progress()))

@@ -234,10 +234,12 @@ class Metric:
             ) from error
 
     def _compute(self, parts: Mapping[str, float]) -> float | None:
+        from simpleeval import InvalidExpression
+
         try:
             result = self._evaluate(parts)
-        except (ArithmeticError, ValueError):
-            return None  # a division by 0, the logarithm of 0
+        except (ArithmeticError, ValueError, TypeError, InvalidExpression):
+            return None  # a division by 0, the logarithm of 0, the order of what is no real number
         if result == -1.0:
             # A figure of its own here, not COCO's mark for nothing measured: the next number to it.
             return math.nextafter(-1.0, 0.0)
@@ -247,6 +249,8 @@ class Metric:
         from simpleeval import SimpleEval  # only where an expression is used
 
         result = SimpleEval(names=dict(parts), functions=_FUNCTIONS).eval(self._code)
+        if isinstance(result, complex):
+            raise ArithmeticError("the root of a negative number")
         if isinstance(result, bool) or not isinstance(result, int | float):
             raise TypeError(f"it gives {result!r}, which is not a number")
         return float(result)

@@ -342,6 +342,8 @@ _RULES: dict[str, tuple[str, Callable[[Walk, StopPolicy, Any, float], _Found], b
     "trend": ("trend_below", _trend, True),
 }
 REASONS = tuple(_RULES)
+# What a better score of a checkpoint between would undo.
+WITHOUT_GAIN = ("patience", "patience_steps", "plateau", "trend")
 
 
 def _count(count: int, unit: str) -> str:

@@ -30,6 +30,8 @@ from watcher.protocols import CheckpointSource
 from watcher.store import Store
 from watcher.types import Lease
 
+_UNPINNED = "its pin was deleted, and MODEL_DIR has no more of it"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -144,6 +146,8 @@ class Dispatcher:
         self.machines.admit(self._something_waits(now), now, steady)
         self._given.give_back(self.machines.take_returned(), now)
         self._given.keep(self.pool.leases)
+        for row in self._store.queue.waiting_unpinned(now):
+            self._store.queue.fail_unpinned(row["id"], row["name"], _UNPINNED, now)
         idle = [one for one in self.pool if one.takes]
         given = []
         for supervisor in sorted(idle, key=lambda one: len(one.leases)):

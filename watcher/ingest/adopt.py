@@ -10,13 +10,24 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from watcher.checkpoints import bundle
-from watcher.checkpoints.pin import digest, halves, release, signature_at, sweep
+from watcher.checkpoints.pin import (
+    digest,
+    halves,
+    has_all_files,
+    make_folder,
+    release,
+    signature_at,
+    sweep,
+    taking_checkpoint,
+)
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.slices import Job, Progress, Work, finish
 from watcher.ingest.arrivals import Arrival
@@ -72,7 +83,8 @@ def left_over(
     Half-made pins that lack files and pins that no row needs are deleted.
 
     Returns:
-        The rows whose pin is lost, being made again where the source has the checkpoint yet; then
+        The rows whose pin is lost, being made again where a copy of ours stands on a board, or the
+        source has the checkpoint yet; then
         the pins without a row, being verified. And the numbers of what the source has now, empty
         where there is nothing to mend.
 
@@ -84,13 +96,16 @@ def left_over(
     rows, alone = queue.pinned(), orphans(queue, pins_dir, source.format)
     kept = {row["sha256"] for row in rows} | {one.found.prefix.parent.name for one in alone}
     sweep(pins_dir, kept)
-    lost = [row for row in rows if not bundle.index_path(row["prefix"]).is_file()]
+    lost = [row for row in rows if not has_all_files(row["prefix"])]
+    lost += queue.waiting_unpinned()
     complete = source.complete
     here = {found.name: found for found in source.scan()} if lost or alone else {}
     left = []
     for row in lost:
         found = here.get(row["name"])
-        if found is None and not complete:
+        if copy := _copy_of(queue, row):
+            left.append(_from_copy(copy, row, source, pins_dir, verified, now))
+        elif found is None and not complete:
             shutil.rmtree(pins_dir / row["sha256"], ignore_errors=True)
             left.append(_held_up(row, OSError("it is not known yet what is there"), now))
         else:
@@ -101,6 +116,64 @@ def left_over(
         names = ", ".join(one.found.name for one in alone)
         _log.info("pins that have no row are taken up", checkpoints=names)
     return [*left, *alone], {found.save_counter for found in here.values()}
+
+
+def _copy_of(queue: Queue, row: dict[str, Any]) -> Path | None:
+    """Return where a checkpoint lies in the folder of a board, None for nowhere."""
+    for copy in queue.promoted_as(row["id"]):
+        if has_all_files(copy) and digest(copy) == row["sha256"]:
+            return copy
+    return None
+
+
+def _from_copy(
+    copy: Path,
+    row: dict[str, Any],
+    source: CheckpointSource,
+    pins_dir: Path,
+    verified: Verified | None,
+    now: float,
+) -> Arrival:
+    """Begin to make a lost pin again from `best/`: the trainer may have the checkpoint no more."""
+    work = partial(repinning, copy, row["name"], row["sha256"], source, pins_dir, verified)
+    shutil.rmtree(pins_dir / row["sha256"], ignore_errors=True)
+    lost = FoundCheckpoint(row["name"], 0, row["prefix"], ())
+    _log.warning("a lost pin is made again", checkpoint=row["name"], of=str(copy.parent))
+    return Arrival(lost, now, "unpinned", sha256=row["sha256"], job=Job(work), row=row)
+
+
+def repinning(
+    copy: Path,
+    name: str,
+    sha256: str,
+    source: CheckpointSource,
+    pins_dir: Path,
+    verified: Verified | None,
+    progress: Progress,
+) -> Work[Pin]:
+    """Make a lost pin again from a copy of ours, which may have another name there.
+
+    Args:
+        copy: Its prefix, in `best/` say.
+        name: What the trainer called it.
+        sha256: Of its index, which is to be the same.
+        source: Where it came from once.
+        pins_dir: Folder of the pins.
+        verified: Gets the pin.
+        progress: Is kept up to date.
+
+    Raises:
+        As `CheckpointSource.take` does.
+    """
+    working = make_folder(pins_dir, name)
+    try:
+        index, method = yield from taking_checkpoint(copy, working / name, progress)
+        if hashlib.sha256(index).hexdigest() != sha256:
+            raise CorruptCheckpoint(f"{copy} is another checkpoint")
+        pin = yield from source.settle(working / name, pins_dir, verified, progress)
+        return replace(pin, method=method)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
 
 
 def _pin_again(

@@ -130,7 +130,11 @@ class Arrivals:
         if arrival.row:
             if not pin:
                 _forget(queue, arrival.row, arrival.problem, arrival.at)
-            elif arrival.since < math.inf:
+                return False
+            if arrival.row["pin_path"] is None:
+                path = "/".join(pin.prefix.parts[-2:])
+                queue.note_pin(arrival.row["id"], path, pin.method)
+            if arrival.since < math.inf:
                 queue.put_off(arrival.row["id"], 0.0)  # it need not wait for its pin any more
             return False
         if pin:

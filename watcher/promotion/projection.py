@@ -34,6 +34,8 @@ from watcher.store import PINS_NAME, Store
 from watcher.store.rows import unscored
 from watcher.types import ScoredCheckpoint
 
+# So long what lost its pin, and waits, may be found in MODEL_DIR again before it fails.
+_LOST_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -207,6 +209,8 @@ class Projector:
         except LeaderLost as error:
             _log.error("promoted checkpoint lost", reason=error.message)
             self._store.queue.forget_pin(error.checkpoint_id)
+            # Of what waits to be evaluated: as long as it may be pinned again.
+            self._store.queue.put_off(error.checkpoint_id, now + _LOST_SECONDS)
             self._recall.lost(error.checkpoint_id)
             self._recalled_at = None
             self._lost = True

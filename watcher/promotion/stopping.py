@@ -18,6 +18,7 @@ from watcher.config.policies import stop_policy
 from watcher.config.ranking import RankingSettings
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.stop import (
+    WITHOUT_GAIN,
     StopDecision,
     StopPolicy,
     Walk,
@@ -60,6 +61,7 @@ class Stopping:
         self._odd: frozenset[int] = frozenset()
         self._foreign_told = False
         self._held_told: str | None = None
+        self._awaited: list[str] = []
         self.decision: StopDecision | None = None
         self.patience_left: dict[str, int] = {}
 
@@ -78,6 +80,9 @@ class Stopping:
         counts, before = ledger.fingerprint(), ledger.stopped_by()
         by = before if before != counts and before and ledger.waits_anew() else counts
         self.decision = self._decide(now, by)
+        # One that stands is not taken back for what is asked for once more.
+        if self.decision and not ledger.last_stop() and self._one_between_waits(self.decision):
+            self.decision = None
         reason = self.decision.reason if self.decision else None
         ledger.set_stopping(reason, self.patience_left, by)
         present = read_sentinel(path)
@@ -129,6 +134,17 @@ class Stopping:
         walked = self._follow(policy, fingerprint)
         self.patience_left = patience_left(walked, policy)
         return decide(walked, policy, hours=(now - begun) / 3600)
+
+    def _one_between_waits(self, decision: StopDecision) -> bool:
+        """True while a gain may be in a checkpoint before the last: tried again, or slower."""
+        if self._walk is None or decision.reason not in WITHOUT_GAIN:
+            return False
+        since = self._walk.improved.global_step if self._walk.improved else -1
+        waiting = self._store.queue.unscored_between(since, self._walk.reached)
+        if waiting and waiting != self._awaited:
+            _log.info("an early stop waits for an earlier checkpoint", checkpoint=waiting[0])
+        self._awaited = waiting
+        return bool(waiting)
 
     def _follow(self, policy: StopPolicy, fingerprint: str | None) -> Walk:
         """Return the walk over the newest life, going on from where it was if that is possible."""

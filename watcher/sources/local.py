@@ -6,6 +6,7 @@ Reads names, sizes and permissions; what a checkpoint holds is read when it is t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -25,6 +26,9 @@ from watcher.types import FoundCheckpoint, Pin, Verified
 
 if TYPE_CHECKING:
     from watcher.sources.watch import Watch
+
+# What a disk or a server says of one file, while it lists the folder and gives the others.
+_OF_ONE_FILE = (errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.EBADMSG)
 
 
 class LocalFolder:
@@ -188,6 +192,11 @@ def _signature(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # rotated away between the listing and the look
         return None
+    except OSError as error:
+        if error.errno not in _OF_ONE_FILE:
+            raise
+        # It is listed, so that whoever reads it tells why that cannot be done; the others go on.
+        return (entry.inode(), -1, -1)
     if not stat.S_ISREG(status.st_mode):
         return None
     return (status.st_ino, status.st_size, status.st_mtime_ns)

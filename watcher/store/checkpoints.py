@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from watcher.decision.generation import Life, Save, generation_of
@@ -296,6 +298,31 @@ class Checkpoints:
         )
         return [{**row, "prefix": self._db.pin_prefix(row["pin_path"])} for row in rows]
 
+    def waiting_unpinned(self, due: float = math.inf) -> list[dict[str, Any]]:
+        """Return the pending checkpoints that have lost their pin, and no new one by a time.
+
+        Args:
+            due: Seconds since the epoch; what is put off until later may get one yet.
+
+        Returns:
+            As `pinned`, with the prefix that the pin would have.
+        """
+        rows = self._chosen(
+            "state = 'pending' AND pin_path IS NULL AND not_before_seconds <= ?", due
+        )
+        return [
+            {**row, "prefix": self._db.pin_prefix(f"{row['sha256']}/{row['name']}")} for row in rows
+        ]
+
+    def promoted_as(self, checkpoint_id: int) -> list[Path]:
+        """Return the prefixes of a checkpoint in the folders of the boards that it stands on."""
+        rows = self._db.all(
+            "SELECT path FROM promotions WHERE checkpoint_id = ? AND evicted_at IS NULL"
+            " ORDER BY id",
+            [checkpoint_id],
+        )
+        return [self._db.model_dir / row["path"] for row in rows]
+
     # -- by hand
 
     def evaluated_pins(self) -> list[dict[str, Any]]:
@@ -324,14 +351,15 @@ class Checkpoints:
             self._db.event(now, "requeued", _ANEW, checkpoint["name"])
 
     def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the evaluated checkpoints of these names without a pin, as `evaluated_pins`."""
+        """Return the checkpoints of these names that had a pin once, as `evaluated_pins`."""
         return self._chosen(
-            "pin_path IS NULL AND sha256 IS NOT NULL AND state IN ('scored', 'failed', 'skipped')"
+            "pin_path IS NULL AND sha256 IS NOT NULL"
+            " AND state IN ('scored', 'failed', 'skipped', 'pending')"
             " AND name IN (SELECT value FROM json_each(?))",
             json.dumps(list(names)),
         )
 
-    def _chosen(self, where: str, *arguments: str) -> list[dict[str, Any]]:
+    def _chosen(self, where: str, *arguments: str | float) -> list[dict[str, Any]]:
         return self._db.all(
             "SELECT id, name, state, sha256, global_step, generation, kept, kind, pin_path"
             f" FROM all_checkpoints WHERE run_id = ? AND {where} ORDER BY global_step, id",
@@ -340,5 +368,6 @@ class Checkpoints:
 
     def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
         """Note that a checkpoint which had no pin any more has one again."""
+        again = {"pin_path": pin_path, "pin_method": method, "not_before_seconds": 0}
         with self._db.write():
-            self._db.update("all_checkpoints", checkpoint_id, pin_path=pin_path, pin_method=method)
+            self._db.update("all_checkpoints", checkpoint_id, **again)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from watcher.errors import StoreBusy, StoreError
-from watcher.store.database_file import PINS_NAME, explained
+from watcher.store.database_file import PINS_NAME, encodable, explained
 
 
 class Connection:
@@ -42,9 +42,15 @@ class Connection:
     def all(self, sql: str, arguments: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
         with explained(self.path):
-            cursor = self._sqlite.execute(sql, arguments)
+            cursor = self._execute(sql, arguments)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def _execute(self, sql: str, arguments: Sequence[Any]) -> sqlite3.Cursor:
+        try:
+            return self._sqlite.execute(sql, arguments)
+        except UnicodeEncodeError:
+            return self._sqlite.execute(sql, encodable(arguments))
 
     def one(self, sql: str, arguments: Sequence[Any] = ()) -> dict[str, Any] | None:
         """Return the first row of a query, None when it has none."""

@@ -156,7 +156,7 @@ class RunDatabase(Connection):
 
     def run(self, sql: str, arguments: Sequence[Any] = ()) -> int:
         """Execute one statement inside `write()` and return how many rows it changed."""
-        return self._sqlite.execute(sql, arguments).rowcount
+        return self._execute(sql, arguments).rowcount
 
     def update(self, table: str, id_: int, **columns: Any) -> None:
         """Change columns of one row, inside `write()`."""

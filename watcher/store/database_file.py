@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from watcher.errors import StoreBusy, StoreError, StoreLost, StoreRefused
 
@@ -33,6 +34,21 @@ def iso(seconds: float) -> str:
     """Format seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
     stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return stamp.replace("+00:00", "Z")
+
+
+def encodable(value: Any) -> Any:
+    """Return texts, or whatever holds some, with the odd bytes of a name not in UTF-8 written out.
+
+    Python reads such a name of a file, or of the command line, as text that nothing can encode.
+    """
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {encodable(key): encodable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [encodable(one) for one in value]
+    return value
 
 
 @contextmanager

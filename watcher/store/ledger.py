@@ -10,7 +10,7 @@ import msgspec
 from watcher.decision.metric import Metric, Values
 from watcher.decision.unmeasured import CANNOT_RANK, why_unranked
 from watcher.store.database import RunDatabase
-from watcher.store.database_file import iso
+from watcher.store.database_file import encodable, iso
 from watcher.store.machines import measured_on
 from watcher.store.queue import Queue
 from watcher.store.relocation import recorded_settings
@@ -332,4 +332,7 @@ class Ledger(Rows):
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(encodable(value)).decode()

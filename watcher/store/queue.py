@@ -51,8 +51,9 @@ class Queue(Checkpoints):
         place = "(SELECT key FROM json_each(?) WHERE value = all_checkpoints.id)"
         row = self._db.one(
             "SELECT id, name, global_step, pin_path, attempts FROM all_checkpoints"
-            " WHERE run_id = ? AND state = 'pending' AND not_before_seconds <= ?"
-            " AND attempts <= ? AND id NOT IN (SELECT value FROM json_each(?))"
+            " WHERE run_id = ? AND state = 'pending' AND pin_path IS NOT NULL"
+            " AND not_before_seconds <= ? AND attempts <= ?"
+            " AND id NOT IN (SELECT value FROM json_each(?))"
             f" ORDER BY {f'coalesce({place}, -1),' if after else ''} {QUEUE_ORDER} LIMIT 1",
             [
                 *(self._run_id, now, 0 if untried else sys.maxsize, json.dumps(list(without))),
@@ -341,6 +342,18 @@ class Queue(Checkpoints):
             if row["state"] == "failed" and (max_bytes is None or together <= max_bytes)
         }
 
+    def unscored_between(self, after: int, before: int) -> list[str]:
+        """Return the checkpoints of the newest generation between two global steps that may get
+        their first score of the present evaluation yet, in the order of the steps.
+        """
+        rows = self._db.all(
+            "SELECT name FROM checkpoints c WHERE run_id = ? AND state IN ('pending', 'leased')"
+            " AND generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
+            f" AND global_step > ? AND global_step < ? AND NOT {MEASURED} ORDER BY global_step, id",
+            [self._run_id, after, before],
+        )
+        return [row["name"] for row in rows]
+
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do, averages to be written among them."""
         sql = "SELECT count(*) FROM average_jobs WHERE run_id = ? AND state = 'waiting'"
@@ -353,7 +366,7 @@ class Queue(Checkpoints):
         """
         due: float | None = self._db.value(
             "SELECT min(not_before_seconds) FROM all_checkpoints WHERE run_id = ?"
-            " AND state = 'pending' AND attempts <= ?",
+            " AND state = 'pending' AND pin_path IS NOT NULL AND attempts <= ?",
             [self._run_id, 0 if untried else sys.maxsize],
         )
         return due

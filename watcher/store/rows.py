@@ -51,6 +51,8 @@ _BY_NAME = (
     " BETWEEN c.save_counter - c.saves + 1 AND c.save_counter",
     "length(?2) >= 6 AND c.sha256 LIKE ?2 || '%' AND ?2 NOT GLOB '*[^0-9a-fA-F]*'",
 )
+# Of a file, in bytes; SQLite takes no pattern of any length.
+_LONGEST_NAME = 255
 _NAMING = {
     "best": (
         "?2 = 'best' AND c.id = (SELECT p.checkpoint_id FROM promotions p WHERE p.run_id = r.id"
@@ -338,7 +340,7 @@ class Rows(Connection):
         latest = "c.id DESC"
         if evaluated or wanted == "last":
             latest = f"e.evaluated_at DESC, e.id DESC, {latest}"
-        for where in _NAMING.get(wanted, _BY_NAME):
+        for where in _NAMING.get(wanted, _BY_NAME) if len(wanted) <= _LONGEST_NAME else ():
             row = self.one(
                 f"SELECT {_NAMED} WHERE r.id = ?1 AND {where}"
                 f"{' AND e.id IS NOT NULL' if evaluated else ''} ORDER BY {latest} LIMIT 1",
@@ -351,7 +353,7 @@ class Rows(Connection):
     def suggest(self, wanted: str) -> str:
         """Return the end of a sentence about a name that `find` does not know: what was meant."""
         # Another number is another checkpoint, so of a number that is not there nothing is near.
-        if number := re.fullmatch(r"\D*(\d+)", wanted):
+        if number := re.fullmatch(r"\D*(\d{1,18})", wanted):
             sql = "SELECT name FROM checkpoints WHERE run_id = ? AND saves = 1 AND name GLOB ?"
             name = self.value(sql, [self.run_id, f"*[^0-9]{int(number[1])}"])
             near = [name] if name else []
