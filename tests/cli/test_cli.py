@@ -194,3 +194,13 @@ def test_a_closed_pipe_is_no_traceback(watcher: Watcher):
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["init", "doctor"])
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e20", "0", "86401"])
+def test_a_time_limit_is_more_than_nothing_and_a_day_at_most(
+    command: str, seconds: str, tmp_path: Path
+):
+    ended = cli(command, tmp_path, "--time-limit", seconds)
+    assert ended.returncode == 2, ended.stderr
+    assert "Invalid value for '--time-limit'" in ended.stderr

@@ -131,6 +131,25 @@ def test_run_refuses_folders_and_databases_that_are_not_its_own(
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("runs",)]
 
 
+def test_rebuild_moves_no_database_aside_that_is_not_its_own(bad: dict[str, Path]):
+    said = {"foreign": "of another program", "later": "of a later version of checkpoint-watcher"}
+    before = {name: (bad[name] / "watcher" / "watcher.db").read_bytes() for name in said}
+    errors = ends([["rebuild", bad[name]] for name in said])
+    for error, name in zip(errors, said, strict=True):
+        assert said[name] in error, error
+        state = bad[name] / "watcher"
+        assert (state / "watcher.db").read_bytes() == before[name]
+        assert not [*state.glob("*.damaged-*")] and not [*state.glob("*.new*")]
+
+
+def test_rebuild_waits_for_no_lock_and_moves_no_locked_database_aside(bad: dict[str, Path]):
+    file = bad["foreign"] / "watcher" / "watcher.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        (error,) = ends([["rebuild", bad["foreign"]]])
+    assert "locked" in error and file.exists()
+
+
 def test_a_settings_file_is_refused_with_its_fault(tmp_path: Path):
     said = {
         b"top_k = = 3": "is not TOML",

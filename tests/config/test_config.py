@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 import pytest
 
 from watcher.cli.options import settings_options
-from watcher.config import Settings, load_settings
+from watcher.config import LaunchSettings, Settings, load_as, load_settings
 from watcher.config.policies import boards
 from watcher.errors import ConfigError
 
@@ -48,6 +49,15 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
         ("target", "nan", "target (nan) is invalid: expected a finite number"),
         ("divergence", "inf", "divergence (inf) is invalid: expected a finite number"),
         ("trend_below", "nan", "trend_below (nan) is invalid: expected a finite number"),
+        ("stall_timeout", "nan", "stall_timeout (nan) is invalid: expected a number"),
+        ("poll_seconds", "inf", "poll_seconds (inf) is invalid: expected a finite number"),
+        ("poll_seconds", "1e20", "poll_seconds (1e20) is invalid: expected a number, 31536000 (a"),
+        ("exit_when_idle", "1e20", "exit_when_idle (1e20) is invalid: expected a number, 31536000"),
+        (
+            "veto",
+            [{"metric": "mAP", "drop": math.inf}],
+            "veto ([{'metric': 'mAP', 'drop': inf}]) is",
+        ),
         ("average", "best-3", "average (best-3) is invalid: expected top-K or last-K with K >= 2"),
         ("trend_window", "2", "trend_window (2) is invalid: expected a whole number, 3 or more"),
         ("mode", "best", "mode (best) is invalid: expected one of max, min"),
@@ -65,6 +75,13 @@ def test_a_wrong_value_is_named_with_its_rule_and_its_origin(flag: str, value: o
         load_settings({**REQUIRED, flag: value}, {}, None)
     assert caught.value.message.startswith(rule)
     assert f"--{flag.replace('_', '-')}" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["drain_timeout", "stop_grace_seconds", "restart_seconds"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e20"])
+def test_train_takes_no_time_that_it_cannot_wait_for(name: str, value: str):
+    with pytest.raises(ConfigError, match=rf"{name} \({value}\) is invalid: expected a"):
+        load_as(LaunchSettings, {**REQUIRED, name: value}, {}, None)
 
 
 def test_a_batch_size_is_a_number_or_auto_which_is_the_default():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,39 @@ REFUSED = [
     ({"sentinel": "m"}, "sentinel ({cwd}/m) is the trainer's MODEL_DIR"),
     ({"sentinel": "m/best"}, "sentinel ({cwd}/m/best) is that of best too"),
     ({"eval_dir": "m/watcher"}, "eval_dir ({cwd}/m/watcher) is the watcher's state folder"),
+    (
+        {"sentinel": "m/watcher/watcher.db"},
+        "watcher.db) lies in the watcher's state folder {cwd}/m",
+    ),
+    ({"sentinel": "m/watcher/STOP"}, "STOP) lies in the watcher's state folder {cwd}/m/watcher"),
+    ({"sentinel": "m/watcher/../watcher/lock"}, "lies in the watcher's state folder"),
+    ({"sentinel": "m/best/STOP"}, "lies in best_dir {cwd}/m/best"),
+    ({"sentinel": "k/STOP", "kept_dir": "k"}, "lies in kept_dir {cwd}/k"),
+    ({"sentinel": "m/eval/STOP"}, "lies in eval_dir {cwd}/m/eval"),
+    ({"sentinel": "m/best-averages/STOP"}, "lies in folder of the averages {cwd}/m/best-averages"),
+    (
+        {"sentinel": "m/best-fast/STOP", "board": [{}, {"name": "fast", "metric": "latency_ms"}]},
+        "lies in folder of board fast {cwd}/m/best-fast",
+    ),
+    (
+        {"sentinel": "m/train"},
+        "sentinel ({cwd}/m/train) has the name of a trainer's folder, train/",
+    ),
+    *(
+        ({"sentinel": f"m/{name}"}, f"/m/{name}) has the name of a trainer's file, {name}")
+        for name in (
+            *("checkpoint", "ckpt-3.index", "ckpt-3.data-00000-of-00001", "ckpt-3", "params.yaml"),
+            *("events.out.tfevents.1.host.2.v2", "pipeline.config", "model.ckpt-7.meta"),
+        )
+    ),
+    ({"best_dir": "m/watcher/pins"}, "best_dir ({cwd}/m/watcher/pins) lies in the watcher's state"),
+    ({"best_dir": "s/pins", "state_dir": "s"}, "best_dir ({cwd}/s/pins) lies in the watcher's"),
+    ({"kept_dir": "m/watcher/a/b"}, "kept_dir ({cwd}/m/watcher/a/b) lies in the watcher's state"),
+    ({"eval_dir": "m/watcher/pins"}, "eval_dir ({cwd}/m/watcher/pins) lies in the watcher's"),
+    (
+        {"board": [{}, {"name": "fast", "metric": "latency_ms", "folder": "watcher/pins"}]},
+        "folder of board fast ({cwd}/m/watcher/pins) lies in the watcher's state folder",
+    ),
     ({"eval_dir": "m/best"}, "eval_dir ({cwd}/m/best) is that of best too"),
 ]
 TAKEN: list[dict[str, Any]] = [
@@ -79,6 +114,11 @@ TAKEN: list[dict[str, Any]] = [
     {"target": 2.5, "metric": "latency_ms", "mode": "min"},
     {"eval_cache_mib": 4096, "worker_memory_limit": "8GB"},
     {"eval_dir": "m"},
+    {"sentinel": "m/STOP"},
+    {"sentinel": "elsewhere/stop-training"},
+    # As docs/how-to/bucket.md has it for a bucket that is mounted.
+    {"state_dir": "s", "best_dir": "s/best", "kept_dir": "s/kept", "sentinel": "s/EARLY_STOP"},
+    {"state_dir": "s", "best_dir": "s/best", "model_dir": "s/m", "sentinel": "s/m/EARLY_STOP"},
 ]
 TOLD = [
     ({"replicates": 0, "ties_by": "noise"}, "ties_by (noise) cannot be told with replicates (0)"),
@@ -253,3 +293,49 @@ def test_run_refuses_or_tells_them_at_the_start_and_doctor_has_them(watcher: Wat
     found = json.loads(cli("doctor", watcher.model_dir, "--json", "--time-limit", 1).stdout)
     settings = [one for one in found["findings"] if one["check"] == "settings"]
     assert told in next(one["message"] for one in settings if one["severity"] == "warning")
+
+
+def test_no_file_that_a_run_leaves_in_its_state_folder_can_be_the_sentinel(
+    watcher: Watcher,
+) -> None:
+    manager = Manager(watcher.model_dir)
+    manager.save(100, model_tensors(1000, 1))
+    state = watcher.model_dir.parent / "state"
+    words = ["--state-dir", state, "--patience", 1]
+    watcher.run(*words)
+    for file in [*state.iterdir()]:
+        with pytest.raises(ConfigError, match="lies in the watcher's state folder"):
+            given({"state_dir": str(state), "sentinel": str(file)})
+
+
+def test_every_command_that_makes_settings_refuses_a_trainers_file_as_the_sentinel(
+    watcher: Watcher,
+) -> None:
+    manager = Manager(watcher.model_dir)
+    manager.save(100, model_tensors(1000, 1))
+    state_file = watcher.model_dir / "checkpoint"
+    before, options = state_file.read_bytes(), ["--sentinel", state_file, "--max-steps", 100]
+    options += ["--pipeline-config", watcher.pipeline]
+    for command in (
+        ["run", watcher.model_dir, *options],
+        ["doctor", watcher.model_dir, *options],
+        ["train", "--model-dir", watcher.model_dir, *options, "--", "true"],
+    ):
+        ended = cli(*command)
+        assert ended.returncode == 1, ended.stderr
+        assert f"sentinel ({state_file}) has the name of a trainer's file" in ended.stderr
+        assert "hint: the watcher writes and removes that file" in ended.stderr
+    assert state_file.read_bytes() == before
+
+
+def test_init_writes_no_sentinel_of_before_that_run_would_refuse(watcher: Watcher) -> None:
+    Manager(watcher.model_dir).save(100, model_tensors(1000, 1))
+    watcher.run("--max-steps", 1000)
+    with contextlib.closing(sqlite3.connect(watcher.database)) as db, db:
+        (settings,) = db.execute("SELECT settings FROM runs").fetchone()
+        told = {**json.loads(settings), "sentinel": "checkpoint"}
+        given_at = json.dumps({"sentinel": "--sentinel"})
+        db.execute("UPDATE runs SET settings = ?, given = ?", [json.dumps(told), given_at])
+    ended = cli("init", watcher.model_dir, "-o", "-", "--time-limit", 1)
+    assert ended.returncode == 1, ended.stderr
+    assert "has the name of a trainer's file" in ended.stderr

@@ -68,6 +68,8 @@ def test_a_device_is_named_once():
         ('host = "a"\ndevice = "tpu"', "is invalid: expected cpu, auto, gpu:N"),
         ('host = "a"\npath_map = {"models" = "/m"}', "expected absolute folders in path_map"),
         ('host = "a"\nconnect_timeout = 0', "device[0].connect_timeout"),
+        ('host = "a"\nconnect_timeout = nan', "device[0].connect_timeout"),
+        ('host = "a"\nconnect_timeout = 1e20', "expected a connect_timeout"),
         ('host = "a"\nagent = []', "device[0].agent"),
     ],
 )

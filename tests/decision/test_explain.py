@@ -156,6 +156,22 @@ def test_another_board_is_named_and_an_unknown_one_refused(ended: Watcher):
     assert said.returncode == 1 and "there are: best" in said.stderr
 
 
+def test_another_board_says_that_the_first_one_stops_the_run(watcher: Watcher, tmp_path: Path):
+    manager = Manager(watcher.model_dir, max_to_keep=9)
+    for number in range(1, 6):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    file = tmp_path / "boards.toml"
+    file.write_text('patience = 1\n[[board]]\n[[board]]\nname = "small"\nmetric = "loss"\n')
+    watcher.run("--config", file, STUB_SCORES=json.dumps(SCORES))
+    first, small = told(watcher, "--board", "best"), told(watcher, "--board", "small")
+    assert first["stop"]["reason"] == "patience" and first["stops_by"] == "best"
+    assert small["stops_by"] == "best" and small["rules"] == []
+    assert small["stop"] is None and small["first_stop"] is None
+    assert first.keys() == small.keys()
+    shown = cli("explain", watcher.model_dir, "--board", "small", COLUMNS="120").stdout
+    assert "Stopping goes by the first board, best" in shown and "patience" not in shown
+
+
 def test_before_the_first_score_the_rules_that_are_set_are_named():
     settings = make_settings({"model_dir": "m", "pipeline_config": "p"}, {})
     (board,) = boards(settings.run, settings.ranking)

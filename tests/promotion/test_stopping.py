@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from stores import NOW, add
 
 from watcher.config import Settings
 from watcher.config.policies import stop_policy
-from watcher.promotion.sentinel import read_sentinel
+from watcher.promotion.sentinel import read_sentinel, write_sentinel
 from watcher.promotion.stopping import Stopping
 from watcher.store import Store
 from watcher.types import Evaluation
@@ -128,3 +130,44 @@ def test_an_early_stop_waits_for_an_earlier_checkpoint_that_is_tried_again(
     store.queue.requeue({"id": lease.checkpoint_id, "name": lease.name}, NOW + 62)
     stopping.update(NOW + 62, None)
     assert given.run.sentinel_path.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b'model_checkpoint_path: "ckpt-3"\n', b"", b'{"run": "cats", "schema": 1}', b"\xff"]
+)
+def test_a_file_that_is_no_sentinel_is_neither_overwritten_nor_deleted(
+    store: Store, tmp_path: Path, content: bytes
+):
+    file = tmp_path / "EARLY_STOP"
+    file.write_bytes(content)
+    stopping = stopping_of(settings(tmp_path), store)
+    stopping.update(NOW, None)
+    assert stopping.decision is None and stopping.problem is None
+    for counter, score in enumerate((0.5, 0.1, 0.1, 0.1), start=1):
+        record(store, counter, score)
+    for _ in range(2):
+        stopping.update(NOW, None)
+        assert stopping.decision and file.read_bytes() == content
+        assert stopping.problem and f"{file} is no early-stop file" in stopping.problem
+    told = [one for one in events(tmp_path) if one == "sentinel_in_the_way"]
+    assert len(told) == 1
+    file.unlink()
+    stopping.update(NOW, None)
+    written = read_sentinel(file)
+    assert stopping.problem is None and written and written["reason"] == "patience"
+
+
+def test_an_own_stop_replaces_the_sentinel_of_another_run(store: Store, tmp_path: Path):
+    file, stopping = tmp_path / "EARLY_STOP", stopping_of(settings(tmp_path), store)
+    write_sentinel(file, {"schema": 1, "run": "another", "reason": "patience"})
+    stopping.update(NOW, None)
+    assert (read_sentinel(file) or {})["run"] == "another"
+    for counter, score in enumerate((0.5, 0.1, 0.1, 0.1), start=1):
+        record(store, counter, score)
+    stopping.update(NOW, None)
+    assert (read_sentinel(file) or {})["run"] == store.run_uuid and stopping.problem is None
+
+
+def events(folder: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(folder / "watcher.db")) as db:
+        return [kind for (kind,) in db.execute("SELECT kind FROM events ORDER BY id")]

@@ -250,10 +250,19 @@ def test_patience_writes_the_sentinel_and_other_settings_withdraw_it(watcher: Wa
 
 def test_a_sentinel_of_another_run_is_left_alone(watcher: Watcher):
     save(Manager(watcher.model_dir), 1)
-    watcher.sentinel.write_text('{"run": "someone else"}')
+    theirs = '{"schema": 1, "reason": "patience", "run": "someone else"}'
+    watcher.sentinel.write_text(theirs)
     watcher.run("--patience", 5)
-    assert watcher.sentinel.read_text() == '{"run": "someone else"}'
+    assert watcher.sentinel.read_text() == theirs
     assert "sentinel of another run" in watcher.log.read_text()
+
+
+def test_a_file_that_is_no_sentinel_stays_and_a_stop_it_hides_is_told(watcher: Watcher):
+    save(Manager(watcher.model_dir), 1)
+    watcher.sentinel.write_text("notes of a person")
+    assert watcher.run("--max-steps", 100, "--grace-seconds", 1) == 4
+    assert "the early stop cannot be told" in watcher.log.read_text()
+    assert watcher.sentinel.read_text() == "notes of a person"
 
 
 def test_another_metric_mode_and_k_rank_anew_without_evaluating_again(watcher: Watcher):

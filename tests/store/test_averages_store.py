@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from array import array
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from rich.console import Console
 from stores import MAP, NOW, add, found_and_pinned
 
 from watcher.config.ranking import RankingSettings
 from watcher.decision.metric import parse_metric
 from watcher.promotion.averaging import Averaging
 from watcher.store import Store
+from watcher.store.reading import open_reader
 from watcher.types import Evaluation, Replicated, Replicates
+from watcher.view.look import Looker, as_data
+from watcher.view.overview import Overview
 
 FINGERPRINT = "a" * 64
 
@@ -131,3 +137,20 @@ def test_what_was_missed_at_the_start_of_a_new_life_is_of_it_though_an_average_c
     averaged.queue.record_pin(found, replace(pin, sha256="b" * 64), NOW)
     rows = averaged.ledger.all("SELECT name, generation FROM checkpoints WHERE id > 3")
     assert rows == [{"name": "ckpt-1", "generation": 2}, {"name": "ckpt-2", "generation": 2}]
+
+
+def test_status_counts_the_averages_that_wait(averaged: Store, tmp_path: Path):
+    def seen() -> tuple[int, str]:
+        with open_reader(tmp_path) as reader:
+            look = Looker(reader).look()
+        file = io.StringIO()
+        Console(file=file, width=120).print(Overview(look))
+        return as_data(look, tmp_path)["averages_waiting"], file.getvalue()
+
+    count, shown = seen()
+    assert count == 1 and "1 average waits" in shown and "empty" not in shown
+    write(averaged)
+    assert seen()[0] == 1
+    lease = averaged.queue.lease_next(NOW, 60)
+    assert lease
+    assert seen()[0] == 0

@@ -28,6 +28,7 @@ STATUS_FIELDS = {
         "evaluation",
         "evaluations",
         "waiting",
+        "averages_waiting",
         "queue",
         "queue_seconds_left",
         "best",

@@ -63,13 +63,13 @@ def explain(
     from watcher.view.machines import remarks
 
     with open_reader(state_folder(model_dir, state_dir)) as reader:
-        told = _explained(reader, what_if, board_name)
+        told, stops_by = _explained(reader, what_if, board_name)
         _tell_held(reader)
         machines = remarks(reader, {row.evaluation_id: row.name for row in told.ranking.leaders})
     if json_output:
-        print_json(plain(told, _in_model_dir(told, model_dir), machines))
+        print_json(plain(told, _in_model_dir(told, model_dir), machines, stops_by))
     else:
-        show(drawn(told, _in_model_dir(told, model_dir), machines))
+        show(drawn(told, _in_model_dir(told, model_dir), machines, stops_by))
 
 
 def _tell_held(reader: Any) -> None:
@@ -86,6 +86,7 @@ def _tell_held(reader: Any) -> None:
 
 
 def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) -> Any:
+    """Return the explanation, and by which board it is stopped where that is another one."""
     import time
 
     from watcher.config.policies import boards, require_metrics, stop_policy
@@ -102,6 +103,8 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
     scored = reader.scored()
     averages = [] if board_name else reader.averages_in_place()
+    first = next(iter(made))
+    stops_by = None if board.name == first else first
     keys = {key for metric in board.metrics for key in metric.keys}
     values = reader.values([row.evaluation_id for row in (*scored, *averages)], keys)
     if values:
@@ -131,9 +134,9 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         tied_with=tied_with,
     )
     if not has_intervals(reader):
-        return told
+        return told, stops_by
     ids = [row.evaluation_id for row in told.compared]
-    return with_certainty(told, draws_of(reader, ids, board.metric.keys))
+    return with_certainty(told, draws_of(reader, ids, board.metric.keys)), stops_by
 
 
 def _in_model_dir(told: Any, model_dir: Path) -> set[int]:

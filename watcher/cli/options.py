@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from watcher.config import (
 from watcher.store.database_file import DATABASE_NAME
 
 Command = Callable[..., Any]
+
+_A_DAY = 86400
 
 
 def settings_options(command: Command) -> Command:
@@ -100,11 +103,24 @@ def only_given_option(command: Command) -> Command:
     )(command)
 
 
+class _Seconds(click.FloatRange):
+    """A range that holds no `nan`, which no comparison refuses."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds, or end with what is wrong with them."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
+
+
 def time_limit_option(whose: str) -> Callable[[Command], Command]:
     """Make the `--time-limit` of the commands that ask training environments."""
     return click.option(
         "--time-limit",
-        type=click.FloatRange(min=0, min_open=True),
+        type=_Seconds(min=0, max=_A_DAY, min_open=True),
         default=120.0,
         metavar="SECONDS",
         help=f"How long {whose} training environment may take to answer. [120]",

@@ -26,8 +26,8 @@ def rebuild(model_dir: Path, state_dir: str | None, best_dir: Path | None) -> No
     """Make the database of MODEL_DIR anew from best.json and the pins, after it was lost.
 
     Brings back the run's identity, the promoted checkpoints with their scores, and the pins that
-    wait to be evaluated. Refuses while a watcher runs and when the database is whole. A damaged
-    one is kept beside the new one. Then start `checkpoint-watcher run` again.
+    wait to be evaluated. Refuses while a watcher runs and when the database is whole or is another
+    program's. A damaged one is kept beside the new one. Then start `checkpoint-watcher run` again.
     """
     from watcher.config.source import SourceSettings
     from watcher.control import rebuild as rebuilding

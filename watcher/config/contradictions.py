@@ -8,12 +8,12 @@ database recorded are taken as they are: what was started once can always be loo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import msgspec
 
 from watcher.config.evaluator import ModelGardenSettings
 from watcher.config.launching import LaunchSettings
+from watcher.config.places import refuse_places
 from watcher.config.policies import boards, parse_delta
 from watcher.config.settings import Settings, fields
 from watcher.config.wording import either
@@ -70,12 +70,7 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
                 f" {'--mode' if board is main else 'the board a metric too, and mode'}"
                 f" {board.policy.mode} by hand",
             )
-    sentinel, pipeline = settings.run.sentinel_path, settings.value("pipeline_config")
-    if pipeline and sentinel.resolve() == Path(pipeline).resolve():
-        raise ConfigError(
-            f"sentinel ({sentinel}) is pipeline_config",
-            hint="the watcher writes and removes that file: give it a name of its own",
-        )
+    refuse_places(settings)
     images = settings.ranking.recompute_batch_norm
     if images is not None and isinstance(settings.evaluator, ModelGardenSettings):
         raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from watcher.config.rules import MOST_SECONDS
 from watcher.decision.queue_policy import parse_size
 
 TABLES = "device_tables"
@@ -117,6 +118,8 @@ def check_table(table: DeviceTable) -> None:
     for ours, theirs in table.path_map.items():
         if not (ours.startswith("/") and theirs.startswith("/")):
             raise ValueError("Expected absolute folders in path_map")
+    if not table.connect_timeout <= MOST_SECONDS:
+        raise ValueError(f"Expected a connect_timeout of {MOST_SECONDS} (a year) at most")
     parse_size(str(table.cache_limit))
     own = ("launcher", "python", "path_map", "working_directory")
     if table.host is None and (given := [name for name in own if getattr(table, name)]):

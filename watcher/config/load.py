@@ -24,7 +24,7 @@ from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
 from watcher.config.policies import boards, parse_delta, parse_veto, with_main_board
 from watcher.config.ranking import BoardSettings
-from watcher.config.rules import ENVIRONMENT_PREFIX
+from watcher.config.rules import ENVIRONMENT_PREFIX, MOST_SECONDS
 from watcher.config.run import PATHS
 from watcher.config.service import SECRET, parse_address
 from watcher.config.settings import Settings, defining, fields, names, nested
@@ -309,15 +309,27 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
 }
 
 
+@functools.cache
+def _in_seconds(kind: type[Settings]) -> frozenset[str]:
+    return frozenset(one.name for one in describe(kind) if one.metavar == "SECONDS")
+
+
 def _check_texts(settings: Settings) -> None:
     """Try out what is text with a grammar of its own."""
     for name, value in settings.flat().items():
         # A file's name say, that could not be written down in the database.
         if isinstance(value, str) and value != value.encode(errors="ignore").decode():
             raise msgspec.ValidationError(f"Expected a text in UTF-8 - at `$.{name}`")
-    for name, value in msgspec.structs.asdict(settings.stopping).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise msgspec.ValidationError(f"Expected a finite number - at `$.{name}`")
+        if (
+            isinstance(value, float)
+            and value > MOST_SECONDS
+            and name in _in_seconds(type(settings))
+        ):
+            raise msgspec.ValidationError(
+                f"Expected a number, {MOST_SECONDS} (a year) at most - at `$.{name}`"
+            )
     for name, read in _TEXTS.items():
         value = settings.value(name)
         values = value if name in list_settings() else [value] if value is not None else []

@@ -200,7 +200,7 @@ def parse_veto(value: str | VetoSettings) -> Veto:
             drop = float(number)
         except ValueError:
             drop = -1.0
-        if not name or not 0 <= drop < float("inf"):
-            raise ValueError("expected METRIC:DROP with DROP >= 0, such as AP[person]:0.02")
+    if not name or not 0 <= drop < float("inf"):
+        raise ValueError("expected METRIC:DROP with DROP >= 0, such as AP[person]:0.02")
     metric, mode = parse_directed(name)
     return Veto(metric, mode, drop)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+# A year. The system takes no wait that is much longer, and nobody means one.
+MOST_SECONDS = 365 * 86400
 ENVIRONMENT_PREFIX = "CHECKPOINT_WATCHER_"
 
 Positive = Annotated[int, Meta(ge=1)]

@@ -7,27 +7,30 @@ evaluated anew. Nothing is deleted: the damaged database is kept beside the new 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 
 import msgspec
 
 from watcher.checkpoints.pin import signature_at
 from watcher.decision.metric import parse_metric
-from watcher.errors import StoreError, StoreLost
+from watcher.errors import StoreBusy, StoreError, StoreLost
 from watcher.files.atomic_io import fsync_folder
 from watcher.files.slices import Progress, finish
 from watcher.ingest.adopt import adopt_pins, pin_folders, read_pin, repinning
 from watcher.promotion.placing import look_into
 from watcher.promotion.promote import BoardFile, Entry, foreign_names, read_board
 from watcher.protocols import CheckpointFormat, CheckpointSource
-from watcher.store import Store
+from watcher.store import Store, migrations
 from watcher.store.averages import AVERAGE
 from watcher.store.database_file import (
     DATABASE_NAME,
     PINS_NAME,
     REBUILD_HINT,
+    explained,
     has_run,
     is_whole,
     set_aside,
@@ -87,12 +90,31 @@ def refuse_lost(state_dir: Path, best_dir: Path, format: CheckpointFormat) -> No
 
 
 def require_damage(database: Path) -> None:
-    """Raise StoreError when a database is whole, so that there is nothing to rebuild."""
+    """Raise StoreError when a database is whole, another program's, or of a later version."""
+    _refuse_foreign(database)
     if is_whole(database):
         raise StoreError(
             f"database {database} is whole: there is nothing to rebuild",
             hint="to make it anew all the same, move it away first",
         )
+
+
+def _refuse_foreign(database: Path) -> None:
+    if not database.is_file():
+        return
+    uri = f"{database.as_uri()}?mode=ro"
+    try:
+        with (
+            explained(database),
+            contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.1)) as db,
+        ):
+            migrations.refuse_foreign(db, database)
+    except StoreBusy:
+        raise
+    except StoreError as error:
+        # What cannot be read at all is damaged, whosever it was.
+        if not isinstance(error.__cause__, sqlite3.Error):
+            raise
 
 
 def rebuild(

@@ -75,6 +75,13 @@ def write_sentinel(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, encoded + b"\n", mode=0o644)
 
 
+def is_sentinel(content: dict[str, Any] | None) -> bool:
+    """Tell whether what `read_sentinel` gave is a sentinel, of whichever run."""
+    if not content or not isinstance(content.get("run"), str):
+        return False
+    return isinstance(content.get("schema"), int) and ("reason" in content or "message" in content)
+
+
 def read_sentinel(path: Path) -> dict[str, Any] | None:
     """Return the sentinel's object, None when there is none; a foreign content gives `{}`."""
     try:

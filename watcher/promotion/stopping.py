@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -28,6 +29,7 @@ from watcher.decision.stop import (
     walk,
 )
 from watcher.promotion.sentinel import (
+    is_sentinel,
     read_sentinel,
     same_decision,
     sentinel_content,
@@ -47,6 +49,7 @@ class Stopping:
     Attributes:
         decision: Why training should stop as of now, None to go on.
         patience_left: `evaluations` and `steps` that may still pass without improvement.
+        problem: Why the decision cannot be told, None where it is.
     """
 
     def __init__(
@@ -59,11 +62,12 @@ class Stopping:
         self._basis: tuple[object, ...] = ()
         self._last = 0
         self._odd: frozenset[int] = frozenset()
-        self._foreign_told = False
+        self._foreign_told = self._in_the_way_told = False
         self._held_told: str | None = None
         self._awaited: list[str] = []
         self.decision: StopDecision | None = None
         self.patience_left: dict[str, int] = {}
+        self.problem: str | None = None
 
     def update(self, now: float, best: ScoredCheckpoint | None) -> None:
         """Decide, and make the sentinel say so.
@@ -86,6 +90,8 @@ class Stopping:
         reason = self.decision.reason if self.decision else None
         ledger.set_stopping(reason, self.patience_left, by)
         present = read_sentinel(path)
+        if self._is_in_the_way(present, now):
+            return
         ours = present is not None and present.get("run") == self._store.run_uuid
         if ours and self.decision and by != counts:
             self._tell_held(counts)
@@ -115,6 +121,27 @@ class Stopping:
             write_sentinel(path, content)
             ledger.add_event(now, "stop", self.decision.message)
             _log.info("early stop", reason=self.decision.message, sentinel=str(path))
+
+    def _is_in_the_way(self, present: dict[str, Any] | None, now: float) -> bool:
+        """Tell whether something lies there that is no sentinel: it is somebody's, and stays."""
+        self.problem = None
+        if present is None or is_sentinel(present):
+            self._in_the_way_told = False
+            return False
+        said = f"{self._sentinel} is no early-stop file, so it is left as it is"
+        if not self._in_the_way_told:
+            self._in_the_way_told = True
+            self._store.ledger.add_event(now, "sentinel_in_the_way", said)
+            _log.warning(
+                "what lies in the sentinel's place is none, it is left alone: move it away"
+                " or set --sentinel to another file",
+                path=str(self._sentinel),
+            )
+        if self.decision:
+            self.problem = (
+                f"the early stop cannot be told: {said}; move it away, or set --sentinel to another"
+            )
+        return True
 
     def _tell_held(self, fingerprint: str | None) -> None:
         if self._held_told != fingerprint:

@@ -12,6 +12,7 @@ from watcher.config import FILE_ONLY, Settings, make_settings
 from watcher.config.bucket import is_url, parse_place
 from watcher.config.evaluator import MODEL_GARDEN, OD_API
 from watcher.config.garden_params import params_file
+from watcher.config.places import refuse_places
 from watcher.config.policies import boards
 from watcher.doctor import device, training
 from watcher.doctor.examine import pace
@@ -349,6 +350,7 @@ def _settings(outlook: Outlook, **others: str) -> Settings:
 def _defaults(outlook: Outlook) -> dict[str, Any]:
     """Return what the settings stand for that depend on MODEL_DIR."""
     settings = _settings(outlook)
+    refuse_places(settings)  # as the last run may have been given them, by an earlier version
     try:
         boards(settings.run, settings.ranking)
     except ConfigError:  # told when the file is read

@@ -85,6 +85,15 @@ class Reader(ReadOnly, Rows):
         """Return the view `averages`: what is averaged, and what came of it."""
         return self.all("SELECT * FROM averages")
 
+    def averages_waiting(self) -> int:
+        """Return how many averages are yet to be written or evaluated."""
+        if not self.value("SELECT 1 FROM sqlite_master WHERE name = 'averages'"):
+            return 0  # a database that nothing of today has written yet
+        count: int = self.value(
+            "SELECT count(*) FROM averages WHERE state IN ('waiting', 'pending')"
+        )
+        return count
+
     def other_boards(self) -> list[dict[str, Any]]:
         """Return the view `boards` without the board that `leaderboard` shows, likewise."""
         return self._found(

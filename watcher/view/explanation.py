@@ -19,11 +19,19 @@ from watcher.view.tables import difference, plain_table
 
 _SHOWN = MOST_LEADERS
 _TO_BEST = "to the best, 95 %"
+_NO_STOPPING: dict[str, Any] = {
+    **dict.fromkeys(("evaluations", "last", "last_improvement", "evaluations_since")),
+    **dict.fromkeys(("waits_for", "min_delta", "stop", "first_stop")),
+    "rules": [],
+}
 _OF_DECISION = ("reason", "message", "global_step")
 
 
 def drawn(
-    told: Explanation, in_model_dir: Collection[int] = (), machines: Sequence[Remark] = ()
+    told: Explanation,
+    in_model_dir: Collection[int] = (),
+    machines: Sequence[Remark] = (),
+    stops_by: str | None = None,
 ) -> RenderableType:
     """Draw how a board was ranked, and how the stop stands.
 
@@ -31,6 +39,7 @@ def drawn(
         told: What is to be drawn.
         in_model_dir: Checkpoint ids of those without a pin that the trainer still has.
         machines: What is to be known of scores by the machine that measured them.
+        stops_by: The board that stopping goes by, where that is another one.
     """
     parts: list[RenderableType] = [_heading(told), _board(told, in_model_dir)]
     if (more := len(told.ranking.leaders) - _SHOWN) > 0:
@@ -46,14 +55,22 @@ def drawn(
     parts += [Text(one.sentence, style="yellow") for one in machines]
     if told.board.contradiction:
         parts.append(Text(told.board.contradiction, style="yellow"))
+    if stops_by:
+        return Group(*parts, Text(), Text(f"Stopping goes by the first board, {stops_by}"))
     return Group(*parts, Text(), *_stop(told))
 
 
 def as_json(
-    told: Explanation, in_model_dir: Collection[int] = (), machines: Sequence[Remark] = ()
+    told: Explanation,
+    in_model_dir: Collection[int] = (),
+    machines: Sequence[Remark] = (),
+    stops_by: str | None = None,
 ) -> dict[str, Any]:
-    """Return an explanation as plain data, with stable names; arguments as for `drawn`."""
-    walked, board = told.walked, told.board
+    """Return an explanation as plain data, with stable names; arguments as for `drawn`.
+
+    What is of stopping is null or empty for a board that it does not go by.
+    """
+    board = told.board
     return {
         "board": board.name,
         "metric": board.metric.text,
@@ -70,6 +87,14 @@ def as_json(
         "unranked": [row.name for row in told.unranked],
         "machines": [asdict(one) for one in machines],
         "generation": told.generation,
+        "stops_by": stops_by or board.name,
+        **(_NO_STOPPING if stops_by else _stopping(told)),
+    }
+
+
+def _stopping(told: Explanation) -> dict[str, Any]:
+    walked = told.walked
+    return {
         "evaluations": walked.evaluations,
         "last": walked.last and _row(walked.last),
         "last_improvement": walked.improved and _row(walked.improved),

@@ -59,6 +59,7 @@ class Look(msgspec.Struct, frozen=True):
         caution: Which categories have too few objects for their scores, None for none.
         starting: What the worker does that is not ready yet and for how long, None where that is
             not known.
+        averages_waiting: How many averages are yet to be written or evaluated, none of `waiting`.
         machines: Which scores with a place are not known to be those of the others' machine.
     """
 
@@ -83,6 +84,7 @@ class Look(msgspec.Struct, frozen=True):
     caution: str | None = None
     starting: str | None = None
     machines: tuple[str, ...] = ()
+    averages_waiting: int = 0
 
     @property
     def status(self) -> dict[str, Any]:
@@ -248,6 +250,7 @@ class Looker:
             caution=self._caution,
             starting=_starting(run["status"]) if running else None,
             machines=self._machines,
+            averages_waiting=reader.averages_waiting(),
         )
 
     def _follow_curve(self, run: dict[str, Any]) -> tuple[tuple[int, float], ...]:
@@ -285,6 +288,7 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
         "evaluations": look.running_now,
         "hosts": (look.status.get("hosts") or []) if look.running else [],
         "waiting": look.waiting,
+        "averages_waiting": look.averages_waiting,
         "queue": look.queue,
         "queue_seconds_left": look.queue_seconds,
         "best": look.best,

@@ -144,7 +144,7 @@ def _head(look: Look) -> RenderableType:
         facts.add_row("host", _host(host))
     if look.running and look.status.get("files"):
         facts.add_row("files", Text(look.status["files"]))
-    if look.current or look.waiting:
+    if look.current or look.waiting or look.averages_waiting:
         facts.add_row("queue", _queue(look))
     facts.add_row("so far", _counts(look.states))
     if left := _patience(look):
@@ -201,14 +201,16 @@ def _progress(current: dict[str, Any]) -> RenderableType:
 
 
 def _queue(look: Look) -> Text:
+    count = look.averages_waiting
+    averages = count and f"{count} average{' waits' if count == 1 else 's wait'}"
     if not look.waiting:
-        return Text("empty")
+        return Text(averages or "empty")
     names = ", ".join(row["checkpoint"] for row in look.queue[:_BOARD_ROWS])
     more = look.waiting - min(len(look.queue), _BOARD_ROWS)
     said = f"{look.waiting} waiting: {names}" + (f" and {more} more" if more else "")
     if look.queue_seconds is not None:
         said += f"; done in {seconds_text(look.queue_seconds)} at this pace"
-    return Text(said)
+    return Text(f"{said}; {averages}" if averages else said)
 
 
 def _counts(states: dict[str, int]) -> Text:
