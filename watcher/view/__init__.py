@@ -19,7 +19,9 @@ def make_console() -> Console:
     from rich.console import Console
 
     width = _PIPE_COLUMNS if _into_a_pipe() else None
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    # rich would draw nothing at all where COLUMNS is 0.
+    seen = {name: value for name, value in os.environ.items() if name != "COLUMNS" or _asked()}
+    return Console(width=width, markup=False, emoji=False, highlight=False, _environ=seen)
 
 
 def show(drawn: RenderableType) -> None:
@@ -40,4 +42,10 @@ def picture_columns(room: int) -> int:
 
 
 def _into_a_pipe() -> bool:
-    return not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return not sys.stdout.isatty() and not _asked()
+
+
+def _asked() -> bool:
+    """True where COLUMNS asks for a width: 0, and what is no number, ask for none."""
+    columns = os.environ.get("COLUMNS", "")
+    return columns.isdecimal() and int(columns) > 0
