@@ -21,6 +21,7 @@ from watcher.cli.failures import (
     end,
     prepare_streams,
 )
+from watcher.cli.variables import warn_of_unknown
 
 # What others call them.
 _MEANT = {
@@ -91,7 +92,8 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="checkpoint-watcher")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Keep the best checkpoints of a TensorFlow Object Detection API training run.
 
     Beside an unmodified model_main_tf2, or Model Garden's official.vision.train, `run` pins each
@@ -104,6 +106,9 @@ def cli() -> None:
     already runs on this model_dir, 4 a run that ended with work left that it could not do, 70 a
     fault of checkpoint-watcher itself, 130 Ctrl-C.
     """
+    # These read no settings, and others read what they say.
+    if context.invoked_subcommand not in ("agent", "completion"):
+        warn_of_unknown()
 
 
 cli.params.append(debug_option())
