@@ -54,9 +54,13 @@ def test_a_model_dir_whose_parent_is_missing_is_not_waited_for(run_here, tmp_pat
 
 def test_a_missing_model_dir_is_waited_for_when_asked(watcher: Watcher):
     watcher.model_dir.rmdir()
+    near = watcher.model_dir.with_name("modle_dir")
+    near.mkdir()
     daemon = watcher.start("--wait-for-model-dir", "--exit-when-idle", "1")
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.wait(1.5)
+    waits = f"waiting for {watcher.model_dir}, which does not exist yet: did you mean {near}?\n"
+    assert watcher.log.read_text() == waits
     Manager(watcher.model_dir).save(100, model_tensors(1000, "a"))
     assert daemon.wait(20) == 0
     assert watcher.states() == {"ckpt-1": "scored"}

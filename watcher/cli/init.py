@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from watcher.cli import completing
+from watcher.cli.meant import lookalike
 from watcher.cli.options import time_limit_option
 from watcher.cli.settings_help import examples
 from watcher.cli.sources import FILE_HERE
@@ -105,6 +106,8 @@ def init(
         click.echo(f"{name + ' ':.<24} {found.value}{why}", err=True)
     for name, gap in outlook.gaps.items():
         click.echo(f"{name + ' ':.<24} TO FILL IN: {gap}", err=True)
+    if near := lookalike(Path(model_dir)):
+        click.echo(f"warning: {model_dir} does not exist yet: did you mean {near}?", err=True)
     if not to_screen:
         file = shlex.quote(str(output))
         click.echo(f"\nwrote {output}. Next:", err=True)

@@ -120,6 +120,13 @@ def lookalike_told(model_dir: str | None) -> Iterator[None]:
         raise type(error)(error.message, hint=f"{meant} If not: {error.hint}") from error
 
 
+def tell_absent(model_dir: Path) -> None:
+    """Say on standard error that a MODEL_DIR is waited for, and which one may be meant instead."""
+    near = lookalike(model_dir)
+    meant = f": did you mean {near}?" if near else ""
+    click.echo(f"waiting for {model_dir}, which does not exist yet{meant}", err=True)
+
+
 def in_order(command: str, given: str | None, extra: Iterable[str]) -> str:
     """Return the end of a sentence about arguments too many: the command line that was meant."""
     words = [*([given] if given else []), *extra]
