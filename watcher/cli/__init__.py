@@ -21,6 +21,7 @@ from watcher.cli.failures import (
     end,
     prepare_streams,
 )
+from watcher.cli.meant import refuse_empty
 from watcher.cli.variables import warn_of_unknown
 
 # What others call them.
@@ -68,7 +69,10 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name in self.names or name.startswith("-") or ctx.resilient_parsing:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
+            if found[1] and not ctx.resilient_parsing:
+                refuse_empty(found[1], found[2], ctx)
+            return found
         meant = [command for command, words in _MEANT.items() if name in words]
         close = meant or difflib.get_close_matches(name, self.names, cutoff=0.5)
         raise click.UsageError(f"No such command {name!r}.{did_you_mean(close)}", ctx)
