@@ -20,6 +20,7 @@ from watcher.cli.failures import (
     did_you_mean,
     end,
     prepare_streams,
+    reader_left,
 )
 from watcher.cli.meant import refuse_empty
 from watcher.cli.variables import warn_of_unknown
@@ -131,13 +132,16 @@ def main() -> None:
     prepare_streams()
     if os.environ.get(COMPLETE_VARIABLE, "").endswith("_complete"):
         _complete()
-    code = 0
+    code, output = 0, sys.stdout
     try:
         # Also when it is started as `python -m watcher`.
         returned = cli(standalone_mode=False, prog_name=PROGRAM)
         code = returned if isinstance(returned, int) else 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        # click ends with 1 at any broken pipe, and puts another stream in the place of this one.
+        if sys.stdout is not output and reader_left():
+            code = 0
     except BaseException as error:
         code = end(error)
     if (unwritten := close_output()) and code == 0:

@@ -27,13 +27,14 @@ def make_console() -> Console:
 def show(drawn: RenderableType) -> None:
     """Print what is drawn on standard output."""
     console = make_console()
-    if not _into_a_pipe():
-        console.print(drawn)
-        return
+    # Where the reader has left rich would end the process, with an exit code of its own.
     with console.capture() as captured:
         console.print(drawn)
-    # A cell is as wide as the widest of its column, with blanks; a pager would break the lines.
-    sys.stdout.write("".join(f"{line.rstrip(' ')}\n" for line in captured.get().split("\n")[:-1]))
+    text = captured.get()
+    if _into_a_pipe():
+        # A cell is as wide as the widest of its column, with blanks; a pager would break the lines.
+        text = "".join(f"{line.rstrip(' ')}\n" for line in text.split("\n")[:-1])
+    sys.stdout.write(text)
 
 
 def picture_columns(room: int) -> int:
