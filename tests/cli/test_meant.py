@@ -190,6 +190,23 @@ def test_every_command_takes_model_dir_from_the_settings_file_here(
     assert said.stderr.count("./checkpoint-watcher.toml") == 1
 
 
+def test_json_is_printed_or_refused(ended: Watcher):
+    run = str(ended.model_dir)
+    for words in (["best", run, "--path"], ["average", run, "ckpt-1", "ckpt-3"]):
+        said = CliRunner().invoke(commands, [*words, "--json"])
+        assert (said.exit_code, said.stdout) == (2, ""), words
+        assert "--json" in said.stderr.splitlines()[-1]
+
+
+def test_a_report_goes_to_standard_output_when_asked(
+    ended: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(commands, ["web", str(ended.model_dir), "--export", "-"])
+    assert said.exit_code == 0 and said.stdout.startswith("<!doctype html>"), said.output
+    assert said.stdout.rstrip().endswith("</html>") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_words_move_up_where_the_settings_file_names_model_dir(ended: Watcher, desk: Path):
     for words in (["metrics", "100", "--json"], ["compare", "last", "best", "--json"]):

@@ -75,6 +75,8 @@ def average(
                 raise click.UsageError(f"--{flag} needs checkpoints, or --top, or --last")
         _show(state, json_output)
         return
+    if json_output:
+        raise click.UsageError("--json shows the averages there are: leave it out to ask for one")
     from watcher.cli.asking import carry_out
     from watcher.control.channel import Request
 
