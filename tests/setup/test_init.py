@@ -192,6 +192,10 @@ def test_nothing_is_overwritten_unless_forced(init, tmp_path: Path):
         "error: checkpoint-watcher.toml is there already",
         "hint: name another one with -o, or overwrite with --force",
     ]
+    assert init("-o", ".", "--force").stderr.splitlines() == [
+        "error: . is a folder",
+        "hint: name the file to write, -o checkpoint-watcher.toml say",
+    ]
     assert init("--force").returncode == 0
     assert file.read_text() != "mine"
 

@@ -77,6 +77,10 @@ def init(
     from watcher.setup.settings_file import render
 
     to_screen = str(output) == "-"
+    if output.is_dir():
+        raise ConfigError(
+            f"{output} is a folder", hint=f"name the file to write, -o {output / FILE_HERE} say"
+        )
     if not to_screen and output.exists() and not force:
         raise ConfigError(
             f"{output} is there already", hint="name another one with -o, or overwrite with --force"
