@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from watching import CLI, Watcher, cli, wait_until
 
+from watcher.cli import cli as commands
 from watcher.store import Store
 
 FAULTY = (
@@ -165,10 +167,41 @@ def test_a_settings_file_is_refused_with_its_fault(tmp_path: Path):
         file = tmp_path / f"{number}.toml"
         file.write_bytes(b'pipeline_config = "p"\n' + content)
         asked += [["run", tmp_path, "--config", file]]
-    asked += [["run", "", "--pipeline-config", "p"], ["run", tmp_path, "--config", tmp_path]]
-    expected = [*said.values(), "model_dir () is invalid", "Is a directory"]
+    asked += [["run", tmp_path, "--config", tmp_path]]
+    expected = [*said.values(), "Is a directory"]
     for words, error, what in zip(asked, ends(asked), expected, strict=True):
         assert what in error, (words, error)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["metrics", ".", ""], "[CHECKPOINT]"),
+        (["status", ""], "[MODEL_DIR]..."),
+        (["best", ".", ""], "[MODEL_DIR]..."),
+        (["leaderboard", ""], "[MODEL_DIR]..."),
+        (["explain", ".", "--board", ""], "--board"),
+        (["explain", ".", "--board="], "--board"),
+        (["plot", ".", "--metric", "mAP", "--metric", ""], "--metric"),
+        (["run", "", "--pipeline-config", "p"], "[MODEL_DIR]"),
+        (["run", ".", "--tie-break", ""], "--tie-break"),
+        (["init", ""], "MODEL_DIR"),
+        (["train", "--state-dir", "", "--", "python"], "--state-dir"),
+    ],
+)
+def test_an_empty_text_is_wrong_usage(words: list[str], named: str, tmp_path: Path):
+    ended = CliRunner().invoke(commands, words)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert f"Usage: cli {words[0]} " in ended.stderr
+    assert ended.stderr.endswith(f"'{named}': it is empty\n"), ended.stderr
+
+
+def test_an_empty_word_of_the_trainers_command_is_its_own():
+    for words in (["--", "python", ""], ["--", "python", "--flag="]):
+        ended = CliRunner().invoke(commands, ["train", *words])
+        assert "it is empty" not in ended.output and ended.exit_code == 1, ended.output
+    units = ["install-units", ".", "--run", "a", "--trainer-flags", "", "--dry-run"]
+    assert "it is empty" not in CliRunner().invoke(commands, units).output
 
 
 def test_a_name_that_is_not_utf_8_is_refused_by_run_and_read_by_the_others(watcher: Watcher):

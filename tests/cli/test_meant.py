@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fake_trainer import Manager, model_tensors
+from made_runs import make_run
 from watching import STUB, Watcher, cli
 
 from watcher.cli import cli as commands
@@ -194,6 +195,62 @@ def test_every_command_takes_model_dir_from_the_settings_file_here(
     assert said.exit_code == 0, said.output
     assert said.stderr.startswith(f"MODEL_DIR from ./checkpoint-watcher.toml: {ended.model_dir}\n")
     assert said.stderr.count("./checkpoint-watcher.toml") == 1
+
+
+def test_json_is_printed_or_refused(ended: Watcher):
+    run = str(ended.model_dir)
+    for words in (["best", run, "--path"], ["average", run, "ckpt-1", "ckpt-3"]):
+        said = CliRunner().invoke(commands, [*words, "--json"])
+        assert (said.exit_code, said.stdout) == (2, ""), words
+        assert "--json" in said.stderr.splitlines()[-1]
+
+
+def test_a_report_goes_to_standard_output_when_asked(
+    ended: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(commands, ["web", str(ended.model_dir), "--export", "-"])
+    assert said.exit_code == 0 and said.stdout.startswith("<!doctype html>"), said.output
+    assert said.stdout.rstrip().endswith("</html>") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "metrics A best",
+        "explain A",
+        "average A",
+        "resume A",
+        "keep A ckpt-1 --undo",
+        "requeue A ckpt-9",
+    ],
+)
+def test_the_one_run_below_a_folder_is_found_by_every_command(ended: Watcher, words: str):
+    above, run = str(ended.model_dir.parent), str(ended.model_dir)
+    told = [
+        CliRunner().invoke(commands, [folder if word == "A" else word for word in words.split()])
+        for folder in (run, above, run)
+    ][1:]  # the first resumes, and the others have nothing to resume
+    assert "no database" not in told[0].stderr
+    assert (told[0].exit_code, told[0].output) == (told[1].exit_code, told[1].output)
+
+
+def test_a_wrong_what_if_is_told_what_is_wrong(ended: Watcher):
+    def hint(pair: str) -> str:
+        said = cli("explain", ended.model_dir, "--what-if", pair)
+        assert said.returncode == 1
+        return said.stderr.splitlines()[-1]
+
+    assert hint("patience") == "hint: give it a value: --what-if patience=VALUE"
+    assert hint("patienc=3") == "hint: did you mean patience?"
+    assert hint("patience=0").startswith("hint: it was set by --what-if patience;")
+
+
+def test_without_scores_last_is_not_offered_in_place_of_best(tmp_path: Path):
+    make_run(tmp_path, [])
+    said = cli("compare", tmp_path, "best", "last")
+    assert said.returncode == 1 and "error: no checkpoint is evaluated yet" in said.stderr
+    assert "`last`" not in said.stderr
 
 
 @pytest.mark.slow

@@ -16,6 +16,15 @@ from watcher.errors import ConfigError
 REQUIRED = {"model_dir": "m", "pipeline_config": "p"}
 
 
+@pytest.mark.parametrize("text", ["loss:up", "mAP:Min", "", "loss:"])
+def test_a_tie_break_without_max_or_min_is_told_what_is_expected(text: str):
+    with pytest.raises(
+        ConfigError, match=r"^tie_break \(.*\) is invalid: .*max or.* ?min"
+    ) as caught:
+        load_settings({**REQUIRED, "tie_break": [text]}, {}, None)
+    assert "--tie-break" in (caught.value.hint or "")
+
+
 def test_a_flag_overrides_the_environment_which_overrides_the_file(tmp_path: Path):
     file = tmp_path / "run.toml"
     file.write_text('top_k = 1\npatience = 1\nmetric = "a"\n')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import STUB, Watcher, cli
+from watching import ROOT, STUB, Watcher, cli
 
 from watcher.config import (
     FILE_ONLY,
@@ -73,7 +73,12 @@ def init(watcher: Watcher, tmp_path: Path):
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={"PATH": path, "HOME": str(tmp_path / "home"), **variables},
+            env={
+                "PATH": path,
+                "HOME": str(tmp_path / "home"),
+                "PYTHONPATH": str(ROOT),
+                **variables,
+            },
             timeout=60,
         )
 
@@ -187,6 +192,10 @@ def test_nothing_is_overwritten_unless_forced(init, tmp_path: Path):
         "error: checkpoint-watcher.toml is there already",
         "hint: name another one with -o, or overwrite with --force",
     ]
+    assert init("-o", ".", "--force").stderr.splitlines() == [
+        "error: . is a folder",
+        "hint: name the file to write, -o checkpoint-watcher.toml say",
+    ]
     assert init("--force").returncode == 0
     assert file.read_text() != "mine"
 
@@ -205,6 +214,18 @@ def test_a_model_dir_that_is_yet_to_come_is_waited_for_and_a_wrong_one_refused(
         assert ended.returncode == 1 and error.startswith("error: model_dir"), error
     ended = init("-o", "/nowhere/file.toml")
     assert ended.stderr.splitlines()[-2].startswith("error: cannot write /nowhere/file.toml")
+
+
+def test_a_mistyped_model_dir_is_answered_with_the_one_beside_it_and_waited_for_all_the_same(
+    init, watcher: Watcher, tmp_path: Path
+):
+    environment(tmp_path / "env")
+    ended = init("-o", "typo.toml", model_dir=tmp_path / "modle_dir")
+    meant = f"{tmp_path / 'modle_dir'} does not exist yet: did you mean {watcher.model_dir}?"
+    assert ended.returncode == 0 and f"warning: {meant}\n" in ended.stderr
+    assert "did you mean" not in init("-o", "right.toml").stderr
+    other = init("-o", "other.toml", model_dir=tmp_path / "unlike")
+    assert "did you mean" not in other.stderr
 
 
 def test_after_a_run_its_settings_are_the_ones_that_were_found(

@@ -168,6 +168,17 @@ def test_into_a_pipe_no_cell_is_cut_or_folded_and_no_line_ends_with_blanks(
     assert max(map(len, told)) <= 60, "unless COLUMNS says how wide it may be"
 
 
+@pytest.mark.parametrize("columns", ["0", "abc", ""])
+def test_a_width_that_is_none_is_the_usual_one(
+    two: Path, columns: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for command in ("leaderboard", "best"):
+        usual = cli(command, two).stdout
+        assert usual and cli(command, two, COLUMNS=columns).stdout == usual
+    assert "ckpt-2" in cli("status", two, COLUMNS=columns).stdout
+
+
 def test_into_a_pipe_a_curve_is_as_wide_as_a_page(two: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     for command, side in (("status", "│ "), ("plot", "┤")):

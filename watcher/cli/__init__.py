@@ -20,7 +20,10 @@ from watcher.cli.failures import (
     did_you_mean,
     end,
     prepare_streams,
+    reader_left,
 )
+from watcher.cli.meant import refuse_empty
+from watcher.cli.variables import warn_of_unknown
 
 # What others call them.
 _MEANT = {
@@ -67,7 +70,10 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name in self.names or name.startswith("-") or ctx.resilient_parsing:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
+            if found[1] and not ctx.resilient_parsing:
+                refuse_empty(found[1], found[2], ctx)
+            return found
         meant = [command for command, words in _MEANT.items() if name in words]
         close = meant or difflib.get_close_matches(name, self.names, cutoff=0.5)
         raise click.UsageError(f"No such command {name!r}.{did_you_mean(close)}", ctx)
@@ -91,7 +97,8 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="checkpoint-watcher")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Keep the best checkpoints of a TensorFlow Object Detection API training run.
 
     Beside an unmodified model_main_tf2, or Model Garden's official.vision.train, `run` pins each
@@ -104,6 +111,9 @@ def cli() -> None:
     already runs on this model_dir, 4 a run that ended with work left that it could not do, 70 a
     fault of checkpoint-watcher itself, 130 Ctrl-C.
     """
+    # These read no settings, and others read what they say.
+    if context.invoked_subcommand not in ("agent", "completion"):
+        warn_of_unknown()
 
 
 cli.params.append(debug_option())
@@ -122,13 +132,16 @@ def main() -> None:
     prepare_streams()
     if os.environ.get(COMPLETE_VARIABLE, "").endswith("_complete"):
         _complete()
-    code = 0
+    code, output = 0, sys.stdout
     try:
         # Also when it is started as `python -m watcher`.
         returned = cli(standalone_mode=False, prog_name=PROGRAM)
         code = returned if isinstance(returned, int) else 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        # click ends with 1 at any broken pipe, and puts another stream in the place of this one.
+        if sys.stdout is not output and reader_left():
+            code = 0
     except BaseException as error:
         code = end(error)
     if (unwritten := close_output()) and code == 0:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import as_json, print_json, run_folder, state_folder
+from watcher.cli.options import as_json, print_json, run_folder
+from watcher.cli.runs import only_place
 from watcher.cli.settings_help import examples
 from watcher.config.bucket import as_typed
 from watcher.errors import ConfigError
@@ -64,7 +65,8 @@ def average(
     stops no run, and has a place in best/ as --average-promote of `run` says. Without checkpoints,
     --top or --last it shows what was averaged.
     """
-    state = state_folder(model_dir, state_dir)
+    place = only_place(model_dir, state_dir)
+    state = place.state_dir
     names = tuple(name for given in checkpoints for name in given.split(",") if name)
     chosen = [bool(names), top is not None, last is not None].count(True)
     if chosen > 1:
@@ -75,6 +77,8 @@ def average(
                 raise click.UsageError(f"--{flag} needs checkpoints, or --top, or --last")
         _show(state, json_output)
         return
+    if json_output:
+        raise click.UsageError("--json shows the averages there are: leave it out to ask for one")
     from watcher.cli.asking import carry_out
     from watcher.control.channel import Request
 
@@ -88,7 +92,7 @@ def average(
         greedy=greedy,
         recompute_batch_norm=recompute_batch_norm,
     )
-    words = ["checkpoint-watcher", "run", as_typed(model_dir), "--exit-when-idle", "0"]
+    words = ["checkpoint-watcher", "run", as_typed(place.model_dir), "--exit-when-idle", "0"]
     words += ["--state-dir", state_dir] if state_dir else []
     after = f"no watcher runs now: it is written and evaluated by `{shlex.join(words)}`"
     carry_out(state, request, after=after)

@@ -35,6 +35,8 @@ def best(
     shows the others in best/. Of several MODEL_DIRs, or a folder that holds some, the best of each.
     Exit code 1 while nothing is promoted, and where the best one's files are missing.
     """
+    if json_output and path_only:
+        raise click.UsageError("give --path or --json: the JSON has the path")
     asked, found, gone, hints = find_runs(folders, state_dir), list[Any](), [], set[str]()
     for place, reader in each_reader(asked):
         row, run = reader.best(), reader.run()

@@ -34,6 +34,8 @@ def _no_evaluation(reader: Reader, wanted: str) -> WatcherError:
         return WatcherError("no checkpoint is evaluated yet", hint=look)
     row = reader.find(wanted)
     if row is None and wanted == "best":
+        if reader.find("last", evaluated=True) is None:
+            return WatcherError("no checkpoint is evaluated yet", hint=look)
         return WatcherError(
             "no checkpoint is promoted yet", hint="`last` names the one evaluated last"
         )

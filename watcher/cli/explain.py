@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import as_json, print_json, run_folder, state_folder
+from watcher.cli.options import as_json, print_json, run_folder
+from watcher.cli.runs import only_place
 from watcher.cli.settings_help import examples
 from watcher.config import FILE_ONLY
 from watcher.config.ranking import RankingSettings
@@ -62,7 +64,9 @@ def explain(
     from watcher.view.explanation import drawn
     from watcher.view.machines import remarks
 
-    with open_reader(state_folder(model_dir, state_dir)) as reader:
+    place = only_place(model_dir, state_dir)
+    model_dir = place.model_dir
+    with open_reader(place.state_dir) as reader:
         told, stops_by = _explained(reader, what_if, board_name)
         _tell_held(reader)
         machines = remarks(reader, {row.evaluation_id: row.name for row in told.ranking.leaders})
@@ -180,12 +184,25 @@ def _settings(reader: Any, what_if: tuple[str, ...]) -> Any:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in _DECIDING:
-            close = difflib.get_close_matches(name, _DECIDING, n=1)
-            raise ConfigError(
-                f"--what-if ({pair}) is no SETTING=VALUE that ranks or stops",
-                hint=f"did you mean {close[0]}?"
-                if close
-                else f"there are: {', '.join(sorted(_DECIDING))}",
-            )
+            raise _no_pair(pair, name)
         flags[name] = [*(flags.get(name) or []), value] if name in list_settings() else value
-    return load(Settings, flags, {}, None, last=start).settings
+    try:
+        return load(Settings, flags, {}, None, last=start).settings
+    except ConfigError as error:
+        raise ConfigError(error.message, hint=_of_what_if(error.hint, flags)) from error
+
+
+def _no_pair(pair: str, name: str) -> ConfigError:
+    close = difflib.get_close_matches(name, _DECIDING, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(_DECIDING))}"
+    if name in _DECIDING:
+        hint = f"give it a value: --what-if {name}=VALUE"
+    return ConfigError(f"--what-if ({pair}) is no SETTING=VALUE that ranks or stops", hint=hint)
+
+
+def _of_what_if(hint: str | None, names: Iterable[str]) -> str | None:
+    """Return a hint that names --what-if where it names the flag of `run`."""
+    for name in names:
+        flag = f"set by --{name.replace('_', '-')};"
+        hint = hint and hint.replace(flag, f"set by --what-if {name};")
+    return hint

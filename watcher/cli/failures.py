@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import re
+import select
 import sys
 import threading
 import traceback
@@ -123,8 +124,6 @@ def end(error: BaseException) -> int:
     if isinstance(error, WatcherError):
         _say(error.message, error.hint)
         return _CODES.get(type(error), EXIT_ERROR)
-    if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has seen enough
-        return EXIT_ERROR
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         _say(f"{where}{error.strerror or error}", "--debug shows what was being done")
@@ -141,14 +140,22 @@ def did_you_mean(near: Sequence[str]) -> str:
     return f" Did you mean {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}?"
 
 
+def reader_left() -> bool:
+    """Tell whether the reader of standard output, `head` say, has seen enough and is gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(what & select.POLLERR for _, what in poll.poll(0))
+
+
 def close_output() -> OSError | None:
-    """Flush standard output, and return what kept it from being written."""
+    """Flush standard output, and return what kept it from being written but for its reader."""
     try:
         sys.stdout.flush()
     except OSError as error:
         # Python would try once more at its own end, and complain in its own way.
+        left = reader_left()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OSError(error.errno, error.strerror, "standard output")
+        return None if left else OSError(error.errno, error.strerror, "standard output")
     return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from watcher.cli import completing
+from watcher.cli.meant import lookalike
 from watcher.cli.options import time_limit_option
 from watcher.cli.settings_help import examples
 from watcher.cli.sources import FILE_HERE
@@ -76,6 +77,10 @@ def init(
     from watcher.setup.settings_file import render
 
     to_screen = str(output) == "-"
+    if output.is_dir():
+        raise ConfigError(
+            f"{output} is a folder", hint=f"name the file to write, -o {output / FILE_HERE} say"
+        )
     if not to_screen and output.exists() and not force:
         raise ConfigError(
             f"{output} is there already", hint="name another one with -o, or overwrite with --force"
@@ -105,6 +110,8 @@ def init(
         click.echo(f"{name + ' ':.<24} {found.value}{why}", err=True)
     for name, gap in outlook.gaps.items():
         click.echo(f"{name + ' ':.<24} TO FILL IN: {gap}", err=True)
+    if near := lookalike(Path(model_dir)):
+        click.echo(f"warning: {model_dir} does not exist yet: did you mean {near}?", err=True)
     if not to_screen:
         file = shlex.quote(str(output))
         click.echo(f"\nwrote {output}. Next:", err=True)

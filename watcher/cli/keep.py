@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import run_folder, state_folder
+from watcher.cli.options import run_folder
+from watcher.cli.runs import only_place
 from watcher.cli.settings_help import examples
 
 _KEPT = (
@@ -44,7 +45,7 @@ def keep(model_dir: Path, state_dir: str | None, checkpoints: tuple[str, ...], u
 
     verb = "let_go" if undo else "keep"
     request = Request(verb=verb, checkpoints=checkpoints)  # type: ignore[arg-type]
-    state = state_folder(model_dir, state_dir)
+    state = only_place(model_dir, state_dir).state_dir
     if undo:
         carry_out(state, request, hint=_KEPT)
     else:

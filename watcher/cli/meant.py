@@ -120,6 +120,37 @@ def lookalike_told(model_dir: str | None) -> Iterator[None]:
         raise type(error)(error.message, hint=f"{meant} If not: {error.hint}") from error
 
 
+def tell_absent(model_dir: Path) -> None:
+    """Say on standard error that a MODEL_DIR is waited for, and which one may be meant instead."""
+    near = lookalike(model_dir)
+    meant = f": did you mean {near}?" if near else ""
+    click.echo(f"waiting for {model_dir}, which does not exist yet{meant}", err=True)
+
+
+def refuse_empty(command: click.Command, words: list[str], above: click.Context) -> None:
+    """Raise BadParameter where a command is given an empty text, as "$RUN" is that is not set.
+
+    It would mean what is meant where nothing is given, or the current folder.
+
+    Args:
+        command: What is started.
+        words: Its arguments and options.
+        above: The context that it is started in.
+    """
+    if all(word and not word.endswith("=") for word in words):
+        return
+    context = click.Context(
+        command, info_name=command.name, parent=above, **command.context_settings
+    )
+    given = command.make_parser(context).parse_args(list(words))[0]
+    for parameter in command.params:
+        value = given.get(parameter.name)
+        every = value if isinstance(value, list | tuple) else [value]
+        # A trainer's words are not ours, and none are what some options hold by default.
+        if "" in every and parameter.type is not click.UNPROCESSED and parameter.default != "":
+            raise click.BadParameter("it is empty", context, parameter)
+
+
 def in_order(command: str, given: str | None, extra: Iterable[str]) -> str:
     """Return the end of a sentence about arguments too many: the command line that was meant."""
     words = [*([given] if given else []), *extra]

@@ -9,7 +9,8 @@ from typing import Literal
 import click
 
 from watcher.cli import completing
-from watcher.cli.options import run_folder, state_folder
+from watcher.cli.options import run_folder
+from watcher.cli.runs import only_place
 from watcher.cli.settings_help import examples
 from watcher.config.bucket import as_typed
 
@@ -47,7 +48,8 @@ def requeue(
     every: Literal["pinned", "failed"] | None = "failed" if failed else None
     every = "pinned" if everything else every
     request = Request(verb="requeue", checkpoints=checkpoints, every=every)
-    words = ["checkpoint-watcher", "run", as_typed(model_dir)]
+    place = only_place(model_dir, state_dir)
+    words = ["checkpoint-watcher", "run", as_typed(place.model_dir)]
     words += ["--state-dir", state_dir] if state_dir else []
     after = f"no watcher runs now: evaluation begins with the next start of `{shlex.join(words)}`"
-    carry_out(state_folder(model_dir, state_dir), request, after=after)
+    carry_out(place.state_dir, request, after=after)

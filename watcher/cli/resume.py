@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import run_folder, state_folder
+from watcher.cli.options import run_folder
+from watcher.cli.runs import only_place
 
 
 @click.command()
@@ -21,4 +22,4 @@ def resume(model_dir: Path, state_dir: str | None) -> None:
     from watcher.cli.asking import carry_out
     from watcher.control.channel import Request
 
-    carry_out(state_folder(model_dir, state_dir), Request(verb="resume"))
+    carry_out(only_place(model_dir, state_dir).state_dir, Request(verb="resume"))

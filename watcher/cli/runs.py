@@ -124,12 +124,17 @@ def each_shown(
 @contextmanager
 def only_reader(folder: Path, state_dir: str | None) -> Iterator[Reader]:
     """Open the one run that a command is about."""
+    with open_reader(only_place(folder, state_dir).state_dir) as reader:
+        yield reader
+
+
+def only_place(folder: Path, state_dir: str | None) -> RunPlace:
+    """Return where the one run is that a command is about: in a folder, or somewhere below it."""
     asked = find_runs([folder], state_dir)
     if len(asked.places) > 1:
         names = ", ".join(str(place.model_dir) for place in asked.places[:5])
         raise click.UsageError(f"{folder} holds several runs, give one of them: {names}")
-    with open_reader(asked.places[0].state_dir) as reader:
-        yield reader
+    return asked.places[0]
 
 
 def with_folder(rows: Sequence[dict[str, Any]], place: RunPlace, asked: Asked) -> list[Any]:

@@ -46,7 +46,8 @@ DEFAULT_PORT = 8001
     "--export",
     type=click.Path(path_type=Path),
     metavar="FILE.html",
-    help="Write a report of the one run into a file instead; needs no Datasette.",
+    help="Write a report of the one run into a file instead, - for standard output; needs no"
+    " Datasette.",
 )
 def web(
     folders: tuple[Path, ...],
@@ -98,12 +99,13 @@ def web(
 
 def _export(folders: tuple[Path, ...], state_dir: str | None, file: Path) -> None:
     from watcher.cli.runs import only_reader
-    from watcher.web.export import export
+    from watcher.web.export import export, rendered
 
     if len(folders) > 1:
         raise click.UsageError("--export is of one run, and several were given")
+    to_screen = str(file) == "-"
     with only_reader(folders[0], state_dir) as reader:
-        missing = export(reader, file)
+        told, missing = rendered(reader) if to_screen else (file, export(reader, file))
     if missing:
         click.echo(f"warning: no curves in it: {missing}", err=True)
-    click.echo(file)
+    click.echo(told)

@@ -291,6 +291,16 @@ def _from_text(name: str, text: str) -> Any:
         return text  # which is no array, and refused as such
 
 
+def _check_directed(text: str) -> None:
+    """Raise ValueError for what is no metric with max or min, as `loss:up` is none."""
+    metric, colon, mode = text.rpartition(":")
+    if not text or (colon and mode.isalpha() and mode not in ("max", "min")):
+        raise ValueError("expected METRIC, METRIC:max or METRIC:min")
+    if colon and not mode:
+        raise ValueError(f"after {metric}: comes max or min")
+    parse_directed(text)
+
+
 _TEXTS: dict[str, Callable[[Any], object]] = {
     "model_dir": check_model_dir,
     "publish": check_place,
@@ -304,7 +314,7 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
     "smoothing": parse_smoothing,
     "average": parse_choice,
     "metric": parse_metric,
-    "tie_break": parse_directed,
+    "tie_break": _check_directed,
     "veto": parse_veto,
 }
 

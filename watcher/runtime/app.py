@@ -86,12 +86,13 @@ class _Signals:
             signal.signal(number, signal.SIG_IGN)
 
 
-def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
+def run_daemon(load: Callable[[], Loaded[Settings]], say_waiting: Callable[[Path], None]) -> None:
     """Run the daemon until it is stopped, idle, or cannot go on.
 
     Args:
         load: Returns the settings; called again when the database, which says what the last start
             was given, was locked at first.
+        say_waiting: Is called once with a MODEL_DIR that is waited for.
 
     Raises:
         WatcherError: it cannot begin, or cannot go on; the message says why.
@@ -101,10 +102,16 @@ def run_daemon(load: Callable[[], Loaded[Settings]]) -> None:
     with service:
         state: object = None
         while state is not OVER:
-            state = _run(load(), service, signals, state)
+            state = _run(load(), service, signals, state, say_waiting)
 
 
-def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: object) -> object:
+def _run(
+    loaded: Loaded[Settings],
+    service: Service,
+    signals: _Signals,
+    params: object,
+    say_waiting: Callable[[Path], None],
+) -> object:
     """Run to the end; returns something else when all that counts can be loaded only now.
 
     Args:
@@ -112,6 +119,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
         service: Is told what is waited for.
         signals: What asks to end.
         params: What it returned before: of which params.yaml the settings are.
+        say_waiting: See `run_daemon`.
     """
     settings, wakeup = _in_time_for(service, loaded.settings), signals.wakeup
     check_inputs(settings.evaluator, settings.carrier)
@@ -122,7 +130,7 @@ def _run(loaded: Loaded[Settings], service: Service, signals: _Signals, params: 
             not run.place and not run.model_path.is_dir()
         ):  # a run that waits for it is asked how it is, too
             endpoints = listen(settings, stack)
-        present = wait_for_trainer(settings, params, wakeup, service)
+        present = wait_for_trainer(settings, params, wakeup, service, say_waiting)
         # What it says counts, and the settings are loaded again; or it is over.
         if present != params:
             return present

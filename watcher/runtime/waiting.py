@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from watcher.config import Settings
@@ -23,17 +23,32 @@ OVER = object()
 
 
 def wait_for_trainer(
-    settings: Settings, params: object, wakeup: WakeUp, service: Service
+    settings: Settings,
+    params: object,
+    wakeup: WakeUp,
+    service: Service,
+    say_waiting: Callable[[Path], None],
 ) -> object:
     """Wait for MODEL_DIR and, of Model Garden, for the configuration that the trainer writes.
+
+    Args:
+        settings: Those of the run.
+        params: Of which params.yaml they are.
+        wakeup: Says when a signal came.
+        service: Is told what is waited for.
+        say_waiting: Is called once with a MODEL_DIR that is waited for.
 
     Returns:
         Of which params.yaml the settings are to be, None where there is none to be had; `OVER`
         when a signal came first. Another than `params` is returned once it is settled.
     """
     run, evaluator = settings.run, settings.evaluator
-    if not run.place and not _wait_for_model_dir(run.model_path, settings.source, wakeup, service):
-        return OVER
+    if not run.place:
+        _require_parent(run.model_path, settings.source)
+        if not run.model_path.is_dir():
+            say_waiting(run.model_path)
+        if not _wait_for_model_dir(run.model_path, wakeup, service):
+            return OVER
     if not isinstance(evaluator, ModelGardenSettings):
         return None
     if not _wait_for_params(settings, evaluator, wakeup, service):
@@ -44,10 +59,8 @@ def wait_for_trainer(
     return present
 
 
-def _wait_for_model_dir(
-    folder: Path, source: SourceSettings, wakeup: WakeUp, service: Service
-) -> bool:
-    """Return True once model_dir is there, False when a signal came first."""
+def _require_parent(folder: Path, source: SourceSettings) -> None:
+    """Raise ModelDirError for a MODEL_DIR that is neither there nor to be waited for."""
     if folder.exists() and not folder.is_dir():
         raise ModelDirError(f"model_dir {folder} is not a folder", hint="give a folder")
     if not folder.exists() and not (source.wait_for_model_dir and folder.parent.is_dir()):
@@ -57,6 +70,10 @@ def _wait_for_model_dir(
             if folder.parent.is_dir()
             else f"{folder.parent} does not exist either; is the path right?",
         )
+
+
+def _wait_for_model_dir(folder: Path, wakeup: WakeUp, service: Service) -> bool:
+    """Return True once model_dir is there, False when a signal came first."""
     while not folder.is_dir() and not (wakeup.stop_asked or wakeup.finish_asked):
         service.waiting(f"waiting for {folder}")
         time.sleep(0.2)

@@ -19,19 +19,22 @@ def make_console() -> Console:
     from rich.console import Console
 
     width = _PIPE_COLUMNS if _into_a_pipe() else None
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    # rich would draw nothing at all where COLUMNS is 0.
+    seen = {name: value for name, value in os.environ.items() if name != "COLUMNS" or _asked()}
+    return Console(width=width, markup=False, emoji=False, highlight=False, _environ=seen)
 
 
 def show(drawn: RenderableType) -> None:
     """Print what is drawn on standard output."""
     console = make_console()
-    if not _into_a_pipe():
-        console.print(drawn)
-        return
+    # Where the reader has left rich would end the process, with an exit code of its own.
     with console.capture() as captured:
         console.print(drawn)
-    # A cell is as wide as the widest of its column, with blanks; a pager would break the lines.
-    sys.stdout.write("".join(f"{line.rstrip(' ')}\n" for line in captured.get().split("\n")[:-1]))
+    text = captured.get()
+    if _into_a_pipe():
+        # A cell is as wide as the widest of its column, with blanks; a pager would break the lines.
+        text = "".join(f"{line.rstrip(' ')}\n" for line in text.split("\n")[:-1])
+    sys.stdout.write(text)
 
 
 def picture_columns(room: int) -> int:
@@ -40,4 +43,10 @@ def picture_columns(room: int) -> int:
 
 
 def _into_a_pipe() -> bool:
-    return not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return not sys.stdout.isatty() and not _asked()
+
+
+def _asked() -> bool:
+    """True where COLUMNS asks for a width: 0, and what is no number, ask for none."""
+    columns = os.environ.get("COLUMNS", "")
+    return columns.isdecimal() and int(columns) > 0

@@ -21,7 +21,7 @@ def export(reader: Reader, file: Path) -> str | None:
     """Write a report of the run into a file; one that is there is replaced as a whole.
 
     Returns:
-        Why it has no picture, None when it has, or when there is nothing to draw yet.
+        Why it has no picture, see `rendered`.
 
     Raises:
         StoreError: the database cannot be read now.
@@ -31,6 +31,20 @@ def export(reader: Reader, file: Path) -> str | None:
         # Told before anything is drawn, which takes seconds.
         reason = "it is a folder" if file.is_dir() else "its folder is not there"
         raise WebError(f"cannot write {file}: {reason}", hint=_HINT)
+    text, missing = rendered(reader)
+    try:
+        replace_file(file.absolute(), text.encode(), mode=0o644)
+    except OSError as error:
+        raise WebError(f"cannot write {file}: {error.strerror}", hint=_HINT) from error
+    return missing
+
+
+def rendered(reader: Reader) -> tuple[str, str | None]:
+    """Return a report of the run; and why it has no picture, None when it has or needs none yet.
+
+    Raises:
+        StoreError: the database cannot be read now.
+    """
     data = read_report(reader)
     missing = None
     pictures: tuple[str, ...] = ()
@@ -40,12 +54,7 @@ def export(reader: Reader, file: Path) -> str | None:
         except ConfigError as error:
             missing = f"{error.message}: {error.hint}"
     note = "the curves are left out: matplotlib is not installed" if missing else ""
-    text = make_report(data, pictures, at=iso(time.time()), note=note)
-    try:
-        replace_file(file.absolute(), text.encode(), mode=0o644)
-    except OSError as error:
-        raise WebError(f"cannot write {file}: {error.strerror}", hint=_HINT) from error
-    return missing
+    return make_report(data, pictures, at=iso(time.time()), note=note), missing
 
 
 def _draw(reader: Reader) -> tuple[str, ...]:
