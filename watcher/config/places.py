@@ -22,7 +22,7 @@ _STATE_NAMES = (
 )
 # What a trainer writes, whichever it is, and what it is told by.
 _TRAINER_FILES = (
-    *("checkpoint", "*.index", "*.data-*-of-*", "ckpt-[0-9]*", "model.ckpt*", "events.out.*"),
+    *("checkpoint", "*.index", "*.data-*-of-*", "*ckpt-*", "events.out.*"),
     *("params.yaml", "pipeline.config", "*.pbtxt", "*.tfrecord*", "*.record*"),
 )
 # The settings that name a file of somebody else.
