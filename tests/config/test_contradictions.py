@@ -118,6 +118,7 @@ TAKEN: list[dict[str, Any]] = [
     {"sentinel": "elsewhere/stop-training"},
     # As docs/how-to/bucket.md has it for a bucket that is mounted.
     {"state_dir": "s", "best_dir": "s/best", "kept_dir": "s/kept", "sentinel": "s/EARLY_STOP"},
+    {"sentinel": "m/best/EARLY_STOP"},
     {"state_dir": "s", "best_dir": "s/best", "model_dir": "s/m", "sentinel": "s/m/EARLY_STOP"},
 ]
 TOLD = [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from watcher.config.bucket import is_url
 from watcher.config.policies import averages_path, boards
+from watcher.config.run import SENTINEL_NAME
 from watcher.config.settings import Settings
 from watcher.errors import ConfigError
 
@@ -73,8 +74,9 @@ def _taken(settings: Settings) -> str | None:
         return f"lies in the watcher's state folder {run.state_path}"
     for setting, folder in [*_folders(settings), ("folder of the averages", averages_path(run))]:
         inside = real.is_relative_to(folder.resolve())
-        # Model Garden's event files lie in MODEL_DIR itself.
-        if inside and not model_dir.is_relative_to(folder.resolve()):
+        # Model Garden's event files lie in MODEL_DIR itself. And a folder that is published, or
+        # mounted elsewhere, may hold the sentinel under its own name.
+        if inside and real.name != SENTINEL_NAME and not model_dir.is_relative_to(folder.resolve()):
             return f"lies in {setting} {folder}"
     return None
 

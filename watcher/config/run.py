@@ -15,6 +15,7 @@ PATHS = (
     *("pipeline_config", "state_dir", "best_dir", "kept_dir", "eval_dir", "sentinel"),
     "working_directory",
 )
+SENTINEL_NAME = "EARLY_STOP"
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +130,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def sentinel_path(self) -> Path:
         """The early-stop file."""
-        return Path(self.sentinel).absolute() if self.sentinel else self.model_path / "EARLY_STOP"
+        return Path(self.sentinel).absolute() if self.sentinel else self.model_path / SENTINEL_NAME
 
 
 def state_path(model_dir: Path, state_dir: str | None) -> Path:
