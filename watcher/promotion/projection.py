@@ -131,7 +131,7 @@ class Projector:
             while (best := self._update_folders(now)) is _ANEW:
                 pass
             self._stopping.update(now, best)
-            self.problem = self._stopping.problem
+            self.problem = self.problem or self._stopping.problem
             self._standings.update(best)
         except Unfinished:
             self.unfinished = True
