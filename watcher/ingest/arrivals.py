@@ -132,8 +132,7 @@ class Arrivals:
                 _forget(queue, arrival.row, arrival.problem, arrival.at)
                 return False
             if arrival.row["pin_path"] is None:
-                path = "/".join(pin.prefix.parts[-2:])
-                queue.note_pin(arrival.row["id"], path, pin.method)
+                queue.note_pin(arrival.row["id"], pin)
             if arrival.since < math.inf:
                 queue.put_off(arrival.row["id"], 0.0)  # it need not wait for its pin any more
             return False

@@ -101,8 +101,7 @@ class Recall:
         self._held_up.pop(sha256, None)
         if taken.sha256 != sha256:
             return False
-        path = "/".join(taken.prefix.parts[-2:])
-        self._store.queue.note_pin(checkpoint_id, path, taken.method)
+        self._store.queue.note_pin(checkpoint_id, taken)
         self._given.add(checkpoint_id)
         return True
 

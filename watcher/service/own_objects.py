@@ -17,11 +17,12 @@ from typing import BinaryIO
 import msgspec
 
 from watcher.config.bucket import Place
+from watcher.config.run import SENTINEL_NAME as SENTINEL_NAME
 from watcher.config.source import SourceSettings
 from watcher.files.atomic_io import read_regular, replace_file
 from watcher.sources.object_store import ObjectError, ObjectFolder, StoredObject
 
-BOARD_NAME, STATE_NAME, SENTINEL_NAME = "best.json", "checkpoint", "EARLY_STOP"
+BOARD_NAME, STATE_NAME = "best.json", "checkpoint"
 _CLAIM = "checkpoint-watcher.json"
 
 

@@ -100,7 +100,7 @@ class Checkpoints:
             "global_step": pin.global_step,
             "size_bytes": pin.size_bytes,
             "model_variables": pin.model_variables,
-            "pin_path": None if untrained else "/".join(pin.prefix.parts[-2:]),
+            "pin_path": None if untrained else _pin_path(pin),
             "pin_method": None if untrained else pin.method,
         }
         reason = UNTRAINED_REASON if untrained else None
@@ -199,7 +199,7 @@ class Checkpoints:
             "state": "pending",
             "size_bytes": pin.size_bytes,
             "model_variables": pin.model_variables,
-            "pin_path": "/".join(pin.prefix.parts[-2:]),
+            "pin_path": _pin_path(pin),
             "pin_method": pin.method,
             "discovered_at": iso(now),
         }
@@ -366,8 +366,13 @@ class Checkpoints:
             [self._run_id, *arguments],
         )
 
-    def note_pin(self, checkpoint_id: int, pin_path: str, method: str) -> None:
+    def note_pin(self, checkpoint_id: int, pin: Pin) -> None:
         """Note that a checkpoint which had no pin any more has one again."""
-        again = {"pin_path": pin_path, "pin_method": method, "not_before_seconds": 0}
+        again = {"pin_path": _pin_path(pin), "pin_method": pin.method, "not_before_seconds": 0}
         with self._db.write():
             self._db.update("all_checkpoints", checkpoint_id, **again)
+
+
+def _pin_path(pin: Pin) -> str:
+    """Return a pin's prefix as rows hold it, relative to the folder of the pins."""
+    return "/".join(pin.prefix.parts[-2:])
