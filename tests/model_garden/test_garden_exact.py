@@ -27,8 +27,8 @@ SPOILED = {
     "wider": (floats([0, 0, 0, 0]), "unmatched_variables"),
 }
 # A detector's scores are as its training went, which is not the same on each machine: the first of
-# these that changes a metric leaves something out.
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+# these that changes a metric leaves something out. The last leaves out everything.
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.9999, 1.1)
 DEFAULT = (
     "retinanet",
     pytest.param("retinanet_ema", marks=pytest.mark.families),
@@ -226,7 +226,6 @@ def test_the_metrics_are_model_gardens_where_few_boxes_are_above_the_threshold(
     found = evaluate(run, tmp_path, params_overrides=[json.dumps({"task": task})])
     for prefix, result in zip(run.prefixes, found.results, strict=False):
         assert differing(result, reference[prefix.name]) == {}
-    assert max(values["AP"] for values in reference.values()) > 0
 
 
 def _above(threshold: float) -> dict[str, Any]:
