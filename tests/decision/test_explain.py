@@ -12,7 +12,7 @@ from fake_trainer import Manager, model_tensors
 from made_runs import scores
 from noisy_runs import make_noisy
 from rich.console import Console
-from watching import Watcher, cli
+from watching import Watcher, cli, wait_until
 
 from watcher.config import make_settings
 from watcher.config.policies import boards
@@ -170,6 +170,29 @@ def test_another_board_says_that_the_first_one_stops_the_run(watcher: Watcher, t
     assert first.keys() == small.keys()
     shown = cli("explain", watcher.model_dir, "--board", "small", COLUMNS="120").stdout
     assert "Stopping goes by the first board, best" in shown and "patience" not in shown
+
+
+def test_a_stop_that_waits_for_an_earlier_checkpoint_is_told_as_one_that_waits(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=9)
+    for number in range(1, 5):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+    scores = json.dumps({"ckpt-1": 0.5, "ckpt-3": 0.4, "ckpt-4": 0.3})
+    tried_again = {"STUB_EXHAUSTED": "ckpt-2", "STUB_SCORES": scores}
+    watcher.start("--patience", 2, "--retry-seconds", 300, **tried_again)
+    wait_until(lambda: watcher.states().get("ckpt-4") == "scored", "all others are scored")
+
+    def status(*arguments: object) -> str:
+        said = cli("status", watcher.model_dir, *arguments)
+        assert said.returncode == 0, said.stderr
+        return said.stdout
+
+    wait_until(lambda: json.loads(status("--json"))["stop_awaits"] == "ckpt-2", "it waits for it")
+    assert json.loads(status("--json"))["stop"] is None
+    assert "early stop waits for ckpt-2, which may be a gain" in status()
+    explained = told(watcher)
+    assert (explained["stop"]["reason"], explained["stop_awaits"]) == ("patience", "ckpt-2")
+    assert "it waits for ckpt-2" in cli("explain", watcher.model_dir).stdout
+    assert not (watcher.model_dir / "EARLY_STOP").exists()
 
 
 def test_before_the_first_score_the_rules_that_are_set_are_named():

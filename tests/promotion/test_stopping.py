@@ -120,12 +120,13 @@ def test_an_early_stop_waits_for_an_earlier_checkpoint_that_is_tried_again(
         stopping.update(NOW, None)
     assert stopping.patience_left == {"evaluations": 0}
     assert stopping.decision is None and not given.run.sentinel_path.exists()
+    assert stopping.awaits == again.name
     lease = store.queue.lease_next(NOW + 61, 60)
     assert lease is not None and lease.name == again.name
     store.queue.record_failure(lease, "out of memory", NOW + 61)
     stopping.update(NOW + 61, None)
     assert stopping.decision is not None and stopping.decision.reason == "patience"
-    assert given.run.sentinel_path.exists()
+    assert given.run.sentinel_path.exists() and stopping.awaits is None
     # What stands is not taken back for what somebody wants to be tried once more.
     store.queue.requeue({"id": lease.checkpoint_id, "name": lease.name}, NOW + 62)
     stopping.update(NOW + 62, None)

@@ -37,7 +37,7 @@ STATUS_FIELDS = {
         "hosts",
         "last",
     ),
-    *("patience_left", "stop", "warnings", "generation"),
+    *("patience_left", "stop", "stop_awaits", "warnings", "generation"),
 }
 
 

@@ -93,9 +93,12 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     """Return the explanation, and by which board it is stopped where that is another one."""
     import time
 
+    import msgspec
+
     from watcher.config.policies import boards, require_metrics, stop_policy
     from watcher.decision.explain import explain as explained
     from watcher.decision.explain import with_certainty
+    from watcher.decision.stop import undone_between
     from watcher.decision.ties import on_draws_of, tie_set
     from watcher.store.queries import has_intervals
     from watcher.store.replicates import draws_of
@@ -137,6 +140,9 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         averages=averages,
         tied_with=tied_with,
     )
+    between = undone_between(told.decision, told.walked)
+    if between and not reader.last_stop() and (waiting := reader.unscored_between(*between)):
+        told = msgspec.structs.replace(told, awaits=waiting[0])
     if not has_intervals(reader):
         return told, stops_by
     ids = [row.evaluation_id for row in told.compared]

@@ -82,6 +82,7 @@ class Explanation(msgspec.Struct, frozen=True):
         decision: Why to stop as of now, None to go on.
         first_stop: The decision at the first row at which one would have been made, in step order.
         stopping: When to stop.
+        awaits: The checkpoint whose score the decision waits for, None for none.
         certainty: How exactly the scores are known, as far as there are replicates.
     """
 
@@ -97,6 +98,7 @@ class Explanation(msgspec.Struct, frozen=True):
     decision: StopDecision | None
     first_stop: StopDecision | None
     stopping: StopPolicy
+    awaits: str | None = None
     certainty: Certainty = Certainty()
 
     @property

@@ -230,6 +230,13 @@ def too_early(walked: Walk, policy: StopPolicy) -> str | None:
     return None
 
 
+def undone_between(decision: StopDecision | None, walked: Walk) -> tuple[int, int] | None:
+    """Return the global steps between which a first score may undo a decision, None for none."""
+    if decision is None or decision.reason not in _WITHOUT_GAIN:
+        return None
+    return walked.improved.global_step if walked.improved else -1, walked.reached
+
+
 def rules(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> list[Rule]:
     """Look at each rule that is switched on, in the order of `REASONS`."""
     found = []
@@ -343,7 +350,7 @@ _RULES: dict[str, tuple[str, Callable[[Walk, StopPolicy, Any, float], _Found], b
 }
 REASONS = tuple(_RULES)
 # What a better score of a checkpoint between would undo.
-WITHOUT_GAIN = ("patience", "patience_steps", "plateau", "trend")
+_WITHOUT_GAIN = ("patience", "patience_steps", "plateau", "trend")
 
 
 def _count(count: int, unit: str) -> str:

@@ -19,13 +19,13 @@ from watcher.config.policies import stop_policy
 from watcher.config.ranking import RankingSettings
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.stop import (
-    WITHOUT_GAIN,
     StopDecision,
     StopPolicy,
     Walk,
     decide,
     newest_life,
     patience_left,
+    undone_between,
     walk,
 )
 from watcher.promotion.sentinel import (
@@ -48,6 +48,7 @@ class Stopping:
 
     Attributes:
         decision: Why training should stop as of now, None to go on.
+        awaits: The checkpoint whose score may yet undo a decision, which waits for it. Or None.
         patience_left: `evaluations` and `steps` that may still pass without improvement.
         problem: Why the decision cannot be told, None where it is.
     """
@@ -64,8 +65,8 @@ class Stopping:
         self._odd: frozenset[int] = frozenset()
         self._foreign_told = self._in_the_way_told = False
         self._held_told: str | None = None
-        self._awaited: list[str] = []
         self.decision: StopDecision | None = None
+        self.awaits: str | None = None
         self.patience_left: dict[str, int] = {}
         self.problem: str | None = None
 
@@ -84,11 +85,9 @@ class Stopping:
         counts, before = ledger.fingerprint(), ledger.stopped_by()
         by = before if before != counts and before and ledger.waits_anew() else counts
         self.decision = self._decide(now, by)
-        # One that stands is not taken back for what is asked for once more.
-        if self.decision and not ledger.last_stop() and self._one_between_waits(self.decision):
-            self.decision = None
+        self._wait_for_one_between()
         reason = self.decision.reason if self.decision else None
-        ledger.set_stopping(reason, self.patience_left, by)
+        ledger.set_stopping(reason, self.patience_left, by, self.awaits)
         present = read_sentinel(path)
         if self._is_in_the_way(present, now):
             return
@@ -162,16 +161,19 @@ class Stopping:
         self.patience_left = patience_left(walked, policy)
         return decide(walked, policy, hours=(now - begun) / 3600)
 
-    def _one_between_waits(self, decision: StopDecision) -> bool:
-        """True while a gain may be in a checkpoint before the last: tried again, or slower."""
-        if self._walk is None or decision.reason not in WITHOUT_GAIN:
-            return False
-        since = self._walk.improved.global_step if self._walk.improved else -1
-        waiting = self._store.queue.unscored_between(since, self._walk.reached)
-        if waiting and waiting != self._awaited:
-            _log.info("an early stop waits for an earlier checkpoint", checkpoint=waiting[0])
-        self._awaited = waiting
-        return bool(waiting)
+    def _wait_for_one_between(self) -> None:
+        """Put a decision off while a checkpoint before the last, tried again or slower, waits."""
+        ledger, waiting = self._store.ledger, []
+        between = undone_between(self.decision, self._walk) if self._walk else None
+        # One that stands is not taken back for what is asked for once more.
+        if between and not ledger.last_stop():
+            waiting = ledger.unscored_between(*between)
+        before, self.awaits = self.awaits, waiting[0] if waiting else None
+        if self.awaits is None:
+            return
+        self.decision = None
+        if self.awaits != before:
+            _log.info("an early stop waits for an earlier checkpoint", checkpoint=self.awaits)
 
     def _follow(self, policy: StopPolicy, fingerprint: str | None) -> Walk:
         """Return the walk over the newest life, going on from where it was if that is possible."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from watcher.decision.generation import Life, Save, generation_of
-from watcher.store.database import MEASURED, RunDatabase
+from watcher.store.database import RunDatabase
 from watcher.store.database_file import iso
+from watcher.store.rows import MEASURED
 from watcher.types import FoundCheckpoint, Pin
 
 _ANEW = "to be evaluated anew"

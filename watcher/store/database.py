@@ -21,12 +21,6 @@ from watcher.store.relocation import inside, recorded_settings, with_paths
 _BUSY_SECONDS = 2.0
 RESCUED_SUFFIX = ".rescued"
 
-# In SQL: the checkpoint `c` has a score in the evaluation that counts for its run.
-MEASURED = (
-    "EXISTS (SELECT 1 FROM evaluations e JOIN runs r ON r.fingerprint = e.fingerprint"
-    " WHERE e.checkpoint_id = c.id AND r.id = c.run_id)"
-)
-
 
 class RunDatabase(Connection):
     """The writing connection, bound to one run.

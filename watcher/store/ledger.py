@@ -290,7 +290,11 @@ class Ledger(Rows):
         return fingerprint
 
     def set_stopping(
-        self, reason: str | None, patience_left: dict[str, int], fingerprint: str | None
+        self,
+        reason: str | None,
+        patience_left: dict[str, int],
+        fingerprint: str | None,
+        awaits: str | None = None,
     ) -> None:
         """Record where stopping stands, for the view `run_state`, also after the run's end.
 
@@ -298,8 +302,10 @@ class Ledger(Rows):
             reason: Code of the rule that says stop, None for none.
             patience_left: As `decision.stop.patience_left` gives it.
             fingerprint: Of the evaluation that it was decided by.
+            awaits: The checkpoint whose score a stop waits for, None for none.
         """
         stands = {"reason": reason, "patience_left": patience_left, "fingerprint": fingerprint}
+        stands |= {"awaits": awaits} if awaits else {}
         encoded = _json(stands)
         if encoded != self._run_row("stopping"):
             with self._db.write():

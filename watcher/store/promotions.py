@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from watcher.store.database import MEASURED, RunDatabase
+from watcher.store.database import RunDatabase
 from watcher.store.database_file import iso
 from watcher.store.relocation import inside
+from watcher.store.rows import MEASURED
 from watcher.types import Leader
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from watcher.decision.board import KEPT_BOARD
 from watcher.errors import StoreError
 from watcher.store.checkpoints import Checkpoints
-from watcher.store.database import MEASURED
-from watcher.store.rows import QUEUE_ORDER
+from watcher.store.rows import MEASURED, QUEUE_ORDER
 from watcher.types import Lease, Queued
 
 
@@ -341,18 +340,6 @@ class Queue(Checkpoints):
             for row, together in zip(rows, sizes, strict=True)
             if row["state"] == "failed" and (max_bytes is None or together <= max_bytes)
         }
-
-    def unscored_between(self, after: int, before: int) -> list[str]:
-        """Return the checkpoints of the newest generation between two global steps that may get
-        their first score of the present evaluation yet, in the order of the steps.
-        """
-        rows = self._db.all(
-            "SELECT name FROM checkpoints c WHERE run_id = ? AND state IN ('pending', 'leased')"
-            " AND generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
-            f" AND global_step > ? AND global_step < ? AND NOT {MEASURED} ORDER BY global_step, id",
-            [self._run_id, after, before],
-        )
-        return [row["name"] for row in rows]
 
     def open_count(self) -> int:
         """Return how many checkpoints still have work to do, averages to be written among them."""

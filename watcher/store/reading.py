@@ -28,13 +28,14 @@ class Reader(ReadOnly, Rows):
     def run(self) -> dict[str, Any]:
         """Return the run's row; `status` is decoded: what the daemon last said of itself.
 
-        `settings` are decoded too, those of the last start. `model_dir` and the paths in them are
-        those of today, if the run was moved.
+        So are `settings`, those of the last start, and `stopping`, where stopping stood last.
+        `model_dir` and the paths in them are those of today, if the run was moved.
         """
         run = self.recorded()
         model_dir = find_model_dir(self._state_dir, run)
         if "settings" in run:
             run["settings"] = recorded_settings(run, model_dir)
+        run["stopping"] = msgspec.json.decode(run.get("stopping") or "{}")
         return {**run, "model_dir": str(model_dir), "status": msgspec.json.decode(run["status"])}
 
     def recorded(self) -> dict[str, Any]:

@@ -24,6 +24,12 @@ QUEUE_ORDER = (
     " kind = 'averaged', global_step, id"
 )
 
+# In SQL: the checkpoint `c` has a score in the evaluation that counts for its run.
+MEASURED = (
+    "EXISTS (SELECT 1 FROM evaluations e JOIN runs r ON r.fingerprint = e.fingerprint"
+    " WHERE e.checkpoint_id = c.id AND r.id = c.run_id)"
+)
+
 # The evaluations that count, those of the run's present fingerprint, each with its checkpoint.
 COUNTING = (
     "evaluations e JOIN checkpoints c ON c.id = e.checkpoint_id"
@@ -360,6 +366,18 @@ class Rows(Connection):
         else:
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
         return f": did you mean {near[0]}?" if near else ""
+
+    def unscored_between(self, after: int, before: int) -> list[str]:
+        """Return the checkpoints of the newest generation between two global steps that may get
+        their first score of the present evaluation yet, in the order of the steps.
+        """
+        rows = self.all(
+            "SELECT name FROM checkpoints c WHERE run_id = ? AND state IN ('pending', 'leased')"
+            " AND generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
+            f" AND global_step > ? AND global_step < ? AND NOT {MEASURED} ORDER BY global_step, id",
+            [self.run_id, after, before],
+        )
+        return [row["name"] for row in rows]
 
     def last_stop(self) -> str | None:
         """Return why the run was stopped, None when it was not or that was withdrawn."""

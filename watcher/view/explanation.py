@@ -21,7 +21,7 @@ _SHOWN = MOST_LEADERS
 _TO_BEST = "to the best, 95 %"
 _NO_STOPPING: dict[str, Any] = {
     **dict.fromkeys(("evaluations", "last", "last_improvement", "evaluations_since")),
-    **dict.fromkeys(("waits_for", "min_delta", "stop", "first_stop")),
+    **dict.fromkeys(("waits_for", "min_delta", "stop", "stop_awaits", "first_stop")),
     "rules": [],
 }
 _OF_DECISION = ("reason", "message", "global_step")
@@ -103,6 +103,7 @@ def _stopping(told: Explanation) -> dict[str, Any]:
         "min_delta": _min_delta(told.certainty.gain),
         "rules": [_named_fields(rule, "reason", "fires", "left", "message") for rule in told.rules],
         "stop": told.decision and _named_fields(told.decision, *_OF_DECISION),
+        "stop_awaits": told.awaits,
         "first_stop": told.first_stop and _named_fields(told.first_stop, *_OF_DECISION),
     }
 
@@ -150,6 +151,8 @@ def _stop(told: Explanation) -> list[RenderableType]:
     else:
         head = Text.assemble(("Stopping: no", "bold"), _without_rules(told))
     parts: list[RenderableType] = [head]
+    if told.awaits:
+        parts.append(Text(f"it waits for {told.awaits}, which may be a gain", style="yellow"))
     if told.generation > 1:
         parts.append(
             Text(

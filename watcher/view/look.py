@@ -52,6 +52,7 @@ class Look(msgspec.Struct, frozen=True):
         pace_seconds: What an evaluation took lately, None before the first.
         patience_left: `evaluations` and `steps` that may pass without improvement, where limited.
         stop: Why the run should stop, None when it should not.
+        stop_awaits: The checkpoint whose score a stop waits for, since a gain there would undo it.
         failures: `checkpoint, state, reason` of what failed or is corrupt, the latest first.
         outdated: How many are promoted by a score of an earlier evaluation.
         unranked: Of how many the score cannot rank, and why not, None for none.
@@ -77,6 +78,7 @@ class Look(msgspec.Struct, frozen=True):
     pace_seconds: float | None
     patience_left: dict[str, int]
     stop: str | None
+    stop_awaits: str | None
     failures: list[dict[str, Any]]
     outdated: int = 0
     unranked: str | None = None
@@ -243,6 +245,7 @@ class Looker:
             if live
             else _patience_now(reader, run),
             stop=run["status"].get("stop") if live else reader.last_stop(),
+            stop_awaits=run["stopping"].get("awaits"),
             failures=reader.failed(_FAILURES),
             outdated=reader.outdated(),
             unranked=self._unranked,
@@ -297,6 +300,7 @@ def as_data(look: Look, model_dir: Path) -> dict[str, Any]:
         "last": look.last and {"global_step": look.last[0], "score": look.last[1]},
         "patience_left": look.patience_left,
         "stop": look.stop,
+        "stop_awaits": look.stop_awaits,
         "warnings": look.warnings,
     }
 

@@ -151,6 +151,8 @@ def _head(look: Look) -> RenderableType:
         facts.add_row("patience", left)
     if look.stop:
         facts.add_row("early stop", Text(look.stop, style="bold magenta"))
+    elif look.stop_awaits:
+        facts.add_row("early stop", f"waits for {look.stop_awaits}, which may be a gain")
     return Group(title, facts, *map(_warning, look.warnings))
 
 
