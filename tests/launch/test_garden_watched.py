@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,10 @@ from watching import CLI, STUB, cli
 
 from watcher.config import Settings, load_settings
 from watcher.launch.garden_trainer import GardenTrainer
+from watcher.runtime.waiting import OVER, wait_for_trainer
+from watcher.runtime.wakeup import WakeUp
 from watcher.store.reading import open_reader
+from watcher.systemd.notify import Notifier, Service
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +99,19 @@ def test_a_config_file_that_is_not_there_starts_nothing(launch: Launch):
     assert launch.run("--watch", "--python", STUB, trainer=command) == 1
     assert "config_file (gone.yaml) does not exist" in launch.err.read_text()
     assert not launch.model_dir.exists()
+
+
+def test_it_says_once_that_it_waits_for_params_yaml(tmp_path: Path):
+    settings = Settings.of(
+        model_dir=str(tmp_path),
+        evaluator="model-garden",
+        experiment=EXPERIMENT,
+        wait_for_model_dir=True,
+    )
+    wakeup, said = WakeUp(), list[Path]()
+    threading.Timer(1.0, wakeup.stop).start()
+    waited = wait_for_trainer(settings, None, wakeup, Service(Notifier(None)), said.append)
+    assert waited is OVER and said == [tmp_path / "params.yaml"]
 
 
 def test_the_export_that_is_proposed_is_model_gardens_own(tmp_path: Path):

@@ -18,7 +18,7 @@ from watcher.store import Store
 from watcher.store.reading import open_reader
 from watcher.types import Evaluation, Replicated, Replicates
 from watcher.view.look import Looker, as_data
-from watcher.view.overview import Overview
+from watcher.view.overview import Overview, runs_table
 
 FINGERPRINT = "a" * 64
 
@@ -144,11 +144,14 @@ def test_status_counts_the_averages_that_wait(averaged: Store, tmp_path: Path):
         with open_reader(tmp_path) as reader:
             look = Looker(reader).look()
         file = io.StringIO()
-        Console(file=file, width=120).print(Overview(look))
+        Console(file=file, width=120).print(Overview(look), runs_table([(tmp_path, look)]))
         return as_data(look, tmp_path)["averages_waiting"], file.getvalue()
 
     count, shown = seen()
     assert count == 1 and "1 average waits" in shown and "empty" not in shown
+    lines = shown.splitlines()
+    head = next(n for n, line in enumerate(lines) if {"now", "queue", "score"} <= {*line.split()})
+    assert lines[head + 2][: lines[head].index("queue") + len("queue")].endswith(" 1")
     write(averaged)
     assert seen()[0] == 1
     lease = averaged.queue.lease_next(NOW, 60)

@@ -92,7 +92,7 @@ def run_daemon(load: Callable[[], Loaded[Settings]], say_waiting: Callable[[Path
     Args:
         load: Returns the settings; called again when the database, which says what the last start
             was given, was locked at first.
-        say_waiting: Is called once with a MODEL_DIR that is waited for.
+        say_waiting: Is called once with each path that is not there and is waited for.
 
     Raises:
         WatcherError: it cannot begin, or cannot go on; the message says why.

@@ -36,7 +36,7 @@ def wait_for_trainer(
         params: Of which params.yaml they are.
         wakeup: Says when a signal came.
         service: Is told what is waited for.
-        say_waiting: Is called once with a MODEL_DIR that is waited for.
+        say_waiting: Is called once with each path that is not there and is waited for.
 
     Returns:
         Of which params.yaml the settings are to be, None where there is none to be had; `OVER`
@@ -51,7 +51,7 @@ def wait_for_trainer(
             return OVER
     if not isinstance(evaluator, ModelGardenSettings):
         return None
-    if not _wait_for_params(settings, evaluator, wakeup, service):
+    if not _wait_for_params(settings, evaluator, wakeup, service, say_waiting):
         return OVER
     present = _state(evaluator.inputs(run.model_path))
     if present != params:
@@ -81,7 +81,11 @@ def _wait_for_model_dir(folder: Path, wakeup: WakeUp, service: Service) -> bool:
 
 
 def _wait_for_params(
-    settings: Settings, garden: ModelGardenSettings, wakeup: WakeUp, service: Service
+    settings: Settings,
+    garden: ModelGardenSettings,
+    wakeup: WakeUp,
+    service: Service,
+    say_waiting: Callable[[Path], None],
 ) -> bool:
     """Return True once the experiment's configuration is there, False when a signal came first.
 
@@ -97,6 +101,8 @@ def _wait_for_params(
             hint="the trainer writes params.yaml into MODEL_DIR when it starts: start it first,"
             " wait for it with --wait-for-model-dir, or give its --config-file",
         )
+    if lacking:
+        say_waiting(Path(lacking.path))
     path, deadline = Path(needed[0].path), time.monotonic() + _OWN_PARAMS_SECONDS
     while not is_file(str(path)) or (
         not garden.config_file

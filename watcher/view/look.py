@@ -98,6 +98,11 @@ class Look(msgspec.Struct, frozen=True):
         return status
 
     @property
+    def queued(self) -> int:
+        """How many wait for a worker, averages among them."""
+        return self.waiting + self.averages_waiting
+
+    @property
     def best(self) -> dict[str, Any] | None:
         """The row of the view `best`."""
         row = next((row for row in self.board if row["rank"] == 1), None)

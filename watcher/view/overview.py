@@ -108,7 +108,7 @@ def runs_table(seen: Sequence[tuple[Path, Look | str]]) -> RenderableType:
         table.add_row(
             name,
             _in_brief(look),
-            *(str(number) for number in (look.waiting, look.states.get("scored", 0), look.failed)),
+            *(str(number) for number in (look.queued, look.states.get("scored", 0), look.failed)),
             best.get("checkpoint", ""),
             figure(best.get("score"), ".4f"),
             ", ".join(_PATIENCE[unit].format(n) for unit, n in look.patience_left.items()),
@@ -144,7 +144,7 @@ def _head(look: Look) -> RenderableType:
         facts.add_row("host", _host(host))
     if look.running and look.status.get("files"):
         facts.add_row("files", Text(look.status["files"]))
-    if look.current or look.waiting or look.averages_waiting:
+    if look.current or look.queued:
         facts.add_row("queue", _queue(look))
     facts.add_row("so far", _counts(look.states))
     if left := _patience(look):

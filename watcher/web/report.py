@@ -94,7 +94,7 @@ def _cards(data: ReportData) -> Markup:
             _which(last and last.row) or "nothing is evaluated yet",
         ),
         ("Checkpoints", str(sum(look.states.values())), states or "none was seen yet"),
-        ("Queue", str(look.waiting), _queue(data)),
+        ("Queue", str(look.queued), _queue(data)),
         ("Patience left", *_patience(data)),
         *_hosts(look),
     ]
