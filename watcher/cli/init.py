@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from watcher.cli.sources import FILE_HERE
 from watcher.config.bucket import is_url, parse_place
 from watcher.errors import ConfigError, ModelDirError
 from watcher.files.atomic_io import write_new_file
+
+if TYPE_CHECKING:
+    from watcher.setup.settings_file import Outlook
 
 _FLAGS = frozenset({"pipeline_config", "experiment", "python"})
 
@@ -76,50 +80,56 @@ def init(
     from watcher.setup.look import look
     from watcher.setup.settings_file import render
 
-    to_screen = str(output) == "-"
-    if output.is_dir():
-        raise ConfigError(
-            f"{output} is a folder", hint=f"name the file to write, -o {output / FILE_HERE} say"
-        )
-    if not to_screen and output.exists() and not force:
-        raise ConfigError(
-            f"{output} is there already", hint="name another one with -o, or overwrite with --force"
-        )
-    _check(model_dir, pipeline_config)
-    if pipeline_config and experiment:
-        raise ConfigError(
-            f"pipeline_config ({pipeline_config}) and experiment ({experiment}) are of different"
-            " trainers",
-            hint="give the one that this run is trained with",
-        )
-    options = {
+    asked = {
         "model_dir": model_dir,
         "pipeline_config": pipeline_config,
         "experiment": experiment,
         "python": python,
     }
-    given = {name: value for name, value in options.items() if value is not None}
+    to_screen = str(output) == "-"
+    _refuse_output(output, is_there=not to_screen and output.exists() and not force)
+    _check(model_dir, pipeline_config, experiment)
+    given = {name: value for name, value in asked.items() if value is not None}
     outlook = look(given, os.environ, time_limit, lambda text: click.echo(text, err=True))
     text = render(outlook, outlook.found["model_dir"].value)
     if to_screen:
         click.echo(text, nl=False)
     else:
         _write(output, text, force=force)
+    _tell_found(outlook)
+    if near := lookalike(Path(model_dir)):
+        click.echo(f"warning: {model_dir} does not exist yet: did you mean {near}?", err=True)
+    if not to_screen:
+        _tell_next(output, list(outlook.gaps))
+
+
+def _refuse_output(output: Path, *, is_there: bool) -> None:
+    if output.is_dir():
+        raise ConfigError(
+            f"{output} is a folder", hint=f"name the file to write, -o {output / FILE_HERE} say"
+        )
+    if is_there:
+        raise ConfigError(
+            f"{output} is there already", hint="name another one with -o, or overwrite with --force"
+        )
+
+
+def _tell_found(outlook: Outlook) -> None:
     for name, found in outlook.found.items():
         why = f"  ({found.why})" if found.why else ""
         click.echo(f"{name + ' ':.<24} {found.value}{why}", err=True)
     for name, gap in outlook.gaps.items():
         click.echo(f"{name + ' ':.<24} TO FILL IN: {gap}", err=True)
-    if near := lookalike(Path(model_dir)):
-        click.echo(f"warning: {model_dir} does not exist yet: did you mean {near}?", err=True)
-    if not to_screen:
-        file = shlex.quote(str(output))
-        click.echo(f"\nwrote {output}. Next:", err=True)
-        if outlook.gaps:
-            click.echo(f"  {_to_fill_in(list(outlook.gaps), file)}", err=True)
-        config = "" if output == FILE_HERE else f" --config {file}"
-        click.echo(f"  checkpoint-watcher doctor{config}", err=True)
-        click.echo(f"  checkpoint-watcher run{config}", err=True)
+
+
+def _tell_next(output: Path, gaps: Sequence[str]) -> None:
+    file = shlex.quote(str(output))
+    click.echo(f"\nwrote {output}. Next:", err=True)
+    if gaps:
+        click.echo(f"  {_to_fill_in(gaps, file)}", err=True)
+    config = "" if output == FILE_HERE else f" --config {file}"
+    click.echo(f"  checkpoint-watcher doctor{config}", err=True)
+    click.echo(f"  checkpoint-watcher run{config}", err=True)
 
 
 def _to_fill_in(names: Sequence[str], file: str) -> str:
@@ -130,7 +140,7 @@ def _to_fill_in(names: Sequence[str], file: str) -> str:
     return f"fill in {named} in {file}{again}"
 
 
-def _check(model_dir: str, pipeline_config: str | None) -> None:
+def _check(model_dir: str, pipeline_config: str | None, experiment: str | None) -> None:
     folder = Path(model_dir).absolute()
     if is_url(model_dir):
         try:
@@ -152,6 +162,12 @@ def _check(model_dir: str, pipeline_config: str | None) -> None:
         raise ConfigError(
             f"pipeline_config ({pipeline_config}) does not exist or is not a file",
             hint="give the file that model_main_tf2 gets as --pipeline_config_path",
+        )
+    if pipeline_config and experiment:
+        raise ConfigError(
+            f"pipeline_config ({pipeline_config}) and experiment ({experiment}) are of different"
+            " trainers",
+            hint="give the one that this run is trained with",
         )
 
 
