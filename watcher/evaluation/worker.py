@@ -52,6 +52,29 @@ def device_environment(device: str) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def _start(
+    command: Sequence[str], variables: Mapping[str, str], folder: Path | None, held: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """Start a process that leads a group of its own, and holds the locks it is given."""
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **variables},
+            cwd=folder,
+            start_new_session=True,
+            pass_fds=held,
+        )
+    except OSError as error:
+        raise WorkerError(
+            f"cannot start the interpreter {command[0]}: {error.strerror}",
+            hint="--python names the interpreter of the training environment,"
+            " for example /path/to/env/bin/python",
+        ) from error
+
+
 class Worker:
     """A running worker process. It leads a process group of its own."""
 
@@ -93,23 +116,7 @@ class Worker:
             if scratch and scratch.descriptor is not None:
                 held.append(scratch.descriptor)
             variables = {**environment, **temporary_environment(self._temporary)}
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, **variables},
-                    cwd=folder,
-                    start_new_session=True,
-                    pass_fds=held,
-                )
-            except OSError as error:
-                raise WorkerError(
-                    f"cannot start the interpreter {command[0]}: {error.strerror}",
-                    hint="--python names the interpreter of the training environment,"
-                    " for example /path/to/env/bin/python",
-                ) from error
+            self._process = _start(command, variables, folder, held)
             if taken:
                 taken.note(self._process.pid)
         assert self._process.stdin and self._process.stdout and self._process.stderr

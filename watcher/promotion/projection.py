@@ -167,61 +167,95 @@ class Projector:
         """Bring the folders up to date; `_ANEW` when a leader was lost on the way."""
         # All may have gone since the last look: nothing of this run goes into another folder.
         self._store.require_present()
-        later = False
+        later = self._brings_back_later()
         try:
-            self._bring_back()
-            self._lost = False
-        except Unfinished:
-            # What takes the place of a lost one may take long to read: that one goes at once.
-            later = self._lost
-            if not later:
-                raise
-        rows = self._store.ledger.scored_and_pinned()
-        averages = self._store.ledger.scored_and_pinned("averaged")
-        waiting = self._store.queue.waiting_ids()
-        held = self._averaging.follow(rows, now)
-        notes: dict[int, str | None] = {}
-        first: list[ScoredCheckpoint] = []
-        try:
-            # Of a run without averages a folder of that name is somebody else's.
-            there = averages or self._store.promotions.placements(AVERAGES_BOARD)
-            for place, board in enumerate((*self._boards, *([self._averages] if there else []))):
-                listed = averages if board is self._averages else rows
-                if place == 0:
-                    # A gain over what has no replicates yet cannot be told, but is not lost either.
-                    listed = [*rows, *self._averaging.deserving(averages, self._judging.told(rows))]
-                ranking = self._judging.judge(board, self._judging.decidable(board, listed))
-                settled = [row for row in listed if row.checkpoint_id not in waiting]
-                # Whatever those that wait turn out to be worth: who comes behind them stays too.
-                for one in (ranking, self._judging.judge(board, settled)):
-                    held |= {row.checkpoint_id for row in worth_keeping(one, board)}
-                if board.policy.ties_by == "noise":
-                    held |= self._store.replicates.awaited
-                if self._stays(board, ranking):
-                    self._folders[board.name].leave_alone()
-                    held |= self._present(board.name)
-                    # Whatever the missing scores turn out to be, a veto may let any of these in.
-                    held |= {row.checkpoint_id for row in listed if board.policy.veto}
-                    continue
-                self._show(board.name, ranking.leaders, self._text(board), now)
-                notes |= notes_on(board, ranking)
-                first += ranking.leaders[:1] if place == 0 else ()
-            held |= self._update_kept(rows, now)
+            held, notes, first = self._show_boards(now)
         except LeaderLost as error:
-            _log.error("promoted checkpoint lost", reason=error.message)
-            self._store.queue.forget_pin(error.checkpoint_id)
-            # Of what waits to be evaluated: as long as it may be pinned again.
-            self._store.queue.put_off(error.checkpoint_id, now + _LOST_SECONDS)
-            self._recall.lost(error.checkpoint_id)
-            self._recalled_at = None
-            self._lost = True
-            self._store.ledger.add_event(now, "lost", error.message)
+            self._lose(error, now)
             return _ANEW
         if later:
             raise Unfinished
         self._write_notes(notes)
         self._release_pins(held)
-        return first[0] if first else None
+        return first
+
+    def _brings_back_later(self) -> bool:
+        """Bring back what can be; True where that is unfinished, and a lost one is to go at once.
+
+        What takes its place may take long to read.
+        """
+        try:
+            self._bring_back()
+            self._lost = False
+        except Unfinished:
+            if not self._lost:
+                raise
+        return self._lost
+
+    def _lose(self, lost: LeaderLost, now: float) -> None:
+        """Take a leader whose files are gone out of the ranking, and look for it once more."""
+        _log.error("promoted checkpoint lost", reason=lost.message)
+        self._store.queue.forget_pin(lost.checkpoint_id)
+        # Of what waits to be evaluated: as long as it may be pinned again.
+        self._store.queue.put_off(lost.checkpoint_id, now + _LOST_SECONDS)
+        self._recall.lost(lost.checkpoint_id)
+        self._recalled_at = None
+        self._lost = True
+        self._store.ledger.add_event(now, "lost", lost.message)
+
+    def _show_boards(
+        self, now: float
+    ) -> tuple[set[int], dict[int, str | None], ScoredCheckpoint | None]:
+        """Make each board's folder and `kept/` show who deserves a place.
+
+        Returns:
+            The ids of the checkpoints whose pins stay, what is noted of checkpoints by their ids,
+            and the first of the main board.
+
+        Raises:
+            LeaderLost: the files of one that deserves a place are not whole any more.
+        """
+        rows = self._store.ledger.scored_and_pinned()
+        averages = self._store.ledger.scored_and_pinned("averaged")
+        waiting = self._store.queue.waiting_ids()
+        held = self._averaging.follow(rows, now)
+        notes: dict[int, str | None] = {}
+        first = None
+        # Of a run without averages a folder of that name is somebody else's.
+        there = averages or self._store.promotions.placements(AVERAGES_BOARD)
+        for board in (*self._boards, *([self._averages] if there else [])):
+            is_main = board is self._boards[0]
+            listed = averages if board is self._averages else rows
+            if is_main:
+                # A gain over what has no replicates yet cannot be told, but is not lost either.
+                listed = [*rows, *self._averaging.deserving(averages, self._judging.told(rows))]
+            ranking = self._judging.judge(board, self._judging.decidable(board, listed))
+            held |= self._worth_holding(board, ranking, listed, waiting)
+            if self._stays(board, ranking):
+                self._folders[board.name].leave_alone()
+                held |= self._present(board.name)
+                # Whatever the missing scores turn out to be, a veto may let any of these in.
+                held |= {row.checkpoint_id for row in listed if board.policy.veto}
+                continue
+            self._show(board.name, ranking.leaders, self._text(board), now)
+            notes |= notes_on(board, ranking)
+            first = next(iter(ranking.leaders), None) if is_main else first
+        return held | self._update_kept(rows, now), notes, first
+
+    def _worth_holding(
+        self, board: Board, ranking: Ranking, rows: Iterable[ScoredCheckpoint], waiting: set[int]
+    ) -> set[int]:
+        """Return whose pins a board needs, whatever those that wait turn out to be worth."""
+        settled = [row for row in rows if row.checkpoint_id not in waiting]
+        # Who comes behind those that wait stays, too.
+        held = {
+            row.checkpoint_id
+            for one in (ranking, self._judging.judge(board, settled))
+            for row in worth_keeping(one, board)
+        }
+        if board.policy.ties_by == "noise":
+            held |= self._store.replicates.awaited
+        return held
 
     def _bring_back(self) -> None:
         """Pin again what deserves a place, or is to be kept, and still lies in MODEL_DIR.
