@@ -97,6 +97,68 @@ def test_other_boards_need_no_evaluation_and_what_is_gone_is_said(watcher: Watch
     assert "mode max takes the highest loss for the best" in log
 
 
+def test_a_board_of_a_metric_of_its_own_has_no_mode_of_the_first(watcher: Watcher):
+    save(watcher, 3)
+    file = settings_file(
+        watcher,
+        """
+        [[board]]
+        metric = "loss"
+        mode = "min"
+        [[board]]
+        name = "both"
+        metric = "mAP - 0.1 * loss"
+        top_k = 1
+        """,
+    )
+    assert watcher.run("--config", file, **scores(c1=0.3, c2=0.5, c3=0.1)) == 0
+    assert names(watcher, "both") == ["ckpt-2"]
+
+
+def test_a_board_that_gets_another_name_keeps_what_lies_in_its_folder(watcher: Watcher):
+    save(watcher, 4)
+    told = scores(c1=0.3, c2=0.5, c3=0.1, c4=0.2)
+    assert watcher.run("--top-k", 2, **told) == 0
+    before = watcher.best_files()
+    file = settings_file(watcher, "[[board]]\nname = 'main'\ntop_k = 1\n")
+    assert watcher.run("--config", file, **told) == 0
+    assert watcher.leaderboard() == names(watcher, "main") == ["ckpt-2"]
+    assert names(watcher, "best") == []
+    left = {name for name in before if not name.startswith("ckpt-1")}
+    assert watcher.best_files() == left
+
+
+def test_a_note_goes_once_it_is_not_so_any_more(watcher: Watcher):
+    save(watcher, 2)
+    told = scores(c1=0.3, c2=0.5)
+    latencies = {
+        "STUB_LATENCIES": json.dumps({"ckpt-1": [10, 1], "ckpt-2": [50, 1]}),
+        "STUB_METRICS": json.dumps([MAP, LOSS, "latency_ms"]),
+    }
+    assert watcher.run("--veto", "latency_ms:5", **told, **latencies) == 0
+    noted = "SELECT checkpoint FROM history WHERE note IS NOT NULL"
+    assert watcher.query(noted) == [{"checkpoint": "ckpt-2"}]
+    assert watcher.run("--veto", "latency_ms:90", "--top-k", 1, **told, **latencies) == 0
+    assert watcher.leaderboard() == ["ckpt-2"] and watcher.query(noted) == []
+
+
+def test_places_by_the_metric_of_before_are_shown_by_that_and_without_intervals_of_another(
+    watcher: Watcher,
+):
+    save(watcher, 3)
+    told = scores(c1=0.3, c2=0.5, c3=0.1)
+    replicates = {f"ckpt-{n}": [n / 10, n / 10 + 0.01] * 10 for n in range(1, 4)}
+    drawn = {"STUB_REPLICATES": json.dumps(replicates)}
+    assert watcher.run(**told, **drawn) == 0
+    assert watcher.query("SELECT low FROM best")[0]["low"] is not None
+    changed = {"STUB_FINGERPRINT": "e" * 64, "STUB_NAN": "*"}
+    watcher.run("--metric", "mAP + 1", **told, **changed)
+    (best,) = watcher.query("SELECT checkpoint, score, low, p_best FROM best")
+    assert best == {"checkpoint": "ckpt-2", "score": 0.5, "low": None, "p_best": None}
+    assert f"by {MAP}" in cli("leaderboard", watcher.model_dir).stdout
+    assert f"Leaderboard by {MAP}, as before" in cli("status", watcher.model_dir).stdout
+
+
 def test_a_vetoed_checkpoint_is_not_promoted_and_history_says_why(watcher: Watcher):
     save(watcher, 3)
     by = scores(c1=0.3, c2=0.4, c3=0.6)

@@ -109,6 +109,14 @@ def test_an_expression_that_has_no_finite_value_is_no_score(text):
     assert Metric(text).value(VALUES) is None
 
 
+@pytest.mark.parametrize("text", ["min(AP[a], AP[b])", "min(AP[b], AP[a])", "max(AP[a], AP[b])"])
+def test_a_replicate_has_no_value_where_a_part_has_none_in_whatever_order_they_are_written(text):
+    metric = Metric(text)
+    drawn = {key: [0.5, math.nan, 0.7] if key[1] == "a" else [0.6, 0.5, 0.6] for key in metric.keys}
+    first, second, third = metric.replicates(drawn)
+    assert math.isnan(second) and {first, third} <= {0.5, 0.6, 0.7}
+
+
 def test_an_expression_that_gives_minus_one_is_a_score_all_the_same():
     value = Metric("1 - loss").value(VALUES)
     assert value != -1.0 and value == pytest.approx(-1.0, abs=1e-15)

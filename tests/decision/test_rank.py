@@ -130,6 +130,12 @@ def test_where_the_best_has_the_metric_a_candidate_without_it_is_vetoed():
     assert steps(rank(rows, RankPolicy(veto=(VETO,)))) == [1]
 
 
+def test_a_board_without_places_has_no_leaders_under_a_veto_either():
+    rows = [measured(1, 0.30, person=0.50), measured(2, 0.40, person=0.45)]
+    ranking = judge(rows, RankPolicy(veto=(VETO,), top_k=0))
+    assert (ranking.leaders, ranking.vetoed) == ((), ())
+
+
 def test_the_incumbent_decides_also_when_what_it_once_beat_is_older():
     rows = [measured(3, 0.45, person=0.30), measured(4, 0.40, person=0.50)]
     assert steps(judge(rows, RankPolicy(veto=(VETO,)), incumbent=4).leaders) == [4]

@@ -15,7 +15,7 @@ from ranked import row
 
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother, parse_smoothing
-from watcher.decision.stop import REASONS, StopPolicy, rules, walk
+from watcher.decision.stop import REASONS, StopPolicy, decide, rules, undone_between, walk
 
 
 def ledger(*scores: float | None) -> list:
@@ -91,6 +91,25 @@ def test_of_several_rules_that_fire_the_certain_one_is_named():
     assert [rule.reason for rule in found] == [r for r in REASONS if r in {x.reason for x in found}]
     assert all(rule.fires for rule in found)
     assert reason(ledger(0.4, 0.3), every) == "target"
+
+
+@pytest.mark.parametrize(
+    ("policy", "after"),
+    [
+        (StopPolicy(patience=2, min_delta=0.2), 100),
+        (StopPolicy(plateau_std=0.1, plateau_window=3), 400),
+        (StopPolicy(plateau_std=0.1, plateau_window=3, smoothing=Smoothing("median", 2)), 300),
+        (StopPolicy(plateau_std=0.1, plateau_window=3, smoothing=Smoothing("ema", 0.5)), -1),
+        (StopPolicy(trend_below=0.1, trend_window=4), 300),
+        (StopPolicy(max_steps=100), None),
+        (StopPolicy(target=0.4), None),
+        (StopPolicy(patience=20), None),
+    ],
+)
+def test_a_first_score_may_undo_a_stop_where_the_rule_looks_and_nowhere_else(policy, after):
+    walked = walk(ledger(0.4, 0.41, 0.42, 0.43, 0.44, 0.45), policy)
+    between = undone_between(decide(walked, policy), walked)
+    assert between == (None if after is None else (after, 600))
 
 
 def test_one_lucky_spike_neither_stops_nor_prolongs_a_smoothed_run():

@@ -202,7 +202,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_measured_again_costs_no_attempt(
     wait_until(lambda: run.evaluations() == ["ckpt-2"], "it is measured again")
     pins = run.database.parent / "pins"
     shutil.rmtree(next(pins.glob("*/ckpt-2.index")).parent)
-    for path in run.best_dir.glob("ckpt-2*"):
+    for path in (*run.best_dir.glob("ckpt-2*"), *run.model_dir.glob("ckpt-2*")):
         path.unlink()
     go.touch()
     assert daemon.wait(60) == 0

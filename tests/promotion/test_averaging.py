@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_trainer import Manager, model_tensors
+from fake_trainer import Manager, model_tensors, write_checkpoint
 from watching import Watcher, cli, wait_until
 
 from watcher.checkpoints.bundle import verify
@@ -98,6 +98,54 @@ def test_an_average_has_a_place_in_best_as_it_is_set(watcher: Watcher, promote, 
     told = json.loads(cli("explain", watcher.model_dir, "--json").stdout)
     assert [row["checkpoint"] for row in told["leaders"]][:2] == best
     assert told["first_stop"] is None
+
+
+def test_whose_place_an_average_has_gets_it_back_once_a_checkpoint_beats_the_average(
+    watcher: Watcher,
+):
+    manager = save(watcher, 2)
+    told = {"STUB_SCORES": scores(ckpt_2_average1=0.6, ckpt_3=0.7, ckpt_4=0.3)}
+    flags = ("--average", "last-2", "--top-k", 1, "--average-promote", "better")
+    assert watcher.run(*flags, **told) == 0
+    assert watcher.leaderboard() == ["ckpt-2-average1"]
+    for path in watcher.model_dir.glob("ckpt-*"):
+        path.unlink()
+    # The first two are kept by nothing but the place that one of them may have again.
+    flags = (*flags[2:], "--average", "none")
+    assert watcher.run(*flags, **told) == 0
+    saved = watcher.query("SELECT name FROM checkpoints WHERE pin_path IS NOT NULL")
+    assert saved == [{"name": "ckpt-2"}]
+    del manager
+    write_checkpoint(watcher.model_dir, "ckpt-3", 300, model_tensors(1000, "3"), save_counter=3)
+    assert watcher.run("--top-k", 2, *flags[2:], **told) == 0
+    assert watcher.leaderboard() == ["ckpt-3", "ckpt-2"]
+    assert in_folder(watcher.best_dir) == {"ckpt-3", "ckpt-2"}
+
+
+def test_a_kept_average_stands_in_kept_json_with_its_score(watcher: Watcher):
+    save(watcher)
+    told = {"STUB_SCORES": scores(ckpt_3_average1=0.45)}
+    assert watcher.run("--average", "top-2", **told) == 0
+    assert cli("keep", watcher.model_dir, "ckpt-3-average1").returncode == 0
+    assert watcher.run("--average", "top-2", **told) == 0
+    (kept,) = json.loads((watcher.model_dir / "kept" / "kept.json").read_text())["checkpoints"]
+    assert (kept["checkpoint"], kept["score"]) == ("ckpt-3-average1", 0.45)
+
+
+def test_explain_shows_an_average_on_the_main_board_alone_and_as_the_settings_asked_for_have_it(
+    watcher: Watcher,
+):
+    save(watcher)
+    flags = ("--average", "top-2", "--top-k", 2, "--average-promote", "better")
+    assert watcher.run(*flags, STUB_SCORES=scores(ckpt_3_average1=0.6)) == 0
+
+    def leaders(*asked: str) -> list[str]:
+        said = cli("explain", watcher.model_dir, "--json", *asked)
+        assert said.returncode == 0, said.stderr
+        return [row["checkpoint"] for row in json.loads(said.stdout)["leaders"]]
+
+    assert leaders() == leaders("--board", "best") == ["ckpt-3-average1", "ckpt-2"]
+    assert leaders("--what-if", "average_promote=never") == ["ckpt-2", "ckpt-3"]
 
 
 def test_what_is_asked_for_while_no_watcher_runs_is_done_by_the_next_one(watcher: Watcher):

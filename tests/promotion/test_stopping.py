@@ -158,6 +158,48 @@ def test_a_file_that_is_no_sentinel_is_neither_overwritten_nor_deleted(
     assert stopping.problem is None and written and written["reason"] == "patience"
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_stop_is_withdrawn_where_its_file_was_deleted_or_is_to_be_another(
+    store: Store, tmp_path: Path, elsewhere: bool
+):
+    for counter in range(1, 5):
+        record(store, counter, 0.5)
+    stopping_of(settings(tmp_path), store).update(NOW, None)
+    first = tmp_path / "EARLY_STOP"
+    assert first.exists() and store.ledger.last_stop()
+    later = settings(tmp_path).replaced(patience=50)
+    if elsewhere:
+        later = later.replaced(sentinel=str(tmp_path / "STOP"))
+    else:
+        first.unlink()
+    stopping_of(later, store).update(NOW, None)
+    assert store.ledger.last_stop() is None
+    assert not first.exists() and not later.run.sentinel_path.exists()
+
+
+def test_a_sentinel_of_another_run_stays_where_ours_was_to_be_before(store: Store, tmp_path: Path):
+    stopping_of(settings(tmp_path), store).update(NOW, None)
+    write_sentinel(tmp_path / "EARLY_STOP", {"schema": 1, "reason": "target", "run": "another"})
+    moved = settings(tmp_path).replaced(sentinel=str(tmp_path / "STOP"))
+    stopping_of(moved, store).update(NOW, None)
+    assert (tmp_path / "EARLY_STOP").exists()
+
+
+def test_resume_goes_on_after_all_that_was_scored_though_it_is_queued_once_more(
+    store: Store, tmp_path: Path
+):
+    stopping = stopping_of(settings(tmp_path), store)
+    for counter in range(1, 5):
+        record(store, counter, 0.5)
+    for row in store.queue.pinned():
+        store.queue.requeue(row, NOW)
+    stopping.update(NOW, None)
+    assert stopping.decision
+    assert store.ledger.resume(NOW) == max(row["global_step"] for row in store.queue.pinned())
+    stopping.update(NOW, None)
+    assert stopping.decision is None
+
+
 def test_an_own_stop_replaces_the_sentinel_of_another_run(store: Store, tmp_path: Path):
     file, stopping = tmp_path / "EARLY_STOP", stopping_of(settings(tmp_path), store)
     write_sentinel(file, {"schema": 1, "run": "another", "reason": "patience"})

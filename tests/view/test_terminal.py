@@ -252,7 +252,7 @@ def test_leaderboard_and_compare_subtract_what_they_show():
     change = Change("DetectionBoxes_Precision/mAP", None, 0.12344, 0.12356)
     drawn = io.StringIO()
     console = Console(width=100, file=drawn)
-    console.print(leaderboard_table(rows))
+    console.print(leaderboard_table(rows, mode="max"))
     before, after = (Measured(row, {}, {}) for row in rows)
     console.print(changes_table([change], [], before, after))
     assert re.search(r"0\.412344 +0\.000002", drawn.getvalue())

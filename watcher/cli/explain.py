@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,11 @@ from watcher.config import FILE_ONLY
 from watcher.config.ranking import RankingSettings
 from watcher.config.stopping import StoppingSettings
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
+
+if TYPE_CHECKING:
+    from watcher.decision.board import Board
+    from watcher.decision.metric import Values
+    from watcher.types import ScoredCheckpoint
 
 _DECIDING = {*RankingSettings.__struct_fields__, *StoppingSettings.__struct_fields__} - FILE_ONLY
 
@@ -109,11 +114,13 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     if board is None:
         raise ConfigError(f"board ({board_name}) is not set", hint=f"there are: {', '.join(made)}")
     scored = reader.scored()
-    averages = [] if board_name else reader.averages_in_place()
     first = next(iter(made))
     stops_by = None if board.name == first else first
+    # Another board's are what the trainer saved.
+    averages = [row for row in reader.scored_averages() if row.pin and not stops_by]
     keys = {key for metric in board.metrics for key in metric.keys}
     values = reader.values([row.evaluation_id for row in (*scored, *averages)], keys)
+    averages = _deserving(reader, settings.ranking.average_promote, board, scored, averages, values)
     if values:
         require_metrics([board], *reader.measured())
     begun = datetime.fromisoformat(reader.begun_at()).timestamp()
@@ -147,6 +154,35 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         return told, stops_by
     ids = [row.evaluation_id for row in told.compared]
     return with_certainty(told, draws_of(reader, ids, board.metric.keys)), stops_by
+
+
+def _deserving(
+    reader: Any,
+    promote: Any,
+    board: Board,
+    scored: Sequence[ScoredCheckpoint],
+    averages: Sequence[ScoredCheckpoint],
+    values: Mapping[int, Values],
+) -> list[ScoredCheckpoint]:
+    """Return the averages that have a place on the main board, or would have."""
+    from dataclasses import replace
+
+    from watcher.decision.averages import deserving
+    from watcher.store.replicates import paired
+
+    def seen(rows: Iterable[ScoredCheckpoint]) -> list[ScoredCheckpoint]:
+        scored_as = ((row, values.get(row.evaluation_id, {})) for row in rows)
+        return [replace(row, score=board.metric.value(recorded)) for row, recorded in scored_as]
+
+    # As the daemon looks at them: those whose files are there.
+    saved = [row for row in scored if row.pin]
+    return deserving(
+        seen(averages),
+        seen(saved),
+        promote,
+        board.policy.mode,
+        lambda one, other: paired(reader, board.metric, one, other),
+    )
 
 
 def _in_model_dir(told: Any, model_dir: Path) -> set[int]:

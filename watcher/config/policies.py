@@ -108,11 +108,10 @@ def _board(
     except ValueError as error:
         raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
     metric = parse_metric(board.metric or ranking.metric)
-    # The mode that is set for the first board's metric says little of another's.
-    by_nature, as_set = metric.natural_mode, ranking.mode
-    modes = (by_nature, as_set) if board.metric and not main else (as_set, by_nature)
+    # The mode that is set for the first board's metric says nothing of another's.
+    as_set = None if board.metric and not main else ranking.mode
     policy = RankPolicy(
-        mode=board.mode or modes[0] or modes[1] or "max",
+        mode=board.mode or as_set or metric.natural_mode or "max",
         top_k=ranking.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
         ties=board.ties or ranking.ties,

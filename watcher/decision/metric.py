@@ -157,7 +157,8 @@ class Metric:
         if not self.is_expression:
             return parts["m0_"]
         rows = (dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=False))
-        found = (self._compute(row) for row in rows)
+        # As for `value`: min(0.5, nan) would be 0.5 or nan, as they are ordered.
+        found = (None if any(map(math.isnan, row.values())) else self._compute(row) for row in rows)
         return [math.nan if value is None else value for value in found]
 
     def parts(self, values: Values) -> list[tuple[str, Key, float | None]]:

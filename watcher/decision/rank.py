@@ -111,7 +111,7 @@ def judge(
     """
     rows = [row for row in rows if rankable(row.score)]
     ordered = sorted(rows, key=_order(policy, _equal(rows, policy, tied)))
-    if not ordered or not policy.veto:
+    if not ordered or not policy.veto or not policy.top_k:
         return Ranking(tuple(_first(ordered, policy.top_k)))
     places = {row.checkpoint_id: place for place, row in enumerate(ordered)}
     oldest = min(ordered, key=lambda row: (row.global_step, row.checkpoint_id))
@@ -126,7 +126,7 @@ def judge(
     vetoed = tuple(
         (row, why) for row in ordered[:last] if (why := _objection(row, best, policy)) is not None
     )
-    return Ranking(tuple(leaders), vetoed if policy.top_k else ())
+    return Ranking(tuple(leaders), vetoed)
 
 
 def judge_by_noise(

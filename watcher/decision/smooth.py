@@ -7,6 +7,7 @@ draws with its smoothing slider at W. `median:N` is the median of the last N sco
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections import deque
@@ -24,6 +25,11 @@ class Smoothing(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.amount:g}"
+
+    @property
+    def reach(self) -> float:
+        """How many scores a smoothed one is made of, infinite for all so far."""
+        return self.amount if self.kind == "median" else math.inf
 
 
 def parse_smoothing(text: str | None) -> Smoothing | None:

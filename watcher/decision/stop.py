@@ -8,6 +8,7 @@ decide anew. Rows that cannot rank count neither way.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -136,8 +137,16 @@ class Walk:
         self.since = 0
         self.recent: deque[float] = deque(maxlen=policy.plateau_window)
         self.trend: deque[tuple[int, float]] = deque(maxlen=policy.trend_window)
+        reach = policy.smoothing.reach if policy.smoothing else 1
+        seen = policy.plateau_window + reach - 1
+        self._steps: deque[int] | None = None if math.isinf(seen) else deque(maxlen=int(seen))
         self.not_finite = 0
         self.reached = -1
+
+    @property
+    def recent_from(self) -> int:
+        """The step of the first row that `recent` is made of; -1 for all."""
+        return self._steps[0] if self._steps else -1
 
     @property
     def sign(self) -> float:
@@ -160,6 +169,8 @@ class Walk:
         assert row.score is not None
         self.not_finite = 0
         self.evaluations += 1
+        if self._steps is not None:
+            self._steps.append(row.global_step)
         self.last, self.smoothed = row, self._smoothed(row.score)
         if self.best is None or self.sign * (row.score - (self.best.score or 0.0)) > 0:
             self.best = row
@@ -234,7 +245,13 @@ def undone_between(decision: StopDecision | None, walked: Walk) -> tuple[int, in
     """Return the global steps between which a first score may undo a decision, None for none."""
     if decision is None or decision.reason not in _WITHOUT_GAIN:
         return None
-    return walked.improved.global_step if walked.improved else -1, walked.reached
+    after = walked.improved.global_step if walked.improved else -1
+    # Whatever comes into the window changes what it shows.
+    if decision.reason == "plateau":
+        after = walked.recent_from
+    elif decision.reason == "trend":
+        after = walked.trend[0][0]
+    return after, walked.reached
 
 
 def rules(walked: Walk, policy: StopPolicy, *, hours: float = 0.0) -> list[Rule]:

@@ -147,6 +147,7 @@ class Projector:
     def _begin(self, now: float) -> None:
         """Say once what the settings of this start mean for what was done before."""
         names = [board.name for board in self._boards]
+        self._store.promotions.rename({one.name: one.folder for one in self._boards}, now)
         self._store.promotions.retire([*names, KEPT_BOARD, AVERAGES_BOARD], now)
         self._bring_back()
         waits = self._recalled_at is None  # for new scores, before anything is called gone
@@ -228,7 +229,11 @@ class Projector:
             listed = averages if board is self._averages else rows
             if is_main:
                 # A gain over what has no replicates yet cannot be told, but is not lost either.
-                listed = [*rows, *self._averaging.deserving(averages, self._judging.told(rows))]
+                better = self._averaging.deserving(averages, self._judging.told(rows))
+                # Whose place an average has gets it back once a checkpoint beats that.
+                alone = self._judging.judge(board, self._judging.decidable(board, rows))
+                held |= self._worth_holding(board, alone, rows, waiting) if better else set()
+                listed = [*rows, *better]
             ranking = self._judging.judge(board, self._judging.decidable(board, listed))
             held |= self._worth_holding(board, ranking, listed, waiting)
             if self._stays(board, ranking):
@@ -240,7 +245,7 @@ class Projector:
             self._show(board.name, ranking.leaders, self._text(board), now)
             notes |= notes_on(board, ranking)
             first = next(iter(ranking.leaders), None) if is_main else first
-        return held | self._update_kept(rows, now), notes, first
+        return held | self._update_kept([*rows, *averages], now), notes, first
 
     def _worth_holding(
         self, board: Board, ranking: Ranking, rows: Iterable[ScoredCheckpoint], waiting: set[int]
@@ -369,6 +374,9 @@ class Projector:
     def _write_notes(self, notes: dict[int, str | None]) -> None:
         if self._notes is None:
             self._notes = self._store.ledger.notes()
+        # Unless a board stays as it is, whose notes do too, all that is to be noted is known.
+        if not self._awaiting and not self._nothing_ranks:
+            notes = {**dict.fromkeys(self._notes), **notes}
         changed = {id_: note for id_, note in notes.items() if self._notes.get(id_) != note}
         if not changed:
             return

@@ -9,6 +9,7 @@ and only a row that comes late, or other settings, walk anew.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from watcher.types import ScoredCheckpoint
 _log = structlog.get_logger(__name__)
 
 _OTHER_SCORES = "the evaluation changed, and its scores do not say stop"
+_NOT_ANY_MORE = "the rows do not say stop any more"
 
 
 class Stopping:
@@ -82,44 +84,64 @@ class Stopping:
             StoreError: the database cannot be read or written.
         """
         ledger, path = self._store.ledger, self._sentinel
+        self._leave_earlier_place()
         counts, before = ledger.fingerprint(), ledger.stopped_by()
         by = before if before != counts and before and ledger.waits_anew() else counts
         self.decision = self._decide(now, by)
         self._wait_for_one_between()
         reason = self.decision.reason if self.decision else None
-        ledger.set_stopping(reason, self.patience_left, by, self.awaits)
+        ledger.set_stopping(reason, self.patience_left, by, path, self.awaits)
         present = read_sentinel(path)
-        if self._is_in_the_way(present, now):
-            return
         ours = present is not None and present.get("run") == self._store.run_uuid
-        if ours and self.decision and by != counts:
-            self._tell_held(counts)
-            return
+        in_the_way = self._is_in_the_way(present, now)
         if self.decision is None:
-            if ours:
-                anew = before != by and bool(before)
-                why = _OTHER_SCORES if anew else "the rows do not say stop any more"
-                path.unlink(missing_ok=True)
-                ledger.add_event(now, "stop_withdrawn", f"{why}: go on")
-                _log.info("early stop withdrawn", sentinel=str(path), reason=why)
-            elif present is not None and not self._foreign_told:
-                self._foreign_told = True
-                _log.warning(
-                    "a sentinel of another run lies here, it is left alone", path=str(path)
-                )
+            self._withdraw(now, _OTHER_SCORES if before and before != by else _NOT_ANY_MORE, ours)
+            if present is not None and not ours and not in_the_way:
+                self._tell_foreign()
+        elif ours and by != counts:
+            self._tell_held(counts)
+        elif not in_the_way:
+            content = sentinel_content(
+                self.decision,
+                run=self._store.run_uuid,
+                metric=self._ranking.metric,
+                mode=self._ranking.better,
+                created_at=iso(now),
+                best=best,
+            )
+            if not ours or not same_decision(present, content):
+                write_sentinel(path, content)
+                ledger.add_event(now, "stop", self.decision.message)
+                _log.info("early stop", reason=self.decision.message, sentinel=str(path))
+
+    def _withdraw(self, now: float, why: str, ours: bool) -> None:
+        """Go on. Somebody may have deleted the sentinel; what it said is withdrawn all the same."""
+        if not ours and not self._store.ledger.last_stop():
             return
-        content = sentinel_content(
-            self.decision,
-            run=self._store.run_uuid,
-            metric=self._ranking.metric,
-            mode=self._ranking.better,
-            created_at=iso(now),
-            best=best,
-        )
-        if not ours or not same_decision(present, content):
-            write_sentinel(path, content)
-            ledger.add_event(now, "stop", self.decision.message)
-            _log.info("early stop", reason=self.decision.message, sentinel=str(path))
+        if ours:
+            self._sentinel.unlink(missing_ok=True)
+        self._store.ledger.add_event(now, "stop_withdrawn", f"{why}: go on")
+        _log.info("early stop withdrawn", sentinel=str(self._sentinel), reason=why)
+
+    def _tell_foreign(self) -> None:
+        if not self._foreign_told:
+            self._foreign_told = True
+            _log.warning(
+                "a sentinel of another run lies here, it is left alone", path=str(self._sentinel)
+            )
+
+    def _leave_earlier_place(self) -> None:
+        """Take our own sentinel away from where it was to be at an earlier start."""
+        earlier = self._store.ledger.sentinel_before()
+        if earlier is None or earlier == self._sentinel:
+            return
+        present = read_sentinel(earlier)
+        if present is not None and present.get("run") == self._store.run_uuid:
+            with contextlib.suppress(OSError):  # nobody is to look there any more
+                earlier.unlink(missing_ok=True)
+            _log.info(
+                "early-stop file of before taken away", was=str(earlier), now=str(self._sentinel)
+            )
 
     def _is_in_the_way(self, present: dict[str, Any] | None, now: float) -> bool:
         """Tell whether something lies there that is no sentinel: it is somebody's, and stays."""

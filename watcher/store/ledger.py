@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from watcher.store.database import RunDatabase
 from watcher.store.database_file import encodable, iso
 from watcher.store.machines import measured_on
 from watcher.store.queue import Queue
-from watcher.store.relocation import recorded_settings
+from watcher.store.relocation import inside, recorded_settings
 from watcher.store.rows import Rows
 from watcher.types import Evaluation, Lease
 
@@ -243,8 +244,10 @@ class Ledger(Rows):
         """
         generation = self.generation()
         step: int = self.value(
-            "SELECT coalesce(max(global_step), -1) FROM checkpoints WHERE run_id = ?"
-            " AND generation = ? AND state IN ('scored', 'failed')",
+            "SELECT coalesce(max(global_step), -1) FROM checkpoints c WHERE run_id = ?"
+            " AND generation = ? AND (state IN ('scored', 'failed')"
+            # One that is to be measured once more counts with its score until then.
+            " OR EXISTS (SELECT 1 FROM evaluations e WHERE e.checkpoint_id = c.id))",
             [self.run_id, generation],
         )
         with self._db.write():
@@ -286,15 +289,25 @@ class Ledger(Rows):
 
     def stopped_by(self) -> str | None:
         """Return the fingerprint of the evaluation that stopping was decided by last."""
-        fingerprint: str | None = msgspec.json.decode(self._run_row("stopping")).get("fingerprint")
+        fingerprint: str | None = self._stopping().get("fingerprint")
         return fingerprint
+
+    def sentinel_before(self) -> Path | None:
+        """Return the file that was to say so then, None where that is not known."""
+        place = self._stopping().get("sentinel")
+        return self._db.model_dir / place if place else None
+
+    def _stopping(self) -> dict[str, Any]:
+        stands: dict[str, Any] = msgspec.json.decode(self._run_row("stopping"))
+        return stands
 
     def set_stopping(
         self,
         reason: str | None,
         patience_left: dict[str, int],
         fingerprint: str | None,
-        awaits: str | None = None,
+        sentinel: Path,
+        awaits: str | None,
     ) -> None:
         """Record where stopping stands, for the view `run_state`, also after the run's end.
 
@@ -302,10 +315,12 @@ class Ledger(Rows):
             reason: Code of the rule that says stop, None for none.
             patience_left: As `decision.stop.patience_left` gives it.
             fingerprint: Of the evaluation that it was decided by.
+            sentinel: The file that says so.
             awaits: The checkpoint whose score a stop waits for, None for none.
         """
         stands = {"reason": reason, "patience_left": patience_left, "fingerprint": fingerprint}
-        stands |= {"awaits": awaits} if awaits else {}
+        place = inside(str(sentinel), self._db.model_dir)
+        stands |= {"sentinel": place} | ({"awaits": awaits} if awaits else {})
         encoded = _json(stands)
         if encoded != self._run_row("stopping"):
             with self._db.write():

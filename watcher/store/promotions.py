@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -105,6 +106,32 @@ class Promotions:
                 elif leader.rank != places[checkpoint]:
                     self._db.update("promotions", before[checkpoint]["id"], rank=leader.rank)
         return True
+
+    def rename(self, folders: Mapping[str, Path], now: float) -> None:
+        """Give what lies in a board's folder to that board, where it lay there under another name.
+
+        Args:
+            folders: Name to folder, of all boards that are set.
+            now: Seconds since the epoch.
+        """
+        rows = self._db.all(
+            "SELECT board, path FROM promotions WHERE run_id = ? AND evicted_at IS NULL",
+            [self._run_id],
+        )
+        lie = {row["board"]: str(Path(row["path"]).parent) for row in rows}
+        for name, folder in folders.items():
+            place = inside(str(folder), self._db.model_dir)
+            before = [board for board, at in lie.items() if at == place and board not in folders]
+            if name in lie or not before:
+                continue
+            with self._db.write():
+                for update in (
+                    "UPDATE promotions SET board = ? WHERE run_id = ? AND board = ?"
+                    " AND evicted_at IS NULL",
+                    "UPDATE OR REPLACE placements SET board = ? WHERE run_id = ? AND board = ?",
+                ):
+                    self._db.run(update, [name, self._run_id, before[0]])
+                self._db.event(now, "board_renamed", f"board {before[0]} is {name} now")
 
     def retire(self, boards: Collection[str], now: float) -> list[str]:
         """End the promotions of boards that are not among `boards`; returns their names."""

@@ -17,7 +17,6 @@ from watcher.store.database_file import DATABASE_NAME
 from watcher.store.relocation import find_model_dir, inside, recorded_settings
 from watcher.store.rows import COUNTING, COUNTING_ALL, QUEUE_ORDER, Rows
 from watcher.store.views import history_of
-from watcher.types import ScoredCheckpoint
 
 
 class Reader(ReadOnly, Rows):
@@ -116,15 +115,6 @@ class Reader(ReadOnly, Rows):
             for row, path in zip(rows, paths, strict=True):
                 row |= {"path": str(path), "files": path not in gone}
         return [_told(row) for row in rows]
-
-    def averages_in_place(self) -> list[ScoredCheckpoint]:
-        """Return the averages that have a place on the main board."""
-        rows = self.all(
-            "SELECT p.checkpoint_id FROM promotions p JOIN runs r ON r.id = p.run_id"
-            " AND r.board = p.board WHERE p.evicted_at IS NULL"
-        )
-        placed = {row["checkpoint_id"] for row in rows}
-        return [row for row in self.scored_averages() if row.checkpoint_id in placed]
 
     def outdated(self) -> int:
         """Return how many are promoted by a score of another evaluation than the present one."""
@@ -227,15 +217,15 @@ class Reader(ReadOnly, Rows):
         return [row["eval_seconds"] for row in rows]
 
     def measured(self) -> tuple[set[str], set[str]]:
-        """Return which metrics and which categories the last evaluation recorded."""
-        keys = self.values_of(self.value("SELECT max(id) FROM evaluations"))
+        """Return which metrics and which categories the last evaluation that counts recorded."""
+        keys = self.values_of(self.value(f"SELECT max(e.id) FROM {COUNTING_ALL}"))
         return {name for name, of in keys if not of}, {of for _, of in keys if of}
 
     def details_of(self, evaluation_id: int | None = None) -> dict[str, Any]:
-        """Return what else the worker told of an evaluation; by default of the last, if any."""
+        """Return what else the worker told of an evaluation; by default of the last that counts."""
         encoded = self.value(
             "SELECT details FROM evaluations"
-            " WHERE id = coalesce(?, (SELECT max(id) FROM evaluations))",
+            f" WHERE id = coalesce(?, (SELECT max(e.id) FROM {COUNTING_ALL}))",
             [evaluation_id],
         )
         details: dict[str, Any] = msgspec.json.decode(encoded or "{}")

@@ -301,7 +301,7 @@ class Rows(Connection):
     def notes(self) -> dict[int, str]:
         """Return the notes on checkpoints: checkpoint id to text."""
         rows = self.all(
-            "SELECT id, note FROM checkpoints WHERE run_id = ? AND note IS NOT NULL",
+            "SELECT id, note FROM all_checkpoints WHERE run_id = ? AND note IS NOT NULL",
             [self.run_id],
         )
         return {row["id"]: row["note"] for row in rows}

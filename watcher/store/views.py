@@ -59,11 +59,14 @@ VIEWS = (
     f"""
     CREATE VIEW leaderboard AS
     SELECT p.rank, {_PROMOTED},
-        e.low, e.high, s.tied, s.p_best, s.p_top_k, s.rank_low, s.rank_high
+        CASE WHEN p.metric = r.metric THEN e.low END AS low,
+        CASE WHEN p.metric = r.metric THEN e.high END AS high,
+        s.tied, s.p_best, s.p_top_k, s.rank_low, s.rank_high
     {_PROMOTIONS}
     JOIN runs r ON r.id = p.run_id AND r.board = p.board
     JOIN evaluations e ON e.id = p.evaluation_id
-    LEFT JOIN standings s ON s.evaluation_id = e.id
+    -- Of what the run is ranked by: a place may still be by the metric of before.
+    LEFT JOIN standings s ON s.evaluation_id = e.id AND p.metric = r.metric
     WHERE p.evicted_at IS NULL
     ORDER BY p.rank
     """,

@@ -257,7 +257,10 @@ def _warning(text: str) -> Text:
 def _board(look: Look) -> RenderableType | None:
     parts: list[RenderableType] = []
     if look.board:
-        parts.append(leaderboard_table(look.board[:_BOARD_ROWS]))
+        by = look.board[0]["metric"]
+        title = "Leaderboard" if by == look.run["metric"] else f"Leaderboard by {by}, as before"
+        rows = look.board[:_BOARD_ROWS]
+        parts.append(leaderboard_table(rows, mode=look.run["mode"], title=title))
         more = len(look.board) - _BOARD_ROWS
         if more > 0:
             parts.append(Text(f"and {more} more, see `leaderboard`"))

@@ -86,9 +86,15 @@ def _note(row: dict[str, Any]) -> str:
 
 
 def leaderboard_table(
-    board: Sequence[dict[str, Any]], *, title: str = "Leaderboard"
+    board: Sequence[dict[str, Any]], *, mode: str | None, title: str = "Leaderboard"
 ) -> RenderableType:
-    """Draw the promoted checkpoints, best first, and the folder that they are in."""
+    """Draw the promoted checkpoints, best first, and the folder that they are in.
+
+    Args:
+        board: Rows of the view `leaderboard`.
+        mode: Whether the larger or the smaller score is better.
+        title: Stands above.
+    """
     folder = Path(board[0]["path"]).parent if board else None
     renamed = any(Path(row["path"]).name != row["checkpoint"] for row in board)
     life, file = _life(board), ("file",) if renamed else ()
@@ -104,7 +110,7 @@ def leaderboard_table(
             *(str(row[name]) for name in life),
             figure(row["global_step"], "d"),
             figure(row["score"], ".6f"),
-            "" if row is board[0] else difference(row["score"], board[0]["score"], 6),
+            "" if row is board[0] else _behind(row["score"], board[0]["score"], mode),
             *((interval_text(row, 4), ranks_text(row), share_text(row.get("p_best"))) * sure),
             *((Path(row["path"]).name,) if renamed else ()),
             *((Text("missing" if is_missing(row) else "", style="red"),) if gone else ()),
@@ -210,6 +216,12 @@ def is_missing(row: dict[str, Any]) -> bool:
 def figure(value: Any, form: str) -> str:
     """Return a number as text, empty for None."""
     return "" if value is None else format(value, form)
+
+
+def _behind(score: float, best: float, mode: str | None) -> str:
+    """Say how much worse a score is; of two that count as equal the second may be the better."""
+    ahead = score < best if mode == "min" else score > best
+    return f"{'-' if ahead else ''}{difference(score, best, 6)}"
 
 
 def difference(value: float, other: float, places: int, sign: str = "") -> str:
