@@ -17,7 +17,7 @@ from watching import Watcher, cli, wait_until
 from watcher.config import make_settings
 from watcher.config.policies import boards
 from watcher.decision.explain import explain
-from watcher.decision.stop import StopPolicy
+from watcher.decision.walk import StopPolicy
 from watcher.types import ScoredCheckpoint
 from watcher.view.explanation import drawn
 

@@ -22,7 +22,8 @@ from watcher.config.policies import stop_policy
 from watcher.decision.generation import Life, Save, generation_of, with_save
 from watcher.decision.metric import parse_metric
 from watcher.decision.retain import Pinned, RetainPolicy, retain
-from watcher.decision.stop import StopPolicy, patience_left, walk
+from watcher.decision.stop import patience_left
+from watcher.decision.walk import StopPolicy, walk
 from watcher.ingest.adopt import adopt_pins
 from watcher.ingest.intake import Intake
 from watcher.plot.gather import read_run

@@ -17,8 +17,8 @@ from watcher.decision.resolution import (
     resolution,
     rule_of_thumb,
 )
-from watcher.decision.stop import StopPolicy
 from watcher.decision.ties import Draws
+from watcher.decision.walk import StopPolicy
 
 MAP = "DetectionBoxes_Precision/mAP"
 METRIC = parse_metric("mAP")

@@ -10,7 +10,8 @@ from decided import should_stop
 from ranked import row
 
 from watcher.decision.smooth import parse_smoothing
-from watcher.decision.stop import StopPolicy, patience_left, walk
+from watcher.decision.stop import patience_left
+from watcher.decision.walk import StopPolicy, walk
 from watcher.promotion.sentinel import read_sentinel, sentinel_content, write_sentinel
 
 

@@ -15,7 +15,8 @@ from ranked import row
 
 from watcher.decision.rank import rankable
 from watcher.decision.smooth import Smoothing, make_smoother, parse_smoothing
-from watcher.decision.stop import REASONS, StopPolicy, decide, rules, undone_between, walk
+from watcher.decision.stop import REASONS, decide, rules, undone_between
+from watcher.decision.walk import StopPolicy, walk
 
 
 def ledger(*scores: float | None) -> list:

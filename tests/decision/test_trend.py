@@ -8,8 +8,9 @@ from statistics import NormalDist
 import pytest
 from ranked import row
 
-from watcher.decision.stop import StopPolicy, rules, walk
+from watcher.decision.stop import rules
 from watcher.decision.trend import CONFIDENCE, fit, t_quantile
+from watcher.decision.walk import StopPolicy, walk
 
 
 @pytest.mark.parametrize(

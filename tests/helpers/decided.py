@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from watcher.decision.rank import RankPolicy, judge
-from watcher.decision.stop import StopDecision, StopPolicy, decide, walk
+from watcher.decision.stop import StopDecision, decide
+from watcher.decision.walk import StopPolicy, walk
 from watcher.types import ScoredCheckpoint
 
 

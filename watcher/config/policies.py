@@ -20,7 +20,7 @@ from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, MAIN_BOARD, Board
 from watcher.decision.metric import parse_directed, parse_metric, unknown_metric
 from watcher.decision.rank import RankPolicy, Veto
 from watcher.decision.smooth import parse_smoothing
-from watcher.decision.stop import StopPolicy
+from watcher.decision.walk import StopPolicy
 from watcher.errors import ConfigError
 
 # The settings that rank, keep and stop, and where that is seen.

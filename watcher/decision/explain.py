@@ -15,18 +15,9 @@ from watcher.decision.board import Board
 from watcher.decision.metric import Key
 from watcher.decision.rank import Ranking, judge_by_noise, rankable
 from watcher.decision.resolution import about_min_delta, half_width, least_gain
-from watcher.decision.stop import (
-    Rule,
-    StopDecision,
-    StopPolicy,
-    Walk,
-    decide,
-    newest_life,
-    rules,
-    too_early,
-    walk,
-)
+from watcher.decision.stop import Rule, StopDecision, decide, rules, too_early
 from watcher.decision.ties import Difference, Draws, Standing, on_draws_of, paired, standings
+from watcher.decision.walk import StopPolicy, Walk, newest_life, walk
 from watcher.types import ScoredCheckpoint
 
 MOST_LEADERS = 10

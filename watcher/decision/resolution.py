@@ -10,8 +10,8 @@ from itertools import pairwise
 import msgspec
 
 from watcher.decision.metric import Metric
-from watcher.decision.stop import StopPolicy
 from watcher.decision.ties import Difference, Draws, paired
+from watcher.decision.walk import StopPolicy
 from watcher.types import ScoredCheckpoint
 
 # Of the difference of two neighbouring leaders in mAP, the half width of its interval was so much

@@ -19,16 +19,8 @@ import structlog
 from watcher.config.policies import stop_policy
 from watcher.config.ranking import RankingSettings
 from watcher.config.stopping import StoppingSettings
-from watcher.decision.stop import (
-    StopDecision,
-    StopPolicy,
-    Walk,
-    decide,
-    newest_life,
-    patience_left,
-    undone_between,
-    walk,
-)
+from watcher.decision.stop import StopDecision, decide, is_on, patience_left, undone_between
+from watcher.decision.walk import StopPolicy, Walk, newest_life, walk
 from watcher.promotion.sentinel import (
     is_sentinel,
     read_sentinel,
@@ -175,7 +167,7 @@ class Stopping:
     def _decide(self, now: float, fingerprint: str | None) -> StopDecision | None:
         ledger = self._store.ledger
         policy = stop_policy(self._ranking, self._rules, ledger.resumed_step(), ledger.generation())
-        if not policy.is_on:
+        if not is_on(policy):
             self.patience_left = {}
             return None
         begun = datetime.fromisoformat(ledger.begun_at()).timestamp()

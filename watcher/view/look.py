@@ -364,7 +364,8 @@ def _patience_now(reader: Reader, run: dict[str, Any]) -> dict[str, int]:
     # These only here: a daemon says it by itself.
     from watcher.config import make_settings
     from watcher.config.policies import stop_policy
-    from watcher.decision.stop import patience_left, walk
+    from watcher.decision.stop import patience_left
+    from watcher.decision.walk import walk
     from watcher.errors import ConfigError
 
     values = run.get("settings") or {}
