@@ -231,6 +231,8 @@ def test_the_mode_is_the_metrics_nature_unless_it_is_given() -> None:
     unnatural = {"name": "d", "metric": "mAP / loss"}
     assert mode(metric="loss", board=[{}, unnatural]) == ["min", "max"]
     assert mode(metric="a/b", mode="min", board=[{}, unnatural]) == ["min", "min"]
+    # What the first table sets is the first board's alone.
+    assert mode(board=[{"metric": "loss", "mode": "min"}, unnatural]) == ["min", "max"]
 
 
 def test_a_mode_against_the_metrics_nature_that_is_typed_is_taken_with_a_note(

@@ -129,6 +129,39 @@ def test_settings_hold_in_another_folder_and_a_state_folder_may_move_by_itself(
     assert (tmp_path / "mine" / "ckpt-2.index").is_file()
 
 
+def test_a_state_folder_of_another_run_that_is_there_is_refused_and_neither_run_changes(
+    watcher: Watcher, tmp_path: Path
+):
+    cats, state = done(watcher, "--state-dir", tmp_path / "state"), tmp_path / "state"
+    before = {path: path.read_bytes() for path in (cats / "best").iterdir()}
+    watcher.model_dir = tmp_path / "dogs"
+    watcher.model_dir.mkdir()
+    Manager(watcher.model_dir, max_to_keep=None).save(100, model_tensors(4000, "dog"))
+    assert watcher.run("--state-dir", state) == 1
+    told = f"state_dir ({state}) is that of the run of {cats}"
+    assert told in watcher.log.read_text() and "--state-dir" in watcher.log.read_text()
+    for command in (["best"], ["status"], ["keep", "ckpt-1"]):
+        name, *words = command
+        refused = cli(name, watcher.model_dir, *words, "--state-dir", state)
+        assert refused.returncode == 1 and told in refused.stderr, command
+    assert not (watcher.model_dir / "best").exists()
+    assert {path: path.read_bytes() for path in (cats / "best").iterdir()} == before
+    # It was moved, where what it was is gone.
+    cats.rename(tmp_path / "moved")
+    shutil.rmtree(watcher.model_dir)
+    (tmp_path / "moved").rename(watcher.model_dir)
+    assert watcher.run("--state-dir", state, "--top-k", 2) == 0
+    assert said("best", watcher.model_dir, "--state-dir", state, "--path").endswith("ckpt-5\n")
+
+
+def test_a_state_dir_that_is_forgotten_at_the_next_start_is_what_the_error_speaks_of(
+    watcher: Watcher, tmp_path: Path
+):
+    done(watcher, "--state-dir", tmp_path / "state")
+    assert watcher.run() == 1
+    assert "give the --state-dir that the run was started with" in watcher.log.read_text()
+
+
 def test_only_a_state_folder_that_lay_inside_tells_where_the_run_is_now(tmp_path: Path):
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "watcher").mkdir(parents=True)

@@ -64,7 +64,11 @@ def find_runs(folders: Sequence[Path], state_dir: str | None) -> Asked:
     if state_dir:
         if len(folders) > 1:
             raise click.UsageError("--state-dir is of one run, and several were given")
-        return Asked((RunPlace(folders[0].absolute(), state_folder(folders[0], state_dir)),), False)
+        from watcher.control.copied import refuse_other_run  # reads settings, which takes a while
+
+        place = RunPlace(folders[0].absolute(), state_folder(folders[0], state_dir))
+        refuse_other_run(as_typed(folders[0]), place.model_dir, place.state_dir)
+        return Asked((place,), False)
     places: list[RunPlace] = []
     many = len(folders) > 1
     for folder in folders:

@@ -108,10 +108,13 @@ def _board(
     except ValueError as error:
         raise ConfigError(f"veto of board {board.name} is invalid: {error}") from error
     metric = parse_metric(board.metric or ranking.metric)
-    # The mode that is set for the first board's metric says nothing of another's.
-    as_set = None if board.metric and not main else ranking.mode
+    # The mode of a metric is its nature's where it has one; that of the first board, which is set
+    # in its table, says nothing of another's.
+    own, of_first = bool(board.metric) and not main, bool(ranking.board and ranking.board[0].mode)
+    by_nature, as_set = metric.natural_mode, None if own and of_first else ranking.mode
+    modes = (by_nature, as_set) if own else (as_set, by_nature)
     policy = RankPolicy(
-        mode=board.mode or as_set or metric.natural_mode or "max",
+        mode=board.mode or modes[0] or modes[1] or "max",
         top_k=ranking.top_k if board.top_k is None else board.top_k,
         tie_break=tuple(parse_directed(text) for text in tie_break),
         ties=board.ties or ranking.ties,

@@ -1,11 +1,14 @@
-"""Copied: a copy of a run must not write into folders that are still those of the original."""
+"""Copied: a run works on its own folders, not on those of its original, nor of another run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from watcher.config import Settings, make_settings
+from watcher.config.bucket import is_url, parse_place
 from watcher.config.policies import boards
 from watcher.decision.board import MAIN_BOARD
 from watcher.errors import ConfigError, StoreError
@@ -17,8 +20,46 @@ from watcher.store.relocation import recorded_settings, recorded_state, same_fol
 def refuse_copy(settings: Settings) -> None:
     """Raise ConfigError where `run` would begin on a copy and write into the original's folders."""
     # What cannot be read now is told, or waited for, when it is opened.
-    with suppress(StoreError), open_reader(settings.run.state_path, timeout_seconds=0.1) as reader:
+    run = settings.run
+    refuse_other_run(run.model_dir, run.model_path, run.state_path)
+    with suppress(StoreError), open_reader(run.state_path, timeout_seconds=0.1) as reader:
         refuse_shared(settings, reader, evaluates=True)
+
+
+def refuse_other_run(model_dir: str, model_path: Path, state_dir: Path) -> None:
+    """Raise ConfigError where a state folder is that of a run of another MODEL_DIR, which is there.
+
+    Args:
+        model_dir: As given, a folder or a URL.
+        model_path: The folder, absolute.
+        state_dir: Where the database is looked for.
+    """
+    with suppress(StoreError, OSError), open_reader(state_dir, timeout_seconds=0.1) as reader:
+        other = _other_run(reader.recorded(), model_dir, model_path, state_dir)
+        if other is not None:
+            raise ConfigError(
+                f"state_dir ({state_dir}) is that of the run of {other}",
+                hint=f"give the --state-dir of {model_dir}, one of its own"
+                + ("" if is_url(other) else f"; if MODEL_DIR was moved, move {other} away first"),
+            )
+
+
+def _other_run(
+    run: Mapping[str, Any], model_dir: str, model_path: Path, state_dir: Path
+) -> str | None:
+    before, place = Path(run["model_dir"]), str(recorded_settings(run).get("model_dir") or "")
+    if is_url(place) or is_url(model_dir):
+        return place if place and _parsed(place) != _parsed(model_dir) else None
+    if before == model_path or not (before.is_dir() and model_path.is_dir()):
+        return None
+    if same_folder(before, model_path):
+        return None
+    # Else it came here with its MODEL_DIR, of which the other is the original.
+    return str(before) if same_folder(recorded_state(run), state_dir) else None
+
+
+def _parsed(model_dir: str) -> object:
+    return parse_place(model_dir) if is_url(model_dir) else Path(model_dir)
 
 
 def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> None:

@@ -85,7 +85,8 @@ def refuse_lost(state_dir: Path, best_dir: Path, format: CheckpointFormat) -> No
         return
     raise StoreLost(
         f"database {database} is gone or empty, but {trace} is that of a run",
-        hint=f"{REBUILD_HINT}; or move {trace} away to begin anew",
+        hint="give the --state-dir that the run was started with, where it had one; if the"
+        f" database is lost, {REBUILD_HINT}; or move {trace} away to begin anew",
     )
 
 
