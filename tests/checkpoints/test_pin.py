@@ -74,6 +74,17 @@ def test_pinning_twice_gives_the_same_pin(model_dir: Path, pins: Path):
     assert len(list(pins.iterdir())) == 1
 
 
+def test_the_same_content_under_another_name_leaves_the_pin_of_the_first_as_it_is(
+    model_dir: Path, pins: Path
+):
+    save(model_dir)
+    first = pin(scan(model_dir)[0], pins, OD_API)
+    for path in model_dir.glob("ckpt-2.*"):
+        path.rename(path.with_name(path.name.replace("ckpt-2", "ckpt-3")))
+    again = pin(scan(model_dir)[0], pins, OD_API)
+    assert again == first and verify(first.prefix).sha256 == first.sha256
+
+
 def test_a_bit_flipped_in_the_data_is_found_and_leaves_no_pin(model_dir: Path, pins: Path):
     data = save(model_dir).with_name("ckpt-2.data-00000-of-00001")
     content = bytearray(data.read_bytes())

@@ -122,6 +122,19 @@ def test_whose_place_an_average_has_gets_it_back_once_a_checkpoint_beats_the_ave
     assert in_folder(watcher.best_dir) == {"ckpt-3", "ckpt-2"}
 
 
+def test_an_average_that_is_asked_for_twice_is_one_and_keeps_its_pin(watcher: Watcher):
+    save(watcher)
+    told = {"STUB_SCORES": scores(ckpt_4_average1=0.45)}
+    assert watcher.run("--keep-last", 4, **told) == 0
+    for _ in range(2):
+        assert cli("average", watcher.model_dir, "ckpt-1,ckpt-4").returncode == 0
+        assert watcher.run(**told) == 0
+    assert watcher.run(**told) == 0
+    assert "a lost pin" not in watcher.log.read_text()
+    (row,) = watcher.query("SELECT name, pin_path FROM all_checkpoints WHERE kind = 'averaged'")
+    assert verify(watcher.database.parent / "pins" / row["pin_path"]).global_step == 400
+
+
 def test_a_kept_average_stands_in_kept_json_with_its_score(watcher: Watcher):
     save(watcher)
     told = {"STUB_SCORES": scores(ckpt_3_average1=0.45)}

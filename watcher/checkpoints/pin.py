@@ -70,8 +70,8 @@ def pin(
 ) -> Pin:
     """Take a verified pin of a checkpoint, in `pins_dir/<sha256>/<name>`.
 
-    Pinning the same content twice gives the same pin. Does not write to the database, and
-    leaves nothing behind when it fails.
+    Pinning the same content twice gives the same pin, of the first name. Does not write to the
+    database, and leaves nothing behind when it fails.
 
     Args:
         checkpoint: What to pin.
@@ -182,10 +182,13 @@ def settling(
     if verified is not None:
         verified.add(seen)
     final = pins_dir / whole.sha256
-    if not _has_sizes(final / prefix.name, sizes):
+    # Pinned before under another name it stays that pin: there is a row that speaks of it.
+    there = next((path.stem for path in final.glob("*.index")), prefix.name)
+    if not _has_sizes(final / there, _shards(there, parse_index(index))):
         shutil.rmtree(final, ignore_errors=True)  # somebody deleted a part of it
+        there = prefix.name
     _move_into_place(prefix.parent, final)
-    return replace(whole, prefix=final / prefix.name, method=method)
+    return replace(whole, prefix=final / there, method=method)
 
 
 def signature_at(prefix: Path) -> Files:
