@@ -283,15 +283,31 @@ def test_categories_with_few_objects_are_named(
     assert told is None if said is None else str(told).startswith(said)
 
 
+def test_a_score_that_cannot_rank_is_told_at_home_among_the_failures_and_in_the_report(
+    tmp_path: Path,
+):
+    from watcher.store.page_queries import HOME, SHOWN
+
+    folder = make_run(tmp_path / "model_dir", scores(0.5, -1.0, 0.6))
+    path = folder / "watcher" / "watcher.db"
+    (home,) = query(path, HOME.sql)
+    assert "without a score: 1 whose score cannot rank" in json.loads(home["warnings"])
+    (row,) = query(path, SHOWN["failures"].sql)
+    assert row["checkpoint"] == query(path, "SELECT checkpoint FROM history")[1]["checkpoint"]
+    file = tmp_path / "report.html"
+    assert cli("web", folder, "--export", file).returncode == 0
+    assert f"{row['checkpoint']}: its score cannot rank" in file.read_text()
+
+
 @pytest.mark.parametrize(
     ("stop", "value", "note"),
     [
-        ("no improvement greater than 0 in 3 evaluations", "none", "training is to stop: no impr"),
+        ("no improvement greater than 0 in 3 evaluations", 0, "training is to stop: no impr"),
         ("score 0.5 for a target of 0.4", 2, "training is to stop: score 0.5 for a target"),
         (None, 2, "evaluations without improvement"),
     ],
 )
-def test_patience_that_is_used_up_is_none_and_the_note_says_why_training_is_to_stop(
+def test_patience_that_is_used_up_is_zero_and_the_note_says_why_training_is_to_stop(
     tmp_path: Path, stop: str | None, value: object, note: str
 ):
     from watcher.store.page_queries import CARDS
@@ -309,7 +325,7 @@ def test_patience_that_is_used_up_is_none_and_the_note_says_why_training_is_to_s
     file = tmp_path / "report.html"
     assert cli("web", folder, "--export", file).returncode == 0
     text = file.read_text().split("Patience left")[1]
-    assert ('"value">none<' in text) == (value == "none")
+    assert ('"value">0<' in text.split('</div>')[0]) == (value == 0)
     assert not stop or note in text
 
 

@@ -131,7 +131,8 @@ FROM leaderboard l LEFT JOIN best b ON b.run = l.run""",
         "Failures",
         """
 SELECT checkpoint, global_step, state, reason FROM history
-WHERE state IN ('failed', 'corrupt', 'missed') ORDER BY discovered_at DESC""",
+WHERE state IN ('failed', 'corrupt', 'missed')
+    OR (state = 'scored' AND coalesce(score, -1) = -1) ORDER BY discovered_at DESC""",
         "Checkpoints without a score that should have one, and why.",
     ),
 }
@@ -221,7 +222,7 @@ WITH now AS (
         coalesce(patience, patience_steps) AS patience, state = 'stopped' AS stopped, message,
         (SELECT json_extract(status, '$.pid') FROM runs LIMIT 1) AS pid
     FROM run_state LIMIT 1)
-SELECT CASE WHEN stopped AND message LIKE 'no improvement%' THEN 'none' ELSE left_over END AS value,
+SELECT CASE WHEN stopped AND message LIKE 'no improvement%' THEN 0 ELSE left_over END AS value,
     CASE WHEN stopped THEN 'training is to stop: ' || message
         WHEN left_over IS NOT NULL THEN unit || ' without improvement'
         WHEN patience IS NULL THEN 'no patience is set'
@@ -271,7 +272,9 @@ points AS (
     FROM ({SHOWN["score_by_step"].sql})),
 unscored AS (
     SELECT count(*) || ' ' || state AS said FROM history
-    WHERE state IN ('failed', 'corrupt', 'missed') GROUP BY state)
+    WHERE state IN ('failed', 'corrupt', 'missed') GROUP BY state
+    UNION ALL SELECT count(*) || ' whose score cannot rank' FROM history
+    WHERE state = 'scored' AND coalesce(score, -1) = -1 HAVING count(*) > 0)
 SELECT (SELECT metric FROM runs LIMIT 1) AS metric, watcher.value AS state,
     CASE WHEN watcher.value != 'problem' THEN watcher.note END AS state_note, first.value AS best,
     first.note AS best_note, latest.value AS last, latest.note AS last_note,

@@ -81,7 +81,7 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
             "the metrics of this run have no categories",
             {"display": _BARS, "caption": "metric", "caution": "caution"},
         ),
-        "failures": ("none: no checkpoint failed or was missed", {"hide": []}),
+        "failures": ("none: each checkpoint has a score that can rank", {"hide": []}),
         "recent_events": ("nothing has happened yet", {"hide": [], "wide": True}),
     }
     for name, (empty, more) in drawn.items():

@@ -36,7 +36,7 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         at: When it was read, ISO 8601.
         note: Why there is no picture, where there is none.
     """
-    told = [*data.look.troubles, *([data.caution] if data.caution else [])]
+    told = [one for one in (*data.look.troubles, data.look.unranked, data.caution) if one]
     title = f"{data.look.run['name']}: checkpoint-watcher"
     head = tag(
         "head",
@@ -142,7 +142,7 @@ def _patience(data: ReportData) -> tuple[str, str]:
     if look.stop:
         used = look.stop.startswith("no improvement")
         unused = str(next(iter(look.patience_left.values()), _NONE))
-        return "none" if used else unused, f"training is to stop: {look.stop}"
+        return "0" if used else unused, f"training is to stop: {look.stop}"
     for unit, left in look.patience_left.items():
         return str(left), f"{unit} without improvement"
     wanted = data.settings.get("patience") or data.settings.get("patience_steps")
