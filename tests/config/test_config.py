@@ -191,8 +191,9 @@ def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
     [
         ("[[board]]\ntop_k = -3", "board[0].top_k is invalid: expected a whole number, -1 or more"),
         ('[[board]]\nmode = "up"', "board[0].mode is invalid: expected one of max, min"),
-        ('[[board]]\nnam = "x"', "it has a key nam, and may have name, folder"),
-        ("[[board]]\n[[board]]", "board name (best) is taken"),
+        ('[[board]]\nnam = "x"', "it has a key nam (did you mean name?), and may have name"),
+        ('[[board]]\nveto = [{metric = "mAP", dorp = 1}]', "a key dorp (did you mean drop?)"),
+        ("[[board]]\n[[board]]", "board[1].name (best) is taken, or was not given"),
         ('[[board]]\nveto = ["mAP"]', "veto of board best is invalid: expected METRIC:DROP"),
         ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "of x is that of best too"),
         ('[[board]]\n[[board]]\nname = "x"\nfolder = "."', "is the trainer's MODEL_DIR"),

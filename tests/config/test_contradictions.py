@@ -47,6 +47,7 @@ REFUSED = [
     ({"board": [{"metric": "loss"}], "mode": "max"}, "mode max takes the highest loss"),
     ({"board": [{"metric": "loss"}, {"name": "b", "mode": "max"}]}, "board b: mode max takes"),
     ({"sentinel": "p"}, "sentinel ({cwd}/p) is pipeline_config"),
+    ({"sentinel": "."}, "sentinel ({cwd}) is a folder"),
     ({"sentinel": "m"}, "sentinel ({cwd}/m) is the trainer's MODEL_DIR"),
     ({"sentinel": "m/best"}, "sentinel ({cwd}/m/best) is that of best too"),
     ({"eval_dir": "m/watcher"}, "eval_dir ({cwd}/m/watcher) is the watcher's state folder"),

@@ -62,7 +62,10 @@ def test_a_device_is_named_once():
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ('hots = "a"', "it has a key hots, and may have device, host, launcher"),
+        (
+            'hots = "a"',
+            "it has a key hots (did you mean host?), and may have device, host, launcher",
+        ),
         ('launcher = ["ssh"]', "expected launcher beside host alone"),
         ('host = "-x"', "device[0].host"),
         ('host = "a"\ndevice = "tpu"', "is invalid: expected cpu, auto, gpu:N"),

@@ -163,6 +163,13 @@ def test_the_part_that_an_evaluation_does_not_report_is_named():
     assert "mAPP" in error.message and error.hint.startswith("did you mean mAP?")
 
 
+def test_a_name_with_a_slash_that_stands_without_quotes_is_told_to_go_in_quotes():
+    error = unknown_metric("metric", f"mAP + {LOSS}", "Loss", [MAP, LOSS], None)
+    assert str(error.hint).startswith(
+        f"a name that holds more than letters goes in quotes, '{LOSS}'"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "mode"),
     [("mAP", "max"), ("loss", "min"), ("latency_ms", "min"), ("mAP:min", "min"), ("-loss", "max")],

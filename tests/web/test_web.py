@@ -325,7 +325,7 @@ def test_patience_that_is_used_up_is_zero_and_the_note_says_why_training_is_to_s
     file = tmp_path / "report.html"
     assert cli("web", folder, "--export", file).returncode == 0
     text = file.read_text().split("Patience left")[1]
-    assert ('"value">0<' in text.split('</div>')[0]) == (value == 0)
+    assert ('"value">0<' in text.split("</div>")[0]) == (value == 0)
     assert not stop or note in text
 
 

@@ -5,20 +5,19 @@ An error names field, value and rule, and where the value came from.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from watcher.config.bucket import check_model_dir, check_place, is_url
 from watcher.config.contradictions import refuse_contradictions
 from watcher.config.describe import describe
-from watcher.config.devices import TABLES, DeviceTable, check_device, check_table, split_tables
+from watcher.config.devices import TABLES, check_device, check_table, split_tables
+from watcher.config.invalid import OF_FILES, check_names, explain
 from watcher.config.kinds import complete, kind_given, of_others
 from watcher.config.last_start import LastStart, without_foreign
 from watcher.config.launching import LaunchSettings, launcher_names
@@ -26,18 +25,15 @@ from watcher.config.policies import boards, parse_delta, parse_veto, with_main_b
 from watcher.config.ranking import BoardSettings
 from watcher.config.rules import ENVIRONMENT_PREFIX, MOST_SECONDS
 from watcher.config.run import PATHS
-from watcher.config.service import SECRET, parse_address
-from watcher.config.settings import Settings, defining, fields, names, nested
-from watcher.config.wording import either, in_words
+from watcher.config.service import parse_address
+from watcher.config.settings import Settings, fields, names, nested
 from watcher.decision.averages import parse_choice
 from watcher.decision.metric import parse_directed, parse_metric
 from watcher.decision.queue_policy import parse_policy, parse_size
 from watcher.decision.smooth import parse_smoothing
 from watcher.errors import ConfigError
 
-# Tables cannot be written as a flag.
-_TABLES: Mapping[str, type[msgspec.Struct]] = {"board": BoardSettings, TABLES: DeviceTable}
-FILE_ONLY = frozenset(_TABLES)
+FILE_ONLY = frozenset(OF_FILES)
 
 _SomeSettings = TypeVar("_SomeSettings", bound=Settings)
 _NO_START = LastStart()
@@ -109,7 +105,7 @@ def load(
             contradict each other.
     """
     merged, given, by_hand = _collect(kind, flags, environment, file, defaults or {})
-    _check_names(merged, given, names(kind))
+    check_names(merged, given, names(kind))
     inherited = _inherit(merged, last, with_file=file is not None)
     origin = given | {name: f"{last.where[name]} at the last start" for name in inherited}
     _unset(kind, merged)
@@ -230,13 +226,13 @@ def make_settings(merged: Mapping[str, Any], origin: Mapping[str, str]) -> Setti
 def _make(
     kind: type[_SomeSettings], merged: Mapping[str, Any], origin: Mapping[str, str]
 ) -> _SomeSettings:
-    _check_names(merged, origin, names(kind))
+    check_names(merged, origin, names(kind))
     try:
         # Not strict: flags and environment are text, and "3" is as good a number as 3.
         settings = msgspec.convert(nested(kind, merged), kind, strict=False)
         _check_texts(settings)
     except msgspec.ValidationError as error:
-        raise _explain(kind, error, merged, origin) from error
+        raise explain(kind, error, merged, origin) from error
     chosen = settings.value("eval_input")
     if isinstance(chosen, str) and chosen.isdecimal():
         settings = settings.replaced(eval_input=int(chosen))
@@ -364,67 +360,3 @@ def read_toml(file: Path) -> dict[str, Any]:
         )
     assert isinstance(content, dict)
     return content
-
-
-def _choices(table: type, name: str) -> list[str]:
-    """Return what a field may be: the values of its Literal, which may be one of a union."""
-    hint = get_type_hints(table)[name]
-    kinds = [hint, *get_args(hint)]
-    return [
-        str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
-    ]
-
-
-def _least(table: type, name: str) -> int | None:
-    """Return the least number that a field may be which is a number or a choice, else None."""
-    kinds = get_args(get_type_hints(table)[name])
-    if int not in kinds or not _choices(table, name):
-        return None
-    schema = msgspec.json.schema(get_type_hints(table, include_extras=True)[name])
-    return next((one["minimum"] for one in schema["anyOf"] if "minimum" in one), 0)
-
-
-def _check_names(
-    merged: Mapping[str, Any], origin: Mapping[str, str], known: tuple[str, ...]
-) -> None:
-    for name in merged:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(
-                f"{name} in {origin[name]} is not a setting",
-                hint=f"did you mean {close[0]}?"
-                if close
-                else "`checkpoint-watcher run --help` lists the settings, with - for _",
-            )
-
-
-def _explain(
-    kind: type[Settings],
-    error: msgspec.ValidationError,
-    merged: Mapping[str, Any],
-    origin: Mapping[str, str],
-) -> ConfigError:
-    text = str(error)
-    match = re.search(r"(.*) - at `\$\.(?:\w+\.)?(\w+)([^`]*)`", text)
-    if not match or match[2] not in merged:  # a whole section, not one of its settings
-        return ConfigError(f"invalid settings: {text}")
-    rule, name, field = match[1], match[2], match[3].rpartition(".")[2]
-    table = (_TABLES[name], field) if field and name in _TABLES else (defining(kind)[name], name)
-    if not match[3] and (least := _least(*table)) is not None:
-        rule = f"expected a whole number, {least} or more, or {either(_choices(*table))}"
-    elif "enum" in rule:
-        rule = f"expected one of {', '.join(_choices(*table))}"
-    elif unknown := re.fullmatch(r"Object contains unknown field `(.*)`", rule):
-        rule = f"it has a key {unknown[1]}"
-        if name in _TABLES and "." not in match[3]:
-            rule += f", and may have {', '.join(_TABLES[name].__struct_fields__)}"
-    else:
-        rule = in_words(rule)
-    name = "device" if name == TABLES else name
-    said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({merged[name]})"
-    command = "train" if name in launcher_names() else "run"
-    return ConfigError(
-        f"{said} is invalid: {rule}",
-        hint=f"it was set by {origin[name]};"
-        f" `checkpoint-watcher {command} --help` says what it takes",
-    )

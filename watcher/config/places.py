@@ -62,6 +62,8 @@ def _taken(settings: Settings) -> str | None:
     run = settings.run
     path = run.sentinel_path
     real, model_dir = path.resolve(), run.model_path.resolve()
+    if real.is_dir():
+        return "is a folder"
     for name in _FILES:
         if real in _named(settings, name):
             return f"is {name}"

@@ -17,7 +17,7 @@ from watcher.config.run import RunSettings
 from watcher.config.settings import Settings
 from watcher.config.stopping import StoppingSettings
 from watcher.decision.board import AVERAGES_BOARD, KEPT_BOARD, MAIN_BOARD, Board
-from watcher.decision.metric import parse_directed, parse_metric, unknown_metric
+from watcher.decision.metric import Metric, parse_directed, parse_metric, unknown_metric
 from watcher.decision.rank import RankPolicy, Veto
 from watcher.decision.smooth import parse_smoothing
 from watcher.decision.walk import StopPolicy
@@ -43,7 +43,7 @@ def boards(run: RunSettings, ranking: RankingSettings) -> tuple[Board, ...]:
             something else, or a metric or a veto cannot be read.
     """
     made = tuple(
-        _board(run, ranking, board, main=place == 0)
+        _board(run, ranking, board, place)
         for place, board in enumerate(ranking.board or (BoardSettings(),))
     )
     names = [board.name for board in made]
@@ -89,14 +89,13 @@ def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
         )
 
 
-def _board(
-    run: RunSettings, ranking: RankingSettings, board: BoardSettings, *, main: bool
-) -> Board:
+def _board(run: RunSettings, ranking: RankingSettings, board: BoardSettings, place: int) -> Board:
+    main = place == 0
     if board.name in (KEPT_BOARD, AVERAGES_BOARD) or (not main and board.name == MAIN_BOARD):
         raise ConfigError(
-            f"board name ({board.name}) is taken",
-            hint=f"every [[board]] but the first needs a name, other than {KEPT_BOARD} and"
-            f" {AVERAGES_BOARD}",
+            f"board[{place}].name ({board.name}) is taken, or was not given",
+            hint=f"every [[board]] but the first, board[0], needs a name, other than"
+            f" {MAIN_BOARD}, {KEPT_BOARD} and {AVERAGES_BOARD}",
         )
     folder = run.best_path
     if board.folder or not main:
@@ -176,8 +175,17 @@ def require_metrics(
         for metric in board.metrics:
             part = metric.missing(names, categories)
             if part is not None:
-                field = "metric" if metric is board.metric else "tie_break or veto"
-                raise unknown_metric(field, metric.text, part, names, categories)
+                raise unknown_metric(_field(board, metric), metric.text, part, names, categories)
+
+
+def _field(board: Board, metric: Metric) -> str:
+    """Return the setting by which a board reads a metric."""
+    of = "" if board.name == MAIN_BOARD else f" of [[board]] {board.name}"
+    if metric is board.metric:
+        return f"metric{of}"
+    return (
+        f"{'veto' if any(one.metric is metric for one in board.policy.veto) else 'tie_break'}{of}"
+    )
 
 
 def parse_delta(value: float | str) -> tuple[float, bool]:

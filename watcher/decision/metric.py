@@ -306,6 +306,10 @@ def unknown_metric(
     alike = [name for name in known if name.translate(_ALIKE) == part.translate(_ALIKE)]
     close = alike or difflib.get_close_matches(part, known, n=1)
     listed = f"there are: {', '.join(sorted(reported))}"
+    bare = next((name for name in known if name.startswith(f"{part}/") and name in text), None)
+    if bare:
+        listed = f"a name that holds more than letters goes in quotes, '{bare}'; {listed}"
+        close = []
     if part.startswith("category ") and categories is not None:
         listed = f"there are: {', '.join(categories)}"
     hint = f"did you mean {close[0]}? {listed}" if close else listed

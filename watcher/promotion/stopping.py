@@ -146,8 +146,8 @@ class Stopping:
             self._in_the_way_told = True
             self._store.ledger.add_event(now, "sentinel_in_the_way", said)
             _log.warning(
-                "what lies in the sentinel's place is none, it is left alone: move it away"
-                " or set --sentinel to another file",
+                "what lies where the early-stop file belongs is none, and is left as it is: move it"
+                " away, or set --sentinel to another file",
                 path=str(self._sentinel),
             )
         if self.decision:
