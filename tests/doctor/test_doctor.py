@@ -346,6 +346,9 @@ def test_an_interpreter_without_tensorflow_is_named(watcher: Watcher):
     found = doctor(watcher, sys.executable, code=1)["environment"]
     assert "tensorflow is not installed in" in found["message"]
     assert "environment that trains" in found["remedy"]
+    # What can be told without it is told at once.
+    said = doctor(watcher, sys.executable, "--pipeline-config", "gone.config", code=1)["pipeline"]
+    assert said["severity"] == "error" and "gone.config) does not exist" in said["message"]
 
 
 def test_versions_are_held_to_those_that_were_run():

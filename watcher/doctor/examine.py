@@ -76,7 +76,13 @@ def examine(
             settings.run, settings.evaluator, settings.carrier, where, time_limit, tell, check
         )
         known = training.environment(answer.facts, settings.run.evaluator)
-        return [*known, *answer.findings]
+        found = [*known, *answer.findings]
+        # Whether a file is there can be told without an environment that works.
+        is_told = any(one.check == "pipeline" for one in found)
+        lacking = (
+            [] if is_told else training.lacking(settings.run, settings.evaluator, settings.carrier)
+        )
+        return [*found, *lacking]
 
     # It keeps its own time, and needs a little more to end what it started.
     asking = Check("environment", ask, time_limit + _DEVICE_SECONDS + 10)

@@ -131,6 +131,25 @@ def ask(
     return read(output, noise, ending, interpreter)
 
 
+def lacking(
+    run: RunSettings, evaluator: EvaluatorSettings, carrier: LocalSettings
+) -> list[Finding]:
+    """Say which files are not there that were given, and that an evaluation is set up from."""
+    folder = carrier.working_path
+    if isinstance(evaluator, ModelGardenSettings) and not evaluator.config_file:
+        return []  # the trainer writes it
+    return [
+        Finding(
+            "pipeline",
+            "error",
+            f"{one.setting} ({one.path}) does not exist or is not a file",
+            "give the file that the trainer got",
+        )
+        for one in evaluator.inputs(run.model_path)
+        if one.required and not is_file(str(folder / one.path))
+    ]
+
+
 def _questions(run: RunSettings, evaluator: EvaluatorSettings) -> tuple[Path, dict[str, Any]]:
     """Return the program that looks, and what it is told of the evaluation."""
     if isinstance(evaluator, ModelGardenSettings):
