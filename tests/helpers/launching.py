@@ -12,10 +12,14 @@ from pathlib import Path
 
 from watching import CLI, FAKE_TRAINER, ROOT, STUB, wait_until
 
+from watcher.checkpoints.bundle import verify
 from watcher.promotion.sentinel import write_sentinel
 from watcher.store import Store
 
 QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0", "CHECKPOINT_WATCHER_RESTART_SECONDS": "0.1"}
+
+# What is tested is this checkout, wherever the environment's own watcher lies.
+HERE_FIRST = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))
 
 
 def python(program: str, *arguments: object) -> list[str]:
@@ -62,7 +66,7 @@ class Launch:
                 stdout=out,
                 stderr=err,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "helpers"), **QUICK, **steer},
+                env={**os.environ, "PYTHONPATH": HERE_FIRST, **QUICK, **steer},
             )
         self._processes.append(process)
         return process
@@ -122,3 +126,15 @@ def kill_group(pid: int) -> None:
     """Kill a process group, which may be gone."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def leftovers(launch: Launch) -> list[str]:
+    """What only a save that was cut leaves, and checkpoints that are not whole or not listed."""
+    odd = [path.name for path in launch.model_dir.glob("*_temp")]
+    odd += [path.name for path in launch.model_dir.glob("checkpoint.tmp*")]
+    state = (launch.model_dir / "checkpoint").read_text()
+    for data in launch.model_dir.glob("*.data-*"):
+        name = data.name.split(".")[0]
+        verify(launch.model_dir / name)
+        odd += [] if f'"{name}"' in state else [f"{name} is not in the state file"]
+    return odd

@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import Launch, children, kill_group, python
+from launching import Launch, children, kill_group, leftovers, python
 from watching import alive, cli, wait_until
-
-from watcher.checkpoints.bundle import verify
 
 pytestmark = pytest.mark.slow
 
@@ -32,18 +30,6 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
 def ready(launch: Launch) -> None:
     wait_until(lambda: "ready" in launch.out.read_text(), "the trainer is ready")
-
-
-def leftovers(launch: Launch) -> list[str]:
-    """What only a save that was cut leaves, and checkpoints that are not whole or not listed."""
-    odd = [path.name for path in launch.model_dir.glob("*_temp")]
-    odd += [path.name for path in launch.model_dir.glob("checkpoint.tmp*")]
-    state = (launch.model_dir / "checkpoint").read_text()
-    for data in launch.model_dir.glob("*.data-*"):
-        name = data.name.split(".")[0]
-        verify(launch.model_dir / name)
-        odd += [] if f'"{name}"' in state else [f"{name} is not in the state file"]
-    return odd
 
 
 # -- the trainer is unmodified

@@ -17,7 +17,44 @@ _HOLD_SECONDS = 1.0
 _LOOK_SECONDS = 0.002
 
 
-class Group:
+class Processes:
+    """Some processes that are signalled, held and waited for as one."""
+
+    def members(self) -> Iterator[int]:
+        """Yield those that have not ended."""
+        raise NotImplementedError
+
+    def send(self, number: int) -> None:
+        """Send a signal to each of them."""
+        for pid in self.members():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def is_empty(self) -> bool:
+        """Return whether none of them runs any more."""
+        return not any(self.members())
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Stop them for the moment; gives whether all have really stopped.
+
+        What they were writing stays as it is meanwhile. A process that waits for a disk cannot be
+        stopped at once.
+        """
+        self.send(signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + _HOLD_SECONDS
+            while not (stopped := self._all_stopped()) and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+            yield stopped
+        finally:
+            self.send(signal.SIGCONT)
+
+    def _all_stopped(self) -> bool:
+        return all(state in "TtZX" for pid in self.members() for state in _thread_states(pid))
+
+
+class Group(Processes):
     """A started command. Until `reap` its number cannot become another group's."""
 
     def __init__(
@@ -79,6 +116,15 @@ class Group:
             return stopped.si_status if stopped else None
         return None
 
+    def members(self) -> Iterator[int]:
+        """Yield the processes of the group that have not ended."""
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            fields = _stat(folder)
+            if len(fields) > 2 and fields[2] == str(self.pid) and fields[0] not in "ZX":
+                yield int(folder.name)
+
     def send(self, number: int) -> None:
         """Send a signal to every process of the group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -86,41 +132,20 @@ class Group:
 
     def is_empty(self) -> bool:
         """Return whether no process of the group runs any more."""
-        return self.poll() is not None and not any(_members(self.pid))
+        return self.poll() is not None and super().is_empty()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Stop the group for the moment; gives whether all of it has really stopped.
-
-        What it was writing stays as it is meanwhile. A process that waits for a disk cannot be
-        stopped at once.
-        """
-        self.send(signal.SIGSTOP)
+        """Stop the group for the moment; see `Processes.held`."""
         try:
-            deadline = time.monotonic() + _HOLD_SECONDS
-            while not (stopped := self._all_stopped()) and time.monotonic() < deadline:
-                time.sleep(_LOOK_SECONDS)
-            yield stopped
+            with super().held() as stopped:
+                yield stopped
         finally:
-            self.send(signal.SIGCONT)
             self.stopped_by()  # that was us
-
-    def _all_stopped(self) -> bool:
-        return all(state in "TtZX" for pid in _members(self.pid) for state in _thread_states(pid))
 
     def reap(self) -> None:
         """Give the number back; call it when no signal is to be sent any more."""
         self._process.wait()
-
-
-def _members(group: int) -> Iterator[int]:
-    """Yield the processes of a group that have not ended."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        fields = _stat(folder)
-        if len(fields) > 2 and fields[2] == str(group) and fields[0] not in "ZX":
-            yield int(folder.name)
 
 
 def _thread_states(pid: int) -> Iterator[str]:

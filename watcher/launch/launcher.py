@@ -6,7 +6,6 @@ and do not end it: the trainer goes on, and the next look may succeed.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -17,23 +16,23 @@ from watcher.config import LaunchSettings
 from watcher.errors import StoreError
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, describe, exit_code, is_crash
+from watcher.launch.early_stop import CLOSE_LOOK_SECONDS, LOOK_SECONDS, EarlyStop
 from watcher.launch.ending import Ending, Summary, Unsaved, last_lines, with_reason
-from watcher.launch.files import lock_folder, open_log
+from watcher.launch.files import open_log
+from watcher.launch.folder_lock import FolderLock, Heirs
 from watcher.launch.group import Group
 from watcher.launch.kinds import trainer_of
 from watcher.launch.leftovers import Leftovers
-from watcher.launch.saves import Checkpoints, Mark, SaveWatch
+from watcher.launch.saves import Checkpoints, Mark, SaveWatch, anew
+from watcher.launch.say import Teller
 from watcher.launch.sentinel import Sentinel
 from watcher.launch.signals import ENDING, FORWARDED, Signals
+from watcher.launch.stopping import Stopping
 from watcher.launch.terminal import Terminal
 from watcher.protocols import CheckpointSource
 from watcher.store.reading import open_reader
 
-_LOOK_SECONDS = 0.5
-_CLOSE_LOOK_SECONDS = 0.05
 _FIRST_WORD_SECONDS = 600.0
-# A trainer that hangs in the kernel does not hold still, and is not to train on for that.
-_HOLDS = 10
 EXIT_NOT_FINISHED = 1
 _NOTHING_FORESEEN = Unsaved()
 
@@ -65,7 +64,7 @@ class Launcher:
         """
         self._settings = settings
         self._command = command
-        self._say = say
+        self._say = Teller(say)
         self._unsaved = unsaved
         self._steady = steady
         self._signals = Signals()
@@ -82,11 +81,10 @@ class Launcher:
         self._saved_anew: set[str] = set()
         self._gave_up: str | None = None
         self._unseen = False  # model_dir could not be listed
-        self._told: set[str] = set()
-        self._holds = 0
         self._ending: Ending | None = None
-        self._progressed = self._fruitless = False
-        self._lock: int | None = None
+        self._progressed = self._fruitless = self._survived = False
+        grace = settings.trainer.stop_grace_seconds
+        self._stopping = Stopping(grace, self._turn, self._say, steady)
         self._output: IO[bytes] | None = None
 
     def run(self) -> int:
@@ -100,9 +98,8 @@ class Launcher:
         with ExitStack() as stack:
             leftovers = Leftovers(self._settings.run.model_path, self._settings.run.state_path)
             stack.callback(self._tidy_up, leftovers)
-            self._lock = lock_folder(self._settings.run.model_path, self._say)
-            if self._lock is not None:
-                stack.callback(os.close, self._lock)
+            self._lock = FolderLock(self._settings.run.model_path, self._say)
+            stack.callback(self._lock.close)
             if self._settings.trainer.trainer_log:
                 self._output = stack.enter_context(open_log(self._settings.trainer.trainer_log))
             self._terminal = Terminal()
@@ -123,6 +120,8 @@ class Launcher:
         attempts = Attempts(self._settings.trainer.restarts, self._settings.trainer.restart_seconds)
         while self._asked is None:
             ending = self._train_once()
+            if self._survived:
+                return self._outlast()
             if ending.early:
                 return self._drain(0)
             code, may_again = exit_code(ending.returncode), self._settings.trainer.restarts
@@ -149,7 +148,7 @@ class Launcher:
         """Return whether this run was stopped before; a watcher with other settings is asked."""
         verdict = self._sentinel.look()
         if verdict.kind == "stale":
-            self._tell_once(f"{self._sentinel.path} is ignored: {verdict.message}")
+            self._say.once(f"{self._sentinel.path} is ignored: {verdict.message}")
         if verdict.kind != "valid":
             return False
         if self._companion:
@@ -170,7 +169,7 @@ class Launcher:
         """Wait until the watcher has decided anew: by other settings once its worker is ready."""
         deadline = self._steady() + _FIRST_WORD_SECONDS
         while self._asked is None and not companion.given_up and self._steady() < deadline:
-            self._turn(_CLOSE_LOOK_SECONDS)
+            self._turn(CLOSE_LOOK_SECONDS)
             status = self._status()
             if companion.pid == status.get("pid", -1) and status.get("decided"):
                 return
@@ -187,39 +186,43 @@ class Launcher:
         saves = SaveWatch(self._checkpoints, self._settings.source.grace_seconds)
         before, began = self._complete(), self._steady()
         self._fruitless = False
+        stop = EarlyStop(
+            *(self._sentinel, self._checkpoints, saves, self._say),
+            at_checkpoint=self._settings.trainer.stop_at_checkpoint,
+            steady=self._steady,
+        )
+        heirs = self._lock.heirs()
         with self._signals.as_found():
             trainer = self._trainer = Group(
-                self._command,
-                keep_open=[] if self._lock is None else [self._lock],
-                output=self._output,
+                self._command, keep_open=self._lock.keep_open(), output=self._output
             )
-        early = self._watch_over(trainer, saves)
+        early = self._watch_over(trainer, heirs, stop)
         seconds = self._steady() - began
-        self._saved_anew |= (new := _new(self._complete(), before))
         assert trainer.returncode is not None
+        if early or (self._settings.trainer.restarts and is_crash(trainer.returncode)):
+            # What it left must not train on, or not beside the next one.
+            self._stopping.end(trainer)
+            self._survived = not self._stopping.end_heirs(heirs, self._lock, saves)
+        self._saved_anew |= (new := anew(self._complete(), before))
         self._ending = Ending(trainer.returncode, early, bool(new), seconds)
         self._progressed |= bool(new)
         self._fruitless = self._ending.failed_at_once and not self._progressed
-        if early or (self._settings.trainer.restarts and is_crash(trainer.returncode)):
-            self._end_group(trainer)  # what it left must not train on beside the next one
         self._trainer = None
         self._terminal.take_back()
         trainer.reap()
         return self._ending
 
-    def _watch_over(self, trainer: Group, saves: SaveWatch) -> bool:
+    def _watch_over(self, trainer: Group, heirs: Heirs, stop: EarlyStop) -> bool:
         """Return when the trainer ended; True when that was an early stop."""
-        asked: dict[str, Mark] | None = None
         while trainer.poll() is None:
             try:
-                self._turn(_LOOK_SECONDS if asked is None else _CLOSE_LOOK_SECONDS)
-                asked = self._obeyed(asked)
-                if asked is not None and self._may_stop(trainer, saves, asked):
-                    self._end_group(trainer)
+                self._turn(stop.look_seconds)
+                if stop.is_sent(trainer, heirs):
+                    self._stopping.end(trainer)
                     return self._asked is None
             except Exception as error:  # whatever it was, the trainer goes on
-                self._tell_once(f"cannot look for an early stop: {error!r}")
-                time.sleep(_LOOK_SECONDS)
+                self._say.once(f"cannot look for an early stop: {error!r}")
+                time.sleep(LOOK_SECONDS)
         return False
 
     def _complete(self) -> dict[str, Mark]:
@@ -227,51 +230,8 @@ class Launcher:
             return self._checkpoints.complete()
         except OSError as error:
             self._unseen = True
-            self._tell_once(f"cannot look for checkpoints: {error}")
+            self._say.once(f"cannot look for checkpoints: {error}")
             return {}
-
-    def _obeyed(self, asked: dict[str, Mark] | None) -> dict[str, Mark] | None:
-        """Return what was complete when this run's sentinel appeared, None while it is away."""
-        verdict = self._sentinel.look()
-        if verdict.kind == "stale":
-            self._tell_once(f"{self._sentinel.path} is ignored: {verdict.message}")
-        if verdict.kind != "valid":
-            if asked is not None:
-                self._say("the early stop was withdrawn: the training goes on")
-            return None
-        if asked is None:
-            until = "at its next checkpoint" if self._settings.trainer.stop_at_checkpoint else "now"
-            self._say(f"early stop, the trainer ends {until}: {verdict.message}")
-            return self._checkpoints.complete()
-        return asked
-
-    def _may_stop(self, trainer: Group, saves: SaveWatch, asked: dict[str, Mark]) -> bool:
-        """Send SIGTERM unless there is something to wait for; returns whether it was sent."""
-        again = self._settings.trainer.stop_at_checkpoint
-        if again and not _new(self._checkpoints.complete(), asked):
-            return False
-        if saves.in_progress(self._steady()):
-            return False
-        # A save may begin between a look and the signal, so the last look is at a trainer that
-        # does not move.
-        with trainer.held() as stopped:
-            self._holds += 1
-            if saves.in_progress(self._steady()) or (not stopped and self._holds < _HOLDS):
-                return False
-            trainer.send(signal.SIGTERM)
-            return True
-
-    def _end_group(self, trainer: Group) -> None:
-        """Wait for the whole group to end after SIGTERM, as long as it has; then SIGKILL."""
-        if trainer.poll() is not None:
-            trainer.send(signal.SIGTERM)
-        deadline = self._steady() + self._settings.trainer.stop_grace_seconds
-        while not trainer.is_empty():
-            if self._steady() >= deadline:
-                self._tell_once("the trainer did not end in time and is killed")
-                trainer.send(signal.SIGKILL)
-                deadline = self._steady() + _LOOK_SECONDS
-            self._turn(_CLOSE_LOOK_SECONDS)
 
     # -- one turn
 
@@ -286,7 +246,7 @@ class Launcher:
             try:
                 self._companion.tend(self._steady())
             except Exception as error:  # the trainer is not concerned
-                self._tell_once(f"cannot tend the watcher: {error}")
+                self._say.once(f"cannot tend the watcher: {error}")
 
     def _handle(self, number: signal.Signals) -> None:
         if number in ENDING:
@@ -325,19 +285,25 @@ class Launcher:
     def _pause(self, seconds: float) -> None:
         due = self._steady() + seconds
         while self._asked is None and self._steady() < due:
-            self._turn(min(_LOOK_SECONDS, due - self._steady()))
+            self._turn(min(LOOK_SECONDS, due - self._steady()))
 
     def _refusal_of(self, pid: int) -> str | None:
         """Return why the watcher that had this process id ends so whenever it is started."""
         status = self._status()
         return status.get("ended") if status.get("refused") == pid else None
 
-    def _tell_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._say(text)
-
     # -- after the trainer
+
+    def _outlast(self) -> int:
+        """Keep the watcher beside a trainer that cannot be ended; returns the exit code."""
+        folder, companion = self._settings.run.model_path, self._companion
+        self._fruitless = False
+        self._say(f"! the trainer cannot be ended: it goes on in {folder}, see `fuser -v {folder}`")
+        if companion:
+            self._say("its watcher stays until then")
+        while companion and self._lock.is_held_elsewhere() and not self._asked:
+            self._turn(LOOK_SECONDS)
+        return self._drain(EXIT_NOT_FINISHED)
 
     def _drain(self, code: int) -> int:
         """Let the watcher finish, unless somebody wants an end now; returns the exit code."""
@@ -359,7 +325,7 @@ class Launcher:
             self._say("the watcher finishes what is left to evaluate")
         companion.finish()
         while not (companion.done or companion.given_up):
-            self._turn(_LOOK_SECONDS)
+            self._turn(LOOK_SECONDS)
             if self._asked:
                 return 128 + self._asked
             if deadline is not None and self._steady() >= deadline:
@@ -397,7 +363,3 @@ class Launcher:
 
 def _has_ended(trainer: Group | None) -> bool:
     return trainer is not None and trainer.poll() is not None
-
-
-def _new(now: dict[str, Mark], before: dict[str, Mark]) -> set[str]:
-    return {name for name, mark in now.items() if before.get(name) != mark}

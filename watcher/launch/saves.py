@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
@@ -149,6 +149,11 @@ class SaveWatch:
         marks = self._checkpoints.unfinished() - self._left_over
         self._since = {mark: self._since.get(mark, now) for mark in marks}
         return any(now - since < self._patience_seconds for since in self._since.values())
+
+
+def anew(now: Mapping[str, Mark], before: Mapping[str, Mark]) -> set[str]:
+    """Return the names of those that were not there before, or were another save."""
+    return {name for name, mark in now.items() if before.get(name) != mark}
 
 
 def _listed(state_file: Path) -> set[str] | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from watcher.store.database_file import iso
@@ -18,6 +19,24 @@ OURS = "[launcher ]"
 def say(text: str) -> None:
     """Write one line to stderr, or lose it: a reader that is gone or does not read ends nothing."""
     _write(_line(text))
+
+
+class Teller:
+    """Tells the user what happens, and what stays so only once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        """Tell it."""
+        self._say(text)
+
+    def once(self, text: str) -> None:
+        """Tell it, unless these words were told so before."""
+        if text not in self._told:
+            self._told.add(text)
+            self._say(text)
 
 
 class SayLater:

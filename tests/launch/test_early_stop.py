@@ -1,0 +1,131 @@
+"""What an early stop of `checkpoint-watcher train` waits for, and whom it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from launching import Launch, leftovers, python
+from watching import alive, cli, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+class Elsewhere:
+    """A trainer that a wrapper starts in a session of its own."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._file = launch.folder / "elsewhere"
+
+    def command(self, trainer: list[str]) -> list[str]:
+        """The wrapper's command line."""
+        noted = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(self._file), *trainer]
+        return ["setsid", "--wait", *noted]
+
+    @property
+    def pid(self) -> int:
+        """Process id of the trainer itself."""
+        return int(self._file.read_text())
+
+    def end(self) -> None:
+        """Kill it, if it was ever started and still runs."""
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def launch(tmp_path) -> Iterator[Launch]:
+    run = Launch(tmp_path)
+    yield run
+    run.end()
+
+
+@pytest.fixture
+def elsewhere(launch: Launch) -> Iterator[Elsewhere]:
+    trainer = Elsewhere(launch)
+    yield trainer
+    trainer.end()
+
+
+# -- whom it ends
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_an_early_stop_ends_a_trainer_in_another_session_than_its_wrapper_between_two_saves(
+    launch: Launch, elsewhere: Elsewhere, pause: float
+):
+    run = launch.identify()
+    saving = launch.saving("--saves", 10_000, "--interval", 0.2, "--index-pause", pause)
+    launcher = launch.start(trainer=elsewhere.command(saving))
+    launch.saved(3)
+    launch.say_stop(run)
+    assert launcher.wait(timeout=60) == 0
+    assert not alive(elsewhere.pid)
+    assert leftovers(launch) == []
+    assert f"outside of its process group ({elsewhere.pid}) and is ended there" in launch.said()
+
+
+def test_one_in_another_session_that_ignores_sigterm_is_killed_after_the_grace(
+    launch: Launch, elsewhere: Elsewhere
+):
+    run = launch.identify()
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True)"
+    trainer = elsewhere.command(python(f"{deaf}; time.sleep(600)"))
+    launcher = launch.start("--stop-grace-seconds", 0.5, trainer=trainer)
+    wait_until(lambda: "ready" in launch.out.read_text(), "the trainer is ready")
+    launch.say_stop(run)
+    assert launcher.wait(timeout=60) == 0
+    assert not alive(elsewhere.pid)
+
+
+def test_before_a_restart_what_a_crashed_wrapper_left_in_another_session_is_ended(
+    launch: Launch, elsewhere: Elsewhere
+):
+    background = elsewhere.command(python("import time; time.sleep(600)"))
+    crash = '"$@" & while ! [ -s "$0" ]; do sleep 0.05; done; exit 1'
+    wrapper = ["sh", "-c", crash, str(launch.folder / "elsewhere"), *background]
+    launcher = launch.start("--restarts", 1, "--restart-seconds", 600, trainer=wrapper)
+    wait_until(lambda: "it is started again in" in launch.said(), "it waits for the next start")
+    assert not alive(elsewhere.pid)
+    launcher.terminate()
+    assert launcher.wait(timeout=60) == 128 + signal.SIGTERM
+
+
+# It holds the lock where nobody looks for it, as one does that we may not look into.
+UNSEEN = """
+import os, sys, time
+from pathlib import Path
+from fake_trainer import Manager, model_tensors
+here = Path(sys.argv[1])
+for number in range(3, 64):
+    if os.path.exists(link := f"/proc/self/fd/{number}") and os.path.samefile(link, here):
+        os.dup2(number, number + 64)
+        os.close(number)
+manager = Manager(here)
+for step in (100, 200, 300):
+    manager.save(step, model_tensors(1000, step))
+while not os.path.exists(sys.argv[2]): time.sleep(0.05)
+manager.save(400, model_tensors(1000, 400))
+"""
+
+
+def test_a_trainer_that_cannot_be_ended_keeps_its_watcher_until_it_ends_and_that_is_code_1(
+    launch: Launch, elsewhere: Elsewhere
+):
+    goes_on = launch.folder / "go"
+    trainer = elsewhere.command(python(UNSEEN, launch.model_dir, goes_on))
+    scores = {"ckpt-1": 0.5, "ckpt-2": 0.4, "ckpt-3": 0.3}
+    flags = launch.watching("--patience", 2)
+    launcher = launch.start(*flags, trainer=trainer, STUB_SCORES=json.dumps(scores))
+    wait_until(lambda: "the trainer cannot be ended" in launch.said(), "that is told")
+    assert alive(elsewhere.pid)
+    assert launcher.poll() is None
+    goes_on.touch()
+    assert launcher.wait(timeout=60) == 1
+    shown = cli("history", launch.model_dir, "--json")
+    states = {row["checkpoint"]: row["state"] for row in json.loads(shown.stdout)}
+    assert states["ckpt-4"] == "scored"
