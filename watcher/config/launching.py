@@ -26,8 +26,8 @@ class TrainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     restarts: Annotated[
         int,
         about(
-            "Start a crashed trainer again, so many times in a row; a new checkpoint begins"
-            " the count anew.",
+            "Start a crashed trainer again, so many times in a row; a checkpoint of a later step"
+            " begins the count anew.",
             "N",
             ge=0,
         ),

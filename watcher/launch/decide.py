@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 
 import msgspec
 
@@ -53,3 +54,26 @@ class Attempts(msgspec.Struct, frozen=True):
         made = 1 if progressed else self.made + 1
         counted = Attempts(self.limit, self.first_seconds, made)
         return counted, None if made > self.limit else delay(made, self.first_seconds, MOST_SECONDS)
+
+
+class Progress:
+    """How far the lives of a trainer have come, by the global steps of what they saved."""
+
+    def __init__(self) -> None:
+        self._furthest = 0
+        self.made = False  # by any life
+
+    def after(self, steps: Sequence[int | None]) -> bool:
+        """Return whether a life came further than all before it.
+
+        A trainer that dies in its first step may save at each start what it began with, so that
+        alone does not count. A checkpoint without a step counts: nobody can tell.
+
+        Args:
+            steps: Of the trained checkpoints that it saved.
+        """
+        known = [step for step in steps if step is not None]
+        further = len(known) < len(steps) or max(known, default=0) > self._furthest
+        self._furthest = max(self._furthest, *known, 0)
+        self.made |= further
+        return further

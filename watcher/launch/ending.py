@@ -30,7 +30,7 @@ class Ending(msgspec.Struct, frozen=True):
     Attributes:
         returncode: As `Group.poll` gives it.
         early: We ended it, for an early stop.
-        progressed: It saved a checkpoint.
+        progressed: It came further than the trainers before it, see `Progress`.
         seconds: How long it lasted.
     """
 
@@ -116,7 +116,7 @@ def _how_it_ended(ending: Ending, summary: Summary, log: str | None) -> list[str
     if summary.asked:
         said += f"; {summary.asked.name} was passed on"
     elif summary.fruitless:
-        said += ", before any new checkpoint"
+        said += f", before any {'trained' if summary.saved else 'new'} checkpoint"
         said += ": no watcher goes on without it" if summary.watcher_lasts else ""
     if log and ending.returncode and not summary.asked and (words := last_words(log)):
         return [said, f"{log} ends: {words}"]

@@ -15,7 +15,7 @@ from typing import IO, Any
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
 from watcher.launch.companion import Companion
-from watcher.launch.decide import Attempts, describe, exit_code, is_crash
+from watcher.launch.decide import Attempts, Progress, describe, exit_code, is_crash
 from watcher.launch.early_stop import CLOSE_LOOK_SECONDS, LOOK_SECONDS, EarlyStop
 from watcher.launch.ending import Ending, Summary, Unsaved, last_lines, with_reason
 from watcher.launch.files import open_log
@@ -82,7 +82,8 @@ class Launcher:
         self._gave_up: str | None = None
         self._unseen = False  # model_dir could not be listed
         self._ending: Ending | None = None
-        self._progressed = self._fruitless = self._survived = False
+        self._progress = Progress()
+        self._fruitless = self._survived = False
         grace = settings.trainer.stop_grace_seconds
         self._stopping = Stopping(grace, self._turn, self._say, steady)
         self._output: IO[bytes] | None = None
@@ -204,9 +205,9 @@ class Launcher:
             self._stopping.end(trainer)
             self._survived = not self._stopping.end_heirs(heirs, self._lock, saves)
         self._saved_anew |= (new := anew(self._complete(), before))
-        self._ending = Ending(trainer.returncode, early, bool(new), seconds)
-        self._progressed |= bool(new)
-        self._fruitless = self._ending.failed_at_once and not self._progressed
+        further = self._progress.after(self._checkpoints.steps(new))
+        self._ending = Ending(trainer.returncode, early, further, seconds)
+        self._fruitless = self._ending.failed_at_once and not self._progress.made
         self._trainer = None
         self._terminal.take_back()
         trainer.reap()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from watcher.errors import CorruptCheckpoint, IncompleteCheckpoint, ModelDirError
@@ -21,6 +22,8 @@ from watcher.protocols import CheckpointSource
 Mark = tuple[object, ...]
 
 _STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
+# A trainer saves in the order of its steps, and of many an index would take long to read.
+_NEWEST = 8
 
 
 class Checkpoints:
@@ -81,6 +84,21 @@ class Checkpoints:
             )
         except (IncompleteCheckpoint, CorruptCheckpoint, OSError):
             return True
+
+    def steps(self, names: Iterable[str]) -> list[int | None]:
+        """Return how far the newest of some checkpoints have come, by their numbers.
+
+        Returns:
+            The global step of each that is trained and can be read, None where it holds no step.
+        """
+        number = self._source.format.number
+        newest = sorted(names, key=lambda name: number(name) or 0)[-_NEWEST:]
+        found = []
+        for name in newest:
+            with suppress(IncompleteCheckpoint, CorruptCheckpoint, OSError):
+                step = self._source.format.global_step(self._model_dir / name)
+                found += [step] if self.is_trained(name) else []
+        return found
 
     def unfinished(self) -> frozenset[Mark]:
         """Return a mark for each thing that a save in progress would show.
