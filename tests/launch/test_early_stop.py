@@ -129,3 +129,37 @@ def test_a_trainer_that_cannot_be_ended_keeps_its_watcher_until_it_ends_and_that
     shown = cli("history", launch.model_dir, "--json")
     states = {row["checkpoint"]: row["state"] for row in json.loads(shown.stdout)}
     assert states["ckpt-4"] == "scored"
+
+
+# -- what it waits for
+
+NAMES_NONE = """
+import sys, time
+from pathlib import Path
+from fake_trainer import model_tensors, write_checkpoint
+for number in range(1, 1000):
+    write_checkpoint(Path(sys.argv[1]), f"ckpt-{number}", 100 * number, model_tensors(1000, number))
+    time.sleep(1)
+"""
+
+
+def test_an_early_stop_is_obeyed_though_no_state_file_names_saves_that_come_often(launch: Launch):
+    run = launch.identify()
+    launcher = launch.start("--grace-seconds", 600, trainer=python(NAMES_NONE, launch.model_dir))
+    launch.saved(1)
+    launch.say_stop(run)
+    assert launcher.wait(timeout=60) == 0
+    said = launch.said()
+    assert said.count("the early stop waits for a save in progress: ") == 1
+    assert "which the file `checkpoint` does not name yet" in said
+
+
+def test_what_holds_up_an_early_stop_for_long_is_told(launch: Launch):
+    run = launch.identify()
+    hang = "import sys, time, pathlib; (pathlib.Path(sys.argv[1]) / 'ckpt-3_temp').mkdir()"
+    trainer = python(f"{hang}; time.sleep(600)", launch.model_dir)
+    launcher = launch.start("--grace-seconds", 2, trainer=trainer)
+    wait_until((launch.model_dir / "ckpt-3_temp").exists, "the save has begun")
+    launch.say_stop(run)
+    assert launcher.wait(timeout=60) == 0
+    assert "the early stop waits for a save in progress: ckpt-3_temp" in launch.said()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_trainer import Killed, Manager, model_tensors
+from fake_trainer import Killed, Manager, model_tensors, write_checkpoint
 from folder_source import source_of
 
 from watcher.errors import ConfigError
@@ -193,6 +193,24 @@ def test_a_save_ends_when_the_state_file_names_it(tmp_path: Path):
     assert len(checkpoints(tmp_path).unfinished()) == 1
     (tmp_path / "checkpoint").unlink()
     assert len(checkpoints(tmp_path).unfinished()) == 1
+
+
+@pytest.mark.parametrize("named_before", [False, True])
+def test_a_whole_checkpoint_is_waited_for_to_be_named_only_where_this_trainer_names_them(
+    tmp_path: Path, named_before: bool
+):
+    if named_before:
+        Manager(tmp_path).save(100, model_tensors(1000, "1"))
+    saves = SaveWatch(checkpoints(tmp_path), patience_seconds=30)
+    write_checkpoint(tmp_path, "ckpt-8", 200, model_tensors(1000, "2"))
+    assert saves.in_progress(now=0)  # it may yet be named
+    assert not saves.in_progress(now=11)
+    write_checkpoint(tmp_path, "ckpt-9", 300, model_tensors(1000, "3"))
+    assert not saves.in_progress(now=12)
+    Manager(tmp_path).save(400, model_tensors(1000, "4"))
+    write_checkpoint(tmp_path, "ckpt-12", 500, model_tensors(1000, "5"))
+    assert saves.in_progress(now=13) and saves.in_progress(now=42)
+    assert not saves.in_progress(now=43)
 
 
 def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():

@@ -104,7 +104,7 @@ def test_an_early_stop_never_cuts_a_save_and_gives_code_0(launch: Launch, pause:
     launch.say_stop(run)
     assert launcher.wait(timeout=20) == 0
     assert leftovers(launch) == []
-    first, last = launch.said().splitlines()
+    first, *_, last = launch.said().splitlines()
     assert first == "early stop, the trainer ends now: no improvement"
     assert last.startswith(f"to train on: `checkpoint-watcher resume {launch.model_dir}`")
 

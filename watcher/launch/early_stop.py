@@ -15,6 +15,8 @@ LOOK_SECONDS = 0.5
 CLOSE_LOOK_SECONDS = 0.05
 # A trainer that hangs in the kernel does not hold still, and is not to train on for that.
 _HOLDS = 10
+# A save that takes no longer needs no words.
+_TOLD_SECONDS = 5.0
 
 
 class EarlyStop:
@@ -48,6 +50,8 @@ class EarlyStop:
         self._steady = steady
         self._asked: dict[str, Mark] | None = None  # what was complete when it was
         self._holds = 0
+        self._waits_since: float | None = None
+        self._told = False
 
     @property
     def look_seconds(self) -> float:
@@ -88,8 +92,10 @@ class EarlyStop:
     def _may_end(self, trainer: Group, heirs: Heirs, asked: dict[str, Mark]) -> bool:
         if self._at_checkpoint and not anew(self._checkpoints.complete(), asked):
             return False
-        if self._saves.in_progress(self._steady()):
+        if saving := self._saves.waited_for(self._steady()):
+            self._tell_of_waiting(saving)
             return False
+        self._waits_since = None
         # A save may begin between a look and the signal, so the last look is at a trainer that
         # does not move.
         with trainer.held() as stopped, heirs.held() as all_stopped:
@@ -99,3 +105,11 @@ class EarlyStop:
                 return False
             trainer.send(signal.SIGTERM)
             return True
+
+    def _tell_of_waiting(self, saving: list[str]) -> None:
+        now = self._steady()
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        long = now - self._waits_since >= min(_TOLD_SECONDS, self._saves.patience_seconds / 2)
+        if long and not self._told:
+            self._told = True
+            self._say(f"the early stop waits for a save in progress: {'; '.join(saving)}")

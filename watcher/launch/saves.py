@@ -1,9 +1,9 @@
 """Tells whether the trainer is in the middle of a save, from what lies in model_dir.
 
 A save begins with the folder `ckpt-N_temp`, goes on with the data files, then with the index that
-is written in place, and ends when the state file `checkpoint` names it; see `Naming`
-for the names. What a killed trainer left looks the same and never changes, so what was there before
-this trainer, and what did not change for a while, is no save in progress.
+is written in place, and ends when the state file `checkpoint` names it, if the trainer writes one;
+see `Naming` for the names. What a killed trainer left looks the same and never changes, so what was
+there before this trainer, and what did not change for a while, is no save in progress.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from watcher.protocols import CheckpointSource
 # A name, and what changes when the thing is worked on.
 Mark = tuple[object, ...]
 
+_STATE_FILE = "checkpoint"
+_UNNAMED = "not in the state file yet"
+# From the last byte of an index to the state file that names it; a slow server included.
+_TO_BE_NAMED_SECONDS = 10.0
 _STATE_TEMPORARY = re.compile(r"checkpoint\.tmp[0-9a-f]+")
 # A trainer saves in the order of its steps, and of many an index would take long to read.
 _NEWEST = 8
@@ -100,6 +104,10 @@ class Checkpoints:
                 found += [step] if self.is_trained(name) else []
         return found
 
+    def state(self) -> Mark:
+        """Return what changes when the trainer writes its state file."""
+        return _mark(self._model_dir / _STATE_FILE)
+
     def unfinished(self) -> frozenset[Mark]:
         """Return a mark for each thing that a save in progress would show.
 
@@ -122,13 +130,13 @@ class Checkpoints:
                 elif (file := naming.file(entry.name)) and not file[1]:
                     shards.setdefault(file[0], []).append(_mark(Path(entry.path)))
         whole = self.complete()
-        listed = _listed(self._model_dir / "checkpoint")
+        listed = _listed(self._model_dir / _STATE_FILE)
         for name, parts in shards.items():
             if name not in whole:
                 index = _mark(self._model_dir / f"{name}.index")
                 marks.add((name, *sorted(parts, key=str), index))
             elif listed is not None and name not in listed:
-                marks.add(("not in the state file yet", name, whole[name]))
+                marks.add((_UNNAMED, name, whole[name]))
         return frozenset(marks | self._unfinished_beside())
 
     def _unfinished_beside(self) -> set[Mark]:
@@ -151,12 +159,14 @@ class SaveWatch:
             patience_seconds: What stays unfinished and unchanged for so long was given up.
         """
         self._checkpoints = checkpoints
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
+        self._first_state = checkpoints.state()
         try:
             self._left_over = checkpoints.unfinished()
         except OSError:  # then what is left over is waited for, in vain and not for ever
             self._left_over = frozenset()
         self._since: dict[Mark, float] = {}
+        self._unnamed_since: float | None = None
 
     def in_progress(self, now: float) -> bool:
         """Return whether a save is under way; `now` is a steady time.
@@ -164,9 +174,32 @@ class SaveWatch:
         Raises:
             OSError: the folder cannot be listed.
         """
+        return bool(self.waited_for(now))
+
+    def waited_for(self, now: float) -> list[str]:
+        """Return what of a save in progress there is to wait for, in words.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
         marks = self._checkpoints.unfinished() - self._left_over
         self._since = {mark: self._since.get(mark, now) for mark in marks}
-        return any(now - since < self._patience_seconds for since in self._since.values())
+        young = [mark for mark, at in self._since.items() if now - at < self.patience_seconds]
+        unnamed = [mark for mark in young if mark[0] == _UNNAMED]
+        if unnamed and not self._may_be_named(now):
+            young = [mark for mark in young if mark[0] != _UNNAMED]
+        return sorted(map(_in_words, young))
+
+    def _may_be_named(self, now: float) -> bool:
+        """Tell whether the state file may yet name what is whole: has this trainer ever written it?
+
+        One that saves by `tf.train.Checkpoint.write` never does, and would seem to save for ever.
+        """
+        if self._checkpoints.state() != self._first_state:
+            return True
+        if self._unnamed_since is None:
+            self._unnamed_since = now
+        return now - self._unnamed_since < _TO_BE_NAMED_SECONDS
 
 
 def anew(now: Mapping[str, Mark], before: Mapping[str, Mark]) -> set[str]:
@@ -183,6 +216,12 @@ def _listed(state_file: Path) -> set[str] | None:
     except (OSError, UnicodeDecodeError):
         return None
     return {Path(path).name for path in re.findall(r'^\w+_path\w*: "([^"]*)"', text, re.MULTILINE)}
+
+
+def _in_words(mark: Mark) -> str:
+    if mark[0] == _UNNAMED:
+        return f"{mark[1]}, which the file `{_STATE_FILE}` does not name yet"
+    return str(mark[0][0] if isinstance(mark[0], tuple) else mark[0])
 
 
 def _mark(path: Path) -> Mark:
