@@ -122,6 +122,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def trainer_of(launcher: int) -> int:
+    """The trainer that a launcher without a watcher runs; its other child is its lookout."""
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children(launcher)}
+    (trainer,) = (pid for pid, name in names.items() if name != "cat")
+    return trainer
+
+
 def kill_group(pid: int) -> None:
     """Kill a process group, which may be gone."""
     with contextlib.suppress(ProcessLookupError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluator_client import PROGRAMS, draw_shapes, environment, reference_metrics
-from launching import children
+from launching import trainer_of
 from watching import CLI, Watcher, wait_until
 
 IMAGES = 24
@@ -124,8 +124,7 @@ class Trained:
             wait_until(lambda: self._hold() or launcher.poll() is not None, "they are there", 400)
             assert launcher.poll() is None, self.launcher_log.read_text()[-4000:]
             # Or it would be well ahead when it is told to stop, and all of it had to be evaluated.
-            (trainer,) = children(launcher.pid)
-            with paused(trainer):
+            with paused(trainer_of(launcher.pid)):
                 wait_until(watcher.sentinel.exists, "it is told to stop", 400)
             ended = launcher.wait(400)
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import Launch, children, kill_group, leftovers, python
+from launching import Launch, children, kill_group, leftovers, python, trainer_of
 from watching import alive, cli, wait_until
 
 pytestmark = pytest.mark.slow
@@ -276,7 +276,7 @@ def test_what_nohup_ignores_stays_ignored(launch: Launch):
 def test_a_killed_launcher_leaves_the_trainer_at_work_and_a_second_one_is_refused(launch: Launch):
     launcher = launch.start(trainer=python(f"{SAY_WHEN_READY}import time; time.sleep(60)"))
     ready(launch)
-    (trainer,) = children(launcher.pid)
+    trainer = trainer_of(launcher.pid)
     launcher.kill()
     launcher.wait()
     try:

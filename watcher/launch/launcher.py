@@ -20,6 +20,7 @@ from watcher.launch.early_stop import CLOSE_LOOK_SECONDS, LOOK_SECONDS, EarlySto
 from watcher.launch.ending import Ending, Summary, Unsaved, last_lines, with_reason
 from watcher.launch.files import open_log
 from watcher.launch.folder_lock import FolderLock, Heirs
+from watcher.launch.forwarding import Forwarding
 from watcher.launch.group import Group
 from watcher.launch.kinds import trainer_of
 from watcher.launch.leftovers import Leftovers
@@ -68,6 +69,7 @@ class Launcher:
         self._unsaved = unsaved
         self._steady = steady
         self._signals = Signals()
+        self._forwarding = Forwarding(self._signals.as_found)
         self._sentinel = Sentinel(
             settings.run.sentinel_path, settings.run.state_path, settings.run.best_path
         )
@@ -106,6 +108,7 @@ class Launcher:
             self._terminal = Terminal()
             stack.callback(self._terminal.close)
             stack.enter_context(self._signals)
+            stack.enter_context(self._forwarding)
             if self._watcher:
                 self._companion = Companion(
                     self._watcher, self._say, self._signals.as_found, self._refusal_of
@@ -238,8 +241,13 @@ class Launcher:
 
     def _turn(self, seconds: float) -> None:
         """Wait so long at most; pass signals on, and tend the watcher and the terminal."""
-        for number in self._signals.wait(seconds):
+        for number in self._signals.wait(
+            min(seconds, self._forwarding.seconds_left(self._steady()))
+        ):
             self._handle(number)
+        for number in self._forwarding.due(self._steady()):
+            if self._trainer:
+                self._trainer.send(number)
         if self._trainer:
             self._follow_stop(self._trainer)
         # Beside a trainer that failed at once there is nothing for a watcher to do.
@@ -254,10 +262,8 @@ class Launcher:
             self._asked = number
         if number == signal.SIGTSTP:
             self._stop_with(self._trainer)
-        elif number in FORWARDED and self._trainer:
-            self._trainer.send(number)
-            if number in ENDING:
-                self._trainer.send(signal.SIGCONT)  # a stopped one would not notice
+        elif number in FORWARDED:
+            self._forwarding.take(number, self._steady())
 
     def _follow_stop(self, trainer: Group) -> None:
         """Lend the terminal to a trainer that was stopped for asking; stop with it on Ctrl-Z."""
