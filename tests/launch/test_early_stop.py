@@ -6,11 +6,21 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
+from fake_trainer import Killed, Manager, model_tensors
+from folder_source import source_of
 from launching import Launch, leftovers, python
 from watching import alive, cli, wait_until
+
+from watcher.launch.early_stop import EarlyStop
+from watcher.launch.folder_lock import Heirs
+from watcher.launch.group import Group
+from watcher.launch.saves import Checkpoints, SaveWatch
+from watcher.launch.say import Teller
+from watcher.launch.sentinel import Sentinel
 
 pytestmark = pytest.mark.slow
 
@@ -163,3 +173,62 @@ def test_what_holds_up_an_early_stop_for_long_is_told(launch: Launch):
     launch.say_stop(run)
     assert launcher.wait(timeout=60) == 0
     assert "the early stop waits for a save in progress: ckpt-3_temp" in launch.said()
+
+
+# -- how closely it looks
+
+
+@pytest.fixture
+def sleeping() -> Iterator[Group]:
+    group = Group(["sleep", "600"])
+    yield group
+    group.send(signal.SIGKILL)
+    group.reap()
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+def test_while_the_next_checkpoint_is_waited_for_it_looks_closely_only_once_a_save_has_begun(
+    launch: Launch, sleeping: Group, is_far: bool
+):
+    run, folder = launch.identify(), launch.model_dir
+    manager = Manager(folder)
+    manager.save(100, model_tensors(1000, 1))
+    checkpoints = Checkpoints(source_of(folder), folder)
+    sentinel = Sentinel(launch.sentinel, launch.database.parent, folder / "best")
+    saves = SaveWatch(checkpoints, patience_seconds=30)
+    stop = EarlyStop(
+        *(sentinel, checkpoints, saves, Teller(lambda text: None)),
+        at_checkpoint=True,
+        is_far=is_far,
+        steady=lambda: 0.0,
+    )
+    heirs = Heirs(None)
+    rarely = 1.0 if is_far else 0.5
+    assert not stop.is_sent(sleeping, heirs) and stop.look_seconds == 0.5
+    launch.say_stop(run)
+    assert not stop.is_sent(sleeping, heirs) and stop.look_seconds == rarely
+    with pytest.raises(Killed):
+        manager.save(200, model_tensors(1000, 2), die_at="temp")
+    assert not stop.is_sent(sleeping, heirs) and stop.look_seconds == 0.05
+    manager.save(200, model_tensors(1000, 2))
+    assert stop.is_sent(sleeping, heirs)
+
+
+def test_a_sentinel_is_judged_again_only_when_it_changes_or_the_database_is_another(launch: Launch):
+    run = launch.identify()
+    launch.say_stop(run)
+    sentinel = Sentinel(launch.sentinel, launch.database.parent, launch.model_dir / "best")
+    assert sentinel.look().kind == "valid"
+    with contextlib.closing(sqlite3.connect(launch.database)) as database:
+        database.execute("UPDATE runs SET uuid = 'another'")
+        database.commit()
+    assert sentinel.look().kind == "valid"  # nothing was read
+    launch.say_stop(run)
+    assert sentinel.look().kind == "stale"
+    launch.say_stop("another")
+    assert sentinel.look().kind == "valid"
+    launch.database.rename(launch.folder / "old.db")
+    launch.identify()
+    assert sentinel.look().kind == "stale"
+    launch.sentinel.unlink()
+    assert sentinel.look().kind == "none"

@@ -65,3 +65,9 @@ def mount_now(folder: Path) -> Mount | None:
         return mount_of(folder.resolve(), _MOUNTINFO.read_text(errors="surrogateescape"))
     except (OSError, RuntimeError):
         return None
+
+
+def is_remote(folder: Path) -> bool:
+    """Tell whether a folder lies on a network file system, or one that a program serves."""
+    mount = mount_now(folder)
+    return mount is not None and mount.is_remote

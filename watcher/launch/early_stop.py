@@ -13,6 +13,8 @@ from watcher.launch.sentinel import Sentinel
 
 LOOK_SECONDS = 0.5
 CLOSE_LOOK_SECONDS = 0.05
+# For the next checkpoint, which may take an hour, where a look is a server's work.
+_FAR_LOOK_SECONDS = 1.0
 # A trainer that hangs in the kernel does not hold still, and is not to train on for that.
 _HOLDS = 10
 # A save that takes no longer needs no words.
@@ -30,6 +32,7 @@ class EarlyStop:
         say: Teller,
         *,
         at_checkpoint: bool,
+        is_far: bool,
         steady: Callable[[], float],
     ) -> None:
         """Look at nothing yet.
@@ -40,6 +43,7 @@ class EarlyStop:
             saves: Tells of its saves in progress.
             say: Tells the user.
             at_checkpoint: The next checkpoint is waited for.
+            is_far: Each look asks a server for what is in MODEL_DIR.
             steady: A clock that nobody sets.
         """
         self._sentinel = sentinel
@@ -47,8 +51,10 @@ class EarlyStop:
         self._saves = saves
         self._say = say
         self._at_checkpoint = at_checkpoint
+        self._is_far = is_far
         self._steady = steady
         self._asked: dict[str, Mark] | None = None  # what was complete when it was
+        self._is_close = False  # a save has begun, or nothing but its end is waited for
         self._holds = 0
         self._waits_since: float | None = None
         self._told = False
@@ -56,7 +62,11 @@ class EarlyStop:
     @property
     def look_seconds(self) -> float:
         """How long to wait until the next look."""
-        return LOOK_SECONDS if self._asked is None else CLOSE_LOOK_SECONDS
+        if self._asked is None:
+            return LOOK_SECONDS
+        if self._is_close:
+            return CLOSE_LOOK_SECONDS
+        return _FAR_LOOK_SECONDS if self._is_far else LOOK_SECONDS
 
     def is_sent(self, trainer: Group, heirs: Heirs) -> bool:
         """Look; send SIGTERM if the trainer is to end, unless there is something to wait for.
@@ -90,9 +100,12 @@ class EarlyStop:
         return asked
 
     def _may_end(self, trainer: Group, heirs: Heirs, asked: dict[str, Mark]) -> bool:
-        if self._at_checkpoint and not anew(self._checkpoints.complete(), asked):
+        saving = self._saves.waited_for(self._steady())
+        is_new = not self._at_checkpoint or bool(anew(self._checkpoints.whole, asked))
+        self._is_close = is_new or bool(saving)
+        if not is_new:
             return False
-        if saving := self._saves.waited_for(self._steady()):
+        if saving:
             self._tell_of_waiting(saving)
             return False
         self._waits_since = None

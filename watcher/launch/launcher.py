@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from watcher.config import LaunchSettings
 from watcher.errors import StoreError
+from watcher.files.mounts import is_remote
 from watcher.launch.companion import Companion
 from watcher.launch.decide import Attempts, Progress, describe, exit_code, is_crash
 from watcher.launch.early_stop import CLOSE_LOOK_SECONDS, LOOK_SECONDS, EarlyStop
@@ -193,6 +194,7 @@ class Launcher:
         stop = EarlyStop(
             *(self._sentinel, self._checkpoints, saves, self._say),
             at_checkpoint=self._settings.trainer.stop_at_checkpoint,
+            is_far=is_remote(self._settings.run.model_path),
             steady=self._steady,
         )
         heirs = self._lock.heirs()

@@ -55,6 +55,7 @@ class Checkpoints:
             OSError: the folder cannot be listed.
         """
         if not self._model_dir.exists():
+            self._whole = {}
             return {}
         try:
             found = self._source.scan()
@@ -66,6 +67,11 @@ class Checkpoints:
             if self._whole.get(entry.name) == entry.signature or self._has_end(entry.name)
         }
         return dict(self._whole)
+
+    @property
+    def whole(self) -> Mapping[str, Mark]:
+        """What was complete when this last looked, for whatever."""
+        return self._whole
 
     def _has_end(self, name: str) -> bool:
         try:
@@ -117,9 +123,10 @@ class Checkpoints:
             OSError: the folder cannot be listed.
         """
         if not self._model_dir.exists():
+            self._whole = {}
             return frozenset()
         marks: set[Mark] = set()
-        shards: dict[str, list[Mark]] = {}
+        shards: dict[str, list[str]] = {}
         naming = self._source.format
         with os.scandir(self._model_dir) as entries:
             for entry in entries:
@@ -128,13 +135,13 @@ class Checkpoints:
                 elif _STATE_TEMPORARY.fullmatch(entry.name):
                     marks.add(_mark(Path(entry.path)))
                 elif (file := naming.file(entry.name)) and not file[1]:
-                    shards.setdefault(file[0], []).append(_mark(Path(entry.path)))
+                    shards.setdefault(file[0], []).append(entry.path)
         whole = self.complete()
         listed = _listed(self._model_dir / _STATE_FILE)
-        for name, parts in shards.items():
+        for name, paths in shards.items():
             if name not in whole:
-                index = _mark(self._model_dir / f"{name}.index")
-                marks.add((name, *sorted(parts, key=str), index))
+                paths = [*sorted(paths), str(self._model_dir / f"{name}.index")]
+                marks.add((name, *(_mark(Path(path)) for path in paths)))
             elif listed is not None and name not in listed:
                 marks.add((_UNNAMED, name, whole[name]))
         return frozenset(marks | self._unfinished_beside())
@@ -215,7 +222,8 @@ def _listed(state_file: Path) -> set[str] | None:
         return set()
     except (OSError, UnicodeDecodeError):
         return None
-    return {Path(path).name for path in re.findall(r'^\w+_path\w*: "([^"]*)"', text, re.MULTILINE)}
+    paths = re.findall(r'^\w+_path\w*: "([^"]*)"', text, re.MULTILINE)
+    return {path.rpartition("/")[2] for path in paths}
 
 
 def _in_words(mark: Mark) -> str:

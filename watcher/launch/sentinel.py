@@ -12,6 +12,7 @@ from watcher.errors import StoreError
 from watcher.files.atomic_io import read_regular
 from watcher.promotion.promote import BOARD_FILE
 from watcher.promotion.sentinel import read_sentinel
+from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import open_reader
 
 
@@ -68,6 +69,10 @@ def run_identity(state_dir: Path, best_dir: Path) -> str | None:
         return None
 
 
+# The marks of all that a verdict depends on.
+_Grounds = tuple[tuple[int, ...] | None, ...]
+
+
 class Sentinel:
     """The sentinel file of a run, and what it meant when the launcher was started."""
 
@@ -75,14 +80,22 @@ class Sentinel:
         self.path = path
         self._state_dir, self._best_dir = state_dir, best_dir
         self._first = _mark(path)
+        self._judged: tuple[_Grounds, Verdict] | None = None
 
     def look(self) -> Verdict:
-        """Return what it means now."""
+        """Return what it means now. It is not read again while nothing that matters has changed."""
         mark = _mark(self.path)
         if mark is None:
             return Verdict("none")
-        identity = run_identity(self._state_dir, self._best_dir)
-        return judge(read_sentinel(self.path), identity, is_new=mark != self._first)
+        # A database keeps its run; where it is closed to us, best.json counts.
+        database = _mark(self._state_dir / DATABASE_NAME)
+        grounds = (mark, database and database[:2], _mark(self._best_dir / BOARD_FILE))
+        if self._judged is None or self._judged[0] != grounds:
+            identity = run_identity(self._state_dir, self._best_dir)
+            verdict = judge(read_sentinel(self.path), identity, is_new=mark != self._first)
+            self._judged = None if identity is None else (grounds, verdict)
+            return verdict
+        return self._judged[1]
 
 
 def _mark(path: Path) -> tuple[int, ...] | None:
