@@ -129,7 +129,7 @@ def test_a_trainer_that_cannot_be_ended_keeps_its_watcher_until_it_ends_and_that
     goes_on = launch.folder / "go"
     trainer = elsewhere.command(python(UNSEEN, launch.model_dir, goes_on))
     scores = {"ckpt-1": 0.5, "ckpt-2": 0.4, "ckpt-3": 0.3}
-    flags = launch.watching("--patience", 2)
+    flags = launch.watching("--patience", 2, "--stop-grace-seconds", 1)
     launcher = launch.start(*flags, trainer=trainer, STUB_SCORES=json.dumps(scores))
     wait_until(lambda: "the trainer cannot be ended" in launch.said(), "that is told")
     assert alive(elsewhere.pid)

@@ -137,3 +137,9 @@ def test_under_slurm_it_is_two_seconds(monkeypatch: pytest.MonkeyPatch):
         forwarding.take(signal.SIGTERM, 10.0)
         assert forwarding.due(11.9) == []
         assert forwarding.due(12.0) == [signal.SIGTERM, signal.SIGCONT]
+
+
+def test_what_one_trainer_has_not_got_is_not_sent_to_the_next(forwarding: Forwarding):
+    forwarding.take(signal.SIGUSR1, 10.0)
+    forwarding.forget()
+    assert forwarding.due(99.0) == []

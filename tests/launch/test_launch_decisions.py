@@ -213,6 +213,16 @@ def test_a_whole_checkpoint_is_waited_for_to_be_named_only_where_this_trainer_na
     assert not saves.in_progress(now=43)
 
 
+def test_a_trainer_that_named_one_save_and_no_other_is_not_waited_for_at_each_of_them(
+    tmp_path: Path,
+):
+    saves = SaveWatch(checkpoints(tmp_path), patience_seconds=30)
+    Manager(tmp_path).save(100, model_tensors(1000, "1"))
+    for number in range(2, 6):
+        write_checkpoint(tmp_path, f"ckpt-{number}", 100 * number, model_tensors(1000, number))
+        assert saves.in_progress(now=10 * number) == (number < 5)
+
+
 def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():
     said: list[str] = []
     companion, now = Companion(["false", "--flag"], said.append, contextlib.nullcontext), 0.0

@@ -64,6 +64,10 @@ class Forwarding:
         """Take a signal that the launcher got."""
         self._held_back.append((number, now))
 
+    def forget(self) -> None:
+        """Keep what a trainer has not got from the next one."""
+        self._held_back.clear()
+
     def due(self, now: float) -> list[signal.Signals]:
         """Return what the trainer is to be sent now, in order."""
         self._look(now)

@@ -88,7 +88,9 @@ class Launcher:
         self._progress = Progress()
         self._fruitless = self._survived = False
         grace = settings.trainer.stop_grace_seconds
-        self._stopping = Stopping(grace, self._turn, self._say, steady)
+        self._stopping = Stopping(
+            grace, self._turn, self._say, lambda: self._asked is not None, steady
+        )
         self._output: IO[bytes] | None = None
 
     def run(self) -> int:
@@ -198,6 +200,7 @@ class Launcher:
             steady=self._steady,
         )
         heirs = self._lock.heirs()
+        self._forwarding.forget()
         with self._signals.as_found():
             trainer = self._trainer = Group(
                 self._command, keep_open=self._lock.keep_open(), output=self._output
@@ -264,7 +267,7 @@ class Launcher:
             self._asked = number
         if number == signal.SIGTSTP:
             self._stop_with(self._trainer)
-        elif number in FORWARDED:
+        elif number in FORWARDED and self._trainer:
             self._forwarding.take(number, self._steady())
 
     def _follow_stop(self, trainer: Group) -> None:
@@ -309,8 +312,10 @@ class Launcher:
         self._fruitless = False
         self._say(f"! the trainer cannot be ended: it goes on in {folder}, see `fuser -v {folder}`")
         if companion:
-            self._say("its watcher stays until then")
-        while companion and self._lock.is_held_elsewhere() and not self._asked:
+            self._say("the watcher stays beside it until it has ended")
+        while companion and not (self._asked or companion.given_up):
+            if not self._lock.is_held_elsewhere():
+                break
             self._turn(LOOK_SECONDS)
         return self._drain(EXIT_NOT_FINISHED)
 

@@ -167,7 +167,8 @@ class SaveWatch:
         """
         self._checkpoints = checkpoints
         self.patience_seconds = patience_seconds
-        self._first_state = checkpoints.state()
+        self._state = checkpoints.state()
+        self._names = False
         try:
             self._left_over = checkpoints.unfinished()
         except OSError:  # then what is left over is waited for, in vain and not for ever
@@ -198,15 +199,16 @@ class SaveWatch:
         return sorted(map(_in_words, young))
 
     def _may_be_named(self, now: float) -> bool:
-        """Tell whether the state file may yet name what is whole: has this trainer ever written it?
+        """Tell whether the state file may yet name what is whole: does this trainer write it?
 
         One that saves by `tf.train.Checkpoint.write` never does, and would seem to save for ever.
         """
-        if self._checkpoints.state() != self._first_state:
-            return True
+        if (state := self._checkpoints.state()) != self._state:
+            self._state, self._names, self._unnamed_since = state, True, None
         if self._unnamed_since is None:
             self._unnamed_since = now
-        return now - self._unnamed_since < _TO_BE_NAMED_SECONDS
+        patience = self.patience_seconds if self._names else _TO_BE_NAMED_SECONDS
+        return now - self._unnamed_since < patience
 
 
 def anew(now: Mapping[str, Mark], before: Mapping[str, Mark]) -> set[str]:

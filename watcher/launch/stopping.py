@@ -25,6 +25,7 @@ class Stopping:
         grace_seconds: float,
         turn: Callable[[float], None],
         say: Teller,
+        is_hurried: Callable[[], bool],
         steady: Callable[[], float],
     ) -> None:
         """End nothing yet.
@@ -33,11 +34,13 @@ class Stopping:
             grace_seconds: Between SIGTERM and SIGKILL.
             turn: Waits so many seconds at most and does meanwhile what there is to do.
             say: Tells the user.
+            is_hurried: Tells whether somebody wants the end now.
             steady: A clock that nobody sets.
         """
         self._grace_seconds = grace_seconds
         self._turn = turn
         self._say = say
+        self._is_hurried = is_hurried
         self._steady = steady
 
     def end(self, trainer: Group) -> None:
@@ -67,17 +70,22 @@ class Stopping:
             who = ", ".join(map(str, heirs.members()))
             outside = f"outside of its process group ({who})"
             self._say(f"the trainer goes on {outside} and is ended there")
-            while not self._is_sent(heirs, saves) and not heirs.is_empty():
+            while not heirs.is_empty() and not self._is_sent(heirs, saves):
                 self._turn(CLOSE_LOOK_SECONDS)
             if not self._has_gone(heirs, self._grace_seconds):
                 self._say.once("the trainer did not end in time and is killed")
                 heirs.send(signal.SIGKILL)
                 self._has_gone(heirs, _KILLED_SECONDS)
-        return not lock.is_held_elsewhere()
+        # The last threads of a process may hold it for a while after it seems to have ended.
+        seconds = max(self._grace_seconds, _BY_ITSELF_SECONDS)
+        return self._comes(lambda: not lock.is_held_elsewhere(), seconds)
 
     def _is_sent(self, heirs: Heirs, saves: SaveWatch) -> bool:
-        """Send SIGTERM unless a save is in progress, or cannot be told of."""
+        """Send SIGTERM unless a save is in progress, or cannot be told of and nobody hurries."""
         try:
+            if self._is_hurried():
+                heirs.send(signal.SIGTERM)
+                return True
             if saves.in_progress(self._steady()):
                 return False
             with heirs.held():
@@ -90,7 +98,10 @@ class Stopping:
         return True
 
     def _has_gone(self, heirs: Heirs, seconds: float) -> bool:
+        return self._comes(heirs.is_empty, seconds)
+
+    def _comes(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = self._steady() + seconds
-        while not (gone := heirs.is_empty()) and self._steady() < deadline:
+        while not (came := condition()) and self._steady() < deadline:
             self._turn(CLOSE_LOOK_SECONDS)
-        return gone
+        return came
