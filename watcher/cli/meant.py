@@ -120,11 +120,11 @@ def lookalike_told(model_dir: str | None) -> Iterator[None]:
         raise type(error)(error.message, hint=f"{meant} If not: {error.hint}") from error
 
 
-def tell_absent(path: Path) -> None:
-    """Say on standard error what is waited for, and which folder may be meant instead."""
+def describe_absent(path: Path) -> str:
+    """Say what is waited for, and which folder may be meant instead."""
     near = lookalike(path)
     meant = f": did you mean {near}?" if near else ""
-    click.echo(f"waiting for {path}, which does not exist yet{meant}", err=True)
+    return f"waiting for {path}, which does not exist yet{meant}"
 
 
 def refuse_empty(command: click.Command, words: list[str], above: click.Context) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from watcher.cli.completing import folders
-from watcher.cli.meant import lookalike_told, tell_absent
+from watcher.cli.meant import describe_absent, lookalike_told
 from watcher.cli.options import config_option, only_given_option, settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.cli.sources import sources
@@ -41,4 +41,4 @@ def run(model_dir: str | None, settings_file: Path | None, only_given: bool, **f
     from watcher.runtime.app import run_daemon
 
     with lookalike_told(model_dir):
-        run_daemon(lambda: given.load(Settings), tell_absent)
+        run_daemon(lambda: given.load(Settings), describe_absent)

@@ -43,6 +43,7 @@ from watcher.runtime.inputs import check_inputs
 from watcher.runtime.logs import LiveView, configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.runtime.opening import open_store
+from watcher.runtime.output import drain_outputs, output_of
 from watcher.runtime.sharing import Sharing
 from watcher.runtime.waiting import OVER, wait_for_trainer
 from watcher.runtime.wakeup import WakeUp
@@ -86,20 +87,28 @@ class _Signals:
             signal.signal(number, signal.SIG_IGN)
 
 
-def run_daemon(load: Callable[[], Loaded[Settings]], say_waiting: Callable[[Path], None]) -> None:
+def run_daemon(
+    load: Callable[[], Loaded[Settings]], describe_absent: Callable[[Path], str]
+) -> None:
     """Run the daemon until it is stopped, idle, or cannot go on.
 
     Args:
         load: Returns the settings; called again when the database, which says what the last start
             was given, was locked at first.
-        say_waiting: Is called once with each path that is not there and is waited for.
+        describe_absent: Says of a path that it is not there and is waited for.
 
     Raises:
         WatcherError: it cannot begin, or cannot go on; the message says why.
     """
     service = Service(Notifier.from_environment(os.environ))
     signals = _Signals(service)
-    with service:
+
+    def say_waiting(path: Path) -> None:
+        output_of(sys.stderr).write(f"{describe_absent(path)}\n")
+
+    with ExitStack() as stack:
+        stack.callback(drain_outputs)
+        stack.enter_context(service)
         state: object = None
         while state is not OVER:
             state = _run(load(), service, signals, state, say_waiting)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO, cast
@@ -13,6 +13,7 @@ import structlog
 from rich.console import ConsoleDimensions
 from rich.live import Live
 
+from watcher.runtime.output import output_of
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader
 from watcher.view import make_console
@@ -22,21 +23,6 @@ from watcher.view.overview import Overview
 LOG_NAME = "watcher.log"
 _REFRESH_SECONDS = 0.25
 _HISTORY_ROWS = 40  # more than fit on most terminals
-
-
-class _Forgiving:
-    """A stream whose lines may be lost: a full disk must not end the run through its log."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
 
 
 def configure_logs(log_format: str, state_dir: Path, *, live: bool) -> None:
@@ -50,16 +36,21 @@ def configure_logs(log_format: str, state_dir: Path, *, live: bool) -> None:
     stream: TextIO = sys.stderr
     if live:
         stream = (state_dir / LOG_NAME).open("a", encoding="utf-8")
-    renderer: structlog.types.Processor = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    output = output_of(stream)
+    render: Callable[..., str] = structlog.dev.ConsoleRenderer(colors=stream.isatty())
     if log_format == "json":
-        renderer = structlog.processors.JSONRenderer()
+        render = cast(Callable[..., str], structlog.processors.JSONRenderer())
+    level = structlog.processors.add_log_level
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+    def tell_lost(count: int) -> str:
+        said = {"event": "lines were lost: nothing took them for a while", "lines": count}
+        return f"{render(None, 'warning', stamp(None, 'warning', level(None, 'warning', said)))}\n"
+
+    output.tell_lost = tell_lost
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(stream))),
+        processors=[level, stamp, render],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, output)),
         cache_logger_on_first_use=True,
     )
 
@@ -74,6 +65,7 @@ class LiveView:
         self._looker: Looker | None = None
         self._drawn: tuple[Look, ConsoleDimensions] | None = None
         self._screen: Live | None = None
+        self._output = output_of(sys.stdout) if live else None
         self._refreshed = 0.0
 
     def __enter__(self) -> Self:
@@ -82,7 +74,8 @@ class LiveView:
             self._reader = Reader(self._path, timeout_seconds=0.1)
             self._looker = Looker(self._reader)
             # Refreshed by the loop alone: no thread of rich's beside the daemon.
-            self._screen = Live(console=make_console(), auto_refresh=False, transient=False)
+            console = make_console(cast(TextIO, self._output))
+            self._screen = Live(console=console, auto_refresh=False, transient=False)
             self._screen.start()
         return self
 
@@ -92,13 +85,13 @@ class LiveView:
             self._draw()
 
     def _draw(self) -> None:
-        if self._screen and self._looker:
+        # Each picture begins where the one before ended, which has to be there.
+        if self._screen and self._looker and self._output and self._output.idle:
             self._refreshed = time.monotonic()
             look, size = self._looker.look(recent=_HISTORY_ROWS), self._screen.console.size
             if (look, size) != self._drawn:
                 self._drawn = look, size
-                with contextlib.suppress(OSError):  # the terminal was closed
-                    self._screen.update(Overview(look, fit=True), refresh=True)
+                self._screen.update(Overview(look, fit=True), refresh=True)
 
     def __exit__(
         self,
@@ -106,10 +99,10 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._screen:
+        if self._screen and self._output:
             if error is None:
+                self._output.drain()
                 self._draw()
-            with contextlib.suppress(OSError):
-                self._screen.stop()
+            self._screen.stop()
         if self._reader:
             self._reader.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -14,14 +14,20 @@ _PIPE_COLUMNS = 10_000
 _PICTURE_COLUMNS = 80
 
 
-def make_console() -> Console:
-    """Return the console on standard output; text is shown as it is, `AP[person]` say."""
+def make_console(into: TextIO | None = None) -> Console:
+    """Return the console on standard output; text is shown as it is, `AP[person]` say.
+
+    Args:
+        into: What takes it in place of `sys.stdout`.
+    """
     from rich.console import Console
 
     width = _PIPE_COLUMNS if _into_a_pipe() else None
     # rich would draw nothing at all where COLUMNS is 0.
     seen = {name: value for name, value in os.environ.items() if name != "COLUMNS" or _asked()}
-    return Console(width=width, markup=False, emoji=False, highlight=False, _environ=seen)
+    return Console(
+        file=into, width=width, markup=False, emoji=False, highlight=False, _environ=seen
+    )
 
 
 def show(drawn: RenderableType) -> None:
