@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from fake_trainer import Killed, Manager, model_tensors, write_checkpoint
 from folder_source import source_of
+from watching import wait_until
 
 from watcher.errors import ConfigError
 from watcher.evaluation.device import visible_to_cuda
@@ -223,15 +223,72 @@ def test_a_trainer_that_named_one_save_and_no_other_is_not_waited_for_at_each_of
         assert saves.in_progress(now=10 * number) == (number < 5)
 
 
-def test_a_watcher_that_does_not_last_is_given_up_and_its_command_told():
+def tend_through(companion: Companion, now: float) -> None:
+    """Tend until what runs has ended, at one time."""
+    companion.tend(now)
+    wait_until(lambda: companion.tend(now) or companion.pid is None, "it ended")
+
+
+def test_a_watcher_that_does_not_last_is_started_again_for_as_long_as_the_trainer_runs(
+    tmp_path: Path,
+):
     said: list[str] = []
-    companion, now = Companion(["false", "--flag"], said.append, contextlib.nullcontext), 0.0
+    starts, well = tmp_path / "starts", tmp_path / "well"
+    program = f"echo >> {starts}; test -e {well} && exec sleep 60; exit 1"
+    companion = Companion(["sh", "-c", program], said.append)
+    for now in range(0, 3600, 25):
+        tend_through(companion, now)
+    assert companion.in_trouble and not companion.given_up
+    # After 1 s, 2 s and so on: within an hour 9 times, and then every 300 s.
+    count = len(starts.read_text().splitlines())
+    assert 15 <= count <= 20
+    assert said == [
+        "the watcher ended with code 1; it is started again, after 1 s",
+        "the watcher ended with code 1, and does not last: it is started again as long as the"
+        " trainer runs, at most 300 s later each time",
+    ]
+    well.touch()
+    companion.tend(now + 300)
+    wait_until(lambda: len(starts.read_text().splitlines()) > count, "it is started once more")
+    assert companion.pid
+    companion.stop()
+
+
+def test_a_watcher_that_does_not_last_after_the_training_is_given_up_and_its_command_told():
+    said: list[str] = []
+    companion = Companion(["false", "--flag"], said.append)
+    for now in range(0, 1000, 100):
+        tend_through(companion, now)
+    said.clear()
+    companion.finish()
+    now = 1000.0
     while not companion.given_up:
-        companion.tend(now)
-        time.sleep(0.01)
+        tend_through(companion, now)
         now += 1.0
     assert [text for text in said if "started again" in text] == [
         f"the watcher ended with code 1; it is started again, after {pause} s"
         for pause in (1, 2, 4)
     ]
     assert said[-1] == "false --flag"
+
+
+def test_a_watcher_that_is_refused_is_given_up_at_once():
+    said: list[str] = []
+    companion = Companion(["sh", "-c", "exit 2"], said.append)
+    tend_through(companion, 0.0)
+    assert companion.given_up and len(said) == 1
+
+
+def test_a_watcher_that_somebody_stopped_ends_when_it_is_asked_to(tmp_path: Path):
+    ready, ended = tmp_path / "ready", tmp_path / "ended"
+    program = f"trap 'touch {ended}; exit' TERM; touch {ready}; sleep 60"
+    companion = Companion(["sh", "-c", program], lambda text: None)
+    companion.tend(0.0)
+    wait_until(ready.exists, "it heeds SIGTERM")
+    pid = companion.pid
+    assert pid
+    os.killpg(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T", "it is stopped")
+    companion.stop()
+    assert ended.exists()

@@ -277,7 +277,7 @@ def test_a_trainer_that_was_left_behind_keeps_its_folder(launch: Launch):
 
 def test_that_the_watcher_is_started_again_is_told_when_it_is():
     said: list[str] = []
-    companion = Companion(["false"], said.append, contextlib.nullcontext)
+    companion = Companion(["false"], said.append)
     wait_until(lambda: companion.tend(0.0) or companion.pid is None, "the watcher ended")
     companion.tend(0.0)
     companion.stop()  # the trainer ended as well

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from launching import kill_group
-from watching import CLI, alive, wait_until
+from watching import CLI, FAKE_TRAINER, STUB, alive, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +139,26 @@ def test_with_tostop_neither_a_background_line_nor_the_trainer_is_held_up(shell:
     shell.shows("first")
     shell.shows("second")
     shell.shows("code=0")
+
+
+def test_with_tostop_the_watcher_beside_the_trainer_works_to_its_end(shell: Shell, tmp_path: Path):
+    (pipeline := tmp_path / "pipeline.config").write_text("the stub evaluator does not read it\n")
+    program = f"""
+import pathlib, sys
+sys.path.insert(0, {str(FAKE_TRAINER.parent)!r})
+from fake_trainer import Manager, model_tensors
+manager = Manager(pathlib.Path({str(shell.model_dir)!r}), max_to_keep=None)
+for number in range(1, 4):
+    manager.save(100 * number, model_tensors(1000, str(number)))
+blocked = pathlib.Path("/proc/self/status").read_text().split("SigBlk:")[1].split()[0]
+print("it has block" "ed", int(blocked, 16))
+"""
+    shell.type("stty tostop\n")
+    shell.train(program, "--watch", "--pipeline-config", str(pipeline), "--python", str(STUB))
+    shell.shows("it has blocked 0")
+    shell.shows("code=0", seconds=60)
+    with contextlib.closing(sqlite3.connect(shell.model_dir / "watcher" / "watcher.db")) as db:
+        assert db.execute("SELECT count(*) FROM leaderboard").fetchone() == (3,)
 
 
 def test_a_closed_terminal_ends_trainer_and_launcher(shell: Shell):

@@ -1,27 +1,34 @@
 """The watcher that `train --watch` runs beside the trainer.
 
-It is started again when it ends, and given up when it does not last; the trainer is not concerned.
+It is started again when it ends, for as long as the trainer runs, and given up only where it can
+never work, or does not last after the training; the trainer is not concerned.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
+from watcher.decision.retry import delay
 from watcher.errors import WatcherError
-from watcher.launch.decide import Attempts, describe
+from watcher.launch.decide import MOST_SECONDS, describe
 from watcher.launch.group import Group, wait_for
 
 # Longer than its worker may take to start, so that one that is refused each time does not count.
 _LASTING_SECONDS = 900.0
+_FIRST_SECONDS = 1.0
+# Failures in a row that are more than bad luck.
+_MANY = 4
 _STOP_SECONDS = 15.0
 _WRONG_USAGE = 2
 _ANOTHER_RUNS = 3
 _UNFINISHED = 4
+# By what a terminal stops what is in its background.
+_TERMINAL_STOPS = (signal.SIGTTOU, signal.SIGTTIN, signal.SIGTSTP)
 REFUSED = "the watcher cannot work with these settings"
 
 
@@ -32,7 +39,6 @@ class Companion:
         self,
         command: Sequence[str],
         say: Callable[[str], None],
-        guard: Callable[[], AbstractContextManager[None]],
         refusal: Callable[[int], str | None] = lambda pid: None,
     ) -> None:
         """Start nothing yet.
@@ -40,15 +46,13 @@ class Companion:
         Args:
             command: The watcher's command line.
             say: Tells the user.
-            guard: Entered around the start of a process, see `Signals.as_found`.
             refusal: Given the id of a watcher that ended, returns why it would so each time.
         """
         self._command = command
         self._say = say
-        self._guard = guard
         self._refusal = refusal
         self._group: Group | None = None
-        self._attempts = Attempts(limit=3, first_seconds=1.0)
+        self._failures = 0  # in a row
         self._begun = self._due = self._pause = 0.0
         self._untold = ""
         self._finishing = False
@@ -62,6 +66,11 @@ class Companion:
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._group.pid if self._group and self._group.poll() is None else None
+
+    @property
+    def in_trouble(self) -> bool:
+        """True while it does not last, though it may do so later."""
+        return self._failures >= _MANY
 
     def tend(self, now: float) -> None:
         """Notice that it ended, start it when that is due, pass on that it is to finish.
@@ -78,14 +87,21 @@ class Companion:
             self._start(now)
         if self._group is None:
             return
+        # Whoever stopped it by SIGSTOP wants that; a terminal has no business with it.
+        if self._group.stopped_by() in _TERMINAL_STOPS:
+            self._group.send(signal.SIGCONT)
         if self._group.poll() is not None:
             self._note_end(now)
         elif self._finishing and self._told_to_finish != self._group.pid:
             self._tell_to_finish(self._group.pid)
 
     def finish(self) -> None:
-        """Let it end once all there is has its outcome; `done` or `given_up` tell of that."""
+        """Let it end once all there is has its outcome; `done` or `given_up` tell of that.
+
+        Where it is waiting for its next start that comes now, and not many more do.
+        """
         self._finishing = True
+        self._failures, self._due = 0, -math.inf
 
     def stop(self) -> None:
         """End it now: it gives its evaluation back to the queue. Waits for it."""
@@ -97,6 +113,7 @@ class Companion:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._group.poll() is None:
                 self._group.send(number)
+                self._group.send(signal.SIGCONT)  # a stopped one would not notice
                 wait_for(self._group.is_empty, _STOP_SECONDS)
         self._group.reap()
         self._group = None
@@ -104,8 +121,9 @@ class Companion:
     def _start(self, now: float) -> None:
         self._begun = now
         try:
-            with self._guard():
-                self._group = Group(self._command, stdin=subprocess.DEVNULL)
+            # Unlike the trainer it keeps our mask, SIGTTOU blocked: on a terminal set to `tostop`
+            # its first line would stop it. What it starts is in sessions without that terminal.
+            self._group = Group(self._command, stdin=subprocess.DEVNULL)
         except WatcherError as error:  # no memory for another process, say
             self._again(now, error.message)
 
@@ -138,14 +156,22 @@ class Companion:
 
     def _again(self, now: float, what: str) -> None:
         lasted = now - self._begun >= _LASTING_SECONDS
-        self._attempts, pause = self._attempts.after(progressed=lasted)
-        if pause is None:
+        self._failures = 1 if lasted else self._failures + 1
+        if self._finishing and self.in_trouble:
             self.given_up, self.failure = True, what
             self._say(f"{what}, and does not last: it is left alone. To start it by hand:")
             self._say(" ".join(self._command))
-        else:
+            return
+        self._pause = delay(self._failures, _FIRST_SECONDS, MOST_SECONDS)
+        self._due = now + self._pause
+        if self._finishing or self._failures == 1:
             # What comes of it is told when it comes: until then the trainer may end, too.
-            self._due, self._pause, self._untold = now + pause, pause, what
+            self._untold = what
+        elif self._failures == _MANY:
+            self._say(
+                f"{what}, and does not last: it is started again as long as the trainer runs,"
+                f" at most {MOST_SECONDS:g} s later each time"
+            )
 
 
 def _catches(pid: int, number: int) -> bool:

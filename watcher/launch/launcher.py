@@ -113,9 +113,7 @@ class Launcher:
             stack.enter_context(self._signals)
             stack.enter_context(self._forwarding)
             if self._watcher:
-                self._companion = Companion(
-                    self._watcher, self._say, self._signals.as_found, self._refusal_of
-                )
+                self._companion = Companion(self._watcher, self._say, self._refusal_of)
                 stack.callback(self._companion.stop)
             code = self._run()
             self._tell_the_end(code)
@@ -175,7 +173,9 @@ class Launcher:
     def _wait_for_first_word(self, companion: Companion) -> None:
         """Wait until the watcher has decided anew: by other settings once its worker is ready."""
         deadline = self._steady() + _FIRST_WORD_SECONDS
-        while self._asked is None and not companion.given_up and self._steady() < deadline:
+        while self._asked is None and self._steady() < deadline:
+            if companion.given_up or companion.in_trouble:
+                return
             self._turn(CLOSE_LOOK_SECONDS)
             status = self._status()
             if companion.pid == status.get("pid", -1) and status.get("decided"):
