@@ -185,6 +185,17 @@ def test_pictures_that_cannot_be_kept_here_cost_no_score_and_no_line(host: Host,
     assert pictures_of(score) == []
 
 
+def test_only_the_pictures_of_the_last_few_results_stay_here(host: Host, tmp_path: Path):
+    folder = tmp_path / "artefacts"
+    host.start(folder)
+    for number in range(10):
+        host.say(result(number, b"png"), *whole(b"png"))
+    host.say(AFTER)
+    scores = host.until(AFTER)[:-1]
+    assert len(list(folder.iterdir())) == 4
+    assert all(pictures_of(score) == [b"png"] for score in scores[-4:])
+
+
 def test_a_checkpoint_that_cannot_be_read_here_fails_alone_and_the_line_goes_on(
     host: Host, tmp_path: Path
 ):

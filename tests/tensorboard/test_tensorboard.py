@@ -340,6 +340,21 @@ def test_where_the_disk_is_nearly_full_there_are_curves_and_no_pictures(
     assert pictures.exists(), "only what a worker left in its scratch is removed"
 
 
+def test_pictures_of_all_that_waited_to_be_written_go_once_they_are(
+    recorded: Recorded, pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(pictures.parent / "scratch"))
+    scratch = pictures.parent / "scratch" / "checkpoint-watcher-scratch-x"
+    for number in range(1, 11):
+        shutil.copytree(pictures, scratch / str(number))
+        recorded.details = {"eval_name": "val", "visualizations": str(scratch / str(number))}
+        recorded.evaluate(100 * number)
+    recorded.update()
+    read_steps = {step for step, tag, _ in read(recorded.settings.run.eval_path / "val")}
+    assert len(read_steps) == 10
+    assert list(scratch.iterdir()) == []
+
+
 # -- crashes and faults
 
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ _READ_BYTES = 4 << 20
 # Pictures of an evaluation are tens of MB; a host that leaves more than this gets none of it taken.
 _MOST_FETCHED_BYTES = 1 << 30
 _MOST_FETCHED = 2000
+# Whoever shows pictures takes them away; while it cannot, they are not to fill this disk.
+_MOST_KEPT = 4
 _NAME = re.compile(r"[^./\x00][^/\x00]{0,254}")
 
 
@@ -149,6 +152,11 @@ class Fetching:
         self._target = Path()
 
     @property
+    def folders(self) -> list[Path]:
+        """The folders here that files came into."""
+        return list(self._folders.values())
+
+    @property
     def done(self) -> bool:
         """True when nothing more is to come."""
         return not self._waiting
@@ -218,6 +226,21 @@ class Fetching:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._end(whole=False)
+
+
+class Kept:
+    """What was fetched of the last few results of a device; a worker here keeps as many."""
+
+    def __init__(self) -> None:
+        self._results: deque[list[Path]] = deque()
+
+    def add(self, folders: list[Path]) -> None:
+        """Take note of where the files of one more result lie, and remove those of older ones."""
+        if folders:
+            self._results.append(folders)
+        while len(self._results) > _MOST_KEPT:
+            for folder in self._results.popleft():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def renamed(content: bytes, name: str, folders: Mapping[str, str]) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from watcher.config.devices import DeviceTable
+from watcher.evaluation.carriage import Kept
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class FarDevice:
         run: What others who want the device are told.
         wanted: Another watcher there waits for it.
         sent_bytes: How much went over its lines, and `fetched_bytes` of files how much came.
+        kept: The files that came and are still here.
         state: `connecting`, `reached` or `unreachable`, and `since` when, in ISO 8601.
         reason: Why it is not reached.
     """
@@ -32,6 +34,7 @@ class FarDevice:
     wanted: bool = False
     sent_bytes: int = 0
     fetched_bytes: int = 0
+    kept: Kept = field(default_factory=Kept)
     state: str = "connecting"
     since: str = field(default_factory=lambda: _now())
     reason: str | None = None

@@ -319,6 +319,7 @@ class Talk(threading.Thread):
     def _fetched(self, fetching: Fetching) -> None:
         """Pass the result on with what came of its files, and then what waited behind it."""
         self._fetching = None
+        self._device.kept.add(fetching.folders)
         self._tell(fetching.message)
         while self._behind and self._fetching is None:
             self._deliver(self._behind.popleft())

@@ -24,7 +24,7 @@ from watcher.tensorboard.points import Point, content, pictures_of, points
 LOCK_NAME = "tensorboard.lock"
 # Curves take little. What pictures take the trainer may need, for its checkpoints.
 _ROOM_BYTES = 1 << 30
-# Of older evaluations a worker has removed the pictures itself.
+# Of older ones that one who was killed here has left, who made the pictures removes them.
 _LATEST = 4
 _NICENESS = 19
 
@@ -53,6 +53,8 @@ def update(state_dir: Path, eval_dir: Path, *, categories: bool = False) -> int:
 
 
 def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: bool) -> int:
+    shown_now: set[Point] = set()
+
     def write(point: Point, path: Path) -> None:
         # Imported when there is something to write: mostly there is not.
         from watcher.tensorboard.event_file import write_event_file
@@ -60,10 +62,12 @@ def _update(reader: Reader, folder: Path, wanted: Sequence[Point], categories: b
         room = shutil.disk_usage(path.parent).free > _ROOM_BYTES
         shown = content(reader, point, categories=categories)
         write_event_file(path, point, shown, pictures=room)
+        shown_now.add(point)
 
     written = arrange(folder, wanted, write, time.time())
     # Only now, and also those that one who was killed here has left: in a file they all are.
-    for point in sorted(wanted, key=lambda point: point.evaluation_id)[-_LATEST:]:
+    latest = sorted(wanted, key=lambda point: point.evaluation_id)[-_LATEST:]
+    for point in shown_now.union(latest):
         # In a worker's scratch, and from nowhere else.
         if (pictures := pictures_of(reader, point)) and scratch.is_within(Path(pictures)):
             shutil.rmtree(pictures, ignore_errors=True)
