@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import Watcher, alive, cli, wait_until
+from watching import ROOT, Watcher, alive, cli, wait_until
 
 from watcher.service.notices import Situation, Told, news
 from watcher.service.program import run_program
@@ -131,6 +131,7 @@ def never() -> bool:
         (["true"], None),
         (["sh", "-c", "echo no route to host >&2; exit 3"], "exit code 3 (no route to host)"),
         (["sh", "-c", "kill -9 $$"], "killed by SIGKILL"),
+        (["sh", "-c", "kill $$"], "killed by SIGTERM"),
         (["/nonexistent/program"], "cannot start /nonexistent/program: No such file"),
         (["sh", "-c", "exec 2>&-; sleep 0.1"], None),
         (["sh", "-c", "sleep 5 & true"], None),
@@ -155,6 +156,27 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Pat
     members = ["pgrep", "-g", pid.read_text().strip()]
     found = subprocess.run(members, capture_output=True, text=True).stdout.split()
     wait_until(lambda: not any(alive(int(member)) for member in found), "all are dead")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("behave", ["exec sleep 600", "sleep 600", "trap '' TERM HUP; sleep 600"])
+def test_a_program_that_hangs_ends_with_a_killed_watcher_and_in_time_beside_a_stopped_one(
+    tmp_path: Path, behave: str, number: signal.Signals
+):
+    pids = tmp_path / "pids"
+    hook = ["sh", "-c", f"echo $$ >> {pids}; sleep 600 & echo $! >> {pids}; {behave}"]
+    limit = 600 if number == signal.SIGKILL else 5
+    program = f"run_program({hook!r}, b'', {limit}, lambda: False)"
+    program = f"from watcher.service.program import run_program\n{program}"
+    teller = subprocess.Popen(python(program), cwd=ROOT)
+    try:
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, "it hangs")
+        teller.send_signal(number)
+        started = list(map(int, pids.read_text().split()))
+        wait_until(lambda: not any(map(alive, started)), "all that it started is dead")
+    finally:
+        teller.kill()
+        teller.wait()
 
 
 def test_a_program_is_left_at_once_when_nobody_wants_its_answer():

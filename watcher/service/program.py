@@ -7,19 +7,24 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 _TAIL_BYTES = 2048
 _READ_BYTES = 1 << 16
 _BYTES_PER_SECOND = 8 << 20
 _LOOK_SECONDS = 0.2
+_LEASH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")))
+# Who is there to end it in time, and to say so, does that first.
+_LEASH_SECONDS = 1.0
 
 
 def run_program(
     command: Sequence[str], content: bytes, seconds: float, given_up: Callable[[], bool]
 ) -> str | None:
-    """Run a program, in a process group of its own and without a shell.
+    """Run a program, in a process group of its own and without a shell; it ends with us, too.
 
     Args:
         command: The program and its arguments.
@@ -31,13 +36,7 @@ def run_program(
         None when it ended with code 0, else what went wrong, with its last line of stderr.
     """
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        process, lifeline = _start(command, seconds)
     except (OSError, ValueError) as error:
         return f"cannot start {command[0]}: {getattr(error, 'strerror', None) or error}"
     assert process.stdin and process.stderr
@@ -54,7 +53,28 @@ def run_program(
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    os.close(lifeline)
     return _verdict(process.returncode, tail, None if in_time else seconds)
+
+
+def _start(command: Sequence[str], seconds: float) -> tuple[subprocess.Popen[bytes], int]:
+    """Start it on a leash; returns the descriptor, too, that it lives no longer than."""
+    reader, lifeline = os.pipe()
+    try:
+        process = subprocess.Popen(
+            (*_LEASH, str(reader), str(seconds + _LEASH_SECONDS), *command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=[reader],
+        )
+    except BaseException:
+        os.close(lifeline)
+        raise
+    finally:
+        os.close(reader)
+    return process, lifeline
 
 
 def _follow(
