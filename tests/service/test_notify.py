@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from launching import kill_group
 from watching import ROOT, Watcher, alive, cli, wait_until
 
 from watcher.service.notices import Situation, Told, news
@@ -163,20 +164,22 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Pat
 def test_a_program_that_hangs_ends_with_a_killed_watcher_and_in_time_beside_a_stopped_one(
     tmp_path: Path, behave: str, number: signal.Signals
 ):
-    pids = tmp_path / "pids"
+    (pids := tmp_path / "pids").touch()
     hook = ["sh", "-c", f"echo $$ >> {pids}; sleep 600 & echo $! >> {pids}; {behave}"]
     limit = 600 if number == signal.SIGKILL else 5
     program = f"run_program({hook!r}, b'', {limit}, lambda: False)"
     program = f"from watcher.service.program import run_program\n{program}"
     teller = subprocess.Popen(python(program), cwd=ROOT)
     try:
-        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, "it hangs")
-        teller.send_signal(number)
+        wait_until(lambda: len(pids.read_text().split()) == 2, "it hangs")
         started = list(map(int, pids.read_text().split()))
+        group = os.getpgid(started[0])
+        teller.send_signal(number)
         wait_until(lambda: not any(map(alive, started)), "all that it started is dead")
     finally:
         teller.kill()
         teller.wait()
+        kill_group(group)
 
 
 def test_a_program_is_left_at_once_when_nobody_wants_its_answer():

@@ -43,7 +43,7 @@ from watcher.runtime.inputs import check_inputs
 from watcher.runtime.logs import LiveView, configure_logs
 from watcher.runtime.loop import Daemon
 from watcher.runtime.opening import open_store
-from watcher.runtime.output import drain_outputs, output_of
+from watcher.runtime.output import end_outputs, output_of
 from watcher.runtime.sharing import Sharing
 from watcher.runtime.waiting import OVER, wait_for_trainer
 from watcher.runtime.wakeup import WakeUp
@@ -103,11 +103,13 @@ def run_daemon(
     service = Service(Notifier.from_environment(os.environ))
     signals = _Signals(service)
 
+    errors = output_of(sys.stderr)
+
     def say_waiting(path: Path) -> None:
-        output_of(sys.stderr).write(f"{describe_absent(path)}\n")
+        errors.write(f"{describe_absent(path)}\n")
 
     with ExitStack() as stack:
-        stack.callback(drain_outputs)
+        stack.callback(end_outputs)
         stack.enter_context(service)
         state: object = None
         while state is not OVER:

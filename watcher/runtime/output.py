@@ -134,6 +134,13 @@ class WaitingOutput:
                 before = self._written_bytes
                 self._changed.wait_for(partial(self._moved, before), _PATIENCE_SECONDS)
 
+    def abandon(self) -> None:
+        """Have whoever writes there itself write to nowhere, unless something is taken again."""
+        if self._waiting or not select.select([], [self._fileno], [], _PATIENCE_SECONDS)[1]:
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, self._fileno)
+            os.close(nowhere)
+
     def _moved(self, before: int) -> bool:
         return not self._waiting or self._written_bytes != before
 
@@ -176,7 +183,7 @@ class WaitingOutput:
 
 
 # One for each descriptor: loggers keep theirs, and two would mix their lines.
-_outputs: dict[int, Output] = {}
+_outputs: dict[int, WaitingOutput] = {}
 
 
 def output_of(stream: TextIO) -> Output:
@@ -192,7 +199,11 @@ def output_of(stream: TextIO) -> Output:
     return _outputs[fileno]
 
 
-def drain_outputs() -> None:
-    """Wait until all that was said is written: what ends a process speaks after it."""
+def end_outputs() -> None:
+    """Wait until all that was said is written: what ends a process speaks after it.
+
+    It speaks to nobody where nothing is taken; it would wait for that, and heed no signal.
+    """
     for output in _outputs.values():
         output.drain()
+        output.abandon()
