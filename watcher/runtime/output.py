@@ -184,6 +184,8 @@ class WaitingOutput:
 
 # One for each descriptor: loggers keep theirs, and two would mix their lines.
 _outputs: dict[int, WaitingOutput] = {}
+# A thread does not live on in a process that was forked.
+os.register_at_fork(after_in_child=_outputs.clear)
 
 
 def output_of(stream: TextIO) -> Output:
