@@ -114,6 +114,12 @@ def test_a_signal_goes_on_half_a_second_later_unless_the_lookout_gets_it_too(
     assert forwarding.due(99.0) == []
 
 
+def test_a_launcher_that_comes_late_to_look_still_sees_who_has_got_it(forwarding: Forwarding):
+    forwarding.take(signal.SIGTERM, 10.0)
+    fell(forwarding, signal.SIGTERM)
+    assert forwarding.due(17.0) == [signal.SIGCONT]
+
+
 def test_a_lookout_that_fell_long_ago_or_of_another_signal_holds_nothing_back(
     forwarding: Forwarding,
 ):

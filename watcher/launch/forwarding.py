@@ -70,11 +70,13 @@ class Forwarding:
 
     def due(self, now: float) -> list[signal.Signals]:
         """Return what the trainer is to be sent now, in order."""
-        self._look(now)
+        fell_now = self._look(now)
         sent: list[signal.Signals] = []
         waiting = []
         for number, came in self._held_back:
-            everybody = abs(self._fell.get(number, -math.inf) - came) <= self.seconds
+            # What is found now may have come at any time since the last look, however late this is.
+            everybody = fell_now == number
+            everybody |= abs(self._fell.get(number, -math.inf) - came) <= self.seconds
             at_once = number in _HARMLESS or self._lookout is None
             if not (everybody or at_once or now - came >= self.seconds):
                 waiting.append((number, came))
@@ -90,13 +92,16 @@ class Forwarding:
         """Return in how many seconds the next one is due, infinity while there is none."""
         return min((came + self.seconds - now for _, came in self._held_back), default=math.inf)
 
-    def _look(self, now: float) -> None:
+    def _look(self, now: float) -> int | None:
+        """Return the signal by which the lookout is found to have fallen, None for none."""
         if self._lookout and (code := self._lookout.poll()) is not None:
             self._relieve(self._lookout)
             self._lookout = None
             if code < 0:
                 self._fell[-code] = now
                 self._post()
+                return -code
+        return None
 
     def _post(self) -> None:
         """Start a lookout; where that cannot be, signals go on at once."""
