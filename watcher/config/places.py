@@ -62,8 +62,6 @@ def _taken(settings: Settings) -> str | None:
     run = settings.run
     path = run.sentinel_path
     real, model_dir = path.resolve(), run.model_path.resolve()
-    if real.is_dir():
-        return "is a folder"
     for name in _FILES:
         if real in _named(settings, name):
             return f"is {name}"
@@ -80,7 +78,7 @@ def _taken(settings: Settings) -> str | None:
         # mounted elsewhere, may hold the sentinel under its own name.
         if inside and real.name != SENTINEL_NAME and not model_dir.is_relative_to(folder.resolve()):
             return f"lies in {setting} {folder}"
-    return None
+    return "is a folder" if real.is_dir() else None
 
 
 def _named(settings: Settings, name: str) -> set[Path]:
