@@ -14,6 +14,9 @@ import pytest
 from fake_trainer import Manager, model_tensors
 from watching import CLI, Watcher, cli, wait_until
 
+from watcher.control.copied import refuse_other_run
+from watcher.errors import ConfigError
+from watcher.store import Store
 from watcher.store.relocation import find_model_dir
 
 
@@ -152,6 +155,16 @@ def test_a_state_folder_of_another_run_that_is_there_is_refused_and_neither_run_
     (tmp_path / "moved").rename(watcher.model_dir)
     assert watcher.run("--state-dir", state, "--top-k", 2) == 0
     assert said("best", watcher.model_dir, "--state-dir", state, "--path").endswith("ckpt-5\n")
+
+
+def test_a_state_folder_is_of_one_run_in_a_bucket(tmp_path: Path):
+    with Store(tmp_path / "watcher.db", run="run", model_dir=tmp_path, now=0.0) as store:
+        store.ledger.set_settings({"model_dir": "s3://bucket/run"}, {}, "run")
+    refuse_other_run("s3://bucket/run/", tmp_path, tmp_path)
+    refuse_other_run(str(tmp_path), tmp_path, tmp_path)
+    for other in ("s3://bucket/other", "gs://bucket/run", str(tmp_path.parent), "gs:/"):
+        with pytest.raises(ConfigError, match="is that of the run of s3://bucket/run"):
+            refuse_other_run(other, Path(other).absolute(), tmp_path)
 
 
 def test_a_state_dir_that_is_forgotten_at_the_next_start_is_what_the_error_speaks_of(

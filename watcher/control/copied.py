@@ -49,7 +49,9 @@ def _other_run(
 ) -> str | None:
     before, place = Path(run["model_dir"]), str(recorded_settings(run).get("model_dir") or "")
     if is_url(place) or is_url(model_dir):
-        return place if place and _parsed(place) != _parsed(model_dir) else None
+        # The state folder of a run in a bucket is given in the place of MODEL_DIR, too.
+        is_its = _parsed(place) == _parsed(model_dir) or same_folder(model_path, state_dir)
+        return None if is_its or not place else place
     if before == model_path or not (before.is_dir() and model_path.is_dir()):
         return None
     if same_folder(before, model_path):
@@ -59,7 +61,9 @@ def _other_run(
 
 
 def _parsed(model_dir: str) -> object:
-    return parse_place(model_dir) if is_url(model_dir) else Path(model_dir)
+    with suppress(ValueError):  # no URL of a bucket at all, which is refused elsewhere
+        return parse_place(model_dir) if is_url(model_dir) else Path(model_dir)
+    return model_dir
 
 
 def refuse_shared(settings: Settings, reader: Reader, *, evaluates: bool) -> None:
