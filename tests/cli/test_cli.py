@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
-from watching import CLI, ROOT, STUB, Watcher, cli
+from watching import CLI, ROOT, STUB, Watcher, cli, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -57,12 +57,13 @@ def test_a_missing_model_dir_is_waited_for_when_asked(watcher: Watcher):
     near = watcher.model_dir.with_name("modle_dir")
     near.mkdir()
     daemon = watcher.start("--wait-for-model-dir", "--exit-when-idle", "1")
+    waits = f"waiting for {watcher.model_dir}, which does not exist yet: did you mean {near}?\n"
+    wait_until(lambda: watcher.log.read_text() == waits, "it says what it waits for")
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.wait(1.5)
-    waits = f"waiting for {watcher.model_dir}, which does not exist yet: did you mean {near}?\n"
     assert watcher.log.read_text() == waits
     Manager(watcher.model_dir).save(100, model_tensors(1000, "a"))
-    assert daemon.wait(20) == 0
+    assert daemon.wait(60) == 0
     assert watcher.states() == {"ckpt-1": "scored"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -74,7 +75,11 @@ def test_man_pages_have_all_of_a_help_text_and_its_commands_as_they_are(tmp_path
     for name in ("run", "train"):
         page = tmp_path / f"checkpoint-watcher-{name}.1"
         read = subprocess.run(
-            ["man", "--warnings", "-l", page], capture_output=True, text=True, timeout=60
+            ["man", "--warnings", "-l", page],
+            env={**os.environ, "MANWIDTH": "80"},
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert read.returncode == 0 and read.stderr == ""
         pages[name] = re.sub("(.)\b\\1", r"\1", read.stdout)

@@ -178,10 +178,12 @@ def test_every_command_in_deploy_and_systemd_is_one_that_the_program_takes():
         "checkpoint-watcher@.service",
         "containers.md",
     }
+    # As below the program: a command keeps the names of --help that it is first asked with.
+    parent = click.Context(cli, **cli.context_settings)
     for shown, (name, *words) in commands.items():
         command = cli.get_command(None, name)
         try:
-            command.make_context(name, list(words), resilient_parsing=False).close()
+            command.make_context(name, list(words), parent=parent, resilient_parsing=False).close()
         except click.ClickException as error:
             pytest.fail(f"{shown}\n{error.format_message()}")
 
