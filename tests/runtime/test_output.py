@@ -139,12 +139,18 @@ def start(watcher: Watcher, output: int, *flags: object) -> subprocess.Popen[byt
     return process
 
 
-def test_a_log_that_nobody_reads_stops_neither_the_watcher_nor_sigterm(watcher: Watcher):
+def unread(watcher: Watcher) -> tuple[subprocess.Popen[bytes], int, int]:
+    """A watcher that has scored 40, and both ends of its log, which takes nothing any more."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
     process = start(watcher, writer, "--log-format", "json")
     save(watcher, 1, 40)
     wait_until(lambda: scored(watcher) == 40 and takes_nothing(writer), "all are scored")
+    return process, reader, writer
+
+
+def test_a_log_that_nobody_reads_stops_neither_the_watcher_nor_sigterm(watcher: Watcher):
+    process, reader, writer = unread(watcher)
     process.terminate()
     assert process.wait(timeout=60) == 0
     os.close(writer)
@@ -166,11 +172,7 @@ def test_an_error_that_nothing_takes_holds_up_no_end(watcher: Watcher):
 
 
 def test_a_reader_that_reads_late_has_every_line_of_a_run_to_its_end(watcher: Watcher):
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
-    process = start(watcher, writer, "--log-format", "json")
-    save(watcher, 1, 40)
-    wait_until(lambda: scored(watcher) == 40 and takes_nothing(writer), "all are scored")
+    process, reader, writer = unread(watcher)
     os.close(writer)
     found: list[str] = []
 

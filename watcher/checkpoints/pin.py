@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from watcher.checkpoints import bundle
 from watcher.checkpoints.bundle_format import BundleFormat
-from watcher.checkpoints.bundle_index import Bundle, parse_index
+from watcher.checkpoints.bundle_index import parse_index
 from watcher.errors import CorruptCheckpoint, PinError
 from watcher.files.atomic_io import NEW as NEW
 from watcher.files.atomic_io import set_mode, set_times, write_new_file
@@ -103,7 +103,7 @@ def pinning(
     """
     progress = progress or Progress()
     index = bundle.read_index(checkpoint.prefix)
-    sizes = _shards(checkpoint.name, parse_index(index))
+    sizes = _shards(checkpoint.name, bundle.shard_sizes(parse_index(index)))
     working = make_folder(pins_dir, checkpoint.name)
     prefix, method = working / checkpoint.name, "link"
     complete = leave = False
@@ -176,7 +176,8 @@ def settling(
     """
     assert prefix.parent.parent == pins_dir, f"{prefix} is no pin"  # its folder is renamed
     index = bundle.read_index(prefix)
-    sizes = _shards(prefix.name, parse_index(index))
+    shards = bundle.shard_sizes(parse_index(index))
+    sizes = _shards(prefix.name, shards)
     seen = _signature_of(prefix, sizes, hashlib.sha256(index).hexdigest())
     whole = yield from format.verifying(prefix, index, progress or Progress())
     if verified is not None:
@@ -184,7 +185,7 @@ def settling(
     final = pins_dir / whole.sha256
     # Pinned before under another name it stays that pin: there is a row that speaks of it.
     there = next((path.stem for path in final.glob("*.index")), prefix.name)
-    if not _has_sizes(final / there, _shards(there, parse_index(index))):
+    if not _has_sizes(final / there, _shards(there, shards)):
         shutil.rmtree(final, ignore_errors=True)  # somebody deleted a part of it
         there = prefix.name
     _move_into_place(prefix.parent, final)
@@ -211,7 +212,8 @@ def halves(pins_dir: Path) -> Iterator[tuple[Path, str]]:
             (path,) = folder.glob("*.index")
             prefix = path.with_suffix("")
             index = bundle.read_index(prefix)
-            for name, size in _shards(prefix.name, parse_index(index)).items():
+            shards = bundle.shard_sizes(parse_index(index))
+            for name, size in _shards(prefix.name, shards).items():
                 _require_size(prefix.with_name(name), size)
         except (OSError, ValueError, CorruptCheckpoint):
             continue  # no index yet, or a part of one
@@ -252,7 +254,8 @@ def signature(prefix: Path, sha256: str) -> tuple[str, Files]:
     Not the time of the inode's last change (ctime): each link and each rotation moves that. Who
     writes into a file moves its mtime, and who puts another in its place brings another inode.
     """
-    shards = _shards(prefix.name, parse_index(bundle.read_index(prefix)))
+    sizes = bundle.shard_sizes(parse_index(bundle.read_index(prefix)))
+    shards = _shards(prefix.name, sizes)
     return _signature_of(prefix, shards, sha256)
 
 
@@ -391,9 +394,8 @@ def _has_sizes(prefix: Path, sizes: dict[str, int]) -> bool:
     return bundle.index_path(prefix).is_file()
 
 
-def _shards(name: str, parsed: Bundle) -> dict[str, int]:
-    """Return the file name of each shard and its size."""
-    sizes = bundle.shard_sizes(parsed)
+def _shards(name: str, sizes: Sequence[int]) -> dict[str, int]:
+    """Return the file name of each shard of a checkpoint so called, and its size."""
     return {bundle.shard_name(name, n, len(sizes)): size for n, size in enumerate(sizes)}
 
 

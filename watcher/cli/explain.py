@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ from watcher.config.stopping import StoppingSettings
 from watcher.errors import ConfigError, CorruptCheckpoint, ModelDirError, StoreError
 
 if TYPE_CHECKING:
-    from watcher.decision.board import Board
-    from watcher.decision.metric import Values
     from watcher.types import ScoredCheckpoint
 
 _DECIDING = {*RankingSettings.__struct_fields__, *StoppingSettings.__struct_fields__} - FILE_ONLY
@@ -101,12 +100,13 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     import msgspec
 
     from watcher.config.policies import boards, require_metrics, stop_policy
+    from watcher.decision.averages import deserving
     from watcher.decision.explain import explain as explained
     from watcher.decision.explain import with_certainty
     from watcher.decision.stop import undone_between
     from watcher.decision.ties import on_draws_of, tie_set
     from watcher.store.queries import has_intervals
-    from watcher.store.replicates import draws_of
+    from watcher.store.replicates import draws_of, paired
 
     settings = _settings(reader, what_if)
     made = {board.name: board for board in boards(settings.run, settings.ranking)}
@@ -120,7 +120,6 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
     averages = [row for row in reader.scored_averages() if row.pin and not stops_by]
     keys = {key for metric in board.metrics for key in metric.keys}
     values = reader.values([row.evaluation_id for row in (*scored, *averages)], keys)
-    averages = _deserving(reader, settings.ranking.average_promote, board, scored, averages, values)
     if values:
         require_metrics([board], *reader.measured())
     begun = datetime.fromisoformat(reader.begun_at()).timestamp()
@@ -134,6 +133,12 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         drawn = on_draws_of(best, draws, board.metric)
         return tie_set(drawn, best, board.policy.mode)
 
+    def deserve(
+        averages: Sequence[ScoredCheckpoint], saved: Sequence[ScoredCheckpoint]
+    ) -> list[ScoredCheckpoint]:
+        promote, differ = settings.ranking.average_promote, partial(paired, reader, board.metric)
+        return deserving(averages, saved, promote, board.policy.mode, differ)
+
     told = explained(
         scored,
         values,
@@ -145,44 +150,15 @@ def _explained(reader: Any, what_if: tuple[str, ...], board_name: str | None) ->
         hours=(time.time() - begun) / 3600,
         not_finite=reader.not_finite(),
         averages=averages,
+        deserve=deserve,
         tied_with=tied_with,
     )
-    between = undone_between(told.decision, told.walked)
-    if between and not reader.last_stop() and (waiting := reader.unscored_between(*between)):
-        told = msgspec.structs.replace(told, awaits=waiting[0])
+    awaits = reader.awaited(undone_between(told.decision, told.walked))
+    told = msgspec.structs.replace(told, awaits=awaits)
     if not has_intervals(reader):
         return told, stops_by
     ids = [row.evaluation_id for row in told.compared]
     return with_certainty(told, draws_of(reader, ids, board.metric.keys)), stops_by
-
-
-def _deserving(
-    reader: Any,
-    promote: Any,
-    board: Board,
-    scored: Sequence[ScoredCheckpoint],
-    averages: Sequence[ScoredCheckpoint],
-    values: Mapping[int, Values],
-) -> list[ScoredCheckpoint]:
-    """Return the averages that have a place on the main board, or would have."""
-    from dataclasses import replace
-
-    from watcher.decision.averages import deserving
-    from watcher.store.replicates import paired
-
-    def seen(rows: Iterable[ScoredCheckpoint]) -> list[ScoredCheckpoint]:
-        scored_as = ((row, values.get(row.evaluation_id, {})) for row in rows)
-        return [replace(row, score=board.metric.value(recorded)) for row, recorded in scored_as]
-
-    # As the daemon looks at them: those whose files are there.
-    saved = [row for row in scored if row.pin]
-    return deserving(
-        seen(averages),
-        seen(saved),
-        promote,
-        board.policy.mode,
-        lambda one, other: paired(reader, board.metric, one, other),
-    )
 
 
 def _in_model_dir(told: Any, model_dir: Path) -> set[int]:

@@ -14,15 +14,15 @@ from watcher.decision.board import MAIN_BOARD
 from watcher.errors import ConfigError, StoreError
 from watcher.store.database_file import DATABASE_NAME
 from watcher.store.reading import Reader, open_reader
-from watcher.store.relocation import recorded_settings, recorded_state, same_folder
+from watcher.store.relocation import is_folder, recorded_settings, recorded_state, same_folder
 
 
 def refuse_copy(settings: Settings) -> None:
     """Raise ConfigError where `run` would begin on a copy and write into the original's folders."""
     # What cannot be read now is told, or waited for, when it is opened.
     run = settings.run
-    refuse_other_run(run.model_dir, run.model_path, run.state_path)
     with suppress(StoreError), open_reader(run.state_path, timeout_seconds=0.1) as reader:
+        _refuse_other_run(reader, run.model_dir, run.model_path, run.state_path)
         refuse_shared(settings, reader, evaluates=True)
 
 
@@ -35,13 +35,17 @@ def refuse_other_run(model_dir: str, model_path: Path, state_dir: Path) -> None:
         state_dir: Where the database is looked for.
     """
     with suppress(StoreError, OSError), open_reader(state_dir, timeout_seconds=0.1) as reader:
-        other = _other_run(reader.recorded(), model_dir, model_path, state_dir)
-        if other is not None:
-            raise ConfigError(
-                f"state_dir ({state_dir}) is that of the run of {other}",
-                hint=f"give the --state-dir of {model_dir}, one of its own"
-                + ("" if is_url(other) else f"; if MODEL_DIR was moved, move {other} away first"),
-            )
+        _refuse_other_run(reader, model_dir, model_path, state_dir)
+
+
+def _refuse_other_run(reader: Reader, model_dir: str, model_path: Path, state_dir: Path) -> None:
+    other = _other_run(reader.recorded(), model_dir, model_path, state_dir)
+    if other is not None:
+        raise ConfigError(
+            f"state_dir ({state_dir}) is that of the run of {other}",
+            hint=f"give the --state-dir of {model_dir}, one of its own"
+            + ("" if is_url(other) else f"; if MODEL_DIR was moved, move {other} away first"),
+        )
 
 
 def _other_run(
@@ -52,7 +56,7 @@ def _other_run(
         # The state folder of a run in a bucket is given in the place of MODEL_DIR, too.
         is_its = _parsed(place) == _parsed(model_dir) or same_folder(model_path, state_dir)
         return None if is_its or not place else place
-    if before == model_path or not (before.is_dir() and model_path.is_dir()):
+    if before == model_path or not (is_folder(before) and is_folder(model_path)):
         return None
     if same_folder(before, model_path):
         return None

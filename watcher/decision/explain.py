@@ -43,6 +43,12 @@ class Gain(msgspec.Struct, frozen=True):
         return about_min_delta(self.least, self.half, f"of {first.name} and {second.name}")
 
 
+# Given averages and what was saved, returns which of the averages may have a place.
+Deserve = Callable[
+    [Sequence[ScoredCheckpoint], Sequence[ScoredCheckpoint]], Sequence[ScoredCheckpoint]
+]
+
+
 class Certainty(msgspec.Struct, frozen=True):
     """How exactly the scores of a board are known.
 
@@ -110,6 +116,7 @@ def explain(
     hours: float = 0.0,
     not_finite: Sequence[ScoredCheckpoint] = (),
     averages: Sequence[ScoredCheckpoint] = (),
+    deserve: Deserve = lambda averages, _: averages,
     tied_with: Callable[[int], Collection[int]] = lambda _: (),
 ) -> Explanation:
     """Decide anew, and keep what was decided by.
@@ -122,7 +129,8 @@ def explain(
         incumbent: Checkpoint id of the board's present first place, where a veto begins.
         hours: How long the newest generation has lasted.
         not_finite: Checkpoints that failed because their numbers are not finite.
-        averages: Those that may have a place; they stop nothing.
+        averages: Those that there are; they stop nothing.
+        deserve: Is asked by the board's scores, of what was saved and has files.
         tied_with: As `judge_by_noise` takes it.
     """
 
@@ -131,12 +139,13 @@ def explain(
         return [replace(row, score=board.metric.value(of), values=of) for row, of in found]
 
     seen = by_board(rows)
+    placed = deserve(by_board(averages), [row for row in seen if row.pin])
     walked = walk([*seen, *not_finite], policy)
     unranked = tuple(row for row in seen if not rankable(row.score))
     return Explanation(
         board=board,
-        ranking=judge_by_noise([*seen, *by_board(averages)], board.policy, incumbent, tied_with),
-        ranked=len(seen) + len(averages) - len(unranked),
+        ranking=judge_by_noise([*seen, *placed], board.policy, incumbent, tied_with),
+        ranked=len(seen) + len(placed) - len(unranked),
         unranked=unranked,
         generation=policy.generation,
         walked=walked,

@@ -78,11 +78,9 @@ def examine(
         known = training.environment(answer.facts, settings.run.evaluator)
         found = [*known, *answer.findings]
         # Whether a file is there can be told without an environment that works.
-        is_told = any(one.check == "pipeline" for one in found)
-        lacking = (
-            [] if is_told else training.lacking(settings.run, settings.evaluator, settings.carrier)
-        )
-        return [*found, *lacking]
+        if not any(one.check == "pipeline" for one in found):
+            found += training.lacking(settings.run, settings.evaluator, settings.carrier)
+        return found
 
     # It keeps its own time, and needs a little more to end what it started.
     asking = Check("environment", ask, time_limit + _DEVICE_SECONDS + 10)

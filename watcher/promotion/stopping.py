@@ -177,12 +177,8 @@ class Stopping:
 
     def _wait_for_one_between(self) -> None:
         """Put a decision off while a checkpoint before the last, tried again or slower, waits."""
-        ledger, waiting = self._store.ledger, []
         between = undone_between(self.decision, self._walk) if self._walk else None
-        # One that stands is not taken back for what is asked for once more.
-        if between and not ledger.last_stop():
-            waiting = ledger.unscored_between(*between)
-        before, self.awaits = self.awaits, waiting[0] if waiting else None
+        before, self.awaits = self.awaits, self._store.ledger.awaited(between)
         if self.awaits is None:
             return
         self.decision = None

@@ -55,7 +55,7 @@ def recorded_settings(run: Mapping[str, Any], model_dir: Path | None = None) -> 
     values: dict[str, Any] = msgspec.json.decode(run.get("settings") or "{}")
     values = with_paths(values, lambda path: str(now / inside(path, before)))
     folder = values.get("working_directory")
-    if folder and now != before and not _is_folder(Path(folder)):
+    if folder and now != before and not is_folder(Path(folder)):
         values["working_directory"] = None  # it moved too, and nothing tells where to
     return values
 
@@ -81,7 +81,7 @@ def find_model_dir(state_dir: Path, run: Mapping[str, Any]) -> Path:
         return recorded
     if same_folder(state_dir, before):
         return recorded
-    if not recorded_settings(run) and _is_folder(recorded) and not os.path.lexists(before):
+    if not recorded_settings(run) and is_folder(recorded) and not os.path.lexists(before):
         return recorded  # rebuilt with a state folder that was elsewhere all the time
     now = state_dir.parents[len(parts) - 1]
     return now.resolve() if ".." in now.parts else now
@@ -95,7 +95,8 @@ def same_folder(one: Path, other: Path) -> bool:
         return False
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Return whether a folder is there; False where that cannot be seen."""
     try:
         return path.is_dir()
     except OSError:

@@ -367,17 +367,25 @@ class Rows(Connection):
             near = difflib.get_close_matches(wanted, ["best", "last"], n=1)
         return f": did you mean {near[0]}?" if near else ""
 
-    def unscored_between(self, after: int, before: int) -> list[str]:
-        """Return the checkpoints of the newest generation between two global steps that may get
-        their first score of the present evaluation yet, in the order of the steps.
+    def awaited(self, between: tuple[int, int] | None) -> str | None:
+        """Return the checkpoint that a stop waits for, the first of several.
+
+        It is of the newest generation and may get its first score of the present evaluation yet. A
+        stop that stands waits for none: it is not taken back for what is asked for once more.
+
+        Args:
+            between: The global steps between which a score may undo the stop, None for none.
         """
-        rows = self.all(
+        if between is None or self.last_stop():
+            return None
+        name: str | None = self.value(
             "SELECT name FROM checkpoints c WHERE run_id = ? AND state IN ('pending', 'leased')"
             " AND generation = (SELECT max(generation) FROM checkpoints WHERE sha256 IS NOT NULL)"
-            f" AND global_step > ? AND global_step < ? AND NOT {MEASURED} ORDER BY global_step, id",
-            [self.run_id, after, before],
+            f" AND global_step > ? AND global_step < ? AND NOT {MEASURED}"
+            " ORDER BY global_step, id LIMIT 1",
+            [self.run_id, *between],
         )
-        return [row["name"] for row in rows]
+        return name
 
     def last_stop(self) -> str | None:
         """Return why the run was stopped, None when it was not or that was withdrawn."""
