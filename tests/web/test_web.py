@@ -14,9 +14,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -512,6 +514,35 @@ def test_a_database_made_anew_is_served_instead_of_the_old_one(tmp_path: Path, s
     shutil.rmtree(old.parent)
     record(tmp_path / "model_dir", run="cats", evaluations=5)
     wait_until(lambda: len(page.rows("/cats/score_by_step")) == 5, "the new one is read")
+
+
+def test_whoever_asks_while_another_database_comes_is_answered(tmp_path: Path, start):
+    for run in "abcd":
+        record(tmp_path / run / "model_dir", run=run, evaluations=1)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a").symlink_to(tmp_path / "a")
+    page, over = start(tmp_path / "runs"), threading.Event()
+
+    def ask() -> int:
+        asked = 0
+        while not over.is_set():
+            assert len(page.rows("/a/score_by_step")) == 1  # a reset connection is an error here
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(4) as askers:
+        at_work = [askers.submit(ask) for _ in range(4)]
+        try:
+            for run in "bcd":
+                before = page.serving()
+                (tmp_path / "runs" / run).symlink_to(tmp_path / run)
+                wait_until(
+                    lambda before=before: len(page.serving()) == 1 and page.serving() != before,
+                    "it is served anew",
+                )
+        finally:
+            over.set()
+        assert all(asker.result() for asker in at_work)
 
 
 # -- how it starts and ends

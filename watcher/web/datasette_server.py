@@ -8,6 +8,7 @@ standard output once requests are answered; what cannot be served is one line of
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -24,6 +25,7 @@ sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() !=
 
 _BUSY_SECONDS = 1.0
 _GRACE_SECONDS = 2
+_LAST_REQUESTS_SECONDS = 0.3
 # Others that the environment has may write, or load from elsewhere: maps, for one.
 _PLUGINS = ("datasette_dashboards", "datasette_render_markdown")
 _POLICY = "; ".join(
@@ -65,6 +67,8 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         lifespan="on",
+        # uvloop, where there is one, listens in its own way, which cannot be paused.
+        loop="asyncio",
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
@@ -204,12 +208,20 @@ def make_server(config: Any) -> Any:
     import uvicorn
 
     class Saying(uvicorn.Server):  # type: ignore[misc]
-        """Says `ready` once it has started."""
+        """Says `ready` once it has started, and answers at its end whom it has accepted."""
 
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets=sockets)
             if self.started:
                 print(json.dumps({"ready": True}), flush=True)
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            # uvicorn resets connections whose request it has not read yet, and asyncio those
+            # that wait to be attached to a server that is closed.
+            for listening in sockets or ():
+                asyncio.get_running_loop().remove_reader(listening)
+            await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+            await super().shutdown(sockets=sockets)
 
     return Saying(config)
 

@@ -192,8 +192,10 @@ def serve(
             with contextlib.suppress(WatcherError):  # locked, or being replaced: the old one stays
                 plan = look()
             if plan != served:
-                process.end()
+                earlier = process
                 process = DatasetteProcess(interpreter, plan, sock, local=local)
+                # Not before: whoever asks meanwhile is answered.
+                earlier.end()
     finally:
         if process:
             process.end()
