@@ -113,7 +113,7 @@ class Soak:
     def end_daemon(self) -> None:
         assert self.daemon
         self.daemon.terminate()
-        self.daemon.wait(timeout=10)
+        self.daemon.wait(timeout=60)
 
     def stop_daemon(self) -> None:
         assert self.daemon

@@ -158,12 +158,12 @@ def test_a_watcher_with_much_to_do_gives_way_after_its_turn_and_comes_back(machi
 
 def test_a_gpu_of_a_killed_watcher_is_free_at_once(machine: Machine):
     first, second = machine.watcher("first", 1), machine.watcher("second", 1)
-    daemon = machine.start(first, "--device", "GPU-b1", STUB_SECONDS=60)
+    daemon = machine.start(first, "--device", "GPU-b1", STUB_SECONDS=600)
     wait_until(lambda: first.status().get("worker") == "evaluating", "the first evaluates")
     machine.start(second, "--device", "gpu:1")
     wait_until(lambda: second.status().get("waiting_for"), "the second waits")
     daemon.kill()
-    wait_until(lambda: scored(second), "the second evaluates", seconds=10)
+    wait_until(lambda: scored(second), "the second evaluates")
 
 
 def test_a_new_best_is_kept_while_a_slower_gpu_measures_a_promoted_one_anew(machine: Machine):
@@ -189,4 +189,4 @@ def test_a_new_best_is_kept_while_a_slower_gpu_measures_a_promoted_one_anew(mach
     pins = watcher.database.parent / "pins"
     wait_until(lambda: [i.stem for i in pins.glob("*/*.index")] == ["ckpt-3"], "others are let go")
     daemon.terminate()
-    assert daemon.wait(timeout=15) == 0
+    assert daemon.wait(timeout=60) == 0

@@ -70,7 +70,7 @@ def test_closing_its_terminal_ends_it_in_peace_and_nohup_does_not(watcher: Watch
     os.close(inner)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
     os.close(outer)
-    daemon.wait(timeout=15)
+    daemon.wait(timeout=60)
     assert watcher.status() == {}
     assert watcher.states() == {"ckpt-1": "pending"}
     watcher.prefix = ["nohup"]

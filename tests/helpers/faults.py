@@ -318,7 +318,7 @@ def never_looking_away(best_dir: Path, grace_seconds: float, end: Path) -> Itera
         yield
     finally:
         end.touch()
-        said, _ = reader.communicate(timeout=20)
+        said, _ = reader.communicate(timeout=60)
     assert reader.returncode == 0, said
     assert int(said) > 0, "the reader has never read anything"
 

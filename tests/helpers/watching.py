@@ -116,7 +116,7 @@ class Watcher:
         """Ask the daemon to end, and return its exit code."""
         daemon = self._processes[-1]
         daemon.terminate()
-        return daemon.wait(timeout=15)
+        return daemon.wait(timeout=60)
 
     def end(self) -> None:
         """Kill whatever this started and still runs."""

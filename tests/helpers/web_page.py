@@ -39,14 +39,14 @@ class WebPage:
         self.said = self.process.stdout.readline()
         found = re.search(r"(http://\S+?)(/\S*)", self.said)
         if not found:
-            raise AssertionError(self.said + self.process.communicate(timeout=10)[1])
+            raise AssertionError(self.said + self.process.communicate(timeout=60)[1])
         self.origin, self.start = found[1], found[2]
 
     def answer(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
         """Ask for a path, and return the code and the text."""
         request = Request(self.origin + path, method=method, headers=headers)
         try:
-            with urlopen(request, timeout=10) as answer:
+            with urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except OSError as error:
             if not hasattr(error, "code"):
@@ -70,5 +70,5 @@ class WebPage:
         """Send a signal, and return the exit code and what stood on standard error."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        error = self.process.communicate(timeout=15)[1]
+        error = self.process.communicate(timeout=60)[1]
         return self.process.returncode, error

@@ -64,7 +64,7 @@ def test_on_a_file_system_without_events_each_checkpoint_is_found_and_pinned_by_
     methods = watcher.query("SELECT pin_method AS how FROM checkpoints WHERE pin_path IS NOT NULL")
     assert methods == 2 * [{"how": "copy"}]
     daemon.terminate()
-    assert daemon.wait(timeout=15) == 0
+    assert daemon.wait(timeout=60) == 0
 
 
 def test_a_checkpoint_that_cannot_be_read_is_told_and_holds_up_no_other(watcher: Watcher):

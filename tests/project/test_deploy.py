@@ -297,7 +297,7 @@ def test_the_probes_ask_for_what_the_watcher_serves(watcher: Watcher):
     )
     wait_until(lambda: watcher.status().get("worker") == "ready", "a worker")
     for path in paths:
-        with urlopen(shown[0] + path, timeout=5) as answer:
+        with urlopen(shown[0] + path, timeout=60) as answer:
             assert answer.status == 200, path
 
 
@@ -318,8 +318,8 @@ def test_the_hook_of_the_sidecar_lets_it_finish_its_queue(watcher: Watcher):
     # In the container the watcher is process 1, and gone as soon as it has ended.
     hook = subprocess.Popen([shell, option, script.replace("USR1 1", f"USR1 {daemon.pid}")])
     try:
-        assert daemon.wait(timeout=20) == 0
-        assert hook.wait(timeout=5) == 0
+        assert daemon.wait(timeout=60) == 0
+        assert hook.wait(timeout=60) == 0
     finally:
         hook.kill()
         hook.wait()

@@ -159,7 +159,7 @@ def runs_until_it_is_stopped(desk: Path, command: str) -> None:
     try:
         assert started.stdout and started.stdout.readline(), started.communicate()[1]
         started.send_signal(signal.SIGINT)
-        assert started.wait(timeout=20) in (0, 130)
+        assert started.wait(timeout=60) in (0, 130)
     finally:
         started.kill()
         started.communicate()

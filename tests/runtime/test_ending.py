@@ -43,11 +43,11 @@ def bar(watcher: Watcher, name: str, suffix: str = "index") -> Path:
 def end(watcher: Watcher, asked: str, *flags: object) -> int:
     """Start, ask it to end, and return its exit code."""
     if asked == "when idle":
-        return watcher.start("--exit-when-idle", 0.1, *SOON, *flags).wait(timeout=20)
+        return watcher.start("--exit-when-idle", 0.1, *SOON, *flags).wait(timeout=60)
     daemon = watcher.start(*SOON, *flags)
     wait_until(lambda: watcher.status().get("worker") == "ready", "it is ready")
     daemon.send_signal(signal.SIGUSR1)
-    return daemon.wait(timeout=20)
+    return daemon.wait(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_can_be_read_after_all_is_evaluated_and_its_row_made_whole(
     wait_until(lambda: watcher.states().get("ckpt-2") == "missed", "it is given up")
     if restarted:
         daemon.terminate()
-        daemon.wait(timeout=15)
+        daemon.wait(timeout=60)
     barred.chmod(0o600)
     if restarted:
         watcher.start(*SOON)
@@ -125,7 +125,7 @@ def test_a_model_dir_that_went_away_is_not_taken_for_an_empty_one(watcher: Watch
     wait_until(lambda: watcher.states() == {"ckpt-1": "scored"}, "it is scored")
     shutil.move(watcher.model_dir, tmp_path / "gone")
     daemon.send_signal(signal.SIGUSR1)
-    assert daemon.wait(timeout=20) == UNFINISHED
+    assert daemon.wait(timeout=60) == UNFINISHED
     assert "work left: cannot list model_dir" in watcher.log.read_text()
 
 
@@ -142,7 +142,7 @@ def test_a_database_that_stays_locked_holds_up_no_end(watcher: Watcher, at_the_s
             wait_until(lambda: "waiting for the database" in watcher.log.read_text(), "it waits")
         save(watcher, 2)
         daemon.send_signal(signal.SIGUSR1)
-        assert daemon.wait(timeout=20) == UNFINISHED
+        assert daemon.wait(timeout=60) == UNFINISHED
     assert "database is locked" in watcher.log.read_text().splitlines()[-2]
 
 

@@ -84,7 +84,7 @@ def daemon_with_clock(watcher: Watcher, clock: Clock, **steer: str) -> Iterator[
     finally:
         wait_until(lambda: daemons, "it has started")
         daemons[0].wakeup.stop()
-        thread.join(timeout=15)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -171,14 +171,14 @@ def writes_fail(daemon: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
 def test_sigterm_ends_it_while_every_write_fails(watcher: Watcher, tmp_path: Path, busy: bool):
     save(watcher, 2)
     starts = tmp_path / "starts"
-    daemon = watcher.start(STUB_SECONDS=60 if busy else 0, STUB_STARTS=starts)
+    daemon = watcher.start(STUB_SECONDS=600 if busy else 0, STUB_STARTS=starts)
     last = "leased" if busy else "scored"
     wait_until(lambda: last in watcher.states().values(), "it works")
     fault = writes_fail(daemon)
     try:
         time.sleep(1)
         daemon.terminate()
-        assert daemon.wait(timeout=10) == 0
+        assert daemon.wait(timeout=60) == 0
     finally:
         end_strace(fault)
     assert not any(alive(int(worker)) for worker in starts.read_text().split())
@@ -201,7 +201,7 @@ def test_sigterm_ends_it_after_writes_failed_while_its_watch_was_exchanged(
     save(watcher, 2)
     wait_until(lambda: watcher.states().get("ckpt-2") == "scored", "it goes on by itself")
     daemon.terminate()
-    assert daemon.wait(timeout=10) == 0
+    assert daemon.wait(timeout=60) == 0
 
 
 def test_of_daemons_that_race_for_one_model_dir_one_wins_and_the_others_say_so(watcher: Watcher):

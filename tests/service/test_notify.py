@@ -322,7 +322,7 @@ def test_apprise_delivers_and_an_address_that_is_down_is_told_once_and_counted(
     port = re.search(r"listening\s.*http://127\.0\.0\.1:(\d+)", log())[1]
 
     def counted(outcome: str, number: str) -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         sample = rf'notifications_total{{channel="apprise",outcome="{outcome}",.*}} {number}'
         return bool(re.search(sample, text))

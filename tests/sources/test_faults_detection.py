@@ -144,7 +144,7 @@ def test_a_model_dir_that_goes_with_the_database_in_it_ends_the_run_with_a_clear
         watcher.model_dir.rename(tmp_path / "away")
     watcher.model_dir.mkdir()
     save(Manager(watcher.model_dir), 1, "new")
-    assert daemon.wait(timeout=15) == 1
+    assert daemon.wait(timeout=60) == 1
     assert "was deleted or replaced while in use" in watcher.log.read_text()
     assert {path.name for path in watcher.model_dir.iterdir()} == {
         "checkpoint",

@@ -50,11 +50,11 @@ def test_a_result_that_comes_while_the_database_is_locked_is_held_and_recorded(w
 
 def test_sigterm_while_the_database_is_locked_ends_it_in_time(watcher: Watcher):
     save(watcher, 1)
-    daemon = watcher.start(STUB_SECONDS=60)
+    daemon = watcher.start(STUB_SECONDS=600)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
     with locked(watcher.database):
         daemon.terminate()
-        assert daemon.wait(timeout=10) == 0
+        assert daemon.wait(timeout=60) == 0
     assert watcher.run() == 0
     assert watcher.states() == {"ckpt-1": "scored"}
 
@@ -115,7 +115,7 @@ def test_a_full_disk_is_told_and_recovered_from(watcher: Watcher, tmp_path: Path
     save(watcher, 1, first=4)
     wait_until(lambda: (inside / "best" / "ckpt-4.index").exists(), "the new best is there")
     daemon.terminate()
-    assert daemon.wait(timeout=10) == 0
+    assert daemon.wait(timeout=60) == 0
 
 
 def said(watcher: Watcher, text: str) -> bool:
@@ -129,7 +129,7 @@ def test_a_deleted_database_is_rebuilt_from_best_and_the_pins(watcher: Watcher):
     wait_until(lambda: len(watcher.best_files()) == 6, "what left best/ is gone")
     identity = watcher.query("SELECT uuid, fingerprint FROM runs")
     watcher.database.unlink()
-    assert daemon.wait(timeout=15) == 1
+    assert daemon.wait(timeout=60) == 1
     said = watcher.log.read_text()
     assert "was deleted or replaced while in use" in said
     assert "checkpoint-watcher rebuild" in said and "watcher.db.rescued" in said
@@ -179,7 +179,7 @@ def test_what_was_leaving_best_when_the_database_was_lost_is_told_and_left_alone
 
 def test_pins_that_wait_survive_the_loss_of_the_database(watcher: Watcher):
     save(watcher, 3)
-    daemon = watcher.start(STUB_SECONDS=60)
+    daemon = watcher.start(STUB_SECONDS=600)
     wait_until(lambda: len(watcher.states()) == 3, "all are pinned")
     daemon.kill()
     daemon.wait()

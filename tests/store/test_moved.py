@@ -88,7 +88,7 @@ def test_a_start_brings_recorded_paths_up_to_date_before_anything_is_promoted(
     watcher.model_dir = old.rename(tmp_path / "moved")
     watcher.database = watcher.model_dir / "watcher" / "watcher.db"
     # Another evaluation, under which all are to be measured anew first: what is promoted stays.
-    watcher.start("--top-k", 2, STUB_SECONDS=60, STUB_FINGERPRINT="other")
+    watcher.start("--top-k", 2, STUB_SECONDS=600, STUB_FINGERPRINT="other")
     path = f"{watcher.model_dir}/best/ckpt-5"
     wait_until(lambda: watcher.query("SELECT path FROM best") == [{"path": path}], "it is the new")
     assert query(watcher.model_dir, promoted) == times

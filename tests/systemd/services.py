@@ -255,7 +255,7 @@ def test_a_daemon_that_is_stopped_is_ended_by_the_watchdog_and_started_again(
 
 
 def test_it_stops_in_time_and_gives_the_running_evaluation_back(run: Run):
-    run.install("--trainer", "none", STUB_SECONDS=60)
+    run.install("--trainer", "none", STUB_SECONDS=600)
     run.systemctl("start", run.unit)
     run.save(2)
     run.wait_for("StatusText", "evaluating ckpt-1")

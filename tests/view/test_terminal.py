@@ -187,7 +187,7 @@ def test_what_the_curve_is_drawn_from_are_the_rows_that_can_rank(watcher: Watche
 
 def test_a_killed_watcher_is_not_shown_as_running(watcher: Watcher):
     save(watcher, 100)
-    daemon = watcher.start(STUB_SECONDS=60)
+    daemon = watcher.start(STUB_SECONDS=600)
     wait_until(lambda: watcher.status().get("worker") == "evaluating", "it evaluates")
     daemon.kill()
     daemon.wait()
@@ -327,7 +327,7 @@ def test_watching_into_a_pipe_needs_json_and_is_an_object_a_line(done: Watcher):
 
 def test_reading_while_it_is_written_changes_nothing(watcher: Watcher):
     save(watcher, 100, 200)
-    watcher.start(STUB_SECONDS=60)
+    watcher.start(STUB_SECONDS=600)
     wait_until(lambda: watcher.status().get("worker") == "evaluating", "it evaluates")
     before = sorted(path.name for path in watcher.database.parent.iterdir())
     for command in ("status", "history", "leaderboard"):

@@ -471,16 +471,16 @@ def mounted_read_only(folder: Path, run: Path) -> Iterator[str]:
     try:
         assert process.stdout
         said = process.stdout.readline()
-        assert "1 run at" in said, process.communicate(timeout=10)[1]
+        assert "1 run at" in said, process.communicate(timeout=60)[1]
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.communicate(timeout=15)
+        process.communicate(timeout=60)
     assert process.returncode == 0
 
 
 def names_at(url: str) -> list[str]:
-    with urlopen(f"{url}.json?_shape=array", timeout=10) as answer:
+    with urlopen(f"{url}.json?_shape=array", timeout=60) as answer:
         return [row["checkpoint"] for row in json.loads(answer.read())]
 
 
@@ -607,7 +607,7 @@ def test_killed_it_takes_datasette_with_it_and_the_other_way_round(tmp_path: Pat
     wait_until(lambda: not alive(child), "Datasette ends too")
     page = WebPage(tmp_path / "model_dir")
     os.kill(page.serving()[0], signal.SIGKILL)
-    error = page.process.communicate(timeout=10)[1]
+    error = page.process.communicate(timeout=60)[1]
     assert page.process.returncode == 1 and "error: Datasette ended with code -9" in error, error
 
 
