@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+BY_HAND = "kept by hand"
 # What is not evaluated may be worth keeping all the same.
 _COUNTED = ("pending", "leased", "scored", "skipped")
 
@@ -74,7 +75,7 @@ def retain(pinned: Iterable[Pinned], policy: RetainPolicy) -> dict[int, str]:
             reasons.setdefault(one.checkpoint_id, []).append(said)
     for one in ordered:
         if one.kept:
-            reasons.setdefault(one.checkpoint_id, []).append("kept by hand")
+            reasons.setdefault(one.checkpoint_id, []).append(BY_HAND)
     return {
         one.checkpoint_id: ", ".join(reasons[one.checkpoint_id])
         for one in reversed(ordered)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -80,9 +81,19 @@ class BoardFolder:
         self._placing.drop()
 
     def show(
-        self, ranked: Sequence[ScoredCheckpoint], board: promote.BoardFile, now: float
+        self,
+        ranked: Sequence[ScoredCheckpoint],
+        board: promote.BoardFile,
+        now: float,
+        reasons: Mapping[int, str] = MappingProxyType({}),
     ) -> tuple[list[Leader], bool]:
         """Make the folder and the promotions show `ranked`.
+
+        Args:
+            ranked: In this order.
+            board: What its file says beside them.
+            now: Seconds since the epoch.
+            reasons: Checkpoint id to why it is there, where that is not its score.
 
         Returns:
             The leaders, and whether anything changed.
@@ -105,11 +116,11 @@ class BoardFolder:
         if any(leader.row.sha256 not in placed for leader in leaders):
             promotions.place(self.name, leaders)
             placed = promotions.placements(self.name)
-        asked = (leaders, board, placed, self._store.ledger.revision)
+        asked = (leaders, board, reasons, placed, self._store.ledger.revision)
         if self._shown == (*asked, contents) and not self._left:
             return leaders, False
         names = set(placed.values())
-        evicted = self._change(leaders, names, board, contents)
+        evicted = self._change(leaders, names, board, contents, reasons)
         self._tell_unknown(promote.unknown_files(contents, self._file, names, self._format))
         self._tell_repaired(contents, now)
         paths = {leader.row.checkpoint_id: str(self.path / leader.name) for leader in leaders}
@@ -131,7 +142,12 @@ class BoardFolder:
             self._whole = whole
 
     def _change(
-        self, leaders: list[Leader], placed: set[str], board: promote.BoardFile, contents: Contents
+        self,
+        leaders: list[Leader],
+        placed: set[str],
+        board: promote.BoardFile,
+        contents: Contents,
+        reasons: Mapping[int, str],
     ) -> set[str]:
         """Change the files; returns the names whose files are gone.
 
@@ -144,7 +160,7 @@ class BoardFolder:
         oldest = self._steady() - self._evict_seconds
         self._placing.put(self.path, leaders, contents, slice_end())
         metrics = self._store.ledger.metrics(leader.row.evaluation_id for leader in leaders)
-        promote.write_board(self.path, self._file, board, leaders, metrics)
+        promote.write_board(self.path, self._file, board, leaders, metrics, reasons)
         left = placed - {leader.name for leader in leaders}
         gone = {name for name in left if self._left.get(name, math.inf) <= oldest}
         promote.evict(self.path, gone, self._format)

@@ -344,14 +344,8 @@ class Projector:
         self, name: str, rows: Sequence[ScoredCheckpoint], text: BoardFile, now: float
     ) -> None:
         before = self._store.promotions.first(name)
-        held = self._present(name)
         leaders, changed = self._folders[name].show(rows, text, now)
         if not changed or not leaders:
-            return
-        if name == KEPT_BOARD:  # whatever their scores, which may come and go
-            new = [one.name for one in leaders if one.row.checkpoint_id not in held]
-            if new:
-                _log.info(name, checkpoints=", ".join(new), of=len(leaders))
             return
         first = leaders[0]
         shown = (first.row.checkpoint_id, first.row.score, text.metric)
@@ -368,7 +362,11 @@ class Projector:
         shown = {row["id"]: unscored(row) for row in pinned if row["id"] in kept}
         shown |= {row.checkpoint_id: row for row in rows}
         text = self._text(self._boards[0], KEPT_BOARD)
-        self._show(KEPT_BOARD, [shown[one] for one in kept], text, now)
+        before = self._present(KEPT_BOARD)
+        leaders, _ = self._folders[KEPT_BOARD].show([shown[one] for one in kept], text, now, kept)
+        new = [one.name for one in leaders if one.row.checkpoint_id not in before]
+        if new:
+            _log.info(KEPT_BOARD, checkpoints=", ".join(new), of=len(leaders))
         return set(kept)
 
     def _write_notes(self, notes: dict[int, str | None]) -> None:

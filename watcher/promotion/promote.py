@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -30,6 +31,8 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
     sha256: str
     evaluated_at: str
     metrics: dict[str, float | None]
+    # In `kept.json`, why it is there.
+    kept: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class BoardFile(msgspec.Struct, kw_only=True, frozen=True):
@@ -45,10 +48,10 @@ class BoardFile(msgspec.Struct, kw_only=True, frozen=True):
     checkpoints: tuple[Entry, ...]
 
 
-def read_board(best_dir: Path) -> BoardFile | None:
+def read_board(folder: Path, file: str = BOARD_FILE) -> BoardFile | None:
     """Read `best.json`, which all may read; None when there is none, or none of ours."""
     try:
-        return msgspec.json.decode(read_regular(best_dir / BOARD_FILE), type=BoardFile)
+        return msgspec.json.decode(read_regular(folder / file), type=BoardFile)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -64,6 +67,7 @@ def write_board(
     board: BoardFile,
     leaders: Sequence[Leader],
     metrics: Mapping[int, Mapping[str, float | None]],
+    reasons: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Make the two files name the leaders and nothing else.
 
@@ -73,11 +77,12 @@ def write_board(
         board: What else that says; its own checkpoints do not count.
         leaders: The board in order.
         metrics: Evaluation id to its overall metrics.
+        reasons: Checkpoint id to why it is kept, where that is not its score.
 
     Raises:
         OSError: a file could not be written; what was named before still stands.
     """
-    entries = tuple(_entry(leader, metrics) for leader in leaders)
+    entries = tuple(_entry(leader, metrics, reasons) for leader in leaders)
     board = msgspec.structs.replace(board, checkpoints=entries)
     content = msgspec.json.format(msgspec.json.encode(board), indent=2) + b"\n"
     state, board_file, state_file = _state(leaders), folder / file, folder / STATE_FILE
@@ -91,7 +96,11 @@ def write_board(
         state_file.unlink(missing_ok=True)
 
 
-def _entry(leader: Leader, metrics: Mapping[int, Mapping[str, float | None]]) -> Entry:
+def _entry(
+    leader: Leader,
+    metrics: Mapping[int, Mapping[str, float | None]],
+    reasons: Mapping[int, str],
+) -> Entry:
     row = leader.row
     return Entry(
         rank=leader.rank,
@@ -103,6 +112,7 @@ def _entry(leader: Leader, metrics: Mapping[int, Mapping[str, float | None]]) ->
         sha256=row.sha256,
         evaluated_at=row.evaluated_at,
         metrics=dict(metrics.get(row.evaluation_id, {})),
+        kept=reasons.get(row.checkpoint_id, msgspec.UNSET),
     )
 
 

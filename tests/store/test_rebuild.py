@@ -1,0 +1,95 @@
+"""`rebuild`, of a run with several boards and of what was kept whatever its score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_trainer import Manager, model_tensors
+from watching import Watcher, cli
+
+pytestmark = pytest.mark.slow
+
+BOARDS = """
+top_k = 1
+keep_last = 1
+[[board]]
+[[board]]
+name = "small"
+metric = "Loss/total_loss"
+mode = "min"
+top_k = 2
+"""
+
+
+def lost(watcher: Watcher) -> None:
+    """Lose the database, and the trainer's own files with it."""
+    files = [*watcher.database.parent.glob("watcher.db*"), *watcher.model_dir.glob("ckpt-*")]
+    for file in files:
+        file.unlink()
+
+
+def everything_placed(watcher: Watcher) -> dict[str, dict[str, int]]:
+    """File to inode, by folder."""
+    folders = (watcher.best_dir, watcher.model_dir / "best-small", watcher.model_dir / "kept")
+    return {
+        folder.name: {file.name: file.stat().st_ino for file in folder.glob("ckpt-*")}
+        for folder in folders
+    }
+
+
+def boards(watcher: Watcher) -> list[dict[str, object]]:
+    return watcher.query("SELECT board, rank, checkpoint, score, path FROM boards ORDER BY 1, 2")
+
+
+def test_boards_and_what_is_kept_by_hand_come_back_with_their_scores(
+    watcher: Watcher, tmp_path: Path
+):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 6):
+        manager.save(100 * number, model_tensors(1000, number))
+    settings = tmp_path / "watcher.toml"
+    settings.write_text(BOARDS)
+    assert watcher.run("--config", settings) == 0
+    assert cli("keep", watcher.model_dir, "ckpt-3").returncode == 0
+    assert watcher.run("--config", settings) == 0
+    shown, files = boards(watcher), everything_placed(watcher)
+    assert len(shown) == 5 and {"ckpt-3.index", "ckpt-5.index"} < files["kept"].keys()
+    kept = json.loads((watcher.model_dir / "kept" / "kept.json").read_text())["checkpoints"]
+    assert [one["kept"] for one in kept] == ["one of the last 1", "kept by hand"]
+    lost(watcher)
+
+    rebuilt = cli("rebuild", watcher.model_dir)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert f"kept, from {watcher.model_dir / 'kept'}: ckpt-5, ckpt-3\n" in rebuilt.stdout
+    assert "pending, from the pins: none" in rebuilt.stdout
+    assert boards(watcher) == shown
+    asked = watcher.evaluations()
+    watcher.log.unlink()
+    assert watcher.run("--config", settings) == 0
+    assert watcher.evaluations() == asked, "nothing is measured again"
+    assert boards(watcher) == shown and everything_placed(watcher) == files
+    assert "not ours" not in watcher.log.read_text()
+    # What the policy keeps is not kept by hand from now on.
+    assert cli("keep", watcher.model_dir, "ckpt-5", "--undo").returncode == 1
+    assert cli("keep", watcher.model_dir, "ckpt-3", "--undo").returncode == 0
+    assert watcher.run("--config", settings) == 0
+    assert [name for name in everything_placed(watcher)["kept"] if "ckpt-3" in name] == []
+
+
+def test_what_is_kept_without_a_score_is_tried_again_and_stays_kept(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 4):
+        manager.save(100 * number, model_tensors(1000, number))
+    assert watcher.run("--top-k", 1, STUB_NAN="ckpt-2") == 0
+    assert cli("keep", watcher.model_dir, "ckpt-2").returncode == 0
+    assert watcher.run("--top-k", 1) == 0
+    assert watcher.states()["ckpt-2"] == "failed"
+    lost(watcher)
+    rebuilt = cli("rebuild", watcher.model_dir)
+    assert "ckpt-2" in rebuilt.stdout, rebuilt.stderr
+    assert watcher.states() == {"ckpt-2": "pending", "ckpt-3": "scored"}
+    assert watcher.run("--top-k", 1, STUB_NAN="ckpt-2") == 0
+    assert watcher.states() == {"ckpt-2": "failed", "ckpt-3": "scored"}
+    assert {"ckpt-2.index"} < everything_placed(watcher)["kept"].keys()
