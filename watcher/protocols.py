@@ -96,6 +96,9 @@ class Watching(Protocol):
     def take_news(self) -> list[str]:
         """Return what happened since the last call, in order."""
 
+    def take_announced(self) -> list[str]:
+        """Return names of checkpoints that were there since the last call, as far as told."""
+
     def close(self) -> None:
         """End."""
 

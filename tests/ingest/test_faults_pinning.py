@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -179,10 +180,35 @@ def test_while_it_is_stopped_saves_are_missed_and_said_to_be_across_generations(
     ]
 
 
+def test_what_came_and_went_before_the_first_that_was_seen_is_missed_as_events_tell(
+    watcher: Watcher,
+):
+    daemon = watcher.start()
+    wait_until(lambda: watcher.status().get("worker") == "ready", "the daemon is ready")
+    daemon.send_signal(signal.SIGSTOP)
+    manager = Manager(watcher.model_dir, max_to_keep=1)
+    for step in (100, 200, 300):
+        manager.save(step, model_tensors(SIZE, str(step)))
+    daemon.send_signal(signal.SIGCONT)
+    wait_until(lambda: watcher.states().get("ckpt-3") == "scored", "the last one is scored")
+    rows = watcher.query("SELECT checkpoint, state, reason FROM history")
+    reason = "2 checkpoints: saved and rotated away while nobody looked"
+    assert [tuple(row.values()) for row in rows] == [
+        ("ckpt-1..ckpt-2", "missed", reason),
+        ("ckpt-3", "scored", None),
+    ]
+
+
+def test_a_trainer_that_counts_on_from_another_folder_has_missed_nothing(watcher: Watcher):
+    watcher.start()
+    wait_until(lambda: watcher.status().get("worker") == "ready", "the daemon is ready")
+    write_checkpoint(watcher.model_dir, "ckpt-38", 3800, model_tensors(SIZE, "38"))
+    wait_until(lambda: watcher.states() == {"ckpt-38": "scored"}, "it is scored, and alone")
+
+
 @pytest.mark.parametrize(
     ("last", "seen", "present", "missed"),
     [
-        (None, 50, {49, 50}, []),
         (5, 6, {6}, []),
         (5, 9, {8, 9}, [range(6, 8)]),
         (5, 12, {3, 8, 9, 12, 14}, [range(6, 8), range(10, 12)]),
@@ -194,7 +220,7 @@ def test_while_it_is_stopped_saves_are_missed_and_said_to_be_across_generations(
     ],
 )
 def test_saves_between_two_that_were_seen_are_counted(
-    last: int | None, seen: int, present: set[int], missed: list[range]
+    last: int, seen: int, present: set[int], missed: list[range]
 ):
     assert missed_numbers(last, seen, present) == missed
 

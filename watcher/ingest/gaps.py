@@ -15,11 +15,13 @@ class Gaps:
     Attributes:
         last: The one seen last, None before the first.
         silent: True while nobody can know what was missed: at the first look there ever was.
+        announced: Numbers of saves that events told of before the first one was seen.
     """
 
     def __init__(self, last: Save | None, *, counts_saves: bool) -> None:
         self.last = last
         self.silent = last is None
+        self.announced: set[int] = set()
         self._counts_saves = counts_saves
 
     def before(self, found: FoundCheckpoint, present: Collection[int]) -> list[range]:
@@ -33,12 +35,29 @@ class Gaps:
         if last and save.counter <= last.counter and is_older(save, last):
             return []  # found late, or put back by hand: no trainer started over
         self.last = save
+        if last is None:
+            return self._told_of(save.counter, present)
         if self.silent or not self._counts_saves:
             return []
-        return missed_numbers(last.counter if last else None, save.counter, present)
+        return missed_numbers(last.counter, save.counter, present)
+
+    def _told_of(self, seen: int, present: Collection[int]) -> list[range]:
+        """Return what was announced and rotated away before the first one that was seen.
+
+        Nobody can know what else a trainer did before there was a watcher: one that went on from
+        the checkpoint of another folder counts on from that.
+        """
+        gone = sorted(number for number in self.announced - set(present) if number < seen)
+        self.announced.clear()
+        runs: list[range] = []
+        for number in gone:
+            follows = runs and number == runs[-1].stop and self._counts_saves
+            begin = runs.pop().start if follows else number
+            runs.append(range(begin, number + 1))
+        return runs
 
 
-def missed_numbers(last: int | None, seen: int, present: Collection[int]) -> list[range]:
+def missed_numbers(last: int, seen: int, present: Collection[int]) -> list[range]:
     """Return the numbers of the saves that nobody saw, when `seen` is the next one after `last`.
 
     Of a trainer that counts its saves up by one. A number that does not grow means that it started
@@ -46,16 +65,13 @@ def missed_numbers(last: int | None, seen: int, present: Collection[int]) -> lis
     one whose files are there, which it either wrote itself or went on from.
 
     Args:
-        last: Number of the checkpoint seen before, None when there was none.
+        last: Number of the checkpoint seen before.
         seen: Number of the one seen now.
         present: Numbers of the checkpoints that lie in model_dir.
 
     Returns:
-        Those that follow each other together, ascending. None are missed before the first one ever
-        seen: nobody can know what a trainer did before there was a watcher.
+        Those that follow each other together, ascending.
     """
-    if last is None:
-        return []
     before = [number for number in present if number < seen]
     if seen > last:
         ends = [last, *sorted(number for number in before if number > last), seen]

@@ -7,11 +7,13 @@ is polled.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 from watcher.protocols import CheckpointSource, Watching
 
 _POLL_SECONDS = 1.0
+_EVENT_SECONDS = 0.5
 # How often to look for checkpoints that are passed over, of which each kind is told once.
 _PASSED_OVER_SECONDS = 60.0
 
@@ -86,6 +88,19 @@ class Hints:
         """Return what happened to the source, its events and the pins since the last call."""
         news, self._news = self._news, []
         return news + (self._watching.take_news() if self._watching else [])
+
+    def announced_until(self, name: str) -> list[str]:
+        """Return the names of checkpoints that events told of, in order, until one of `name`.
+
+        That one may lie there before its event was read, of which this waits for a moment.
+        """
+        watching = self._watching if self._in_force else None
+        names = watching.take_announced() if watching else []
+        until = time.monotonic() + _EVENT_SECONDS
+        while watching and name not in names and time.monotonic() < until:
+            time.sleep(0.01)
+            names += watching.take_announced()
+        return names[: names.index(name)] if name in names else names
 
     def status(self) -> dict[str, str]:
         """Return what `status` shows: where checkpoints are noticed from, and how pinned."""

@@ -232,6 +232,9 @@ class Intake:
         names = {checkpoint.name for checkpoint in found}
         present = {checkpoint.save_counter for checkpoint in found}
         self._known.forget(but=names)
+        if found and self._gaps.last is None and not self._gaps.silent:
+            told = map(self.source.format.number, self.hints.announced_until(found[0].name))
+            self._gaps.announced = {number for number in told if number}
         for gone in [one for name, one in self._waiting.items() if name not in names]:
             self._give_up(gone)
         in_hand = {(one.found.name, one.found.signature) for one, _ in self._arrivals.jobs()}

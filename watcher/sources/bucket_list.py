@@ -260,6 +260,10 @@ class Polling:
         """Return nothing: what fails is a problem, and is told as one."""
         return []
 
+    def take_announced(self) -> list[str]:
+        """Return nothing: a poll is no announcement."""
+        return []
+
     def hurry(self) -> None:
         """Poll soon: something there is not as it was listed."""
         self._asked.set()

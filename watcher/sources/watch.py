@@ -1,7 +1,8 @@
 """Watch: turn file system events in model_dir into a wake-up of the loop.
 
 Events are hints, the scan is the truth: a lost, late or invented event costs at most one rescan
-interval. So nothing here carries data, and nothing here is allowed to fail. What is lost is said:
+interval, and the mention of a save that was rotated away before the first scan that found one. So
+nothing here is allowed to fail. What is lost is said:
 `degraded` is the reason for which the loop polls, and `news` tells what happened meanwhile.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,17 +26,21 @@ from watchdog.observers.api import BaseObserver
 from watcher.files.mounts import mount_now
 
 _ENDING_SECONDS = 2.0
+_NAMES_LIMIT = 1000
 
 
 class _Waker(FileSystemEventHandler):
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self.heard = False
+        self.names: deque[str] = deque(maxlen=_NAMES_LIMIT)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         # An index is safe to look at once it is closed after writing. Nothing else is waited
         # for, so thousands of other files in model_dir cost no scan.
-        if str(event.src_path).endswith(".index") or str(event.dest_path).endswith(".index"):
+        named = [path for path in (event.dest_path, event.src_path) if str(path).endswith(".index")]
+        if named:
+            self.names.append(Path(str(named[0])).stem)
             self._wake()
             self.heard = True
 
@@ -63,6 +69,11 @@ class Watch:
         """Return what happened to the folder and the watch since the last call, in order."""
         news, self._news = self._news, []
         return news
+
+    def take_announced(self) -> list[str]:
+        """Return the names that events told of since the last call, as far as none was lost."""
+        names = self._waker.names
+        return [names.popleft() for _ in range(len(names))]
 
     def doubt(self, reason: str) -> None:
         """Take note that events were lost: register anew, and poll until one comes again."""
