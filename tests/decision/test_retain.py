@@ -49,6 +49,16 @@ def test_what_waits_or_was_skipped_counts_and_what_failed_stays_by_hand_only():
     assert kept == {300: "kept by hand", 200: "one of the last 5", 150: "one of the last 5"}
 
 
+def test_what_waits_pushes_nothing_out_before_it_is_settled():
+    waiting = [*pinned(100, 200, 300), *pinned(400, state="leased"), *pinned(500, state="pending")]
+    assert list(retain(waiting, RetainPolicy(last=2))) == [500, 400, 300, 200]
+    kept = retain(waiting, RetainPolicy(every_steps=400))
+    assert kept == {400: "the first from step 400 on"}
+    late = [*pinned(350, state="pending"), *pinned(360, 390)]
+    first = "the first from step 300 on"
+    assert retain(late, RetainPolicy(every_steps=300)) == {360: first, 350: first}
+
+
 def test_several_reasons_are_all_told():
     (reason,) = retain([Pinned(1, 500, "scored", kept=True)], RetainPolicy(500, 1)).values()
     assert reason == "one of the last 1, the first from step 500 on, kept by hand"

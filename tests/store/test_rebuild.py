@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,46 @@ def test_what_is_kept_without_a_score_is_tried_again_and_stays_kept(watcher: Wat
     assert watcher.run("--top-k", 1, STUB_NAN="ckpt-2") == 0
     assert watcher.states() == {"ckpt-2": "failed", "ckpt-3": "scored"}
     assert {"ckpt-2.index"} < everything_placed(watcher)["kept"].keys()
+
+
+def test_a_board_by_a_metric_of_a_category_is_measured_anew_and_keeps_its_files_meanwhile(
+    watcher: Watcher, tmp_path: Path
+):
+    """`best.json` has no metrics of categories."""
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 4):
+        manager.save(100 * number, model_tensors(1000, number))
+    settings = tmp_path / "watcher.toml"
+    settings.write_text(
+        BOARDS.replace("Loss/total_loss", "AP[rectangle]").replace("keep_last", "#")
+    )
+    assert watcher.run("--config", settings) == 0
+    shown, files = boards(watcher), everything_placed(watcher)
+    assert len(shown) == 3
+    lost(watcher)
+    assert cli("rebuild", watcher.model_dir).returncode == 0
+    assert boards(watcher) == shown
+    asked = len(watcher.evaluations())
+    manager.save(400, model_tensors(1000, 4))
+    assert watcher.run("--config", settings) == 0
+    assert sorted(watcher.evaluations()[asked:]) == ["ckpt-1", "ckpt-2", "ckpt-4"]
+    assert boards(watcher)[1:] == shown[1:]
+    assert everything_placed(watcher)["best-small"] == files["best-small"]
+
+
+def test_a_persons_copy_of_best_is_no_board(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 4):
+        manager.save(100 * number, model_tensors(1000, number))
+    assert watcher.run("--top-k", 1) == 0
+    shutil.copytree(watcher.best_dir, watcher.model_dir / "best-backup")
+    manager.save(400, model_tensors(1000, 4))
+    assert watcher.run("--top-k", 1) == 0
+    shown = boards(watcher)
+    assert [row["checkpoint"] for row in shown] == ["ckpt-4"]
+    lost(watcher)
+    assert cli("rebuild", watcher.model_dir).returncode == 0
+    assert boards(watcher) == shown
+    assert watcher.run("--top-k", 1) == 0
+    assert boards(watcher) == shown
+    assert (watcher.model_dir / "best-backup" / "ckpt-3.index").exists()

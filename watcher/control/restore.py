@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,13 +58,18 @@ def boards_of(
 ) -> dict[Path, BoardFile]:
     """Return what the folders of a run say of themselves, that of the main board first.
 
-    A folder that the settings gave another board is not known here; its files stay as they are.
+    A folder that the settings gave another board is not known here; its files stay as they are. So
+    do a person's copies of a board's folder, which say that they are that board.
     """
-    averages = model_dir / f"{MAIN_BOARD}-{AVERAGES_BOARD}"
-    others = sorted(set(model_dir.glob(f"{MAIN_BOARD}-*")) - {best_dir, kept_dir, averages})
-    files = [(folder, BOARD_FILE) for folder in (best_dir, *others)] + [(kept_dir, KEPT_FILE)]
-    read = ((folder, whole_board(folder, format, file)) for folder, file in files)
-    found = {folder: board for folder, board in read if board}
+    main, kept = whole_board(best_dir, format), whole_board(kept_dir, format, KEPT_FILE)
+    found = {best_dir: main} if main else {}
+    for folder in sorted(model_dir.glob(f"{MAIN_BOARD}-*")):
+        board = whole_board(folder, format)
+        name = folder.name.removeprefix(f"{MAIN_BOARD}-")
+        if board and board.board == name != AVERAGES_BOARD and folder != best_dir:
+            found[folder] = board
+    if kept and kept.board == KEPT_BOARD:
+        found[kept_dir] = kept
     run = next((board.run_uuid for board in found.values()), None)
     return {folder: board for folder, board in found.items() if board.run_uuid == run}
 
@@ -94,40 +100,60 @@ def restore(
     name = MAIN_BOARD if main.board == KEPT_BOARD else main.board
     store.ledger.set_policy(parse_metric(main.metric), main.mode, now, board=name)
     store.ledger.set_fingerprint(main.fingerprint or "unknown", now)
-    named = [(folder, one) for folder, board in boards.items() for one in board.checkpoints]
-    here, lost = set[str](), dict[str, str]()
+    named: dict[str, list[_Named]] = {}
+    for folder, board in boards.items():
+        for entry in board.checkpoints:
+            named.setdefault(entry.sha256, []).append(_Named(folder, board, entry))
+    here, lost = set[str](), []
     # In the order in which they were saved, as the watcher would have met them.
-    for folder, entry in sorted(named, key=lambda one: (one[1].generation, one[1].global_step)):
-        if entry.sha256 in here:
-            continue
-        if pin := _find_pin(entry, folder, pins_dir, source):
-            _restore(entry, pin, main, boards[folder], store, source.format, now)
+    for places in sorted(named.values(), key=_saved):
+        entry = places[0].entry
+        pins = (_find_pin(one.entry, one.folder, pins_dir, source) for one in places)
+        if pin := next(filter(None, pins), None):
+            _restore(places, pin, main, store, source.format, now)
             here.add(entry.sha256)
         else:
-            lost[entry.sha256] = entry.checkpoint
+            lost.append(entry.checkpoint)
     names = {folder: _place(folder, board, here, store, now) for folder, board in boards.items()}
-    return Restored(names, tuple(name for one, name in lost.items() if one not in here))
+    return Restored(names, tuple(lost))
+
+
+class _Named(NamedTuple):
+    """A checkpoint as the file of a folder names it."""
+
+    folder: Path
+    board: BoardFile
+    entry: Entry
+
+
+def _saved(places: Sequence[_Named]) -> tuple[int, int]:
+    return places[0].entry.generation, places[0].entry.global_step
 
 
 def _restore(
-    entry: Entry,
+    places: Sequence[_Named],
     pin: Pin,
     main: BoardFile,
-    board: BoardFile,
     store: Store,
     format: CheckpointFormat,
     now: float,
 ) -> None:
-    """Give one its row, and its score where that can be told; else it is evaluated anew."""
+    """Give a checkpoint its row, and its score where that can be told; else it is measured anew."""
+    entry = places[0].entry
     number = format.number(entry.saved_as) or 0
     found = FoundCheckpoint(entry.saved_as, number, pin.prefix, signature_at(pin.prefix))
     store.queue.record_pin(found, pin, now, generation=entry.generation)
+    metrics = {(name, ""): value for name, value in entry.metrics.items()}
+    for one in places:
+        # What a board ranks by may be of a category, and files name overall metrics alone.
+        told = one.board.metric == main.metric
+        if not told and parse_metric(one.board.metric).value(metrics) != one.entry.score:
+            return
     score = entry.score
-    if board.metric != main.metric:
-        overall = {(name, ""): value for name, value in entry.metrics.items()}
-        score = parse_metric(main.metric).value(overall)
+    if places[0].board.metric != main.metric:
+        score = parse_metric(main.metric).value(metrics)
     if score is not None:
-        fingerprint = board.fingerprint or "unknown"
+        fingerprint = places[0].board.fingerprint or "unknown"
         store.ledger.restore_score(
             entry.sha256, fingerprint, score, entry.metrics, entry.evaluated_at, now
         )

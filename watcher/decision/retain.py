@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 BY_HAND = "kept by hand"
 # What is not evaluated may be worth keeping all the same.
-_COUNTED = ("pending", "leased", "scored", "skipped")
+_WAITING = ("pending", "leased")
+_COUNTED = (*_WAITING, "scored", "skipped")
 
 
 class Pinned(msgspec.Struct, frozen=True):
@@ -62,22 +63,29 @@ def retain(pinned: Iterable[Pinned], policy: RetainPolicy) -> dict[int, str]:
     """
     ordered = sorted(pinned, key=lambda one: (one.generation, one.global_step, one.checkpoint_id))
     counted = [one for one in ordered if one.saved and one.state in _COUNTED]
-    reasons: dict[int, list[str]] = {}
+    reasons: dict[int, list[str]] = {one.checkpoint_id: [] for one in ordered}
+    # What waits takes the place of nothing before it is settled: it may fail, or be untrained.
+    settled = [one for one in counted if one.state not in _WAITING]
+    for one, said in [*_by_rules(counted, policy), *_by_rules(settled, policy)]:
+        if said not in reasons[one.checkpoint_id]:
+            reasons[one.checkpoint_id].append(said)
+    for one in ordered:
+        if one.kept:
+            reasons[one.checkpoint_id].append(BY_HAND)
+    return {
+        one.checkpoint_id: ", ".join(reasons[one.checkpoint_id])
+        for one in reversed(ordered)
+        if reasons[one.checkpoint_id]
+    }
+
+
+def _by_rules(counted: Sequence[Pinned], policy: RetainPolicy) -> Iterator[tuple[Pinned, str]]:
     for one in counted[-policy.last :] if policy.last else ():
-        reasons.setdefault(one.checkpoint_id, []).append(f"one of the last {policy.last}")
+        yield one, f"one of the last {policy.last}"
     every, reached = policy.every_steps, (1, 0)
     for one in counted if every else ():
         assert every
         place = (one.generation, one.global_step // every)
         if place[1] and place > reached:
             reached = place
-            said = f"the first from step {place[1] * every} on"
-            reasons.setdefault(one.checkpoint_id, []).append(said)
-    for one in ordered:
-        if one.kept:
-            reasons.setdefault(one.checkpoint_id, []).append(BY_HAND)
-    return {
-        one.checkpoint_id: ", ".join(reasons[one.checkpoint_id])
-        for one in reversed(ordered)
-        if one.checkpoint_id in reasons
-    }
+            yield one, f"the first from step {place[1] * every} on"
