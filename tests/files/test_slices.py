@@ -6,6 +6,7 @@ GB is on a slow disk.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -42,6 +43,10 @@ DATA = ".data-00000-of-00001"
 def save(folder: Path, number: int, size: int = 2000, **options: object) -> Path:
     tensors = model_tensors(size, str(number))
     return write_checkpoint(folder, f"ckpt-{number}", 100 * number, tensors, **options)
+
+
+def refused(*_: object, **__: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def rotate_all(folder: Path) -> None:
@@ -248,6 +253,25 @@ def test_what_must_be_copied_is_open_at_once_and_copied_although_it_is_rotated_a
                 assert bundle.verify(row["prefix"]).sha256 == row["sha256"]
     finally:
         shutil.rmtree(shm)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_of_checkpoints_of_many_shards_a_few_are_open_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Or a process would run out of descriptors, of which 1024 are usual."""
+    monkeypatch.setattr("watcher.ingest.intake._FILES_AT_ONCE", 8)
+    monkeypatch.setattr("os.link", refused)
+    for number in range(1, 6):
+        save(tmp_path, number, 2000, shards=4)
+    rounds = Rounds(tmp_path)
+    with rounds.open() as store:
+        intake, _ = rounds.begin(store)
+        look(intake)
+        opened = [one.resolve() for one in Path("/proc/self/fd").iterdir()]
+        assert len([file for file in opened if file.parent == tmp_path]) == 8
+        look_to_the_end(intake)
+        assert len(history(store)) == 5
 
 
 @pytest.mark.usefixtures("tiny")

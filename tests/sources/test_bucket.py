@@ -431,6 +431,44 @@ def test_an_index_that_may_not_be_read_holds_up_no_other(run: Run, tmp_path: Pat
     assert source.identify(second)
 
 
+def test_downloads_that_wait_for_a_server_have_no_file_open_and_go_on(run: Run, tmp_path: Path):
+    numbers = range(1, 13)
+    for number in numbers:
+        run.save(saved(tmp_path / "trainer", number, size=2000, shards=3))
+    source, pins = source_of(run), tmp_path / "pins"
+    found = source.scan()
+    for one in found:
+        source.identify(one)
+    run.proxy.fault = lambda asked: Answer(403, BUSY) if ".data-" in asked.path else None
+    for one in found:
+        with pytest.raises(PinError):
+            take(source, one, pins)
+    files = [one.resolve() for one in Path("/proc/self/fd").iterdir()]
+    assert [file for file in files if file.is_relative_to(pins)] == []
+    assert len(list(pins.glob(".new-*"))) == len(numbers)
+    run.proxy.fault = lambda _: None
+    for one in found:
+        assert verify(take(source, one, pins).prefix).global_step == 100 * one.save_counter
+
+
+def test_a_file_of_a_download_that_somebody_deletes_is_no_checkpoint_that_is_gone(
+    run: Run, tmp_path: Path
+):
+    run.save(saved(tmp_path / "trainer", 1))
+    source, pins = source_of(run), tmp_path / "pins"
+    (found,) = source.scan()
+    source.identify(found)
+    run.proxy.fault = lambda asked: Answer(503, BUSY) if ".data-" in asked.path else None
+    with pytest.raises(PinError):
+        take(source, found, pins)
+    (half,) = pins.glob(".new-*/*.data-*")
+    half.unlink()
+    run.proxy.fault = lambda _: None
+    with pytest.raises(PinError, match="was deleted"):
+        take(source, found, pins)
+    assert verify(take(source, found, pins).prefix).global_step == 100
+
+
 def test_a_disk_that_is_full_is_no_fault_of_the_checkpoint(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

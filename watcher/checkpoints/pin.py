@@ -110,12 +110,12 @@ def pinning(
     try:
         with contextlib.ExitStack() as opened:
             if readers := _take_hold(checkpoint, working, sizes, opened):
-                progress.holds_open = True
+                progress.holds_open = len(readers)
                 yield
             for name, reader in readers.items():
                 progress.begin(f"copying {checkpoint.name}", sizes[name])
                 method = yield from _copying(reader, working / name, progress)
-        progress.holds_open = False
+        progress.holds_open = 0
         write_new_file(bundle.index_path(prefix), index)
         complete = True
         del index

@@ -40,12 +40,12 @@ class Progress:
         what: What is done with which checkpoint: `verifying ckpt-12`.
         done_bytes: So much of it is done.
         total_bytes: What there is to do.
-        holds_open: True while files are open that are still to be copied.
+        holds_open: So many files are open that are still to be copied, or are being downloaded.
     """
 
     def __init__(self) -> None:
         self.what = ""
-        self.holds_open = False
+        self.holds_open = 0
         self.done_bytes = self.total_bytes = 0
         self._began = time.monotonic()
 

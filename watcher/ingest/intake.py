@@ -38,8 +38,10 @@ _log = structlog.get_logger(__name__)
 
 # A look links for so long at most. What is left is next, after the worker had its turn.
 _LOOK_SECONDS = 0.25
-# So many may be open at once, to be copied one after another.
+# Of so many checkpoints and files some may be open at once, to be copied one after another: a
+# process may often have 1024, and a checkpoint hundreds of shards.
 _OPEN_AT_ONCE = 16
+_FILES_AT_ONCE = 128
 _LATE_SECONDS = 1.0
 
 
@@ -245,8 +247,9 @@ class Intake:
                 continue
             if (checkpoint.name, checkpoint.signature) in in_hand:
                 continue
-            opened = sum(job.progress.holds_open for _, job in self._arrivals.jobs())
-            if time.monotonic() - began > _LOOK_SECONDS or opened >= _OPEN_AT_ONCE:
+            opened = [job.progress.holds_open for _, job in self._arrivals.jobs()]
+            full = sum(map(bool, opened)) >= _OPEN_AT_ONCE or sum(opened) >= _FILES_AT_ONCE
+            if full or time.monotonic() - began > _LOOK_SECONDS:
                 self.more = True
                 break
             self._handle(checkpoint, present)

@@ -191,12 +191,12 @@ class Bucket:
                 download = self._begin(listed, index, into)
             download.begin()
             progress.begin(f"downloading {found.name}", download.total_bytes)
-            progress.holds_open = True
+            progress.holds_open = len(index.sizes)
             yield
             while not download.wait(_WAIT_SECONDS):
                 progress.done_bytes = download.done_bytes
                 yield
-            progress.holds_open = False
+            progress.holds_open = 0
             prefix = self._finish(download, listed, index)
             complete = True
             yield

@@ -6,6 +6,7 @@ listed: where that was replaced or deleted the download fails, and what it has i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -86,17 +87,12 @@ class Download:
         self.total_bytes = sum(one.size_bytes for one, _ in objects)
         self.folder = into
         self._parts: list[_Part] = []
-        self._files: list[int] = []
-        try:
-            for one, name in objects:
-                self._files.append(_make_file(into / name, one.size_bytes))
-                self._parts += [
-                    _Part(one, self._files[-1], start, min(start + _RANGE_BYTES, one.size_bytes))
-                    for start in range(0, one.size_bytes, _RANGE_BYTES)
-                ]
-        except OSError:
-            self.close()
-            raise
+        for one, name in objects:
+            _make_file(into / name, one.size_bytes)
+            self._parts += [
+                _Part(one, into / name, start, min(start + _RANGE_BYTES, one.size_bytes))
+                for start in range(0, one.size_bytes, _RANGE_BYTES)
+            ]
 
     @property
     def failed(self) -> bool:  # noqa: D102 - with the attributes
@@ -132,24 +128,23 @@ class Download:
     def close(self) -> None:
         """End it: nothing is written any more when this returns."""
         self._ended.set()
-        with self._changed:
+        with self._changed:  # in which threads write
             self._changed.notify_all()
-            files, self._files = self._files, []
-            for part in self._parts:
-                part.file = -1
-        for file in files:
-            os.close(file)
 
     # -- in the threads
 
     def _fetch(self, part: _Part) -> None:
         try:
-            self._fetch_range(part)
+            # Open no longer than a thread is at it: hundreds of downloads may wait for a server.
+            with contextlib.closing(_Writer(part.path)) as writer:
+                self._fetch_range(part, writer)
         except ObjectGone as error:
             self._fail(FileNotFoundError(str(error)))
         except ObjectChanged as error:
             self._fail(IncompleteCheckpoint(f"{error} while it was downloaded"))
         except OSError as error:
+            self._fail(error)
+        except PinError as error:
             self._fail(error)
         except Exception as error:  # a bug or obstore's: told, and no thread dies of it
             self._fail(PinError(f"{part.object.name} cannot be downloaded: {error!r}"))
@@ -158,13 +153,13 @@ class Download:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def _fetch_range(self, part: _Part) -> None:
+    def _fetch_range(self, part: _Part, writer: _Writer) -> None:
         fruitless = 0
         while part.start < part.end and not self._ended.is_set():
             before, problem = part.start, None
             try:
                 for chunk in self._source.stream(part.object, part.start, part.end):
-                    if not self._write(part, chunk):
+                    if not self._write(part, chunk, writer):
                         return
                 if part.start < part.end:
                     problem = ObjectError(f"{self._source.place}: the connection broke off")
@@ -181,15 +176,15 @@ class Download:
                 return
             self._ended.wait(_FIRST_RETRY_SECONDS * 2**fruitless)
 
-    def _write(self, part: _Part, chunk: memoryview) -> bool:
-        with self._changed:  # so that no file is closed, and its number used again, in between
-            if part.file < 0 or self._failure:
+    def _write(self, part: _Part, chunk: memoryview, writer: _Writer) -> bool:
+        with self._changed:
+            if self._ended.is_set() or self._failure:
                 return False
             size = len(chunk)
             if part.start + size > part.end:
                 raise ObjectError(f"{self._source.place}: more was sent than asked for")
             while chunk:
-                written = os.pwrite(part.file, chunk, part.start)
+                written = os.pwrite(writer.file, chunk, part.start)
                 part.start += written
                 chunk = chunk[written:]
             self.done_bytes += size
@@ -204,19 +199,30 @@ class Download:
 class _Part:
     """A range of an object, and how far it came: `start` moves towards `end`."""
 
-    __slots__ = ("end", "file", "object", "start")
+    __slots__ = ("end", "object", "path", "start")
 
-    def __init__(self, object: StoredObject, file: int, start: int, end: int) -> None:
-        self.object, self.file, self.start, self.end = object, file, start, end
+    def __init__(self, object: StoredObject, path: Path, start: int, end: int) -> None:
+        self.object, self.path, self.start, self.end = object, path, start, end
 
 
-def _make_file(path: Path, size_bytes: int) -> int:
+class _Writer:
+    """One of the files, open. One that is gone is no object that was deleted."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise PinError(f"{path}, which is downloaded, was deleted") from error
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+def _make_file(path: Path, size_bytes: int) -> None:
     # Read by others as the trainer's own would be: by what the umask lets.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
         os.ftruncate(descriptor, size_bytes)
-    except OSError:
+    finally:
         os.close(descriptor)
-        raise
-    return descriptor
