@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -56,6 +57,25 @@ def test_what_was_used_the_longest_ago_goes_first_and_never_what_is_in_use(tmp_p
     os.close(oldest)
     os.close(put(cache, b"y" * 30))
     assert digest(datas[0]) not in names(cache)
+
+
+def test_where_only_what_is_open_for_writing_can_be_locked_there_is_room_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on NFS, where Linux has record locks for flock: flock(2), "NFS details"."""
+
+    def on_nfs(descriptor: int, operation: int) -> None:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if operation & fcntl.LOCK_EX and mode == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        locked(descriptor, operation)
+
+    locked = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", on_nfs)
+    cache = Cache(tmp_path / "cache", 100)
+    for number in range(6):
+        os.close(put(cache, bytes([number]) * 30))
+    assert len(names(cache)) == 3
 
 
 def test_a_file_that_does_not_fit_is_refused_with_the_bound(tmp_path: Path):

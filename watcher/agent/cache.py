@@ -225,7 +225,13 @@ class Cache:
 
 def _removed(path: Path) -> bool:
     """Remove a file that nobody uses or writes; False where somebody does."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # On NFS, where a home often lies, only what is open for writing is locked for oneself alone.
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags)
+    except PermissionError:
+        path.chmod(0o600)
+        descriptor = os.open(path, flags)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
