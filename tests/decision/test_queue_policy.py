@@ -267,6 +267,19 @@ def test_what_retention_asks_for_is_kept_though_the_queue_policy_skips_it(
     assert pins(watcher) == kept | set(watcher.leaderboard())
 
 
+def test_what_a_person_asked_for_is_evaluated_under_any_policy(watcher: Watcher):
+    manager = Manager(watcher.model_dir, max_to_keep=1)
+    flags = ["--queue-policy", "latest", "--max-attempts", 1]
+    for number, fault in ((1, {"STUB_EXHAUSTED": "ckpt-1"}), (2, {})):
+        manager.save(100 * number, model_tensors(1000, str(number)))
+        assert watcher.run(*flags, **fault) == 0
+    assert watcher.states() == {"ckpt-1": "failed", "ckpt-2": "scored"}
+    assert cli("requeue", watcher.model_dir, "--failed").returncode == 0
+    manager.save(300, model_tensors(1000, "3"))
+    assert watcher.run(*flags) == 0
+    assert watcher.states() == dict.fromkeys(["ckpt-1", "ckpt-2", "ckpt-3"], "scored")
+
+
 def test_what_is_kept_last_is_let_go_of_in_turn_while_no_evaluation_has_begun(watcher: Watcher):
     flags = ("--queue-policy", "latest", "--keep-last", 2)
     watcher.start(*flags, STUB_MUTE=1)
@@ -274,4 +287,6 @@ def test_what_is_kept_last_is_let_go_of_in_turn_while_no_evaluation_has_begun(wa
     for number in range(1, 6):
         manager.save(100 * number, model_tensors(SIZE, f"{number}"))
         wait_until(lambda name=f"ckpt-{number}": name in watcher.states(), "it is recorded")
-    wait_until(lambda: pins(watcher) == {"ckpt-4", "ckpt-5"}, "the last two are there")
+    # Who waits takes nobody's place before it is evaluated.
+    last = {"ckpt-3", "ckpt-4", "ckpt-5"}
+    wait_until(lambda: pins(watcher) == last, "the last two are there, and the one that waits")

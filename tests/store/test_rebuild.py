@@ -137,3 +137,44 @@ def test_a_persons_copy_of_best_is_no_board(watcher: Watcher):
     assert watcher.run("--top-k", 1) == 0
     assert boards(watcher) == shown
     assert (watcher.model_dir / "best-backup" / "ckpt-3.index").exists()
+
+
+def test_the_best_that_are_left_of_a_run_stop_nothing(watcher: Watcher):
+    """They are alike by choice, as those of a training that stands still."""
+    scores = [0.4, 0.5, 0.41, 0.501, 0.42, 0.502, 0.43, 0.503]
+    numbered = {f"ckpt-{number}": score for number, score in enumerate(scores, 1)}
+    said = {"STUB_SCORES": json.dumps(numbered)}
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 9):
+        manager.save(100 * number, model_tensors(1000, number))
+    flags = ["--top-k", 4, "--plateau-std", 0.005, "--plateau-window", 4]
+    assert watcher.run(*flags, **said) == 0
+    lost(watcher)
+    assert cli("rebuild", watcher.model_dir).returncode == 0
+    assert watcher.run(*flags, **said) == 0
+    assert not watcher.sentinel.exists()
+    for number in range(9, 13):
+        manager.save(100 * number, model_tensors(1000, number))
+    numbered |= dict.fromkeys([f"ckpt-{number}" for number in range(9, 13)], 0.45)
+    assert watcher.run(*flags, STUB_SCORES=json.dumps(numbered)) == 0
+    assert watcher.stop_notice()["reason"] == "plateau"
+
+
+def test_scores_of_the_evaluation_before_are_measured_anew(watcher: Watcher, tmp_path: Path):
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, 4):
+        manager.save(100 * number, model_tensors(1000, number))
+    settings = tmp_path / "watcher.toml"
+    settings.write_text(BOARDS.replace("keep_last", "#").replace("min", "max"))
+    assert watcher.run("--config", settings) == 0
+    shown = boards(watcher)
+    small = watcher.model_dir / "best-small" / "best.json"
+    said = json.loads(small.read_text())
+    small.write_text(json.dumps({**said, "fingerprint": "e" * 64}))
+    lost(watcher)
+    assert cli("rebuild", watcher.model_dir).returncode == 0
+    asked = len(watcher.evaluations())
+    assert watcher.run("--config", settings) == 0
+    again = [row["checkpoint"] for row in shown if row["board"] == "small"]
+    assert sorted(watcher.evaluations()[asked:]) == sorted(again)
+    assert boards(watcher) == shown

@@ -115,6 +115,8 @@ def restore(
         else:
             lost.append(entry.checkpoint)
     names = {folder: _place(folder, board, here, store, now) for folder, board in boards.items()}
+    # The best of a run are alike, as scores that stand still are: nothing is to stop for them.
+    store.ledger.resume(now)
     return Restored(names, tuple(lost))
 
 
@@ -145,6 +147,9 @@ def _restore(
     store.queue.record_pin(found, pin, now, generation=entry.generation)
     metrics = {(name, ""): value for name, value in entry.metrics.items()}
     for one in places:
+        # Of the evaluation before, which a board keeps until all of it is measured anew.
+        if one.board.fingerprint != main.fingerprint:
+            return
         # What a board ranks by may be of a category, and files name overall metrics alone.
         told = one.board.metric == main.metric
         if not told and parse_metric(one.board.metric).value(metrics) != one.entry.score:
@@ -153,7 +158,7 @@ def _restore(
     if places[0].board.metric != main.metric:
         score = parse_metric(main.metric).value(metrics)
     if score is not None:
-        fingerprint = places[0].board.fingerprint or "unknown"
+        fingerprint = main.fingerprint or "unknown"
         store.ledger.restore_score(
             entry.sha256, fingerprint, score, entry.metrics, entry.evaluated_at, now
         )

@@ -163,7 +163,8 @@ class OwnObjects:
                 raise ObjectError(
                     f"{self._place}/{name} was not put there by this run, and is left as it is",
                     "give --publish a folder of its own; or, if nobody needs what is there, delete"
-                    f" {STATE_NAME} and {BOARD_NAME}, and then that object",
+                    f" {STATE_NAME} and {BOARD_NAME}, and then that object; if this run put it"
+                    f" there before its state folder came back from a backup, delete {self._file}",
                     lasting=True,
                 )
 

@@ -14,7 +14,7 @@ from watcher.store.database_file import iso
 from watcher.store.rows import MEASURED
 from watcher.types import FoundCheckpoint, Pin
 
-_ANEW = "to be evaluated anew"
+ASKED_ANEW = "to be evaluated anew"
 # The kind of a row that is an average of others; what the trainer saved is `saved`.
 SAVED, AVERAGED = "saved", "averaged"
 UNTRAINED_REASON = "saved before the model was built: it holds no model variables"
@@ -348,8 +348,8 @@ class Checkpoints:
     def requeue(self, checkpoint: dict[str, Any], now: float) -> None:
         """Put a pinned checkpoint back into the queue, with all its attempts before it."""
         with self._db.write():
-            self._db.wait_anew(checkpoint["id"], _ANEW)
-            self._db.event(now, "requeued", _ANEW, checkpoint["name"])
+            self._db.wait_anew(checkpoint["id"], ASKED_ANEW)
+            self._db.event(now, "requeued", ASKED_ANEW, checkpoint["name"])
 
     def released(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Return the checkpoints of these names that had a pin once, as `evaluated_pins`."""

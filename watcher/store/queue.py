@@ -15,7 +15,7 @@ from typing import Any
 
 from watcher.decision.board import KEPT_BOARD
 from watcher.errors import StoreError
-from watcher.store.checkpoints import Checkpoints
+from watcher.store.checkpoints import ASKED_ANEW, Checkpoints
 from watcher.store.rows import MEASURED, QUEUE_ORDER
 from watcher.types import Lease, Queued
 
@@ -263,21 +263,21 @@ class Queue(Checkpoints):
                 among those of its generation does, in the order found.
 
         Returns:
-            The pending checkpoints, but for those of a leaderboard that are measured anew; the
-            step that was evaluated last before the first of them (0 for none); and the bytes of
-            the pin that is being evaluated.
+            The pending checkpoints, but for those of a leaderboard that are measured anew and those
+            that a person asked for; the step that was evaluated last before the first of them (0
+            for none); and the bytes of the pin that is being evaluated.
         """
         place = "row_number() OVER (PARTITION BY generation ORDER BY id)"
         save = "save_counter" if counts_saves else place
         rows = self._db.all(
             "SELECT checkpoint_id, name, save, global_step, size_bytes FROM"
             f" (SELECT id AS checkpoint_id, name, {save} AS save, state,"
-            " coalesce(global_step, 0) AS global_step, coalesce(size_bytes, 0) AS size_bytes"
-            " FROM checkpoints WHERE run_id = ?)"
-            " WHERE state = 'pending' AND checkpoint_id NOT IN"
+            " coalesce(global_step, 0) AS global_step, coalesce(size_bytes, 0) AS size_bytes,"
+            " reason IS ? AS asked FROM checkpoints WHERE run_id = ?)"
+            " WHERE state = 'pending' AND NOT asked AND checkpoint_id NOT IN"
             " (SELECT checkpoint_id FROM promotions WHERE evicted_at IS NULL AND board != ?)"
             " ORDER BY checkpoint_id",
-            [self._run_id, KEPT_BOARD],
+            [ASKED_ANEW, self._run_id, KEPT_BOARD],
         )
         queued = [Queued(**row) for row in rows]
         first = min((one.global_step for one in queued), default=0)
