@@ -159,7 +159,8 @@ def test_what_is_kept_is_logged_once_whatever_its_score(watcher: Watcher):
     assert watcher.run(STUB_FINGERPRINT="b" * 64) == 0
     lines = [line.split() for line in watcher.log.read_text().splitlines()]
     kept = [line[line.index("kept") + 1 :] for line in lines if "kept" in line]
-    assert kept == [["checkpoints=ckpt-1", "of=1"], ["checkpoints=ckpt-2", "of=1"]]
+    # The first stays until the second, which waits, is evaluated.
+    assert kept == [["checkpoints=ckpt-1", "of=1"], ["checkpoints=ckpt-2", "of=2"]]
 
 
 def test_only_given_takes_nothing_from_the_last_start(ended: Watcher):
