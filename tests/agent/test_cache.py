@@ -16,6 +16,7 @@ from watching import ROOT
 
 from watcher.agent.cache import Cache, CacheError, Part
 from watcher.agent.given import Given
+from watcher.agent.program import _usual_cache
 from watcher.evaluation import frames
 from watcher.evaluation.carriage import Offers
 from watcher.files.slices import finish
@@ -286,3 +287,21 @@ def test_more_files_than_that_are_refused_before_any_is_read():
     files: dict[str, Path | bytes] = {f"{n}": b"" for n in range(frames.MOST_FILES + 1)}
     with pytest.raises(OSError, match="10001 files are more than the 10000 of a folder"):
         finish(Offers().offering("c1", files))
+
+
+def test_a_user_without_a_home_has_the_cache_among_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As in a pod under a user id that nobody knows."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert _usual_cache() == tmp_path / f"checkpoint-watcher-{os.geteuid()}"
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert _usual_cache() == Path("/home/ann/.cache/checkpoint-watcher")

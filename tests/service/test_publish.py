@@ -142,7 +142,9 @@ def test_what_is_there_is_not_uploaded_again(local: Local, run: Run):
     assert set(puts(run)) == {*files_of(3), "best.json", "checkpoint"}
 
 
-def test_what_fell_out_goes_after_a_while_and_what_is_not_ours_stays(local: Local, run: Run):
+def test_what_fell_out_goes_after_a_while_and_what_is_not_ours_stays(
+    local: Local, run: Run, monkeypatch: pytest.MonkeyPatch
+):
     run.put("notes.txt", b"a user's")
     run.put("ckpt-9.index", b"a user's, too")
     local.show(2, 1)
@@ -152,7 +154,16 @@ def test_what_fell_out_goes_after_a_while_and_what_is_not_ours_stays(local: Loca
     one.update()
     assert files_of(1) <= local.names()
     wait_until(lambda: one._evict_at() <= publish.time.monotonic(), "it is due")
+    deleted: list[str] = []
+
+    def delete(folder: ObjectFolder, name: str) -> None:
+        deleted.append(name)
+        really(folder, name)
+
+    really = ObjectFolder.delete
+    monkeypatch.setattr(ObjectFolder, "delete", delete)
     one.update()
+    assert deleted[0] == "ckpt-1.index" and set(deleted) == files_of(1)  # no index without data
     theirs = {"notes.txt", "ckpt-9.index"}
     assert local.names() == {*files_of(2, 3), "best.json", "checkpoint", *theirs}
 

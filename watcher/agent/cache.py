@@ -228,10 +228,13 @@ def _removed(path: Path) -> bool:
     # On NFS, where a home often lies, only what is open for writing is locked for oneself alone.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags)
-    except PermissionError:
-        path.chmod(0o600)
-        descriptor = os.open(path, flags)
+        try:
+            descriptor = os.open(path, flags)
+        except PermissionError:
+            path.chmod(0o600)
+            descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return True  # by another agent, which found it damaged
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()

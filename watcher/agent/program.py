@@ -39,6 +39,7 @@ from watcher.evaluation.line import Broken, FrameLine
 from watcher.evaluation.od_api import WORKER_FILE
 from watcher.evaluation.worker import Worker, device_environment
 from watcher.files.scratch import Scratch
+from watcher.files.scratch import base as scratch_base
 
 # A file system on a network shows a new file some seconds after it was written.
 _FILES_SECONDS = 15.0
@@ -332,8 +333,11 @@ def _said(line: bytes) -> _Said:
 
 
 def _usual_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache", "checkpoint-watcher")
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path's raises where a user has no home
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache"))
+    if base.is_absolute():
+        return base / "checkpoint-watcher"
+    return scratch_base() / f"checkpoint-watcher-{os.geteuid()}"
 
 
 def _wrong(frame: frames.Line) -> str | None:

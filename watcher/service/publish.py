@@ -13,7 +13,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -131,7 +131,7 @@ class Publication:
         present = time.monotonic()
         self._left = {name: self._left.get(name, present) for name in left}
         due = present - self._evict_seconds
-        gone = [name for name in sorted(left) if self._left[name] <= due]
+        gone = [name for name in _to_remove(left) if self._left[name] <= due]
         self._own.remove(gone, there)
         self._left = {name: since for name, since in self._left.items() if since > due}
 
@@ -154,9 +154,7 @@ class Publication:
             if self._own.content(name) != wanted[name][0]
         }
         if stale:
-            # The index before its data: alone, those are no checkpoint.
-            files = sorted(stale, key=lambda name: (not name.endswith(".index"), name))
-            self._own.remove([STATE_NAME, BOARD_NAME, *files], there)
+            self._own.remove([STATE_NAME, BOARD_NAME, *_to_remove(stale)], there)
 
     def _evict_at(self) -> float:
         """Return when to remove what fell out: who has read its name has until then to open it."""
@@ -212,6 +210,11 @@ class Publication:
         elif self.problem and not problem:
             _log.info("published again", to=str(self._place))
         self.problem = problem
+
+
+def _to_remove(names: Iterable[str]) -> list[str]:
+    """Return the index of each before its data: alone, those are no checkpoint."""
+    return sorted(names, key=lambda name: (not name.endswith(".index"), name))
 
 
 def _files_of(best: Path, name: str) -> list[Path]:
