@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Sequence
 
 import msgspec
@@ -83,6 +84,10 @@ def test_nothing_is_said_where_the_best_has_no_replicates():
     assert standings({}, 1, "max", 3) == {}
     assert standings({2: [0.1]}, 1, "max", 3) == {}
     assert tie_set({2: [0.1]}, 1, "max") == {1}
+
+
+def test_of_one_alone_there_is_nothing_to_tell():
+    assert standings({1: array("d", [0.1, 0.2])}, 1, "max", 3) == {}
 
 
 def test_an_expression_is_computed_replicate_by_replicate():

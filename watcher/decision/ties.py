@@ -144,7 +144,7 @@ def tie_set(replicates: Mapping[int, Numbers], best: int, mode: Mode) -> set[int
 def standings(
     replicates: Mapping[int, Numbers], best: int, mode: Mode, top_k: int
 ) -> dict[int, Standing]:
-    """Return how evaluations stand to the best and to each other.
+    """Return how evaluations stand to the best and to each other; of one alone, nothing.
 
     Args:
         replicates: Evaluation id to its score in each replicate, all on the same draws.
@@ -153,7 +153,8 @@ def standings(
         top_k: How many places the board has, -1 for all.
     """
     count = min(map(len, replicates.values()), default=0)
-    if best not in replicates or not count:
+    # Of one alone there is nothing to tell: it would be the first for sure.
+    if best not in replicates or not count or len(replicates) < 2:
         return {}
     better = operator.gt if mode == "max" else operator.lt
     worst = -math.inf if mode == "max" else math.inf
