@@ -43,7 +43,7 @@ def alive(pid: int) -> bool:
     """True while a process runs or is stopped; one that only waits to be reaped is dead."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends while it is read
         return False
     return state != "Z"
 
@@ -128,9 +128,12 @@ class Watcher:
 
     def query(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         """Ask the live database, read-only, as a user would."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as db:
+        with contextlib.closing(self._reading()) as db:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(sql, arguments)]
+
+    def _reading(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)
 
     def states(self) -> dict[str, str]:
         """Name to state of every checkpoint ever seen; a name seen twice keeps the later."""
