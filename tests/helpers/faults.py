@@ -55,7 +55,7 @@ def end_strace(tracer: subprocess.Popen[bytes]) -> None:
     """
     tracer.terminate()
     try:
-        tracer.wait(timeout=3)
+        tracer.wait(timeout=10)
     except subprocess.TimeoutExpired:
         tracer.kill()
         tracer.wait()
@@ -130,7 +130,7 @@ class Rounds:
 
     def stubborn_round(self, said: Said) -> None:
         """As the daemon does: try again while something fails, and say what."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 with self.open() as store:
