@@ -73,7 +73,7 @@ class Launch:
 
     def run(self, *flags: object, trainer: list[str], **environment: object) -> int:
         """Run a launcher to its end, and return its exit code."""
-        return self.start(*flags, trainer=trainer, **environment).wait(timeout=60)
+        return self.start(*flags, trainer=trainer, **environment).wait(timeout=120)
 
     @property
     def last(self) -> subprocess.Popen[bytes]:

@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
 
 
 def cli(
-    *arguments: object, seconds: float = 60, cwd: Path | None = None, **environment: str
+    *arguments: object, seconds: float = 120, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of checkpoint-watcher to its end, in a folder."""
     return subprocess.run(
@@ -110,13 +110,13 @@ class Watcher:
     def run(self, *flags: object, **environment: object) -> int:
         """Run the daemon until all is done, and return its exit code."""
         process = self.start("--exit-when-idle", 0.2, *flags, **environment)
-        return process.wait(timeout=60)
+        return process.wait(timeout=120)
 
     def stop(self) -> int:
         """Ask the daemon to end, and return its exit code."""
         daemon = self._processes[-1]
         daemon.terminate()
-        return daemon.wait(timeout=60)
+        return daemon.wait(timeout=120)
 
     def end(self) -> None:
         """Kill whatever this started and still runs."""

@@ -35,7 +35,7 @@ from watching import Watcher, wait_until
 from watcher.checkpoints.bundle import verify
 from watcher.errors import CorruptCheckpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # hundreds of rounds under strace
 
 KILLED = -9
 

@@ -117,10 +117,11 @@ def test_a_delay_that_a_wrong_clock_wrote_does_not_outlive_a_restart(watcher: Wa
     wait_until(lambda: watcher.states().get("ckpt-1") and watcher.query(retried)[0]["due"], "waits")
     daemon.kill()
     daemon.wait()
-    assert watcher.run() == 0  # within a minute, and the delay is five
+    assert watcher.run() == 0  # within two minutes, and the delay is five
     assert watcher.states() == {"ckpt-1": "scored"}
 
 
+@pytest.mark.timeout(600)
 def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_left(
     watcher: Watcher, tmp_path: Path
 ):

@@ -241,6 +241,7 @@ def scores(watcher: Watcher) -> int:
     return list(watcher.states().values()).count("scored")
 
 
+@pytest.mark.timeout(600)
 def test_sixty_kills_at_random_moments_lose_no_row_and_forget_no_checkpoint(
     watcher: Watcher, tmp_path: Path
 ):
