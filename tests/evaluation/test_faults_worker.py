@@ -18,7 +18,8 @@ from launching import children
 from watching import STUB, Watcher, alive, cli, wait_until
 
 QUICK = ["--retry-seconds", 0.05]
-STALLING = [*QUICK, "--stall-timeout", 1]
+# A trainer of another test, or of anybody, would have it give way and be slower.
+STALLING = [*QUICK, "--stall-timeout", 1, "--peace", "off"]
 FAULTS = {
     "STUB_CRASH": "SIGSEGV",
     "STUB_KILL": "SIGKILL",

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from folder_source import source_of
 from forks import Fork, Said
+from watching import PEACE_OFF
 
 from watcher.config import Settings
 from watcher.decision.metric import parse_metric
@@ -330,7 +331,7 @@ def fork_daemon(
 
     With `chunk_bytes` a small file is to it what a very large one is on a slow disk.
     """
-    steer = {name: str(value) for name, value in environment.items()}
+    steer = {name: str(value) for name, value in {**PEACE_OFF, **environment}.items()}
     daemon = Fork(
         "daemon",
         command=[str(part) for part in command],

@@ -18,8 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_TRAINER = ROOT / "tests" / "helpers" / "fake_trainer.py"
 STUB = ROOT / "tests" / "workers" / "stub_worker.py"
 CLI = [sys.executable, "-m", "watcher"]
+# Beside the trainer of any other test a worker would be given what others leave of the CPU, and
+# get next to nothing of a busy one.
+PEACE_OFF = {"CHECKPOINT_WATCHER_PEACE": "off"}
 # Event files are asked for by the tests that look at them: each is a process of its own.
-_QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2", "CHECKPOINT_WATCHER_TENSORBOARD": "false"}
+_QUICK = {
+    "CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2",
+    "CHECKPOINT_WATCHER_TENSORBOARD": "false",
+    **PEACE_OFF,
+}
 
 
 def saves_of(name: str) -> list[str]:

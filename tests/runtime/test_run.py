@@ -191,7 +191,7 @@ def test_a_worker_that_hangs_or_lies_is_replaced_and_its_answer_is_not_recorded(
 ):
     save(Manager(watcher.model_dir), 2)
     # One that hangs does so twice; a machine that is itself held up costs the other an attempt.
-    hangs = ["--max-attempts", 2, "--stall-timeout", 3]
+    hangs = ["--max-attempts", 2, "--stall-timeout", 3, "--peace", "off"]
     flags = hangs if fault == "STUB_HANG" else ["--max-attempts", 1]
     assert watcher.run(*flags, "--retry-seconds", 0.1, **{fault: "ckpt-1"}) == 0
     assert watcher.states() == {"ckpt-1": "failed", "ckpt-2": "scored"}

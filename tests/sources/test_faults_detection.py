@@ -158,6 +158,13 @@ def test_a_model_dir_that_goes_with_the_database_in_it_ends_the_run_with_a_clear
 # -- 3: the event threads
 
 
+def untraced(status: Path) -> bool:
+    try:
+        return "TracerPid:\t0" in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended
+        return False
+
+
 @contextlib.contextmanager
 def failing_in_threads(daemon: subprocess.Popen[bytes], trace: Path, call: str) -> Iterator[None]:
     """The first such call in each thread but the main one fails."""
@@ -165,11 +172,9 @@ def failing_in_threads(daemon: subprocess.Popen[bytes], trace: Path, call: str) 
     attach = [f"--attach={task}" for task in tasks - {daemon.pid}]
     inject = f"--inject={call}:error=EIO:when=1"
     strace = subprocess.Popen(["strace", "-o", trace, *attach, f"--trace={call}", inject])
+    others = [Path(f"/proc/{daemon.pid}/task/{task}/status") for task in tasks - {daemon.pid}]
     try:
-        status = [Path(f"/proc/{daemon.pid}/task/{task}/status") for task in tasks - {daemon.pid}]
-        wait_until(
-            lambda: not any("TracerPid:\t0" in one.read_text() for one in status), "all are traced"
-        )
+        wait_until(lambda: not any(map(untraced, others)), "all are traced")
         yield
         assert f"{call}(" in trace.read_text() and "INJECTED" in trace.read_text()
     finally:
