@@ -105,7 +105,7 @@ def test_completion_says_nothing_where_there_is_nothing_to_offer(run: Watcher, t
         other.execute("BEGIN EXCLUSIVE")
         began = time.monotonic()
         assert bash("compare", model_dir, "")[1] == ""
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
     database.write_text("no database " * 100)
     assert bash("compare", model_dir, "") == ([], "")
 

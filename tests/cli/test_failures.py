@@ -257,7 +257,7 @@ def test_ctrl_c_ends_a_command_quietly(watcher: Watcher, tmp_path: Path):
         assert process.stderr
         wait_until(lambda: (tmp_path / "python.started").exists(), "doctor asks the environment")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
         assert process.stderr.read().strip() == b""
 
 

@@ -116,7 +116,7 @@ def test_a_stop_stands_until_what_is_promoted_is_measured_anew_and_its_end_is_fo
     (event,) = ended.query("SELECT message FROM events WHERE kind = 'stop_withdrawn'")
     assert event["message"] == "the evaluation changed, and its scores do not say stop: go on"
     assert cli("explain", ended.model_dir).stderr == ""
-    assert daemon.wait(30) == 0
+    assert daemon.wait(60) == 0
     # Each evaluation has its own verdict: with the scores of before the stop is there again.
     assert ended.run(STUB_SCORES=json.dumps(SCORES)) == 0
     assert json.loads(ended.sentinel.read_bytes())["message"] == json.loads(before)["message"]

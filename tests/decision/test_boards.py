@@ -201,7 +201,7 @@ def test_keep_and_its_undo_work_while_the_watcher_runs_and_after(watcher: Watche
     anew = cli("requeue", watcher.model_dir, "ckpt-3")
     assert (anew.returncode, anew.stderr) == (0, ""), "the watcher that runs evaluates it"
     daemon.terminate()
-    assert daemon.wait(15) == 0
+    assert daemon.wait(60) == 0
     said = cli("keep", watcher.model_dir, "ckpt-1", "--undo")
     assert said.returncode == 0, said.stderr
     assert names(watcher, "kept") == []

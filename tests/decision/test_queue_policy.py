@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -138,17 +138,19 @@ def test_a_wrong_policy_or_size_ends_the_start_and_names_the_rule(watcher: Watch
 
 
 def save_while_busy(
-    watcher: Watcher, count: int, *flags: object, top_k: int = 2
-) -> subprocess.Popen[bytes]:
-    """Let the evaluator be busy with ckpt-1 while `count` more arrive."""
-    daemon = watcher.start(*flags, "--top-k", top_k, STUB_SECONDS=2.5)
+    watcher: Watcher, count: int, *flags: object, top_k: int = 2, **environment: object
+) -> Path:
+    """Let the evaluator be busy with ckpt-1 while `count` more arrive, until a file is there."""
+    goes_on = watcher.model_dir.with_name("go")
+    steer = {"STUB_WAIT": "ckpt-1", "STUB_WAIT_FOR": goes_on, **environment}
+    watcher.start(*flags, "--top-k", top_k, **steer)
     manager = Manager(watcher.model_dir, max_to_keep=2)
     manager.save(100, model_tensors(SIZE, "1"))
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "ckpt-1 is being evaluated")
     for number in range(2, count + 2):
         manager.save(100 * number, model_tensors(SIZE, f"{number}"))
         wait_until(lambda name=f"ckpt-{number}": name in watcher.states(), "it is recorded")
-    return daemon
+    return goes_on
 
 
 def pins(watcher: Watcher) -> set[str]:
@@ -157,7 +159,8 @@ def pins(watcher: Watcher) -> set[str]:
 
 
 def test_latest_evaluates_only_the_newest_and_records_and_releases_the_others(watcher: Watcher):
-    save_while_busy(watcher, 5, "--queue-policy", "latest")
+    goes_on = save_while_busy(watcher, 5, "--queue-policy", "latest", STUB_HANG="ckpt-6")
+    goes_on.touch()
     wait_until(lambda: watcher.states()["ckpt-1"] == "scored", "the first one is done")
     wait_until(lambda: watcher.states()["ckpt-6"] == "leased", "the newest is next")
     assert watcher.states() == {
@@ -165,7 +168,7 @@ def test_latest_evaluates_only_the_newest_and_records_and_releases_the_others(wa
         **{f"ckpt-{n}": "skipped" for n in range(2, 6)},
         "ckpt-6": "leased",
     }
-    assert pins(watcher) == {"ckpt-1", "ckpt-6"}
+    wait_until(lambda: pins(watcher) == {"ckpt-1", "ckpt-6"}, "the others are released")
     rows = watcher.query("SELECT reason FROM history WHERE state = 'skipped'")
     assert rows[0]["reason"] == "queue policy latest: ckpt-3 is newer"
     events = watcher.query("SELECT checkpoint FROM events WHERE kind = 'skipped'")
@@ -191,13 +194,14 @@ def test_within_the_byte_budget_all_wait_and_beyond_it_they_are_thinned(watcher:
 def test_a_backlog_ten_times_slower_than_saving_ends_with_every_one_accounted_for(
     watcher: Watcher,
 ):
-    watcher.start("--queue-policy", "spread", "--exit-when-idle", 1, STUB_SECONDS=0.5)
+    daemon = watcher.start("--queue-policy", "spread", STUB_SECONDS=0.5)
     wait_until(lambda: watcher.status().get("worker") == "ready", "the daemon is ready")
     manager = Manager(watcher.model_dir, max_to_keep=5)
     for number in range(1, 41):
         manager.save(100 * number, model_tensors(SIZE, f"{number}"))
         wait_until(lambda name=f"ckpt-{number}": name in watcher.states(), "it is recorded")
-    assert watcher._processes[-1].wait(timeout=60) == 0
+    daemon.send_signal(signal.SIGUSR1)
+    assert daemon.wait(timeout=60) == 0
     states = watcher.states()
     assert len(states) == 40 and set(states.values()) == {"scored", "skipped"}
     assert states["ckpt-40"] == "scored"
@@ -219,10 +223,14 @@ def test_the_leaderboard_is_no_queue_when_it_is_measured_anew(watcher: Watcher):
     flags = ("--queue-policy", "all", "--top-k", 3)
     assert watcher.run(*flags) == 0
     flags = ("--queue-policy", "latest", "--top-k", 3, "--exit-when-idle", 1)
-    watcher.start(*flags, STUB_FINGERPRINT="e" * 64, STUB_SECONDS=0.7)
+    goes_on = watcher.model_dir.with_name("go")
+    steer = {"STUB_FINGERPRINT": "e" * 64, "STUB_WAIT": "*", "STUB_WAIT_FOR": goes_on}
+    daemon = watcher.start(*flags, **steer)
     wait_until(lambda: "pending" in watcher.states().values(), "they are measured anew")
     manager.save(400, model_tensors(SIZE, "4"))
-    assert watcher._processes[-1].wait(timeout=30) == 0
+    wait_until(lambda: "ckpt-4" in watcher.states(), "it is recorded")
+    goes_on.touch()
+    assert daemon.wait(timeout=60) == 0
     assert watcher.states() == dict.fromkeys(["ckpt-1", "ckpt-2", "ckpt-3", "ckpt-4"], "scored")
 
 

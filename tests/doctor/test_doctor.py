@@ -301,7 +301,7 @@ def test_a_hanging_interpreter_is_ended_and_what_it_said_before_is_kept(watcher:
     python = interpreter(watcher.model_dir.parent, script)
     began = time.monotonic()
     found = doctor(watcher, python, "--time-limit", 1, code=1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert "did not finish looking within 1 s" in found["environment"]["message"]
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
 

@@ -30,8 +30,10 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_two_gpus_evaluate_at_the_same_time_and_each_checkpoint_once(machine: Machine):
-    watcher = machine.watcher("run", 8)
-    machine.start(watcher, *TWO, STUB_SECONDS=0.3, STUB_ON=by_device(machine.folder))
+    watcher = machine.watcher("run", 24)
+    go = machine.folder / "go"
+    steer = {"STUB_WAIT": "*", "STUB_WAIT_FOR": go, "STUB_ON": by_device(machine.folder)}
+    machine.start(watcher, *TWO, STUB_SECONDS=0.3, **steer)
     both = wait_until(
         lambda: [w for w in watcher.status().get("workers", []) if w["worker"] == "evaluating"][1:],
         "both evaluate",
@@ -39,20 +41,23 @@ def test_two_gpus_evaluate_at_the_same_time_and_each_checkpoint_once(machine: Ma
     assert both[0]["on"] == "gpu:1 Fake GPU (GPU-b1)"
     shown = cli("status", watcher.model_dir).stdout
     assert shown.count("evaluating ckpt-") == 2 and "/8 images" in shown
-    wait_until(lambda: len(scored(watcher)) == 8, "all are scored")
+    go.touch()
+    wait_until(lambda: len(scored(watcher)) == 24, "all are scored")
     assert watcher.stop() == 0
     first, second = evaluated_on(machine.folder)
-    assert sorted(first + second) == sorted(f"ckpt-{number}" for number in range(1, 9))
+    assert sorted(first + second) == sorted(f"ckpt-{number}" for number in range(1, 25))
     assert len(first) >= 3 and len(second) >= 3
-    assert watcher.leaderboard() == ["ckpt-8", "ckpt-7", "ckpt-6"]
+    assert watcher.leaderboard() == ["ckpt-24", "ckpt-23", "ckpt-22"]
 
 
 def test_when_one_worker_is_killed_the_other_goes_on_and_nothing_is_lost(machine: Machine):
     watcher = machine.watcher("run", 6)
-    starts = machine.folder / "starts"
-    machine.start(watcher, *TWO, "--retry-seconds", 60, STUB_SECONDS=0.3, STUB_STARTS=starts)
+    starts, go = machine.folder / "starts", machine.folder / "go"
+    steer = {"STUB_WAIT": "*", "STUB_WAIT_FOR": go, "STUB_STARTS": starts}
+    machine.start(watcher, *TWO, "--retry-seconds", 60, **steer)
     wait_until(lambda: len(watcher.evaluations()) >= 2, "both evaluate")
     os.kill(int(starts.read_text().split()[1]), signal.SIGKILL)
+    go.touch()
     # But for the one that it had, which waits for its next attempt.
     wait_until(lambda: len(scored(watcher)) == 5, "the other evaluates the rest")
     assert sorted(watcher.states().values()) == ["pending"] + 5 * ["scored"]
@@ -79,10 +84,13 @@ def test_a_device_that_cannot_be_used_is_left_out_and_said_to_be(machine: Machin
 
 def test_a_gpu_on_which_all_breaks_off_is_held_back_and_the_other_evaluates_all(machine: Machine):
     watcher = machine.watcher("run", 16)
-    dies = by_device(machine.folder, GPU_b1={"STUB_CRASH": "*"})
-    machine.start(watcher, *TWO, STUB_ON=dies, STUB_SECONDS=0.3)
+    go = machine.folder / "go"
+    waits = {"STUB_WAIT": "*", "STUB_WAIT_FOR": str(go)}
+    dies = by_device(machine.folder, GPU_a0=waits, GPU_b1={"STUB_CRASH": "*"})
+    machine.start(watcher, *TWO, STUB_ON=dies)
     wait_until(lambda: watcher.status().get("held_back"), "it is held back")
     assert watcher.status()["held_back"].startswith("evaluation on gpu:1 Fake GPU (GPU-b1) is held")
+    go.touch()
     wait_until(lambda: len(scored(watcher)) == 16, "the other evaluates all")
     assert watcher.status()["worker"] in ("evaluating", "ready")
     assert watcher.stop() == 0
@@ -120,7 +128,8 @@ def test_watchers_share_a_gpu_in_turn_and_status_says_who_has_it(machine: Machin
     starts = machine.folder / "starts"
     gpu = ["--device", "auto"]
     machine.have([{"uuid": "GPU-a0", "computing": [1]}, GPUS[1]])
-    machine.start(first, *gpu, STUB_SECONDS=1.0, STUB_STARTS=starts)
+    go = machine.folder / "go"
+    machine.start(first, *gpu, STUB_WAIT="*", STUB_WAIT_FOR=go, STUB_STARTS=starts)
     wait_until(lambda: first.status().get("worker") == "evaluating", "the first evaluates")
     # What the second sees of the first is its worker, which is no trainer.
     worker = int(starts.read_text())
@@ -130,6 +139,7 @@ def test_watchers_share_a_gpu_in_turn_and_status_says_who_has_it(machine: Machin
     assert waiting.startswith("waiting for gpu:1 Fake GPU (GPU-b1): the watcher of first (process ")
     assert second.status()["worker"] == "waiting for the device"
     assert "the watcher of first" in cli("status", second.model_dir).stdout
+    go.touch()
     wait_until(lambda: len(scored(second)) == 2, "the second has its turn")
     # Nothing was left to do for the first. When there is, the second has nothing left.
     assert scored(first) == {"ckpt-1", "ckpt-2"} and not alive(worker)

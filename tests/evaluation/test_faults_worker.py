@@ -9,15 +9,17 @@ import signal
 import sqlite3
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from fake_trainer import Manager, model_tensors
+from launching import children
 from watching import STUB, Watcher, alive, cli, wait_until
 
 QUICK = ["--retry-seconds", 0.05]
-STALLING = [*QUICK, "--stall-timeout", 1]
+# A trainer of another test, or of anybody, would have it give way and be slower.
+STALLING = [*QUICK, "--stall-timeout", 1, "--peace", "off"]
 FAULTS = {
     "STUB_CRASH": "SIGSEGV",
     "STUB_KILL": "SIGKILL",
@@ -170,13 +172,15 @@ def test_endless_noise_from_libraries_neither_fills_the_disk_nor_stops_the_evalu
     assert b"W tensorflow/core" in logs[0].read_bytes()
 
 
-def test_an_answer_that_comes_after_the_lease_is_lost_is_refused(watcher: Watcher):
+def test_an_answer_that_comes_after_the_lease_is_lost_is_refused(watcher: Watcher, tmp_path: Path):
     save(watcher, 1)
-    watcher.start(STUB_SECONDS=1.5, STUB_SCORES='{"ckpt-1": 0.5}')
+    goes_on = tmp_path / "go"
+    watcher.start(STUB_WAIT="ckpt-1", STUB_WAIT_FOR=goes_on, STUB_SCORES='{"ckpt-1": 0.5}')
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
     with closing(sqlite3.connect(watcher.database)) as other:
         other.execute("UPDATE all_checkpoints SET lease_token = 'of another worker'")
         other.commit()
+        goes_on.touch()
         wait_until(lambda: "answer refused" in watcher.log.read_text(), "the answer came")
         assert watcher.query("SELECT * FROM evaluations") == []
         wait_until(lambda: watcher.status()["answers_refused"] == 1, "it is counted")
@@ -219,14 +223,14 @@ def test_a_restart_waits_for_a_worker_that_outlived_its_daemon(watcher: Watcher,
     starts = tmp_path / "starts"
     daemon = watcher.start(STUB_SECONDS=600, STUB_STARTS=starts)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
-    held = {str(file.readlink()) for file in Path(f"/proc/{started(starts)[0]}/fd").iterdir()}
     lock = watcher.model_dir / "watcher" / "worker.lock"
-    assert str(lock) in held
+    assert lock in opened(started(starts)[0])
     daemon.kill()
     wait_until(lambda: not alive(started(starts)[0]), "the worker is gone")
     # What the kernel has not ended yet (a GPU being torn down) holds the lock, as this does.
-    undead = subprocess.Popen(["flock", lock, "sleep", "60"])
+    undead = subprocess.Popen(["flock", lock, "sleep", "600"])
     try:
+        wait_until(lambda: children(undead.pid), "it has the lock")
         watcher.start(*QUICK, STUB_STARTS=starts)
         wait_until(
             lambda: "earlier worker" in str(problem(watcher)), "status says what it waits for"
@@ -236,6 +240,15 @@ def test_a_restart_waits_for_a_worker_that_outlived_its_daemon(watcher: Watcher,
         subprocess.run(["pkill", "-P", str(undead.pid)], check=False)
         undead.wait()
     wait_until(lambda: watcher.states()["ckpt-1"] == "scored", "then it goes on")
+
+
+def opened(pid: int) -> set[Path]:
+    """What a process has open; some of it may be closed meanwhile."""
+    found = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(file.readlink())
+    return found
 
 
 def problem(watcher: Watcher) -> object:
@@ -251,8 +264,7 @@ def test_restarts_in_a_row_never_have_two_workers_at_once(watcher: Watcher, tmp_
         assert [pid for pid in started(starts) if alive(pid)] == started(starts)[-1:]
         daemon.kill()
         daemon.wait()  # its lock is free when it is gone
-    time.sleep(0.2)
-    assert not any(alive(pid) for pid in started(starts))
+    wait_until(lambda: not any(alive(pid) for pid in started(starts)), "the last is gone, too")
 
 
 def refused(watcher: Watcher) -> list[str]:
@@ -298,7 +310,7 @@ def test_eval_data_that_keep_changing_restart_the_worker_later_each_time_and_sta
     watcher.start("--retry-seconds", 0.1, STUB_CHANGED="*", STUB_STARTS=starts)
     wait_until(lambda: watcher.status().get("held_back"), "it is held back")
     assert "the eval data changed" in watcher.status()["held_back"]
-    wait_until(lambda: len(started(starts)) == 6, "it is started again")
+    wait_until(lambda: len(started(starts)) >= 6, "it is started again")
     # After 0.1, 0.2, 0.4, 0.8 and 1.6 s.
     assert time.monotonic() - began > 3.1
     assert watcher.query("SELECT attempts FROM checkpoints")[0]["attempts"] <= 1

@@ -97,7 +97,7 @@ def test_after_sigusr1_it_ends_too_and_with_the_reason(watcher: Watcher):
     daemon = watcher.start("--retry-seconds", 0.01, STUB_CRASH="*")
     wait_until(lambda: watcher.status().get("held_back"), "it is held back")
     daemon.send_signal(signal.SIGUSR1)
-    assert daemon.wait(timeout=30) == 4
+    assert daemon.wait(timeout=60) == 4
     assert rows(watcher, "state, attempts") == 4 * [("pending", 0)]
 
 
@@ -113,7 +113,7 @@ def test_a_worker_that_can_never_be_started_again_does_not_hold_up_the_end(
     save(watcher, 1)
     wait_until(lambda: watcher.states() == {"ckpt-1": "pending"}, "one waits")
     daemon.send_signal(signal.SIGUSR1)
-    assert daemon.wait(timeout=30) == 4
+    assert daemon.wait(timeout=60) == 4
     assert "workers in a row could not be started on cpu" in watcher.log.read_text()
 
 

@@ -66,6 +66,10 @@ def standings(watcher: Watcher) -> list[tuple[str, int]]:
     return [(row["standing"], row["evaluations"]) for row in rows]
 
 
+def doing(watcher: Watcher) -> list[str]:
+    return sorted(one["worker"] for one in watcher.status().get("workers", []))
+
+
 def errors(watcher: Watcher) -> str:
     return watcher.log.read_text().rsplit("\nerror: ", 1)[-1]
 
@@ -248,12 +252,16 @@ def test_scores_of_which_the_machine_is_not_known_are_taken_for_those_of_the_new
 
 def test_of_several_devices_the_one_that_differs_is_left_out_and_the_others_go_on(machine: Machine):
     watcher = machine.watcher("run", 1)
-    steer = by_device(machine.folder, GPU_a0=on(HOME), GPU_b1=on(OTHER, map=LITTLE))
+    go = machine.folder / "go"
+    # Something is left to do until the other has been compared.
+    home = {**on(HOME), "STUB_WAIT": "ckpt-8", "STUB_WAIT_FOR": str(go)}
+    steer = by_device(machine.folder, GPU_a0=home, GPU_b1=on(OTHER, map=LITTLE))
     assert machine.run(watcher, "--device", "gpu:0", STUB_ON=steer) == 0
     save(watcher, range(2, 9))
-    machine.start(watcher, *TWO, STUB_ON=steer, STUB_SECONDS=0.2)
-    wait_until(lambda: len(scored(watcher)) == 8, "all are scored")
+    machine.start(watcher, *TWO, STUB_ON=steer)
     problem = wait_until(lambda: watcher.status().get("problem"), "it is told")
+    go.touch()
+    wait_until(lambda: len(scored(watcher)) == 8, "all are scored")
     assert problem.startswith("gpu:1 Fake GPU (GPU-b1) is left out until the next start: its mach")
     assert problem.endswith("or let it in with --accept-host-differences 1e-06")
     assert watcher.stop() == 0
@@ -266,8 +274,12 @@ def test_of_several_devices_the_one_that_differs_joins_once_it_has_measured_the_
     machine: Machine,
 ):
     watcher = machine.watcher("run", 8)
+    go = machine.folder / "go"
+    waits = {"STUB_WAIT": "*", "STUB_WAIT_FOR": go}
     steer = by_device(machine.folder, GPU_a0=on(HOME), GPU_b1=on(OTHER))
-    machine.start(watcher, *TWO, STUB_ON=steer, STUB_SECONDS=0.3)
+    machine.start(watcher, *TWO, STUB_ON=steer, STUB_SECONDS=0.3, **waits)
+    wait_until(lambda: doing(watcher) == ["evaluating", "waiting to be compared"], "one waits")
+    go.touch()
     wait_until(lambda: len(scored(watcher)) == 8, "all are scored")
     assert watcher.stop() == 0
     # Both began with nothing: one of them waited for a score of the other.
@@ -326,8 +338,12 @@ def test_of_two_devices_on_one_new_machine_one_proves_it_and_both_join(machine: 
     home = by_device(machine.folder, GPU_a0=on(HOME))
     assert machine.run(watcher, "--device", "gpu:0", STUB_ON=home) == 0
     save(watcher, range(2, 8))
+    go = machine.folder / "go"
+    waits = {"STUB_WAIT": "*", "STUB_WAIT_FOR": go}
     new = by_device(machine.folder, GPU_a0=on(OTHER), GPU_b1=on(OTHER))
-    machine.start(watcher, *TWO, STUB_ON=new, STUB_SECONDS=0.3)
+    machine.start(watcher, *TWO, STUB_ON=new, STUB_SECONDS=0.3, **waits)
+    wait_until(lambda: len(doing(watcher)) == 2 and "starting" not in doing(watcher), "both wait")
+    go.touch()
     wait_until(lambda: len(scored(watcher)) == 7, "all are scored")
     assert watcher.stop() == 0
     first, second = evaluated_on(machine.folder)
@@ -341,11 +357,7 @@ def test_one_that_waits_to_be_compared_costs_the_watcher_next_to_nothing(machine
     slow = {**on(HOME), "STUB_WAIT": "*", "STUB_WAIT_FOR": str(go)}
     steer = by_device(machine.folder, GPU_a0=slow, GPU_b1={**slow, **on(OTHER)})
     daemon = machine.start(watcher, *TWO, STUB_ON=steer)
-
-    def doing() -> list[str]:
-        return sorted(one["worker"] for one in watcher.status().get("workers", []))
-
-    wait_until(lambda: doing() == ["evaluating", "waiting to be compared"], "one waits")
+    wait_until(lambda: doing(watcher) == ["evaluating", "waiting to be compared"], "one waits")
     stat = Path(f"/proc/{daemon.pid}/stat")
     before = sum(map(int, stat.read_text().rsplit(")", 1)[1].split()[11:13]))
     time.sleep(3)

@@ -17,7 +17,7 @@ def save(watcher: Watcher, count: int) -> None:
 
 def test_the_next_checkpoint_runs_while_the_metrics_of_the_last_are_computed(watcher: Watcher):
     save(watcher, 3)
-    assert watcher.run(STUB_METRICS_SECONDS=0.5) == 0
+    assert watcher.run(STUB_METRICS_SECONDS=2) == 0
     rows = watcher.query(
         "SELECT c.name, e.started_at, e.evaluated_at FROM evaluations e"
         " JOIN checkpoints c ON c.id = e.checkpoint_id ORDER BY c.global_step"

@@ -48,7 +48,7 @@ def trainer(tmp_path: Path) -> Iterator[None]:
 def worker_of(watcher: Watcher, *flags: object) -> int:
     """Evaluates a checkpoint, and returns the worker's process id while that still runs."""
     starts = watcher.model_dir.parent / "starts"
-    watcher.start(*flags, STUB_STARTS=starts)
+    watcher.start(*flags, STUB_STARTS=starts, CHECKPOINT_WATCHER_PEACE="auto")
     wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "it is scored")
     return int(starts.read_text())
 

@@ -137,7 +137,8 @@ def test_one_that_waits_for_a_part_is_not_blamed_for_a_device_that_hangs(
     once = tmp_path / "once"
     once.mkdir()
     hangs = {"STUB_HANG": "*", "STUB_ONCE": str(once)}
-    machine.start("--shard", 2, "--stall-timeout", 8, STUB_ON=on(GPU_b1=hangs))
+    stalls = ["--stall-timeout", 8, "--peace", "off"]
+    machine.start("--shard", 2, *stalls, STUB_ON=on(GPU_b1=hangs))
     machine.scored(machine.save())
     assert machine.parts() == ["ckpt-1 none"] and machine.attempts() == {1}
     assert "made no progress for 8 s" in machine.watcher.log.read_text()

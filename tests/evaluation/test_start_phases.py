@@ -32,7 +32,8 @@ def test_what_the_phases_took_is_in_the_log_once_the_worker_is_ready(watcher: Wa
     phases = json.dumps([["importing TensorFlow", 0.1], ["building the model", 1.1]])
     assert watcher.run(STUB_PHASES=phases) == 0
     (ready,) = (line for line in watcher.log.read_text().splitlines() if "worker ready" in line)
-    assert re.search(r"importing TensorFlow 0 s, building the model 1 s", ready), ready
+    # On a machine that is held up it is more.
+    assert re.search(r"importing TensorFlow \d+ s, building the model [1-9]\d* s", ready), ready
 
 
 def test_another_metric_is_pending_until_the_worker_is_ready(watcher: Watcher):

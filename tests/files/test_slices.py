@@ -101,7 +101,7 @@ def test_while_a_large_one_is_verified_others_are_linked_at_once_and_an_end_lose
         daemon.kill(number)
         asked = time.monotonic()
         assert daemon.wait() == (0 if number == signal.SIGTERM else -number)
-        assert time.monotonic() - asked < 20
+        assert time.monotonic() - asked < 60
     pins = watcher.database.parent / "pins"
     assert all(folder.name.startswith(".new-") for folder in pins.iterdir()), "nothing is half"
     assert not watcher.best_dir.exists()

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from folder_source import source_of
 from forks import Fork, Said
+from watching import PEACE_OFF
 
 from watcher.config import Settings
 from watcher.decision.metric import parse_metric
@@ -55,7 +56,7 @@ def end_strace(tracer: subprocess.Popen[bytes]) -> None:
     """
     tracer.terminate()
     try:
-        tracer.wait(timeout=3)
+        tracer.wait(timeout=10)
     except subprocess.TimeoutExpired:
         tracer.kill()
         tracer.wait()
@@ -130,7 +131,7 @@ class Rounds:
 
     def stubborn_round(self, said: Said) -> None:
         """As the daemon does: try again while something fails, and say what."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 with self.open() as store:
@@ -330,7 +331,7 @@ def fork_daemon(
 
     With `chunk_bytes` a small file is to it what a very large one is on a slow disk.
     """
-    steer = {name: str(value) for name, value in environment.items()}
+    steer = {name: str(value) for name, value in {**PEACE_OFF, **environment}.items()}
     daemon = Fork(
         "daemon",
         command=[str(part) for part in command],

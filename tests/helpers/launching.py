@@ -10,13 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-from watching import CLI, FAKE_TRAINER, ROOT, STUB, wait_until
+from watching import CLI, FAKE_TRAINER, PEACE_OFF, ROOT, STUB, wait_until
 
 from watcher.checkpoints.bundle import verify
 from watcher.promotion.sentinel import write_sentinel
 from watcher.store import Store
 
-QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0", "CHECKPOINT_WATCHER_RESTART_SECONDS": "0.1"}
+QUICK = {
+    "CHECKPOINT_WATCHER_EVICT_SECONDS": "0",
+    "CHECKPOINT_WATCHER_RESTART_SECONDS": "0.1",
+    **PEACE_OFF,
+}
 
 # What is tested is this checkout, wherever the environment's own watcher lies.
 HERE_FIRST = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))
@@ -73,7 +77,7 @@ class Launch:
 
     def run(self, *flags: object, trainer: list[str], **environment: object) -> int:
         """Run a launcher to its end, and return its exit code."""
-        return self.start(*flags, trainer=trainer, **environment).wait(timeout=60)
+        return self.start(*flags, trainer=trainer, **environment).wait(timeout=120)
 
     @property
     def last(self) -> subprocess.Popen[bytes]:

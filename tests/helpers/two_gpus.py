@@ -12,7 +12,7 @@ from watching import ROOT, Watcher
 FAKE = ROOT / "tests" / "fake_nvml"
 GPUS = [{"uuid": "GPU-a0"}, {"uuid": "GPU-b1"}]
 TWO = ["--device", "gpu:0,gpu:1"]
-QUICK = ["--retry-seconds", 0.05, "--start-timeout", 5]
+QUICK = ["--retry-seconds", 0.05, "--start-timeout", 60]
 
 
 class Machine:

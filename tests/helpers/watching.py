@@ -18,8 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_TRAINER = ROOT / "tests" / "helpers" / "fake_trainer.py"
 STUB = ROOT / "tests" / "workers" / "stub_worker.py"
 CLI = [sys.executable, "-m", "watcher"]
+# Beside the trainer of any other test a worker would be given what others leave of the CPU, and
+# get next to nothing of a busy one.
+PEACE_OFF = {"CHECKPOINT_WATCHER_PEACE": "off"}
 # Event files are asked for by the tests that look at them: each is a process of its own.
-_QUICK = {"CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2", "CHECKPOINT_WATCHER_TENSORBOARD": "false"}
+_QUICK = {
+    "CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2",
+    "CHECKPOINT_WATCHER_TENSORBOARD": "false",
+    **PEACE_OFF,
+}
 
 
 def saves_of(name: str) -> list[str]:
@@ -43,13 +50,13 @@ def alive(pid: int) -> bool:
     """True while a process runs or is stopped; one that only waits to be reaped is dead."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends while it is read
         return False
     return state != "Z"
 
 
 def cli(
-    *arguments: object, seconds: float = 60, cwd: Path | None = None, **environment: str
+    *arguments: object, seconds: float = 120, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of checkpoint-watcher to its end, in a folder."""
     return subprocess.run(
@@ -110,13 +117,13 @@ class Watcher:
     def run(self, *flags: object, **environment: object) -> int:
         """Run the daemon until all is done, and return its exit code."""
         process = self.start("--exit-when-idle", 0.2, *flags, **environment)
-        return process.wait(timeout=60)
+        return process.wait(timeout=120)
 
     def stop(self) -> int:
         """Ask the daemon to end, and return its exit code."""
         daemon = self._processes[-1]
         daemon.terminate()
-        return daemon.wait(timeout=60)
+        return daemon.wait(timeout=120)
 
     def end(self) -> None:
         """Kill whatever this started and still runs."""
@@ -128,9 +135,12 @@ class Watcher:
 
     def query(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         """Ask the live database, read-only, as a user would."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as db:
+        with contextlib.closing(self._reading()) as db:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(sql, arguments)]
+
+    def _reading(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)
 
     def states(self) -> dict[str, str]:
         """Name to state of every checkpoint ever seen; a name seen twice keeps the later."""

@@ -35,7 +35,7 @@ class WebPage:
             env={**os.environ, **environment},
         )
         assert self.process.stdout
-        assert select.select([self.process.stdout], [], [], 30)[0], "it does not start"
+        assert select.select([self.process.stdout], [], [], 60)[0], "it does not start"
         self.said = self.process.stdout.readline()
         found = re.search(r"(http://\S+?)(/\S*)", self.said)
         if not found:

@@ -51,10 +51,11 @@ def test_on_a_file_system_without_events_each_checkpoint_is_found_and_pinned_by_
     assert watcher.status()["watch"] == said, "the kernel takes the watch, and says nothing"
     assert f"degraded to polling: {said}" in watcher.log.read_text()
     manager = Manager(watcher.model_dir, max_to_keep=3)
+    began = time.monotonic()
     for number in range(1, 7):
-        # Rotated away after 4.5 s: sooner than a rescan, later than a poll.
-        manager.save(100 * number, model_tensors(4000, number))
-        time.sleep(1.5)
+        name = manager.save(100 * number, model_tensors(4000, number)).name
+        wait_until(lambda name=name: name in watcher.states(), "it is found")
+    assert time.monotonic() - began < 40, "by polls: rescans would find five of them in 50 s"
     expected = {f"ckpt-{number}": "scored" for number in range(1, 7)}
     wait_until(lambda: watcher.states() == expected, "all are scored, none is missed")
     assert watcher.leaderboard() == ["ckpt-6", "ckpt-5"]

@@ -168,7 +168,7 @@ def test_what_holds_up_an_early_stop_for_long_is_told(launch: Launch):
     run = launch.identify()
     hang = "import sys, time, pathlib; (pathlib.Path(sys.argv[1]) / 'ckpt-3_temp').mkdir()"
     trainer = python(f"{hang}; time.sleep(600)", launch.model_dir)
-    launcher = launch.start("--grace-seconds", 2, trainer=trainer)
+    launcher = launch.start("--grace-seconds", 10, trainer=trainer)
     wait_until((launch.model_dir / "ckpt-3_temp").exists, "the save has begun")
     launch.say_stop(run)
     assert launcher.wait(timeout=60) == 0

@@ -78,6 +78,7 @@ def test_a_lookout_ends_with_its_launcher_also_with_a_killed_one(launch: Launch)
         wait_until(lambda: not alive(lookout), "the lookout has ended")
     finally:
         kill_group(trainer)
+    wait_until(lambda: not alive(trainer), "the trainer is gone, and its lock")
     launcher = launch.start(trainer=python(COUNTS))
     wait_until(lambda: "ready" in printed(launch), "the trainer is ready")
     (lookout,) = set(children(launcher.pid)) - {trainer_of(launcher.pid)}

@@ -109,8 +109,12 @@ def test_it_says_once_that_it_waits_for_params_yaml(tmp_path: Path):
         wait_for_model_dir=True,
     )
     wakeup, said = WakeUp(), list[Path]()
-    threading.Timer(1.0, wakeup.stop).start()
-    waited = wait_for_trainer(settings, None, wakeup, Service(Notifier(None)), said.append)
+
+    def say(path: Path) -> None:
+        said.append(path)
+        threading.Timer(1.0, wakeup.stop).start()
+
+    waited = wait_for_trainer(settings, None, wakeup, Service(Notifier(None)), say)
     assert waited is OVER and said == [tmp_path / "params.yaml"]
 
 
@@ -181,7 +185,7 @@ def test_params_yaml_of_the_job_before_is_not_that_of_the_trainer_that_has_just_
                 assert not (model_dir / "watcher").exists()
                 process.stdin.write("write it\n")
                 process.stdin.flush()
-                _, said = watcher.communicate(timeout=40)
+                _, said = watcher.communicate(timeout=60)
             assert watcher.returncode == 0, said
         finally:
             process.kill()

@@ -98,7 +98,7 @@ def test_an_interpreter_that_does_not_answer_delays_the_trainer_by_a_second(laun
     slow.chmod(0o755)
     began = time.monotonic()
     assert launch.run(trainer=[str(slow), *OD_TRAINER]) == 5
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50, "and not by a minute"
 
 
 def test_a_container_in_front_of_the_trainer_is_not_asked(launch: Launch):
@@ -144,7 +144,7 @@ def test_options_and_variables_are_kept_for_the_question():
 def test_no_watcher_is_started_after_a_trainer_that_fails_at_once(launch: Launch):
     assert launch.run(*launch.watching(), trainer=["false"]) == 1
     (line,) = said(launch)
-    assert line.startswith("the trainer ended with code 1 after 0.")
+    assert re.match(r"the trainer ended with code 1 after \d+(\.\d)? s", line)
     assert line.endswith("before any new checkpoint: no watcher goes on without it")
     assert not launch.database.exists()
 
@@ -319,12 +319,19 @@ def test_why_a_watcher_was_given_up_long_ago_is_repeated_at_the_end(launch: Laun
     store.ledger.record_end("pipeline.config says 5 classes", 1.0)
     store.close()
     lines: list[str] = []
+    told = launch.folder / "told"
+
+    def say(line: str) -> None:
+        lines.append(line)
+        told.touch()
+
     settings = LaunchSettings.of(model_dir=str(launch.model_dir))
-    trainer = launch.saving("--saves", 4, "--interval", 0.3)
+    wait = 'while ! [ -e "$0" ]; do sleep 0.05; done; exec "$@"'
+    trainer = ["sh", "-c", wait, str(told), *launch.saving("--saves", 4, "--interval", 0.3)]
     refused = ["sh", "-c", "exit 2"]
     source = source_of(launch.model_dir)
-    launcher = Launcher(settings, trainer, source, watcher_command=refused, say=lines.append)
+    launcher = Launcher(settings, trainer, source, watcher_command=refused, say=say)
     assert launcher.run() == 1
     assert lines[0].startswith("the watcher ended with code 2; the training goes on")
-    told = "not all is evaluated: the watcher ended with code 2: pipeline.config says 5 classes"
-    assert lines[1].startswith("the trainer ended with code 0") and lines[2:] == [told]
+    why = "not all is evaluated: the watcher ended with code 2: pipeline.config says 5 classes"
+    assert lines[1].startswith("the trainer ended with code 0") and lines[2:] == [why]

@@ -122,25 +122,49 @@ def test_what_an_earlier_trainer_left_half_saved_is_not_waited_for(launch: Launc
 
 def test_a_save_that_never_goes_on_is_given_up(launch: Launch):
     run = launch.identify()
-    hang = f"{SAY_WHEN_READY}import time, pathlib, sys\n(pathlib.Path(sys.argv[1]) / 'ckpt-3_temp')"
-    trainer = python(f"{hang}.mkdir(parents=True)\ntime.sleep(60)", launch.model_dir)
+    ended = launch.folder / "ended"
+    # It notes when it is ended.
+    hang = """
+import pathlib, signal, sys, time
+def leave(*_): pathlib.Path(sys.argv[2]).touch(); sys.exit()
+signal.signal(15, leave)
+(pathlib.Path(sys.argv[1]) / "ckpt-3_temp").mkdir(parents=True)
+time.sleep(600)
+"""
+    trainer = python(hang, launch.model_dir, ended)
     launcher = launch.start("--grace-seconds", 1, trainer=trainer)
     wait_until((launch.model_dir / "ckpt-3_temp").exists, "the save has begun")
     launch.say_stop(run)
-    with pytest.raises(subprocess.TimeoutExpired):
-        launcher.wait(timeout=0.8)
     assert launcher.wait(timeout=60) == 0
+    assert ended.stat().st_mtime - launch.sentinel.stat().st_mtime > 0.8
+
+
+SAVES_WHEN_TOLD = """
+import os, sys, time
+from pathlib import Path
+from fake_trainer import Manager, model_tensors
+manager = Manager(Path(sys.argv[1]))
+for step in (100, 200): manager.save(step, model_tensors(1000, step))
+while not os.path.exists(sys.argv[2]): time.sleep(0.02)
+manager.save(300, model_tensors(1000, 300), index_pause=0.5)
+time.sleep(600)
+"""
 
 
 def test_stop_at_checkpoint_lets_it_save_once_more(launch: Launch):
-    run = launch.identify()
-    trainer = launch.saving("--saves", 50, "--interval", 1, "--index-pause", 0.1)
-    launcher = launch.start("--stop-at-checkpoint", trainer=trainer)
+    run, goes_on = launch.identify(), launch.folder / "go"
+    launcher = launch.start(
+        "--stop-at-checkpoint", trainer=python(SAVES_WHEN_TOLD, launch.model_dir, goes_on)
+    )
     state = launch.model_dir / "checkpoint"
     wait_until(lambda: state.exists() and "ckpt-2" in state.read_text(), "it has saved twice")
     launch.say_stop(run)
+    wait_until(lambda: "at its next checkpoint" in launch.said(), "the launcher has seen it")
+    with pytest.raises(subprocess.TimeoutExpired):
+        launcher.wait(timeout=1)
+    goes_on.touch()
     assert launcher.wait(timeout=60) == 0
-    assert 3 <= len(list(launch.model_dir.glob("*.index"))) <= 5
+    assert len(list(launch.model_dir.glob("*.index"))) == 3
     assert leftovers(launch) == []
 
 
@@ -208,8 +232,9 @@ def test_without_a_database_only_a_sentinel_that_comes_later_counts(launch: Laun
 
 def test_a_file_that_is_not_the_watchers_stops_nothing(launch: Launch):
     launch.identify()
-    trainer = f"import pathlib, sys, time; pathlib.Path({str(launch.sentinel)!r}).touch()"
-    assert launch.run(trainer=python(f"{trainer}; time.sleep(1.2); sys.exit(4)")) == 4
+    told = 'while kill -0 $PPID && ! grep -q "it is not the watcher" "$1"; do sleep 0.1; done'
+    trainer = ["sh", "-c", f'touch "$0"; {told}; exit 4', str(launch.sentinel), str(launch.err)]
+    assert launch.run(trainer=trainer) == 4
     assert "it is not the watcher's" in launch.said()
 
 
@@ -246,9 +271,9 @@ def test_sigterm_ends_a_plain_trainer_at_once_with_143(launch: Launch):
 
 def test_other_signals_pass_through_and_training_goes_on(launch: Launch):
     program = (
-        "import signal, time\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: print('usr1', flush=True))\n"
-        f"{SAY_WHEN_READY}signal.pause(); print('on')"
+        "import signal, time\ngot = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: got.append(print('usr1', flush=True)))\n"
+        f"{SAY_WHEN_READY}\nwhile not got: time.sleep(0.02)\nprint('on')"
     )
     launcher = launch.start(trainer=python(program))
     ready(launch)
@@ -394,13 +419,17 @@ def test_one_command_trains_watches_stops_early_and_finishes_the_queue(launch: L
 
 
 def test_a_watcher_that_dies_is_started_again_and_the_trainer_knows_nothing(launch: Launch):
-    trainer = launch.saving("--saves", 12, "--interval", 0.3)
-    launcher = launch.start(*launch.watching(), trainer=trainer)
+    goes_on = launch.folder / "go"
+    lasts = '"$@" && while ! [ -e "$0" ]; do sleep 0.05; done'
+    saving = launch.saving("--saves", 12, "--interval", 0.3)
+    launcher = launch.start(*launch.watching(), trainer=["sh", "-c", lasts, str(goes_on), *saving])
     launch.saved(1)
     first = watcher_pid(launch)
     os.kill(first, signal.SIGKILL)
-    assert launcher.wait(timeout=30) == 0
-    assert "the watcher was ended by SIGKILL; it is started again, after 1 s" in launch.said()
+    again = "the watcher was ended by SIGKILL; it is started again, after 1 s"
+    wait_until(lambda: again in launch.said(), "it is started again")
+    goes_on.touch()
+    assert launcher.wait(timeout=60) == 0
     assert launch.out.read_text().count("step") == 12
     assert states(launch)["ckpt-12"] == "scored"
 

@@ -49,7 +49,7 @@ class Shell:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def shows(self, text: str, seconds: float = 30) -> None:
+    def shows(self, text: str, seconds: float = 60) -> None:
         """Wait for a text after the one that was waited for last."""
         deadline = time.monotonic() + seconds
         while text not in self._seen:
@@ -156,7 +156,7 @@ print("it has block" "ed", int(blocked, 16))
     shell.type("stty tostop\n")
     shell.train(program, "--watch", "--pipeline-config", str(pipeline), "--python", str(STUB))
     shell.shows("it has blocked 0")
-    shell.shows("code=0", seconds=60)
+    shell.shows("code=0")
     with contextlib.closing(sqlite3.connect(shell.model_dir / "watcher" / "watcher.db")) as db:
         assert db.execute("SELECT count(*) FROM leaderboard").fetchone() == (3,)
 

@@ -76,7 +76,8 @@ def test_nor_does_one_that_a_busy_server_did_not_tell_of_at_first(launch: Launch
     run.put("EARLY_STOP", STOP)
     busy = Answer(503, b"<Error><Code>SlowDown</Code></Error>")
     run.proxy.fault = lambda _: busy if len(run.proxy.requests) < 4 else None
-    trainer = python("import time; time.sleep(3)")
+    told = 'while kill -0 $PPID && ! grep -q "it was there before" "$0"; do sleep 0.1; done'
+    trainer = ["sh", "-c", f"{told}; sleep 3", str(launch.err)]
     assert launch.run(*flags(run), trainer=trainer, **KEYS) == 0
     assert "it is tried again" in launch.said()
     assert "is ignored: it was there before" in launch.said()

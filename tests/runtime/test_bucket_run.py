@@ -93,14 +93,16 @@ def test_a_run_that_ends_when_it_is_idle_waits_for_the_next_poll(watcher: Bucket
 def test_an_outage_that_is_longer_than_a_local_grace_does_not_end_a_run(watcher: BucketWatcher):
     watcher.save(1)
     flags = ("--exit-when-idle", 0.2, "--poll-seconds", 4, "--grace-seconds", 0.2)
-    process = watcher.start(*flags)
-    watcher.scored(1)
+    goes_on = watcher.state.with_name("go")
+    process = watcher.start(*flags, STUB_WAIT="ckpt-1", STUB_WAIT_FOR=goes_on)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
     refused: list[str] = []
 
     def busy(request: Request) -> Answer | None:
         if not request.is_list or len(refused) >= 4:  # two polls, each of two tries
             return None
         refused.append(request.path)
+        goes_on.touch()  # from now on there is nothing else to do
         return Answer(503, BUSY)
 
     watcher.run_there.proxy.fault = busy
@@ -111,15 +113,16 @@ def test_an_outage_that_is_longer_than_a_local_grace_does_not_end_a_run(watcher:
 
 def test_a_run_does_not_end_as_idle_before_an_index_could_be_read(watcher: BucketWatcher):
     watcher.save(1)
-    slow = threading.Event()
+    slow, goes_on = threading.Event(), watcher.state.with_name("go")
 
     def hold(request: Request) -> None:
         if "ckpt-2.index" in request.path:
+            goes_on.touch()  # from now on there is nothing else to do
             slow.wait(6)  # the next poll would be due, and more than once
 
     watcher.run_there.proxy.fault = hold
-    process = watcher.start("--exit-when-idle", 0.2)
-    watcher.scored(1)
+    process = watcher.start("--exit-when-idle", 0.2, STUB_WAIT="ckpt-1", STUB_WAIT_FOR=goes_on)
+    wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is evaluated")
     watcher.save(2)
     assert process.wait(60) == 0
     assert watcher.states() == {"ckpt-1": "scored", "ckpt-2": "scored"}

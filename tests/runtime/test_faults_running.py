@@ -93,12 +93,15 @@ def test_a_clock_that_is_set_neither_ends_a_lease_nor_holds_the_queue_up(
     watcher: Watcher, tmp_path: Path, jump: float
 ):
     save(watcher, 2)
-    clock, once = Clock(), tmp_path / "once"
+    clock, once, goes_on = Clock(), tmp_path / "once", tmp_path / "go"
     once.mkdir()
-    steer = {"STUB_SECONDS": "0.6", "STUB_KILL": "ckpt-2", "STUB_ONCE": str(once)}
+    steer = {"STUB_WAIT": "ckpt-1", "STUB_WAIT_FOR": str(goes_on)}
+    steer |= {"STUB_KILL": "ckpt-2", "STUB_ONCE": str(once)}
     with daemon_with_clock(watcher, clock, **steer):
         wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
         clock.set_by = jump
+        time.sleep(0.6)  # some turns of the loop
+        goes_on.touch()
         wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "its answer counts")
         assert watcher.evaluations().count("ckpt-1") == 1
         retried = "SELECT not_before_seconds AS due FROM checkpoints WHERE name = 'ckpt-2'"
@@ -114,12 +117,11 @@ def test_a_delay_that_a_wrong_clock_wrote_does_not_outlive_a_restart(watcher: Wa
     wait_until(lambda: watcher.states().get("ckpt-1") and watcher.query(retried)[0]["due"], "waits")
     daemon.kill()
     daemon.wait()
-    started = time.monotonic()
-    assert watcher.run() == 0
-    assert time.monotonic() - started < 30
+    assert watcher.run() == 0  # within two minutes, and the delay is five
     assert watcher.states() == {"ckpt-1": "scored"}
 
 
+@pytest.mark.timeout(600)
 def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_left(
     watcher: Watcher, tmp_path: Path
 ):
@@ -135,12 +137,11 @@ def test_sigterm_at_any_moment_ends_it_with_the_lease_returned_and_no_worker_lef
         daemon = fork_daemon(command, watcher.log, steer)
         if span == math.inf:  # how long this machine takes for what is to be interrupted
             wait_until(starts.exists, "a worker is started")
-            span = 2 * (time.monotonic() - began) + 0.3
+            span = min(2 * (time.monotonic() - began) + 0.3, 4.0)  # not that of a pause
         time.sleep(max(0.0, chance.uniform(0.0, span) + began - time.monotonic()))
         daemon.kill(signal.SIGTERM)
-        asked = time.monotonic()
+        wait_until(lambda d=daemon: d.poll() is not None, "it has ended")
         codes.append(daemon.wait())
-        assert time.monotonic() - asked < 30
         if watcher.states():
             rows = watcher.query(
                 "SELECT lease_token, attempts FROM checkpoints WHERE"
@@ -209,7 +210,7 @@ def test_of_daemons_that_race_for_one_model_dir_one_wins_and_the_others_say_so(w
     for _ in range(3):
         command = watcher.command()[2:]
         racing = [fork_daemon(command, watcher.log, {"STUB_SECONDS": 0.2}) for _ in range(5)]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(racing) > 1 and time.monotonic() < deadline:
             assert {daemon.poll() for daemon in racing} <= {3, None}
             racing = [daemon for daemon in racing if daemon.poll() is None]
@@ -221,11 +222,13 @@ def test_of_daemons_that_race_for_one_model_dir_one_wins_and_the_others_say_so(w
     assert "already watches this model_dir" in watcher.log.read_text()
 
 
-def test_a_daemon_stopped_for_a_while_goes_on_where_it_was(watcher: Watcher):
+def test_a_daemon_stopped_for_a_while_goes_on_where_it_was(watcher: Watcher, tmp_path: Path):
     save(watcher, 1)
-    daemon = watcher.start(STUB_SECONDS=1)
+    goes_on = tmp_path / "go"
+    daemon = watcher.start(STUB_WAIT="ckpt-1", STUB_WAIT_FOR=goes_on)
     wait_until(lambda: watcher.states().get("ckpt-1") == "leased", "it is being evaluated")
     daemon.send_signal(signal.SIGSTOP)
+    goes_on.touch()
     time.sleep(2.5)  # the answer comes meanwhile
     daemon.send_signal(signal.SIGCONT)
     wait_until(lambda: watcher.states().get("ckpt-1") == "scored", "its answer counts")

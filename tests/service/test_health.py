@@ -85,13 +85,13 @@ def test_a_loop_that_hangs_is_told_by_healthz_and_forgiven_when_it_goes_on(watch
         pytest.skip("needs strace: apt install strace")
     save(watcher, 6)
     # A sync of the database hangs for so long, as on a disk that does not answer.
-    slow = "inject=fdatasync:delay_enter=2500000:when=30+1000"
+    slow = "inject=fdatasync:delay_enter=10000000:when=30+1000"
     watcher.prefix = ["strace", "-f", "-D", "-qq", "-o", "/dev/null"]
     watcher.prefix += ["-e", "trace=fdatasync", "-e", slow]
     client = listen(watcher, "--health-seconds", 0.5, "--rescan-seconds", 0.2)
     wait_until(lambda: client.code("/healthz") == 503, "it is stuck")
     told = client.told("/healthz")
-    assert re.fullmatch(r"the loop is overdue by \d s", told["reason"])
+    assert re.fullmatch(r"the loop is overdue by \d+ s", told["reason"])
     assert client.code("/readyz") == 503
     assert client.metrics()["progressing"] == 0
     wait_until(lambda: client.code("/healthz") == 200, "it goes on")
@@ -194,7 +194,8 @@ def test_while_it_waits_for_its_model_dir_it_is_alive_and_not_ready(watcher: Wat
     client = Client(watcher, port)
     wait_until(lambda: client.answers(), "it listens")
     time.sleep(0.5)
-    assert client.code("/healthz") == 200
+    # One that does not turn would be late from now on; one that was held up is so for a moment.
+    wait_until(lambda: client.code("/healthz") == 200, "it is alive")
     assert client.told("/readyz")["reason"] == "starting"
     assert client.metrics()["database_readable"] == 0
     watcher.model_dir.mkdir()
@@ -218,9 +219,14 @@ def test_listening_costs_little_memory_and_spins_not_while_nobody_asks(watcher: 
     client = Client(watcher)
     wait_until(lambda: client.code("/readyz") == 200, "it is ready")
     client.metrics()
-    before = cpu_seconds(daemon)
-    time.sleep(2)
-    assert cpu_seconds(daemon) - before < 0.5
+    spent = []
+    for _ in range(3):  # a slow machine is not through with the start at first
+        before = cpu_seconds(daemon)
+        time.sleep(2)
+        spent.append(cpu_seconds(daemon) - before)
+        if spent[-1] < 0.5:
+            break
+    assert spent[-1] < 0.5, spent
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 60_000
 

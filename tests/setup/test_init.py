@@ -245,8 +245,8 @@ def test_after_a_run_its_settings_are_the_ones_that_were_found(
     assert "secret" not in text
     assert "#veto = " in text  # the default, an empty list, is nothing that was found
     assert re.findall(r"^(\w+) = ", text, re.MULTILINE) == [
-        *("model_dir", "pipeline_config", "python", "working_directory", "metric", "top_k"),
-        *("tie_break", "patience", "evict_seconds", "tensorboard"),
+        *("model_dir", "pipeline_config", "python", "working_directory", "peace", "metric"),
+        *("top_k", "tie_break", "patience", "evict_seconds", "tensorboard"),
     ]
 
 

@@ -88,7 +88,7 @@ class Screen:
 
     def ended(self) -> int:
         # It can only end while somebody takes what it draws.
-        wait_until(lambda: self.shows() and self.process.poll() is not None, "it ends", 20)
+        wait_until(lambda: self.shows() and self.process.poll() is not None, "it ends")
         return self.process.wait()
 
     def interrupt(self) -> int:
@@ -154,7 +154,7 @@ def test_status_shows_the_running_evaluation_the_queue_and_what_is_left(watcher:
 
 def test_run_on_a_terminal_is_a_live_view(watcher: Watcher, screen):
     save(watcher, 100, 200, 300)
-    environment = {"STUB_SECONDS": "0.5", "CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2"}
+    environment = {"STUB_SECONDS": "1.5", "CHECKPOINT_WATCHER_EVICT_SECONDS": "0.2"}
     live = screen(watcher.command("--patience", 7, "--exit-when-idle", 0.2), **environment)
     watcher.adopt(live.process)
     words = ("images/s", "evaluations left", "Leaderboard", "best: 0.0030 at step 300")
@@ -322,7 +322,7 @@ def test_watching_into_a_pipe_needs_json_and_is_an_object_a_line(done: Watcher):
         assert process.stdout
         assert set(json.loads(process.stdout.readline())) == STATUS_FIELDS
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_reading_while_it_is_written_changes_nothing(watcher: Watcher):

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from watcher.protocols import CheckpointSource, Watching
 
 _POLL_SECONDS = 1.0
-_EVENT_SECONDS = 0.5
+# Of waits rather than of time: a process that was held up in between has them yet.
+_EVENT_WAITS, _EVENT_WAIT_SECONDS = 50, 0.01
 # How often to look for checkpoints that are passed over, of which each kind is told once.
 _PASSED_OVER_SECONDS = 60.0
 
@@ -96,9 +97,10 @@ class Hints:
         """
         watching = self._watching if self._in_force else None
         names = watching.take_announced() if watching else []
-        until = time.monotonic() + _EVENT_SECONDS
-        while watching and name not in names and time.monotonic() < until:
-            time.sleep(0.01)
+        for _ in range(_EVENT_WAITS):
+            if watching is None or name in names:
+                break
+            time.sleep(_EVENT_WAIT_SECONDS)
             names += watching.take_announced()
         return names[: names.index(name)] if name in names else names
 
