@@ -99,6 +99,7 @@ def test_ctrl_c_ends_the_trainer_and_gives_130(shell: Shell):
     shell.train("import time\nprint('train' 'ing', flush=True)\ntime.sleep(60)", "--restarts", "3")
     shell.shows("training")
     shell.type(CTRL_C)
+    shell.shows("Ctrl-C is handed on to the trainer")
     shell.shows("KeyboardInterrupt")
     shell.shows("code=130")
     assert not alive(shell.trainer())

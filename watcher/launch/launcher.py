@@ -264,6 +264,9 @@ class Launcher:
 
     def _handle(self, number: signal.Signals) -> None:
         if number in ENDING:
+            if number == signal.SIGINT and self._asked is None and self._trainer:
+                # Who pressed Ctrl-C looks on, and a trainer may take half a minute.
+                self._say("Ctrl-C is handed on to the trainer, this ends when it has ended")
             self._asked = number
         if number == signal.SIGTSTP:
             self._stop_with(self._trainer)
