@@ -45,6 +45,9 @@ def whole_board(folder: Path, format: CheckpointFormat, file: str = BOARD_FILE) 
     if board:  # of averages the new database knows nothing: their files stay where they are
         saved = tuple(one for one in board.checkpoints if AVERAGE not in one.saved_as)
         board = msgspec.structs.replace(board, checkpoints=saved)
+    names = [one.checkpoint for one in board.checkpoints] if board else []
+    if len(set(names)) < len(names):
+        return None
     for entry in board.checkpoints if board else ():
         ours = format.is_placed(entry.checkpoint) and format.number(entry.saved_as)
         scored = entry.score is not None or file == KEPT_FILE
