@@ -268,6 +268,7 @@ def test_loss_promotes_the_lowest_and_everything_says_so(watcher: Watcher) -> No
     modes = [one["mode"] for one in (told, explained, board, watcher.stop_notice())]
     assert modes == ["min"] * 4
     assert "warning" not in watcher.log.read_text()
+    assert " by loss (min)" in cli("leaderboard", watcher.model_dir).stdout
     what_if = cli("explain", watcher.model_dir, "--json", "--what-if", "metric=mAP")
     assert json.loads(what_if.stdout)["mode"] == "max"
 
