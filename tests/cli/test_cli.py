@@ -86,9 +86,12 @@ def test_what_the_worker_refuses_is_told_in_its_words(run_here):
     assert_one_clear_error(ended, "label map nowhere.pbtxt does not exist", "look there")
 
 
-def test_a_worker_that_always_dies_at_the_start_is_an_error_with_its_last_words(run_here):
+def test_a_worker_that_always_dies_at_the_start_is_an_error_with_its_last_words(
+    run_here, watcher: Watcher
+):
     ended = run_here("--retry-seconds", 0.05, STUB_DIE="1")
-    assert_one_clear_error(ended, "3 attempts", "libcuda.so.1", "worker.log")
+    assert_one_clear_error(ended, "3 attempts", "libcuda.so.1")
+    assert f"is in {watcher.database.parent / 'worker.log'}\n" in ended.stderr
 
 
 def test_a_state_folder_that_cannot_be_made_is_refused(run_here, tmp_path: Path):

@@ -160,7 +160,7 @@ def test_a_settings_file_is_refused_with_its_fault(tmp_path: Path):
         b"patience = 2020-01-01": "patience (2020-01-01) is invalid",
         b"board = 3": "board (3) is invalid",
         b"topk = 3": "topk in",
-        b'run_name = ["a"]': "run_name (['a']) is invalid",
+        b'run_name = ["a"]': 'run_name (["a"]) is invalid',
     }
     asked: list[list[object]] = []
     for number, content in enumerate(said):

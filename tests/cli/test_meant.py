@@ -105,6 +105,27 @@ def test_a_command_of_another_name_is_answered_with_ours(typed: str, meant: str)
     assert said.returncode == 2 and f"Did you mean '{meant}'?" in said.stderr
 
 
+def test_help_as_a_command_is_answered_with_the_flag():
+    said = cli("help")
+    assert said.returncode == 2
+    assert said.stderr.endswith("No such command 'help'. `checkpoint-watcher --help` tells.\n")
+    assert cli("help", "run").stderr.endswith(" `checkpoint-watcher run --help` tells.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("requeue ssd --all ckpt-7", "give only one of checkpoints, --all and --failed"),
+        ("requeue ssd --all --failed", "give only one of checkpoints, --all and --failed"),
+        ("requeue ssd", "give checkpoints, or --all, or --failed"),
+        ("average ssd ckpt-1 ckpt-2 --top 2", "give only one of checkpoints, --top and --last"),
+    ],
+)
+def test_ways_to_choose_that_exclude_each_other_are_told_from_none(words: str, told: str):
+    said = cli(*words.split())
+    assert said.returncode == 2 and said.stderr.endswith(f"Error: {told}\n"), said.stderr
+
+
 @pytest.mark.parametrize("command", ["best", "status", "explain", "keep DIR last", "resume"])
 def test_a_model_dir_that_is_not_there_is_answered_with_the_one_beside_it(
     ended: Watcher, folder: Path, command: str

@@ -65,7 +65,7 @@ def test_everything_may_come_from_the_file(tmp_path: Path):
         (
             "veto",
             [{"metric": "mAP", "drop": math.inf}],
-            "veto ([{'metric': 'mAP', 'drop': inf}]) is",
+            'veto ([{metric = "mAP", drop = inf}]) is',
         ),
         ("average", "best-3", "average (best-3) is invalid: expected top-K or last-K with K >= 2"),
         ("trend_window", "2", "trend_window (2) is invalid: expected a whole number, 3 or more"),
@@ -195,11 +195,21 @@ def test_a_list_flag_may_be_given_several_times_and_is_none_when_it_is_not():
         ('[[board]]\nveto = [{metric = "mAP", dorp = 1}]', "a key dorp (did you mean drop?)"),
         ("[[board]]\n[[board]]", "board[1].name (best) is taken, or was not given"),
         ('[[board]]\nveto = ["mAP"]', "veto of board best is invalid: expected METRIC:DROP"),
-        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "of x is that of best too"),
-        ('[[board]]\n[[board]]\nname = "x"\nfolder = "."', "is the trainer's MODEL_DIR"),
-        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best-averages"', "is that of averages too"),
-        ('best_dir = "{model_dir}/best-averages"', "of best is that of averages too"),
-        ('best_dir = "{model_dir}"', "is the trainer's MODEL_DIR"),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best"', "best) is that of best_dir too"),
+        (
+            '[[board]]\n[[board]]\nname = "x"\nfolder = "."',
+            "board x ({model_dir}) is the trainer's",
+        ),
+        ('[[board]]\n[[board]]\nname = "x"\nfolder = "best-averages"', "is that of the averages"),
+        (
+            'best_dir = "{model_dir}/best-averages"',
+            "averages) is that of the averages too",
+        ),
+        (
+            '[[board]]\nfolder = "."',
+            "folder of board best ({model_dir}) is",
+        ),
+        ('best_dir = "{model_dir}"', "best_dir ({model_dir}) is the trainer's MODEL_DIR"),
         ('kept_dir = "{model_dir}/watcher"', "is the watcher's state folder"),
         ('metric = "mAP -"', "is not an expression"),
         ('smoothing = "ema:2"', "smoothing (ema:2) is invalid: expected none, ema:W"),
@@ -210,7 +220,30 @@ def test_what_ranking_cannot_use_is_named_before_anything_is_written(tmp_path, t
     file.write_text(text.replace("{model_dir}", str(tmp_path)))
     with pytest.raises(ConfigError) as caught:
         load_settings({**REQUIRED, "model_dir": str(tmp_path)}, {}, file)
-    assert words in caught.value.message
+    assert words.replace("{model_dir}", str(tmp_path)) in caught.value.message
+
+
+def test_values_stand_in_an_error_as_a_settings_file_has_them(tmp_path: Path):
+    file = tmp_path / "watcher.toml"
+    for text in ("top_k (true)", 'metric (["mAP"])', "patience ({a = [1, false]})"):
+        file.write_text(text.replace(" (", " = ")[:-1])
+        with pytest.raises(ConfigError) as caught:
+            load_settings(REQUIRED, {}, file)
+        assert caught.value.message.startswith(f"{text} is invalid: ")
+
+
+def test_a_text_of_a_file_where_a_list_belongs_is_answered_with_the_list(tmp_path: Path):
+    def hint(text: str, variables: dict[str, str] | None = None) -> str:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="is invalid: expected a list") as caught:
+            load_settings(REQUIRED, variables or {}, file)
+        return str(caught.value.hint)
+
+    file = tmp_path / "watcher.toml"
+    assert hint('veto = "mAP"') == f'it was set by {file}; write veto = ["mAP"]'
+    assert hint('[[board]]\nveto = "mAP"').endswith('; write veto = ["..."]')
+    assert hint('notify = "secret"').endswith('; write notify = ["..."]')
+    assert "--help" in hint("", {"CHECKPOINT_WATCHER_VETO": "[mAP]"})
 
 
 def test_a_flag_has_its_say_over_the_first_board_and_the_others_follow_the_first(tmp_path):

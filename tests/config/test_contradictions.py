@@ -42,14 +42,20 @@ REFUSED = [
         {"min_steps": 9, "max_steps": 9, "patience": 3, "target": 0.5, "plateau_std": 0},
         "before patience (3), target (0.5) or plateau_std (0.0) may stop it",
     ),
-    ({"metric": "loss", "mode": "max"}, "board best: mode max takes the highest loss for the best"),
+    ({"metric": "loss", "mode": "max"}, "mode max takes the highest loss for the best"),
     ({"mode": "min"}, "mode min takes the lowest DetectionBoxes_Precision/mAP for the best"),
-    ({"board": [{"metric": "loss"}], "mode": "max"}, "mode max takes the highest loss"),
+    ({"board": [{"metric": "loss"}], "mode": "max"}, "board best: mode max takes the highest loss"),
     ({"board": [{"metric": "loss"}, {"name": "b", "mode": "max"}]}, "board b: mode max takes"),
     ({"sentinel": "p"}, "sentinel ({cwd}/p) is pipeline_config"),
     ({"sentinel": "."}, "sentinel ({cwd}) is a folder"),
     ({"sentinel": "m"}, "sentinel ({cwd}/m) is the trainer's MODEL_DIR"),
-    ({"sentinel": "m/best"}, "sentinel ({cwd}/m/best) is that of best too"),
+    ({"sentinel": "m/best"}, "sentinel ({cwd}/m/best) is that of best_dir too"),
+    ({"best_dir": "m"}, "best_dir ({cwd}/m) is the trainer's MODEL_DIR"),
+    (
+        {"state_dir": "m/best"},
+        "best_dir ({cwd}/m/best) is the watcher's state folder, which state_dir sets",
+    ),
+    ({"kept_dir": "m/best"}, "best_dir ({cwd}/m/best) is that of kept_dir too"),
     ({"eval_dir": "m/watcher"}, "eval_dir ({cwd}/m/watcher) is the watcher's state folder"),
     (
         {"sentinel": "m/watcher/watcher.db"},
@@ -84,7 +90,7 @@ REFUSED = [
         {"board": [{}, {"name": "fast", "metric": "latency_ms", "folder": "watcher/pins"}]},
         "folder of board fast ({cwd}/m/watcher/pins) lies in the watcher's state folder",
     ),
-    ({"eval_dir": "m/best"}, "eval_dir ({cwd}/m/best) is that of best too"),
+    ({"eval_dir": "m/best"}, "eval_dir ({cwd}/m/best) is that of best_dir too"),
 ]
 TAKEN: list[dict[str, Any]] = [
     {},
@@ -141,7 +147,7 @@ TOLD = [
     ({"tensorboard": False, "visualizations": 3}, "visualizations (3) has no effect without"),
     (
         {"tensorboard": False, "tensorboard_categories": True},
-        "tensorboard_categories (True) has no effect without tensorboard",
+        "tensorboard_categories (true) has no effect without tensorboard",
     ),
     ({"tensorboard": False, "eval_dir": "e"}, "eval_dir (e) has no effect without tensorboard"),
     ({"health_seconds": 5}, "health_seconds (5.0) has no effect without listen"),
@@ -241,7 +247,7 @@ def test_a_mode_against_the_metrics_nature_that_is_typed_is_taken_with_a_note(
 ) -> None:
     typed = load(Settings, {**REQUIRED, "metric": "loss", "mode": "max"}, {}, None)
     (note,) = doubts(typed.settings)
-    assert note.message.startswith("board best: mode max takes the highest loss")
+    assert note.message.startswith("mode max takes the highest loss")
     # At the next start it is still what somebody typed.
     last = LastStart(typed.settings.to_show(), typed.given)
     assert load(Settings, {"model_dir": "m"}, {}, None, last=last).settings.ranking.better == "max"
@@ -268,6 +274,7 @@ def test_loss_promotes_the_lowest_and_everything_says_so(watcher: Watcher) -> No
     modes = [one["mode"] for one in (told, explained, board, watcher.stop_notice())]
     assert modes == ["min"] * 4
     assert "warning" not in watcher.log.read_text()
+    assert " by loss (min)" in cli("leaderboard", watcher.model_dir).stdout
     what_if = cli("explain", watcher.model_dir, "--json", "--what-if", "metric=mAP")
     assert json.loads(what_if.stdout)["mode"] == "max"
 

@@ -668,6 +668,18 @@ def test_a_missing_folder_is_an_error_unless_it_is_waited_for(tmp_path: Path):
     assert "does not exist either" in told(tmp_path / "a" / "b", wait_for_model_dir=True).remedy
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_beside_a_trainer_on_another_folder_waiting_is_proposed_where_it_is_not_set(
+    tmp_path: Path, waits: bool
+):
+    other = Trainer(7, tmp_path / "other", OdTrainer(), (), None)
+    found = told(tmp_path / "none", other, wait_for_model_dir=waits)
+    assert found.severity == "note" and "the only trainer here, 7, writes into" in found.message
+    assert ("and is waited for" in found.message) == waits
+    assert ("--wait-for-model-dir" in found.remedy) != waits
+    assert "else start this run's trainer" in found.remedy
+
+
 def test_a_running_trainer_tells_its_folder_and_how_often_it_saves(tmp_path: Path):
     program = tmp_path / "model_main_tf2.py"
     program.write_text("import time\nprint('up', flush=True)\ntime.sleep(600)\n")

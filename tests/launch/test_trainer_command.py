@@ -195,6 +195,30 @@ def test_a_mistyped_model_dir_starts_nothing_and_takes_none_from_elsewhere(launc
     assert not launch.model_dir.exists()
 
 
+@pytest.mark.parametrize("flags", [["--watch"], []])
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (
+            ["CUDA_VISIBLE_DEVICES=0", "python", "-m", "x", "--model_dir", "m"],
+            "put CUDA_VISIBLE_DEVICES=0 before checkpoint-watcher, where the trainer gets it too,"
+            " or after env: `-- env CUDA_VISIBLE_DEVICES=0 python ...`",
+        ),
+        (
+            ["python -m x --model_dir m"],
+            "the whole command is one word: leave out the quotes around it, as in"
+            " `-- python -m x --model_dir m`",
+        ),
+    ],
+)
+def test_what_a_shell_alone_would_understand_is_refused_with_what_to_type(
+    flags: list[str], command: list[str], hint: str, tmp_path: Path
+):
+    ended = cli("train", *flags, "--", *command, cwd=tmp_path)
+    error = f"error: cannot start {command[0]}: there is no such program"
+    assert (ended.returncode, ended.stderr.splitlines()) == (1, [error, f"hint: {hint}"])
+
+
 def test_another_mistyped_flag_is_told_and_the_training_starts(launch: Launch):
     assert launch.run(trainer=od_trainer(launch, 2, "--num_train_step=1000")) == 0
     assert launch.said().splitlines()[0] == (

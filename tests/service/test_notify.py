@@ -21,7 +21,10 @@ from fake_trainer import Manager, model_tensors
 from launching import kill_group
 from watching import ROOT, Watcher, alive, cli, wait_until
 
+from watcher.config.service import ServiceSettings
+from watcher.errors import ConfigError
 from watcher.service.notices import Situation, Told, news
+from watcher.service.notify import _ways
 from watcher.service.program import run_program
 
 SHELL = ("--notify-command", "sh", "--notify-command", "-c", "--notify-command")
@@ -272,6 +275,21 @@ def test_a_program_that_does_not_exist_is_refused_at_the_start(watcher: Watcher)
     done = cli(*watcher.command("--notify-command", "/no/such program")[3:])
     assert done.returncode == 1
     assert "error: notify_command (/no/such program) does not exist" in done.stderr
+
+
+def test_a_command_that_may_not_be_executed_is_answered_with_what_lets_it(tmp_path: Path):
+    (script := tmp_path / "note me.sh").write_text("#!/bin/sh\n")
+    refused = {
+        str(script): ("may not be executed", f"chmod +x '{script}'"),
+        str(tmp_path): ("is a folder", "not a line for a shell"),
+        "note-me": ("is not in PATH", "not a line for a shell"),
+    }
+    for program, (why, hint) in refused.items():
+        settings = ServiceSettings(notify_command=(program,))
+        with pytest.raises(ConfigError) as caught:
+            _ways(settings, "run", lambda notice: b"")
+        assert f"notify_command ({program})" in caught.value.message
+        assert why in caught.value.message and hint in (caught.value.hint or "")
 
 
 # -- apprise

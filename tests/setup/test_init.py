@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click import Context
 from fake_trainer import Manager, model_tensors
 from watching import ROOT, STUB, Watcher, cli
 
+from watcher.cli import cli as commands
 from watcher.config import (
     FILE_ONLY,
     LaunchSettings,
@@ -107,6 +109,18 @@ def test_what_is_found_is_set_and_run_takes_the_file_as_it_is(
     assert not list(watcher.model_dir.iterdir())  # nothing of the trainer's is touched
     words = ["--config", tmp_path / "checkpoint-watcher.toml", "--exit-when-idle", 0.2]
     assert cli("run", *words, "--python", STUB, "--metric", "mAP").returncode == 0
+
+
+def test_the_header_names_the_commands_that_take_a_file_of_another_name(init):
+    every = {name: commands.get_command(Context(commands), name) for name in commands.names}
+    taking = {
+        name
+        for name, command in every.items()
+        if any("--config" in parameter.opts for parameter in command.params)
+    }
+    said = init("-o", "-").stdout.replace("\n# ", " ")
+    named = re.search(r"it; ([\w, ]+) take one of another place or name with `--config", said)
+    assert named and set(re.split(", | and ", named[1])) == taking
 
 
 def test_every_setting_is_there_once_and_each_line_loads(init, watcher: Watcher, tmp_path: Path):

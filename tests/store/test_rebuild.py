@@ -62,6 +62,10 @@ def test_boards_and_what_is_kept_by_hand_come_back_with_their_scores(
     lost(watcher)
 
     rebuilt = cli("rebuild", watcher.model_dir)
+    assert rebuilt.stdout.splitlines()[-1] == (
+        f"next: start `checkpoint-watcher run {watcher.model_dir}` again with the settings of the"
+        " run, which the new database does not hold"
+    )
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert f"kept, from {watcher.model_dir / 'kept'}: ckpt-5, ckpt-3\n" in rebuilt.stdout
     assert "pending, from the pins: none" in rebuilt.stdout
@@ -77,6 +81,25 @@ def test_boards_and_what_is_kept_by_hand_come_back_with_their_scores(
     assert cli("keep", watcher.model_dir, "ckpt-3", "--undo").returncode == 0
     assert watcher.run("--config", settings) == 0
     assert [name for name in everything_placed(watcher)["kept"] if "ckpt-3" in name] == []
+
+
+@pytest.mark.parametrize("left", ["best/best.json", "watcher/pins/ckpt-1"])
+def test_who_reads_a_lost_database_is_told_how_it_is_made_anew(tmp_path: Path, left: str):
+    (trace := tmp_path / left).parent.mkdir(parents=True)
+    trace.touch()
+    for words in (["status"], ["best"], ["keep", "last"]):
+        told = cli(words[0], tmp_path, *words[1:])
+        assert told.returncode == 1 and f"hint: {trace} is that of a run" in told.stderr
+        assert f"`checkpoint-watcher rebuild {tmp_path}` makes a new database" in told.stderr
+    trace.unlink()
+    assert "rebuild" not in cli("status", tmp_path).stderr
+
+
+def test_a_lost_database_elsewhere_is_made_anew_there(tmp_path: Path):
+    (state := tmp_path / "state" / "pins" / "ckpt-1").mkdir(parents=True)
+    told = cli("status", tmp_path, "--state-dir", state.parent.parent)
+    command = f"checkpoint-watcher rebuild MODEL_DIR --state-dir {state.parent.parent}"
+    assert f"`{command}` makes a new database" in told.stderr
 
 
 def test_what_is_kept_without_a_score_is_tried_again_and_stays_kept(watcher: Watcher):

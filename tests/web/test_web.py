@@ -33,6 +33,7 @@ from recorded_runs import CATEGORIES, record
 from watching import ROOT, Watcher, alive, cli, wait_until
 from web_page import DATASETTE, WebPage
 
+from watcher.store.page_queries import HOME
 from watcher.view.certainty import share_text
 
 pytestmark = pytest.mark.slow
@@ -686,6 +687,40 @@ def test_the_page_of_a_run_shows_it_on_a_screen_and_on_a_phone(
     whole(browser, tmp_path / "page.png", width)
 
 
+def test_the_page_of_a_run_that_failed_before_its_first_score_says_so(
+    browser: Browser, tmp_path: Path, start
+):
+    ended = {"ended": "metric (foo) is not reported", "ended_at": "2026-11-28T14:00:00.000Z"}
+    database = record(tmp_path / "ssd", run="ssd", evaluations=0, waiting=2, status=ended)
+    page = start(tmp_path / "ssd")
+    browser.open(page.origin + page.start, width=1280)
+    drawn(browser)
+    assert card(browser, "card_state") == (
+        "failed / ended with an error: metric (foo) is not reported"
+    )
+    for name in ("score_close_up", "categories_of_best", "failures"):
+        assert card(browser, name) == "nothing is evaluated yet"
+    assert card(browser, "score_by_step") == "no checkpoint has a score yet"
+    # At home it stands once, above the others.
+    browser.open(page.origin, width=1280)
+    drawn(browser)
+    assert card(browser, "ssd").startswith(
+        "the watcher ended with an error: metric (foo) is not reported / state / failed / best / "
+    )
+    file = tmp_path / "report.html"
+    assert cli("web", tmp_path / "ssd", "--export", file).returncode == 0
+    assert "have no categories" not in file.read_text()
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        db.execute(
+            "INSERT INTO events (run_id, at, kind, message) VALUES (1, '2026', 'stop', 'enough')"
+        )
+    (home,) = query(database, HOME.sql)
+    assert [one for one in json.loads(str(home["warnings"])) if one] == [
+        "the watcher ended with an error: metric (foo) is not reported",
+        "early stop: enough",
+    ]
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_of_a_run_shows_how_sure_its_scores_are(
     noisy_page: WebPage,
@@ -794,7 +829,8 @@ def test_a_long_run_has_a_small_curve_of_few_points_with_the_best_and_the_last(t
     assert 200 < len(curve) <= 301 and curve[-1][1] == 70_000
     assert [step for _, step, _, is_best in curve if is_best] == [12_400]
     assert [step for _, step, *_ in curve] == sorted(step for _, step, *_ in curve)
-    assert json.loads(str(row["warnings"])) == ["early stop: no improvement in 9", None, None]
+    (warning,) = filter(None, json.loads(str(row["warnings"])))
+    assert warning == "early stop: no improvement in 9"
 
 
 def test_what_a_database_holds_is_text_and_never_markup(page: WebPage, browser: Browser):

@@ -74,6 +74,10 @@ class _Commands(click.Group):
             if found[1] and not ctx.resilient_parsing:
                 refuse_empty(found[1], found[2], ctx)
             return found
+        if name == "help":
+            about = [word for word in args[1:] if word in self.names]
+            asked = " ".join([PROGRAM, *about[:1], "--help"])
+            raise click.UsageError(f"No such command 'help'. `{asked}` tells.", ctx)
         meant = [command for command, words in _MEANT.items() if name in words]
         close = meant or difflib.get_close_matches(name, self.names, cutoff=0.5)
         raise click.UsageError(f"No such command {name!r}.{did_you_mean(close)}", ctx)

@@ -65,12 +65,12 @@ def average(
     stops no run, and has a place in best/ as --average-promote of `run` says. Without checkpoints,
     --top or --last it shows what was averaged.
     """
-    place = only_place(model_dir, state_dir)
-    state = place.state_dir
     names = tuple(name for given in checkpoints for name in given.split(",") if name)
     chosen = [bool(names), top is not None, last is not None].count(True)
     if chosen > 1:
-        raise click.UsageError("give checkpoints, or --top, or --last")
+        raise click.UsageError("give only one of checkpoints, --top and --last")
+    place = only_place(model_dir, state_dir)
+    state = place.state_dir
     if not chosen:
         for flag, given in (("greedy", greedy), ("recompute-batch-norm", recompute_batch_norm)):
             if given:

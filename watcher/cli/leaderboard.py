@@ -31,7 +31,8 @@ def leaderboard(folders: tuple[Path, ...], state_dir: str | None, json_output: b
             if gone := [row["path"] for row in rows if is_missing(row)]:
                 told = f"{missing_text(gone)}; {remedy(is_there(run['status'].get('pid')))}"
                 click.echo(f"warning: {told}", err=True)
-            title = f"Leaderboard of {run['name']} by {rows[0]['metric']}"
+            lowest = " (min)" if run["mode"] == "min" else ""
+            title = f"Leaderboard of {run['name']} by {rows[0]['metric']}{lowest}"
             show(leaderboard_table(rows, mode=run["mode"], title=title))
         else:
             click.echo(f"no checkpoint of {place.model_dir} is promoted yet")

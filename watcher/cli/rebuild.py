@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
 import click
 
 from watcher.cli.options import run_folder, state_folder
-from watcher.config.bucket import is_url
+from watcher.config.bucket import as_typed, is_url
 from watcher.errors import StoreError
 from watcher.store.database_file import DATABASE_NAME
 
@@ -46,6 +47,9 @@ def rebuild(
     from watcher.store.lock import hold_lock
 
     state = state_folder(model_dir, state_dir)
+    folders = {"--state-dir": state_dir, "--best-dir": best_dir, "--kept-dir": kept_dir}
+    flags = [word for flag, at in folders.items() if at for word in (flag, str(at))]
+    given = model_dir
     # That of a bucket is the local folder that stands for it.
     model_dir = state if is_url(str(model_dir)) else model_dir.absolute()
     source = open_source(SourceSettings(), model_dir)
@@ -77,3 +81,8 @@ def rebuild(
         click.echo(f"in {best} but not in best.json, left alone from now on: {names}")
     if done.old:
         click.echo(f"the old database is {done.old}")
+    words = ["checkpoint-watcher", "run", as_typed(given), *flags]
+    click.echo(
+        f"next: start `{shlex.join(words)}` again with the settings of the run, which the new"
+        " database does not hold"
+    )

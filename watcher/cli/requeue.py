@@ -43,7 +43,10 @@ def requeue(
     from watcher.cli.asking import carry_out
     from watcher.control.channel import Request
 
-    if [bool(checkpoints), everything, failed].count(True) != 1:
+    chosen = [bool(checkpoints), everything, failed].count(True)
+    if chosen > 1:
+        raise click.UsageError("give only one of checkpoints, --all and --failed")
+    if not chosen:
         raise click.UsageError("give checkpoints, or --all, or --failed")
     every: Literal["pinned", "failed"] | None = "failed" if failed else None
     every = "pinned" if everything else every

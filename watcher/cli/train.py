@@ -67,10 +67,11 @@ def train(
     before. 1 as well when the watcher could not finish its queue, or for an error that the message
     explains; 3 when a trainer is already at work in MODEL_DIR.
     """
-    from watcher.cli.trainer_command import refuse_mistyped, tell_ahead
+    from watcher.cli.trainer_command import refuse_mistyped, refuse_shells_words, tell_ahead
     from watcher.launch.modules import refuse_other_interpreter
     from watcher.sources.choice import open_source
 
+    refuse_shells_words(command)
     refuse_mistyped(command)
     given = sources(flags, settings_file, only_given=only_given, defaults=_defaults(command))
     settings = given.load(LaunchSettings).settings

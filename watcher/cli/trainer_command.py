@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +20,30 @@ from watcher.sources.choice import CheckpointSource
 
 # A smaller part of the training is not worth a word.
 _MUCH = 0.05
+
+
+def refuse_shells_words(command: Sequence[str]) -> None:
+    """Refuse what a shell alone would understand: no shell reads the trainer's command.
+
+    Raises:
+        ConfigError: it begins with a variable, or all of it is one word.
+    """
+    first = command[0]
+    if shutil.which(first) is not None:
+        return
+    message = f"cannot start {first}: there is no such program"
+    if re.match(r"[A-Za-z_]\w*=", first):
+        raise ConfigError(
+            message,
+            hint=f"put {first} before checkpoint-watcher, where the trainer gets it too, or after"
+            f" env: `-- env {shlex.join(command[:2])} ...`",
+        )
+    if len(command) == 1 and first.split()[1:]:
+        raise ConfigError(
+            message,
+            hint="the whole command is one word: leave out the quotes around it, as in"
+            f" `-- {first}`",
+        )
 
 
 def refuse_mistyped(command: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from watcher.config.launching import LaunchSettings
 from watcher.config.places import refuse_places
 from watcher.config.policies import boards, parse_delta
 from watcher.config.settings import Settings, fields
-from watcher.config.wording import either
+from watcher.config.wording import as_written, either
 from watcher.decision.board import Board
 from watcher.errors import ConfigError
 
@@ -65,7 +65,7 @@ def refuse_contradictions(settings: Settings, *, mode_by_hand: bool = False) -> 
     for board, by_hand in zip((main, *others), (mode_by_hand, *meant), strict=True):
         if board.contradiction and not by_hand:
             raise ConfigError(
-                f"board {board.name}: {board.contradiction}",
+                _contradicted(settings, board),
                 hint=f"leave mode out: it is {board.metric.natural_mode} then; if it is meant, give"
                 f" {'--mode' if board is main else 'the board a metric too, and mode'}"
                 f" {board.policy.mode} by hand",
@@ -100,7 +100,7 @@ def doubts(settings: Settings) -> list[Doubt]:
     """Return what a person should be told of settings that are taken."""
     main, *others = boards(settings.run, settings.ranking)
     return [
-        *_mode(main, others),
+        *_mode(settings, (main, *others)),
         *_places(settings, others),
         *_stopping(settings, main),
         *_memory(settings),
@@ -115,11 +115,17 @@ def launch_doubts(settings: LaunchSettings) -> list[Doubt]:
     return list(_idle(settings, _BESIDE_OF_LAUNCHER))
 
 
-def _mode(main: Board, others: Iterable[Board]) -> Iterator[Doubt]:
-    for board in (main, *others):
+def _contradicted(settings: Settings, board: Board) -> str:
+    """Say what a board's mode does against its metric's nature; of one that nobody set, mode."""
+    of = f"board {board.name}: " if settings.ranking.board else ""
+    return f"{of}{board.contradiction}"
+
+
+def _mode(settings: Settings, every: Iterable[Board]) -> Iterator[Doubt]:
+    for board in every:
         if board.contradiction:
             yield Doubt(
-                f"board {board.name}: {board.contradiction}",
+                _contradicted(settings, board),
                 f"leave mode out, unless it is meant: it is {board.metric.natural_mode} then",
             )
 
@@ -207,7 +213,7 @@ def _idle(settings: Settings, table: Mapping[str, tuple[str, ...]]) -> Iterator[
         if _is_set(settings, name) and not any(_is_on(settings, one) for one in needed):
             others = either(needed)
             yield Doubt(
-                f"{name} ({settings.value(name)}) has no effect without {others}",
+                f"{name} ({as_written(settings.value(name))}) has no effect without {others}",
                 f"set {others} as well, or leave {name} out",
             )
 

@@ -13,11 +13,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from watcher.config.devices import TABLES, DeviceTable
+from watcher.config.last_start import is_file
 from watcher.config.launching import launcher_names
 from watcher.config.ranking import BoardSettings, VetoSettings
 from watcher.config.service import SECRET
 from watcher.config.settings import Settings, defining
-from watcher.config.wording import either, in_words
+from watcher.config.wording import as_written, either, in_words
 from watcher.errors import ConfigError
 
 # Tables cannot be written as a flag.
@@ -74,16 +75,24 @@ def explain(
         rule = in_words(rule)
     name = "device" if name == TABLES else name
     said = f"{name}{match[3]}" if match[3] or name in SECRET else f"{name} ({_value(merged[name])})"
-    command = "train" if name in launcher_names() else "run"
-    more = f"`checkpoint-watcher {command} --help` says what it takes"
-    if match[3]:
-        more = f"the first [[{name}]] is {name}[0]"
+    more = _remedy(name, match[3], field, rule, merged[name], origin[name])
     return ConfigError(f"{said} is invalid: {rule}", hint=f"it was set by {origin[name]}; {more}")
+
+
+def _remedy(name: str, path: str, field: str, rule: str, value: Any, origin: str) -> str:
+    """Say how a setting is written, or where that stands."""
+    if rule.startswith("expected a list") and is_file(origin):
+        text = "..." if path or name in SECRET or not isinstance(value, str) else value
+        return f"write {field or name} = {as_written([text])}"
+    if path:
+        return f"the first [[{name}]] is {name}[0]"
+    command = "train" if name in launcher_names() else "run"
+    return f"`checkpoint-watcher {command} --help` says what it takes"
 
 
 def _value(value: Any) -> str:
     """Return a value as a person wrote it: of a flag that may be given several times, each."""
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else as_written(value)
 
 
 def _unknown_key(key: str, name: str, path: str) -> str:

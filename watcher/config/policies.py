@@ -50,7 +50,7 @@ def boards(run: RunSettings, ranking: RankingSettings) -> tuple[Board, ...]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigError(f"board ({twice}): two have this name", hint="give each its own")
-    _check_folders(run, made)
+    _check_folders(run, ranking, made)
     return made
 
 
@@ -59,24 +59,24 @@ def averages_path(run: RunSettings) -> Path:
     return run.model_path / f"best-{AVERAGES_BOARD}"
 
 
-def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
+def _check_folders(run: RunSettings, ranking: RankingSettings, made: tuple[Board, ...]) -> None:
     """Refuse a folder that something else lies in: promoting would write over it."""
+    by_setting = ", which state_dir sets" if run.state_dir else ""
     taken = {
         run.model_path.resolve(): "the trainer's MODEL_DIR",
-        run.state_path.resolve(): "the watcher's state folder",
+        run.state_path.resolve(): f"the watcher's state folder{by_setting}",
     }
     folders = [
-        (KEPT_BOARD, run.kept_path),
-        (AVERAGES_BOARD, averages_path(run)),
-        *((board.name, board.folder) for board in made),
+        ("kept_dir", run.kept_path),
+        ("folder of the averages", averages_path(run)),
+        *((_folder_setting(ranking, place), one.folder) for place, one in enumerate(made)),
     ]
-    for name, folder in folders:
-        there = taken.get(folder.resolve())
-        if there:
+    for setting, folder in folders:
+        if there := taken.get(folder.resolve()):
             raise ConfigError(
-                f"folder {folder} of {name} is {there}", hint="give it a folder of its own"
+                f"{setting} ({folder}) is {there}", hint="give it a folder of its own"
             )
-        taken[folder.resolve()] = f"that of {name} too"
+        taken[folder.resolve()] = f"that of {setting.removeprefix('folder of ')} too"
     evaluations = run.eval_path.resolve()
     if evaluations != run.model_path.resolve() and (there := taken.get(evaluations)):
         raise ConfigError(
@@ -87,6 +87,12 @@ def _check_folders(run: RunSettings, made: tuple[Board, ...]) -> None:
             f"sentinel ({run.sentinel_path}) is {there}",
             hint="the watcher writes and removes that file: give it a name of its own",
         )
+
+
+def _folder_setting(ranking: RankingSettings, place: int) -> str:
+    """Name what sets the folder of a board."""
+    board = ranking.board[place] if ranking.board else BoardSettings()
+    return f"folder of board {board.name}" if place or board.folder else "best_dir"
 
 
 def _board(run: RunSettings, ranking: RankingSettings, board: BoardSettings, place: int) -> Board:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 _KINDS = {
     "int": "a whole number",
@@ -24,6 +26,25 @@ _RULE = re.compile(
 def either(words: Sequence[str]) -> str:
     """Return words as people list them: `a, b or c`."""
     return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def as_written(value: Any) -> str:
+    """Return a value as it stands in a settings file, but for a text, which has no quotes."""
+    return value if isinstance(value, str) else _toml(value)
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case list() | tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            pairs = ", ".join(f"{key} = {_toml(one)}" for key, one in value.items())
+            return f"{{{pairs}}}"
+    return str(value)
 
 
 def in_words(rule: str) -> str:

@@ -103,8 +103,10 @@ def _missing(folder: Path, settings: SourceSettings, running: Sequence[Trainer])
     is_open = not folder.exists() and folder.parent.is_dir()
     if elsewhere and elsewhere.severity == "note" and is_open:
         # Somebody else's trainer, perhaps: whether this is the right folder cannot be told by it.
-        message = f"{folder} does not exist yet; {elsewhere.message}"
-        how = "start this run's trainer first, or use --wait-for-model-dir"
+        waits = settings.wait_for_model_dir
+        awaited = ", and is waited for" if waits else ""
+        message = f"{folder} does not exist yet{awaited}; {elsewhere.message}"
+        how = "start this run's trainer" + ("" if waits else " first, or use --wait-for-model-dir")
         return Finding("model_dir", "note", message, f"{elsewhere.remedy}; else {how}")
     if elsewhere:
         message = f"{folder} does not exist: {elsewhere.message}"

@@ -269,7 +269,7 @@ class Machines:
                 f" {tries.broken} attempts, so it cannot be told whether its numbers are those of"
                 f" the other scores: {reason}"
             )
-            hint = "what the worker printed is in worker.log, in the state folder"
+            hint = f"what the worker printed is in {supervisor.log}"
             self._leave_out(supervisor, WorkerError(said, hint=hint), said)
         return True
 

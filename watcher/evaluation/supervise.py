@@ -77,6 +77,7 @@ class Supervisor:
         peace: Whether the worker is to leave the CPU to a trainer.
         far: The device is another machine's; one of this machine comes first.
         host: Returns what `status` shows of the other machine; None for this one.
+        log: Where what its workers print is written, to be named to people.
         held: Its worker is ready, and waits for one of this machine.
         admission: What the worker may be given; set by whoever compares machines.
         phase_at: When the last part of a start began, in ISO 8601; set by whoever is told.
@@ -91,6 +92,7 @@ class Supervisor:
     peace: Peace = field(default_factory=Peace)
     far: bool = False
     host: Callable[[], dict[str, Any]] | None = None
+    log: Path = Path("worker.log")
     held: bool = False
     admission: Admission = Admission.ADMITTED
     phase_at: str | None = None
@@ -405,7 +407,7 @@ class Supervisor:
         if not self.was_ready and self.failures >= self.limits.start_attempts:
             raise WorkerError(
                 f"the worker could not be started in {self.failures} attempts: {reason}",
-                hint=hint or "what it printed is in worker.log, in the state folder",
+                hint=hint or f"what it printed is in {self.log}",
             )
         counts = True
         if leases or not self.breaker.closed:

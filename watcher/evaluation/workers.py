@@ -152,6 +152,7 @@ def _supervisor(
         limits=_limits(carrier),
         device=choice.label,
         lock=lock,
+        log=log,
     )
 
 
@@ -174,6 +175,7 @@ def _far_supervisor(
         lock=device if table.device != "cpu" else None,
         far=True,
         host=device.status,
+        log=log,
     )
 
 

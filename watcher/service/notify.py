@@ -7,6 +7,8 @@ they were told; `notified.json` in the state folder keeps that over a restart.
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -227,17 +229,28 @@ def _ways(
     seconds = service.notify_seconds
     if service.notify_command:
         command = list(service.notify_command)
-        if shutil.which(command[0]) is None:
-            raise ConfigError(
-                f"notify_command ({command[0]}) does not exist or cannot be executed",
-                hint="it is a program and its arguments, not a line for a shell",
-            )
+        _check_program(command[0])
         ways.append(("command", _digest(command), _by_command(command, seconds, payload)))
     if service.notify:
         _check_addresses(service.notify)
     for url in dict.fromkeys(service.notify):
         ways.append(("apprise", _digest([url]), _by_apprise(url, seconds, run)))
     return ways
+
+
+def _check_program(program: str) -> None:
+    if shutil.which(program) is not None:
+        return
+    if os.sep in program and Path(program).is_file():
+        raise ConfigError(
+            f"notify_command ({program}) may not be executed",
+            hint=f"`{shlex.join(['chmod', '+x', program])}` makes it a program",
+        )
+    wrong = "does not exist or is a folder" if os.sep in program else "is not in PATH"
+    raise ConfigError(
+        f"notify_command ({program}) {wrong}",
+        hint="it is a program and its arguments, not a line for a shell",
+    )
 
 
 def _by_command(command: list[str], seconds: float, payload: Callable[[Notice], bytes]) -> Deliver:

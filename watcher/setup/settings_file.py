@@ -19,10 +19,11 @@ _WIDTH = 98
 _HEADER = """\
 Settings of checkpoint-watcher for {model_dir}
 
-Every command takes it that is started in the folder of a checkpoint-watcher.toml, and of
-another name with `--config THIS_FILE`. Flags and the environment (CHECKPOINT_WATCHER_TOP_K=5)
-override it. Lines with a setting in them that begin with # are not active: they show its default,
-or an example where the default is not to set it."""
+A command that is started in the folder of a checkpoint-watcher.toml takes it; run, train and
+doctor take one of another place or name with `--config THIS_FILE`, and the others MODEL_DIR.
+Flags and the environment (CHECKPOINT_WATCHER_TOP_K=5) override it. Lines with a setting in them
+that begin with # are not active: they show its default, or an example where the default is not to
+set it."""
 _BOARDS = """\
 #[[board]]
 #metric = "mAP"

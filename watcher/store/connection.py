@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
@@ -82,7 +83,8 @@ class ReadOnly(Connection):
         if not there:
             raise StoreError(
                 f"no database at {path}{_nearest_trouble(path.parent)}",
-                hint="give the model_dir that `checkpoint-watcher run` was started on,"
+                hint=_lost_hint(path.parent)
+                or "give the model_dir that `checkpoint-watcher run` was started on,"
                 " or its database with --state-dir",
             )
         self.path = path
@@ -115,6 +117,24 @@ class ReadOnly(Connection):
 @lru_cache(maxsize=4096)  # a board may have a thousand places, and is looked at again and again
 def _pin_prefix(database: Path, pin_path: str) -> Path:
     return database.parent / PINS_NAME / pin_path
+
+
+def _lost_hint(state: Path) -> str | None:
+    """Say what makes the database anew where something of a run is left; None where nothing is."""
+    usual = state.name == "watcher"
+    board = (state.parent if usual else state) / "best" / "best.json"
+    try:
+        left = board if board.is_file() else next((state / PINS_NAME).iterdir(), None)
+    except OSError:
+        left = None
+    if left is None:
+        return None
+    model_dir = [str(state.parent)] if usual else ["MODEL_DIR", "--state-dir", str(state)]
+    command = shlex.join(["checkpoint-watcher", "rebuild", *model_dir])
+    return (
+        f"{left} is that of a run: `{command}` makes a new database from best.json and the pins,"
+        " unless the run was started with another --state-dir"
+    )
 
 
 def _nearest_trouble(folder: Path) -> str:

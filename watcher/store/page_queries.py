@@ -236,14 +236,16 @@ WITH now AS (
     SELECT json_extract(status, '$.pid') AS pid, json_extract(status, '$.worker') AS worker,
         json_extract(status, '$.checkpoint') AS checkpoint, json_extract(status, '$.done') AS done,
         json_extract(status, '$.total') AS total, json_extract(status, '$.problem') AS problem,
-        {_STOP} AS stop
+        json_extract(status, '$.ended') AS ended, {_STOP} AS stop
     FROM runs LIMIT 1)
 SELECT CASE WHEN problem IS NOT NULL THEN 'problem'
+        WHEN pid IS NULL AND ended IS NOT NULL THEN 'failed'
         WHEN pid IS NULL THEN CASE WHEN stop IS NULL THEN 'not running' ELSE 'ended' END
         WHEN worker = 'ready' THEN 'idle' ELSE coalesce(worker, 'starting') END AS value,
     CASE WHEN problem IS NOT NULL THEN problem
         WHEN worker = 'evaluating'
             THEN checkpoint || coalesce(', ' || done || ' of ' || total || ' images', '')
+        WHEN pid IS NULL AND ended IS NOT NULL THEN 'ended with an error: ' || ended
         WHEN pid IS NULL THEN 'what is shown is what it recorded'
         ELSE 'process ' || pid END AS note
 FROM now""",
@@ -254,7 +256,8 @@ FRESHNESS = Query(
     "When something was recorded last",
     # Whatever changes writes an event or the status.
     """
-SELECT max(at) AS recorded_at, max(id) AS last_event, (SELECT status FROM runs LIMIT 1) AS status
+SELECT max(at) AS recorded_at, max(id) AS last_event, (SELECT status FROM runs LIMIT 1) AS status,
+    EXISTS (SELECT 1 FROM evaluations) AS evaluated
 FROM events""",
 )
 
@@ -276,16 +279,17 @@ unscored AS (
     UNION ALL SELECT count(*) || ' whose score cannot rank' FROM history
     WHERE state = 'scored' AND coalesce(score, -1) = -1 HAVING count(*) > 0)
 SELECT (SELECT metric FROM runs LIMIT 1) AS metric, watcher.value AS state,
-    CASE WHEN watcher.value != 'problem' THEN watcher.note END AS state_note, first.value AS best,
-    first.note AS best_note, latest.value AS last, latest.note AS last_note,
+    CASE WHEN watcher.value NOT IN ('problem', 'failed') THEN watcher.note END AS state_note,
+    first.value AS best, first.note AS best_note, latest.value AS last, latest.note AS last_note,
     queue.value AS queue, queue.note AS queue_note, patience.value AS patience,
     CASE WHEN patience.note NOT LIKE 'training is to stop%' THEN patience.note END AS patience_note,
     (SELECT json_group_array(json_array(generation, global_step, score, place = 'best'))
         FROM points WHERE (many - place_in) % (many / {_SMALL} + 1) = 0 OR place = 'best') AS curve,
     json_array(
-        (SELECT CASE WHEN watcher.value = 'problem' THEN 'problem: ' || watcher.note
-            WHEN state = 'failed' THEN 'the watcher ended with an error: ' || message
-            WHEN state = 'stopped' THEN 'early stop: ' || message END FROM run_state),
+        CASE watcher.value WHEN 'problem' THEN 'problem: ' || watcher.note
+            WHEN 'failed' THEN 'the watcher ' || watcher.note END,
+        (SELECT CASE WHEN watcher.value != 'problem' AND state = 'stopped'
+            THEN 'early stop: ' || message END FROM run_state),
         (SELECT 'without a score: ' || group_concat(said, ', ') FROM unscored),
         ({CAUTION.strip()})) AS warnings
 FROM watcher, first, latest, queue, patience""",

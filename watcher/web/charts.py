@@ -2,11 +2,11 @@
 
 Colours are those of Okabe and Ito, told apart by the colour-blind as well; what a colour says a
 shape or a dash says too. Some keys of a chart are ours, for our template: `canned` names the query
-behind it, `empty` stands where it has no rows, `wide` takes both columns,
-`hide`, `links`, `ranges`, `shares` and `titles` concern columns of a table, `caption` is a column
-that is the same in every row and stands below, so does `caution`, which says what not to rely on,
-`sources` are the databases of a chart over several runs, and a layer of a chart is left out where
-no row has the column that it `needs`.
+behind it, `empty` stands where it has no rows, `before` does so while nothing is evaluated yet,
+`wide` takes both columns, `hide`, `links`, `ranges`, `shares` and `titles` concern columns of a
+table, `caption` is a column that is the same in every row and stands below, so does `caution`,
+which says what not to rely on, `sources` are the databases of a chart over several runs, and a
+layer of a chart is left out where no row has the column that it `needs`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
 _RUN_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _PALE, _INTERVAL = 0.18, f"{LEVEL:.0%} interval".replace("%", " %")
+_NOTHING = "nothing is evaluated yet"
 _NO_SCORE = "no checkpoint has a score yet"
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 3], [10, 4], [4, 2, 1, 2, 1, 2]]
 
@@ -88,6 +89,8 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
         query, library = SHOWN[name], "vega-lite" if "display" in more else "table"
         asked = {"title": query.title, "db": database, "query": query.sql.strip(), "canned": name}
         charts[name] = {**asked, "library": library, "empty": empty, **more}
+    for name in ("score_close_up", "categories_of_best", "failures"):
+        charts[name]["before"] = _NOTHING
     return {"title": label, "description": f"ranked by {metric}", "charts": charts}
 
 

@@ -21,6 +21,7 @@ from watcher.web.report_images import changed_images
 STYLE_FILE = Path(__file__).with_name("static") / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?Z")
+_NOTHING = "nothing is evaluated yet"
 _NONE = "–"  # noqa: RUF001
 _INTERVAL = f"{LEVEL:.0%} interval".replace("%", " %")
 _WORDS = (_INTERVAL, "ranks", "P(best)", "at", "kind", "state", "evaluated_at")
@@ -53,8 +54,12 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         tag("ul", [tag("li", text) for text in told], class_="warnings") if told else None,
         _section("Leaderboard", _leaderboard(data), "nothing is promoted yet"),
         _section("Scores", _pictures(pictures), note or "no checkpoint has a score yet"),
-        _section("Categories", _categories(data), "the metrics of this run have no categories"),
-        _section("Metrics", _metrics(data), "nothing is evaluated yet"),
+        _section(
+            "Categories",
+            _categories(data),
+            "the metrics of this run have no categories" if data.last else _NOTHING,
+        ),
+        _section("Metrics", _metrics(data), _NOTHING),
         *([_section("Images", changed_images(data.changed), "")] if data.changed else []),
         _section("Failures", _table(data.failures), "none: no checkpoint failed or was missed"),
         _section(_checkpoints_title(data), _checkpoints(data), "no checkpoint was seen yet"),
@@ -91,7 +96,7 @@ def _cards(data: ReportData) -> Markup:
         (
             "Last",
             _shown(last and last.row["score"]),
-            _which(last and last.row) or "nothing is evaluated yet",
+            _which(last and last.row) or _NOTHING,
         ),
         ("Checkpoints", str(sum(look.states.values())), states or "none was seen yet"),
         ("Queue", str(look.queued), _queue(data)),

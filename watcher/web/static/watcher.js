@@ -192,17 +192,18 @@
 
   const DRAW = { run: drawRun, metric: drawMetric, table: drawTable, "vega-lite": drawVega };
 
-  async function refresh(name, chart) {
+  async function refresh(name, chart, evaluated) {
     const { rows, cut } = await rowsOf(chart);
-    const text = JSON.stringify(rows);
+    const empty = (!evaluated && chart.before) || chart.empty;
+    const text = JSON.stringify(rows.length ? rows : [empty]);
     if (drawn.get(chart)?.text === text) return;
     const body = document.getElementById(`chart-${name}`);
     body.parentElement.querySelector(".watcher-cut").hidden = !cut;
     const scrolled = body.scrollTop;
     let view;
-    if (!rows.length && chart.empty) {
+    if (!rows.length && empty) {
       drawn.get(chart)?.view?.finalize();
-      body.replaceChildren(element("p", chart.empty, "watcher-none"));
+      body.replaceChildren(element("p", empty, "watcher-none"));
     } else if (rows.length) {
       view = await DRAW[chart.library](body, chart, rows);
     }
@@ -221,7 +222,8 @@
     const answers = await Promise.all(databases().map((db) => ask(db, page.freshness)));
     const rows = answers.map((answer) => answer.rows[0]);
     const recorded = rows.map((row) => row.recorded_at).filter(Boolean).sort().pop();
-    return { recorded, mark: JSON.stringify(rows) };
+    const evaluated = rows.some((row) => row.evaluated);
+    return { recorded, evaluated, mark: JSON.stringify(rows) };
   }
 
   function say(recorded, error) {
@@ -242,10 +244,10 @@
   async function turn() {
     if (!document.hidden || asOf === null) {
       try {
-        const { recorded, mark } = await latest();
+        const { recorded, evaluated, mark } = await latest();
         if (mark !== seen) {
           const charts = Object.entries(page.charts);
-          await Promise.all(charts.map(([name, chart]) => refresh(name, chart)));
+          await Promise.all(charts.map(([name, chart]) => refresh(name, chart, evaluated)));
           seen = mark;
         }
         asOf = new Date();
