@@ -234,6 +234,59 @@ def test_units_are_written_anew_for_settings_that_are_there_and_what_was_edited_
     assert "is there already, with other settings" in refused.stderr
 
 
+FLAGS = "--checkpoint_every_n=1000"
+
+
+def again(files: dict[str, Path], *flags: str) -> str:
+    """Write the units of an installed run anew, and return what is said of its environment."""
+    done = cli("install-units", "--run", "cats", "--root", files["root"], *flags)
+    assert done.returncode == 0, done.stderr
+    return next(line for line in done.stdout.splitlines() if "cats.env" in line)
+
+
+def test_an_upgrade_keeps_the_trainer_s_flags_and_says_of_nothing_that_it_was_changed(
+    run_files: dict[str, Path],
+):
+    install(run_files, f"--trainer-flags={FLAGS}")
+    before = installed(run_files, "etc/checkpoint-watcher/cats.env")
+    environment = run_files["root"] / "etc/checkpoint-watcher/cats.env"
+    assert again(run_files) == f"as it was  {environment}"
+    assert environment.read_text() == before and f'TRAINER_FLAGS="{FLAGS}"' in before
+    environment.write_text(before.replace("=1000", "=500") + "# mine\n")
+    assert again(run_files) == f"as it was  {environment}"
+    assert "=500" in environment.read_text() and "# mine" in environment.read_text()
+    dry = cli("install-units", "--run", "cats", "--root", run_files["root"], "--dry-run")
+    assert 'TRAINER_FLAGS="--checkpoint_every_n=500"' in dry.stdout
+
+
+def test_other_flags_of_the_trainer_are_written_where_nothing_else_was_changed(
+    run_files: dict[str, Path],
+):
+    install(run_files, f"--trainer-flags={FLAGS}")
+    assert again(run_files, "--trainer-flags=--x").startswith("wrote")
+    assert 'TRAINER_FLAGS="--x"' in installed(run_files, "etc/checkpoint-watcher/cats.env")
+    assert again(run_files, "--trainer-flags=").startswith("wrote")
+    assert 'TRAINER_FLAGS=""' in installed(run_files, "etc/checkpoint-watcher/cats.env")
+
+
+def test_what_would_go_with_a_changed_environment_is_named_before_it_is_removed(
+    run_files: dict[str, Path],
+):
+    install(run_files, f"--trainer-flags={FLAGS}")
+    environment = run_files["root"] / "etc/checkpoint-watcher/cats.env"
+    written = environment.read_text()
+    environment.write_text(written + "CUDA_VISIBLE_DEVICES=0\n")
+    assert again(run_files) == (
+        f"kept       {environment}, which has another CUDA_VISIBLE_DEVICES than would be written"
+        " now: remove it to have it written anew; that loses its TRAINER_FLAGS and"
+        " CUDA_VISIBLE_DEVICES (give --trainer-flags again)"
+    )
+    # What a file can hold and we do not write is no reason to refuse the upgrade.
+    environment.write_text(written.replace(FLAGS, "--x=$HOME"))
+    assert "has another TRAINER_FLAGS than would be written now" in again(run_files)
+    assert "--x=$HOME" in environment.read_text()
+
+
 PASSWORD = "mailto://user:secret@example.org"
 
 
