@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -232,6 +233,35 @@ def test_units_are_written_anew_for_settings_that_are_there_and_what_was_edited_
     refused = install(run_files, "--top-k", "5")
     assert refused.returncode == 1
     assert "is there already, with other settings" in refused.stderr
+
+
+def test_what_the_units_could_not_work_with_here_is_a_warning(run_files: dict[str, Path]):
+    model_dir, root = run_files["model_dir"], run_files["root"]
+    words = ["install-units", model_dir, "--run", "cats", "--root", root]
+    done = cli(*words, "--pipeline-config", "nope", cwd=model_dir)
+    assert done.returncode == 0
+    pipeline, python = done.stderr.splitlines()
+    nope = model_dir / "nope"
+    assert pipeline.startswith(f"warning: pipeline_config ({nope}) does not exist or is not a file")
+    has_not = f"python ({sys.executable}) has no tensorflow and object_detection"
+    assert python.startswith(f"warning: {has_not}: give the interpreter of the environment that")
+    again = cli("install-units", "--run", "cats", "--root", root)
+    assert again.stderr == done.stderr, "an upgrade says it, too"
+    (root / nope.relative_to("/")).parent.mkdir(parents=True)
+    (root / nope.relative_to("/")).touch()
+    assert cli("install-units", "--run", "cats", "--root", root).stderr == f"{python}\n"
+
+
+def test_nothing_is_missed_that_comes_with_the_trainer_or_is_on_another_host(
+    run_files: dict[str, Path],
+):
+    assert install(run_files).stderr == ""
+    words = ["--root", run_files["root"], "--experiment", "retinanet_resnetfpn_coco"]
+    garden = cli("install-units", run_files["model_dir"], "--run", "g", *words, "--python", STUB)
+    assert (garden.returncode, garden.stderr) == (0, "")
+    far = ["--pipeline-config", run_files["config"], "--device", "box/cpu", "--trainer", "none"]
+    there = cli("install-units", run_files["model_dir"], "--run", "f", *words[:2], *far)
+    assert (there.returncode, there.stderr) == (0, "")
 
 
 FLAGS = "--checkpoint_every_n=1000"

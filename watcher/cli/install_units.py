@@ -17,10 +17,12 @@ from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
-from watcher.config.evaluator import MODEL_GARDEN
+from watcher.config.evaluator import MODEL_GARDEN, is_file
 from watcher.config.settings import absolute
 from watcher.errors import ConfigError
+from watcher.evaluation.packages import lacking
 from watcher.files.atomic_io import replace_file
+from watcher.launch.kinds import evaluated_by
 from watcher.systemd import units
 
 # Once it was a matter of the units alone, and given anew each time.
@@ -105,6 +107,8 @@ def install_units(
         trainer_flags=tuple(trainer_flags.split()) if _is_given("trainer_flags") else found or (),
     )
     written = {file: text, **units.files(installation)}
+    for doubt in _doubts(installation, root):
+        click.echo(f"warning: {doubt}", err=True)
     for path, content in written.items():
         if dry_run:
             click.echo(f"# {path}\n{content}")
@@ -148,6 +152,27 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
             hint="edit it and give no settings here, or remove it first",
         )
     return text, load_settings(values, {}, None)
+
+
+def _doubts(installation: units.Installation, root: Path) -> Iterator[str]:
+    """Yield what the units could not work with, if they are for this system as it is now."""
+    settings = installation.settings
+    for one in settings.evaluator.inputs(settings.run.model_path):
+        # Without a file of its own, the trainer of Model Garden writes it.
+        given = one.required and settings.value(one.setting)
+        if given and not any(is_file(str(at)) for at in (one.path, _under(root, Path(one.path)))):
+            yield (
+                f"{one.setting} ({one.path}) does not exist or is not a file: it has to be there"
+                " when the units start"
+            )
+    if installation.trainer == "none" and not settings.carrier.devices.here:
+        return
+    packages = evaluated_by(settings.run.evaluator).evaluates_with
+    if missing := lacking(installation.interpreter, packages):
+        yield (
+            f"python ({installation.interpreter}) has no {_listed(missing)}: give the interpreter"
+            " of the environment that trains"
+        )
 
 
 def _account(user: str | None, settings: Settings) -> tuple[str, str]:
