@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fake_trainer import Manager, model_tensors
-from made_runs import make_run
+from made_runs import make_run, scores
 from watching import STUB, Watcher, cli
 
 from watcher.cli import cli as commands
+from watcher.cli.meant import refuse_run_folder
+from watcher.errors import ModelDirError
 
 SCORES = json.dumps({"ckpt-1": 0.1, "ckpt-2": 0.6, "ckpt-3": 0.5, "ckpt-4": 0.4})
 
@@ -143,6 +145,51 @@ def test_a_folder_inside_of_a_run_is_answered_with_the_run(ended: Watcher, folde
         assert (said.stdout, said.returncode) == ("", 1)
         assert f"it is a folder of the run in {ended.model_dir}: give that" in said.stderr
     assert cli("best", "model_dir/watcher", cwd=folder).returncode == 0, "the database's own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", ["best", "kept", "best-loss", "watcher", "watcher/pins"])
+def test_no_run_is_made_in_a_folder_of_another_one(ended: Watcher, folder: Path, inside: str):
+    own = ended.model_dir / inside
+    if inside == "best-loss":  # another board's
+        shutil.copytree(ended.best_dir, own)
+    flags = ("--pipeline-config", "pipeline.config", "--python", STUB)
+    trainer = ("--", "python", "train.py", f"--model_dir=model_dir/{inside}")
+    for words in (
+        ("run", f"model_dir/{inside}", *flags, "--exit-when-idle", 0.2),
+        ("doctor", f"model_dir/{inside}", *flags),
+        ("train", "--watch", *flags, *trainer),
+    ):
+        said = cli(*words, cwd=folder)
+        assert said.returncode == 1
+        assert said.stderr.splitlines()[-2:] == [
+            f"error: model_dir (model_dir/{inside}) is not a folder that a trainer saves into",
+            f"hint: it is a folder of the run in {ended.model_dir}: give that",
+        ]
+    assert not (own / "watcher").exists()
+
+
+def test_a_folder_is_a_run_s_by_what_lies_there_and_not_by_its_name(ended: Watcher, folder: Path):
+    (ended.model_dir / "finetuned").mkdir(exist_ok=True)
+    copied = folder / "elsewhere" / "best"
+    shutil.copytree(ended.best_dir, copied, dirs_exist_ok=True)
+    link = folder / "latest"
+    link.symlink_to("model_dir/best")
+    for path in (ended.model_dir, ended.model_dir / "finetuned", copied, folder / "best"):
+        refuse_run_folder(str(path), None)
+    refuse_run_folder("gs://bucket/best", str(ended.model_dir / "watcher"))
+    with pytest.raises(ModelDirError, match="not a folder that a trainer saves into"):
+        refuse_run_folder(str(link), None)
+
+
+def test_the_folder_of_a_database_that_lies_elsewhere_is_told_with_its_run(tmp_path: Path):
+    watched, state = tmp_path / "m", tmp_path / "state"
+    make_run(watched, scores(0.1))
+    (watched / "watcher").rename(state)
+    with pytest.raises(ModelDirError) as refused:
+        refuse_run_folder(str(state), None)
+    assert refused.value.hint == f"it is a folder of the run in {watched}: give that"
+    refuse_run_folder(str(state), str(state))
 
 
 @pytest.mark.parametrize("words", ["metrics best DIR", "keep last DIR", "compare best last DIR"])

@@ -107,6 +107,7 @@ def test_it_says_once_that_it_waits_for_params_yaml(tmp_path: Path):
         evaluator="model-garden",
         experiment=EXPERIMENT,
         wait_for_model_dir=True,
+        python=str(STUB),
     )
     wakeup, said = WakeUp(), list[Path]()
 

@@ -19,7 +19,8 @@ from fake_trainer import model_tensors, write_checkpoint
 from watching import cli, saves_of, wait_until
 
 from watcher.checkpoints.bundle import verify
-from watcher.errors import CorruptCheckpoint
+from watcher.cli.meant import refuse_run_folder
+from watcher.errors import CorruptCheckpoint, ModelDirError
 
 pytestmark = pytest.mark.slow
 BUSY = b"<Error><Code>SlowDown</Code></Error>"
@@ -245,6 +246,16 @@ def test_a_run_waits_for_a_trainer_that_is_yet_to_save(watcher: BucketWatcher):
     wait_until(lambda: watcher.status().get("pid") == process.pid, "it runs")
     watcher.save(1)
     watcher.scored(1)
+
+
+def test_no_second_run_is_made_in_the_state_folder_of_one_in_a_bucket(watcher: BucketWatcher):
+    watcher.save(1)
+    watcher.start()
+    watcher.scored(1)
+    for folder in (watcher.state, watcher.best_dir):
+        with pytest.raises(ModelDirError) as refused:
+            refuse_run_folder(str(folder), None)
+        assert watcher.run_there.url in (refused.value.hint or "")
 
 
 def test_a_name_that_is_used_again_is_evaluated_anew(watcher: BucketWatcher):

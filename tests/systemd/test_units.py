@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -232,6 +233,88 @@ def test_units_are_written_anew_for_settings_that_are_there_and_what_was_edited_
     refused = install(run_files, "--top-k", "5")
     assert refused.returncode == 1
     assert "is there already, with other settings" in refused.stderr
+
+
+def test_what_the_units_could_not_work_with_here_is_a_warning(run_files: dict[str, Path]):
+    model_dir, root = run_files["model_dir"], run_files["root"]
+    words = ["install-units", model_dir, "--run", "cats", "--root", root]
+    done = cli(*words, "--pipeline-config", "nope", cwd=model_dir)
+    assert done.returncode == 0
+    pipeline, python = done.stderr.splitlines()
+    nope = model_dir / "nope"
+    assert pipeline.startswith(f"warning: pipeline_config ({nope}) does not exist or is not a file")
+    has_not = f"python ({sys.executable}) has no tensorflow and object_detection"
+    assert python.startswith(f"warning: {has_not}: give the interpreter of the environment that")
+    again = cli("install-units", "--run", "cats", "--root", root)
+    assert again.stderr == done.stderr, "an upgrade says it, too"
+    (root / nope.relative_to("/")).parent.mkdir(parents=True)
+    (root / nope.relative_to("/")).touch()
+    assert cli("install-units", "--run", "cats", "--root", root).stderr == f"{python}\n"
+
+
+def test_nothing_is_missed_that_comes_with_the_trainer_or_is_on_another_host(
+    run_files: dict[str, Path],
+):
+    assert install(run_files).stderr == ""
+    words = ["--root", run_files["root"], "--experiment", "retinanet_resnetfpn_coco"]
+    garden = cli("install-units", run_files["model_dir"], "--run", "g", *words, "--python", STUB)
+    assert (garden.returncode, garden.stderr) == (0, "")
+    far = ["--pipeline-config", run_files["config"], "--device", "box/cpu", "--trainer", "none"]
+    there = cli("install-units", run_files["model_dir"], "--run", "f", *words[:2], *far)
+    assert (there.returncode, there.stderr) == (0, "")
+
+
+FLAGS = "--checkpoint_every_n=1000"
+
+
+def again(files: dict[str, Path], *flags: str) -> str:
+    """Write the units of an installed run anew, and return what is said of its environment."""
+    done = cli("install-units", "--run", "cats", "--root", files["root"], *flags)
+    assert done.returncode == 0, done.stderr
+    return next(line for line in done.stdout.splitlines() if "cats.env" in line)
+
+
+def test_an_upgrade_keeps_the_trainer_s_flags_and_says_of_nothing_that_it_was_changed(
+    run_files: dict[str, Path],
+):
+    install(run_files, f"--trainer-flags={FLAGS}")
+    before = installed(run_files, "etc/checkpoint-watcher/cats.env")
+    environment = run_files["root"] / "etc/checkpoint-watcher/cats.env"
+    assert again(run_files) == f"as it was  {environment}"
+    assert environment.read_text() == before and f'TRAINER_FLAGS="{FLAGS}"' in before
+    environment.write_text(before.replace("=1000", "=500") + "# mine\n")
+    assert again(run_files) == f"as it was  {environment}"
+    assert "=500" in environment.read_text() and "# mine" in environment.read_text()
+    dry = cli("install-units", "--run", "cats", "--root", run_files["root"], "--dry-run")
+    assert 'TRAINER_FLAGS="--checkpoint_every_n=500"' in dry.stdout
+
+
+def test_other_flags_of_the_trainer_are_written_where_nothing_else_was_changed(
+    run_files: dict[str, Path],
+):
+    install(run_files, f"--trainer-flags={FLAGS}")
+    assert again(run_files, "--trainer-flags=--x").startswith("wrote")
+    assert 'TRAINER_FLAGS="--x"' in installed(run_files, "etc/checkpoint-watcher/cats.env")
+    assert again(run_files, "--trainer-flags=").startswith("wrote")
+    assert 'TRAINER_FLAGS=""' in installed(run_files, "etc/checkpoint-watcher/cats.env")
+
+
+def test_what_would_go_with_a_changed_environment_is_named_before_it_is_removed(
+    run_files: dict[str, Path],
+):
+    install(run_files, f"--trainer-flags={FLAGS}")
+    environment = run_files["root"] / "etc/checkpoint-watcher/cats.env"
+    written = environment.read_text()
+    environment.write_text(written + "CUDA_VISIBLE_DEVICES=0\n")
+    assert again(run_files) == (
+        f"kept       {environment}, which has another CUDA_VISIBLE_DEVICES than would be written"
+        " now: remove it to have it written anew; that loses its TRAINER_FLAGS and"
+        " CUDA_VISIBLE_DEVICES (give --trainer-flags again)"
+    )
+    # What a file can hold and we do not write is no reason to refuse the upgrade.
+    environment.write_text(written.replace(FLAGS, "--x=$HOME"))
+    assert "has another TRAINER_FLAGS than would be written now" in again(run_files)
+    assert "--x=$HOME" in environment.read_text()
 
 
 PASSWORD = "mailto://user:secret@example.org"

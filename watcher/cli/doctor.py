@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watcher.cli.completing import folders
-from watcher.cli.meant import lookalike_told
+from watcher.cli.meant import lookalike_told, refuse_run_folder
 from watcher.cli.options import (
     as_json,
     config_option,
@@ -68,6 +68,7 @@ def doctor(
     from watcher.doctor.settings import open_to_all
 
     given = sources({**flags, "model_dir": model_dir}, settings_file, only_given=only_given)
+    refuse_run_folder(*given.folders())
     with lookalike_told(model_dir):
         loaded = _load(given)
     found = examine(loaded.settings, time_limit, _tell, loaded.source("device"))

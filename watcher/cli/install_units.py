@@ -7,7 +7,7 @@ import grp
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from watcher.cli.completing import folders
 from watcher.cli.options import settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
-from watcher.config.evaluator import MODEL_GARDEN
+from watcher.config.evaluator import MODEL_GARDEN, is_file
 from watcher.config.settings import absolute
 from watcher.errors import ConfigError
+from watcher.evaluation.packages import lacking
 from watcher.files.atomic_io import replace_file
+from watcher.launch.kinds import evaluated_by
 from watcher.systemd import units
 
 # Once it was a matter of the units alone, and given anew each time.
@@ -48,7 +50,8 @@ _BESIDE_THE_FILE = {"working_directory"}
     "--trainer-flags",
     default="",
     metavar="FLAGS",
-    help="More flags of the trainer, as one text: --trainer-flags='--checkpoint_every_n=500'.",
+    help="More flags of the trainer, as one text: --trainer-flags='--checkpoint_every_n=500'."
+    " Default: those of the NAME.env that is there.",
 )
 @click.option(
     "--user",
@@ -87,6 +90,8 @@ def install_units(
     file = units.CONFIG_FOLDER / f"{units.check_name(name)}.toml"
     text, settings = _settings(name, {**flags, "model_dir": model_dir}, _under(root, file))
     account, group = _account(user, settings)
+    present = _present(_under(root, units.environment_file(name)))
+    found = units.trainer_flags(present or "")
     installation = units.Installation(
         name=name,
         settings=settings,
@@ -99,16 +104,21 @@ def install_units(
         if settings.carrier.working_directory
         else None,
         trainer=trainer,
-        trainer_flags=tuple(trainer_flags.split()),
+        trainer_flags=tuple(trainer_flags.split()) if _is_given("trainer_flags") else found or (),
     )
     written = {file: text, **units.files(installation)}
+    for doubt in _doubts(installation, root):
+        click.echo(f"warning: {doubt}", err=True)
     for path, content in written.items():
         if dry_run:
             click.echo(f"# {path}\n{content}")
             continue
         target = _under(root, path)
         if path.parent == units.CONFIG_FOLDER:
-            _write(target, content, keep=path.suffix == ".env", private=True)
+            if path == file or not present or _only_flags_differ(present, content):
+                _write(target, content, private=True)
+            else:
+                _keep(target, present, content)
             _give(target, group)
         else:
             _write(target, content)
@@ -144,6 +154,27 @@ def _settings(name: str, flags: Mapping[str, Any], file: Path) -> tuple[str, Set
     return text, load_settings(values, {}, None)
 
 
+def _doubts(installation: units.Installation, root: Path) -> Iterator[str]:
+    """Yield what the units could not work with, if they are for this system as it is now."""
+    settings = installation.settings
+    for one in settings.evaluator.inputs(settings.run.model_path):
+        # Without a file of its own, the trainer of Model Garden writes it.
+        given = one.required and settings.value(one.setting)
+        if given and not any(is_file(str(at)) for at in (one.path, _under(root, Path(one.path)))):
+            yield (
+                f"{one.setting} ({one.path}) does not exist or is not a file: it has to be there"
+                " when the units start"
+            )
+    if installation.trainer == "none" and not settings.carrier.devices.here:
+        return
+    packages = evaluated_by(settings.run.evaluator).evaluates_with
+    if missing := lacking(installation.interpreter, packages):
+        yield (
+            f"python ({installation.interpreter}) has no {_listed(missing)}: give the interpreter"
+            " of the environment that trains"
+        )
+
+
 def _account(user: str | None, settings: Settings) -> tuple[str, str]:
     if user:
         name, _, group = user.partition(":")
@@ -157,20 +188,59 @@ def _under(root: Path, path: Path) -> Path:
     return root / path.relative_to("/")
 
 
-def _write(path: Path, content: str, *, keep: bool = False, private: bool = False) -> None:
+def _present(path: Path) -> str | None:
+    """Return the text of the file that an earlier call wrote, None where there is none."""
+    with _explained(path, "read"):
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _is_given(option: str) -> bool:
+    """Tell whether an option was given, be it as an empty text."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def _only_flags_differ(present: str, content: str) -> bool:
+    """Tell whether an environment file is as it is to be written, but for the trainer's flags."""
+    before, after = (
+        [line for line in text.splitlines() if not line.startswith(f"{units.FLAGS}=")]
+        for text in (present, content)
+    )
+    # What cannot be written was not taken over.
+    return before == after and units.trainer_flags(present) is not None
+
+
+def _keep(path: Path, present: str, content: str) -> None:
+    """Leave an environment file, and say in what it differs and what would go with it."""
+    before, after = map(units.environment_values, (present, content))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if not names:
+        click.echo(f"as it was  {path}")
+        return
+    lost = [name for name in before if name in names or (name == units.FLAGS and before[name])]
+    again = " (give --trainer-flags again)" if units.FLAGS in lost else ""
+    told = f"; that loses its {_listed(lost)}{again}" if lost else ""
+    click.echo(
+        f"kept       {path}, which has another {_listed(names)} than would be written now: remove"
+        f" it to have it written anew{told}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def _write(path: Path, content: str, *, private: bool = False) -> None:
     with _explained(path):
-        present = path.read_text(encoding="utf-8") if path.exists() else None
-        if present == content:
+        if path.exists() and path.read_text(encoding="utf-8") == content:
             click.echo(f"as it was  {path}")
-        elif present is not None and keep:
-            click.echo(f"kept       {path}, which was changed; remove it to have it written anew")
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            replace_file(path, content.encode(), mode=0o600)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if private:
-                replace_file(path, content.encode(), mode=0o600)
-            else:
-                path.write_text(content, encoding="utf-8")
-            click.echo(f"wrote      {path}")
+            path.write_text(content, encoding="utf-8")
+        click.echo(f"wrote      {path}")
 
 
 def _give(path: Path, group: str) -> None:
@@ -194,12 +264,12 @@ def _give(path: Path, group: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, doing: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror}",
+            f"cannot {doing} {path}: {error.strerror}",
             hint="run it as root, or look at the files with --dry-run",
         ) from error
 

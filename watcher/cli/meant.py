@@ -17,7 +17,9 @@ import click
 from watcher.checkpoints.naming import USUAL_STEM
 from watcher.config.bucket import as_typed, is_url
 from watcher.errors import ConfigError, ModelDirError, StoreError
+from watcher.sources.passed_over import is_ours
 from watcher.store.database_file import DATABASE_NAME
+from watcher.store.reading import open_reader
 
 # What names a checkpoint and hardly a folder; a sha256 is named by six of its characters or more.
 _WORD = re.compile(rf"best|last|\d+|(model\.)?{USUAL_STEM}\d+")
@@ -71,6 +73,29 @@ def refuse_mistaken(model_dir: Path) -> None:
         hint = f"did you mean {near}? There is no run in it yet: `checkpoint-watcher run` makes one"
     if hint:
         raise StoreError(f"no database at {model_dir / 'watcher' / DATABASE_NAME}", hint=hint)
+
+
+def refuse_run_folder(model_dir: str | None, state_dir: str | None) -> None:
+    """Raise ModelDirError where a MODEL_DIR is what a run made: its best/, its database's folder.
+
+    A second run would be made inside of it. What counts is what lies there and around it; folders
+    of the trainer's, such as one for a second training, are none of the run's.
+
+    Args:
+        model_dir: As given, None where nothing is.
+        state_dir: The setting, if it is set.
+    """
+    if model_dir is None or is_url(model_dir):
+        return
+    folder = Path(model_dir).resolve()
+    if state_dir and Path(state_dir).resolve() == folder:  # its run keeps all in one folder
+        return
+    above = _run_around(folder)
+    if above and above != str(folder):
+        raise ModelDirError(
+            f"model_dir ({model_dir}) is not a folder that a trainer saves into",
+            hint=_meant_run(above),
+        )
 
 
 def refuse_bucket(model_dir: Path) -> None:
@@ -178,5 +203,34 @@ def _swapped(model_dir: Path) -> str | None:
 def _inside(model_dir: Path) -> str | None:
     for above in list(model_dir.parents)[:_ABOVE]:
         if is_run(above / "watcher") and above != model_dir:
-            return f"it is a folder of the run in {above}: give that"
+            return _meant_run(above)
     return None
+
+
+def _meant_run(model_dir: Path | str) -> str:
+    return f"it is a folder of the run in {model_dir}: give that"
+
+
+def _run_around(folder: Path) -> str | None:
+    """Return the MODEL_DIR of the run that a folder belongs to; None where it belongs to none."""
+    for inside in (folder, *list(folder.parents)[: _ABOVE - 1]):
+        if not is_ours(inside):
+            continue
+        if (inside.parent / "watcher" / DATABASE_NAME).is_file():
+            return str(inside.parent)
+        if of := _watched_from(inside.parent):  # best/ of a bucket's run lies beside its database
+            return of
+    return _watched_from(folder)
+
+
+def _watched_from(state_dir: Path) -> str | None:
+    """Return the MODEL_DIR of the run whose database lies in a folder; None for none."""
+    if not (state_dir / DATABASE_NAME).is_file():
+        return None
+    try:
+        with open_reader(state_dir, timeout_seconds=1.0) as reader:
+            run = reader.run()
+    except StoreError:  # nothing is known of it
+        return None
+    given = (run.get("settings") or {}).get("model_dir")
+    return str(given if is_url(given) else run["model_dir"])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from watcher.cli.completing import folders
-from watcher.cli.meant import describe_absent, lookalike_told
+from watcher.cli.meant import describe_absent, lookalike_told, refuse_run_folder
 from watcher.cli.options import config_option, only_given_option, settings_options
 from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.cli.sources import sources
@@ -38,6 +38,7 @@ def run(model_dir: str | None, settings_file: Path | None, only_given: bool, **f
     of them says is as it was then. `none` takes back a setting that is not set by default.
     """
     given = sources({**flags, "model_dir": model_dir}, settings_file, only_given=only_given)
+    refuse_run_folder(*given.folders())
     from watcher.runtime.app import run_daemon
 
     with lookalike_told(model_dir):

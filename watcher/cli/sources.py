@@ -68,6 +68,12 @@ class Sources(msgspec.Struct, frozen=True):
             raise
         return replace(loaded, unread=isinstance(unread, StoreBusy))
 
+    def folders(self) -> tuple[str | None, str | None]:
+        """Return MODEL_DIR and `state_dir` as they are set, before anything is checked."""
+        held = read_toml(self.file) if self.file else {}
+        model_dir, state_dir = (_first(name, self.flags, held, self.defaults) for name in _FOLDERS)
+        return model_dir, state_dir
+
     def _of_trainer(self) -> dict[str, Any]:
         """Return experiment and what registers it of a trainer on MODEL_DIR, where one runs."""
         from watcher.launch.processes import trainer_on, trainers
@@ -79,9 +85,8 @@ class Sources(msgspec.Struct, frozen=True):
         return {name: told[name] for name in ("experiment", "garden_import") if name in told}
 
     def _state_dir(self) -> Path | None:
-        held = read_toml(self.file) if self.file else {}
-        folders = [_first(name, self.flags, held, self.defaults) for name in _FOLDERS]
-        return state_path(Path(folders[0]).absolute(), folders[1]) if folders[0] else None
+        model_dir, state_dir = self.folders()
+        return state_path(Path(model_dir).absolute(), state_dir) if model_dir else None
 
 
 _FOLDERS = ("model_dir", "state_dir")

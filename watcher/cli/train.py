@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from watcher.cli.completing import files
+from watcher.cli.meant import refuse_run_folder
 from watcher.cli.options import config_option, only_given_option, options_of
 from watcher.cli.settings_help import SettingsCommand
 from watcher.cli.sources import Sources, sources
@@ -74,6 +75,7 @@ def train(
     refuse_shells_words(command)
     refuse_mistyped(command)
     given = sources(flags, settings_file, only_given=only_given, defaults=_defaults(command))
+    refuse_run_folder(*given.folders())
     settings = given.load(LaunchSettings).settings
     if settings.run.place:
         raise ConfigError(

@@ -13,7 +13,7 @@ tells what changed since then, however many starts were refused between.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
@@ -21,7 +21,7 @@ from threading import Thread
 import msgspec
 import structlog
 
-from watcher.config.evaluator import EvaluatorBase
+from watcher.config.evaluator import EvaluatorBase, InputFile
 from watcher.errors import ConfigError, StoreError
 from watcher.evaluation.messages import SnapshotFiles
 from watcher.files.atomic_io import read_regular, replace_file
@@ -153,14 +153,28 @@ def take_snapshot(
         except OSError as error:
             if not one.required:
                 continue  # the worker refuses it, and says how it is to be written
-            raise ConfigError(
-                f"{one.setting} ({one.path}) cannot be read: {error.strerror}",
-                hint="the user that runs the watcher must be able to read it",
-            ) from error
+            raise _unreadable(one, error) from error
         taken.append(Taken(one.setting, one.path, folder / one.copy))
     _fill(folder, contents)
     _tell_changed([one for one in taken if _differs(folder / _ACCEPTED / one.copy.name, contents)])
     return Snapshot(taken, working_path, folder)
+
+
+def require_readable(inputs: Iterable[InputFile]) -> None:
+    """Raise ConfigError where a file without which nothing can be evaluated cannot be read."""
+    for one in inputs:
+        try:
+            if one.required:
+                read_regular(Path(one.path))
+        except OSError as error:
+            raise _unreadable(one, error) from error
+
+
+def _unreadable(one: InputFile, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{one.setting} ({one.path}) cannot be read: {error.strerror}",
+        hint="the user that runs the watcher must be able to read it",
+    )
 
 
 def _differs(accepted: Path, contents: Mapping[str, bytes]) -> bool:

@@ -109,6 +109,16 @@ def far_request(
     return _far_device(table, interpreter, settings.run.name), request
 
 
+def require_launcher(table: DeviceTable) -> None:
+    """Raise ConfigError where the launcher of another host's device is not there."""
+    launcher = table.launching[0]
+    if shutil.which(launcher) is None:
+        raise ConfigError(
+            f"the launcher of {table.name} ({launcher}) does not exist or cannot be executed",
+            hint="launcher in its [[device]] begins with a program of this machine, such as ssh",
+        )
+
+
 def _request(
     settings: Settings, evaluator: Evaluator, snapshot: Snapshot, scratch: Scratch
 ) -> Start:
@@ -180,12 +190,7 @@ def _far_supervisor(
 
 
 def _far_device(table: DeviceTable, python: str, run: str) -> FarDevice:
-    launcher = table.launching[0]
-    if shutil.which(launcher) is None:
-        raise ConfigError(
-            f"the launcher of {table.name} ({launcher}) does not exist or cannot be executed",
-            hint="launcher in its [[device]] begins with a program of this machine, such as ssh",
-        )
+    require_launcher(table)
     return FarDevice(table, python, run)
 
 

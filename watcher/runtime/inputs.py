@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from watcher.config import Settings
 from watcher.config.evaluator import OdApiSettings
 from watcher.config.settings import CarrierSettings, EvaluatorSettings
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError
+from watcher.evaluation.packages import lacking, not_installed
+from watcher.evaluation.snapshot import require_readable
+from watcher.evaluation.workers import require_launcher
+from watcher.launch.kinds import evaluated_by
 
 
 def check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str:
@@ -22,6 +27,38 @@ def check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str:
             hint="give the folder that the trainer is started in",
         )
     return interpreter
+
+
+def refuse_before_waiting(settings: Settings) -> None:
+    """Refuse what would end the run once the trainer has written what is waited for.
+
+    Starts the interpreter for a moment. Of a file in MODEL_DIR nothing is said, it may come with
+    that; nor of another host's interpreter.
+
+    Raises:
+        ConfigError: a file, a launcher or a package is not there.
+    """
+    run, devices = settings.run, settings.carrier.devices
+    inputs = settings.evaluator.inputs(run.model_path)
+    require_readable(
+        one for one in inputs if not Path(one.path).absolute().is_relative_to(run.model_path)
+    )
+    for table in devices.there:
+        require_launcher(table)
+    if devices.here and _search_path_is_absolute():
+        python = Path(settings.carrier.interpreter())
+        missing = lacking(python, evaluated_by(run.evaluator).evaluates_with)
+        if missing:
+            raise ConfigError(
+                not_installed(missing, python),
+                hint="give --python the interpreter of the environment that trains",
+            )
+
+
+def _search_path_is_absolute() -> bool:
+    """Tell whether an interpreter finds the same packages wherever it is started."""
+    folders = (os.environ.get("PYTHONPATH") or "/").split(":")
+    return all(Path(one).is_absolute() for one in folders)
 
 
 def _check_od_api(evaluator: OdApiSettings) -> None:

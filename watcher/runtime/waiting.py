@@ -12,6 +12,7 @@ from watcher.config.evaluator import InputFile, ModelGardenSettings, is_file
 from watcher.config.source import SourceSettings
 from watcher.errors import ConfigError, ModelDirError
 from watcher.launch.processes import is_yet_to_write, trainer_on, trainers
+from watcher.runtime.inputs import refuse_before_waiting
 from watcher.runtime.wakeup import WakeUp
 from watcher.systemd.notify import Service
 
@@ -41,11 +42,16 @@ def wait_for_trainer(
     Returns:
         Of which params.yaml the settings are to be, None where there is none to be had; `OVER`
         when a signal came first. Another than `params` is returned once it is settled.
+
+    Raises:
+        ModelDirError: MODEL_DIR is not there, and not to be waited for.
+        ConfigError: what else the run needs is not there.
     """
     run, evaluator = settings.run, settings.evaluator
     if not run.place:
         _require_parent(run.model_path, settings.source)
         if not run.model_path.is_dir():
+            refuse_before_waiting(settings)
             say_waiting(run.model_path)
         if not _wait_for_model_dir(run.model_path, wakeup, service):
             return OVER
@@ -102,6 +108,7 @@ def _wait_for_params(
             " wait for it with --wait-for-model-dir, or give its --config-file",
         )
     if lacking:
+        refuse_before_waiting(settings)
         say_waiting(Path(lacking.path))
     path, deadline = Path(needed[0].path), time.monotonic() + _OWN_PARAMS_SECONDS
     while not is_file(str(path)) or (

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from watcher.evaluation.packages import lacking
 from watcher.launch.command import interpreter
 from watcher.launch.processes import Trainer, strings, value_of
 
-_LOOK_SECONDS = 10.0
 _MOST = 40
 _BESIDE = (".venv*/bin/python", "venv*/bin/python", "env/bin/python", "*env/bin/python")
 _IN_HOME = (
     *("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda"),
     ".virtualenvs",
-)
-# Looks for them without importing them, which takes a second instead of half a minute.
-_PROGRAM = (
-    "import importlib.util as u, sys;sys.exit(not all(u.find_spec(name) for name in sys.argv[1:]))"
 )
 
 
@@ -63,23 +58,8 @@ def with_all(paths: Iterable[Path], packages: Sequence[str]) -> list[Path]:
     """Return, in their order, those that have some packages; imports none of them."""
     paths = list(paths)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        have = pool.map(lambda path: _has_all(path, packages), paths)
+        have = pool.map(lambda path: lacking(path, packages) == [], paths)
         return [path for path, has in zip(paths, have, strict=True) if has]
-
-
-def _has_all(path: Path, packages: Sequence[str]) -> bool:
-    try:
-        # Not in the current folder, which a worker would not search either.
-        ended = subprocess.run(
-            [path, "-c", _PROGRAM, *packages],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd="/",
-            timeout=_LOOK_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return ended.returncode == 0
 
 
 def _interpreter_of(trainer: Trainer) -> Path | None:

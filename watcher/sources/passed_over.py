@@ -177,11 +177,14 @@ def listing(model_dir: Path) -> list[Entry]:
     """
     entries: list[Entry] = []
     for name in _list(model_dir, "", entries)[:_FOLDERS]:
-        folder = model_dir / name
-        ours = name in _OURS or any((folder / file).exists() for file in _OUR_FILES)
-        if not ours and not name.endswith("_temp"):
-            _list(folder, f"{name}/", entries)
+        if not is_ours(model_dir / name) and not name.endswith("_temp"):
+            _list(model_dir / name, f"{name}/", entries)
     return entries
+
+
+def is_ours(folder: Path) -> bool:
+    """Tell whether a folder of a run's MODEL_DIR is the watcher's, by its name or what is in it."""
+    return folder.name in _OURS or any((folder / file).exists() for file in _OUR_FILES)
 
 
 def _list(folder: Path, before: str, entries: list[Entry]) -> list[str]:

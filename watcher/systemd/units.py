@@ -29,6 +29,9 @@ DEFAULT_USER = "checkpoint-watcher"
 CONFIG_FOLDER = Path("/etc/checkpoint-watcher")
 # Of what lies there: root's, and for the run's group to read.
 PRIVATE_MODE = 0o640
+# The variable of the trainer's environment file that holds them.
+FLAGS = "TRAINER_FLAGS"
+_NOT_PLAIN = re.compile(r"[\"'\\$\x00-\x1f\x7f]")
 _PROGRAM_IN_TEMPLATES = "/opt/checkpoint-watcher/bin/checkpoint-watcher"
 _UNIT_FOLDER = Path("/etc/systemd/system")
 _WRITTEN = (
@@ -125,7 +128,7 @@ def files(installation: Installation) -> dict[Path, str]:
         installation
     )
     if trains:
-        written[CONFIG_FOLDER / f"{installation.name}.env"] = _trainer_environment(installation)
+        written[environment_file(installation.name)] = _trainer_environment(installation)
         written[_drop_in(installation, "od-train", "service")] = _trainer_drop_in(installation)
     if plain:
         sentinel = _plain(installation.settings.run.sentinel_path)
@@ -137,6 +140,34 @@ def files(installation: Installation) -> dict[Path, str]:
             f"ExecStart=\nExecStart=-/bin/cat {_word(installation.settings.run.sentinel_path)}\n"
         )
     return written
+
+
+def environment_file(name: str) -> Path:
+    """Return where a run's trainer finds its environment."""
+    return CONFIG_FOLDER / f"{name}.env"
+
+
+def environment_values(text: str) -> dict[str, str]:
+    """Return what a trainer's environment file sets, without its quotes."""
+    pairs = (line.strip().partition("=") for line in text.splitlines())
+    return {
+        name.strip(): _unquoted(value)
+        for name, equals, value in pairs
+        if equals and not name.startswith(("#", ";"))
+    }
+
+
+def trainer_flags(text: str) -> tuple[str, ...] | None:
+    """Return the trainer's flags in its environment file; None where we could not write them."""
+    flags = environment_values(text).get(FLAGS, "")
+    return None if _NOT_PLAIN.search(flags) else tuple(flags.split())
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return " ".join(shlex.split(value))
+    except ValueError:  # a quote that is not closed
+        return value
 
 
 def template(name: str) -> str:
@@ -259,7 +290,7 @@ def _trainer_environment(installation: Installation) -> str:
         "PYTHON": str(installation.interpreter),
         "MODEL_DIR": str(installation.settings.run.origin),
         **_measured(installation.settings),
-        "TRAINER_FLAGS": " ".join(installation.trainer_flags),
+        FLAGS: " ".join(installation.trainer_flags),
     }
     for value in values.values():
         _require_plain(value)
@@ -290,7 +321,7 @@ def _tmpfiles_lines(installation: Installation) -> str:
 
 
 def _require_plain(text: str) -> None:
-    if re.search(r"[\"'\\$\x00-\x1f\x7f]", text):
+    if _NOT_PLAIN.search(text):
         raise ConfigError(
             f"{text!r} has a quote, a backslash, a dollar or a control character, which unit files"
             " cannot hold",
