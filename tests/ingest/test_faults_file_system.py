@@ -58,12 +58,12 @@ def test_on_a_file_system_without_events_each_checkpoint_is_found_and_pinned_by_
     assert time.monotonic() - began < 40, "by polls: rescans would find five of them in 50 s"
     expected = {f"ckpt-{number}": "scored" for number in range(1, 7)}
     wait_until(lambda: watcher.states() == expected, "all are scored, none is missed")
-    assert watcher.leaderboard() == ["ckpt-6", "ckpt-5"]
+    wait_until(lambda: watcher.leaderboard() == ["ckpt-6", "ckpt-5"], "the best are promoted")
     for name in watcher.leaderboard():
         verify(watcher.best_dir / name)
     assert "another file system" in watcher.status()["pins"]
-    methods = watcher.query("SELECT pin_method AS how FROM checkpoints WHERE pin_path IS NOT NULL")
-    assert methods == 2 * [{"how": "copy"}]
+    pinned = "SELECT pin_method AS how FROM checkpoints WHERE pin_path IS NOT NULL"
+    wait_until(lambda: watcher.query(pinned) == 2 * [{"how": "copy"}], "the others are let go of")
     daemon.terminate()
     assert daemon.wait(timeout=60) == 0
 

@@ -281,7 +281,9 @@ def test_a_watcher_that_is_refused_is_given_up_at_once():
 
 def test_a_watcher_that_somebody_stopped_ends_when_it_is_asked_to(tmp_path: Path):
     ready, ended = tmp_path / "ready", tmp_path / "ended"
-    program = f"trap 'touch {ended}; exit' TERM; touch {ready}; sleep 60"
+    # A shell that is stopped while it starts a program in the foreground waits for that by vfork,
+    # and is not stopped for the kernel.
+    program = f"trap 'touch {ended}; exit' TERM; sleep 60 & touch {ready}; wait"
     companion = Companion(["sh", "-c", program], lambda text: None)
     companion.tend(0.0)
     wait_until(ready.exists, "it heeds SIGTERM")

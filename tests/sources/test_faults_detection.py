@@ -250,7 +250,7 @@ def test_pins_on_another_file_system_are_copies_and_status_says_so(watcher: Watc
         assert events(watcher).count("pins are copies") == 1
         shown = cli("status", watcher.model_dir, "--state-dir", watcher.database.parent)
         assert "pins are copies" in shown.stdout
-        best = watcher.query("SELECT path, sha256 FROM best")[0]
+        (best,) = wait_until(lambda: watcher.query("SELECT path, sha256 FROM best"), "a best")
         assert verify(Path(best["path"])).sha256 == best["sha256"]
         watcher.stop()
 
