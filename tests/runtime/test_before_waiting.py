@@ -32,6 +32,11 @@ def od(pipeline: Path, **given: Any) -> Settings:
     return Settings.of(**places, wait_for_model_dir=True, **given)
 
 
+def look(settings: Settings) -> None:
+    """Look as `run` does before it waits."""
+    refuse_before_waiting(settings.run, settings.evaluator, settings.carrier)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "package"),
@@ -63,31 +68,31 @@ def test_so_it_is_where_model_garden_s_params_yaml_is_waited_for(tmp_path: Path)
 def test_an_interpreter_that_evaluates_nothing_here_may_lack_tensorflow(pipeline: Path):
     table = {"host": "box", "launcher": ("sh",)}
     far = od(pipeline, device="box/cpu", device_tables=(table,), python=sys.executable)
-    refuse_before_waiting(far)
+    look(far)
     near = od(pipeline, device="cpu,box/cpu", device_tables=(table,), python=sys.executable)
     with pytest.raises(ConfigError, match="tensorflow and object_detection are not installed"):
-        refuse_before_waiting(near)
+        look(near)
 
 
 def test_a_launcher_that_is_not_there_is_refused(pipeline: Path):
     table = {"host": "box", "launcher": ("/no/srun",)}
     with pytest.raises(ConfigError, match=r"launcher of box/cpu \(/no/srun\) does not exist"):
-        refuse_before_waiting(od(pipeline, device="box/cpu", device_tables=(table,)))
+        look(od(pipeline, device="box/cpu", device_tables=(table,)))
 
 
 def test_a_worker_of_ones_own_is_not_asked_for_packages(pipeline: Path):
-    refuse_before_waiting(od(pipeline, python=str(STUB)))
+    look(od(pipeline, python=str(STUB)))
     silent = pipeline.with_name("python-that-fails")
     silent.write_text("#!/bin/sh\nexit 3\n")
     silent.chmod(0o755)
-    refuse_before_waiting(od(pipeline, python=str(silent)))
+    look(od(pipeline, python=str(silent)))
 
 
 def test_packages_that_may_be_found_in_the_trainer_s_folder_are_not_missed(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("PYTHONPATH", "slim:/srv/models")
-    refuse_before_waiting(od(pipeline, python=sys.executable))
+    look(od(pipeline, python=sys.executable))
 
 
 def test_a_pipeline_that_may_not_be_read_is_refused(pipeline: Path):
@@ -96,7 +101,7 @@ def test_a_pipeline_that_may_not_be_read_is_refused(pipeline: Path):
         subject_to_permissions(),
         pytest.raises(ConfigError, match=r"pipeline_config \(.*\) cannot be read: Permission"),
     ):
-        refuse_before_waiting(od(pipeline, python=str(STUB)))
+        look(od(pipeline, python=str(STUB)))
 
 
 def test_a_configuration_of_model_garden_may_come_with_model_dir_but_not_elsewhere(tmp_path: Path):
@@ -104,6 +109,6 @@ def test_a_configuration_of_model_garden_may_come_with_model_dir_but_not_elsewhe
         given = {"evaluator": "model-garden", "experiment": "cls", "python": str(STUB)}
         return Settings.of(model_dir=str(tmp_path / "none"), config_file=(str(file),), **given)
 
-    refuse_before_waiting(garden(tmp_path / "none" / "params.yaml"))
+    look(garden(tmp_path / "none" / "params.yaml"))
     with pytest.raises(ConfigError, match=r"config_file \(.*gone.yaml\) cannot be read: No such"):
-        refuse_before_waiting(garden(tmp_path / "gone.yaml"))
+        look(garden(tmp_path / "gone.yaml"))

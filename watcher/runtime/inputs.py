@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from watcher.config import Settings
 from watcher.config.evaluator import OdApiSettings
+from watcher.config.run import RunSettings
 from watcher.config.settings import CarrierSettings, EvaluatorSettings
 from watcher.decision.metric import is_taken
 from watcher.errors import ConfigError
@@ -29,7 +29,9 @@ def check_inputs(evaluator: EvaluatorSettings, carrier: CarrierSettings) -> str:
     return interpreter
 
 
-def refuse_before_waiting(settings: Settings) -> None:
+def refuse_before_waiting(
+    run: RunSettings, evaluator: EvaluatorSettings, carrier: CarrierSettings
+) -> None:
     """Refuse what would end the run once the trainer has written what is waited for.
 
     Starts the interpreter for a moment. Of a file in MODEL_DIR nothing is said, it may come with
@@ -38,15 +40,14 @@ def refuse_before_waiting(settings: Settings) -> None:
     Raises:
         ConfigError: a file, a launcher or a package is not there.
     """
-    run, devices = settings.run, settings.carrier.devices
-    inputs = settings.evaluator.inputs(run.model_path)
+    inputs = evaluator.inputs(run.model_path)
     require_readable(
         one for one in inputs if not Path(one.path).absolute().is_relative_to(run.model_path)
     )
-    for table in devices.there:
+    for table in carrier.devices.there:
         require_launcher(table)
-    if devices.here and _search_path_is_absolute():
-        python = Path(settings.carrier.interpreter())
+    if carrier.devices.here and _search_path_is_absolute():
+        python = Path(carrier.interpreter())
         missing = lacking(python, evaluated_by(run.evaluator).evaluates_with)
         if missing:
             raise ConfigError(

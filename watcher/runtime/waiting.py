@@ -51,7 +51,7 @@ def wait_for_trainer(
     if not run.place:
         _require_parent(run.model_path, settings.source)
         if not run.model_path.is_dir():
-            refuse_before_waiting(settings)
+            refuse_before_waiting(run, evaluator, settings.carrier)
             say_waiting(run.model_path)
         if not _wait_for_model_dir(run.model_path, wakeup, service):
             return OVER
@@ -108,7 +108,7 @@ def _wait_for_params(
             " wait for it with --wait-for-model-dir, or give its --config-file",
         )
     if lacking:
-        refuse_before_waiting(settings)
+        refuse_before_waiting(run, settings.evaluator, settings.carrier)
         say_waiting(Path(lacking.path))
     path, deadline = Path(needed[0].path), time.monotonic() + _OWN_PARAMS_SECONDS
     while not is_file(str(path)) or (
