@@ -24,6 +24,14 @@ top_k = 2
 """
 
 
+def trained(watcher: Watcher, saves: int) -> Manager:
+    """Save so many checkpoints, and return what saves more."""
+    manager = Manager(watcher.model_dir, max_to_keep=None)
+    for number in range(1, saves + 1):
+        manager.save(100 * number, model_tensors(1000, number))
+    return manager
+
+
 def lost(watcher: Watcher) -> None:
     """Lose the database, and the trainer's own files with it."""
     files = [*watcher.database.parent.glob("watcher.db*"), *watcher.model_dir.glob("ckpt-*")]
@@ -47,9 +55,7 @@ def boards(watcher: Watcher) -> list[dict[str, object]]:
 def test_boards_and_what_is_kept_by_hand_come_back_with_their_scores(
     watcher: Watcher, tmp_path: Path
 ):
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, 6):
-        manager.save(100 * number, model_tensors(1000, number))
+    trained(watcher, 5)
     settings = tmp_path / "watcher.toml"
     settings.write_text(BOARDS)
     assert watcher.run("--config", settings) == 0
@@ -103,9 +109,7 @@ def test_a_lost_database_elsewhere_is_made_anew_there(tmp_path: Path):
 
 
 def test_what_is_kept_without_a_score_is_tried_again_and_stays_kept(watcher: Watcher):
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, 4):
-        manager.save(100 * number, model_tensors(1000, number))
+    trained(watcher, 3)
     assert watcher.run("--top-k", 1, STUB_NAN="ckpt-2") == 0
     assert cli("keep", watcher.model_dir, "ckpt-2").returncode == 0
     assert watcher.run("--top-k", 1) == 0
@@ -123,9 +127,7 @@ def test_a_board_by_a_metric_of_a_category_is_measured_anew_and_keeps_its_files_
     watcher: Watcher, tmp_path: Path
 ):
     """`best.json` has no metrics of categories."""
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, 4):
-        manager.save(100 * number, model_tensors(1000, number))
+    manager = trained(watcher, 3)
     settings = tmp_path / "watcher.toml"
     settings.write_text(
         BOARDS.replace("Loss/total_loss", "AP[rectangle]").replace("keep_last", "#")
@@ -145,9 +147,7 @@ def test_a_board_by_a_metric_of_a_category_is_measured_anew_and_keeps_its_files_
 
 
 def test_a_persons_copy_of_best_is_no_board(watcher: Watcher):
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, 4):
-        manager.save(100 * number, model_tensors(1000, number))
+    manager = trained(watcher, 3)
     assert watcher.run("--top-k", 1) == 0
     shutil.copytree(watcher.best_dir, watcher.model_dir / "best-backup")
     manager.save(400, model_tensors(1000, 4))
@@ -167,9 +167,7 @@ def test_the_best_that_are_left_of_a_run_stop_nothing(watcher: Watcher):
     scores = [0.4, 0.5, 0.41, 0.501, 0.42, 0.502, 0.43, 0.503]
     numbered = {f"ckpt-{number}": score for number, score in enumerate(scores, 1)}
     said = {"STUB_SCORES": json.dumps(numbered)}
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, 9):
-        manager.save(100 * number, model_tensors(1000, number))
+    manager = trained(watcher, 8)
     flags = ["--top-k", 4, "--plateau-std", 0.005, "--plateau-window", 4]
     assert watcher.run(*flags, **said) == 0
     lost(watcher)
@@ -184,9 +182,7 @@ def test_the_best_that_are_left_of_a_run_stop_nothing(watcher: Watcher):
 
 
 def test_scores_of_the_evaluation_before_are_measured_anew(watcher: Watcher, tmp_path: Path):
-    manager = Manager(watcher.model_dir, max_to_keep=None)
-    for number in range(1, 4):
-        manager.save(100 * number, model_tensors(1000, number))
+    trained(watcher, 3)
     settings = tmp_path / "watcher.toml"
     settings.write_text(BOARDS.replace("keep_last", "#").replace("min", "max"))
     assert watcher.run("--config", settings) == 0

@@ -7,7 +7,7 @@ import grp
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from watcher.cli.settings_help import SettingsCommand, examples
 from watcher.config import Settings, load_settings, read_toml
 from watcher.config.evaluator import MODEL_GARDEN, is_file
 from watcher.config.settings import absolute
+from watcher.config.wording import together
 from watcher.errors import ConfigError
 from watcher.evaluation.packages import lacking
 from watcher.files.atomic_io import replace_file
@@ -170,7 +171,7 @@ def _doubts(installation: units.Installation, root: Path) -> Iterator[str]:
     packages = evaluated_by(settings.run.evaluator).evaluates_with
     if missing := lacking(installation.interpreter, packages):
         yield (
-            f"python ({installation.interpreter}) has no {_listed(missing)}: give the interpreter"
+            f"python ({installation.interpreter}) has no {together(missing)}: give the interpreter"
             " of the environment that trains"
         )
 
@@ -219,15 +220,11 @@ def _keep(path: Path, present: str, content: str) -> None:
         return
     lost = [name for name in before if name in names or (name == units.FLAGS and before[name])]
     again = " (give --trainer-flags again)" if units.FLAGS in lost else ""
-    told = f"; that loses its {_listed(lost)}{again}" if lost else ""
+    told = f"; that loses its {together(lost)}{again}" if lost else ""
     click.echo(
-        f"kept       {path}, which has another {_listed(names)} than would be written now: remove"
+        f"kept       {path}, which has another {together(names)} than would be written now: remove"
         f" it to have it written anew{told}"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _write(path: Path, content: str, *, private: bool = False) -> None:

@@ -49,7 +49,7 @@ def rebuild(
     state = state_folder(model_dir, state_dir)
     folders = {"--state-dir": state_dir, "--best-dir": best_dir, "--kept-dir": kept_dir}
     flags = [word for flag, at in folders.items() if at for word in (flag, str(at))]
-    given = model_dir
+    again = shlex.join(["checkpoint-watcher", "run", as_typed(model_dir), *flags])
     # That of a bucket is the local folder that stands for it.
     model_dir = state if is_url(str(model_dir)) else model_dir.absolute()
     source = open_source(SourceSettings(), model_dir)
@@ -81,8 +81,7 @@ def rebuild(
         click.echo(f"in {best} but not in best.json, left alone from now on: {names}")
     if done.old:
         click.echo(f"the old database is {done.old}")
-    words = ["checkpoint-watcher", "run", as_typed(given), *flags]
     click.echo(
-        f"next: start `{shlex.join(words)}` again with the settings of the run, which the new"
+        f"next: start `{again}` again with the settings of the run, which the new"
         " database does not hold"
     )

@@ -25,7 +25,16 @@ _RULE = re.compile(
 
 def either(words: Sequence[str]) -> str:
     """Return words as people list them: `a, b or c`."""
-    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return _listed(words, "or")
+
+
+def together(words: Sequence[str]) -> str:
+    """Return words as people list them: `a, b and c`."""
+    return _listed(words, "and")
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def as_written(value: Any) -> str:

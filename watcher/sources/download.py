@@ -142,9 +142,7 @@ class Download:
             self._fail(FileNotFoundError(str(error)))
         except ObjectChanged as error:
             self._fail(IncompleteCheckpoint(f"{error} while it was downloaded"))
-        except OSError as error:
-            self._fail(error)
-        except PinError as error:
+        except (OSError, PinError) as error:
             self._fail(error)
         except Exception as error:  # a bug or obstore's: told, and no thread dies of it
             self._fail(PinError(f"{part.object.name} cannot be downloaded: {error!r}"))

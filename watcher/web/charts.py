@@ -21,7 +21,7 @@ OVERVIEW = "overview"
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
 _RUN_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _PALE, _INTERVAL = 0.18, f"{LEVEL:.0%} interval".replace("%", " %")
-_NOTHING = "nothing is evaluated yet"
+NOTHING = "nothing is evaluated yet"
 _NO_SCORE = "no checkpoint has a score yet"
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 3], [10, 4], [4, 2, 1, 2, 1, 2]]
 
@@ -90,7 +90,7 @@ def run_dashboard(database: str, label: str, metric: str) -> dict[str, Any]:
         asked = {"title": query.title, "db": database, "query": query.sql.strip(), "canned": name}
         charts[name] = {**asked, "library": library, "empty": empty, **more}
     for name in ("score_close_up", "categories_of_best", "failures"):
-        charts[name]["before"] = _NOTHING
+        charts[name]["before"] = NOTHING
     return {"title": label, "description": f"ranked by {metric}", "charts": charts}
 
 

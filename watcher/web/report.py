@@ -14,6 +14,7 @@ from watcher.view.certainty import has_interval, ranks_text, share_text
 from watcher.view.changes import Measured, short_name
 from watcher.view.look import Look
 from watcher.view.overview import seconds_text
+from watcher.web.charts import NOTHING
 from watcher.web.markup import Markup, joined, tag
 from watcher.web.report_data import MOST_CHECKPOINTS, ReportData
 from watcher.web.report_images import changed_images
@@ -21,7 +22,6 @@ from watcher.web.report_images import changed_images
 STYLE_FILE = Path(__file__).with_name("static") / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?Z")
-_NOTHING = "nothing is evaluated yet"
 _NONE = "–"  # noqa: RUF001
 _INTERVAL = f"{LEVEL:.0%} interval".replace("%", " %")
 _WORDS = (_INTERVAL, "ranks", "P(best)", "at", "kind", "state", "evaluated_at")
@@ -57,9 +57,9 @@ def make_report(data: ReportData, pictures: Sequence[str], *, at: str, note: str
         _section(
             "Categories",
             _categories(data),
-            "the metrics of this run have no categories" if data.last else _NOTHING,
+            "the metrics of this run have no categories" if data.last else NOTHING,
         ),
-        _section("Metrics", _metrics(data), _NOTHING),
+        _section("Metrics", _metrics(data), NOTHING),
         *([_section("Images", changed_images(data.changed), "")] if data.changed else []),
         _section("Failures", _table(data.failures), "none: no checkpoint failed or was missed"),
         _section(_checkpoints_title(data), _checkpoints(data), "no checkpoint was seen yet"),
@@ -96,7 +96,7 @@ def _cards(data: ReportData) -> Markup:
         (
             "Last",
             _shown(last and last.row["score"]),
-            _which(last and last.row) or _NOTHING,
+            _which(last and last.row) or NOTHING,
         ),
         ("Checkpoints", str(sum(look.states.values())), states or "none was seen yet"),
         ("Queue", str(look.queued), _queue(data)),
